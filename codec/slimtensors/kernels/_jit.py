@@ -1,13 +1,13 @@
 """`@kernel` and `@inlined`: Numba as this package uses it, with a disk cache of its own.
 
-Numba compiles a kernel at its first call, per argument types, and keeps the result on disk. Its own cache would not do:
-it lies beside the source, does not notice changes in imported modules or NUMBA_BOUNDSCHECK, and lets every process of a
-cold start compile the same kernel. Ours is a folder per user, with a subfolder named by a hash of everything that shapes
-the machine code, and one process compiles while the others wait for the result.
+Numba compiles a kernel at its first call, for each set of argument types, and can keep the result on disk. Its own
+cache would not do: it lies beside the source, notices neither changes in imported modules nor NUMBA_BOUNDSCHECK, and
+lets each of several starting processes compile the same kernel. Ours is a folder per user, with a subfolder named by a
+hash of everything that shapes the machine code; one process compiles, and the others wait for its result.
 
 The cache holds pickles, so it is used only where nobody else can write. Where there is no such folder, kernels are
-compiled in memory, with one warning. Nothing here costs anything after the first call: what `@kernel` returns is Numba's
-own dispatcher. NUMBA_DISABLE_JIT=1 makes kernels plain functions.
+compiled in memory, with one warning. After the first call nothing of this is in the way: `@kernel` returns Numba's own
+dispatcher. NUMBA_DISABLE_JIT=1 makes kernels plain functions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import stat
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from slimtensors.kernels import instruction_set
 
@@ -35,9 +35,12 @@ from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOCK_TIMEOUT = 120.0  # seconds to wait for another process to compile a kernel, before doing so too
+LOCK_TIMEOUT = 120.0  # seconds to wait while another process compiles a kernel, before compiling it too
+LOCK_POLL = 0.02
 
 _SOURCES = Path(__file__).parent
+_CONFIG: Any = numba.config
+_given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
 
 
 class KernelCacheWarning(RuntimeWarning):
@@ -45,17 +48,17 @@ class KernelCacheWarning(RuntimeWarning):
 
 
 def kernel(function: F) -> F:
-    """Compile a function that Python calls, at its first call."""
+    """Compile a function that Python calls, or another kernel, at its first call."""
     dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
     if dispatcher is not function:  # they are the same under NUMBA_DISABLE_JIT
         dispatcher.compile = _compile_once(dispatcher)
-    return dispatcher  # type: ignore[no-any-return]
+    return cast(F, dispatcher)
 
 
 def inlined(function: F) -> F:
     """Compile a function into each kernel that calls it. Python cannot call it."""
-    options = {"forceinline": True, "nogil": True, "error_model": "numpy", "no_cpython_wrapper": True}
-    return numba.njit(**options)(function)  # type: ignore[no-any-return]
+    njit: Any = numba.njit
+    return cast(F, njit(forceinline=True, nogil=True, error_model="numpy", no_cpython_wrapper=True)(function))
 
 
 @cache
@@ -93,9 +96,9 @@ def _key() -> str:
         content = source.read_bytes()
         digest.update(f"{source.relative_to(_SOURCES).as_posix()}\0{len(content)}\0".encode())
         digest.update(content)
-    flags = [getattr(numba.config, name, None) for name in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
+    flags = [getattr(_CONFIG, name, None) for name in ("OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE")]
     digest.update(repr((numba.__version__, llvmlite.__version__, sys.version, [str(flag) for flag in flags])).encode())
-    checked = "-boundscheck" if numba.config.BOUNDSCHECK else ""
+    checked = "-boundscheck" if _CONFIG.BOUNDSCHECK else ""
     return f"kernels-{digest.hexdigest()[:16]}{checked}"
 
 
@@ -114,27 +117,31 @@ def _refuse_if_unwritable(folder: Path) -> None:
         raise PermissionError(f"{folder} is not writable")
 
 
-@cache
 def _warn_once(why: str) -> None:
+    if "cache" in _given_up:
+        return
+    _given_up.add("cache")
     message = (
         f"compiled kernels are not kept on disk: {why}. Every process compiles them anew, which takes seconds. "
-        "Set SLIMTENSORS_CACHE_DIR to a folder that you own and only you can write to."
+        "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own and only you can write to."
     )
     warnings.warn(message, KernelCacheWarning, stacklevel=2)
 
 
 def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
+    """What Numba calls for argument types that a kernel has not met yet in this process."""
     compile_or_load = dispatcher.compile
     store: _SharedCache | None = None
+    prepared = False
 
     def compile_once(signature: Any) -> Any:
-        nonlocal store
-        # Numba takes this lock too. Taken first, the file lock is always the inner one, so the two cannot deadlock.
+        nonlocal store, prepared
+        # Numba takes this lock too. Taken first here, it is always the outer one of the two, so they cannot deadlock.
         with global_compiler_lock, ExitStack() as held:
-            if store is None and (folder := cache_folder()):
-                store = _SharedCache.inside(folder, dispatcher.py_func)
-                if store:
-                    dispatcher._cache = store
+            if not prepared:
+                prepared = True
+                store = _SharedCache.of(dispatcher.py_func)
+                dispatcher._cache = store or dispatcher._cache
             if store:
                 store.held = held
             return compile_or_load(signature)
@@ -142,43 +149,77 @@ def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
     return compile_once
 
 
-class _SharedCache(FunctionCache):  # type: ignore[misc]
-    """Numba's cache of one kernel; on a miss, one process at a time looks again, compiles and saves."""
+class _SharedCache(FunctionCache):
+    """Numba's cache of one kernel. After a miss, one process at a time looks again, compiles and saves."""
 
-    held: ExitStack
+    held: ExitStack  # ends with the compilation, be it a success or not
+    lock: str
 
     @classmethod
-    def inside(cls, folder: Path, function: Callable[..., Any]) -> _SharedCache | None:
-        with _numba_cache_in(folder):
-            try:
-                found = cls(function)
-            except (OSError, RuntimeError) as error:  # a zipped or frozen package has no source files
-                return _warn_once(str(error))
-        if folder not in Path(found.cache_path).parents:
-            return _warn_once(f"Numba cannot write to {folder}")
-        found._lock = folder / f"{function.__module__}.{function.__qualname__}.lock"
+    def of(cls, function: Callable[..., Any]) -> _SharedCache | None:
+        if not (folder := cache_folder()):
+            return None
+        try:
+            with _numba_caches_in(folder):
+                made: _SharedCache = cast(Any, cls)(function)
+        except (OSError, RuntimeError) as error:  # a zipped or frozen package has no source files
+            _warn_once(str(error))
+            return None
+        if folder not in Path(made.cache_path).parents:  # Numba has gone elsewhere
+            _warn_once(f"Numba cannot use {folder}")
+            return None
+        made.lock = str(folder / f"{function.__module__}.{function.__qualname__}.lock")
+        return made
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        found = self._load(sig, target_context)
+        if found is None and self._locked():
+            found = self._load(sig, target_context)
         return found
 
-    def load_overload(self, signature: Any, target: Any) -> Any:
-        found = super().load_overload(signature, target)
-        if found is None:
-            try:
-                self.held.enter_context(filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT))
-            except (OSError, NotImplementedError, filelock.Timeout):
-                return None
-            found = super().load_overload(signature, target)
-        return found
+    def save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super().save_overload(sig, data)
+        except OSError as error:  # a full disk, for one
+            _warn_once(str(error))
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # unpickling damaged files can raise anything
+            with suppress(OSError):
+                self.flush()
+            return None
+
+    def _locked(self) -> bool:
+        if "lock" in _given_up:
+            return False
+        try:
+            lock = filelock.FileLock(self.lock, timeout=LOCK_TIMEOUT)
+            self.held.enter_context(lock.acquire(poll_interval=LOCK_POLL))
+        except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
+            _given_up.add("lock")
+        return "lock" not in _given_up
 
 
 @contextmanager
-def _numba_cache_in(folder: Path) -> Iterator[None]:
+def _numba_caches_in(folder: Path) -> Iterator[None]:
     """Numba chooses the place of a cache when the cache is made; other users of Numba keep theirs."""
     ours = {"CACHE_DIR": str(folder), "CACHE_LOCATOR_CLASSES": ""}
-    theirs = {name: getattr(numba.config, name) for name in ours if hasattr(numba.config, name)}
+    theirs = {name: getattr(_CONFIG, name) for name in ours if hasattr(_CONFIG, name)}
     try:
         for name in theirs:
-            setattr(numba.config, name, ours[name])
+            setattr(_CONFIG, name, ours[name])
         yield
     finally:
         for name, value in theirs.items():
-            setattr(numba.config, name, value)
+            setattr(_CONFIG, name, value)
+
+
+if sys.platform != "win32":
+    # A process forked while another thread compiles would find the compiler's lock taken for ever: forking waits.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )

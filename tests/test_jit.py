@@ -1,0 +1,365 @@
+"""The kernel cache and the choice of an instruction set, each settled once per process: so in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slimtensors.errors
+from slimtensors.kernels import instruction_set
+
+KERNELS = Path(instruction_set.__file__).parent
+PACKAGES = KERNELS.parents[1]
+
+THREE_KERNELS = """
+import numpy as np
+from slimtensors.kernels._jit import inlined, kernel
+
+@inlined
+def double(x):
+    return 2 * x
+
+@kernel
+def double_all(numbers, doubled):
+    for i in range(doubled.size):
+        doubled[i] = double(numbers[i])
+
+@kernel
+def total(numbers):
+    total = 0
+    for number in numbers:
+        total += number
+    return total
+
+@kernel
+def twice_total(numbers):  # calls a kernel
+    return double(total(numbers))
+
+ALL = double_all, total, twice_total
+
+def use():
+    numbers = np.arange(10, dtype=np.int64)
+    doubled = np.empty_like(numbers)
+    double_all(numbers, doubled)
+    assert doubled.tolist() == list(range(0, 20, 2))
+    assert total(numbers) == 45
+    assert twice_total(numbers) == 90
+    return total(numbers.astype(np.uint8))  # a second set of argument types
+"""
+
+USE_THEM = """
+import json, warnings
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    import three_kernels
+    assert three_kernels.use() == 45
+from slimtensors.kernels._jit import cache_folder
+print(json.dumps({
+    "compiled": sum(sum(kernel.stats.cache_misses.values()) for kernel in three_kernels.ALL),
+    "loaded": sum(sum(kernel.stats.cache_hits.values()) for kernel in three_kernels.ALL),
+    "folder": str(cache_folder()),
+    "warnings": [str(each.message) for each in warned],
+}))
+"""
+SPECIALISATIONS = 4  # what `use` needs: three kernels, one of them for two sets of argument types
+
+FOLDER = """
+import json, warnings
+from slimtensors.kernels._jit import cache_folder
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    cache_folder()
+print(json.dumps({"folder": str(cache_folder()), "warnings": [str(each.message) for each in warned]}))
+"""
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    (tmp_path / "three_kernels.py").write_text(THREE_KERNELS)
+    return tmp_path
+
+
+def start(script: str, here: Path, *, packages: Path = PACKAGES, **environment: str) -> subprocess.Popen[str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "SLIMTENSORS_", "PYTHONWARN"))}
+    environment = {
+        **inherited,
+        "PYTHONPATH": os.pathsep.join(map(str, (packages, here))),
+        "SLIMTENSORS_CACHE_DIR": str(here / "cache"),
+        **environment,
+    }
+    command = [sys.executable, "-c", script]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603: our own code
+
+
+def result(process: subprocess.Popen[str]) -> dict:
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0
+    return json.loads(output)
+
+
+def run(script: str, here: Path, **options) -> dict:
+    return result(start(script, here, **options))
+
+
+# ---- what is kept, and for whom
+
+
+def test_a_second_process_loads_what_the_first_compiled(here):
+    cold, warm = run(USE_THEM, here), run(USE_THEM, here)
+    assert (cold["compiled"], cold["loaded"]) == (SPECIALISATIONS, 0)
+    assert (warm["compiled"], warm["loaded"]) == (0, SPECIALISATIONS)
+    assert cold["warnings"] == warm["warnings"] == []
+
+
+def test_a_warm_cache_takes_no_lock(here):
+    run(USE_THEM, here)
+    run("import filelock; filelock.FileLock = None\n" + USE_THEM, here)
+
+
+def test_processes_on_a_cold_cache_compile_each_kernel_once(here):
+    results = [result(process) for process in [start(USE_THEM, here) for _ in range(8)]]
+    assert sum(each["compiled"] for each in results) == SPECIALISATIONS
+    assert not any(each["warnings"] for each in results)
+
+
+def test_kernels_work_without_locks(here):
+    no_locks = """
+import filelock
+def fail(*arguments, **options): raise OSError("no locks here")
+filelock.FileLock = fail
+"""
+    assert run(no_locks + USE_THEM, here)["compiled"] == SPECIALISATIONS
+    assert run(USE_THEM, here)["compiled"] == 0
+
+
+def test_a_change_in_any_kernel_source_makes_another_folder(here):
+    copy = here / "copy"
+    shutil.copytree(KERNELS, copy / "slimtensors" / "kernels", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(slimtensors.errors.__file__, copy / "slimtensors")
+    before = run(FOLDER, here, packages=copy)
+    (copy / "slimtensors" / "kernels" / "another.py").write_text("# changed\n")
+    after = run(FOLDER, here, packages=copy)
+    assert before["folder"] != after["folder"]
+
+
+def test_bounds_checked_kernels_have_another_folder(here):
+    checked, plain = run(USE_THEM, here, NUMBA_BOUNDSCHECK="1"), run(USE_THEM, here)
+    assert checked["folder"] != plain["folder"]
+    assert plain["compiled"] == SPECIALISATIONS
+
+
+def test_damaged_files_are_replaced(here):
+    run(USE_THEM, here)
+    for path in (here / "cache").rglob("*.nb?"):
+        path.write_bytes(path.read_bytes()[:100])
+    repaired = run(USE_THEM, here)
+    assert (repaired["compiled"], repaired["warnings"]) == (SPECIALISATIONS, [])
+    assert run(USE_THEM, here)["compiled"] == 0
+
+
+def test_the_folder_is_private(here):
+    folder = Path(run(FOLDER, here)["folder"])
+    assert folder.parent == here / "cache"
+    if os.name == "posix":
+        assert folder.stat().st_mode & 0o777 == folder.parent.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the default is another elsewhere")
+def test_the_default_folder_follows_xdg(here):
+    default = run(FOLDER, here, SLIMTENSORS_CACHE_DIR="", XDG_CACHE_HOME=str(here / "xdg"))["folder"]
+    assert Path(default).parent == here / "xdg" / "slimtensors"
+    default = run(FOLDER, here, SLIMTENSORS_CACHE_DIR="", XDG_CACHE_HOME="", HOME=str(here / "home"))["folder"]
+    assert Path(default).parent == here / "home" / ".cache" / "slimtensors"
+
+
+def test_other_users_of_numba_keep_their_cache(here):
+    (here / "other.py").write_text("import numba\n@numba.njit(cache=True)\ndef one(): return 1\n")
+    script = """
+import json, numba
+settings = lambda: {name: repr(value) for name, value in vars(numba.config).items() if name.isupper()}
+before = settings()
+import other, three_kernels
+three_kernels.use(); other.one()
+print(json.dumps([settings() == before, other.one.stats.cache_path]))
+"""
+    same, path = run(script, here, NUMBA_CACHE_DIR=str(here / "theirs"))
+    assert same
+    assert Path(path).parent == here / "theirs"
+
+
+def test_numba_locators_of_the_user_do_not_apply(here):
+    assert run(USE_THEM, here, NUMBA_CACHE_LOCATOR_CLASSES="InTreeCacheLocator")["warnings"] == []
+    assert not list((here / "__pycache__").glob("*.nbi"))
+
+
+# ---- without a cache
+
+
+def assert_compiled_in_memory(outcome: dict, because: str) -> None:
+    assert outcome["folder"] == "None"
+    [warning] = outcome["warnings"]
+    assert because in warning
+    assert "Set SLIMTENSORS_CACHE_DIR to" in warning
+
+
+def test_an_impossible_folder_gives_one_warning(here):
+    (here / "file").touch()
+    below = str(here / "file" / "cache")
+    assert_compiled_in_memory(run(USE_THEM, here, SLIMTENSORS_CACHE_DIR=below), because=below)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+def test_a_folder_that_others_can_write_to_is_refused(here, mode):
+    folder = here / "cache"
+    folder.mkdir()
+    folder.chmod(mode)
+    assert_compiled_in_memory(run(FOLDER, here), because=f"others can write to {folder}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_subfolder_that_others_can_write_to_is_refused(here):
+    folder = Path(run(USE_THEM, here)["folder"])
+    folder.chmod(0o777)
+    outcome = run(USE_THEM, here)
+    assert_compiled_in_memory(outcome, because=f"others can write to {folder}")
+    assert (outcome["compiled"], outcome["loaded"]) == (SPECIALISATIONS, 0)
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs a folder of another user")
+def test_a_folder_of_another_user_is_refused(here):
+    folder = here / "cache"
+    folder.mkdir(mode=0o700)
+    os.chown(folder, 12345, -1)
+    assert_compiled_in_memory(run(FOLDER, here), because="belongs to another user")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write everywhere")
+def test_a_read_only_folder_gives_one_warning(here):
+    (here / "cache").mkdir(mode=0o500)
+    assert_compiled_in_memory(run(FOLDER, here), because=str(here / "cache"))
+
+
+def test_a_full_disk_gives_one_warning(here):
+    full = """
+from numba.core import caching
+def fail(*arguments): raise OSError(28, "No space left on device")
+caching.IndexDataCacheFile.save = fail
+"""
+    outcome = run(full + USE_THEM, here)
+    [warning] = outcome["warnings"]
+    assert "No space left" in warning
+
+
+def test_without_jit_kernels_are_plain_functions(here):
+    script = "import three_kernels as t, types; t.use(); print(int(isinstance(t.total, types.FunctionType)))"
+    assert run(script, here, NUMBA_DISABLE_JIT="1") == 1
+    assert not (here / "cache").exists()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_process_forked_during_a_compilation_can_compile(here):
+    script = """
+import os, threading, time, warnings
+import three_kernels as t
+warnings.simplefilter("ignore")  # newer Pythons warn of every fork beside threads
+compiling = threading.Thread(target=t.use)
+compiling.start()
+time.sleep(0.02)
+child = os.fork()
+if child == 0:
+    t.use()
+    os._exit(0)
+compiling.join()
+_, status = os.waitpid(child, 0)
+print(status)
+"""
+    assert run(script, here) == 0
+
+
+# ---- instruction sets
+
+TARGET = """
+import json, sys, warnings
+with warnings.catch_warnings(record=True) as warned:
+    warnings.simplefilter("always")
+    from slimtensors.kernels import instruction_set
+    early = "numba" in sys.modules
+    forced, chosen = instruction_set.forced(), instruction_set.chosen()
+    import three_kernels
+three_kernels.use()
+assembly = "".join(next(iter(three_kernels.double_all.inspect_asm().values())))
+print(json.dumps({"forced": forced, "chosen": chosen, "early": early, "zmm": "%zmm" in assembly,
+                  "ymm": "%ymm" in assembly, "warnings": [str(each.message) for each in warned]}))
+"""
+
+
+def possible() -> list[str]:
+    if not instruction_set._on_x86():
+        return ["portable"]
+    features = instruction_set._processor_features()
+    return ["portable", *(name for name, needed in instruction_set._NEEDED.items() if needed in features)]
+
+
+@pytest.mark.parametrize("name", ["portable", "avx2", "avx512"])
+def test_a_forced_instruction_set_is_what_kernels_get(here, name):
+    if name not in possible():
+        pytest.skip("not on this processor")
+    outcome = run(TARGET, here, SLIMTENSORS_ISA=name)
+    assert (outcome["forced"], outcome["chosen"]) == (name, name)
+    assert not outcome["early"]
+    assert outcome["warnings"] == []
+    if instruction_set._on_x86():
+        assert outcome["ymm"] == (name != "portable")
+        assert not outcome["zmm"] or name == "avx512"
+
+
+def test_left_alone_numba_takes_the_best(here):
+    assert run(TARGET, here)["chosen"] == possible()[1 if len(possible()) > 1 else 0]
+
+
+@pytest.mark.skipif("avx2" not in possible(), reason="needs AVX2")
+def test_instruction_sets_share_a_folder_but_no_code(here):
+    first = run(USE_THEM, here)
+    other = run(USE_THEM, here, SLIMTENSORS_ISA="avx2" if "avx512" in possible() else "portable")
+    assert first["folder"] == other["folder"]
+    assert other["compiled"] == SPECIALISATIONS
+    assert run(USE_THEM, here)["compiled"] == 0
+
+
+@pytest.mark.skipif(not instruction_set._on_x86(), reason="portable is all there is")
+def test_an_instruction_set_that_comes_too_late_gives_a_warning(here):
+    late = "import numba\n" + TARGET
+    outcome = run(late, here, SLIMTENSORS_ISA="portable")
+    if len(possible()) > 1:
+        assert outcome["chosen"] != "portable"
+        [warning] = set(outcome["warnings"])
+        assert "NUMBA_CPU_NAME=x86-64 and set NUMBA_CPU_FEATURES= " in warning
+    in_time = run(late, here, SLIMTENSORS_ISA="portable", NUMBA_CPU_NAME="x86-64", NUMBA_CPU_FEATURES="")
+    assert (in_time["chosen"], in_time["warnings"]) == ("portable", [])
+
+
+def test_an_unknown_instruction_set_is_refused(monkeypatch):
+    monkeypatch.setenv("SLIMTENSORS_ISA", "sse9")
+    with pytest.raises(slimtensors.errors.UsageError, match=r"sse9.*auto, avx512, avx2, portable"):
+        instruction_set.forced()
+    with pytest.raises(slimtensors.errors.UsageError, match="sse9"):
+        instruction_set.force()
+
+
+@pytest.mark.parametrize("name", ["avx2", "avx512"])
+def test_an_instruction_set_that_the_processor_lacks_is_refused(monkeypatch, name):
+    monkeypatch.setenv("SLIMTENSORS_ISA", name)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    with pytest.raises(slimtensors.errors.UsageError, match="needs an x86-64 processor; this is arm64"):
+        instruction_set.force()
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr(instruction_set, "_processor_features", set)
+    with pytest.raises(slimtensors.errors.UsageError, match=f"needs a processor with {name}"):
+        instruction_set.force()
