@@ -1,0 +1,573 @@
+"""A reference decoder of the slimtensors format, slow and plain: chapter `container.md`, section by section.
+
+It is written from the specification alone and shares no code with the library. Quotations are from that text. It always
+verifies every digest and decodes everything; what it accepts is a sound file from end to end.
+
+    python format_spec/reference/decode.py FILE        lists the tensors
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import sys
+from dataclasses import dataclass, field
+from itertools import accumulate
+from pathlib import Path
+
+import blake3
+import xxhash
+
+import coder
+from coder import GROUP, Refused, check, round_up
+from expressions import DTYPES, Bits, NeedsNewerReader, Ref, combine, integer, parse_expression
+
+__all__ = ["File", "NeedsNewerReader", "Refused", "decode_file"]
+
+# section 2
+MAGIC = bytes.fromhex("89534C4D0D0A1A0A")
+PREFIX = struct.Struct("<8sIIQII32s")
+# sections 4 and 5
+STREAM_RECORD = struct.Struct("<Q32s")
+IDENTITY_BYTES = 32
+TABLE_RECORD = struct.Struct("<II32sQ")
+ALIGNMENT = 64
+# section 6
+HEAD = struct.Struct("<BBHIQ")
+DESCRIPTOR = struct.Struct("<BBHIII")
+LITERAL, AFFINE, PLANES = 0, 1, 2
+CONSTANT, RAW, CODED, ZSTD, BYPASS = 0, 1, 2, 3, 4
+READ_AHEAD = 64  # "At least 64 zero bytes follow the last of these"
+# section 7
+PIECE = 16384
+# section 9
+MAX_HEADER = 16 << 20
+MAX_TENSORS = 1 << 17
+MAX_EXPRESSIONS = 1 << 16
+MAX_SIDES = 4
+MAX_DIMENSIONS = 16
+MAX_ELEMENTS = 1 << 48
+MAX_NAME = 512
+MAX_METADATA = 8 << 20
+MAX_CHUNK = 16 << 20
+MAX_RATIO = 1024
+FREE_BYTES = 256 << 20
+
+
+def zero(data: bytes) -> bool:
+    return data.count(0) == len(data)
+
+
+def digest(*parts: bytes) -> bytes:
+    hasher = blake3.blake3()
+    for part in parts:
+        hasher.update(part)
+    return hasher.digest()
+
+
+@dataclass
+class Stream:
+    """ "the units of one tensor, one pack, one side plane or the image, cut into chunks" """
+
+    kind: str  # "tensor", "pack", "side" or "image"
+    units: int
+    unit: int  # bytes of a unit
+    chunk: int
+    expression: Bits
+    chunks: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        # "`ceil(u / chunk)` chunks; side planes and tensors with a stream have at least one unit"
+        check(self.units >= 1, f"{self.kind} stream without units")
+        check(self.chunk >= 1 and self.chunk * self.unit <= MAX_CHUNK, "decoded bytes of a chunk over the limit")
+        check(self.expression.width() <= 8 * self.unit, "the parts are wider than the unit")
+        self.chunks = -(-self.units // self.chunk)
+
+    def bytes(self) -> int:
+        return self.units * self.unit
+
+
+@dataclass
+class Tensor:
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+    ref: int | None = None
+    pack: int | None = None
+    sides: list[Stream] = field(default_factory=list)
+
+
+@dataclass
+class Image:
+    segments: list[int | tuple[int, int]]
+    literal_bytes: int
+    bytes: int
+
+
+@dataclass
+class Header:
+    tensors: list[Tensor]
+    streams: list[Stream]  # in the order of section 4
+    metadata: dict[str, str]
+    image: Image | None
+
+
+@dataclass
+class File:
+    tensors: dict[str, tuple[str, tuple[int, ...], bytes]]
+    metadata: dict[str, str]
+    image: bytes | None
+    file_id: bytes
+
+
+# -- section 2: prefix -----------------------------------------------------------------------------------------------
+
+
+def read_prefix(data: bytes) -> tuple[int, int, bytes]:
+    """header_length, index_length, file_id"""
+    check(len(data) >= PREFIX.size, "shorter than the prefix")
+    magic, version, features, file_length, header_length, index_length, file_id = PREFIX.unpack_from(data)
+    check(magic == MAGIC, "magic")
+    if version != 0:
+        raise NeedsNewerReader(f"version {version}")
+    if features != 0:
+        raise NeedsNewerReader(f"features {features:#x}")
+    check(file_length == len(data), "file_length is not the file's length")
+    check(header_length <= MAX_HEADER, "header_length over the limit")
+    check(PREFIX.size + header_length + index_length <= file_length, "header and index leave the file")
+    # "BLAKE3 of the prefix's first 32 bytes, the header and the index, one after another"
+    check(digest(data[:32], data[64 : 64 + header_length + index_length]) == file_id, "file id")
+    return header_length, index_length, file_id
+
+
+# -- section 3: header -----------------------------------------------------------------------------------------------
+
+
+def canonical(value: object) -> bytes:
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+
+
+def parse_json(text: bytes) -> object:
+    def no_floats(number: str) -> object:
+        raise Refused(f"header: the number {number}")
+
+    try:
+        value = json.loads(text.decode(), parse_float=no_floats, parse_constant=no_floats)
+        # "A reader re-encodes what it parsed and refuses the file unless the bytes are the same."
+        check(canonical(value) == text, "header: not canonical")
+    except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, lone surrogates, endless numbers
+        raise Refused(f"header: {error}") from None
+    return value
+
+
+def object_of(value: object, what: str, *allowed: set[str]) -> dict:
+    if not isinstance(value, dict):
+        raise Refused(f"{what}: not an object")
+    check(value.keys() in allowed, f"{what}: keys")
+    return value
+
+
+def array_of(value: object, what: str, low: int, high: int) -> list:
+    if not isinstance(value, list):
+        raise Refused(f"{what}: not an array")
+    check(low <= len(value) <= high, f"{what}: not {low} to {high} entries")
+    return value
+
+
+class HeaderReader:
+    def __init__(self, text: bytes) -> None:
+        keys = {"expressions", "metadata", "packs", "tensors"}
+        top = object_of(parse_json(text), "header", keys, keys | {"image"})
+        self.expressions = [
+            parse_expression(value) for value in array_of(top["expressions"], "expressions", 0, MAX_EXPRESSIONS)
+        ]
+        packs = array_of(top["packs"], "packs", 0, MAX_TENSORS)
+        self.packs = [object_of(pack, "pack", {"dtype", "expression"}) for pack in packs]
+        self.pack_units = [0] * len(packs)
+        self.pack_place: list[int] = []  # where in `streams` each pack is; the position of its first tensor
+        self.tensors: list[Tensor] = []
+        self.streams: list[Stream | None] = []
+        for value in array_of(top["tensors"], "tensors", 0, MAX_TENSORS):
+            self.tensor(value)
+        check(len({tensor.name for tensor in self.tensors}) == len(self.tensors), "two tensors of one name")
+        check(len(self.pack_place) == len(packs), "a pack without tensors")
+        for pack, units, place in zip(self.packs, self.pack_units, self.pack_place, strict=True):
+            # "together they make one chunk"
+            self.streams[place] = self.stream("pack", units, pack, units)
+        self.image = self.read_image(top["image"]) if "image" in top else None
+        metadata = top["metadata"]
+        if not isinstance(metadata, dict):
+            raise Refused("metadata: not an object")
+        check(all(isinstance(value, str) for value in metadata.values()), "metadata: not strings")
+        check(len(canonical(metadata)) <= MAX_METADATA, "metadata over the limit")
+        self.metadata = metadata
+
+    def result(self) -> Header:
+        return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image)
+
+    def expression(self, value: dict) -> Bits | Ref:
+        return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
+
+    def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: int = 0) -> Stream:
+        expression = self.expression(value)
+        if not isinstance(expression, Bits):
+            raise Refused(f"{kind}: a ref has no stream")
+        used = [part.side for part in expression.parts if part.side is not None]
+        check(max(used, default=-1) < sides, "scatter: no such side plane")
+        unit = DTYPES[value["dtype"]][1] if kind != "image" else 1
+        chunk = integer(value["chunk"], 1, MAX_CHUNK, "chunk") if chunk is None else chunk
+        return Stream(kind, units, unit, chunk, expression)
+
+    def sizes(self, value: dict, what: str) -> tuple[str, tuple[int, ...], int]:
+        """dtype, shape, bytes"""
+        dtype = value["dtype"]
+        check(isinstance(dtype, str) and dtype in DTYPES, f"{what}: dtype")
+        shape = array_of(value["shape"], f"{what}: shape", 0, MAX_DIMENSIONS)
+        elements, product = 1, 1
+        for dimension in shape:
+            elements *= integer(dimension, 0, MAX_ELEMENTS, f"{what}: dimension")
+            # "a dimension, and the product of those that are not 0"
+            product *= dimension or 1
+            check(product <= MAX_ELEMENTS, f"{what}: too many elements")
+        bits = elements * DTYPES[dtype][0]
+        check(bits % 8 == 0, f"{what}: not whole bytes")
+        return dtype, tuple(shape), bits // 8
+
+    def tensor(self, value: object) -> None:
+        every = {"dtype", "name", "shape"}
+        with_stream = every | {"chunk", "expression"}
+        value = object_of(
+            value, "tensor", every, every | {"pack"}, every | {"expression"}, with_stream, with_stream | {"sides"}
+        )
+        name = value["name"]
+        check(isinstance(name, str) and 1 <= len(name.encode()) <= MAX_NAME, "name: not a string of 1 to 512 bytes")
+        check(all(c >= " " and c != "\x7f" for c in name), "name: a control character")
+        dtype, shape, size = self.sizes(value, "tensor")
+        tensor = Tensor(name, dtype, shape, size)
+        check((size > 0) == (value.keys() != every), "a tensor has elements and nothing to hold them, or none and has")
+        if "pack" in value:
+            self.pack_member(tensor, integer(value["pack"], 0, len(self.packs) - 1, "pack"))
+        elif "chunk" in value:
+            self.own_stream(tensor, value)
+        elif "expression" in value:
+            self.reference(tensor, value)
+        self.tensors.append(tensor)
+
+    def pack_member(self, tensor: Tensor, p: int) -> None:
+        # "the first tensor of pack `p` comes after the first of pack `p - 1`"
+        check(p <= len(self.pack_place), "packs are not in the order of their first tensors")
+        if p == len(self.pack_place):
+            self.pack_place.append(len(self.streams))
+            self.streams.append(None)  # until its units are counted
+        check(tensor.dtype == self.packs[p]["dtype"], "a tensor's dtype is not its pack's")
+        self.pack_units[p] += tensor.bytes // DTYPES[tensor.dtype][1]
+        tensor.pack = p
+
+    def own_stream(self, tensor: Tensor, value: dict) -> None:
+        sides = array_of(value["sides"], "sides", 1, MAX_SIDES) if "sides" in value else []
+        units = tensor.bytes // DTYPES[tensor.dtype][1]
+        for side in sides:
+            side = object_of(side, "side plane", {"chunk", "dtype", "expression", "shape"})
+            dtype, _, size = self.sizes(side, "side plane")
+            tensor.sides.append(self.stream("side", size // DTYPES[dtype][1], side))
+        data = self.stream("tensor", units, value, sides=len(sides))
+        for part in data.expression.parts:
+            if part.side is not None:
+                # "dtype `U8`, shape `[rows]` ... `rows` divides their number"
+                side = sides[part.side]
+                check(side["dtype"] == "U8" and len(side["shape"]) == 1, "scatter: not a side plane of rows")
+                check(units % side["shape"][0] == 0, "scatter: the rows do not divide the units")
+        self.streams += [*tensor.sides, data]
+
+    def reference(self, tensor: Tensor, value: dict) -> None:
+        expression = self.expression(value)
+        check(isinstance(expression, Ref), "a tensor without a stream whose expression is not a ref")
+        # "comes earlier in the header, is not itself a `ref`, has elements, and has the same dtype and shape"
+        check(expression.target < len(self.tensors), "ref: not an earlier tensor")
+        target = self.tensors[expression.target]
+        check(target.ref is None and target.bytes > 0, "ref: to a ref, or to nothing")
+        check((target.dtype, target.shape) == (tensor.dtype, tensor.shape), "ref: another dtype or shape")
+        tensor.ref = expression.target
+
+    def read_image(self, value: object) -> Image:
+        """Section 8."""
+        value = object_of(value, "image", {"chunk", "expression", "format", "segments"})
+        check(value["format"] == "safetensors", "image: format")
+        segments: list[int | tuple[int, int]] = []
+        literal_bytes = total = after = 0
+        bytes_before = [0, *accumulate(tensor.bytes for tensor in self.tensors)]
+        for segment in array_of(value["segments"], "segments", 0, MAX_HEADER):
+            if isinstance(segment, list):
+                check(len(segment) == 2, "segment: not a pair")
+                # "in the order of the source file", which is also that of the tensors: no tensor comes again
+                first = integer(segment[0], after, len(self.tensors) - 1, "segment")
+                count = integer(segment[1], 1, len(self.tensors) - first, "segment")
+                after = first + count
+                segments.append((first, count))
+                total += bytes_before[after] - bytes_before[first]
+            else:
+                segments.append(integer(segment, 1, MAX_ELEMENTS, "segment"))
+                literal_bytes += segment
+        # "first the SHA-256 of the source file, then the literal bytes"
+        self.streams.append(self.stream("image", 32 + literal_bytes, value))
+        return Image(segments, literal_bytes, total + literal_bytes)
+
+
+# -- sections 4 and 5: index and table -------------------------------------------------------------------------------
+
+
+@dataclass
+class Record:
+    """A chunk's record of the table, and its stored bytes."""
+
+    decoded_length: int
+    decoded_digest: int
+    stored: bytes
+
+
+def read_index(data: bytes, begin: int, index_length: int, header: Header) -> tuple[list[list[Record]], list[bytes]]:
+    """The records of each stream, and the tensors' identities."""
+    streams = header.streams
+    implied = STREAM_RECORD.size * len(streams) + IDENTITY_BYTES * len(header.tensors)
+    check(index_length == implied, "index_length is not what the header implies")
+    index = data[begin : begin + index_length]
+    table_at = begin + index_length
+    table_end = table_at + TABLE_RECORD.size * sum(stream.chunks for stream in streams)
+    chunk_at = round_up(table_end, ALIGNMENT)
+    check(chunk_at <= len(data), "the table leaves the file")
+    check(zero(data[table_end:chunk_at]), "padding after the table is not zero")
+    lengths_and_digests = [STREAM_RECORD.unpack_from(index, STREAM_RECORD.size * i) for i in range(len(streams))]
+    check(chunk_at + sum(length for length, _ in lengths_and_digests) == len(data), "streams and file differ in length")
+
+    records = []
+    for stream, (length, table_digest) in zip(streams, lengths_and_digests, strict=True):
+        table = data[table_at : table_at + TABLE_RECORD.size * stream.chunks]
+        table_at += len(table)
+        check(digest(table) == table_digest, "digest of the table records")
+        records.append([])
+        stream_end = chunk_at + length
+        left = stream.bytes()
+        for stored_length, decoded_length, stored_digest, decoded_digest in TABLE_RECORD.iter_unpack(table):
+            check(decoded_length == min(left, stream.chunk * stream.unit), "decoded length of a chunk")
+            left -= decoded_length
+            check(stored_length % ALIGNMENT == 0, "stored length is not a multiple of 64")
+            # "at least decoded length / 1024 ... at most decoded length rounded up to a multiple of 64, plus 128"
+            check(MAX_RATIO * stored_length >= decoded_length, "stored length too small for what it decodes to")
+            check(stored_length <= round_up(decoded_length, ALIGNMENT) + 128, "stored length too large")
+            check(chunk_at + stored_length <= stream_end, "chunks leave their stream")
+            stored = data[chunk_at : chunk_at + stored_length]
+            chunk_at += stored_length
+            check(digest(stored) == stored_digest, "digest of the stored bytes")
+            records[-1].append(Record(decoded_length, decoded_digest, stored))
+        check(chunk_at == stream_end, "stored length of a stream")
+    at = STREAM_RECORD.size * len(streams)
+    return records, [index[i : i + IDENTITY_BYTES] for i in range(at, len(index), IDENTITY_BYTES)]
+
+
+# -- section 6: chunks -----------------------------------------------------------------------------------------------
+
+
+def decode_chunk(stored: bytes, stream: Stream, start: int, n: int, sides: list[bytes]) -> bytes:
+    """The bytes of the units `start` to `start + n - 1` of the stream. `sides`: the decoded side planes."""
+    check(len(stored) >= HEAD.size, "chunk without a head")
+    kind, planes, reserved, units, reserved_too = HEAD.unpack_from(stored)
+    check(units == n and reserved == reserved_too == 0, "head of a chunk")
+    check(planes == (len(stream.expression.parts) if kind == PLANES else 0), "number of planes")
+    if kind == LITERAL:
+        end = HEAD.size + n * stream.unit
+        check(end <= len(stored), "literal cut short")
+        check(zero(stored[end:]), "bytes after the chunk's last are not zero")
+        return stored[HEAD.size : end]
+    if kind == AFFINE:
+        check(len(stored) >= 32, "affine cut short")
+        first, step = struct.unpack_from("<QQ", stored, 16)
+        modulus = 1 << 8 * stream.unit
+        check(first < modulus and step < modulus, "affine: start or step wider than the unit")
+        check(zero(stored[32:]), "bytes after the chunk's last are not zero")
+        return b"".join(((first + i * step) % modulus).to_bytes(stream.unit, "little") for i in range(n))
+    check(kind == PLANES, "kind of a chunk")
+    return decode_planes(stored, stream, start, n, sides)
+
+
+def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list[bytes]) -> bytes:
+    check(n >= GROUP, "planes of fewer than 128 units")
+    parts = stream.expression.parts
+    body = n - n % GROUP
+    at = HEAD.size + DESCRIPTOR.size * len(parts)
+    check(at <= len(stored), "descriptors cut short")
+    fields = []
+    for i, part in enumerate(parts):
+        mode, precision, base, length, blocks, escapes = DESCRIPTOR.unpack_from(stored, HEAD.size + 16 * i)
+        payload = b""
+        if length:
+            begin = round_up(at, 16)
+            check(zero(stored[at:begin]), "gap between payloads is not zero")
+            at = begin + length
+            check(at <= len(stored), "payload leaves the chunk")
+            payload = stored[begin:at]
+        here = range(body)
+        if part.side is not None:
+            # "has only the fields of the body's units whose row is present"
+            row = stream.units // len(sides[part.side])
+            here = [j for j in range(body) if sides[part.side][(start + j) // row]]
+            # "With none, the plane is constant 0."
+            check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
+        groups = -(-len(here) // GROUP)
+        plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes)
+        if part.side is not None:
+            # "followed by as many zeros as make a multiple of 128"; a constant plane stores none of them.
+            check(mode == CONSTANT or not any(plane[len(here) :]), "fields after the last present one are not zero")
+            present, plane = plane, [0] * body
+            for j, value in zip(here, present, strict=False):
+                plane[j] = value
+        fields.append(plane)
+    tail_bytes = (n - body) * stream.unit
+    if tail_bytes:
+        begin = round_up(at, 16)
+        check(zero(stored[at:begin]), "gap before the tail is not zero")
+        at = begin + tail_bytes
+    check(at + READ_AHEAD <= len(stored), "fewer than 64 bytes after the last")
+    check(zero(stored[at:]), "bytes after the chunk's last are not zero")
+    units = combine(fields, stream.expression, 8 * stream.unit)
+    return b"".join(unit.to_bytes(stream.unit, "little") for unit in units) + stored[at - tail_bytes : at]
+
+
+def decode_plane(
+    payload: bytes, width: int, groups: int, mode: int, precision: int, base: int, blocks: int, escapes: int
+) -> list[int]:
+    """Section 6.3, one column of the table of descriptors after the other."""
+    if mode == CONSTANT:
+        check((precision, len(payload), blocks, escapes) == (0, 0, 0, 0), "constant: descriptor")
+        check(base < 1 << width, "constant does not fit the plane")
+        return [base] * (GROUP * groups)
+    if mode == RAW:
+        check((precision, base, blocks, escapes) == (0, 0, 0, 0), "raw: descriptor")
+        return coder.raw(payload, width, groups)
+    if mode == CODED:
+        return coder.coded(payload, width, groups, precision, base, blocks, escapes)
+    if mode == ZSTD:
+        check((precision, base, blocks, escapes) == (0, 0, 0, 0), "zstd: descriptor")
+        return coder.zstd(payload, width, groups)
+    check(mode == BYPASS, "mode of a plane")
+    check((base, escapes) == (0, 0), "bypass: descriptor")
+    return coder.bypass(payload, width, groups, precision, blocks)
+
+
+# -- section 7: decoded digest ---------------------------------------------------------------------------------------
+
+
+def decoded_digest(decoded: bytes) -> int:
+    cuts = range(0, len(decoded), PIECE)
+    numbers = b"".join(struct.pack("<Q", xxhash.xxh3_64_intdigest(decoded[i : i + PIECE])) for i in cuts)
+    return xxhash.xxh3_64_intdigest(numbers)
+
+
+# -- sections 8 to 10: the whole file --------------------------------------------------------------------------------
+
+
+def decode_stream(stream: Stream, records: list[Record], sides: list[bytes], *, check_digest: bool = True) -> bytes:
+    out = []
+    for c, record in enumerate(records):
+        n = record.decoded_length // stream.unit
+        decoded = decode_chunk(record.stored, stream, c * stream.chunk, n, sides)
+        check(not check_digest or decoded_digest(decoded) == record.decoded_digest, "digest of the decoded bytes")
+        out.append(decoded)
+    return b"".join(out)
+
+
+def check_side(stream: Stream, sides: list[bytes]) -> None:
+    """ "1 where the row has fields and 0 where it has none (other values are refused)" """
+    for part in stream.expression.parts:
+        check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
+
+
+def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], bytes]:
+    """Steps 1 to 5 of section 10, and the digests of the stored bytes."""
+    header_length, index_length, file_id = read_prefix(data)
+    header = HeaderReader(data[64 : 64 + header_length]).result()
+    records, identities = read_index(data, 64 + header_length, index_length, header)
+    return header, records, identities, file_id
+
+
+def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:
+    """The decoded streams, in their order."""
+    decoded: list[bytes] = []
+    for i, (stream, stream_records) in enumerate(zip(header.streams, records, strict=True)):
+        # A tensor's side planes are the streams just before its own.
+        first = i
+        while first and stream.kind == "tensor" and header.streams[first - 1].kind == "side":
+            first -= 1
+        sides = decoded[first:i]
+        check_side(stream, sides)
+        decoded.append(decode_stream(stream, stream_records, sides))
+    return decoded
+
+
+def assemble(header: Header, decoded: list[bytes]) -> list[bytes]:
+    """The tensors' bytes from the streams'."""
+    of_tensors = iter([d for s, d in zip(header.streams, decoded, strict=True) if s.kind == "tensor"])
+    of_packs = [d for s, d in zip(header.streams, decoded, strict=True) if s.kind == "pack"]
+    pack_at = [0] * len(of_packs)
+    out: list[bytes] = []
+    for tensor in header.tensors:
+        if tensor.bytes == 0:
+            out.append(b"")
+        elif tensor.ref is not None:
+            out.append(out[tensor.ref])
+        elif tensor.pack is not None:
+            begin = pack_at[tensor.pack]
+            pack_at[tensor.pack] = begin + tensor.bytes
+            out.append(of_packs[tensor.pack][begin : begin + tensor.bytes])
+        else:
+            out.append(next(of_tensors))
+    return out
+
+
+def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:
+    """ "`segments`, in the order of the source file, cover it without gaps" """
+    out = []
+    at = 32
+    for segment in image.segments:
+        if isinstance(segment, int):
+            out.append(stream[at : at + segment])
+            at += segment
+        else:
+            out += tensors[segment[0] : sum(segment)]
+    source = b"".join(out)
+    check(hashlib.sha256(source).digest() == stream[:32], "SHA-256 of the source file")
+    return source
+
+
+def decode_file(data: bytes, max_decoded: int | None = None) -> File:
+    header, records, identities, file_id = read_layout(data)
+    limit = MAX_RATIO * len(data) + FREE_BYTES if max_decoded is None else max_decoded
+    # "ties count each time"; side planes and the image are decoded bytes too
+    total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
+    check(total + (header.image.bytes if header.image else 0) <= limit, "decoded bytes of the file over the limit")
+
+    decoded = decode_streams(header, records)
+    tensors = assemble(header, decoded)
+    for tensor, data_, identity in zip(header.tensors, tensors, identities, strict=True):
+        check(digest(data_) == identity, f"identity of {tensor.name}")
+    image = rebuild_image(header.image, decoded[-1], tensors) if header.image else None
+    named = {t.name: (t.dtype, t.shape, data_) for t, data_ in zip(header.tensors, tensors, strict=True)}
+    return File(named, header.metadata, image, file_id)
+
+
+def main(paths: list[str]) -> int:
+    for path in paths:
+        try:
+            file = decode_file(Path(path).read_bytes())
+        except Refused as refused:
+            print(f"{path}: refused: {refused}", file=sys.stderr)
+            return 1
+        print(f"{path}: id {file.file_id.hex()}, image {'none' if file.image is None else len(file.image)}")
+        for name, (dtype, shape, data) in file.tensors.items():
+            print(f"  {name}  {dtype}{list(shape)}  {len(data)} bytes  {digest(data).hex()[:16]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,99 @@
+"""Chapter `expressions.md`: dtypes, and how planes become units. Quotations are from that text."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from coder import Refused, check
+
+# section 1: dtype -> bits of an element, bytes of a unit
+DTYPES = {
+    **dict.fromkeys(["BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"], (8, 1)),
+    **dict.fromkeys(["U16", "I16", "F16", "BF16"], (16, 2)),
+    **dict.fromkeys(["U32", "I32", "F32"], (32, 4)),
+    **dict.fromkeys(["U64", "I64", "F64"], (64, 8)),
+    "C64": (64, 4),
+    "F4": (4, 1),
+    "F6_E2M3": (6, 1),
+    "F6_E3M2": (6, 1),
+}
+
+# section 6: "refused as needing a newer reader, wherever a key of an expression or part is expected"
+RESERVED = {"add", "context", "gather", "hadamard", "matmul", "mul", "rand", "trellis", "view"}
+
+
+class NeedsNewerReader(Refused):
+    """The file uses a version, feature or name that this text only reserves."""
+
+
+@dataclass(frozen=True)
+class Part:
+    width: int
+    side: int | None  # the side plane that says which rows have fields; None: all have
+
+
+@dataclass(frozen=True)
+class Bits:
+    parts: tuple[Part, ...]
+    rotate: int
+
+    def width(self) -> int:
+        return sum(part.width for part in self.parts)
+
+
+@dataclass(frozen=True)
+class Ref:
+    target: int
+
+
+def integer(value: object, low: int, high: int, what: str) -> int:
+    # `type() is`: JSON's true must not pass for 1.
+    if type(value) is not int or not low <= value <= high:
+        raise Refused(f"{what}: not a number from {low} to {high}")
+    return value
+
+
+def keyed(value: object, what: str) -> dict[str, object]:
+    """An object of the expression language; reserved names are told apart from malformed ones."""
+    if not isinstance(value, dict):
+        raise Refused(f"{what}: not an object")
+    if reserved := RESERVED & value.keys():
+        raise NeedsNewerReader(f"{what}: {min(reserved)}")
+    return value
+
+
+def parse_expression(value: object) -> Bits | Ref:
+    object_ = keyed(value, "expression")
+    if object_.keys() == {"ref"}:
+        return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
+    check(object_.keys() == {"bits", "rotate"}, "expression: unknown keys")
+    parts = object_["bits"]
+    if not isinstance(parts, list):
+        raise Refused("bits: not an array")
+    check(1 <= len(parts) <= 16, "bits: not 1 to 16 parts")
+    return Bits(tuple(map(parse_part, parts)), integer(object_["rotate"], 0, 1, "rotate"))
+
+
+def parse_part(value: object) -> Part:
+    object_ = keyed(value, "part")
+    if object_.keys() == {"scatter"}:
+        scatter = object_["scatter"]
+        if not isinstance(scatter, list) or len(scatter) != 2:
+            raise Refused("scatter: not an array of two")
+        inner = keyed(scatter[1], "scatter")
+        check(inner.keys() == {"plane"}, "scatter: the second is not a plane")
+        return Part(integer(inner["plane"], 1, 16, "plane"), integer(scatter[0], 0, 3, "scatter"))
+    check(object_.keys() == {"plane"}, "part: unknown keys")
+    return Part(integer(object_["plane"], 1, 16, "plane"), None)
+
+
+def combine(fields: list[list[int]], expression: Bits, unit_bits: int) -> list[int]:
+    """ "The parts, from the first, are put one above the other from the least significant bit up" """
+    units = [0] * len(fields[0])
+    below = 0
+    for plane, part in zip(fields, expression.parts, strict=True):
+        units = [unit | field << below for unit, field in zip(units, plane, strict=True)]
+        below += part.width
+    r = expression.rotate
+    # "unit = floor(v / 2^r) + (v mod 2^r) * 2^(b - r)"
+    return [(v >> r) + (v % (1 << r) << unit_bits - r) for v in units] if r else units
