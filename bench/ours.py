@@ -1,0 +1,87 @@
+"""slimtensors behind the calls the harness makes; everything that knows our API is in this file."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+PRESETS = ("fast", "balanced")
+
+
+def _package() -> Any:
+    return importlib.import_module("slimtensors")
+
+
+def missing() -> str | None:
+    """Why slimtensors cannot be measured, or None."""
+    try:
+        package = _package()
+        absent = [name for name in ("compress", "decompress", "encode", "decode") if not hasattr(package, name)]
+    except Exception as error:  # an unfinished checkout raises anything
+        return f"{type(error).__name__}: {error}"
+    return f"slimtensors lacks {', '.join(absent)}" if absent else None
+
+
+def version() -> str:
+    """Our version, or why there is none."""
+    return missing() or str(_package().__version__)
+
+
+def instruction_set() -> str:
+    """What the kernels were compiled for in this process."""
+    try:
+        return str(importlib.import_module("slimtensors.kernels.instruction_set").chosen())
+    except (ImportError, AttributeError) as error:
+        return f"unknown ({error})"
+
+
+def compress(source: Path, target: Path, preset: str, threads: int, self_check: bool = True) -> None:
+    """A safetensors file to ours."""
+    _package().compress(source, target, preset=preset, threads=threads, self_check=self_check)
+
+
+def decompress(source: Path, target: Path, threads: int) -> None:
+    """Our file to the safetensors file it was made from."""
+    _package().decompress(source, target, threads=threads)
+
+
+def encode(array: np.ndarray, preset: str, threads: int, self_check: bool = False) -> bytes:
+    """One array to a whole container, digests included."""
+    data: bytes = _package().encode(array, preset=preset, threads=threads, self_check=self_check)
+    return data
+
+
+def decode(data: bytes, threads: int, verify: str = "none", out: np.ndarray | None = None) -> np.ndarray:
+    """The array in a container; into `out` if given."""
+    array: np.ndarray = _package().decode(data, threads=threads, verify=verify, out=out)
+    return array
+
+
+def load_file(path: Path, threads: int, verify: str) -> dict[str, np.ndarray]:
+    """Every tensor of our file as NumPy arrays."""
+    numpy_api = importlib.import_module("slimtensors.numpy")
+    loaded: dict[str, np.ndarray] = numpy_api.load_file(path, verify=verify, threads=threads)
+    return loaded
+
+
+def save_file(tensors: dict[str, np.ndarray], path: Path, preset: str) -> None:
+    """Arrays to our file."""
+    importlib.import_module("slimtensors.numpy").save_file(tensors, path, preset=preset)
+
+
+def raw_encode(array: np.ndarray, preset: str) -> list[bytes]:
+    """The codec alone: no container, no digests."""
+    raise NotImplementedError("slimtensors.codecs.arrays is not there yet")
+
+
+def raw_decode(blobs: list[bytes], like: np.ndarray) -> np.ndarray:
+    """The codec alone: no container, no digests."""
+    raise NotImplementedError("slimtensors.codecs.arrays is not there yet")
+
+
+def has_raw() -> bool:
+    """Whether raw_encode and raw_decode are filled in."""
+    return False

@@ -1,0 +1,192 @@
+"""python -m bench.report [RESULT.json] [--readme README.md] [--plots]: a result as Markdown tables and plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from bench.query import Record, Result, absent, records
+from bench.targets import TARGETS
+
+BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+RESULTS = Path(__file__).parent / "results"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table, first column to the left and the others to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, rule, *rows])
+
+
+def _grid(found: list[Record], down: str, across: str, show: Any) -> str:
+    """Records as a table of one label against another; a cell without a record stays empty."""
+    columns = list(dict.fromkeys(record[across] for record in found))
+    cells = {(record[down], record[across]): show(record) for record in found}
+    rows = [[row] + [cells.get((row, c), "") for c in columns] for row in dict.fromkeys(r[down] for r in found)]
+    return table([down, *map(str, columns)], rows)
+
+
+def targets(result: Result) -> str:
+    """Seen, asked, pass or miss."""
+    rows = []
+    for target in TARGETS:
+        seen = target.seen(result)
+        shown = "-" if seen is None else f"{seen:.2f}{target.unit}"
+        sign = "<=" if target.lower else ">="
+        must = f"{sign} {target.must:g}{target.unit}" if target.must else "-"
+        aim = f"{sign} {target.aim:g}{target.unit}" if target.aim is not None else "-"
+        verdict = (
+            target.verdict(seen) if target.must or seen is None else _aim_only(target.meets(seen, target.aim or 0))
+        )
+        rows.append([target.name, shown, must, aim, verdict])
+    return table(["figure", "seen", "must", "aim", ""], rows)
+
+
+def _aim_only(met: bool) -> str:
+    return "aim met" if met else "aim missed"
+
+
+def sizes(result: Result) -> str:
+    found = list(records(result, "sizes"))
+    note = "Per cent of the safetensors file, and bits per weight. Round trip checked bit for bit."
+    rules = sorted({f"{r['codec']}: {r['rule']}" for r in found if r["rule"] != "file"})
+    grid = _grid(found, "codec", "dataset", lambda r: f"{r['percent']:.2f} % ({r['bits_per_weight']:.3f} b)")
+    return f"{note} Rule of counting: whole files, except {'; '.join(rules)}.\n\n{grid}"
+
+
+def _operation(record: Record) -> str:
+    """What was timed, with what our figures must not be quoted without."""
+    extra = [f"verify {record['verify']}"] if record["codec"].startswith("slimtensors") and "verify" in record else []
+    extra += [f"self-check {'on' if record['self_check'] else 'off'}"] if "self_check" in record else []
+    return ", ".join([record["operation"], *extra])
+
+
+def speeds(result: Result, section: str, title: str) -> str:
+    """GB/s of uncompressed bytes, one table for each dataset or leg: codecs down, operations across."""
+    parts = [title + " A cell is GB/s, median, and half the range of the samples."]
+    groups = dict.fromkeys((r["dataset"], r.get("leg", "")) for r in records(result, section))
+    for dataset, leg in groups:
+        found = [
+            {"codec": _codec(r), "operation": _operation(r), "cell": f"{r['gbps']:.2f} ±{_spread(r)}"}
+            for r in records(result, section, dataset=dataset)
+            if r.get("leg", "") == leg
+        ]
+        grid = _grid(found, "codec", "operation", lambda r: r["cell"])
+        parts.append(f"**{dataset}{', ' + leg if leg else ''}**\n\n{grid}")
+    return "\n\n".join(parts)
+
+
+def _codec(record: Record) -> str:
+    ratio = f", {record['ratio']:.4f}x" if "ratio" in record else ""
+    threads = f", {record['threads']} thr" if record.get("threads", 1) > 1 else ""
+    return record["codec"] + threads + ratio
+
+
+def _spread(record: Record) -> str:
+    """Half the range between the fastest and the slowest sample, of the median."""
+    samples = record["samples"]
+    return f"{50 * (max(samples) - min(samples)) / record['seconds']:.0f} %"
+
+
+def startup(result: Result) -> str:
+    rows = [[r["codec"], r["operation"], f"{r['seconds']:.3f}", _spread(r)] for r in records(result, "startup")]
+    return "Wall time in seconds; `import` inside the interpreter, the others as whole processes.\n\n" + table(
+        ["codec", "what", "s", "spread"], rows
+    )
+
+
+def memory(result: Result) -> str:
+    rows = [
+        [r["operation"], str(r["threads"]), f"{r['peak_mib']:.0f}", f"{r['imports_mib']:.0f}"]
+        for r in records(result, "memory")
+    ]
+    return "Peak MiB on a 2 GiB file, above an interpreter with the same imports (last column).\n\n" + table(
+        ["operation", "threads", "MiB", "imports alone"], rows
+    )
+
+
+def small(result: Result) -> str:
+    return _grid(list(records(result, "small")), "codec", "dataset", lambda r: f"{r['bytes']:,} B")
+
+
+def provenance(result: Result) -> str:
+    """Machine, versions, commands, loads: no number without them."""
+    machine = result["machine"]
+    cpu = machine["cpu"]
+    described = (
+        f"- {cpu['model']} ({cpu['family_model']}{', virtual machine' if cpu['virtual'] == 'True' else ''}), "
+        f"{machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
+        f"governor {machine['governor']}, transparent huge pages {machine['transparent_hugepages']}"
+    )
+    lines = [described]
+    seen: dict[str, list[str]] = {}
+    for name, section in result["sections"].items():
+        versions = ", ".join(f"{package} {version}" for package, version in section["versions"].items())
+        seen.setdefault(versions, []).append(name)
+        dirty = ", uncommitted changes" if section["changed_files"] else ""
+        lines.append(
+            f"- {name}: `{section['command']}`, {section['when']}, commit {section['commit'][:10]}{dirty}, load "
+            f"{section['load_average_before'][0]} -> {section['load_average_after'][0]}"
+        )
+    lines += [f"- versions ({', '.join(names)}): {versions}" for versions, names in seen.items()]
+    return "\n".join(lines)
+
+
+def text(result: Result) -> str:
+    """Everything measured, as Markdown."""
+    speed_rule = (
+        "One thread, pinned, process CPU time; uncompressed GB/s, median. `decode fresh` allocates its output; "
+        "`encode` is net of `prepare` (ZipNN overwrites its input and so needs a copy)."
+    )
+    sections: dict[str, tuple[str, Any]] = {
+        "sizes": ("Sizes", sizes),
+        "speed": ("Speed", lambda r: speeds(r, "speed", speed_rule)),
+        "threads": ("Two threads", lambda r: speeds(r, "threads", "Wall time, not pinned.")),
+        "isa": ("Instruction sets", lambda r: speeds(r, "isa", "One CPU, our code paths restricted; CPU time.")),
+        "whole_file": ("Whole files", lambda r: speeds(r, "whole_file", "Wall time, page cache warm.")),
+        "startup": ("Start-up", startup),
+        "memory": ("Memory", memory),
+        "small": ("Many small tensors", small),
+    }
+    parts = ["### Asked and seen", targets(result)]
+    for name, (title, render) in sections.items():
+        if any(records(result, name)):
+            parts += [f"### {title}", render(result)]
+    missing = absent(result)
+    if missing:
+        parts += ["### Not run", "\n".join(f"- {codec}: {reason}" for codec, reason in missing.items())]
+    return "\n\n".join([*parts, "### Made on", provenance(result)])
+
+
+def into_readme(path: Path, body: str) -> None:
+    """Replaces what stands between the markers."""
+    before, found, rest = path.read_text().partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise SystemExit(f"{path} has no {BEGIN} ... {END}")
+    path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
+    parser.add_argument("result", nargs="?", type=Path, help="default: the newest of bench/results")
+    parser.add_argument("--readme", type=Path, help="write the short tables between this file's markers")
+    parser.add_argument("--plots", action="store_true", help="draw the two plots beside the result")
+    arguments = parser.parse_args()
+    path = arguments.result or max(RESULTS.glob("*.json"))
+    result = json.loads(path.read_text())
+    if arguments.readme:
+        short = ["### Size", sizes(result), "### Asked and seen", targets(result), "### Made on", provenance(result)]
+        into_readme(arguments.readme, "\n\n".join(short))
+    if arguments.plots:
+        from bench.plots import draw
+
+        draw(result, path)
+    if not (arguments.readme or arguments.plots):
+        print(text(result))
+
+
+if __name__ == "__main__":
+    main()

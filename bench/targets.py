@@ -1,0 +1,129 @@
+"""The figures asked of slimtensors, and whether a result meets them.
+
+All speeds are ratios within one run on one machine. A figure that was not measured is
+shown as such; it is never a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bench.query import Result, value
+
+Figure = Callable[[Result], "float | None"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One figure: `seen` finds it in a result; lower is better for sizes and waits, higher for ratios of speed."""
+
+    name: str
+    seen: Figure
+    must: float
+    aim: float | None = None
+    unit: str = "x"
+    lower: bool = False
+
+    def meets(self, seen: float, asked: float) -> bool:
+        return seen <= asked if self.lower else seen >= asked
+
+    def verdict(self, seen: float | None) -> str:
+        if seen is None:
+            return "not measured"
+        if not self.meets(seen, self.must):
+            return "MISS"
+        return "pass" if self.aim is None or not self.meets(seen, self.aim) else "pass, aim met"
+
+
+def _divide(one: float | None, other: float | None) -> float | None:
+    return one / other if one is not None and other else None
+
+
+def _percent(dataset: str, preset: str) -> Figure:
+    return lambda result: value(result, "sizes", "percent", dataset=dataset, codec=f"slimtensors {preset}")
+
+
+def _against(section: str, preset: str, operation: str, peer: str = "zipnn", **labels: object) -> Figure:
+    """Our GB/s over the peer's, one thread, BF16, the peer without anything we leave out."""
+
+    def seen(result: Result) -> float | None:
+        common = {"dataset": "minilm-bf16", "operation": operation, "threads": 1} | labels
+        mine = {"codec": f"slimtensors {preset}", "verify": "none"}
+        if operation == "encode":
+            mine["self_check"] = False  # type: ignore[assignment]
+        return _divide(
+            value(result, section, "gbps", **common, **mine), value(result, section, "gbps", **common, codec=peer)
+        )
+
+    return seen
+
+
+def _of_memcpy(preset: str) -> Figure:
+    def seen(result: Result) -> float | None:
+        common = {"dataset": "minilm-bf16", "operation": "decode fresh"}
+        mine = value(result, "speed", "gbps", **common, codec=f"slimtensors {preset}", threads=1, verify="none")
+        share = _divide(mine, value(result, "speed", "gbps", **common, codec="memcpy"))
+        return None if share is None else 100 * share
+
+    return seen
+
+
+def _scaling(operation: str) -> Figure:
+    def seen(result: Result) -> float | None:
+        labels = {"dataset": "minilm-bf16", "codec": "slimtensors balanced", "operation": operation, "verify": "none"}
+        if operation == "encode":
+            labels["self_check"] = False  # type: ignore[assignment]
+        two, one = (value(result, "threads", "gbps", **labels, threads=n) for n in (2, 1))
+        return _divide(two, one)
+
+    return seen
+
+
+def _whole_load(dataset: str) -> Figure:
+    def seen(result: Result) -> float | None:
+        labels = {"dataset": dataset, "threads": 2}
+        codec = "slimtensors balanced"
+        mine = value(result, "whole_file", "gbps", **labels, codec=codec, operation="load_file", verify="full")
+        return _divide(mine, value(result, "whole_file", "gbps", **labels, codec="zipnn", operation="decode alone"))
+
+    return seen
+
+
+def _wait(operation: str) -> Figure:
+    return lambda result: value(result, "startup", "seconds", codec="slimtensors", operation=operation)
+
+
+def _size(name: str, dataset: str, preset: str, must: float) -> Target:
+    return Target(f"size {name}, {preset}", _percent(dataset, preset), must, unit="%", lower=True)
+
+
+TARGETS = [
+    _size("BF16", "minilm-bf16", "fast", 66.5),
+    _size("BF16", "minilm-bf16", "balanced", 66.0),
+    _size("FP16", "minilm-f16", "balanced", 84.7),
+    _size("FP32", "minilm-f32", "balanced", 81.8),
+    _size("FP8 E4M3", "minilm-e4m3", "balanced", 82.0),
+    _size("BF16", "minilm-bf16", "small", 65.3),
+    _size("FP16", "minilm-f16", "small", 84.3),
+    _size("FP32", "minilm-f32", "small", 81.4),
+    _size("FP8 E4M3", "minilm-e4m3", "small", 81.5),
+    Target("decode fresh, fast, of ZipNN's", _against("speed", "fast", "decode fresh"), 2.8),
+    Target("decode fresh, balanced, of ZipNN's", _against("speed", "balanced", "decode fresh"), 2.3),
+    Target("decode fresh, fast, of memcpy's", _of_memcpy("fast"), 0, 60, unit="%"),
+    Target("decode fresh, balanced, of memcpy's", _of_memcpy("balanced"), 0, 60, unit="%"),
+    Target("encode, balanced, of ZipNN's", _against("speed", "balanced", "encode"), 2.5, 4),
+    Target("decode, two threads of one", _scaling("decode fresh"), 1.6, 1.9),
+    Target("encode, two threads of one", _scaling("encode"), 1.6, 1.9),
+    Target("AVX2 decode, fast, of ZipNN's", _against("isa", "fast", "decode fresh", leg="avx2"), 2.0, 3),
+    Target("AVX2 decode, balanced, of ZipNN's", _against("isa", "balanced", "decode fresh", leg="avx2"), 2.0, 3),
+    Target("portable decode, fast, of ZipNN's", _against("isa", "fast", "decode fresh", leg="portable"), 1.1, 1.5),
+    Target(
+        "portable decode, balanced, of ZipNN's", _against("isa", "balanced", "decode fresh", leg="portable"), 1.1, 1.5
+    ),
+    Target("load_file, 2 threads, verify full, of ZipNN's decode (45 MB)", _whole_load("minilm-bf16"), 1.5, 2.5),
+    Target("load_file, 2 threads, verify full, of ZipNN's decode (512 MiB)", _whole_load("big-512m"), 1.5, 2.5),
+    Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
+    Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),
+    Target("first load ever on a machine", _wait("first load, cold kernel cache"), 6, unit=" s", lower=True),
+]
