@@ -1,0 +1,96 @@
+"""Neural-network weights stored small and given back fast, bit for bit.
+
+    import slimtensors
+    slimtensors.compress("model.safetensors", "model.slimtensors")
+
+    from slimtensors.torch import load_file
+    tensors = load_file("model.slimtensors")
+
+Importing this package loads neither Numba nor torch; what a name needs is imported when the name is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from slimtensors._version import __version__
+from slimtensors.container.layout import FORMAT_VERSION
+from slimtensors.errors import (
+    ChecksumError,
+    FormatError,
+    LimitError,
+    NewerFormatError,
+    NotSlimtensorsError,
+    SelfCheckError,
+    SlimtensorsError,
+    TensorNotFoundError,
+    TruncatedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from slimtensors.converting import compress, decompress
+    from slimtensors.estimating import Estimate, estimate
+    from slimtensors.handle import TensorSlice, safe_open
+    from slimtensors.inspecting import FileReport, TensorReport, inspect
+    from slimtensors.memory import decode, encode
+    from slimtensors.verifying import Verified, verify
+
+__all__ = [
+    "FORMAT_VERSION",
+    "ChecksumError",
+    "Estimate",
+    "FileReport",
+    "FormatError",
+    "LimitError",
+    "NewerFormatError",
+    "NotSlimtensorsError",
+    "SelfCheckError",
+    "SlimtensorsError",
+    "TensorNotFoundError",
+    "TensorReport",
+    "TensorSlice",
+    "TruncatedError",
+    "UsageError",
+    "Verified",
+    "__version__",
+    "compress",
+    "decode",
+    "decompress",
+    "encode",
+    "estimate",
+    "inspect",
+    "safe_open",
+    "verify",
+]
+
+_HOME = {
+    "compress": "converting",
+    "decompress": "converting",
+    "Estimate": "estimating",
+    "estimate": "estimating",
+    "TensorSlice": "handle",
+    "safe_open": "handle",
+    "FileReport": "inspecting",
+    "TensorReport": "inspecting",
+    "inspect": "inspecting",
+    "decode": "memory",
+    "encode": "memory",
+    "Verified": "verifying",
+    "verify": "verifying",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(f"slimtensors.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    if name in ("numpy", "torch"):
+        return importlib.import_module(f"slimtensors.{name}")
+    raise AttributeError(f"module 'slimtensors' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,183 @@
+"""A chunk from its units, and back (format_spec/container.md, section 6)."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import fused, head
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
+from slimtensors.codecs.rows import Rows
+from slimtensors.errors import FormatError
+from slimtensors.expression import Bits
+from slimtensors.kernels.cpu import planes as kernels
+
+__all__ = ["decode_chunk", "encode_chunk"]
+
+Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
+
+_AFFINE = struct.Struct("<QQ")
+
+
+def decode_chunk(data: Bytes, bits: Bits, out: Units, rows: Sequence[Rows] = ()) -> None:
+    """Fill `out` from a chunk's stored bytes. Raises FormatError; `out` then holds noise.
+
+    data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
+    """
+    try:
+        kind = head.read_head(data, out.size, len(bits.parts))
+        if kind == head.LITERAL:
+            _decode_literal(data, out)
+        elif kind == head.AFFINE:
+            _decode_affine(data, out)
+        else:
+            _decode_planes(data, bits, out, rows)
+    except struct.error:
+        raise FormatError(f"a chunk of {data.size} bytes is too short") from None
+
+
+def _decode_literal(data: Bytes, out: Units) -> None:
+    end = head.HEAD_BYTES + out.nbytes
+    if end > data.size:
+        raise FormatError(f"a literal chunk of {data.size} bytes for {out.nbytes} bytes decoded")
+    head.check_padding(data, end)
+    out[:] = data[head.HEAD_BYTES : end].view(out.dtype)
+
+
+def _decode_affine(data: Bytes, out: Units) -> None:
+    start, step = _AFFINE.unpack_from(data, head.HEAD_BYTES)
+    if max(start, step) >> 8 * out.itemsize:
+        raise FormatError("an affine chunk's numbers do not fit its unit")
+    head.check_padding(data, head.HEAD_BYTES + _AFFINE.size)
+    # unit[i] = start + i * step, modulo the unit
+    if step:
+        np.multiply(np.arange(out.size, dtype=out.dtype), out.dtype.type(step), out=out)
+        out += out.dtype.type(start)
+    else:
+        out[:] = out.dtype.type(start)
+
+
+def _decode_planes(data: Bytes, bits: Bits, out: Units, rows: Sequence[Rows]) -> None:
+    if out.size < GROUP:
+        raise FormatError(f"planes for a chunk of {out.size} units; {GROUP} are needed")
+    tail_units = out.size % GROUP
+    body = out[: out.size - tail_units]
+    planes, tail = head.read_planes(data, len(bits.parts), tail_units * out.itemsize)
+    if tail_units:
+        out[body.size :] = tail.view(out.dtype)
+    layout = fused.find(bits, out.dtype, [plane.descriptor.mode for plane in planes])
+    if layout is not None:
+        fused.decode(layout, planes, body)
+    else:
+        _decode_any(planes, bits, body, rows)
+
+
+def _decode_any(planes: list[Plane], bits: Bits, body: Units, rows: Sequence[Rows]) -> None:
+    """Plane by plane, for what has no kernel of its own."""
+    body[:] = 0
+    shift = 0
+    for i, (plane, part) in enumerate(zip(planes, bits.parts, strict=True)):
+        try:
+            fields = _decode_part(plane, part.width, body.size, rows[part.side] if part.side is not None else None)
+        except FormatError as error:
+            raise type(error)(f"plane {i}: {error}") from None
+        if isinstance(fields, int):
+            body |= body.dtype.type(fields << shift)
+        else:
+            kernels.join_plane(fields, shift, body)
+        shift += part.width
+    if bits.rotate:
+        kernels.rotate_right(body, bits.rotate)
+
+
+def _decode_part(plane: Plane, width: int, units: int, rows: Rows | None) -> Fields | int:
+    if rows is None:
+        return decode_plane(plane, width, units // GROUP)
+    count = rows.count(units)
+    if count == 0:
+        if plane.descriptor != Descriptor(Mode.CONSTANT):
+            raise FormatError("a plane of which no row is present is not constant 0")
+        return 0
+    fields = decode_plane(plane, width, -(-count // GROUP))
+    if isinstance(fields, int):
+        if fields and count % GROUP:
+            raise FormatError("the fields after the last row are not zero")
+        fields = np.full(head.up(count, GROUP), fields, field_dtype(width))
+    if fields[count:].any():
+        raise FormatError("the fields after the last row are not zero")
+    return rows.expand(fields, units)
+
+
+# ---- encoding
+
+
+def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zstd: bool = False) -> bytes:
+    """A chunk of these units: planes, or affine, or literal where planes would not be smaller.
+
+    units: contiguous. `bits` is the plan, which a chunk may break: it is then literal, or loses the part of the plan that
+    it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
+    """
+    affine = _affine(units)
+    if affine is not None:
+        return head.assemble(head.AFFINE, units.size, units.nbytes, [], _AFFINE.pack(*affine))
+    literal_length = head.up(head.HEAD_BYTES + units.nbytes, head.CHUNK_ALIGNMENT)
+    if units.size >= GROUP:
+        tail_units = units.size % GROUP
+        body = units[: units.size - tail_units]
+        parts = fused.encode(body, bits) or _encode_any(body, bits, rows, try_zstd)
+        if parts is not None:
+            tail = memoryview(units[body.size :]).cast("B")
+            chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail)
+            if len(chunk) < literal_length:
+                return chunk
+    return head.assemble(head.LITERAL, units.size, units.nbytes, [], memoryview(units).cast("B"))
+
+
+def _affine(units: Units) -> tuple[int, int] | None:
+    """(start, step), if the units are that; a constant has step 0."""
+    start = int(units[0])
+    if units.size == 1:
+        return start, 0
+    for count in (min(units.size, 64), units.size):  # most chunks are seen not to be affine by the first few
+        differences = units[1:count] - units[: count - 1]
+        if (differences != differences[0]).any():
+            return None
+    return start, int(differences[0])
+
+
+def _encode_any(
+    body: Units, bits: Bits, rows: Sequence[Rows], try_zstd: bool
+) -> list[tuple[Descriptor, bytes]] | None:
+    """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they should lack."""
+    total = sum(bits.widths)
+    if total < 8 * body.itemsize and _cut(body, bits.rotate, total, 8 * body.itemsize - total).any():
+        return None
+    parts = []
+    shift = 0
+    for part in bits.parts:
+        fields = _cut(body, bits.rotate, shift, part.width)
+        if part.side is not None:
+            if fields[~rows[part.side].mask(fields.size)].any():
+                return None
+            fields = rows[part.side].compact(fields)
+        shift += part.width
+        encoded = encode_plane(fields, part.width, try_zstd=try_zstd)
+        if encoded is None:
+            return None
+        parts.append(encoded)
+    return parts
+
+
+def _cut(body: Units, rotate: int, shift: int, width: int) -> Fields:
+    """A field of the rotated units: uint8[n] for widths up to 8, else uint16[n]. Wider ones are only asked whether they are zero."""
+    if width > 16:
+        low = _cut(body, rotate, shift, 16)
+        return low | _cut(body, rotate, shift + 16, width - 16)
+    out = np.empty(body.size, field_dtype(width))
+    kernels.cut_plane(body, rotate, shift, width, out)
+    return out

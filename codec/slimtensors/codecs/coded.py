@@ -1,0 +1,238 @@
+"""The binding of the rANS coder: payloads of the modes `coded` and `bypass` (format_spec/coder.md, sections 3 to 6)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Plane, is_zero, up
+from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, read_table, table_bytes
+from slimtensors.errors import FormatError
+from slimtensors.kernels.cpu import bypass, encode, histogram, split, table
+from slimtensors.kernels.status import OK
+from slimtensors.limits import BLOCK_UNITS, ESCAPE_SHARE
+
+__all__ = ["Coded", "Escapes", "count_fields", "encode_bypass", "encode_fields", "encode_symbols", "read_coded"]
+
+PRECISION = 12
+STATE_MIN = 1 << 16
+WINDOW = 256  # symbols
+MAX_TABLE_BYTES = 2 + 2 * WINDOW
+BYPASS_SYMBOLS = 112
+
+Words = npt.NDArray[np.uint16]
+
+
+class Escapes(NamedTuple):
+    """Fields outside the window."""
+
+    positions: npt.NDArray[np.uint32]
+    fields: npt.NDArray[np.uint16]
+
+
+class Coded(NamedTuple):
+    """A payload, cut up and checked, as kernels take it."""
+
+    table: npt.NDArray[np.uint32]
+    precision: int
+    base: int
+    states: npt.NDArray[np.uint32]
+    words: Words  # goes on past the plane's own words
+    starts: npt.NDArray[np.int64]
+    escapes: Escapes
+
+
+def read_coded(plane: Plane, width: int, groups: int) -> Coded:
+    """Cut up the payload of a plane in mode `coded` or `bypass` whose body has `groups` groups. Raises FormatError."""
+    descriptor, payload = plane
+    _mode, precision, base, length, blocks, escapes = descriptor
+    bypass = descriptor.mode == Mode.BYPASS
+    if precision not in PRECISIONS:
+        raise FormatError(f"a precision of {precision}; 11 and 12 are known")
+    if not 1 <= blocks <= groups:
+        raise FormatError(f"{blocks} blocks for {groups} groups")
+    if escapes * ESCAPE_SHARE > groups * 128 or (bypass and (escapes or base)):
+        raise FormatError(f"{escapes} escapes and base {base} in mode {Mode.NAMES[descriptor.mode]}")
+
+    frequencies, table_end = read_table(payload[: min(length, MAX_TABLE_BYTES)].tobytes(), precision)
+    _check_symbols(frequencies, base, width, bypass)
+    positions_at = up(table_end)
+    fields_at = up(positions_at + 4 * escapes) if escapes else positions_at
+    counts_at = up(fields_at + 2 * escapes) if escapes else positions_at
+    states_at = up(counts_at + 4 * blocks)
+    words_at = states_at + 4 * LANES * blocks
+    if words_at > length:
+        raise FormatError(f"a payload of {length} bytes for {blocks} blocks and {escapes} escapes")
+    counts = payload[counts_at : counts_at + 4 * blocks].view("<u4")
+    starts = np.zeros(blocks + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    if words_at + 2 * int(starts[-1]) != length:
+        raise FormatError(f"a payload of {length} bytes for {int(starts[-1])} words")
+    ends = [(table_end, positions_at), (counts_at + 4 * blocks, states_at)]
+    if escapes:
+        ends += [(positions_at + 4 * escapes, fields_at), (fields_at + 2 * escapes, counts_at)]
+    if not all(is_zero(payload[a:b]) for a, b in ends):
+        raise FormatError("padding inside a coded plane is not zero")
+    states = payload[states_at:words_at].view("<u4")
+    if int(states.min()) < STATE_MIN:
+        raise FormatError("a state below 2^16")
+    slots = np.empty(1 << precision, np.uint32)
+    if table.build_table(frequencies.astype(np.uint16), precision, slots) != OK:
+        raise FormatError("the frequency table cannot be used")
+    words = payload[words_at : words_at + (payload.size - words_at) // 2 * 2].view("<u2")
+    found = _read_escapes(payload, positions_at, fields_at, escapes, width, groups * 128)
+    return Coded(slots, precision, base, states, words, starts, found)
+
+
+def _check_symbols(frequencies: Frequencies, base: int, width: int, bypass: bool) -> None:
+    last = int(np.flatnonzero(frequencies)[-1])
+    highest = largest_bypass_field(last) if bypass else base + last
+    if (bypass and last >= BYPASS_SYMBOLS) or highest >= 1 << width:
+        raise FormatError(f"symbol {last} stands for a field of more than {width} bits")
+
+
+def largest_bypass_field(symbol: int) -> int:
+    """The largest field of a symbol in mode bypass."""
+    if symbol < 16:
+        return symbol
+    return (9 + symbol % 8 << symbol // 8 - 1) - 1
+
+
+def _read_escapes(payload: Bytes, positions_at: int, fields_at: int, count: int, width: int, units: int) -> Escapes:
+    positions = payload[positions_at : positions_at + 4 * count].view("<u4")
+    fields = payload[fields_at : fields_at + 2 * count].view("<u2")
+    if count:
+        if int(positions[-1]) >= units or not (positions[1:] > positions[:-1]).all():
+            raise FormatError("the positions of escapes do not rise, or lie outside the body")
+        if int(fields.max()) >= 1 << width:
+            raise FormatError(f"an escape of more than {width} bits")
+    return Escapes(positions, fields)
+
+
+def block_count(units: int) -> int:
+    """How many blocks an encoder makes: in fours, which one thread decodes at once, where there is enough for that."""
+    if units >= BLOCK_UNITS:
+        return 4 * max(1, round(units / (4 * BLOCK_UNITS)))
+    return max(1, min(units // (BLOCK_UNITS // 4), 4))
+
+
+def choose_base(counts: npt.NDArray[np.integer]) -> int:
+    """The base of the window that leaves the fewest fields out. `counts`: how often each field occurs."""
+    used = np.flatnonzero(counts[1:]) + 1
+    if used.size == 0 or used[-1] < WINDOW:
+        return 0
+    if used[-1] - used[0] < WINDOW - 1:
+        return int(used[-1]) - (WINDOW - 1)
+    # covered[b] = counts[b + 1] + ... + counts[b + 255]
+    sums = np.concatenate([[0], np.cumsum(counts[1:], dtype=np.int64)])
+    covered = sums[WINDOW - 1 :] - sums[: -(WINDOW - 1)]
+    return int(np.argmax(covered))
+
+
+def symbol_counts(counts: npt.NDArray[np.integer], base: int) -> npt.NDArray[np.int64]:
+    """How often each symbol occurs, from how often each field does; what the window lacks counts as symbol 0."""
+    symbols = np.zeros(WINDOW, np.int64)
+    window = counts[base + 1 : base + WINDOW]
+    symbols[1 : 1 + window.size] = window
+    symbols[0] = int(counts.sum()) - int(window.sum())
+    return symbols
+
+
+def count_fields(units: npt.NDArray[Any], rotate: int, shift: int, width: int) -> npt.NDArray[np.uint32]:
+    """How often each field of `width` bits at bit `shift` of the rotated units occurs; units.size is a multiple of 128."""
+    counts = np.empty(histogram.TABLES << width, np.uint32)
+    staging = np.empty(histogram.STAGING, np.uint16)
+    must(histogram.field_histogram(units, rotate, shift, width, staging, counts))
+    return counts[: 1 << width]
+
+
+def find_escapes(
+    units: npt.NDArray[Any], rotate: int, shift: int, width: int, base: int, count: int
+) -> Escapes | None:
+    """The `count` fields that lie outside the window 0, base + 1 ... base + 255."""
+    if count == 0:
+        return None
+    positions, fields = np.empty(count, np.uint32), np.empty(count, np.uint16)
+    staging = np.empty(histogram.STAGING, np.uint16)
+    found = histogram.find_escapes(units, rotate, shift, width, base, staging, positions, fields)
+    assert found == count
+    return Escapes(positions, fields)
+
+
+def must(status: int) -> None:
+    """The encoder's kernels cannot fail on what this package hands them."""
+    if status != OK:
+        raise AssertionError(f"a kernel of the encoder returned {status}")
+
+
+def encode_fields(
+    fields: npt.NDArray[np.integer], counts: npt.NDArray[np.integer], base: int
+) -> tuple[Descriptor, bytes]:
+    """A payload in mode `coded` from fields (uint8[n] or uint16[n], n a multiple of 128); counts: of the symbols."""
+    if fields.dtype == np.uint8:
+        return encode_symbols(fields, counts, base, None)
+    symbols = np.empty(fields.size, np.uint8)
+    escaped = split.symbols_of(fields, base, symbols)
+    return encode_symbols(symbols, counts, base, find_escapes(fields, 0, 0, 16, base, escaped))
+
+
+def encode_symbols(
+    symbols: Bytes, counts: npt.NDArray[np.integer], base: int, escapes: Escapes | None
+) -> tuple[Descriptor, bytes]:
+    """A payload in mode `coded` from symbols (uint8[n], n a multiple of 128)."""
+    frequencies = normalise(counts, PRECISION)
+    blocks = block_count(symbols.size)
+    coder = _Encoder(symbols.size, 1, blocks, frequencies)
+    entries = np.empty(encode.ENTRIES, np.uint32)
+    must(encode.encode_symbols(symbols, coder.table, PRECISION, entries, coder.words, coder.states, coder.counts))
+    count = 0 if escapes is None else escapes.positions.size
+    return Descriptor(Mode.CODED, PRECISION, base, 0, blocks, count), coder.payload(frequencies, escapes)
+
+
+def bypass_counts(counts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64], int]:
+    """(how often each symbol of mode bypass occurs, bypass bits in all), from how often each field does."""
+    fields = np.arange(counts.size)
+    lengths = np.frexp(fields.astype(np.float64))[1]  # the bit length, exactly
+    extra = np.maximum(lengths - 4, 0)
+    symbols = np.where(fields < 16, fields, 8 * (extra + 1) + (fields >> extra) % 8)
+    return np.bincount(symbols, weights=counts, minlength=WINDOW).astype(np.int64), int((extra * counts).sum())
+
+
+def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer]) -> tuple[Descriptor, bytes]:
+    """A payload in mode `bypass` from fields (uint16[n]); counts: of the symbols, as `bypass_counts` gives them."""
+    frequencies = normalise(counts, PRECISION)
+    blocks = block_count(fields.size)
+    coder = _Encoder(fields.size, 2, blocks, frequencies)
+    must(bypass.encode_bypass(fields, coder.table, PRECISION, coder.words, coder.states, coder.counts))
+    return Descriptor(Mode.BYPASS, PRECISION, 0, 0, blocks), coder.payload(frequencies, None)
+
+
+class _Encoder:
+    """Work space of an encoder, and what it comes to. `words_each`: at most so many words per unit."""
+
+    def __init__(self, units: int, words_each: int, blocks: int, frequencies: Frequencies) -> None:
+        self.table = np.empty(WINDOW, np.uint32)
+        must(table.build_encoder_table(frequencies.astype(np.uint16), PRECISION, self.table))
+        self.words = np.empty(units * words_each, np.uint16)
+        self.states = np.empty(LANES * blocks, np.uint32)
+        self.counts = np.empty(blocks, np.int64)
+        groups = units // GROUP
+        # Block b's words end where its units end.
+        self._ends = [(b + 1) * groups // blocks * GROUP * words_each for b in range(blocks)]
+
+    def payload(self, frequencies: Frequencies, escapes: Escapes | None) -> bytes:
+        """The stored form (format_spec/coder.md, section 5)."""
+        out = bytearray(table_bytes(frequencies))
+        out += bytes(-len(out) % 16)
+        parts = [self.counts.astype("<u4"), self.states]
+        if escapes is not None:
+            parts = [escapes.positions, escapes.fields, *parts]
+        for part in parts:
+            out += memoryview(part).cast("B")
+            out += bytes(-len(out) % 16)
+        words = memoryview(self.words)
+        for end, count in zip(self._ends, self.counts.tolist(), strict=True):
+            out += words[end - count : end].cast("B")
+        return bytes(out)

@@ -1,0 +1,138 @@
+"""Layouts that have kernels of their own: split and join in the same pass as the coder.
+
+They give the bytes that the plane-by-plane way gives; tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import coded
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.codecs.planes import check_status, packed_length, raw_payload
+from slimtensors.entropy.tables import cost
+from slimtensors.errors import FormatError
+from slimtensors.expression import Bits
+from slimtensors.kernels.cpu import decode_kernels, split
+from slimtensors.limits import ESCAPE_SHARE
+
+__all__ = ["Layout", "decode", "encode", "find"]
+
+Units = npt.NDArray[Any]
+
+SAMPLE_RUNS, SAMPLE_RUN = 16, GROUP  # what is looked at before a rest is stored raw unseen
+RAW_ENOUGH = 0.95  # a rest with this share of its bits' entropy is not worth coding
+
+
+class Layout(NamedTuple):
+    """Raw planes below one coded plane, rotated by one."""
+
+    unit_bytes: int
+    widths: tuple[int, ...]
+    decode: Callable[..., int]
+    split: Callable[..., int]
+
+
+LAYOUTS = {
+    (layout.unit_bytes, layout.widths): layout
+    for layout in [
+        Layout(2, (8, 8), decode_kernels.decode_u16_8_8, split.split_u16_8_8),
+        Layout(2, (6, 10), decode_kernels.decode_u16_6_10, split.split_u16_6_10),
+        Layout(4, (8, 8, 8, 8), decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
+        Layout(4, (8, 8, 6, 10), decode_kernels.decode_u32_8_8_6_10, split.split_u32_8_8_6_10),
+    ]
+}
+
+
+def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
+    if bits.rotate != 1 or bits.sides:
+        return None
+    return LAYOUTS.get((dtype.itemsize, bits.widths))
+
+
+def find(bits: Bits, dtype: np.dtype[Any], modes: list[int]) -> Layout | None:
+    """The layout that decodes planes in these modes, if there is one."""
+    if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
+        return None
+    return _layout(bits, dtype)
+
+
+def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
+    """The pieces of a packed plane, the largest first (format_spec/coder.md, section 2)."""
+    found, at = [], 0
+    for piece in (8, 4, 2, 1):
+        if width & piece:
+            length = packed_length(piece, units // GROUP)
+            found.append(packed[at : at + length])
+            at += length
+    return found
+
+
+def decode(layout: Layout, planes: list[Plane], body: Units) -> None:
+    """Fill the body. Raises FormatError."""
+    groups = body.size // GROUP
+    raw: list[Bytes] = []
+    for plane, width in zip(planes, layout.widths[:-1], strict=False):
+        raw += pieces(raw_payload(plane, width, groups), width, body.size)
+    parts = coded.read_coded(planes[-1], layout.widths[-1], groups)
+    check_status(
+        layout.decode(parts.table, parts.precision, parts.base, parts.states, parts.words, parts.starts, *raw, body)
+    )
+    positions, fields = parts.escapes
+    if positions.size:
+        _patch(body, positions, fields, sum(layout.widths[:-1]))
+
+
+def _patch(body: Units, positions: npt.NDArray[np.uint32], fields: npt.NDArray[np.uint16], shift: int) -> None:
+    """Put in the fields that the window lacks; their symbols must have been 0."""
+    # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
+    mask = body.dtype.type((1 << 8 * body.itemsize - 1) - (1 << shift - 1))
+    if (body[positions] & mask).any():
+        raise FormatError("an escape where the symbol is not 0")
+    body[positions] |= fields.astype(body.dtype) << body.dtype.type(shift - 1)
+
+
+def encode(body: Units, bits: Bits) -> list[tuple[Descriptor, bytes]] | None:
+    """Descriptors and payloads, or None where the layout has no kernel or its raw planes look as if they were worth coding."""
+    layout = _layout(bits, body.dtype)
+    if layout is None or not _rest_is_noise(body, layout):
+        return None
+    width, shift = layout.widths[-1], sum(layout.widths[:-1])
+    counts = coded.count_fields(body, 1, shift, width)
+    base = coded.choose_base(counts)
+    symbol_counts = coded.symbol_counts(counts, base)
+    if np.count_nonzero(symbol_counts) < 2:
+        return None
+    raw = [np.empty(packed_length(w, body.size // GROUP), np.uint8) for w in layout.widths[:-1]]
+    symbols = np.empty(body.size, np.uint8)
+    split_pieces = [p for packed, w in zip(raw, layout.widths, strict=False) for p in pieces(packed, w, body.size)]
+    escaped = layout.split(body, base, *split_pieces, symbols)
+    if escaped * ESCAPE_SHARE > body.size:
+        return None
+    escapes = coded.find_escapes(body, 1, shift, width, base, escaped)
+    parts = [(Descriptor(Mode.RAW), packed.tobytes()) for packed in raw]
+    parts.append(coded.encode_symbols(symbols, symbol_counts, base, escapes))
+    return parts
+
+
+def _rest_is_noise(body: Units, layout: Layout) -> bool:
+    """Whether the raw planes' entropy, in a sample, is near their width."""
+    step = max(SAMPLE_RUN, body.size // SAMPLE_RUNS // SAMPLE_RUN * SAMPLE_RUN)
+    runs = body[: body.size // step * step].reshape(-1, step)[:, :SAMPLE_RUN]
+    sample = np.ascontiguousarray(runs).reshape(-1)
+    one = sample.dtype.type(1)
+    rotated = sample << one | sample >> sample.dtype.type(8 * sample.itemsize - 1)
+    shift = 0
+    for width in layout.widths[:-1]:
+        fields = (rotated >> sample.dtype.type(shift)).astype(np.uint8) & np.uint8((1 << width) - 1)
+        counts = np.bincount(fields, minlength=1 << width)
+        # A sample of n draws from K symbols shows (K - 1) / (2 n ln 2) bits too little entropy.
+        bias = ((1 << width) - 1) / (2 * sample.size * 0.693)
+        if cost(counts) / sample.size + bias < RAW_ENOUGH * width:
+            return False
+        shift += width
+    return True

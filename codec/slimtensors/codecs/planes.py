@@ -1,0 +1,171 @@
+"""One plane of a chunk, in any mode: fields from its payload, a payload from its fields (format_spec/coder.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zstandard
+
+from slimtensors.codecs import coded
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.entropy.tables import cost, normalise
+from slimtensors.errors import FormatError
+from slimtensors.kernels.cpu import bypass, decode_kernels
+from slimtensors.kernels.cpu import planes as kernels
+from slimtensors.kernels.status import OK
+from slimtensors.limits import ESCAPE_SHARE
+
+__all__ = ["Fields", "decode_plane", "encode_plane", "packed_length"]
+
+Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
+
+WORTH = 0.99  # what a mode that takes longer to decode must get a plane down to, against raw
+TABLE_BYTES = 200  # a guess, for choosing
+ZSTD_LEVEL = 3
+
+
+def packed_length(width: int, groups: int) -> int:
+    """Bytes of a plane in mode raw: 32 for each 8 / p steps of each piece of p bits."""
+    steps = 4 * groups
+    return sum(32 * -(-steps // (8 // piece)) for piece in (8, 4, 2, 1) if width & piece)
+
+
+def field_dtype(width: int) -> np.dtype[Any]:
+    return np.dtype(np.uint8 if width <= 8 else np.uint16)
+
+
+def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
+    """The plane's 128 * groups fields, or the one value that they all have. Raises FormatError."""
+    descriptor = plane.descriptor
+    if groups == 0 and descriptor != Descriptor(Mode.CONSTANT):
+        raise FormatError("a plane without fields is not constant 0")
+    match descriptor.mode:
+        case Mode.CONSTANT:
+            _nothing_else(descriptor, descriptor._replace(mode=0, base=0))
+            if descriptor.base >= 1 << width:
+                raise FormatError(f"a constant of more than {width} bits")
+            return descriptor.base
+        case Mode.RAW:
+            return _unpack(raw_payload(plane, width, groups), width, groups)
+        case Mode.ZSTD:
+            _nothing_else(descriptor, descriptor._replace(mode=0, length=0))
+            packed = _decompress(plane.payload[: descriptor.length], packed_length(_narrow(width), groups))
+            return _unpack(packed, width, groups)
+    if descriptor.mode == Mode.BYPASS and width <= 8:
+        raise FormatError(f"mode bypass for a plane of {width} bits")
+    parts = coded.read_coded(plane, width, groups)
+    out = np.empty(GROUP * groups, field_dtype(width))
+    stream = (parts.states, parts.words, parts.starts)
+    if descriptor.mode == Mode.BYPASS:
+        status = bypass.decode_bypass(parts.table, parts.precision, *stream, out)
+    elif width <= 8:
+        status = decode_kernels.decode_fields_u8(parts.table, parts.precision, parts.base, *stream, out)
+    else:
+        status = decode_kernels.decode_fields_u16(parts.table, parts.precision, parts.base, *stream, out)
+    check_status(status)
+    positions, fields = parts.escapes
+    if positions.size:
+        if out[positions].any():
+            raise FormatError("an escape where the symbol is not 0")
+        out[positions] = fields
+    return out
+
+
+def check_status(status: int) -> None:
+    """Turn a kernel's status into an error."""
+    if status != OK:
+        raise FormatError("the coded stream does not end as it began: its words or states are damaged")
+
+
+def raw_payload(plane: Plane, width: int, groups: int) -> Bytes:
+    """The packed bytes of a plane in mode raw, its descriptor checked."""
+    descriptor = plane.descriptor
+    _nothing_else(descriptor, descriptor._replace(mode=0, length=0))
+    if descriptor.length != packed_length(_narrow(width), groups):
+        raise FormatError(f"{descriptor.length} packed bytes for {groups} groups of {width} bits")
+    return plane.payload[: descriptor.length]
+
+
+def _narrow(width: int) -> int:
+    if width > 8:
+        raise FormatError(f"packed bits for a plane of {width} bits; 8 is the most")
+    return width
+
+
+def _nothing_else(descriptor: Descriptor, rest: Descriptor) -> None:
+    """`rest` is what must be zero of a descriptor."""
+    if any(rest):
+        raise FormatError(f"mode {Mode.NAMES[descriptor.mode]} does not use all that its descriptor states")
+
+
+def _unpack(packed: Bytes, width: int, groups: int) -> Fields:
+    if width == 8:
+        return packed
+    out = np.empty(GROUP * groups, np.uint8)
+    if kernels.unpack(width, packed, out) != OK:
+        raise FormatError("unused bits of packed fields are not zero")
+    return out
+
+
+def _decompress(frame: Bytes, length: int) -> Bytes:
+    """One Zstandard frame that states its size and needs no dictionary."""
+    try:
+        view = memoryview(frame)
+        parameters = zstandard.get_frame_parameters(view)
+        if parameters.content_size != length or parameters.dict_id:
+            raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")
+        decompressor = zstandard.ZstdDecompressor()
+        data = decompressor.decompress(view, max_output_size=length, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise FormatError(f"a Zstandard frame is damaged: {error}") from None
+    if len(data) != length:
+        raise FormatError(f"a Zstandard frame gave {len(data)} bytes where {length} are needed")
+    return np.frombuffer(bytearray(data), np.uint8)
+
+
+# ---- encoding
+
+
+def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> tuple[Descriptor, bytes] | None:
+    """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
+
+    fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128.
+    """
+    groups = fields.size // GROUP
+    counts = coded.count_fields(fields, 0, 0, width)
+    if np.count_nonzero(counts) <= 1:
+        return Descriptor(Mode.CONSTANT, base=int(fields[0]) if fields.size else 0), b""
+    best: tuple[Descriptor, bytes] | None = None
+    size = float(packed_length(width, groups)) if width <= 8 else np.inf
+    if width <= 8:
+        packed = fields.tobytes() if width == 8 else _pack(fields, width)
+        best = Descriptor(Mode.RAW), packed
+        if try_zstd:
+            frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
+            if len(frame) < size * WORTH:
+                best, size = (Descriptor(Mode.ZSTD), frame), len(frame)
+    base = coded.choose_base(counts)
+    symbols = coded.symbol_counts(counts, base)
+    escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
+    if escaped * ESCAPE_SHARE <= fields.size:
+        estimate = cost(symbols) / 8 + 6 * escaped + overhead(fields.size)
+        if estimate < size * WORTH:
+            best, size = coded.encode_fields(fields, symbols, base), estimate
+    if width > 8:
+        buckets, extra_bits = coded.bypass_counts(counts)
+        if (cost(buckets) + extra_bits) / 8 + overhead(fields.size) < size * WORTH:
+            best = coded.encode_bypass(fields, buckets)
+    return best
+
+
+def overhead(units: int) -> int:
+    """Bytes that a coded plane takes besides its symbols: table, states less what they carry, word counts."""
+    return TABLE_BYTES + 68 * coded.block_count(units)
+
+
+def _pack(fields: Fields, width: int) -> bytes:
+    out = np.empty(packed_length(width, fields.size // GROUP), np.uint8)
+    kernels.pack(width, fields, out)
+    return out.tobytes()

@@ -1,0 +1,1 @@
+"""The file: prefix, header, index, table, chunks. Knows nothing of codecs."""

@@ -1,0 +1,206 @@
+"""The header: what the file holds and how it is cut up, as planned before the first weight is read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from slimtensors.container import canonical
+from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREAM_RECORD_BYTES
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.expression import Bits, Expression, Ref
+
+__all__ = ["Header", "Image", "Pack", "Side", "Stream", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A side plane: one unit per row of its tensor."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    chunk: int
+    expression: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "chunk": self.chunk,
+            "dtype": self.dtype.name,
+            "expression": self.expression,
+            "shape": list(self.shape),
+        }
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor; `chunk` for a stream of its own, `pack` for a part of one, neither for a ref or no elements."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    expression: int | None = None
+    chunk: int | None = None
+    sides: tuple[Side, ...] = ()
+    pack: int | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.bytes_of(self.shape)
+
+    @property
+    def units(self) -> int:
+        return self.nbytes // self.dtype.unit_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        value: dict[str, Any] = {"dtype": self.dtype.name, "name": self.name, "shape": list(self.shape)}
+        for key in ("chunk", "expression", "pack"):
+            if getattr(self, key) is not None:
+                value[key] = getattr(self, key)
+        if self.sides:
+            value["sides"] = [side.to_json() for side in self.sides]
+        return value
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Small tensors of one dtype, one after another in one chunk."""
+
+    dtype: DType
+    expression: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"dtype": self.dtype.name, "expression": self.expression}
+
+
+@dataclass(frozen=True)
+class Image:
+    """How the source file is put together: a number of literal bytes, or (first tensor, number of tensors)."""
+
+    format: str
+    segments: tuple[int | tuple[int, int], ...]
+    chunk: int
+    expression: int
+
+    @property
+    def literal_bytes(self) -> int:
+        return sum(segment for segment in self.segments if isinstance(segment, int))
+
+    def to_json(self) -> dict[str, Any]:
+        segments = [s if isinstance(s, int) else list(s) for s in self.segments]
+        return {"chunk": self.chunk, "expression": self.expression, "format": self.format, "segments": segments}
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One stream, as its header describes it."""
+
+    label: str  # for messages
+    dtype: DType
+    units: int
+    chunk: int
+    bits: Bits
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.units // self.chunk)
+
+    def chunk_units(self, index: int) -> int:
+        """Units of one chunk; the last may be shorter."""
+        return min(self.chunk, self.units - index * self.chunk)
+
+
+@dataclass
+class Header:
+    """A valid header. `schema.parse` and the planner make them."""
+
+    expressions: list[Expression]
+    tensors: list[Tensor]
+    packs: list[Pack] = field(default_factory=list)
+    metadata: dict[str, str] = field(default_factory=dict)
+    image: Image | None = None
+
+    def __post_init__(self) -> None:
+        self.streams: list[Stream] = []
+        self.tensor_stream: list[int | None] = []  # of each tensor: its own, or its pack's
+        self.side_streams: dict[int, list[int]] = {}  # by tensor
+        self.pack_stream: list[int] = []
+        self.pack_offset: dict[int, int] = {}  # by tensor: its first unit in its pack
+        self.image_stream: int | None = None
+        self._lay_out()
+
+    def _lay_out(self) -> None:
+        pack_units = [0] * len(self.packs)
+        for i, tensor in enumerate(self.tensors):
+            if tensor.pack is not None:
+                self.pack_offset[i] = pack_units[tensor.pack]
+                pack_units[tensor.pack] += tensor.units
+        for i, tensor in enumerate(self.tensors):
+            if tensor.pack is not None:
+                if tensor.pack == len(self.pack_stream):
+                    pack, units = self.packs[tensor.pack], pack_units[tensor.pack]
+                    self.pack_stream.append(
+                        self._add(f"pack {tensor.pack}", pack.dtype, units, units, pack.expression)
+                    )
+                self.tensor_stream.append(self.pack_stream[tensor.pack])
+            elif tensor.chunk is not None and tensor.expression is not None:
+                self.side_streams[i] = [
+                    self._add(
+                        f"side plane {k} of tensor {tensor.name!r}",
+                        side.dtype, math.prod(side.shape), side.chunk, side.expression,
+                    )
+                    for k, side in enumerate(tensor.sides)
+                ]  # fmt: skip
+                label = f"tensor {tensor.name!r}"
+                self.tensor_stream.append(
+                    self._add(label, tensor.dtype, tensor.units, tensor.chunk, tensor.expression)
+                )
+            else:
+                self.tensor_stream.append(None)
+        if self.image is not None:
+            units = DIGEST_BYTES + self.image.literal_bytes
+            self.image_stream = self._add(
+                "the source image", DTYPES["U8"], units, self.image.chunk, self.image.expression
+            )
+
+    def _add(self, label: str, dtype: DType, units: int, chunk: int, expression: int) -> int:
+        bits = self.expressions[expression]
+        assert isinstance(bits, Bits)  # the schema and the planner see to it
+        self.streams.append(Stream(label, dtype, units, chunk, bits))
+        return len(self.streams) - 1
+
+    def target(self, index: int) -> int:
+        """The tensor that holds the bytes: itself, or what it refers to."""
+        expression = self.tensors[index].expression
+        if expression is not None:
+            found = self.expressions[expression]
+            if isinstance(found, Ref):
+                return found.tensor
+        return index
+
+    @property
+    def chunks(self) -> int:
+        return sum(stream.chunks for stream in self.streams)
+
+    @property
+    def index_length(self) -> int:
+        return STREAM_RECORD_BYTES * len(self.streams) + DIGEST_BYTES * len(self.tensors)
+
+    @property
+    def table_length(self) -> int:
+        return CHUNK_RECORD_BYTES * self.chunks
+
+    @property
+    def decoded_bytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    def to_bytes(self) -> bytes:
+        value: dict[str, Any] = {
+            "expressions": [expression.to_json() for expression in self.expressions],
+            "metadata": self.metadata,
+            "packs": [pack.to_json() for pack in self.packs],
+            "tensors": [tensor.to_json() for tensor in self.tensors],
+        }
+        if self.image is not None:
+            value["image"] = self.image.to_json()
+        return canonical.dumps(value)

@@ -1,0 +1,164 @@
+"""Open a file, check it in the order of format_spec/container.md section 10, hand out chunks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Literal
+
+from slimtensors.container import schema
+from slimtensors.container.digest import stored_digest
+from slimtensors.container.header import Header
+from slimtensors.container.layout import (
+    CHUNK_RECORD_BYTES,
+    DIGEST_BYTES,
+    PREFIX_BYTES,
+    SIGNED_PREFIX_BYTES,
+    STREAM_RECORD_BYTES,
+    ChunkRecord,
+    Prefix,
+    aligned,
+    read_chunk_records,
+    read_prefix,
+    read_stream_records,
+)
+from slimtensors.container.source import Bytes, ByteSource
+from slimtensors.errors import ChecksumError, FormatError, LimitError
+from slimtensors.limits import EXPANSION, EXPANSION_SLACK, MAX_CHUNK_BYTES
+
+__all__ = ["Reader", "Verify"]
+
+Verify = Literal["none", "stored", "full"]
+
+# Prefix, header and index of most files; saves a second request where each costs a round trip.
+FIRST_READ_BYTES = 64 * 1024
+
+
+class Reader:
+    """A checked header and index, and the chunks on demand. Safe to use from several threads."""
+
+    def __init__(self, source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None) -> None:
+        self.source = source
+        self.verify = verify
+        size = source.size()
+        start = source.read(0, min(size, FIRST_READ_BYTES)).tobytes()
+        self.prefix: Prefix = read_prefix(start, size)
+        index_at = PREFIX_BYTES + self.prefix.header_length
+        end = index_at + self.prefix.index_length
+        if end > len(start):
+            start += source.read(len(start), end - len(start)).tobytes()
+        header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
+        if stored_digest(start[:SIGNED_PREFIX_BYTES], header_bytes, index) != self.prefix.file_id:
+            raise ChecksumError("prefix, header or index do not match the file id: the file is damaged")
+        self.header: Header = schema.parse(header_bytes)
+        self._check_lengths(index)
+        self._check_budget(size, max_bytes)
+        self._records: dict[int, tuple[list[ChunkRecord], list[int]]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def file_id(self) -> bytes:
+        """BLAKE3 that commits to every byte of the file."""
+        return self.prefix.file_id
+
+    def _check_lengths(self, index: bytes) -> None:
+        header, length = self.header, self.prefix.file_length
+        if len(index) != header.index_length:
+            raise FormatError(f"the index has {len(index)} bytes; the header implies {header.index_length}")
+        streams = len(header.streams)
+        self.stream_records = read_stream_records(index, streams)
+        digests = index[streams * STREAM_RECORD_BYTES :]
+        self.identities = [digests[i : i + DIGEST_BYTES] for i in range(0, len(digests), DIGEST_BYTES)]
+        empty = stored_digest(b"")
+        for i, tensor in enumerate(header.tensors):
+            if tensor.units == 0 and self.identities[i] != empty:
+                raise FormatError(f"tensor {tensor.name!r} has no elements, but its identity is not that of no bytes")
+            if self.identities[i] != self.identities[header.target(i)]:
+                raise FormatError(f"tensor {tensor.name!r} has another identity than the tensor it refers to")
+        self.table_at = PREFIX_BYTES + self.prefix.header_length + self.prefix.index_length
+        table_end = self.table_at + header.table_length
+        self.chunks_at = aligned(table_end)
+        if self.chunks_at > length:
+            raise FormatError("the table reaches past the end of the file")
+        if self.source.read(table_end, self.chunks_at - table_end).any():
+            raise FormatError("padding after the table is not zero")
+        stored = sum(record.stored_length for record in self.stream_records)
+        if self.chunks_at + stored != length:
+            raise FormatError(f"the streams have {stored} bytes, the file has room for {length - self.chunks_at}")
+
+    def _check_budget(self, size: int, max_bytes: int | None) -> None:
+        allowed = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
+        if self.header.decoded_bytes > allowed:
+            raise LimitError(
+                f"the tensors take {self.header.decoded_bytes} bytes decoded; {allowed} are allowed for a file of {size} bytes. "
+                "If you trust the file, pass max_bytes"
+            )
+
+    def records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
+        """A stream's table records, checked, and the position of each chunk in the file."""
+        with self._lock:
+            if stream not in self._records:
+                self._records[stream] = self._read_records(stream)
+            return self._records[stream]
+
+    def _read_records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
+        plan, record = self.header.streams[stream], self.stream_records[stream]
+        before = self._chunks_before(stream)
+        data = self.source.read(self.table_at + before * CHUNK_RECORD_BYTES, plan.chunks * CHUNK_RECORD_BYTES).tobytes()
+        if stored_digest(data) != record.table_digest:
+            raise ChecksumError(f"{plan.label}: its table records do not match the index: the file is damaged")
+        records = read_chunk_records(data)
+        position = self._stream_at(stream)
+        positions = []
+        for i, chunk in enumerate(records):
+            where = f"{plan.label}, chunk {i}"
+            decoded = plan.chunk_units(i) * plan.dtype.unit_bytes
+            if chunk.decoded_length != decoded:
+                raise FormatError(f"{where}: decoded length {chunk.decoded_length}; the header implies {decoded}")
+            if decoded > MAX_CHUNK_BYTES:
+                raise LimitError(f"{where}: {decoded} bytes decoded; the limit is {MAX_CHUNK_BYTES}")
+            stored = chunk.stored_length
+            if stored % 64 or not stored * EXPANSION >= decoded or not 0 < stored <= aligned(decoded) + 128:
+                raise FormatError(f"{where}: a stored length of {stored} for {decoded} bytes decoded")
+            positions.append(position)
+            position += stored
+        if position != self._stream_at(stream) + record.stored_length:
+            raise FormatError(f"{plan.label}: the chunks' lengths do not sum to the stream's")
+        return records, positions
+
+    def _chunks_before(self, stream: int) -> int:
+        self._sum_up()
+        return self._first_chunk[stream]
+
+    def _stream_at(self, stream: int) -> int:
+        self._sum_up()
+        return self._positions[stream]
+
+    def _sum_up(self) -> None:
+        """Running sums, once and only when a chunk is wanted."""
+        if hasattr(self, "_positions"):
+            return
+        first, at = [0], [self.chunks_at]
+        for plan, record in zip(self.header.streams, self.stream_records, strict=True):
+            first.append(first[-1] + plan.chunks)
+            at.append(at[-1] + record.stored_length)
+        self._first_chunk, self._positions = first, at
+
+    def stored(self, stream: int, chunk: int, scratch: Bytes | None = None) -> tuple[Bytes, ChunkRecord]:
+        """A chunk's stored bytes (checked unless verify is "none") and its record."""
+        records, positions = self.records(stream)
+        record = records[chunk]
+        data = self.source.read(positions[chunk], record.stored_length, scratch)
+        if self.verify != "none" and stored_digest(memoryview(data)) != record.stored_digest:
+            raise ChecksumError(
+                f"{self.header.streams[stream].label}, chunk {chunk}: its {record.stored_length} bytes at offset "
+                f"{positions[chunk]} do not have their BLAKE3 digest: the file is damaged; copy or download it again"
+            )
+        return data, record
+
+    def front_of(self, stream: int, chunk: int, length: int) -> Bytes:
+        """The first bytes of a chunk, or fewer if it is shorter; unchecked, to be looked at and not decoded."""
+        records, positions = self.records(stream)
+        return self.source.read(positions[chunk], min(length, records[chunk].stored_length))
+
+    def close(self) -> None:
+        self.source.close()

@@ -1,0 +1,248 @@
+"""From the header's JSON to a valid `Header`, or a FormatError that says what is wrong (container.md, section 3)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from slimtensors import expression as expressions
+from slimtensors.container import canonical
+from slimtensors.container.header import Header, Image, Pack, Side, Tensor
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import FormatError, LimitError, UsageError
+from slimtensors.expression import Bits, Expression, Ref
+from slimtensors.limits import (
+    MAX_CHUNK_BYTES,
+    MAX_DIMENSIONS,
+    MAX_ELEMENTS,
+    MAX_EXPRESSIONS,
+    MAX_METADATA_BYTES,
+    MAX_NAME_BYTES,
+    MAX_SIDES,
+    MAX_TENSORS,
+)
+
+__all__ = ["check_metadata", "check_name", "parse"]
+
+
+def parse(data: bytes) -> Header:
+    """A header from its bytes. Raises FormatError, LimitError or NewerFormatError."""
+    value = _object(canonical.loads(data), "the header")
+    if value.keys() - {"image"} != {"expressions", "metadata", "packs", "tensors"}:
+        raise FormatError(f"the header has the keys {sorted(value)[:8]}")
+    table = [expressions.parse(item) for item in _array(value["expressions"], "expressions", MAX_EXPRESSIONS)]
+    metadata = _object(value["metadata"], "metadata")
+    check_metadata(metadata)
+    packs = [_pack(item, table) for item in _array(value["packs"], "packs", MAX_TENSORS)]
+    tensors: list[Tensor] = []
+    names: set[str] = set()
+    for item in _array(value["tensors"], "tensors", MAX_TENSORS):
+        tensor = _tensor(item, table, tensors, packs)
+        if tensor.name in names:
+            raise FormatError(f"two tensors have the name {tensor.name!r}")
+        names.add(tensor.name)
+        tensors.append(tensor)
+    _check_packs(packs, tensors)
+    image = _image(value["image"], table, tensors) if "image" in value else None
+    return Header(table, tensors, packs, metadata, image)
+
+
+def check_name(name: object) -> None:
+    """Names are 1 to 512 bytes of UTF-8 without control characters."""
+    if not isinstance(name, str):
+        raise FormatError(f"the name {name!r} is not a string")
+    length = len(name.encode("utf-8", "surrogatepass"))
+    if not 1 <= length <= MAX_NAME_BYTES:
+        raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
+    if any(c < " " or c == "\x7f" for c in name):
+        raise FormatError(f"the name {name[:80]!r} has control characters")
+
+
+def check_metadata(metadata: dict[str, Any]) -> None:
+    """Strings only, and not too many."""
+    size = 0
+    for key, text in metadata.items():
+        if not isinstance(key, str) or not isinstance(text, str):
+            raise FormatError(f"metadata {key!r} is not a string; both keys and values must be")
+        size += len(key) + len(text)
+    if size > MAX_METADATA_BYTES:
+        raise LimitError(f"the metadata has {size} characters; the limit is {MAX_METADATA_BYTES}")
+
+
+def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack]) -> Tensor:
+    value = _object(value, "a tensor")
+    keys = value.keys() - {"dtype", "name", "shape"}
+    if len(value) != len(keys) + 3:
+        raise FormatError(f"a tensor has the keys {sorted(value)[:8]}; dtype, name and shape are needed")
+    check_name(value["name"])
+    name: str = value["name"]
+    try:
+        dtype = _dtype(value["dtype"])
+        shape = _shape(value["shape"])
+        units = dtype.bytes_of(shape) // dtype.unit_bytes
+        if keys == {"pack"}:
+            return Tensor(name, dtype, shape, pack=_pack_of(value["pack"], dtype, units, packs))
+        if keys == {"expression"}:
+            index, found = _expression(value["expression"], table)
+            return Tensor(name, dtype, shape, _ref(index, found, dtype, shape, earlier, table))
+        if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
+            chunk, index = _stream(value, dtype, units, table)
+            sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
+            _check_sides(table[index], sides, units, "sides" in keys)
+            return Tensor(name, dtype, shape, index, chunk, sides)
+        if not keys and units == 0:
+            return Tensor(name, dtype, shape)
+        raise FormatError(f"the keys {sorted(keys)} do not go together")
+    except (FormatError, UsageError) as error:
+        kind = type(error) if isinstance(error, FormatError) else FormatError
+        raise kind(f"tensor {name!r}: {error}") from None
+
+
+def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
+    index = _integer(value, 0, len(packs) - 1, "pack")
+    if packs[index].dtype != dtype:
+        raise FormatError(f"{dtype.name} in a pack of {packs[index].dtype.name}")
+    if units == 0:
+        raise FormatError("a tensor without elements in a pack")
+    return index
+
+
+def _ref(
+    index: int, found: Expression, dtype: DType, shape: tuple[int, ...], earlier: list[Tensor], table: list[Expression]
+) -> int:
+    if not isinstance(found, Ref):
+        raise FormatError("the expression needs chunks, and the tensor has none")
+    if found.tensor >= len(earlier):
+        raise FormatError(f"refers to tensor {found.tensor}, which is not an earlier one")
+    target = earlier[found.tensor]
+    if (target.dtype, target.shape) != (dtype, shape):
+        raise FormatError(f"refers to tensor {target.name!r} of another dtype or shape")
+    if target.units == 0 or (target.expression is not None and isinstance(table[target.expression], Ref)):
+        raise FormatError(f"refers to tensor {target.name!r}, which holds no bytes itself")
+    return index
+
+
+def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Expression]) -> tuple[int, int]:
+    """(chunk, expression) of something that has a stream."""
+    index, found = _expression(value["expression"], table)
+    if not isinstance(found, Bits):
+        raise FormatError("a ref has no chunks")
+    if sum(found.widths) > dtype.unit_bits:
+        raise FormatError(f"planes of {sum(found.widths)} bits for units of {dtype.unit_bits}")
+    if units == 0:
+        raise FormatError("chunks for no elements")
+    return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
+
+
+def _side(value: Any, table: list[Expression]) -> Side:
+    value = _object(value, "a side plane")
+    if value.keys() != {"chunk", "dtype", "expression", "shape"}:
+        raise FormatError(f"a side plane has the keys {sorted(value)[:8]}")
+    dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
+    if dtype.name != "U8" or len(shape) != 1:
+        raise FormatError("a side plane is not U8 with one dimension")
+    chunk, index = _stream(value, dtype, math.prod(shape), table)
+    _no_sides(table[index])
+    return Side(dtype, shape, chunk, index)
+
+
+def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool) -> None:
+    assert isinstance(expression, Bits)
+    if has_key and not sides:
+        raise FormatError("an empty list of side planes")
+    if expression.sides != set(range(len(sides))):
+        raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
+    if any(units % side.shape[0] for side in sides):
+        raise FormatError("a side plane's rows do not divide the tensor")
+
+
+def _no_sides(expression: Expression) -> None:
+    if isinstance(expression, Bits) and expression.sides:
+        raise FormatError("scatter outside a tensor with side planes")
+
+
+def _pack(value: Any, table: list[Expression]) -> Pack:
+    value = _object(value, "a pack")
+    if value.keys() != {"dtype", "expression"}:
+        raise FormatError(f"a pack has the keys {sorted(value)[:8]}")
+    dtype = _dtype(value["dtype"])
+    _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table)
+    _no_sides(table[index])
+    return Pack(dtype, index)
+
+
+def _check_packs(packs: list[Pack], tensors: list[Tensor]) -> None:
+    seen = 0
+    sizes = [0] * len(packs)
+    for tensor in tensors:
+        if tensor.pack is not None:
+            if tensor.pack > seen:
+                raise FormatError(f"pack {tensor.pack} begins before pack {seen}")
+            seen = max(seen, tensor.pack + 1)
+            sizes[tensor.pack] += tensor.nbytes
+    if seen != len(packs):
+        raise FormatError(f"{len(packs)} packs, of which {seen} are used")
+    if max(sizes, default=0) > MAX_CHUNK_BYTES:
+        raise LimitError(f"a pack of {max(sizes)} bytes; the limit of a chunk is {MAX_CHUNK_BYTES}")
+
+
+def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
+    value = _object(value, "the image")
+    if value.keys() != {"chunk", "expression", "format", "segments"}:
+        raise FormatError(f"the image has the keys {sorted(value)[:8]}")
+    if value["format"] != "safetensors":
+        raise FormatError(f"the image has the format {value['format']!r}")
+    segments: list[int | tuple[int, int]] = []
+    for item in _array(value["segments"], "segments", 2 * MAX_TENSORS + 1):
+        if isinstance(item, list):
+            if len(item) != 2:
+                raise FormatError("a segment of the image is not a pair")
+            first = _integer(item[0], 0, len(tensors) - 1, "the first tensor of a segment")
+            segments.append((first, _integer(item[1], 1, len(tensors) - first, "the tensors of a segment")))
+        else:
+            segments.append(_integer(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
+    literal = sum(segment for segment in segments if isinstance(segment, int))
+    if literal > MAX_ELEMENTS:
+        raise LimitError("the image has too many literal bytes")
+    chunk, index = _stream(value, DTYPES["U8"], 32 + literal, table)
+    _no_sides(table[index])
+    return Image("safetensors", tuple(segments), chunk, index)
+
+
+def _dtype(value: Any) -> DType:
+    found = DTYPES.get(value) if isinstance(value, str) else None
+    if found is None:
+        raise FormatError(f"unknown dtype {value!r}")
+    return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = tuple(_integer(n, 0, MAX_ELEMENTS, "a dimension") for n in _array(value, "the shape", MAX_DIMENSIONS))
+    if math.prod(n for n in shape if n) > MAX_ELEMENTS:
+        raise LimitError(f"the shape {list(shape)} has more than 2^48 elements")
+    return shape
+
+
+def _expression(value: Any, table: list[Expression]) -> tuple[int, Expression]:
+    index = _integer(value, 0, len(table) - 1, "expression")
+    return index, table[index]
+
+
+def _object(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a JSON object")
+    return value
+
+
+def _array(value: Any, what: str, limit: int) -> list[Any]:
+    if not isinstance(value, list):
+        raise FormatError(f"{what} is not a JSON array")
+    if len(value) > limit:
+        raise LimitError(f"{what}: {len(value)} entries; the limit is {limit}")
+    return value
+
+
+def _integer(value: Any, low: int, high: int, what: str) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise FormatError(f"{what} is {value!r:.40}, not an integer from {low} to {high}")
+    return value

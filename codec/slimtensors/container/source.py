@@ -1,0 +1,198 @@
+"""Where bytes come from: a path, bytes, a file object, or anything with ranged reads."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import threading
+from typing import Any, Protocol, cast, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.container.system import RandomAccessFile
+from slimtensors.errors import TruncatedError, UsageError
+
+__all__ = ["ByteSource", "Bytes", "FileObject", "RangedReads", "open_source"]
+
+Bytes = npt.NDArray[np.uint8]
+KERNEL_ALIGNMENT = 16  # of what a kernel views as wider integers
+
+
+@runtime_checkable
+class RangedReads(Protocol):
+    """What a caller may hand in: an object store's client, a cache, a decrypting reader."""
+
+    def size(self) -> int:
+        """Total bytes."""
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        """Exactly these bytes; called from several threads."""
+
+
+class FileObject(Protocol):
+    """A binary file object that can seek."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...
+    def tell(self) -> int: ...
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+class ByteSource(Protocol):
+    """What readers here use."""
+
+    label: str
+
+    def size(self) -> int: ...
+
+    def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
+        """These bytes as an aligned array, in `scratch` where that is given and a copy is needed. Never write to it."""
+
+    def close(self) -> None: ...
+
+
+class FileSource:
+    """A file by pread: safe against truncation, on network file systems and in forked processes."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.label = os.fspath(path)
+        self._file = RandomAccessFile(path)
+
+    def size(self) -> int:
+        return self._file.size()
+
+    def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
+        target = _buffer(length, scratch)
+        count = self._file.read_into(offset, memoryview(target))
+        if count != length:
+            raise _short(self.label, offset, length, count)
+        return target
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class BufferSource:
+    """Bytes in memory, or a mapped file."""
+
+    def __init__(self, data: Any, label: str = "the bytes given") -> None:
+        self.label = label
+        self._data = memoryview(data).cast("B")
+        self._array = _writable(self._data)
+
+    def size(self) -> int:
+        return len(self._data)
+
+    def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
+        piece = self._array[offset : offset + length]
+        if piece.size != length:
+            raise _short(self.label, offset, length, piece.size)
+        if length and piece.ctypes.data % KERNEL_ALIGNMENT:
+            target = _buffer(length, scratch)
+            target[:] = piece
+            return target
+        return piece
+
+    def close(self) -> None:
+        self._array = np.empty(0, np.uint8)
+        self._data = memoryview(b"")
+
+
+class RangedSource:
+    """A file object (one read at a time), or an object with ranged reads (as many as there are threads)."""
+
+    def __init__(self, target: RangedReads | FileObject, label: str) -> None:
+        self.label = label
+        self._target = target
+        self._lock = threading.Lock()
+
+    def size(self) -> int:
+        if isinstance(self._target, RangedReads):
+            return self._target.size()
+        with self._lock:
+            return self._target.seek(0, os.SEEK_END)
+
+    def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
+        if isinstance(self._target, RangedReads):
+            data = self._target.read_range(offset, length)
+        else:
+            with self._lock:
+                self._target.seek(offset)
+                data = _read_all(self._target, length)
+        if len(data) != length:
+            raise _short(self.label, offset, length, len(data))
+        target = _buffer(length, scratch)
+        target[:] = np.frombuffer(data, np.uint8)
+        return target
+
+    def close(self) -> None:
+        """The caller's object stays open; it is the caller's."""
+
+
+def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
+    """A source for a path, bytes-like object, seekable file object or object with ranged reads."""
+    if isinstance(target, (str, os.PathLike)):
+        if use_mmap:
+            with open(target, "rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+            return BufferSource(mapped, os.fspath(target))
+        return FileSource(target)
+    if isinstance(target, (bytes, bytearray, memoryview, mmap.mmap)):
+        return BufferSource(target)
+    if isinstance(target, RangedReads) or (hasattr(target, "seek") and hasattr(target, "read")):
+        return RangedSource(target, str(getattr(target, "name", None) or type(target).__name__))
+    raise UsageError(
+        f"cannot read from {type(target).__name__}: give a path, bytes, a binary file object that can seek, "
+        "or an object with size() and read_range(offset, length)"
+    )
+
+
+def _buffer(length: int, scratch: Bytes | None) -> Bytes:
+    if scratch is not None and scratch.size >= length:
+        return scratch[:length]
+    return aligned_empty(length)
+
+
+def aligned_empty(length: int, alignment: int = 64) -> Bytes:
+    """Uninitialised bytes that begin on a cache line."""
+    raw = np.empty(length + alignment, np.uint8)
+    skip = -raw.ctypes.data % alignment
+    return raw[skip : skip + length]
+
+
+def _writable(view: memoryview) -> Bytes:
+    """An array over read-only bytes that says it is writable.
+
+    Numba compiles a kernel once more for read-only arrays; ours never write to their inputs, so the flag is all that differs.
+    """
+    array = np.frombuffer(view, np.uint8) if len(view) else np.empty(0, np.uint8)
+    if array.flags.writeable:
+        return array
+    holder = _Holder()
+    holder.owner = view
+    holder.__array_interface__ = {
+        "version": 3, "typestr": "|u1", "shape": (array.size,), "data": (array.ctypes.data, False),
+    }  # fmt: skip
+    return cast(Bytes, np.asarray(holder))
+
+
+class _Holder:
+    """Keeps the bytes alive for as long as the array over them."""
+
+    owner: memoryview
+    __array_interface__: dict[str, Any]
+
+
+def _read_all(file: FileObject, length: int) -> bytes:
+    parts = []
+    while length and (part := file.read(length)):
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _short(label: str, offset: int, length: int, count: int) -> TruncatedError:
+    return TruncatedError(
+        f"{label}: {length} bytes wanted from offset {offset}, {count} were there; "
+        "the file was cut off or has changed: copy or download it again"
+    )

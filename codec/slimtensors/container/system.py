@@ -1,0 +1,180 @@
+"""Every call to the operating system, so that one page shows what is assumed of it.
+
+Nothing here needs Linux: where a call is missing (Windows has no `pread`, macOS no `posix_fallocate`), the next best takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import stat
+import sys
+import threading
+from pathlib import Path
+
+__all__ = ["RandomAccessFile", "TemporaryOutput", "resolve_destination"]
+
+_O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
+_O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
+_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+# Reading a FIFO or a device could block for ever; O_NONBLOCK lets us look at what it is first.
+_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+
+class RandomAccessFile:
+    """A regular file, open for reading at any position by any number of threads."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
+        self.descriptor = os.open(self.path, os.O_RDONLY | _O_BINARY | _O_CLOEXEC | _O_NONBLOCK)
+        try:
+            status = os.fstat(self.descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{self.path} is not a regular file")
+        except BaseException:
+            self.close()
+            raise
+
+    def size(self) -> int:
+        """Bytes in the file now."""
+        return os.fstat(self.descriptor).st_size
+
+    def read_into(self, offset: int, target: memoryview) -> int:
+        """Fill `target` from `offset`; returns the bytes read, fewer only at the end of the file."""
+        done = 0
+        while done < len(target):
+            count = self._read_some(offset + done, target[done:])
+            if count == 0:
+                break
+            done += count
+        return done
+
+    def _read_some(self, offset: int, target: memoryview) -> int:
+        if self.descriptor < 0:
+            raise ValueError(f"{self.path} is closed")
+        if hasattr(os, "preadv"):
+            return os.preadv(self.descriptor, [target], offset)
+        if hasattr(os, "pread"):
+            data = os.pread(self.descriptor, len(target), offset)
+        else:
+            with self._lock:  # the position belongs to the descriptor, not to the thread
+                os.lseek(self.descriptor, offset, os.SEEK_SET)
+                data = os.read(self.descriptor, min(len(target), 1 << 30))
+        target[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def resolve_destination(path: str | os.PathLike[str]) -> Path:
+    """Where a file is really to be written: a symbolic link is followed, so the link stays and its target is replaced."""
+    return Path(os.path.realpath(os.fspath(path)))
+
+
+class TemporaryOutput:
+    """A new file beside its destination, which takes the destination's place when it is whole.
+
+    Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode to the
+    new one; a new file gets what the umask says. The temporary file is readable by its owner only until then.
+    """
+
+    def __init__(self, destination: str | os.PathLike[str]) -> None:
+        self.destination = resolve_destination(destination)
+        if self.destination.is_dir():
+            raise IsADirectoryError(f"{self.destination} is a folder")
+        host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
+        name = f".{self.destination.name[:100]}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        self.path = self.destination.with_name(name)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY | _O_CLOEXEC | _O_NOFOLLOW
+        self._descriptor = os.open(self.path, flags, 0o600)
+        self._position = 0
+
+    def reserve(self, length: int) -> None:
+        """Ask for space early, so that a full disk is noticed before the work is done. Best effort."""
+        if hasattr(os, "posix_fallocate") and length:
+            with contextlib.suppress(OSError):  # not every file system can; writing will tell
+                os.posix_fallocate(self._descriptor, 0, length)
+                os.ftruncate(self._descriptor, 0)
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append."""
+        view = memoryview(data).cast("B")
+        while len(view):
+            count = os.write(self._descriptor, view[: 1 << 30])
+            view = view[count:]
+            self._position += count
+
+    def write_at_start(self, data: bytes) -> None:
+        """Overwrite the first bytes, which must have been written before."""
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        end, self._position = self._position, 0
+        self.write(data)
+        self._position = end
+        os.lseek(self._descriptor, end, os.SEEK_SET)
+
+    def commit(self, *, durable: bool = True) -> None:
+        """Make the file the destination. An error of fsync is final: the kernel may have dropped the data."""
+        if durable:
+            _flush(self._descriptor)
+        self._copy_mode()
+        self._close()
+        os.replace(self.path, self.destination)
+        if durable:
+            _flush_folder(self.destination.parent)
+
+    def discard(self) -> None:
+        """Leave nothing behind."""
+        self._close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path)
+
+    def _copy_mode(self) -> None:
+        if not hasattr(os, "fchmod"):
+            return
+        try:
+            mode = stat.S_IMODE(os.stat(self.destination).st_mode)
+        except FileNotFoundError:
+            mode = 0o666 & ~_umask()
+        os.fchmod(self._descriptor, mode)
+
+    def _close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            os.close(descriptor)
+
+
+def _flush(descriptor: int) -> None:
+    """To the disk itself. On macOS fsync stops at the drive's cache; F_FULLFSYNC does not."""
+    if sys.platform == "darwin":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # some file systems do not have it
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename durable. Windows cannot open folders and does not need it."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(folder, os.O_RDONLY | _O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    """The process's umask. Reading it means setting it; Linux tells without."""
+    with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/self/status") as status:
+        return int(next(line for line in status if line.startswith("Umask:")).split()[1], 8)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

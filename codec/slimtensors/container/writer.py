@@ -1,0 +1,109 @@
+"""Write a file whose header is planned: reserve the front, append chunks, fill the front in."""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple, Protocol
+
+from slimtensors.container import schema
+from slimtensors.container.digest import decoded_digest, stored_digest
+from slimtensors.container.header import Header
+from slimtensors.container.layout import (
+    ALIGNMENT,
+    PREFIX_BYTES,
+    SIGNED_PREFIX_BYTES,
+    ChunkRecord,
+    Prefix,
+    StreamRecord,
+    aligned,
+)
+from slimtensors.errors import UsageError
+from slimtensors.limits import MAX_HEADER_BYTES
+
+__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "seal"]
+
+
+class Output(Protocol):
+    """What a file is written to."""
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append all of it."""
+
+    def write_at_start(self, data: bytes) -> None:
+        """Overwrite the first bytes."""
+
+
+class MemoryOutput:
+    """A file in memory."""
+
+    def __init__(self) -> None:
+        self._buffer = io.BytesIO()
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._buffer.write(data)
+
+    def write_at_start(self, data: bytes) -> None:
+        self._buffer.seek(0)
+        self._buffer.write(data)
+        self._buffer.seek(0, io.SEEK_END)
+
+    def getvalue(self) -> bytes:
+        return self._buffer.getvalue()
+
+
+class Chunk(NamedTuple):
+    """A finished chunk."""
+
+    data: bytes
+    record: ChunkRecord
+
+
+def seal(data: bytes, decoded: memoryview) -> Chunk:
+    """Give a chunk its record; runs in the worker that made it."""
+    record = ChunkRecord(len(data), len(decoded), stored_digest(data), decoded_digest(decoded))
+    return Chunk(data, record)
+
+
+class Writer:
+    """Takes the chunks of a header's streams in order."""
+
+    def __init__(self, output: Output, header: Header) -> None:
+        self.output = output
+        self.header = header
+        self.header_bytes = header.to_bytes()
+        if len(self.header_bytes) > MAX_HEADER_BYTES:
+            raise UsageError(f"the header would take {len(self.header_bytes)} bytes; the limit is {MAX_HEADER_BYTES}")
+        schema.parse(self.header_bytes)  # a reader must accept what a writer writes
+        front = PREFIX_BYTES + len(self.header_bytes) + header.index_length + header.table_length
+        self.position = aligned(front)
+        self._table = bytearray()
+        self._streams: list[StreamRecord] = []
+        self._records: list[bytes] = []  # of the stream in hand
+        self._stored = 0
+        # A gap of zeros, in pieces: the table of a large file is large.
+        for at in range(0, self.position, 1 << 20):
+            output.write(bytes(min(1 << 20, self.position - at)))
+
+    def add(self, chunk: Chunk) -> None:
+        """Append the next chunk: all chunks of the first stream, then of the second, and so on."""
+        assert len(chunk.data) % ALIGNMENT == 0
+        self.output.write(chunk.data)
+        self.position += len(chunk.data)
+        self._stored += len(chunk.data)
+        self._records.append(chunk.record.pack())
+        if len(self._records) == self.header.streams[len(self._streams)].chunks:
+            table = b"".join(self._records)
+            self._table += table
+            self._streams.append(StreamRecord(self._stored, stored_digest(table)))
+            self._records, self._stored = [], 0
+
+    def finish(self, identities: list[bytes]) -> bytes:
+        """Fill in prefix, index and table; returns the file id."""
+        assert len(self._streams) == len(self.header.streams)
+        assert not self._records
+        index = b"".join(record.pack() for record in self._streams) + b"".join(identities)
+        prefix = Prefix(self.position, len(self.header_bytes), len(index), bytes(32))
+        file_id = stored_digest(prefix.pack()[:SIGNED_PREFIX_BYTES], self.header_bytes, index)
+        front = prefix._replace(file_id=file_id).pack() + self.header_bytes + index + self._table
+        self.output.write_at_start(front)
+        return file_id

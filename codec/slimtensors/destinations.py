@@ -1,0 +1,71 @@
+"""Where a file goes: a path (by way of a temporary file), or a file object."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+from slimtensors.container.system import TemporaryOutput
+from slimtensors.container.writer import Output
+from slimtensors.errors import UsageError
+
+__all__ = ["write_to"]
+
+COPY_BYTES = 1 << 20
+
+
+def write_to(
+    target: Any, write: Callable[[Output], None], check: Callable[[Any], None] | None = None, *, durable: bool = True
+) -> None:
+    """Let `write` fill an output, let `check` read it back, and only then put it where it belongs.
+
+    target: a path, or a binary file object, which gets the whole file at its position once it is complete (it is spooled
+    beside the system's other temporary files until then, so it need not be able to seek).
+    """
+    if isinstance(target, (str, os.PathLike)):
+        output = TemporaryOutput(target)
+        try:
+            write(output)
+            if check is not None:
+                check(output.path)
+            output.commit(durable=durable)
+        except BaseException:
+            output.discard()
+            raise
+    elif hasattr(target, "write"):
+        with tempfile.TemporaryFile("w+b") as spool:
+            write(_Spool(spool))
+            if check is not None:
+                check(spool)
+            spool.seek(0)
+            while block := spool.read(COPY_BYTES):
+                _write_all(target, block)
+    else:
+        raise UsageError(f"cannot write to {type(target).__name__}: give a path or a binary file object")
+
+
+def _write_all(target: Any, block: bytes) -> None:
+    """Raw file objects may take less than they are given."""
+    view = memoryview(block)
+    while len(view):
+        count = target.write(view)
+        if count is None:  # a text stream, or a non-blocking one that is full
+            raise UsageError("the file object to write to does not take bytes, or would block")
+        view = view[count:]
+
+
+class _Spool:
+    """A temporary file as an output."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def write(self, data: bytes | memoryview) -> None:
+        self._file.write(data)
+
+    def write_at_start(self, data: bytes) -> None:
+        self._file.seek(0)
+        self._file.write(data)
+        self._file.seek(0, os.SEEK_END)

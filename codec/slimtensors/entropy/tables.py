@@ -1,0 +1,86 @@
+"""Frequency tables: normalised, stored, read (format_spec/coder.md, section 3)."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.errors import FormatError
+
+__all__ = ["PRECISIONS", "Frequencies", "cost", "normalise", "read_table", "table_bytes"]
+
+Frequencies = npt.NDArray[np.int64]  # of the 256 symbols; they sum to 2^precision
+
+PRECISIONS = (11, 12)
+_TWO_BYTES = 0x80  # set in the first of two bytes
+
+
+def normalise(counts: npt.NDArray[np.integer], precision: int) -> Frequencies:
+    """Frequencies that sum to 2^precision, at least 1 for each symbol that occurs, at least two symbols.
+
+    counts: how often each of the 256 symbols occurs; at least one does. Integers only, so every machine gets the same.
+    """
+    slots = 1 << precision
+    counts = counts.astype(np.int64)
+    total = int(counts.sum())
+    # ideal[s] = counts[s] * 2^precision / total
+    ideal = counts * slots
+    frequencies = np.maximum(ideal // total, counts > 0).astype(np.int64)
+    missing = slots - int(frequencies.sum())
+    if missing > 0:  # to the symbols that rounding down cost most
+        most_cut = np.argsort(-(ideal % total), kind="stable")
+        frequencies[most_cut[:missing]] += 1
+    while missing < 0:  # symbols below one slot got one: take from those most above their ideal
+        above = np.where(frequencies > 1, frequencies * total - ideal, np.iinfo(np.int64).min)
+        frequencies[int(np.argmax(above))] -= 1
+        missing += 1
+    if np.count_nonzero(frequencies) == 1:  # 2^precision itself is not a frequency; lend a slot to a neighbour
+        only = int(np.argmax(frequencies))
+        frequencies[only] -= 1
+        frequencies[only - 1 if only else 1] = 1
+    return frequencies
+
+
+def cost(counts: npt.NDArray[np.integer]) -> float:
+    """Bits that an ideal coder needs for symbols that occur so often. A guide for choices, never stored."""
+    used = counts[counts > 0].astype(np.float64)
+    return float(-(used * np.log2(used / used.sum())).sum()) if used.size else 0.0
+
+
+def table_bytes(frequencies: Frequencies) -> bytes:
+    """The stored form."""
+    used = np.flatnonzero(frequencies)
+    first, last = int(used[0]), int(used[-1])
+    out = bytearray((first, last))
+    for frequency in frequencies[first : last + 1].tolist():
+        if frequency < _TWO_BYTES:
+            out.append(frequency)
+        else:
+            out.append(frequency % _TWO_BYTES + _TWO_BYTES)
+            out.append(frequency // _TWO_BYTES)
+    return bytes(out)
+
+
+def read_table(data: bytes, precision: int) -> tuple[Frequencies, int]:
+    """(frequencies, bytes read) from the stored form. Raises FormatError."""
+    if len(data) < 4 or data[0] >= data[1]:
+        raise FormatError("a frequency table does not list two symbols")
+    first, last = data[0], data[1]
+    values = []
+    at, end = 2, len(data)
+    for _ in range(first, last + 1):
+        if at >= end:
+            raise FormatError("a frequency table is cut off")
+        value = data[at]
+        at += 1
+        if value >= _TWO_BYTES:
+            if at >= end or data[at] == 0:
+                raise FormatError("a frequency is cut off or longer than it need be")
+            value += (data[at] - 1) * _TWO_BYTES
+            at += 1
+        values.append(value)
+    if not values[0] or not values[-1] or sum(values) != 1 << precision:
+        raise FormatError(f"the frequencies sum to {sum(values)}, not to {1 << precision}, or begin or end with 0")
+    frequencies = np.zeros(256, np.int64)
+    frequencies[first : last + 1] = values
+    return frequencies, at

@@ -1,0 +1,61 @@
+"""Everything this library raises on purpose, by whose fault it is."""
+
+__all__ = [
+    "ChecksumError",
+    "FormatError",
+    "LimitError",
+    "NewerFormatError",
+    "NotSlimtensorsError",
+    "SelfCheckError",
+    "SlimtensorsError",
+    "TensorNotFoundError",
+    "TruncatedError",
+    "UsageError",
+]
+
+
+class SlimtensorsError(Exception):
+    """Base of all errors of this library."""
+
+
+class UsageError(SlimtensorsError, ValueError):
+    """The call is wrong: an argument, an option, a combination."""
+
+
+class TensorNotFoundError(UsageError, KeyError):
+    """The file has no tensor of that name."""
+
+    __str__ = Exception.__str__  # KeyError would show the message in quotes
+
+
+class FormatError(SlimtensorsError):
+    """The file is wrong: damaged, cut off, or made by a faulty or hostile writer."""
+
+
+class NotSlimtensorsError(FormatError):
+    """The file is something else; the message says what, and what to do with it."""
+
+
+class TruncatedError(FormatError):
+    """The file is shorter or longer than it says it is."""
+
+
+class ChecksumError(FormatError):
+    """Bytes do not have the digest that the file gives for them."""
+
+
+class LimitError(FormatError):
+    """The file asks for more than this reader allows."""
+
+
+class NewerFormatError(FormatError):
+    """The file needs a newer reader."""
+
+
+class SelfCheckError(SlimtensorsError):
+    """What was written did not decode to what was given: a fault of this library or of this machine.
+
+    The destination has not been touched.
+    """
+
+

@@ -1,0 +1,116 @@
+"""How a tensor is rebuilt from its planes (format_spec/expressions.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slimtensors.errors import FormatError, NewerFormatError
+from slimtensors.limits import MAX_PLANES, MAX_TENSORS
+
+__all__ = ["Bits", "Expression", "Part", "Ref", "parse"]
+
+MAX_WIDTH = 16  # of a plane
+# Names that the format keeps for later; a file that uses one is sound but not for this reader.
+DRAFT = frozenset({"add", "context", "gather", "hadamard", "matmul", "mul", "rand", "trellis", "view"})
+
+
+@dataclass(frozen=True)
+class Part:
+    """A plane of `width` bits; with `side`, only of the rows that this side plane marks."""
+
+    width: int
+    side: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        plane = {"plane": self.width}
+        return plane if self.side is None else {"scatter": [self.side, plane]}
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Planes put one above the other, then rotated right by `rotate` bits."""
+
+    parts: tuple[Part, ...]
+    rotate: int = 0
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        return tuple(part.width for part in self.parts)
+
+    @property
+    def sides(self) -> set[int]:
+        return {part.side for part in self.parts if part.side is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"bits": [part.to_json() for part in self.parts], "rotate": self.rotate}
+
+    def __str__(self) -> str:
+        parts = [f"{p.width}" if p.side is None else f"rows({p.width})" for p in self.parts]
+        return f"bits[{' '.join(parts)}]" + (" rotated" if self.rotate else "")
+
+
+@dataclass(frozen=True)
+class Ref:
+    """The whole of an earlier tensor."""
+
+    tensor: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"ref": self.tensor}
+
+    def __str__(self) -> str:
+        return f"ref({self.tensor})"
+
+
+Expression = Bits | Ref
+
+
+def bits(*widths: int, rotate: int = 0) -> Bits:
+    """Planes of these widths, lowest first."""
+    return Bits(tuple(Part(width) for width in widths), rotate)
+
+
+def parse(value: Any) -> Expression:
+    """An expression from the header's JSON; FormatError for a wrong one, NewerFormatError for a draft one."""
+    keys = _keys(value, "an expression")
+    if keys == {"bits", "rotate"}:
+        parts = value["bits"]
+        if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PLANES:
+            raise FormatError(f"an expression has 1 to {MAX_PLANES} planes")
+        return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
+    if keys == {"ref"}:
+        return Ref(_integer(value["ref"], 0, MAX_TENSORS, "ref"))
+    raise FormatError(f"an expression has the keys {sorted(keys)}")
+
+
+def _part(value: Any) -> Part:
+    keys = _keys(value, "a part of an expression")
+    if keys == {"plane"}:
+        return Part(_integer(value["plane"], 1, MAX_WIDTH, "the width of a plane"))
+    if keys == {"scatter"}:
+        arguments = value["scatter"]
+        if not isinstance(arguments, list) or len(arguments) != 2:
+            raise FormatError("scatter has two arguments: a side plane and a plane")
+        if _keys(arguments[1], "an argument of scatter") != {"plane"}:
+            raise FormatError("the second argument of scatter is not a plane")
+        return Part(
+            _integer(arguments[1]["plane"], 1, MAX_WIDTH, "the width of a plane"),
+            _integer(arguments[0], 0, MAX_PLANES, "the side plane of a scatter"),
+        )
+    raise FormatError(f"a part of an expression has the keys {sorted(keys)}")
+
+
+def _keys(value: Any, what: str) -> set[str]:
+    if not isinstance(value, dict):
+        raise FormatError(f"{what} is not a JSON object")
+    draft = DRAFT & value.keys()
+    if draft:
+        raise NewerFormatError(f"{what} uses {', '.join(sorted(draft))}, which needs a newer reader; update slimtensors")
+    return set(value)
+
+
+def _integer(value: Any, low: int, high: int, what: str) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise FormatError(f"{what} is {value!r}, not an integer from {low} to {high}")
+    return value

@@ -1,0 +1,103 @@
+"""`safe_open`: a file's tensors one by one, as safetensors users know it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slimtensors.container.header import Tensor
+from slimtensors.container.reader import Verify
+from slimtensors.errors import UsageError
+from slimtensors.reading import TensorFile, open_file
+from slimtensors.slicing import read_slice
+from slimtensors.threads import thread_count
+
+__all__ = ["TensorSlice", "safe_open"]
+
+_FRAMEWORKS = {"np": "numpy", "numpy": "numpy", "pt": "torch", "torch": "torch", "pytorch": "torch"}
+
+
+class safe_open:  # noqa: N801 # the name that safetensors has given it
+    """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement.
+
+    filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
+    framework: "np" or "pt". device: of torch tensors; anything that torch takes. verify: "full" checks stored and decoded
+    bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the file
+    instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow, if the file is
+    small and holds very much.
+    """
+
+    def __init__(
+        self,
+        filename: Any,
+        framework: str = "np",
+        device: Any = "cpu",
+        *,
+        verify: Verify = "full",
+        threads: int | None = None,
+        mmap: bool = False,
+        max_bytes: int | None = None,
+    ) -> None:
+        if framework not in _FRAMEWORKS:
+            raise UsageError(f"framework is {framework!r}; it can be np or pt")
+        self._threads = thread_count(threads)
+        if _FRAMEWORKS[framework] == "torch":
+            from slimtensors import torch
+
+            torch.check_device(device)
+            self._convert: Callable[..., Any] = lambda array, tensor: torch.from_array(array, tensor.dtype, device)
+        elif str(device) != "cpu":
+            raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
+        else:
+            self._convert = lambda array, tensor: array
+        self._file: TensorFile = open_file(filename, verify=verify, mmap=mmap, max_bytes=max_bytes)
+
+    def __enter__(self) -> safe_open:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def keys(self) -> list[str]:
+        """Names of the tensors, sorted, as safetensors gives them."""
+        return sorted(self._file.index)
+
+    def offset_keys(self) -> list[str]:
+        """Names of the tensors in the order in which they are stored."""
+        return list(self._file.index)
+
+    def metadata(self) -> dict[str, str] | None:
+        """The source's metadata; None if there are none, as in safetensors."""
+        return dict(self._file.header.metadata) or None
+
+    def get_tensor(self, name: str) -> Any:
+        """The whole tensor."""
+        from slimtensors.numpy import whole_array
+
+        return self._convert(whole_array(self._file, name, self._threads), self._file.tensor(name))
+
+    def get_slice(self, name: str) -> TensorSlice:
+        """A handle that reads parts of the tensor when it is indexed."""
+        return TensorSlice(self._file, name, self._threads, self._convert)
+
+
+class TensorSlice:
+    """What `get_slice` returns: index it to read."""
+
+    def __init__(self, file: TensorFile, name: str, threads: int, convert: Callable[..., Any]) -> None:
+        self._file = file
+        self._name = name
+        self._threads = threads
+        self._convert = convert
+        self._tensor: Tensor = file.tensor(name)
+
+    def get_shape(self) -> list[int]:
+        """The tensor's shape."""
+        return list(self._tensor.shape)
+
+    def get_dtype(self) -> str:
+        """The tensor's dtype, by safetensors' name: "F32", "BF16"."""
+        return self._tensor.dtype.name
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._convert(read_slice(self._file, self._name, index, self._threads), self._tensor)

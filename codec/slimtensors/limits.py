@@ -1,0 +1,26 @@
+"""Every limit, with its reason. Those of the format stand in format_spec/container.md, section 9."""
+
+KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
+
+# ---- of the format: raising one makes files that older readers refuse
+
+MAX_HEADER_BYTES = 16 * MEBIBYTE  # parsed JSON takes 20 to 40 times its length in memory
+MAX_TENSORS = 1 << 17  # ten times the largest shard known
+MAX_EXPRESSIONS = 1 << 16
+MAX_SIDES = 4
+MAX_PLANES = 16
+MAX_DIMENSIONS = 16
+MAX_ELEMENTS = 1 << 48  # sizes in bytes stay below 2^53
+MAX_NAME_BYTES = 512
+MAX_METADATA_BYTES = 8 * MEBIBYTE
+MAX_CHUNK_BYTES = 16 * MEBIBYTE
+EXPANSION = 1024  # decoded bytes for each stored byte
+EXPANSION_SLACK = 256 * MEBIBYTE
+ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
+
+# ---- of this implementation: free to change
+
+CHUNK_BYTES = MEBIBYTE  # decoded; a slice reads at least one chunk, a thread works on one at a time
+PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
+PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
+BLOCK_UNITS = 64 * KIBIBYTE  # flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki

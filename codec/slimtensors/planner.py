@@ -1,0 +1,279 @@
+"""What becomes of each tensor: its expression, its chunks, what it shares. Looks at samples; reads whole only what may be a duplicate.
+
+The plan is all that the header holds, so the header's size is known before the first chunk is made. A chunk that breaks the
+plan is stored in another way (`codecs.chunk`), so a plan may be wrong about a tensor without harm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import coded, layouts
+from slimtensors.container.digest import new_identity
+from slimtensors.container.header import Header, Image, Pack, Side, Tensor
+from slimtensors.container.schema import check_metadata, check_name
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.entropy.tables import cost
+from slimtensors.errors import FormatError, UsageError
+from slimtensors.expression import Bits, Expression, Ref
+from slimtensors.inputs import Input, unit_count
+from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_BYTES, PACK_TENSOR_BYTES
+
+__all__ = ["PRESETS", "Job", "Plan", "make_plan", "sample_units"]
+
+PRESETS = ("fast", "balanced")
+LATER_PRESETS = ("small",)
+
+SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
+MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
+MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
+MIN_ROW_GAIN = 0.1  # bits per unit that rows with trailing zeros must save in the sample
+
+Units = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How one stream's units are come by. `side_of`: flags of the rows of this input whose last `tail` bits are not all zero."""
+
+    inputs: tuple[int, ...] = ()
+    side_of: int | None = None
+    tail: int = 0
+    try_zstd: bool = False
+    image: bool = False
+
+
+@dataclass
+class Plan:
+    """A header, how to fill each of its streams, and why."""
+
+    header: Header
+    jobs: list[Job]
+    reasons: list[str] = field(default_factory=list)  # of each tensor
+
+
+def make_plan(
+    inputs: Sequence[Input],
+    *,
+    preset: str = "balanced",
+    metadata: dict[str, str] | None = None,
+    segments: Sequence[int | tuple[int, int]] | None = None,
+) -> Plan:
+    """Plan a file. `segments`: of the source image, if there is one. Raises UsageError for what no file can hold."""
+    check_preset(preset)
+    metadata = dict(metadata or {})
+    _check_inputs(inputs, metadata)
+    builder = _Builder(preset)
+    same = _duplicates(inputs)
+    for i, tensor in enumerate(inputs):
+        builder.add(i, tensor, same.get(i))
+    image = None
+    if segments is not None:
+        literal = 32 + sum(s for s in segments if isinstance(s, int))
+        image = Image("safetensors", tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
+        builder.image_jobs.append(Job(try_zstd=True, image=True))
+    header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image)
+    return Plan(header, builder.jobs(), builder.reasons)
+
+
+def check_preset(preset: str) -> None:
+    """Raises UsageError unless it can be had."""
+    if preset in PRESETS:
+        return
+    if preset in LATER_PRESETS:
+        raise UsageError(f"the preset {preset!r} does not exist yet; available: {', '.join(PRESETS)}")
+    raise UsageError(f"unknown preset {preset!r}; available: {', '.join(PRESETS)}")
+
+
+def _check_inputs(inputs: Sequence[Input], metadata: dict[str, str]) -> None:
+    if len(inputs) > MAX_TENSORS:
+        raise UsageError(f"{len(inputs)} tensors; one file holds at most {MAX_TENSORS}: save them in several")
+    try:
+        check_metadata(metadata)
+        for tensor in inputs:
+            check_name(tensor.name)
+    except FormatError as error:
+        raise UsageError(str(error)) from None
+    names = {tensor.name for tensor in inputs}
+    if len(names) != len(inputs):
+        raise UsageError("two tensors have the same name")
+
+
+def sample_units(tensor: Input) -> Units:
+    """Up to 64 Ki units, in runs spread evenly over the tensor."""
+    units = unit_count(tensor)
+    if units <= SAMPLE_RUNS * SAMPLE_RUN:
+        return tensor.read(0, units)
+    step = units // SAMPLE_RUNS
+    return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
+
+
+def chunk_units(units: int, dtype: DType) -> int:
+    """Units of a chunk: as few chunks as the size allows, all of about one length."""
+    limit = CHUNK_BYTES // dtype.unit_bytes
+    chunks = -(-units // limit)
+    each = -(-units // chunks)
+    return units if chunks == 1 else min(limit, -(-each // 512) * 512)
+
+
+class _Builder:
+    """The header's parts, as tensors are added in order."""
+
+    def __init__(self, preset: str) -> None:
+        self.preset = preset
+        self.expressions: list[Expression] = []
+        self.tensors: list[Tensor] = []
+        self.packs: list[Pack] = []
+        self.reasons: list[str] = []
+        self.image_jobs: list[Job] = []
+        self._positions: dict[Expression, int] = {}
+        self._jobs: list[Job | int] = []  # an int is a pack, whose tensors are known only at the end
+        self._pack_inputs: list[list[int]] = []
+        self._open_packs: dict[DType, tuple[int, int]] = {}  # (pack, bytes so far)
+
+    def intern(self, expression: Expression) -> int:
+        """The expression's place in the header's list."""
+        if expression not in self._positions:
+            self._positions[expression] = len(self.expressions)
+            self.expressions.append(expression)
+        return self._positions[expression]
+
+    def jobs(self) -> list[Job]:
+        """One per stream, in the header's order."""
+        made = []
+        for job in self._jobs:
+            if isinstance(job, int):
+                zstd = not self.packs[job].dtype.is_float
+                made.append(Job(inputs=tuple(self._pack_inputs[job]), try_zstd=zstd))
+            else:
+                made.append(job)
+        return made + self.image_jobs
+
+    def add(self, index: int, tensor: Input, same_as: int | None) -> None:
+        """Decide one tensor."""
+        name, dtype, shape = tensor.name, tensor.dtype, tuple(tensor.shape)
+        size = dtype.bytes_of(shape)
+        if size == 0:
+            self._note(Tensor(name, dtype, shape), "no elements")
+        elif same_as is not None:
+            self._note(
+                Tensor(name, dtype, shape, self.intern(Ref(same_as))), f"equal to {self.tensors[same_as].name!r}"
+            )
+        elif size < PACK_TENSOR_BYTES:
+            self._add_to_pack(index, Tensor(name, dtype, shape), size)
+        else:
+            self._add_stream(index, tensor, shape)
+
+    def _note(self, tensor: Tensor, why: str) -> None:
+        self.tensors.append(tensor)
+        self.reasons.append(why)
+
+    def _add_to_pack(self, index: int, tensor: Tensor, size: int) -> None:
+        pack, filled = self._open_packs.get(tensor.dtype, (-1, PACK_BYTES))
+        if filled + size > PACK_BYTES:
+            pack, filled = len(self.packs), 0
+            bits = layouts.usual(tensor.dtype, self.preset)
+            self.packs.append(Pack(tensor.dtype, self.intern(bits)))
+            self._pack_inputs.append([])
+            self._jobs.append(pack)
+        self._open_packs[tensor.dtype] = pack, filled + size
+        self._pack_inputs[pack].append(index)
+        packed = Tensor(tensor.name, tensor.dtype, tensor.shape, pack=pack)
+        self._note(packed, f"smaller than {PACK_TENSOR_BYTES // 1024} KiB: shares a chunk")
+
+    def _add_stream(self, index: int, tensor: Input, shape: tuple[int, ...]) -> None:
+        dtype, units = tensor.dtype, unit_count(tensor)
+        chunk = chunk_units(units, dtype)
+        tail, by_row, why = 0, False, ""
+        if dtype.is_float:
+            tail, by_row, why = _trailing_zeros(tensor, units, layouts.most_tail(dtype, self.preset))
+            bits = layouts.floats(dtype, self.preset, tail, by_row)
+        else:
+            bits = layouts.usual(dtype, self.preset)
+            if dtype.unit_bits == 16 or dtype.unit_bits == 32:
+                bits, why = _integers(sample_units(tensor), dtype)
+        sides: tuple[Side, ...] = ()
+        if by_row:
+            rows = math.prod(shape[:-1])
+            sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
+            self._jobs.append(Job(side_of=index, tail=tail, try_zstd=True))
+        self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
+        self._note(Tensor(tensor.name, dtype, shape, self.intern(bits), chunk, sides), why or f"{dtype.name} fields")
+
+
+def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, str]:
+    """(bits, by row, why): trailing zeros that all units have in common, or that many rows have."""
+    sample = sample_units(tensor)
+    tail = min(_zeros_below(int(np.bitwise_or.reduce(sample))), most)
+    if tail >= MIN_TAIL:
+        return tail, False, f"the last {tail} bits are zero"
+    length = tensor.shape[-1] if len(tensor.shape) > 1 else 0
+    if length < MIN_ROW or tensor.dtype.unit_bits < 32 or units // length < MIN_ROWS:
+        return 0, False, ""
+    rows = units // length
+    picked = np.unique(np.linspace(0, rows - 1, min(rows, 1024)).astype(np.int64))
+    per_row = np.array([_zeros_below(int(np.bitwise_or.reduce(tensor.read(int(r) * length, length)))) for r in picked])
+    # gain(t) = share of rows with at least t trailing zeros * t
+    best, gain = 0, 0.0
+    for t in range(MIN_TAIL, most + 1):
+        found = float((per_row >= t).mean()) * t
+        if found > gain:
+            best, gain = t, found
+    if gain < MIN_ROW_GAIN:
+        return 0, False, ""
+    share = float((per_row >= best).mean())
+    return best, True, f"the last {best} bits are zero in {share:.0%} of rows"
+
+
+def _zeros_below(value: int) -> int:
+    """Trailing zero bits; many for 0."""
+    return (value & -value).bit_length() - 1 if value else 64
+
+
+def _integers(sample: Units, dtype: DType) -> tuple[Bits, str]:
+    """Bytes, or halves with bypass bits, whichever takes less of the sample."""
+    as_bytes = sample.view(np.uint8).reshape(-1, dtype.unit_bytes)
+    by_byte = sum(cost(np.bincount(column, minlength=256)) for column in as_bytes.T)
+    halves = sample.view("<u2").reshape(-1, dtype.unit_bytes // 2)
+    by_half = 0.0
+    for column in halves.T:
+        buckets, extra = coded.bypass_counts(np.bincount(column, minlength=1 << 16))
+        by_half += cost(buckets) + extra
+    if by_half < 0.98 * by_byte:
+        return layouts.halves(dtype), "16-bit fields by bit length"
+    return layouts.whole_bytes(dtype), "bytes"
+
+
+def _duplicates(inputs: Sequence[Input]) -> dict[int, int]:
+    """Tensor -> earlier tensor of the same dtype, shape and bytes. Only tensors with equal samples are read whole."""
+    alike: dict[Hashable, list[int]] = defaultdict(list)
+    for i, tensor in enumerate(inputs):
+        if unit_count(tensor):
+            digest = new_identity(memoryview(np.ascontiguousarray(sample_units(tensor))).cast("B")).digest()
+            alike[tensor.dtype.name, tuple(tensor.shape), digest].append(i)
+    found: dict[int, int] = {}
+    for group in alike.values():
+        first: dict[Hashable, int] = {}
+        for i in group if len(group) > 1 else ():
+            target = first.setdefault(_whole(inputs[i], [inputs[k] for k in group]), i)
+            if target != i:
+                found[i] = target
+    return found
+
+
+def _whole(tensor: Input, group: Sequence[Input]) -> Hashable:
+    """What two tensors share only if their bytes are equal: their place, if all of a group share one, else a digest."""
+    if tensor.place is not None and all(other.place == tensor.place for other in group):
+        return tensor.place
+    hasher, units = new_identity(), unit_count(tensor)
+    step = MAX_CHUNK_BYTES // tensor.dtype.unit_bytes
+    for start in range(0, units, step):
+        hasher.update(memoryview(tensor.read(start, min(step, units - start))).cast("B"))
+    return bytes(hasher.digest())

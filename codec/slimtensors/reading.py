@@ -1,0 +1,199 @@
+"""Tensors out of an open file: whole, in part, or all of them (DESIGN.md, "A tensor's walk")."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.chunk import decode_chunk
+from slimtensors.codecs.rows import Rows
+from slimtensors.container.digest import decoded_digest
+from slimtensors.container.header import Tensor
+from slimtensors.container.reader import Reader, Verify
+from slimtensors.container.source import Bytes, aligned_empty, open_source
+from slimtensors.errors import ChecksumError, FormatError, TensorNotFoundError, UsageError
+from slimtensors.threads import run_all
+
+__all__ = ["Piece", "TensorFile", "open_file"]
+
+Units = npt.NDArray[Any]
+
+VERIFY = ("none", "stored", "full")
+
+
+class Piece(NamedTuple):
+    """A range of a tensor's units, and where to put it."""
+
+    tensor: int
+    start: int
+    out: Units
+
+
+class _Task(NamedTuple):
+    """One chunk, and the pieces that are cut from it: (first unit within the chunk, where to put the units)."""
+
+    stream: int
+    chunk: int
+    targets: list[tuple[int, Units]]
+
+
+def open_file(
+    target: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None
+) -> TensorFile:
+    """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
+    if verify not in VERIFY:
+        raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
+    source = open_source(target, use_mmap=mmap)
+    try:
+        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes))
+    except FormatError as error:
+        from slimtensors.recognise import explain
+
+        better = explain(source, error)
+        source.close()
+        raise better from None
+    except BaseException:
+        source.close()
+        raise
+
+
+class TensorFile:
+    """The tensors of an open file. Safe to use from several threads."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+        self.header = reader.header
+        self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
+        self._local = threading.local()
+        self._present: dict[int, list[Bytes]] = {}  # by stream: the flags of each side plane
+        self._present_lock = threading.Lock()
+
+    def __enter__(self) -> TensorFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened for this file; an object that the caller gave stays open."""
+        self.reader.close()
+
+    def find(self, name: str) -> int:
+        """The tensor's position. Raises TensorNotFoundError."""
+        try:
+            return self.index[name]
+        except KeyError:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, self.index, 1)
+            hint = f"; did you mean {close[0]!r}?" if close else f" among {len(self.index)}"
+            raise TensorNotFoundError(f"{self.reader.source.label}: there is no tensor {name!r}{hint}") from None
+
+    def tensor(self, name: str) -> Tensor:
+        return self.header.tensors[self.find(name)]
+
+    def read(self, index: int, threads: int) -> Units:
+        """A whole tensor's units."""
+        tensor = self.header.tensors[index]
+        out = aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
+        self.fill([Piece(index, 0, out)], threads)
+        return out
+
+    def fill(self, pieces: Sequence[Piece], threads: int) -> None:
+        """Decode pieces into their places, each chunk once, in file order, in threads."""
+        tasks: dict[tuple[int, int], _Task] = {}
+        for piece in pieces:
+            self._cut(piece, tasks)
+        for index in {piece.tensor for piece in pieces}:
+            self.load_sides(self.header.target(index))
+        run_all(self._decode, [tasks[key] for key in sorted(tasks)], min(threads, max(1, len(tasks))))
+
+    def _cut(self, piece: Piece, tasks: dict[tuple[int, int], _Task]) -> None:
+        """Add a piece to the tasks of the chunks that it touches."""
+        index = self.header.target(piece.tensor)
+        number = self.header.tensor_stream[index]
+        if number is None or piece.out.size == 0:
+            return
+        stream = self.header.streams[number]
+        start = piece.start + self.header.pack_offset.get(index, 0)
+        end = start + piece.out.size
+        for chunk in range(start // stream.chunk, -(-end // stream.chunk)):
+            low, high = chunk * stream.chunk, chunk * stream.chunk + stream.chunk_units(chunk)
+            a, b = max(low, start), min(high, end)
+            task = tasks.setdefault((number, chunk), _Task(number, chunk, []))
+            task.targets.append((a - low, piece.out[a - start : b - start]))
+
+    def _decode(self, task: _Task) -> None:
+        stream = self.header.streams[task.stream]
+        units = stream.chunk_units(task.chunk)
+        for offset, target in task.targets:
+            if offset == 0 and target.size == units:
+                out = target  # the whole chunk, straight to its place
+                break
+        else:
+            out = np.empty(units, stream.dtype.unit)
+        self.decode_chunk(task.stream, task.chunk, out)
+        for offset, target in task.targets:
+            if target is not out:
+                target[:] = out[offset : offset + target.size]
+
+    def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
+        """Decode one chunk into `out` and check it."""
+        stream = self.header.streams[number]
+        stored = self.reader.records(number)[0][chunk].stored_length
+        data, record = self.reader.stored(number, chunk, self._scratch(stored))
+        first = chunk * stream.chunk
+        rows = [Rows(flags, stream.units // flags.size, first) for flags in self._present.get(number, ())]
+        try:
+            decode_chunk(data, stream.bits, out, rows)
+        except FormatError as error:
+            raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
+        if self.reader.verify == "full":
+            found = decoded_digest(memoryview(out).cast("B"))
+            if found != record.decoded_digest:
+                raise ChecksumError(
+                    f"{stream.label}, chunk {chunk}: decoded to bytes with digest {found:016x}, the file says "
+                    f"{record.decoded_digest:016x}: its writer or this machine is faulty, the bytes read are as they were written"
+                )
+
+    def load_sides(self, index: int) -> None:
+        """Decode a tensor's side planes before its data need them."""
+        sides = self.header.side_streams.get(index)
+        number = self.header.tensor_stream[index]
+        if not sides or number is None:
+            return
+        with self._present_lock:
+            if number in self._present:
+                return
+            self._present[number] = [self._flags(side) for side in sides]
+
+    def _flags(self, side: int) -> Bytes:
+        stream = self.header.streams[side]
+        flags = np.empty(stream.units, np.uint8)
+        for chunk in range(stream.chunks):
+            low = chunk * stream.chunk
+            self.decode_chunk(side, chunk, flags[low : low + stream.chunk_units(chunk)])
+        if flags.max() > 1:
+            raise FormatError(f"{stream.label}: row flags other than 0 and 1")
+        return flags
+
+    def _scratch(self, length: int) -> Bytes:
+        """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
+        buffer: Bytes | None = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.size < length:
+            buffer = self._local.buffer = aligned_empty(length + length // 4)
+        return buffer
+
+
+def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, Units]]:
+    """Fresh memory for whole tensors: name -> (position, units)."""
+    found = {}
+    for name in names:
+        index = file.find(name)
+        tensor = file.header.tensors[index]
+        found[name] = index, aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
+    return found

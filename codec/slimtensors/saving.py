@@ -1,0 +1,192 @@
+"""Carry out a plan: read, encode in threads, write in order (DESIGN.md, "A tensor's walk")."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.rows import Rows
+from slimtensors.container.digest import new_identity
+from slimtensors.container.header import Stream
+from slimtensors.container.source import ByteSource
+from slimtensors.container.writer import Chunk, Output, Writer, seal
+from slimtensors.inputs import Input, unit_count
+from slimtensors.planner import Job, Plan
+from slimtensors.threads import in_order
+
+__all__ = ["Progress", "SourceImage", "write_plan"]
+
+Units = npt.NDArray[Any]
+Progress = Callable[[int], object]  # called with decoded bytes done since the last call
+
+
+class SourceImage(NamedTuple):
+    """The source file, to be given back byte for byte."""
+
+    source: ByteSource
+    segments: Sequence[int | tuple[int, int]]
+
+
+class _Task(NamedTuple):
+    """One chunk to encode."""
+
+    stream: Stream
+    units: Units
+    rows: tuple[Rows, ...]
+    try_zstd: bool
+
+
+def write_plan(
+    plan: Plan,
+    inputs: Sequence[Input],
+    output: Output,
+    *,
+    threads: int,
+    image: SourceImage | None = None,
+    progress: Progress | None = None,
+) -> bytes:
+    """Write the file; returns its file id. Memory: a few chunks per thread."""
+    writer = Writer(output, plan.header)
+    feed = _Feed(plan, inputs, image)
+    with ThreadPoolExecutor(threads, "slimtensors") if threads > 1 else nullcontext() as pool:
+        for chunk in in_order(_encode, feed.tasks(), threads, pool):
+            writer.add(chunk)
+            if progress is not None:
+                progress(chunk.record.decoded_length)
+    return writer.finish(feed.identities())
+
+
+def _encode(task: _Task) -> Chunk:
+    data = encode_chunk(task.units, task.stream.bits, rows=task.rows, try_zstd=task.try_zstd)
+    return seal(data, memoryview(task.units).cast("B"))
+
+
+class _Feed:
+    """Reads the inputs once, in the streams' order, and digests them on the way."""
+
+    def __init__(self, plan: Plan, inputs: Sequence[Input], image: SourceImage | None) -> None:
+        self._plan = plan
+        self._inputs = inputs
+        self._identity: dict[int, bytes] = {}
+        self._image = _ImageDigest(image, inputs) if image is not None else None
+        self._present: dict[int, npt.NDArray[np.uint8]] = {}
+
+    def tasks(self) -> Iterator[_Task]:
+        for stream, job in zip(self._plan.header.streams, self._plan.jobs, strict=True):
+            if job.side_of is not None:
+                pieces = self._side(stream, job)
+            elif job.image:
+                pieces = self._image_pieces(stream)
+            elif stream.chunks == 1:
+                pieces = self._small(job.inputs)
+            else:
+                pieces = self._large(stream, job.inputs[0])
+            present = self._present.get(job.inputs[0]) if stream.bits.sides else None
+            first = 0
+            for units in pieces:
+                rows = (Rows(present, stream.units // present.size, first),) if present is not None else ()
+                yield _Task(stream, units, rows, job.try_zstd)
+                first += units.size
+
+    def identities(self) -> list[bytes]:
+        """BLAKE3 of each tensor's decoded bytes."""
+        header = self._plan.header
+        empty = bytes(new_identity().digest())
+        return [self._identity.get(header.target(i), empty) for i in range(len(header.tensors))]
+
+    def _small(self, indices: Sequence[int]) -> Iterator[Units]:
+        """The tensors of a pack, or one that makes a single chunk."""
+        parts = []
+        for i in indices:
+            units = self._inputs[i].read(0, unit_count(self._inputs[i]))
+            data = memoryview(units).cast("B")
+            self._identity[i] = bytes(new_identity(data).digest())
+            if self._image is not None and len(indices) == 1:
+                self._image.tensor(i, data, 0)
+            parts.append(units)
+        yield parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _large(self, stream: Stream, index: int) -> Iterator[Units]:
+        hasher = new_identity()
+        for k in range(stream.chunks):
+            units = self._inputs[index].read(k * stream.chunk, stream.chunk_units(k))
+            data = memoryview(units).cast("B")
+            hasher.update(data)
+            if self._image is not None:
+                self._image.tensor(index, data, k * stream.chunk * stream.dtype.unit_bytes)
+            yield units
+        self._identity[index] = bytes(hasher.digest())
+
+    def _side(self, stream: Stream, job: Job) -> Iterator[Units]:
+        """One flag per row: whether any of its last `tail` bits is set."""
+        assert job.side_of is not None
+        tensor = self._inputs[job.side_of]
+        rows, units = stream.units, unit_count(tensor)
+        length = units // rows
+        present = np.empty(rows, np.uint8)
+        mask = tensor.dtype.unit.type((1 << job.tail) - 1)
+        step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
+        for row in range(0, rows, step):
+            count = min(step, rows - row)
+            block = tensor.read(row * length, count * length).reshape(count, length)
+            present[row : row + count] = (np.bitwise_or.reduce(block, axis=1) & mask) != 0
+        self._present[job.side_of] = present
+        for k in range(stream.chunks):
+            yield present[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
+
+    def _image_pieces(self, stream: Stream) -> Iterator[Units]:
+        assert self._image is not None
+        data = np.frombuffer(bytearray(self._image.finish()), np.uint8)
+        for k in range(stream.chunks):
+            yield data[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
+
+
+class _ImageDigest:
+    """SHA-256 of the source file, taken from the tensors' bytes as they pass; what passes out of order is read again.
+
+    Large tensors pass in file order. Small ones may pass earlier, in a pack, and literal bytes do not pass at all.
+    """
+
+    def __init__(self, image: SourceImage, inputs: Sequence[Input]) -> None:
+        self._source = image.source
+        self._hasher = hashlib.sha256()
+        self._at = 0
+        self._size = 0
+        self._literal: list[tuple[int, int]] = []
+        self._start: list[int] = []  # of each tensor, in the file
+        for segment in image.segments:
+            if isinstance(segment, int):
+                self._literal.append((self._size, segment))
+                self._size += segment
+            else:
+                for tensor in inputs[segment[0] : segment[0] + segment[1]]:
+                    self._start.append(self._size)
+                    self._size += tensor.dtype.bytes_of(tensor.shape)
+
+    def tensor(self, index: int, data: memoryview, offset: int) -> None:
+        """Bytes of tensor `index`, from `offset` of it."""
+        start = self._start[index] + offset
+        if start < self._at:
+            return  # a single-chunk tensor may have been caught up with
+        self._catch_up(start)
+        self._hasher.update(data)
+        self._at += len(data)
+
+    def _catch_up(self, end: int) -> None:
+        while self._at < end:
+            count = min(1 << 20, end - self._at)
+            self._hasher.update(memoryview(self._source.read(self._at, count)))
+            self._at += count
+
+    def finish(self) -> bytes:
+        """What the image's stream holds."""
+        self._catch_up(self._size)
+        literal = b"".join(self._source.read(at, count).tobytes() for at, count in self._literal)
+        return self._hasher.digest() + literal

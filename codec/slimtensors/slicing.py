@@ -1,0 +1,132 @@
+"""A part of a tensor by NumPy's basic indexing, reading only the chunks that it touches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.container.source import aligned_empty
+from slimtensors.errors import UsageError
+from slimtensors.reading import Piece, TensorFile
+
+__all__ = ["read_slice"]
+
+Array = npt.NDArray[Any]
+
+MAX_RUNS = 1 << 20  # more runs than this are not worth finding one by one
+
+
+class _Axis(NamedTuple):
+    """What is taken of one dimension: indices start, start + step, ... (count of them)."""
+
+    start: int
+    step: int
+    count: int
+    drop: bool  # an integer index removes the dimension
+
+    @property
+    def low(self) -> int:
+        return self.start if self.step > 0 else self.start + (self.count - 1) * self.step
+
+    @property
+    def high(self) -> int:
+        return self.low + (self.count - 1) * abs(self.step) + 1
+
+
+def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
+    """`tensor[index]` for integers, slices and an ellipsis; raises UsageError for anything else, IndexError as NumPy does."""
+    position = file.find(name)
+    tensor = file.header.tensors[position]
+    dtype = tensor.dtype
+    if dtype.packed:
+        raise UsageError(f"tensor {name!r}: {dtype.name} packs elements into bytes and cannot be sliced; use get_tensor")
+    axes = _axes(index, tensor.shape, name)
+    shape = tuple(axis.count for axis in axes)
+    if math.prod(shape) == 0:
+        return _drop(np.empty(shape, dtype.numpy()), axes)
+    units_each = dtype.bits // dtype.unit_bits
+    strides = _strides(tensor.shape)
+    # The elements wanted lie between these two; only the parts of chunks that are wanted are read.
+    low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
+    high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
+    span = aligned_empty((high - low) * dtype.bits // 8)
+    units = span.view(dtype.unit)
+    pieces = [
+        Piece(position, (low + a) * units_each, units[a * units_each : b * units_each])
+        for a, b in _runs(axes, strides, low, high, _chunk_elements(file, position, units_each))
+    ]
+    file.fill(pieces, threads)
+    elements = span.view(dtype.numpy())
+    itemsize = elements.itemsize
+    offset = sum(axis.start * stride for axis, stride in zip(axes, strides, strict=True)) - low
+    view = np.lib.stride_tricks.as_strided(
+        elements[offset:],
+        shape,
+        tuple(axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True)),
+        writeable=False,
+    )
+    return _drop(np.ascontiguousarray(view).reshape(shape), axes)
+
+
+def _drop(array: Array, axes: list[_Axis]) -> Array:
+    return array.reshape(tuple(axis.count for axis in axes if not axis.drop))
+
+
+def _strides(shape: tuple[int, ...]) -> list[int]:
+    """Elements from one index to the next, for each dimension."""
+    return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def _axes(index: Any, shape: tuple[int, ...], name: str) -> list[_Axis]:
+    items = list(index) if isinstance(index, tuple) else [index]
+    if sum(item is Ellipsis for item in items) > 1:
+        raise UsageError(f"tensor {name!r}: an index can have only one ellipsis")
+    if any(item is Ellipsis for item in items):
+        at = next(i for i, item in enumerate(items) if item is Ellipsis)
+        items[at : at + 1] = [slice(None)] * (len(shape) - len(items) + 1)
+    if len(items) > len(shape):
+        raise IndexError(f"tensor {name!r} has {len(shape)} dimensions, the index has {len(items)}")
+    items += [slice(None)] * (len(shape) - len(items))
+    return [_axis(item, size, name, i) for i, (item, size) in enumerate(zip(items, shape, strict=True))]
+
+
+def _axis(item: Any, size: int, name: str, dimension: int) -> _Axis:
+    if isinstance(item, slice):
+        start, stop, step = item.indices(size)
+        return _Axis(start, step, len(range(start, stop, step)), False)
+    try:
+        number = item.__index__()
+    except AttributeError:
+        number = None
+    if number is None or isinstance(item, (bool, np.bool_)):
+        raise UsageError(f"tensor {name!r}: {item!r} is no index; integers, slices and ... are understood")
+    if not -size <= number < size:
+        raise IndexError(f"tensor {name!r}: index {number} is out of range for dimension {dimension} of size {size}")
+    return _Axis(number % size, 1, 1, True)
+
+
+def _chunk_elements(file: TensorFile, position: int, units_each: int) -> int:
+    stream = file.header.tensor_stream[file.header.target(position)]
+    assert stream is not None
+    return max(1, file.header.streams[stream].chunk // units_each)
+
+
+def _runs(axes: list[_Axis], strides: list[int], low: int, high: int, chunk: int) -> list[tuple[int, int]]:
+    """Ranges, from `low`, that cover the elements wanted; gaps shorter than a chunk are not worth leaving out."""
+    # Trailing dimensions whose gaps lie within a chunk make one run; the dimensions before them enumerate the runs.
+    outer = len(axes)
+    while outer and (axes[outer - 1].count == 1 or abs(axes[outer - 1].step) * strides[outer - 1] < chunk):
+        outer -= 1
+    if math.prod(axis.count for axis in axes[:outer]) > MAX_RUNS:
+        return [(0, high - low)]
+    starts = np.zeros(1, np.int64)
+    for axis, stride in zip(axes[:outer], strides[:outer], strict=True):
+        steps = (axis.low + np.arange(axis.count, dtype=np.int64) * abs(axis.step)) * stride
+        starts = (starts[:, None] + steps).reshape(-1)
+    inner = sum(axis.low * stride for axis, stride in zip(axes[outer:], strides[outer:], strict=True))
+    length = sum((axis.high - 1 - axis.low) * s for axis, s in zip(axes[outer:], strides[outer:], strict=True)) + 1
+    firsts = np.sort(starts + inner - low)
+    return [(int(first), int(first) + length) for first in firsts]

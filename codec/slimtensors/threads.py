@@ -1,0 +1,96 @@
+"""Threads over kernels that release the GIL: a bounded number, in order where that matters, stopped by the first error."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from slimtensors.errors import UsageError
+
+__all__ = ["in_order", "run_all", "thread_count"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+MAX_DEFAULT_THREADS = 16  # more rarely helps: memory is then the limit
+
+
+def thread_count(threads: int | None) -> int:
+    """`threads`, else SLIMTENSORS_NUM_THREADS, else the processors this process may use, at most 16."""
+    if threads is None:
+        text = os.environ.get("SLIMTENSORS_NUM_THREADS", "")
+        if not text:
+            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+            return min(usable, MAX_DEFAULT_THREADS)
+        if not text.isdecimal():
+            raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}, not a number")
+        threads = int(text)
+    if threads < 1:
+        raise UsageError(f"threads is {threads}; at least 1 is needed")
+    return threads
+
+
+def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> None:
+    """Do `work(job)` for every job, in no particular order. The first error stops the rest and is raised."""
+    if threads == 1:
+        for job in jobs:
+            work(job)
+        return
+    iterator, lock = iter(jobs), threading.Lock()
+    errors: list[BaseException] = []
+
+    def loop() -> None:
+        try:
+            while not errors:
+                with lock:
+                    job = next(iterator, lock)
+                if job is lock:
+                    return
+                work(job)  # type: ignore[arg-type] # the sentinel has been handled
+        except BaseException as error:  # noqa: BLE001 # handed to the caller
+            errors.append(error)
+
+    workers = [threading.Thread(target=loop, name=f"slimtensors-{i}", daemon=True) for i in range(threads - 1)]
+    for worker in workers:
+        worker.start()
+    try:
+        loop()
+    finally:
+        _join(workers, errors)
+    if errors:
+        raise errors[0]
+
+
+def _join(workers: list[threading.Thread], errors: list[BaseException]) -> None:
+    for worker in workers:
+        try:
+            worker.join()
+        except KeyboardInterrupt as interrupt:  # finish the chunks in hand, then report
+            errors.append(interrupt)
+            worker.join()
+
+
+def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[R]:
+    """work(job) for every job, in the jobs' order, with at most two jobs per thread under way or waiting.
+
+    Jobs are drawn in the caller's thread, so an iterator that reads a file reads just ahead of what is worked on.
+    """
+    if pool is None:
+        for job in jobs:
+            yield work(job)
+        return
+    waiting: deque[Future[R]] = deque()
+    try:
+        for job in jobs:
+            waiting.append(pool.submit(work, job))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
