@@ -2,7 +2,8 @@
 the codec does it.
 
 safetensors maps its file and gives out pages that nobody has touched. So its figure adds one pass that reads a byte of
-every page ("load_file"), and another adds a copy of every tensor into memory of one's own ("load_file, cloned"). ZipNN's figure is the decoding of its blobs from memory alone: no file, no header, no checksum.
+every page ("load_file"), and another adds a copy of every tensor into memory of one's own ("load_file, cloned").
+ZipNN's figure is the decoding of its blobs from memory alone: no file, no header, no checksum.
 """
 
 from __future__ import annotations
