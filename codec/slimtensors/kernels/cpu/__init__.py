@@ -1,0 +1,1 @@
+"""Kernels for the CPU: one-dimensional contiguous arrays in and out, a status back."""

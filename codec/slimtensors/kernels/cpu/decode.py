@@ -1,0 +1,120 @@
+"""rANS decoding, four blocks at a time (coder.md, section 4).
+
+A lane's state x in [2^16, 2^32) carries the symbols still to come. Its low bits are a slot, and a symbol s owns
+frequency[s] of the 2^P slots. Reading s takes -log2(frequency / 2^P) bits out of x; when x falls below 2^16 it is
+refilled with one 16-bit word. The 32 lanes of a block share one run of words.
+
+Why four blocks: a step waits for the states and the word index of the step before, and one block alone leaves the
+processor idle.
+
+What to do with the symbols is passed in: `read(parameters, ...)` makes fields of a step, `join(pieces, ...)` elements.
+Both are inlined into the loop; a call would move 32 lanes through memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy.typing as npt
+
+from slimtensors.kernels._jit import inlined
+from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
+from slimtensors.kernels.cpu.table import FIELD_BITS, LEAST_PRECISION, LOW, MOST_PRECISION, SYMBOL_SHIFT
+from slimtensors.kernels.simd.lanes import Lanes, count, select, to_u16
+from slimtensors.kernels.simd.memory import gather, load, store
+from slimtensors.kernels.simd.streams import take
+from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
+
+Array = npt.NDArray[Any]
+
+
+@inlined
+def refill(words: Array, last: int, x: Lanes, at: int) -> tuple[Lanes, int]:
+    """The states after the lanes below 2^16 took a word each, and the index of the next word."""
+    # if x < 2^16:  x = 2^16 * x + word
+    hungry = x < STATE_MIN
+    # A damaged stream may ask for more words than there are; it then reads the last ones again.
+    x = select(hungry, x << 16 | take(words, min(at, last), hungry), x)
+    return x, at + count(hungry)
+
+
+@inlined
+def decode_step(
+    table: Array, precision: int, words: Array, last: int, x: Lanes, at: int
+) -> tuple[Lanes, Lanes, int]:
+    """Read one symbol from each lane: (symbols, states, index of the next word)."""
+    # slot = x mod 2^P
+    entry = gather(table, x & ((1 << precision) - 1))
+    # x = frequency[s] * floor(x / 2^P) + slot - start[s]
+    x = (entry >> FIELD_BITS & LOW) * (x >> precision) + (entry & LOW)
+    x, at = refill(words, last, x, at)
+    return entry >> SYMBOL_SHIFT, x, at
+
+
+@inlined
+def window_field(base: int, symbols: Lanes) -> Lanes:
+    """The fields (16 bits) of symbols that count from a base; symbol 0 is field 0."""
+    low = to_u16(symbols)
+    return select(low != 0, low + base, low)
+
+
+@inlined
+def ended_well(starts: Array, block: int, x: Lanes, at: int) -> bool:
+    """A sound stream leaves every lane at the encoder's initial state, and all of the block's words read."""
+    return count(x != STATE_MIN) == 0 and at == starts[block + 1]
+
+
+@inlined
+def decode_blocks(
+    join: Callable[..., Lanes],
+    table: Array,
+    precision: int,
+    base: int,
+    states: Array,
+    words: Array,
+    starts: Array,
+    pieces: tuple[Array, ...],
+    out: Array,
+) -> int:
+    """The body of the decoding kernels; `pieces` have the lengths that `out` asks for."""
+    blocks = starts.size - 1
+    last = words.size - LANES
+    if not are_blocks(out.size, blocks) or last < 0 or states.size != blocks * LANES:
+        return BAD_ARGUMENT
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != 1 << precision or not 0 <= base < 1 << 16:
+        return BAD_ARGUMENT
+
+    sound = True
+    for block in range(0, blocks, 4):
+        members = min(4, blocks - block)
+        # Beyond the end of the chunk, its last block is decoded again, to the same place.
+        b0, b1, b2, b3 = block, min(block + 1, blocks - 1), min(block + 2, blocks - 1), min(block + 3, blocks - 1)
+        t0, t1 = first_step(out.size, blocks, b0), first_step(out.size, blocks, b1)
+        t2, t3 = first_step(out.size, blocks, b2), first_step(out.size, blocks, b3)
+        x0, at0 = load(states, b0 * LANES), min(max(starts[b0], 0), last)
+        x1, at1 = load(states, b1 * LANES), min(max(starts[b1], 0), last)
+        x2, at2 = load(states, b2 * LANES), min(max(starts[b2], 0), last)
+        x3, at3 = load(states, b3 * LANES), min(max(starts[b3], 0), last)
+
+        # Blocks differ by one group; here they advance together. For one or two blocks that would be a waste.
+        steps = out.size // 128 // blocks * 4 if members > 2 else 0
+        for t in range(steps):
+            s0, x0, at0 = decode_step(table, precision, words, last, x0, at0)
+            s1, x1, at1 = decode_step(table, precision, words, last, x1, at1)
+            s2, x2, at2 = decode_step(table, precision, words, last, x2, at2)
+            s3, x3, at3 = decode_step(table, precision, words, last, x3, at3)
+            store(out, LANES * (t0 + t), join(pieces, t0 + t, window_field(base, s0)))
+            store(out, LANES * (t1 + t), join(pieces, t1 + t, window_field(base, s1)))
+            store(out, LANES * (t2 + t), join(pieces, t2 + t, window_field(base, s2)))
+            store(out, LANES * (t3 + t), join(pieces, t3 + t, window_field(base, s3)))
+
+        # What is left of each: one group or none, or the whole of it.
+        firsts, states_now, ats = (t0, t1, t2, t3), (x0, x1, x2, x3), (at0, at1, at2, at3)
+        for member in range(members):
+            x, at = states_now[member], ats[member]
+            for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
+                s, x, at = decode_step(table, precision, words, last, x, at)
+                store(out, LANES * t, join(pieces, t, window_field(base, s)))
+            sound &= ended_well(starts, block + member, x, at)
+    return OK if sound else BAD_STREAM

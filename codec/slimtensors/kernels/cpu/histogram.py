@@ -1,0 +1,93 @@
+"""How often each field occurs, and where the fields are that a window does not hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels.cpu.blocks import LANES
+from slimtensors.kernels.simd.lanes import Lanes, count, to_u16
+from slimtensors.kernels.simd.memory import load, store
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
+
+Array = npt.NDArray[Any]
+
+STAGING = 1024  # uint16 of work space that the histograms ask for
+TABLES = 4  # neighbours are counted in different tables: an increment waits for the one before it in the same place
+
+
+@inlined
+def fields_at(src: Array, at: int, rotate: int, shift: int, width: int) -> Lanes:
+    """The fields (16 bits) of src[at : at + 32]: rotated left, shifted right, cut to `width` bits."""
+    bits = src.itemsize * 8
+    value = load(src, at)
+    # for rotate = 0 both halves are the value itself
+    value = value << rotate | value >> (bits - rotate) % bits
+    return to_u16(value >> shift) & (1 << width) - 1
+
+
+@kernel
+def field_histogram(src: Array, rotate: int, shift: int, width: int, staging: Array, counts: Array) -> int:
+    """Count the fields of `width` bits that lie at bit `shift` of each element rotated left by `rotate`.
+
+    src      uint8, 16, 32 or 64 [n]  n is a multiple of 32
+    staging  uint16[STAGING]          work space
+    counts   uint32[4 * 2^width]      the counts come to lie in counts[: 2^width]; the rest is work space
+
+    width is at most 16, rotate less than an element's bits. Returns OK or BAD_ARGUMENT.
+    """
+    bits = src.itemsize * 8
+    if not 1 <= width <= 16 or shift < 0 or shift + width > bits or not 0 <= rotate < bits:
+        return BAD_ARGUMENT
+    size = 1 << width
+    if src.size % LANES != 0 or staging.size != STAGING or counts.size != TABLES * size:
+        return BAD_ARGUMENT
+    for i in range(counts.size):
+        counts[i] = 0
+    for begin in range(0, src.size, STAGING):
+        length = min(STAGING, src.size - begin)
+        for at in range(0, length, LANES):
+            store(staging, at, fields_at(src, begin + at, rotate, shift, width))
+        for at in range(0, length, TABLES):
+            counts[np.int64(staging[at])] += 1
+            counts[np.int64(staging[at + 1]) + size] += 1
+            counts[np.int64(staging[at + 2]) + 2 * size] += 1
+            counts[np.int64(staging[at + 3]) + 3 * size] += 1
+    for field in range(size):
+        counts[field] += counts[field + size] + counts[field + 2 * size] + counts[field + 3 * size]
+    return OK
+
+
+@kernel
+def find_escapes(
+    src: Array, rotate: int, shift: int, width: int, base: int, staging: Array, positions: Array, fields: Array
+) -> int:
+    """List the fields outside a window, as counted by the kernels of split.py.
+
+    src, rotate, shift, width, staging  as for field_histogram
+    positions  uint32[E]  where they are, rising
+    fields     uint16[E]  what they are
+
+    Returns how many were listed, at most E; -1 if the lengths or parameters disagree.
+    """
+    bits = src.itemsize * 8
+    if not 1 <= width <= 16 or shift < 0 or shift + width > bits or not 0 <= rotate < bits:
+        return -1
+    if src.size % LANES != 0 or staging.size != STAGING or positions.size != fields.size or not 0 <= base < 1 << 16:
+        return -1
+    found = 0
+    for at in range(0, src.size, LANES):
+        field = fields_at(src, at, rotate, shift, width)
+        if count((field >= base) & (field - base < 256) & (field != base)) == LANES:
+            continue
+        store(staging, 0, field)
+        for lane in range(LANES):
+            value = np.int64(staging[lane])
+            if value != 0 and not base < value <= base + 255 and found < positions.size:
+                positions[found] = at + lane
+                fields[found] = value
+                found += 1
+    return found

@@ -1,0 +1,145 @@
+"""take and give: the words of a stream, for the lanes that want one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import lower_builtin, type_callable
+
+from slimtensors.kernels.simd.lanes import MASK, U32, Lanes, LanesType, Mask
+from slimtensors.kernels.simd.lowering import (
+    I8,
+    I32,
+    I64,
+    LANES,
+    address,
+    by_parts,
+    call,
+    every,
+    instruction_set,
+    load,
+    vector,
+)
+from slimtensors.kernels.simd.memory import Array, window
+
+# ---- take
+
+
+def take(words: Array, at: int, mask: Mask) -> Lanes:
+    """words[at], words[at + 1], ... handed in lane order to the lanes of the mask; other lanes are unspecified.
+
+    Reads 32 words from `at` whatever the mask says.
+    """
+    rank = np.cumsum(mask) - mask
+    return window(words, at)[rank].astype(np.uint32)
+
+
+@type_callable(take)  # type: ignore[untyped-decorator]
+def _(context: Any) -> Any:
+    return lambda words, at, mask: U32 if words.dtype == types.uint16 and mask == MASK else None
+
+
+@lower_builtin(take, types.Array, types.Integer, LanesType)  # type: ignore[untyped-decorator]
+def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    words = address(context, builder, signature, arguments)
+    return _TAKE[instruction_set(context)](builder, words, arguments[2])
+
+
+def _take_avx512(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
+    arguments = [load(builder, words, LANES, 16), every(vector(16), 0), mask]
+    return builder.zext(call(builder, "llvm.x86.avx512.mask.expand.v32i16", vector(16), arguments), vector(32))
+
+
+def _take_avx2(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
+    """Eight lanes at a time: the mask's eight bits find a permutation that spreads the next eight words."""
+    ranks = _rank_table(builder.module)
+
+    def spread(part: ir.Value) -> ir.Value:
+        nonlocal words
+        bits = builder.zext(builder.bitcast(part, I8), I64)
+        rank = builder.zext(load(builder, builder.gep(ranks, [I64(0), bits]), 8, 8), vector(32, 8))
+        eight = builder.zext(load(builder, words, 8, 16), vector(32, 8))
+        words = builder.gep(words, [builder.ctpop(bits)])
+        return call(builder, "llvm.x86.avx2.permd", vector(32, 8), [eight, rank])
+
+    return by_parts(builder, 8, [mask], spread)
+
+
+def _rank_table(module: ir.Module) -> ir.GlobalVariable:
+    """rank[mask][lane]: how many lanes below this one are set in the mask; shared by all uses in a module."""
+    name = "lanes_rank_table"
+    if name not in module.globals:
+        masks = np.arange(256)[:, None] >> np.arange(8) & 1
+        ranks = (masks.cumsum(axis=1) - masks).astype(np.uint8)
+        row = ir.ArrayType(I8, 8)
+        value = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r.tolist()) for r in ranks])
+        cgutils.global_constant(module, name, value)
+    return module.globals[name]
+
+
+def _take_portable(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
+    """One lane after another, without a branch: load a word, then step over it if the lane wanted it."""
+    result = ir.Constant(vector(16), ir.Undefined)
+    bits = builder.bitcast(mask, I32)
+    for lane in range(LANES):
+        result = builder.insert_element(result, builder.load(words, align=2), I32(lane))
+        wanted = builder.and_(builder.lshr(bits, I32(lane)), I32(1))
+        words = builder.gep(words, [builder.zext(wanted, I64)])
+    return builder.zext(result, vector(32))
+
+
+_TAKE = {"avx512": _take_avx512, "avx2": _take_avx2, "portable": _take_portable}
+
+
+# ---- give
+
+
+def give(words: Array, end: int, mask: Mask, lanes: Lanes) -> None:
+    """The low 16 bits of the lanes of the mask, in lane order, to words[end - count(mask)] ... words[end - 1].
+
+    The inverse of `take`, for a stream written from its end. What comes to lie in the rest of words[end - 32 : end] is
+    unspecified.
+    """
+    given = lanes[mask].astype(np.uint16)
+    window(words, end - LANES)[LANES - given.size :] = given
+
+
+@type_callable(give)  # type: ignore[untyped-decorator]
+def _(context: Any) -> Any:
+    def typer(words: Any, end: Any, mask: Any, lanes: Any) -> Any:
+        return types.void if words.dtype == types.uint16 and mask == MASK and lanes == U32 else None
+
+    return typer
+
+
+@lower_builtin(give, types.Array, types.Integer, LanesType, LanesType)  # type: ignore[untyped-decorator]
+def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    end = address(context, builder, signature, arguments)
+    low = builder.trunc(arguments[3], vector(16))
+    _GIVE[instruction_set(context)](builder, end, arguments[2], low)
+    return context.get_dummy_value()
+
+
+def _give_avx512(builder: ir.IRBuilder, end: ir.Value, mask: ir.Value, low: ir.Value) -> None:
+    """Bring the words together at the bottom of a register, then store only as many as there are."""
+    together = call(builder, "llvm.x86.avx512.mask.compress.v32i16", vector(16), [low, every(vector(16), 0), mask])
+    count = builder.zext(builder.ctpop(builder.bitcast(mask, I32)), I64)
+    first_ones = builder.trunc(builder.sub(builder.shl(I64(1), count), I64(1)), I32)
+    first = builder.bitcast(builder.gep(end, [builder.neg(count)]), vector(16).as_pointer())
+    stored = [together, first, I32(2), builder.bitcast(first_ones, vector(1))]
+    call(builder, f"llvm.masked.store.v{LANES}i16.p0", ir.VoidType(), stored)
+
+
+def _give_portable(builder: ir.IRBuilder, end: ir.Value, mask: ir.Value, low: ir.Value) -> None:
+    """From the last lane to the first, without a branch: store a word, then step below it if the lane wanted that."""
+    bits = builder.bitcast(mask, I32)
+    for lane in reversed(range(LANES)):
+        builder.store(builder.extract_element(low, I32(lane)), builder.gep(end, [I64(-1)]), align=2)
+        wanted = builder.and_(builder.lshr(bits, I32(lane)), I32(1))
+        end = builder.gep(end, [builder.neg(builder.zext(wanted, I64))])
+
+
+_GIVE = {"avx512": _give_avx512, "avx2": _give_portable, "portable": _give_portable}
