@@ -72,16 +72,40 @@ def save_file(tensors: dict[str, np.ndarray], path: Path, preset: str) -> None:
     importlib.import_module("slimtensors.numpy").save_file(tensors, path, preset=preset)
 
 
+def _plan(array: np.ndarray, preset: str) -> tuple[Any, int]:
+    """The usual layout of the array's dtype, and the units of a chunk."""
+    dtype = importlib.import_module("slimtensors.dtypes").from_numpy(array.dtype)
+    bits = importlib.import_module("slimtensors.codecs.layouts").floats(dtype, preset)
+    return bits, importlib.import_module("slimtensors.planner").chunk_units(array.size, dtype)
+
+
+def _aligned(data: bytes) -> np.ndarray:
+    """As bytes at an address that 64 divides, where a reader would put them."""
+    room = np.empty(len(data) + 64, np.uint8)
+    begin = -room.ctypes.data % 64
+    room[begin : begin + len(data)] = np.frombuffer(data, np.uint8)
+    return room[begin : begin + len(data)]
+
+
 def raw_encode(array: np.ndarray, preset: str) -> list[bytes]:
-    """The codec alone: no container, no digests."""
-    raise NotImplementedError("slimtensors.codecs.arrays is not there yet")
+    """The codec alone, one chunk after the other on one thread: no planning, no container, no digests."""
+    encode_chunk = importlib.import_module("slimtensors.codecs.chunk").encode_chunk
+    bits, step = _plan(array, preset)
+    units = array.reshape(-1).view(f"<u{array.dtype.itemsize}")
+    return [encode_chunk(units[i : i + step], bits) for i in range(0, units.size, step)]
 
 
-def raw_decode(blobs: list[bytes], like: np.ndarray) -> np.ndarray:
-    """The codec alone: no container, no digests."""
-    raise NotImplementedError("slimtensors.codecs.arrays is not there yet")
+def raw_prepare(chunks: list[bytes]) -> list[np.ndarray]:
+    """What raw_decode takes."""
+    return [_aligned(chunk) for chunk in chunks]
 
 
-def has_raw() -> bool:
-    """Whether raw_encode and raw_decode are filled in."""
-    return False
+def raw_decode(chunks: list[np.ndarray], like: np.ndarray, preset: str) -> np.ndarray:
+    """The codec alone, into a fresh array of the same shape and dtype as `like`."""
+    decode_chunk = importlib.import_module("slimtensors.codecs.chunk").decode_chunk
+    bits, step = _plan(like, preset)
+    out = np.empty_like(like)
+    units = out.reshape(-1).view(f"<u{out.dtype.itemsize}")
+    for i, chunk in enumerate(chunks):
+        decode_chunk(chunk, bits, units[i * step : (i + 1) * step])
+    return out

@@ -33,7 +33,8 @@ def targets(result: Result) -> str:
     rows = []
     for target in TARGETS:
         seen = target.seen(result)
-        shown = "-" if seen is None else f"{seen:.2f}{target.unit}"
+        digits = 3 if target.unit == "%" else 2
+        shown = "-" if seen is None else f"{seen:.{digits}f}{target.unit}"
         sign = "<=" if target.lower else ">="
         must = f"{sign} {target.must:g}{target.unit}" if target.must else "-"
         aim = f"{sign} {target.aim:g}{target.unit}" if target.aim is not None else "-"

@@ -78,14 +78,20 @@ def _ours(preset: str, array: np.ndarray, threads: int, encode: bool) -> list[Ca
             )
             for check in (False, True)
         ]
-    if ours.has_raw() and threads == 1:
-        raw = ours.raw_encode(array, preset)
-        labels = labels | {"ratio": size / sum(map(len, raw)), "verify": "none"}
-        cases.append(Case(labels | {"operation": "raw decode"}, lambda _: ours.raw_decode(raw, array), nbytes=size))
-        if encode:
-            cases.append(
-                Case(labels | {"operation": "raw encode"}, lambda _: ours.raw_encode(array, preset), nbytes=size)
-            )
+    return cases + (_ours_raw(preset, array, size / len(blob), encode) if threads == 1 else [])
+
+
+def _ours_raw(preset: str, array: np.ndarray, ratio: float, encode: bool) -> list[Case]:
+    """The codec without planning, container and digests."""
+    size = array.nbytes
+    chunks = ours.raw_prepare(ours.raw_encode(array, preset))
+    peers.check_same(f"slimtensors {preset}, codec alone", ours.raw_decode(chunks, array, preset), array)
+    labels: Record = {"codec": f"slimtensors {preset}", "verify": "none", "ratio": ratio}
+    decode = labels | {"operation": "decode fresh, codec alone"}
+    cases = [Case(decode, lambda _: ours.raw_decode(chunks, array, preset), nbytes=size)]
+    if encode:
+        labels = labels | {"operation": "encode, codec alone"}
+        cases.append(Case(labels, lambda _: ours.raw_encode(array, preset), nbytes=size))
     return cases
 
 
