@@ -9,6 +9,8 @@ __all__ = ["BYTES", "FLAGS", "floats", "halves", "most_tail", "usual", "whole_by
 
 BYTES = bits(8)
 FLAGS = bits(1)
+# Sign apart, so that half as many symbols share the slots of a table.
+SIGNED_BYTES = bits(1, 7, rotate=1)
 
 # Bits of exponent and leading mantissa that make a symbol, by dtype and preset. The top two mantissa bits are the only ones
 # that are not noise, and only jointly with the exponent; three of FP16 make a byte.
@@ -40,7 +42,7 @@ def floats(dtype: DType, preset: str, tail: int = 0, by_row: bool = False) -> Bi
     tail: lowest mantissa bits kept apart because they are zero everywhere or (by_row) in some rows.
     """
     if dtype.unit_bits == 8:
-        return BYTES
+        return SIGNED_BYTES
     width = _FIELD[preset][dtype.name]
     mantissa = dtype.unit_bits - 1 - width
     if not tail:

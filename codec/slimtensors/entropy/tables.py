@@ -22,18 +22,21 @@ def normalise(counts: npt.NDArray[np.integer], precision: int) -> Frequencies:
     """
     slots = 1 << precision
     counts = counts.astype(np.int64)
-    total = int(counts.sum())
-    # ideal[s] = counts[s] * 2^precision / total
-    ideal = counts * slots
-    frequencies = np.maximum(ideal // total, counts > 0).astype(np.int64)
-    missing = slots - int(frequencies.sum())
-    if missing > 0:  # to the symbols that rounding down cost most
-        most_cut = np.argsort(-(ideal % total), kind="stable")
-        frequencies[most_cut[:missing]] += 1
-    while missing < 0:  # symbols below one slot got one: take from those most above their ideal
-        above = np.where(frequencies > 1, frequencies * total - ideal, np.iinfo(np.int64).min)
-        frequencies[int(np.argmax(above))] -= 1
-        missing += 1
+    # Symbols below one slot get one; the others share what is left, in proportion. That may push more below one slot.
+    small = np.zeros(256, np.bool_)
+    while True:
+        left = slots - int(np.count_nonzero(small))
+        shared = np.where(small, 0, counts)
+        total = int(shared.sum())
+        # ideal[s] = counts[s] * left / total
+        below = (shared > 0) & (shared * left < total)
+        if not below.any():
+            break
+        small |= below
+    frequencies = shared * left // total + small
+    # Rounding down leaves fewer slots than symbols: to those that it cost most.
+    most_cut = np.argsort(-(shared * left % total), kind="stable")
+    frequencies[most_cut[: slots - int(frequencies.sum())]] += 1
     if np.count_nonzero(frequencies) == 1:  # 2^precision itself is not a frequency; lend a slot to a neighbour
         only = int(np.argmax(frequencies))
         frequencies[only] -= 1
