@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import fused, head
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.rows import Rows
 from slimtensors.errors import FormatError
@@ -152,7 +152,7 @@ def _affine(units: Units) -> tuple[int, int] | None:
 
 def _encode_any(
     body: Units, bits: Bits, rows: Sequence[Rows], try_zstd: bool
-) -> list[tuple[Descriptor, bytes]] | None:
+) -> list[Part] | None:
     """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they should lack."""
     total = sum(bits.widths)
     if total < 8 * body.itemsize and _cut(body, bits.rotate, total, 8 * body.itemsize - total).any():

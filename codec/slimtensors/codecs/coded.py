@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Plane, is_zero, up
+from slimtensors.codecs.head import GROUP, LANES, Buffer, Bytes, Descriptor, Mode, Part, Plane, is_zero, up
+from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, read_table, table_bytes
 from slimtensors.errors import FormatError
 from slimtensors.kernels.cpu import bypass, encode, histogram, split, table
@@ -154,10 +155,10 @@ def symbol_counts(counts: npt.NDArray[np.integer], base: int) -> npt.NDArray[np.
 
 def count_fields(units: npt.NDArray[Any], rotate: int, shift: int, width: int) -> npt.NDArray[np.uint32]:
     """How often each field of `width` bits at bit `shift` of the rotated units occurs; units.size is a multiple of 128."""
-    counts = np.empty(histogram.TABLES << width, np.uint32)
+    counts = work_space("counts", histogram.TABLES << width, np.uint32)
     staging = np.empty(histogram.STAGING, np.uint16)
     must(histogram.field_histogram(units, rotate, shift, width, staging, counts))
-    return counts[: 1 << width]
+    return counts[: 1 << width].copy()
 
 
 def find_escapes(
@@ -181,23 +182,23 @@ def must(status: int) -> None:
 
 def encode_fields(
     fields: npt.NDArray[np.integer], counts: npt.NDArray[np.integer], base: int
-) -> tuple[Descriptor, bytes]:
+) -> Part:
     """A payload in mode `coded` from fields (uint8[n] or uint16[n], n a multiple of 128); counts: of the symbols."""
     if fields.dtype == np.uint8 and base == 0:
         return encode_symbols(fields, counts, base, None)
-    symbols = np.empty(fields.size, np.uint8)
+    symbols = work_space("symbols", fields.size, np.uint8)
     escaped = split.symbols_of(fields, base, symbols)
     return encode_symbols(symbols, counts, base, find_escapes(fields, 0, 0, 8 * fields.itemsize, base, escaped))
 
 
 def encode_symbols(
     symbols: Bytes, counts: npt.NDArray[np.integer], base: int, escapes: Escapes | None
-) -> tuple[Descriptor, bytes]:
+) -> Part:
     """A payload in mode `coded` from symbols (uint8[n], n a multiple of 128)."""
     frequencies = normalise(counts, PRECISION)
     blocks = block_count(symbols.size)
     coder = _Encoder(symbols.size, 1, blocks, frequencies)
-    entries = np.empty(encode.ENTRIES, np.uint32)
+    entries = work_space("entries", encode.ENTRIES, np.uint32)
     must(encode.encode_symbols(symbols, coder.table, PRECISION, entries, coder.words, coder.states, coder.counts))
     count = 0 if escapes is None else escapes.positions.size
     return Descriptor(Mode.CODED, PRECISION, base, 0, blocks, count), coder.payload(frequencies, escapes)
@@ -212,7 +213,7 @@ def bypass_counts(counts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64
     return np.bincount(symbols, weights=counts, minlength=WINDOW).astype(np.int64), int((extra * counts).sum())
 
 
-def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer]) -> tuple[Descriptor, bytes]:
+def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer]) -> Part:
     """A payload in mode `bypass` from fields (uint16[n]); counts: of the symbols, as `bypass_counts` gives them."""
     frequencies = normalise(counts, PRECISION)
     blocks = block_count(fields.size)
@@ -227,24 +228,23 @@ class _Encoder:
     def __init__(self, units: int, words_each: int, blocks: int, frequencies: Frequencies) -> None:
         self.table = np.empty(WINDOW, np.uint32)
         must(table.build_encoder_table(frequencies.astype(np.uint16), PRECISION, self.table))
-        self.words = np.empty(units * words_each, np.uint16)
+        self.words = work_space("words", units * words_each, np.uint16)
         self.states = np.empty(LANES * blocks, np.uint32)
         self.counts = np.empty(blocks, np.int64)
         groups = units // GROUP
         # Block b's words end where its units end.
         self._ends = [(b + 1) * groups // blocks * GROUP * words_each for b in range(blocks)]
 
-    def payload(self, frequencies: Frequencies, escapes: Escapes | None) -> bytes:
+    def payload(self, frequencies: Frequencies, escapes: Escapes | None) -> list[Buffer]:
         """The stored form (format_spec/coder.md, section 5)."""
-        out = bytearray(table_bytes(frequencies))
-        out += bytes(-len(out) % 16)
-        parts = [self.counts.astype("<u4"), self.states]
+        arrays = [self.counts.astype("<u4"), self.states]
         if escapes is not None:
-            parts = [escapes.positions, escapes.fields, *parts]
-        for part in parts:
-            out += memoryview(part).cast("B")
-            out += bytes(-len(out) % 16)
+            arrays = [escapes.positions, escapes.fields, *arrays]
+        pieces: list[Buffer] = [table_bytes(frequencies)]
+        for array in arrays:
+            pieces.append(bytes(-len(pieces[-1]) % 16))
+            pieces.append(memoryview(array).cast("B"))
         words = memoryview(self.words)
         for end, count in zip(self._ends, self.counts.tolist(), strict=True):
-            out += words[end - count : end].cast("B")
-        return bytes(out)
+            pieces.append(words[end - count : end].cast("B"))
+        return pieces

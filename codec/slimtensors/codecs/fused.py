@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import coded
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.workspace import work_space
 from slimtensors.codecs.planes import check_status, packed_length, raw_payload
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError
@@ -96,7 +97,7 @@ def _patch(body: Units, positions: npt.NDArray[np.uint32], fields: npt.NDArray[n
     body[positions] |= fields.astype(body.dtype) << body.dtype.type(shift - 1)
 
 
-def encode(body: Units, bits: Bits) -> list[tuple[Descriptor, bytes]] | None:
+def encode(body: Units, bits: Bits) -> list[Part] | None:
     """Descriptors and payloads, or None where the layout has no kernel or its raw planes look as if they were worth coding."""
     layout = _layout(bits, body.dtype)
     if layout is None or not _rest_is_noise(body, layout):
@@ -107,14 +108,15 @@ def encode(body: Units, bits: Bits) -> list[tuple[Descriptor, bytes]] | None:
     symbol_counts = coded.symbol_counts(counts, base)
     if np.count_nonzero(symbol_counts) < 2:
         return None
-    raw = [np.empty(packed_length(w, body.size // GROUP), np.uint8) for w in layout.widths[:-1]]
-    symbols = np.empty(body.size, np.uint8)
+    groups = body.size // GROUP
+    raw = [work_space(f"raw {i}", packed_length(w, groups), np.uint8) for i, w in enumerate(layout.widths[:-1])]
+    symbols = work_space("symbols", body.size, np.uint8)
     split_pieces = [p for packed, w in zip(raw, layout.widths, strict=False) for p in pieces(packed, w, body.size)]
     escaped = layout.split(body, base, *split_pieces, symbols)
     if escaped * ESCAPE_SHARE > body.size:
         return None
     escapes = coded.find_escapes(body, 1, shift, width, base, escaped)
-    parts = [(Descriptor(Mode.RAW), packed.tobytes()) for packed in raw]
+    parts: list[Part] = [(Descriptor(Mode.RAW), [memoryview(packed)]) for packed in raw]
     parts.append(coded.encode_symbols(symbols, symbol_counts, base, escapes))
     return parts
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 from slimtensors.errors import FormatError
 from slimtensors.limits import EXPANSION
 
-__all__ = ["GROUP", "Descriptor", "Mode", "Plane", "assemble", "read_head", "read_planes"]
+__all__ = ["GROUP", "Buffer", "Descriptor", "Mode", "Part", "Plane", "assemble", "read_head", "read_planes"]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -40,6 +41,10 @@ class Descriptor(NamedTuple):
     length: int = 0
     blocks: int = 0
     escapes: int = 0
+
+
+Buffer = bytes | memoryview  # of bytes
+Part = tuple[Descriptor, list[Buffer]]  # a plane to be stored
 
 
 class Plane(NamedTuple):
@@ -113,23 +118,23 @@ def check_padding(data: Bytes, end: int) -> None:
         raise FormatError("padding at the chunk's end is not zero")
 
 
-def assemble(
-    kind: int, units: int, decoded_bytes: int, parts: list[tuple[Descriptor, bytes]], rest: bytes | memoryview
-) -> bytes:
-    """A chunk's bytes from its payloads and what follows them (tail, literal units or affine numbers)."""
-    out = bytearray(_HEAD.pack(kind, len(parts), 0, units, 0))
-    for descriptor, payload in parts:
-        out += _DESCRIPTOR.pack(*descriptor._replace(length=len(payload)))
-    for _descriptor, payload in parts:
-        if payload:
-            out += bytes(-len(out) % ALIGNMENT)
-            out += payload
-    if len(rest):
-        out += bytes(-len(out) % ALIGNMENT)
-        out += rest
-    if kind == PLANES:
-        out += bytes(READ_AHEAD)
+def assemble(kind: int, units: int, decoded_bytes: int, parts: Sequence[Part], rest: Buffer) -> bytes:
+    """A chunk's bytes from its payloads and what follows them (tail, literal units or affine numbers).
+
+    The buffers are copied once, into the result; they may be work space that is used again.
+    """
+    lengths = [sum(len(buffer) for buffer in buffers) for _descriptor, buffers in parts]
+    pieces: list[Buffer] = [_HEAD.pack(kind, len(parts), 0, units, 0)]
+    for (descriptor, _buffers), length in zip(parts, lengths, strict=True):
+        pieces.append(_DESCRIPTOR.pack(*descriptor._replace(length=length)))
+    at = HEAD_BYTES + DESCRIPTOR_BYTES * len(parts)
+    for buffers, length in [*((b, n) for (_d, b), n in zip(parts, lengths, strict=True)), ([rest], len(rest))]:
+        if length:
+            pieces.append(bytes(-at % ALIGNMENT))
+            pieces += buffers
+            at = up(at) + length
+    end = at + (READ_AHEAD if kind == PLANES else 0)
     # A small file must not ask for much memory: at least one stored byte for 1024 decoded.
-    out += bytes(max(0, -(-decoded_bytes // EXPANSION) - len(out)))
-    out += bytes(-len(out) % CHUNK_ALIGNMENT)
-    return bytes(out)
+    end = up(max(end, -(-decoded_bytes // EXPANSION)), CHUNK_ALIGNMENT)
+    pieces.append(bytes(end - at))
+    return b"".join(pieces)

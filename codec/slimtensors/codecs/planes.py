@@ -9,7 +9,7 @@ import numpy.typing as npt
 import zstandard
 
 from slimtensors.codecs import coded
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Plane
+from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.entropy.tables import cost, normalise
 from slimtensors.errors import FormatError
 from slimtensors.kernels.cpu import bypass, decode_kernels
@@ -128,7 +128,7 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
 # ---- encoding
 
 
-def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> tuple[Descriptor, bytes] | None:
+def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128.
@@ -136,28 +136,33 @@ def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> tuple[Descrip
     groups = fields.size // GROUP
     counts = coded.count_fields(fields, 0, 0, width)
     if np.count_nonzero(counts) <= 1:
-        return Descriptor(Mode.CONSTANT, base=int(fields[0]) if fields.size else 0), b""
-    best: tuple[Descriptor, bytes] | None = None
+        return Descriptor(Mode.CONSTANT, base=int(fields[0]) if fields.size else 0), []
+    best: Part | None = None
     size = float(packed_length(width, groups)) if width <= 8 else np.inf
     if width <= 8:
         packed = fields.tobytes() if width == 8 else _pack(fields, width)
-        best = Descriptor(Mode.RAW), packed
+        best = Descriptor(Mode.RAW), [packed]
         if try_zstd:
             frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
             if len(frame) < size * WORTH:
-                best, size = (Descriptor(Mode.ZSTD), frame), len(frame)
+                best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     base = coded.choose_base(counts)
     symbols = coded.symbol_counts(counts, base)
     escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + 6 * escaped + overhead(fields.size)
         if estimate < size * WORTH:
-            best, size = coded.encode_fields(fields, symbols, base), estimate
+            best, size = _kept(coded.encode_fields(fields, symbols, base)), estimate
     if width > 8:
         buckets, extra_bits = coded.bypass_counts(counts)
         if (cost(buckets) + extra_bits) / 8 + overhead(fields.size) < size * WORTH:
-            best = coded.encode_bypass(fields, buckets)
+            best = _kept(coded.encode_bypass(fields, buckets))
     return best
+
+
+def _kept(part: Part) -> Part:
+    """A copy of what lies in work space, which the next plane of the chunk uses again."""
+    return part[0], [b"".join(part[1])]
 
 
 def overhead(units: int) -> int:

@@ -1,0 +1,30 @@
+"""Memory that a thread uses again for each chunk, because touching fresh pages costs as much as coding them."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.limits import MAX_CHUNK_BYTES
+
+__all__ = ["work_space"]
+
+KEPT_BYTES = 4 * 1024 * 1024  # larger requests, for chunks of other writers, are not kept
+_local = threading.local()
+
+
+def work_space(name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """An uninitialised array, valid until this thread asks for the same name again."""
+    dtype = np.dtype(dtype)
+    length = size * dtype.itemsize
+    assert length <= 4 * MAX_CHUNK_BYTES
+    if length > KEPT_BYTES:
+        return np.empty(size, dtype)
+    buffers: dict[str, npt.NDArray[np.uint8]] = _local.__dict__.setdefault("buffers", {})
+    buffer = buffers.get(name)
+    if buffer is None or buffer.size < length:
+        buffer = buffers[name] = np.empty(max(length, 2 * (0 if buffer is None else buffer.size)), np.uint8)
+    return buffer[:length].view(dtype)
