@@ -66,11 +66,18 @@ def bypass_symbol(field: int) -> tuple[int, int, int]:
 
 
 def encode_block(
-    symbols: Sequence[int], low_bits: Sequence[tuple[int, int]] | None, frequency: Sequence[int], precision: int
+    symbols: Sequence[int],
+    low_bits: Sequence[tuple[int, int]] | None,
+    frequency: Sequence[int],
+    precision: int,
+    final: int = LOW_STATE,
 ) -> tuple[list[int], list[int]]:
-    """States and words of one block; section 4 backwards. `low_bits`: (k, bits) of each element, mode bypass only."""
+    """States and words of one block; section 4 backwards. `low_bits`: (k, bits) of each element, mode bypass only.
+
+    `final` is the state that decoding ends with; a decoder refuses all but 2^16.
+    """
     start = [sum(frequency[:s]) for s in range(256)]
-    x = [LOW_STATE] * LANES
+    x = [final] * LANES
     words: list[int] = []
     for step in range(len(symbols) - LANES, -1, -LANES):
         for lane in reversed(range(LANES) if low_bits else ()):

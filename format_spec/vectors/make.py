@@ -1,0 +1,96 @@
+"""Makes `valid/`, `invalid/` and the tables of `README.md` again, byte for byte.
+
+python format_spec/vectors/make.py            writes them
+python format_spec/vectors/make.py --check    says whether they are what would be written
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "reference")]
+
+from make_invalid import INVALID  # noqa: E402
+from make_valid import VALID  # noqa: E402
+
+import decode  # noqa: E402
+
+SMALL = 64  # tensors of at most so many bytes are written out
+
+INTRODUCTION = """# Test vectors
+
+Small files of the format. Every decoder must read those in `valid/` and refuse those in `invalid/`.
+Beside each valid file a JSON text says what it holds: for every tensor its dtype, its shape, the BLAKE3 of its bytes
+and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image. A name that begins with `newer_`
+is a file that a reader refuses as needing a newer one.
+
+All are made by `python format_spec/vectors/make.py` (`make_valid.py`, `make_invalid.py`) with the naive encoder of
+`../reference`; this page too. In an invalid file all digests are right for what is there, except where the digest is
+the fault: only the rule named finds it. Where the fault leaves the decoded bytes as they were, so are their digests.
+
+"""
+
+
+def expected(data: bytes) -> dict:
+    file = decode.decode_file(data)
+    tensors = {}
+    for name, (dtype, shape, content) in file.tensors.items():
+        tensors[name] = {"blake3": decode.digest(content).hex(), "dtype": dtype, "shape": list(shape)}
+        if len(content) <= SMALL:
+            tensors[name]["bytes"] = content.hex()
+    return {
+        "file_id": file.file_id.hex(),
+        "image_sha256": None if file.image is None else hashlib.sha256(file.image).hexdigest(),
+        "metadata": file.metadata,
+        "tensors": tensors,
+    }
+
+
+def outputs() -> dict[Path, bytes]:
+    out: dict[Path, bytes] = {}
+    readme = [INTRODUCTION, "## valid\n\n| file | shows |\n|---|---|\n"]
+    for name, (what, make) in sorted(VALID.items()):
+        data = make().join()
+        out[Path("valid", f"{name}.slimtensors")] = data
+        text = json.dumps(expected(data), indent=1, sort_keys=True) + "\n"
+        out[Path("valid", f"{name}.json")] = text.encode()
+        readme.append(f"| `{name}` | {what} |\n")
+    readme.append("\n## invalid\n\n| file | what is wrong with it |\n|---|---|\n")
+    for name, (what, make) in sorted(INVALID.items()):
+        out[Path("invalid", f"{name}.slimtensors")] = make()
+        readme.append(f"| `{name}` | {what} |\n")
+    out[Path("README.md")] = "".join(readme).encode()
+    return out
+
+
+def main(arguments: list[str]) -> int:
+    made = outputs()
+    there = {
+        path.relative_to(HERE)
+        for pattern in ("valid/*", "invalid/*")
+        for path in HERE.glob(pattern)
+        if path.suffix in (".slimtensors", ".json")
+    }
+    if arguments == ["--check"]:
+        wrong = there - made.keys()
+        wrong |= {
+            path for path, data in made.items() if not (HERE / path).exists() or (HERE / path).read_bytes() != data
+        }
+        for path in sorted(wrong):
+            print(f"not as made: {path}")
+        return 1 if wrong else 0
+    for path in there - made.keys():
+        (HERE / path).unlink()
+    for path, data in made.items():
+        (HERE / path).parent.mkdir(exist_ok=True)
+        (HERE / path).write_bytes(data)
+    print(f"{len(VALID)} valid, {len(INVALID)} invalid, {sum(map(len, made.values()))} bytes")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1313 @@
+"""The invalid vectors: sound files with one thing broken, and the digests over it made right again."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Sequence
+
+from make_valid import (
+    COMPRESSED_FRAME,
+    COMPRESSED_PLAIN,
+    bits,
+    little,
+    one,
+    raw_block_frame,
+    read_ahead,
+    rows_source,
+    skewed,
+)
+
+import decode
+from coder import LOW_STATE
+from decode import BYPASS, CODED, CONSTANT, HEAD, LITERAL, PLANES, RAW, ZSTD, digest
+from encode import (
+    Coded,
+    CodedParts,
+    Plane,
+    PlanesChunk,
+    affine_chunk,
+    bypass_symbol,
+    encode_block,
+    even_table,
+    finish,
+    literal_chunk,
+    raw_payload,
+    table_bytes,
+    to_units,
+)
+from expressions import RESERVED, parse_expression
+from parts import Parts
+from writer import BYTES, Place, Source, Writer, affine, literal
+
+INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
+DROP = object()
+
+
+def add(name: str, what: str, make: Callable[[], bytes]) -> None:
+    assert name not in INVALID, name
+    INVALID[name] = (what, make)
+
+
+def invalid(what: str) -> Callable[[Callable[[], bytes]], Callable[[], bytes]]:
+    """For those that need more than an expression."""
+
+    def register(make: Callable[[], bytes]) -> Callable[[], bytes]:
+        add(make.__name__, what, make)
+        return make
+
+    return register
+
+
+# -- the files that are broken ---------------------------------------------------------------------------------------
+
+
+def basic() -> Parts:
+    """A tensor in two literal chunks, a tie to it, a pack of two, an empty tensor, metadata, an image."""
+    writer = Writer({"k": "v"})
+    own = writer.tensor("a", Source("U16", (6,), b"abcdefghijkl", bits(8, 8), literal, 4))
+    pack = writer.pack("U8", BYTES)
+    writer.pack_member("b", pack, (3,), b"123")
+    writer.ref("c", own)
+    writer.empty("d", "F32", (0,))
+    writer.pack_member("e", pack, (2,), b"45")
+    writer.image([b"head", (0, 2), b"gap", (4, 1)], BYTES, literal)
+    return writer.parts()
+
+
+def rows() -> Parts:
+    return one(rows_source(bytes([1, 0, 1, 1, 0, 0, 1, 0]), 50, Plane(RAW), Plane(RAW)))
+
+
+def edit(parts: Parts, *changes: tuple[Sequence[str | int], object]) -> bytes:
+    """Changes values of the header, each named by its path."""
+    for path, value in changes:
+        place = parts.json
+        for key in path[:-1]:
+            place = place[key]
+        if value is DROP:
+            del place[path[-1]]
+        else:
+            place[path[-1]] = value
+    parts.set_json()
+    return parts.join()
+
+
+def header(
+    name: str, what: str, *changes: tuple[Sequence[str | int], object], base: Callable[[], Parts] = basic
+) -> None:
+    add(name, what, lambda: edit(base(), *changes))
+
+
+def text(name: str, what: str, old: bytes, new: bytes) -> None:
+    """Changes the header's text, past any canonical form."""
+
+    def make() -> bytes:
+        parts = basic()
+        assert parts.header.count(old) == 1, old
+        parts.header = parts.header.replace(old, new)
+        return parts.join()
+
+    add(name, what, make)
+
+
+def parts_with(name: str, what: str, change: Callable[[Parts], None], base: Callable[[], Parts] = basic) -> None:
+    def make() -> bytes:
+        parts = base()
+        change(parts)
+        return parts.join()
+
+    add(name, what, make)
+
+
+def put(thing: object, **values: object) -> None:
+    for key, value in values.items():
+        assert hasattr(thing, key)
+        setattr(thing, key, value)
+
+
+def flip(data: bytes, at: int, mask: int = 1) -> bytes:
+    at %= len(data)
+    return data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
+
+
+# -- container.md, section 2: prefix ---------------------------------------------------------------------------------
+
+add("file_empty", "no bytes", lambda: b"")
+add("file_prefix_cut", "63 bytes", lambda: basic().join()[:63])
+add("file_prefix_alone", "64 bytes: the prefix of a longer file", lambda: basic().join()[:64])
+add("file_cut_in_header", "cut in the header", lambda: basic().join()[:200])
+add("file_cut_by_one", "the last byte is missing", lambda: basic().join()[:-1])
+add("file_cut_by_64", "the last 64 bytes are missing", lambda: basic().join()[:-64])
+add("file_trailing_byte", "a zero byte after the end, `file_length` as before", lambda: basic().join() + b"\0")
+parts_with(
+    "file_trailing_64",
+    "64 zero bytes after the last chunk, `file_length` counts them",
+    lambda p: put(p, trailing=bytes(64)),
+)
+parts_with("magic", "one bit of the magic", lambda p: put(p, magic=flip(p.magic, 7)))
+parts_with(
+    "magic_newlines",
+    "the magic after a transfer as text: CR LF became LF",
+    lambda p: put(p, magic=b"\x89SLM\n\x1a\n\0"),
+)
+parts_with("newer_version", "version 1", lambda p: put(p, version=1))
+parts_with("newer_features", "a bit of `features`", lambda p: put(p, features=1))
+parts_with("newer_features_high", "the highest bit of `features`", lambda p: put(p, features=1 << 31))
+parts_with(
+    "file_length_less", "`file_length` is 64 less than the file", lambda p: put(p, file_length=len(p.join()) - 64)
+)
+parts_with("file_length_more", "`file_length` is 1 more than the file", lambda p: put(p, file_length=len(p.join()) + 1))
+parts_with(
+    "file_length_high",
+    "`file_length` is wrong in its upper half alone",
+    lambda p: put(p, file_length=len(p.join()) + (1 << 32)),
+)
+parts_with("header_length_over_limit", "`header_length` is 16 MiB + 1", lambda p: put(p, header_length=(16 << 20) + 1))
+parts_with(
+    "header_length_beyond_file", "the header ends behind the file", lambda p: put(p, header_length=len(p.join()))
+)
+parts_with(
+    "header_length_less", "`header_length` is 1 too small, file id over what it says", lambda p: shift_header(p, -1)
+)
+parts_with(
+    "header_length_more", "`header_length` is 1 too large, file id over what it says", lambda p: shift_header(p, 1)
+)
+parts_with("index_length_beyond_file", "`index_length` is 2^32 - 1", lambda p: put(p, index_length=0xFFFFFFFF))
+parts_with(
+    "index_length_more", "32 bytes more in the index than the header implies", lambda p: put(p, index_tail=bytes(32))
+)
+parts_with("index_length_less", "the index lacks its last identity", lambda p: put(p, identities=p.identities[:-1]))
+parts_with("file_id", "one bit of the file id", lambda p: put(p, file_id=flip(p.join()[32:64], 31, 128)))
+
+
+def shift_header(parts: Parts, by: int) -> None:
+    data = parts.join()
+    header_length, index_length = len(parts.header) + by, struct.unpack_from("<I", data, 28)[0]
+    begin = struct.pack("<8sIIQII", parts.magic, 0, 0, len(data), header_length, index_length)
+    put(parts, header_length=header_length, file_id=digest(begin, data[64 : 64 + header_length + index_length]))
+
+
+# -- section 3: the header's text ------------------------------------------------------------------------------------
+
+text("json_not_utf8", "a byte FF in a string", b'"k":"v"', b'"k":"\xff"')
+text("json_overlong_utf8", "an overlong form of `/` in a string", b'"k":"v"', b'"k":"\xc0\xaf"')
+text("json_surrogate_utf8", "a surrogate written in UTF-8", b'"k":"v"', b'"k":"\xed\xa0\x80"')
+text("json_surrogate_escape", "a lone surrogate as an escape", b'"k":"v"', b'"k":"\\ud800"')
+text("json_escaped_letter", "a letter as `\\u0041`", b'"k":"v"', b'"k":"\\u0041"')
+text("json_escaped_pair", "U+1F600 as a pair of escapes", b'"k":"v"', b'"k":"\\ud83d\\ude00"')
+text("json_escaped_slash", "`/` as `\\/`", b'"k":"v"', b'"k":"\\/"')
+text("json_escaped_delete", "U+007F as `\\u007f`", b'"k":"v"', b'"k":"\\u007f"')
+text("json_escape_upper_case", "`\\u001F` in upper case", b'"k":"v"', b'"k":"\\u001F"')
+text("json_escape_long", "a newline as `\\u000a` instead of `\\n`", b'"k":"v"', b'"k":"\\u000a"')
+text("json_control", "a control character as itself", b'"k":"v"', b'"k":"\x01"')
+text("json_space", "a space after a colon", b'"metadata":', b'"metadata": ')
+text(
+    "json_newline_end",
+    "a newline after the last brace",
+    b'"pack":0,"shape":[2]}]}',
+    b'"pack":0,"shape":[2]}]}\n',
+)
+text(
+    "json_byte_order_mark", "a byte order mark before the first brace", b'{"expressions"', b'\xef\xbb\xbf{"expressions"'
+)
+text("json_two_values", "a second value behind the first", b'"pack":0,"shape":[2]}]}', b'"pack":0,"shape":[2]}]}{}')
+text("json_cut", "the last brace is missing", b'"pack":0,"shape":[2]}]}', b'"pack":0,"shape":[2]}]')
+text("json_trailing_comma", "a comma before a closing bracket", b'"shape":[2]', b'"shape":[2,]')
+text("json_duplicate_key", "a key twice with the same value", b'"metadata":{"k":"v"}', b'"metadata":{"k":"v","k":"v"}')
+text("json_duplicate_key_first", "a key twice with two values", b'"shape":[2]', b'"shape":[1],"shape":[2]')
+text("json_duplicate_top_key", "`packs` twice", b'"packs":[', b'"packs":[],"packs":[')
+text("json_unsorted", "keys in another order", b'"pack":0,"shape":[2]', b'"shape":[2],"pack":0')
+text(
+    "json_sorted_utf16",
+    "keys sorted by UTF-16 units, not code points: U+10000 before U+FFFF",
+    b'{"k":"v"}',
+    '{"\U00010000":"","\uffff":""}'.encode(),
+)
+text("json_float", "a float in a shape", b'"shape":[2]', b'"shape":[2.0]')
+text("json_exponent", "a number with an exponent", b'"shape":[2]', b'"shape":[2e0]')
+text("json_negative", "a negative number", b'"pack":0,"shape":[2]', b'"pack":-1,"shape":[2]')
+text("json_minus_zero", "-0", b'"pack":0,"shape":[2]', b'"pack":-0,"shape":[2]')
+text("json_leading_zero", "a number with a leading zero", b'"shape":[2]', b'"shape":[02]')
+text("json_plus", "a number with a sign", b'"shape":[2]', b'"shape":[+2]')
+text("json_nan", "NaN", b'"shape":[2]', b'"shape":[NaN]')
+text("json_infinity", "Infinity", b'"shape":[2]', b'"shape":[Infinity]')
+text(
+    "json_number_2_64",
+    "a dimension of 2^64 + 2, which is 2 modulo 2^64",
+    b'"shape":[2]',
+    b'"shape":[18446744073709551618]',
+)
+text("json_number_endless", "a number of 5000 digits", b'"shape":[2]', b'"shape":[' + b"2" * 5000 + b"]")
+text("json_true", "true for 1", b'"rotate":0},{"ref":0}', b'"rotate":true},{"ref":0}')
+text("json_null", "null for a value", b'"pack":0,"shape":[2]', b'"pack":null,"shape":[2]')
+text("json_single_quotes", "single quotes", b'"k":"v"', b"'k':\"v\"")
+text("json_comment", "a comment", b'"metadata":{', b'"metadata":/**/{')
+parts_with("json_nothing", "no header at all", lambda p: put(p, header=b""))
+parts_with("json_deep", "3000 nested arrays", lambda p: put(p, header=b"[" * 3000 + b"]" * 3000))
+parts_with("json_deep_objects", "1200 nested objects in `metadata`", lambda p: put(p, header=deep_metadata(p.header)))
+parts_with("json_array", "an array of the header", lambda p: put(p, header=b"[" + p.header + b"]"))
+parts_with("json_utf16", "the header in UTF-16", lambda p: put(p, header=p.header.decode().encode("utf-16-le")))
+
+
+def deep_metadata(text: bytes) -> bytes:
+    return text.replace(b'"v"', b'{"":' * 1200 + b'"v"' + b"}" * 1200)
+
+
+# -- the header's values ---------------------------------------------------------------------------------------------
+
+header("key_unknown_top", "an unknown key at the top", (["extra"], {}))
+header("key_missing_metadata", "no `metadata`", (["metadata"], DROP))
+header("key_missing_packs", "no `packs`, where none is needed", (["packs"], DROP), base=rows)
+header("key_unknown_tensor", "an unknown key of a tensor", (["tensors", 0, "offset"], 0))
+header("key_unknown_pack", "an unknown key of a pack", (["packs", 0, "chunk"], 5))
+header("key_unknown_side", "an unknown key of a side plane", (["tensors", 0, "sides", 0, "name"], "s"), base=rows)
+header("key_unknown_image", "an unknown key of the image", (["image", "name"], "model.safetensors"))
+header("key_missing_shape", "a tensor without `shape`", (["tensors", 3, "shape"], DROP))
+header("key_chunk_and_pack", "a tensor with a stream and a pack", (["tensors", 0, "pack"], 0))
+header("key_chunk_alone", "`chunk` without `expression`", (["tensors", 0, "expression"], DROP))
+header("key_sides_on_tie", "a tie with side planes", (["tensors", 2, "sides"], []))
+header("key_image_null", "`image` is null", (["image"], None))
+header("type_tensors", "`tensors` is an object", (["tensors"], {}))
+header("type_metadata_value", "a number in the metadata", (["metadata", "k"], 1))
+header("type_metadata", "`metadata` is an array", (["metadata"], []))
+header("type_name", "a name that is a number", (["tensors", 3, "name"], 4))
+header("type_shape", "a shape that is a number", (["tensors", 1, "shape"], 3))
+header("type_dtype", "a dtype that is an array", (["tensors", 3, "dtype"], []))
+header("type_expression", "`expression` is the expression itself", (["tensors", 0, "expression"], bits(8, 8)))
+header("dtype_unknown", "dtype `F128`", (["tensors", 3, "dtype"], "F128"))
+header("dtype_lower_case", "dtype `f32`", (["tensors", 3, "dtype"], "f32"))
+header("name_empty", "an empty name", (["tensors", 3, "name"], ""))
+header("name_long", "a name of 513 bytes", (["tensors", 3, "name"], "n" * 513))
+header("name_long_utf8", "a name of 257 characters and 514 bytes", (["tensors", 3, "name"], "\u00e9" * 257))
+header("name_control", "a name with U+0000", (["tensors", 3, "name"], "d\0"))
+header("name_delete", "a name with U+007F", (["tensors", 3, "name"], "d\x7f"))
+header("name_twice", "two tensors of one name", (["tensors", 3, "name"], "a"))
+header("shape_17", "17 dimensions", (["tensors", 0, "shape"], [1] * 16 + [6]))
+header("shape_dimension_limit", "a dimension of 2^48 + 1, beside a 0", (["tensors", 3, "shape"], [0, 2**48 + 1]))
+header("shape_product_limit", "a product of 2^49, beside a 0", (["tensors", 3, "shape"], [2**24, 0, 2**25]))
+header("shape_not_whole_bytes", "three elements of F4", (["tensors", 1, "dtype"], "F4"), (["packs", 0, "dtype"], "F4"))
+header("shape_wrap", "a product of 2^64 elements", (["tensors", 3, "shape"], [2**16] * 4 + [0]))
+header("elements_without_keys", "a tensor with elements and nothing that holds them", (["tensors", 3, "shape"], [1]))
+header("expression_out_of_range", "`expression` is the number of expressions", (["tensors", 0, "expression"], 3))
+header(
+    "expression_ref_with_stream", "a tensor with a stream whose expression is a ref", (["tensors", 0, "expression"], 2)
+)
+header(
+    "expression_bits_without_stream",
+    "a tensor without a stream whose expression is no ref",
+    (["tensors", 2, "expression"], 0),
+)
+header("expression_ref_pack", "a pack whose expression is a ref", (["packs", 0, "expression"], 2))
+header("expression_ref_image", "an image whose expression is a ref", (["image", "expression"], 2))
+header("chunk_0", "chunks of 0 units", (["tensors", 0, "chunk"], 0))
+
+
+@invalid("a tensor without elements that has a stream of no chunks")
+def elements_none_with_stream() -> bytes:
+    parts = basic()
+    parts.streams.insert(2, type(parts.streams[0])([]))
+    return edit(parts, (["tensors", 3, "chunk"], 1), (["tensors", 3, "expression"], 0))
+
+
+header(
+    "elements_none_in_pack",
+    "a tensor without elements in a pack",
+    (["tensors", 3, "dtype"], "U8"),
+    (["tensors", 3, "pack"], 0),
+)
+
+
+@invalid("a tie to a tensor without elements, and itself without")
+def elements_none_tie() -> bytes:
+    writer = Writer()
+    writer.ref("tie", writer.empty("none", "F32", (0,)))
+    return writer.parts().join()
+
+
+@invalid("one chunk of 16 MiB + 1 byte")
+def chunk_over_limit() -> bytes:
+    count = (16 << 20) + 1
+    stored = affine_chunk(0, 0, count, 1)
+    parts = one(Source("U8", (1,), b"\0", BYTES))
+    chunk = parts.chunks()[0]
+    put(chunk, stored=stored, decoded_length=count)
+    return edit(parts, (["tensors", 0, "chunk"], count), (["tensors", 0, "shape"], [count]))
+
+
+# -- packs -----------------------------------------------------------------------------------------------------------
+
+
+def two_packs() -> Parts:
+    writer = Writer()
+    for i in range(2):
+        writer.pack_member(f"p{i}", writer.pack("U8", BYTES), (2,), b"xy")
+    return writer.parts()
+
+
+header("pack_out_of_range", "a pack that is not there", (["tensors", 4, "pack"], 1))
+header(
+    "pack_order",
+    "packs not in the order of their first tensors",
+    (["tensors", 0, "pack"], 1),
+    (["tensors", 1, "pack"], 0),
+    base=two_packs,
+)
+header("pack_unused", "a pack without tensors", (["packs"], [{"dtype": "U8", "expression": 1}] * 2))
+header("pack_dtype", "a tensor whose dtype is not its pack's", (["tensors", 4, "dtype"], "I8"))
+header(
+    "pack_scatter",
+    "a pack with scatter",
+    (["expressions", 1], {"bits": [{"scatter": [0, {"plane": 8}]}], "rotate": 0}),
+)
+
+
+# -- expressions.md --------------------------------------------------------------------------------------------------
+
+header("bits_empty", "no parts", (["expressions", 0, "bits"], []))
+header(
+    "bits_17",
+    "17 parts",
+    (["expressions", 0, "bits"], [{"plane": 1}] * 17),
+    (["tensors", 0, "dtype"], "U32"),
+    (["tensors", 0, "shape"], [3]),
+    (["tensors", 0, "chunk"], 2),
+    (["expressions", 2], {"ref": 0}),
+    (["tensors", 2, "dtype"], "U32"),
+    (["tensors", 2, "shape"], [3]),
+)
+header("bits_too_wide", "parts of 17 bits for a unit of 16", (["expressions", 0], bits(8, 9)))
+header("bits_too_wide_image", "parts of 9 bits for the image", (["expressions", 1], bits(9)))
+header("bits_width_0", "a plane of 0 bits", (["expressions", 0], bits(8, 0)))
+header(
+    "bits_width_17",
+    "a plane of 17 bits for a unit of 32",
+    (["expressions", 0], bits(17)),
+    (["tensors", 0, "dtype"], "U32"),
+    (["tensors", 0, "shape"], [3]),
+    (["tensors", 0, "chunk"], 2),
+    (["tensors", 2, "dtype"], "U32"),
+    (["tensors", 2, "shape"], [3]),
+)
+header("bits_rotate_2", "a rotation by 2", (["expressions", 0, "rotate"], 2))
+header("bits_rotate_missing", "no `rotate`", (["expressions", 0, "rotate"], DROP))
+header("bits_unknown_key", "an unknown key beside `bits`", (["expressions", 0, "order"], 0))
+header("part_unknown_key", "an unknown key of a part", (["expressions", 0, "bits", 0, "signed"], 0))
+header("part_unknown", "an unknown part", (["expressions", 0, "bits", 0], {"plain": 8}))
+header("part_number", "a part that is a number", (["expressions", 0, "bits", 0], 8))
+header("expression_plane", "a plane where an expression belongs", (["expressions", 0], {"plane": 16}))
+header("expression_unknown", "an unknown expression", (["expressions", 0], {"bytes": [8, 8]}))
+header("expression_empty", "an expression without keys", (["expressions", 0], {}))
+header("expression_array", "an expression that is an array", (["expressions", 0], ["bits"]))
+for reserved in sorted(RESERVED - {"context"}):
+    header(
+        f"newer_expression_{reserved}",
+        f"the reserved name `{reserved}` for an expression",
+        (["expressions", 0], {reserved: [0, 1]}),
+    )
+header("newer_part_context", "a plane with a context", (["expressions", 0, "bits", 0, "context"], 0))
+header("newer_part_mul", "the reserved name `mul` for a part", (["expressions", 0, "bits", 0], {"mul": [0, 1]}))
+header(
+    "newer_scatter_context",
+    "a plane with a context under scatter",
+    (["expressions", 0, "bits", 1, "scatter", 1, "context"], 0),
+    base=rows,
+)
+
+ROW_SHAPE = ["tensors", 0, "sides", 0, "shape"]
+SCATTER = ["expressions", 0, "bits", 1, "scatter"]
+
+header("scatter_side_out_of_range", "scatter by a side plane that is not there", ([*SCATTER, 0], 1), base=rows)
+header("scatter_three", "scatter with three entries", (SCATTER, [0, {"plane": 8}, 0]), base=rows)
+header("scatter_nested", "scatter in scatter", ([*SCATTER, 1], {"scatter": [0, {"plane": 8}]}), base=rows)
+header(
+    "scatter_without_sides",
+    "scatter of a tensor without side planes",
+    (["expressions", 0, "bits", 0], {"scatter": [0, {"plane": 8}]}),
+)
+header(
+    "scatter_side_dtype",
+    "rows whose side plane is of dtype BOOL",
+    (["tensors", 0, "sides", 0, "dtype"], "BOOL"),
+    base=rows,
+)
+header("scatter_side_shape", "rows whose side plane has two dimensions", (ROW_SHAPE, [2, 4]), base=rows)
+header(
+    "scatter_side_shape_scalar",
+    "rows whose side plane has no dimension",
+    (ROW_SHAPE, []),
+    base=lambda: one(rows_source(b"\1", 300, Plane(RAW), Plane(RAW))),
+)
+header(
+    "scatter_in_side",
+    "a side plane that is itself scattered",
+    (["tensors", 0, "sides", 0, "expression"], 0),
+    (["expressions", 0, "bits"], [{"scatter": [0, {"plane": 8}]}]),
+    base=rows,
+)
+header(
+    "side_ref",
+    "a side plane that is a ref",
+    (["tensors", 0, "sides", 0, "expression"], 2),
+    (["expressions"], [None, BYTES, {"ref": 0}]),
+    (["expressions", 0], {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}),
+    base=rows,
+)
+header("sides_empty", "`sides` is an empty array", (["tensors", 0, "sides"], []))
+
+
+@invalid("rows that do not divide the units")
+def scatter_rows_do_not_divide() -> bytes:
+    parts = rows()
+    rows_ = parts.streams[0].chunks[0]
+    changed = one(Source("U8", (7,), b"\1\0\1\1\0\0\1", BYTES)).chunks()[0]
+    parts.streams[0].chunks = [changed]
+    assert rows_.decoded_length == 8
+    return edit(parts, (ROW_SHAPE, [7]), (["tensors", 0, "sides", 0, "chunk"], 7))
+
+
+@invalid("a side plane with a 2, of a row that is present")
+def scatter_side_value() -> bytes:
+    return one(rows_source(bytes([1, 0, 2, 1]), 100, Plane(RAW), Plane(CODED))).join()
+
+
+@invalid("five side planes")
+def sides_five() -> bytes:
+    source = rows_source(bytes([1, 0, 1, 1]), 100, Plane(RAW), Plane(CODED))
+    source.sides = [source.sides[0]] * 5
+    return one(source).join()
+
+
+@invalid("a side plane without elements")
+def side_without_elements() -> bytes:
+    parts = rows()
+    extra = type(parts.streams[0])([])
+    parts.streams.insert(1, extra)
+    side = parts.json["tensors"][0]["sides"][0]
+    parts.json["tensors"][0]["sides"].append({**side, "shape": [0]})
+    parts.set_json()
+    return parts.join()
+
+
+# -- ties ------------------------------------------------------------------------------------------------------------
+
+
+def ties(*targets: int) -> bytes:
+    """An empty tensor, two like each other, one of another dtype, and one of another shape; then ties to them."""
+    writer = Writer()
+    writer.empty("none", "U8", (0,))
+    for i, (dtype, shape) in enumerate([("U8", (4,)), ("U8", (4,)), ("I8", (4,)), ("U8", (2, 2))]):
+        writer.tensor(f"t{i}", Source(dtype, shape, b"same", BYTES))
+    for i, target in enumerate(targets):
+        expression = writer.expression({"ref": target})
+        writer._add(f"tie{i}", "U8", (4,), b"same", expression=expression)
+    return writer.parts().join()
+
+
+add("ref_self", "a tie to itself", lambda: ties(5))
+add("ref_later", "a tie to a later tensor", lambda: ties(6, 1))
+add("ref_out_of_range", "a tie to no tensor", lambda: ties(7, 1))
+add("ref_to_ref", "a tie to a tie", lambda: ties(1, 5))
+add("ref_to_nothing", "a tie to a tensor without elements", lambda: ties(0))
+add("ref_dtype", "a tie to a tensor of another dtype", lambda: ties(3))
+add("ref_shape", "a tie to a tensor of another shape", lambda: ties(4))
+header("ref_array", "`ref` is an array", (["expressions", 2], {"ref": [0]}))
+
+# -- section 8: image ------------------------------------------------------------------------------------------------
+
+header("image_format", "a format that is not known", (["image", "format"], "gguf"))
+header("image_missing_format", "no format", (["image", "format"], DROP))
+header("image_literal_0", "a literal segment of 0 bytes", (["image", "segments"], [4, [0, 2], 3, 0, [4, 1]]))
+header("image_count_0", "a segment of 0 tensors", (["image", "segments"], [4, [0, 2], 3, [2, 0], [4, 1]]))
+header("image_count_beyond", "a segment of tensors that are not there", (["image", "segments", 3], [4, 2]))
+header(
+    "image_first_beyond",
+    "a segment that begins behind the tensors",
+    (["image", "segments"], [4, [0, 2], 3, [4, 1], [5, 1]]),
+)
+header("image_single", "a segment with one number", (["image", "segments", 3], [4]))
+header("image_string", "a segment that is a string", (["image", "segments", 0], "head"))
+header(
+    "image_gap_moved",
+    "the literal bytes are cut at another place: wrong SHA-256",
+    (["image", "segments"], [5, [0, 2], 2, [4, 1]]),
+)
+header("image_chunk_0", "an image of chunks of 0 bytes", (["image", "chunk"], 0))
+
+
+def image_of(segments: list, *, sha: bool = True) -> bytes:
+    writer = Writer()
+    for i in range(3):
+        writer.tensor(f"t{i}", Source("U8", (5,), bytes([65 + i] * 5), BYTES))
+    writer.image(segments, BYTES, literal if sha else lambda place: literal_chunk(flip(place.data, 0), 1))
+    parts = writer.parts()
+    if not sha:
+        chunk = parts.streams[-1].chunks[0]
+        length = chunk.decoded_length
+        chunk.decoded_digest = decode.decoded_digest(chunk.stored[16 : 16 + length])
+    return parts.join()
+
+
+add("image_tensor_twice", "an image that takes a tensor twice", lambda: image_of([b"x", (0, 2), (1, 1)]))
+add(
+    "image_tensor_order",
+    "an image whose tensors are not in the header's order",
+    lambda: image_of([b"x", (1, 1), (0, 1)]),
+)
+add("image_sha", "one bit of the SHA-256", lambda: image_of([b"x", (0, 3)], sha=False))
+
+# -- sections 4 and 5: index and table -------------------------------------------------------------------------------
+
+
+def stream_lengths(parts: Parts) -> None:
+    lengths = [sum(len(chunk.stored) for chunk in stream.chunks) for stream in parts.streams]
+    assert lengths[0] != lengths[1]
+    for stream, length in zip(parts.streams, [lengths[1], lengths[0]], strict=False):
+        stream.stored_length = length
+
+
+def swap_records(parts: Parts) -> None:
+    chunks = parts.streams[0].chunks
+    chunks[0], chunks[1] = chunks[1], chunks[0]
+
+
+def swap_bytes(parts: Parts) -> None:
+    a, b = parts.streams[0].chunks[:2]
+    a.stored_digest, b.stored_digest = digest(a.stored), digest(b.stored)
+    a.stored, b.stored = b.stored, a.stored
+
+
+def equal_chunks() -> Parts:
+    return one(Source("U16", (8,), b"abcdefghijklmnop", bits(8, 8), literal, 4))
+
+
+def pad(parts: Parts, byte: int) -> None:
+    data = parts.join()
+    rest = sum(len(chunk.stored) for chunk in parts.chunks())
+    table_end = 64 + len(parts.header) + struct.unpack_from("<I", data, 28)[0] + 48 * len(parts.chunks())
+    gap = len(data) - rest - table_end
+    assert gap
+    parts.padding = bytes(gap - 1) + bytes([byte])
+
+
+parts_with("stream_lengths_exchanged", "the stored lengths of two streams are exchanged", stream_lengths)
+parts_with(
+    "stream_length_more",
+    "a stream's stored length is 64 more than its chunks",
+    lambda p: put(p.streams[0], stored_length=192),
+)
+parts_with(
+    "stream_length_wrap",
+    "stored lengths of streams that sum to the right number modulo 2^64",
+    lambda p: (put(p.streams[0], stored_length=2**64 - 64), put(p.streams[1], stored_length=256)),
+)
+parts_with(
+    "digest_table",
+    "one bit of a stream's digest of its table records",
+    lambda p: put(p.streams[1], table_digest=flip(p.streams[1].record()[8:], 0)),
+)
+parts_with(
+    "digest_stored",
+    "one bit of a chunk's digest of its stored bytes",
+    lambda p: put(p.chunks()[1], stored_digest=flip(digest(p.chunks()[1].stored), 31)),
+)
+parts_with(
+    "digest_decoded",
+    "one bit of a chunk's digest of its decoded bytes",
+    lambda p: put(p.chunks()[0], decoded_digest=p.chunks()[0].decoded_digest ^ 1),
+)
+parts_with(
+    "digest_decoded_high",
+    "the highest bit of a chunk's digest of its decoded bytes",
+    lambda p: put(p.chunks()[0], decoded_digest=p.chunks()[0].decoded_digest ^ 1 << 63),
+)
+parts_with(
+    "digest_decoded_plain",
+    "a decoded digest that is XXH3-64 of the bytes themselves",
+    lambda p: put(p.chunks()[0], decoded_digest=plain_xxh3(p.chunks()[0].stored[16:24])),
+)
+parts_with(
+    "identity",
+    "one bit of a tensor's identity",
+    lambda p: put(p, identities=[flip(p.identities[0], 5), *p.identities[1:]]),
+)
+parts_with(
+    "identity_pack_member",
+    "one bit of the identity of a pack's tensor",
+    lambda p: put(p, identities=[*p.identities[:4], flip(p.identities[4], 5)]),
+)
+parts_with(
+    "identity_tie",
+    "a tie's identity is not its target's",
+    lambda p: put(p, identities=[*p.identities[:2], flip(p.identities[2], 0), *p.identities[3:]]),
+)
+parts_with(
+    "identity_empty",
+    "the identity of a tensor without elements is zero",
+    lambda p: put(p, identities=[*p.identities[:3], bytes(32), p.identities[4]]),
+)
+parts_with("padding_after_table", "a byte of the padding after the table is not zero", lambda p: pad(p, 1))
+parts_with(
+    "padding_missing",
+    "64 bytes of padding too many after the table",
+    lambda p: put(p, padding=bytes(-(64 + len(p.header) + 32 * 5 + 40 * 3 + 48 * 4) % 64 + 64)),
+)
+parts_with(
+    "decoded_length", "a chunk's decoded length is not its units'", lambda p: put(p.chunks()[0], decoded_length=7)
+)
+parts_with(
+    "decoded_length_exchanged",
+    "the decoded lengths of two chunks are exchanged",
+    lambda p: (put(p.chunks()[0], decoded_length=4), put(p.chunks()[1], decoded_length=8)),
+)
+parts_with(
+    "stored_length_not_64",
+    "stored lengths that are no multiples of 64, with the right sum",
+    lambda p: (put(p.chunks()[0], stored_length=63), put(p.chunks()[1], stored_length=65)),
+)
+parts_with("stored_length_0", "a chunk of 0 stored bytes", lambda p: put(p.chunks()[0], stored=b""))
+parts_with(
+    "stored_length_more",
+    "a chunk's stored length is 64 more than there is for it",
+    lambda p: put(p.chunks()[1], stored_length=128),
+)
+parts_with(
+    "stored_length_over_limit",
+    "a chunk with 64 zeros more than the limit on the stored length allows",
+    lambda p: put(p.chunks()[0], stored=p.chunks()[0].stored + bytes(192)),
+)
+parts_with(
+    "chunks_exchanged", "two chunks exchanged with their records: only the identity tells", swap_records, equal_chunks
+)
+parts_with("chunks_bytes_exchanged", "the bytes of two chunks exchanged", swap_bytes, equal_chunks)
+header(
+    "table_beyond_file",
+    "the table ends behind the file",
+    (["tensors", 0, "chunk"], 1),
+    (["tensors", 0, "shape"], [600]),
+    base=lambda: one(Source("U8", (6,), b"abcdef", BYTES)),
+)
+
+
+def plain_xxh3(data: bytes) -> int:
+    return decode.xxhash.xxh3_64_intdigest(data)
+
+
+# -- section 6: chunks -----------------------------------------------------------------------------------------------
+
+RAMP = bytes(range(100))
+
+
+def stored_as(stored: bytes, data: bytes = RAMP, dtype: str = "U8", expression: dict = BYTES) -> bytes:
+    """A file of one tensor in one chunk, stored as given."""
+    count = len(to_units(data, {"U8": 1, "U16": 2, "U32": 4}[dtype]))
+    return one(Source(dtype, (count,), data, expression, lambda _: stored)).join()
+
+
+def head(kind: int, planes: int, n: int, zero: int = 0, zeros: int = 0) -> bytes:
+    return HEAD.pack(kind, planes, zero, n, zeros)
+
+
+add("head_kind", "a chunk of kind 3", lambda: stored_as(finish(head(3, 0, 100) + RAMP, 100)))
+add(
+    "head_planes_of_literal",
+    "a literal that says it has a plane",
+    lambda: stored_as(finish(head(LITERAL, 1, 100) + RAMP, 100)),
+)
+add("head_reserved", "the head's u16 is 1", lambda: stored_as(finish(head(LITERAL, 0, 100, 1) + RAMP, 100)))
+add(
+    "head_reserved_end",
+    "the head's last byte is 1",
+    lambda: stored_as(finish(head(LITERAL, 0, 100, 0, 1 << 56) + RAMP, 100)),
+)
+add("head_units_less", "a unit less than the reader knows", lambda: stored_as(finish(head(LITERAL, 0, 99) + RAMP, 100)))
+add(
+    "head_units_more", "a unit more than the reader knows", lambda: stored_as(finish(head(LITERAL, 0, 101) + RAMP, 100))
+)
+add("literal_cut", "a literal of 100 bytes in 64", lambda: stored_as((head(LITERAL, 0, 100) + RAMP)[:64]))
+add(
+    "literal_after",
+    "a byte after a literal is not zero",
+    lambda: stored_as(flip(finish(head(LITERAL, 0, 100) + RAMP, 100), -1)),
+)
+add("affine_start", "`start` is 2^8 in units of 8 bits", lambda: stored_as(affine_chunk(256, 1, 100, 1)))
+add("affine_step", "`step` is 2^8 + 1 in units of 8 bits", lambda: stored_as(affine_chunk(0, 257, 100, 1)))
+add("affine_after", "a byte after an affine chunk is not zero", lambda: stored_as(flip(affine_chunk(0, 1, 100, 1), 32)))
+add(
+    "affine_wrong",
+    "an affine chunk that does not give what its digest says",
+    lambda: stored_as(affine_chunk(0, 2, 100, 1)),
+)
+add("affine_planes", "an affine chunk that says it has a plane", lambda: stored_as(flip(affine_chunk(0, 1, 100, 1), 1)))
+
+VALUES = skewed(512, 12)
+TWELVE = bits(12)
+
+
+def chunk_of(values: list[int], expression: dict, *plans: Plane, unit: int = 2) -> PlanesChunk:
+    return Place(little(values, unit), unit, parse_expression(expression), 0, len(values), []).planes(*plans)
+
+
+def planes_file(
+    chunk: PlanesChunk | bytes, values: list[int] = VALUES, expression: dict = TWELVE, dtype: str = "U16"
+) -> bytes:
+    stored = chunk if isinstance(chunk, bytes) else chunk.bytes()
+    return stored_as(stored, little(values, {"U8": 1, "U16": 2, "U32": 4}[dtype]), dtype, expression)
+
+
+add(
+    "planes_few_units",
+    "planes in a chunk of 100 units",
+    lambda: stored_as(PlanesChunk(100, 1, [Coded(CONSTANT)], RAMP).bytes()),
+)
+add(
+    "planes_number",
+    "a chunk with one plane fewer than its expression has",
+    lambda: planes_file(chunk_of(VALUES, TWELVE, Plane(CODED)), expression=bits(12, 4)),
+)
+add(
+    "planes_number_more",
+    "a chunk with one plane more than its expression has",
+    lambda: planes_file(chunk_of(VALUES, bits(12, 4), Plane(CODED), Plane(CONSTANT))),
+)
+add(
+    "planes_descriptors_cut",
+    "descriptors that leave the chunk",
+    lambda: planes_file(finish(head(PLANES, 4, 512) + bytes(48), 1024), [0] * 512, bits(4, 4, 4, 4)),
+)
+add("planes_few_zeros", "no zeros after the last payload", lambda: cut_read_ahead())
+add(
+    "planes_after",
+    "the chunk's last byte is not zero",
+    lambda: planes_file(flip(chunk_of(VALUES, TWELVE, Plane(CODED)).bytes(), -1)),
+)
+add(
+    "planes_payload_cut",
+    "a payload that leaves the chunk",
+    lambda: planes_file(chunk_of(VALUES, TWELVE, Plane(CODED)).bytes()[:256]),
+)
+
+
+def cut_read_ahead() -> bytes:
+    parts = read_ahead()
+    chunk = parts.chunks()[0]
+    chunk.stored = chunk.stored[:-64]
+    return parts.join()
+
+
+@invalid("a byte of the gap between two payloads is not zero")
+def planes_gap() -> bytes:
+    chunk = chunk_of([v | v << 8 for v in VALUES], bits(8, 8), Plane(CODED), Plane(CODED))
+    at = 48 + len(chunk.planes[0].bytes())
+    assert at % 16
+    return planes_file(flip(chunk.bytes(), at), [v | v << 8 for v in VALUES], bits(8, 8))
+
+
+@invalid("a byte of the gap before the tail is not zero")
+def planes_gap_tail() -> bytes:
+    values = [*VALUES, 1, 2, 3]
+    chunk = chunk_of(values, TWELVE, Plane(CODED))
+    at = 32 + len(chunk.planes[0].bytes())
+    assert at % 16
+    return planes_file(flip(chunk.bytes(), at), values)
+
+
+# descriptors: what a mode does not use is zero
+
+
+def descriptor(name: str, what: str, mode: int, /, **changes: object) -> None:
+    values, expression, dtype = VALUES, TWELVE, "U16"
+    if mode in (RAW, ZSTD):
+        expression = bits(4)
+    frame = raw_block_frame(raw_payload(VALUES, 4)) if mode == ZSTD else None
+    if mode == CONSTANT:
+        values = [9] * 512
+
+    def make() -> bytes:
+        chunk = chunk_of(values, expression, Plane(mode, frame=frame)).replace(0, **changes)
+        return planes_file(chunk, values, expression, dtype)
+
+    add(name, what, make)
+
+
+descriptor("mode_5", "a plane of mode 5", CODED, mode=5)
+descriptor("mode_255", "a plane of mode 255", CODED, mode=255)
+descriptor("constant_precision", "a constant plane with a precision", CONSTANT, precision=12)
+descriptor("constant_length", "a constant plane with a payload", CONSTANT, payload=bytes(16))
+descriptor("constant_blocks", "a constant plane with a block", CONSTANT, blocks=1)
+descriptor("constant_escapes", "a constant plane with an escape", CONSTANT, escapes=1)
+descriptor("raw_precision", "a raw plane with a precision", RAW, precision=11)
+descriptor("raw_base", "a raw plane with a base", RAW, base=1)
+descriptor("raw_blocks", "a raw plane with a block", RAW, blocks=1)
+descriptor("raw_escapes", "a raw plane with an escape", RAW, escapes=1)
+descriptor("raw_length_more", "a raw plane 32 bytes too long", RAW, payload=raw_payload(VALUES, 4) + bytes(32))
+descriptor("zstd_precision", "a zstd plane with a precision", ZSTD, precision=12)
+descriptor("zstd_base", "a zstd plane with a base", ZSTD, base=1)
+descriptor("zstd_blocks", "a zstd plane with a block", ZSTD, blocks=1)
+descriptor("zstd_escapes", "a zstd plane with an escape", ZSTD, escapes=1)
+descriptor("coded_blocks_0", "a coded plane of 0 blocks", CODED, blocks=0)
+descriptor("coded_precision_0", "a coded plane of precision 0", CODED, precision=0)
+descriptor("bypass_base", "a bypass plane with a base", BYPASS, base=1)
+descriptor("bypass_precision_0", "a bypass plane of precision 0", BYPASS, precision=0)
+descriptor("bypass_blocks_0", "a bypass plane of 0 blocks", BYPASS, blocks=0)
+
+
+@invalid("a constant that does not fit its plane")
+def constant_wide() -> bytes:
+    chunk = PlanesChunk(512, 2, [Coded(CONSTANT, base=16)], b"")
+    return planes_file(chunk, [16] * 512, bits(4))
+
+
+@invalid("a raw plane whose last 32 bytes, all zero, are left out")
+def raw_length_less() -> bytes:
+    values = [*VALUES[:448], *[0] * 64]
+    payload = raw_payload(values, 4)
+    assert not any(payload[-32:])
+    return planes_file(PlanesChunk(512, 2, [Coded(RAW, payload=payload[:-32])], b""), values, bits(4))
+
+
+@invalid("a raw plane of 9 bits")
+def raw_wide() -> bytes:
+    return planes_file(PlanesChunk(512, 2, [Coded(RAW, payload=raw_payload(VALUES, 9))], b""), expression=bits(9))
+
+
+def unused_bits() -> bytes:
+    payload = raw_payload([v % 2 for v in VALUES[:384]], 1)
+    assert len(payload) == 64
+    return flip(payload, 40, 128)
+
+
+@invalid("a raw plane with one of its unused bits set")
+def raw_unused_bits() -> bytes:
+    values = [v % 2 for v in VALUES[:384]]
+    return planes_file(PlanesChunk(384, 2, [Coded(RAW, payload=unused_bits())], b""), values, bits(1))
+
+
+# zstd
+
+
+def zstd(name: str, what: str, frame: bytes, values: list[int] = VALUES, width: int = 4) -> None:
+    def make() -> bytes:
+        return planes_file(PlanesChunk(len(values), 2, [Coded(ZSTD, payload=frame)], b""), values, bits(width))
+
+    add(name, what, make)
+
+
+PLAIN = raw_payload(VALUES, 4)
+FRAME = raw_block_frame(PLAIN)
+BLOCK = little([len(PLAIN) << 3 | 1], 3) + PLAIN
+MAGIC = FRAME[:4]
+EMPTY_FRAME = MAGIC + bytes.fromhex("2000010000")
+zstd("zstd_no_content_size", "a frame that does not state its content size", MAGIC + b"\0\0" + BLOCK)
+zstd(
+    "zstd_content_size",
+    "a frame that states and holds 32 bytes more than the plane has",
+    raw_block_frame(PLAIN + bytes(32)),
+)
+zstd(
+    "zstd_content_size_less",
+    "a frame that states and holds 32 bytes less",
+    MAGIC + b"\x20\xe0" + little([224 << 3 | 1], 3) + PLAIN[:224],
+)
+zstd(
+    "zstd_block_short",
+    "a frame whose block holds less than the content size",
+    MAGIC + FRAME[4:7] + little([224 << 3 | 1], 3) + PLAIN[:224],
+)
+zstd(
+    "zstd_block_long",
+    "a frame whose blocks hold more than the content size",
+    MAGIC + FRAME[4:7] + little([len(PLAIN) << 3], 3) + PLAIN + little([100000 << 3 | 3], 3) + b"\0",
+)
+zstd("zstd_two_frames", "a frame with an empty one behind it", FRAME + EMPTY_FRAME)
+zstd("zstd_two_frames_first_empty", "a frame with an empty one before it", EMPTY_FRAME + FRAME)
+zstd("zstd_skippable_before", "a frame with a skippable one before it", bytes.fromhex("502a4d1800000000") + FRAME)
+zstd("zstd_skippable_after", "a frame with a skippable one behind it", FRAME + bytes.fromhex("502a4d1800000000"))
+zstd("zstd_trailing", "a frame with a zero byte behind it", FRAME + b"\0")
+zstd("zstd_cut", "a frame without its last byte", FRAME[:-1])
+zstd("zstd_empty", "no frame", b"")
+zstd("zstd_not_a_frame", "bytes that are no frame", bytes(64))
+zstd("zstd_dictionary", "a frame that names dictionary 5", MAGIC + b"\x61\x05" + FRAME[5:7] + BLOCK)
+zstd("zstd_reserved_bit", "a frame with the reserved bit of its header set", MAGIC + b"\x68" + FRAME[5:])
+zstd(
+    "zstd_reserved_block",
+    "a frame with a block of type 3",
+    MAGIC + FRAME[4:7] + little([len(PLAIN) << 3 | 7], 3) + PLAIN,
+)
+zstd("zstd_magicless", "a frame without its magic number", FRAME[4:])
+zstd("zstd_checksum", "a frame with a wrong checksum", flip(COMPRESSED_FRAME, -1), list(COMPRESSED_PLAIN), 8)
+zstd(
+    "zstd_unused_bits",
+    "a frame that holds a plane with an unused bit set",
+    MAGIC + b"\x20\x40" + little([64 << 3 | 1], 3) + unused_bits(),
+    [v % 2 for v in VALUES[:384]],
+    1,
+)
+zstd("zstd_wide", "a zstd plane of 9 bits", raw_block_frame(raw_payload(VALUES, 9)), VALUES, 9)
+zstd("bomb_zstd", "a frame that states 2^40 bytes", MAGIC + b"\xe0" + little([1 << 40], 8) + BLOCK)
+zstd(
+    "bomb_zstd_rle",
+    "a frame that states 2 MiB and holds them as sixteen RLE blocks",
+    MAGIC
+    + b"\xa0"
+    + little([1 << 21], 4)
+    + b"".join(little([(1 << 17) << 3 | 2 | (i == 15)], 3) + b"\0" for i in range(16)),
+)
+
+# coder.md, section 3: tables
+
+
+def with_table(table: bytes, values: list[int] = VALUES, frequency: list[int] | None = None, **plan: object) -> bytes:
+    """A coded plane that is right by `frequency`, with the table written as given."""
+    chunk = chunk_of(values, TWELVE, Plane(CODED, frequency=frequency, **plan))
+    chunk.planes[0].parts.table = table
+    return planes_file(chunk, values)
+
+
+EVEN = even_table(VALUES, 12)
+TABLE = table_bytes(EVEN)
+
+
+def frequencies(table: dict[int, int]) -> list[int]:
+    return [table.get(s, 0) for s in range(256)]
+
+
+@invalid("a table of one symbol, whose frequency is 2^P")
+def table_one_symbol() -> bytes:
+    chunk = chunk_of([3] * 512, TWELVE, Plane(CODED, frequency=frequencies({3: 4096})))
+    chunk.planes[0].parts.table = bytes([3, 3, 128, 32])
+    return planes_file(chunk, [3] * 512)
+
+
+@invalid("a table of two listed symbols, of which the second has frequency 0")
+def table_whole_frequency() -> bytes:
+    return with_table(bytes([3, 4, 128, 32, 0]), [3] * 512, frequencies({3: 4096}))
+
+
+add(
+    "table_first_0",
+    "the first listed symbol has frequency 0",
+    lambda: with_table(
+        bytes([7, 20, 0]) + bytes([2] * 12 + [0x80 + 4072 % 128, 31]),
+        [20] * 256 + [8] * 256,
+        frequencies(dict.fromkeys(range(8, 20), 2) | {20: 4072}),
+    ),
+)
+add(
+    "table_last_0",
+    "the last listed symbol has frequency 0",
+    lambda: with_table(bytes([0, TABLE[1] + 1]) + TABLE[2:] + b"\0"),
+)
+add("table_order", "a table whose first symbol is above its last", lambda: with_table(bytes([9, 8]) + TABLE[2:]))
+add("table_sum_less", "frequencies whose sum is 2^P - 1", lambda: with_table(table_bytes([EVEN[0] - 1, *EVEN[1:]])))
+add(
+    "table_sum_more",
+    "frequencies whose sum is 2^P + 1, by a symbol that does not occur",
+    lambda: with_table(table_bytes([*EVEN[:40], 1, *EVEN[41:]])),
+)
+add("table_sum_twice", "frequencies whose sum is 2 * 2^P", lambda: with_table(table_bytes([2 * f for f in EVEN])))
+add(
+    "table_long_form",
+    "a frequency below 128 in two bytes",
+    lambda: with_table(TABLE[:-1] + bytes([TABLE[-1] + 128, 0])),
+)
+add(
+    "table_cut",
+    "a table that ends with the payload",
+    lambda: planes_file(PlanesChunk(512, 2, [Coded(CODED, 12, blocks=1, payload=TABLE[:6])], b"")),
+)
+add(
+    "table_cut_in_frequency",
+    "a payload that ends in a frequency of two bytes",
+    lambda: planes_file(PlanesChunk(512, 2, [Coded(CODED, 12, blocks=1, payload=TABLE[:3])], b"")),
+)
+add(
+    "table_empty",
+    "a coded plane without payload",
+    lambda: planes_file(PlanesChunk(512, 2, [Coded(CODED, 12, blocks=1)], b"")),
+)
+add(
+    "table_precision",
+    "a table of precision 11 in a plane of precision 12",
+    lambda: with_table(table_bytes(even_table(VALUES, 11))),
+)
+
+
+def grown(frequency: list[int], symbol: int) -> list[int]:
+    """One symbol more, at the cost of the likeliest."""
+    out = list(frequency)
+    out[out.index(max(out))] -= 1
+    out[symbol] += 1
+    return out
+
+
+add(
+    "table_field_wide",
+    "a symbol that does not occur and whose field is 2^w",
+    lambda: planes_file(chunk_of(VALUES, bits(4), Plane(CODED, frequency=grown(EVEN, 16))), expression=bits(4)),
+)
+add(
+    "table_field_wide_base",
+    "the same by a base",
+    lambda: planes_file(
+        chunk_of([4000 + v if v else 0 for v in VALUES], TWELVE, Plane(CODED, base=4000, frequency=grown(EVEN, 96))),
+        [4000 + v if v else 0 for v in VALUES],
+    ),
+)
+add("coded_precision_10", "precision 10", lambda: planes_file(chunk_of(VALUES, TWELVE, Plane(CODED, 10))))
+add("coded_precision_13", "precision 13", lambda: planes_file(chunk_of(VALUES, TWELVE, Plane(CODED, 13))))
+add(
+    "coded_blocks_more",
+    "a block more than groups",
+    lambda: planes_file(chunk_of(VALUES, TWELVE, Plane(CODED, blocks=5))),
+)
+
+# sections 4 and 5: states, words, escapes
+
+
+def carved(
+    change: Callable[[CodedParts], None], values: list[int] = VALUES, *, escapes: int | None = None, **plan: object
+) -> bytes:
+    chunk = chunk_of(VALUES, TWELVE, Plane(CODED, **plan))
+    plane = chunk.planes[0]
+    change(plane.parts)
+    plane.escapes = len(plane.parts.positions) if escapes is None else escapes
+    return planes_file(chunk, values)
+
+
+def carve(
+    name: str, what: str, change: Callable[[CodedParts], None], values: list[int] = VALUES, **plan: object
+) -> None:
+    add(name, what, lambda: carved(change, values, **plan))
+
+
+def set_at(values: list[int], at: int, value: int) -> list[int]:
+    return [*values[:at], value, *values[at + 1 :]]
+
+
+def words_left(parts: CodedParts) -> None:
+    parts.words.append(7)
+    parts.counts[-1] += 1
+
+
+def words_few(parts: CodedParts) -> None:
+    parts.words.pop()
+    parts.counts[-1] -= 1
+
+
+def words_to_neighbour(parts: CodedParts) -> None:
+    parts.counts[0] += 1
+    parts.counts[1] -= 1
+
+
+def final_state(parts: CodedParts) -> None:
+    parts.states, parts.words = encode_block(VALUES, None, EVEN, 12, LOW_STATE + 5)
+    parts.counts = [len(parts.words)]
+
+
+def low_state(parts: CodedParts) -> None:
+    """A state below 2^16 that decodes to the same: one renormalisation of the encoder too many."""
+    refills = 0
+    for lane in range(32):
+        s = VALUES[lane]
+        start, x = sum(EVEN[:s]), parts.states[lane]
+        after = EVEN[s] * (x >> 12) + x % 4096 - start
+        if after >= LOW_STATE:
+            break
+        refills += 1
+    high = after // LOW_STATE
+    parts.states[lane] = (high // EVEN[s] << 12) + start + high % EVEN[s]
+    parts.words.insert(refills, after % LOW_STATE)
+    parts.counts[0] += 1
+    assert parts.states[lane] < LOW_STATE
+
+
+carve("words_left", "a word more than the block reads", words_left)
+carve("words_few", "a word less than the block reads", words_few)
+carve("words_of_neighbour", "a word counted with the wrong block", words_to_neighbour, blocks=2)
+carve("words_uncounted", "a word that no block counts", lambda p: p.words.append(0))
+carve("words_count_more", "a word count beyond the payload", lambda p: put(p, counts=[p.counts[0] + 1000]))
+carve("states_final", "final states that are not 2^16", final_state)
+carve("states_low", "a state below 2^16 from which decoding would go on", low_state)
+carve("coded_padding", "padding between the parts of a plane that is not zero", lambda p: put(p, padding=255))
+
+
+@invalid("word counts of two blocks that sum to the right number modulo 2^32")
+def bomb_word_counts() -> bytes:
+    def change(parts: CodedParts) -> None:
+        total = sum(parts.counts)
+        parts.counts = [0xFFFFFFFF, total + 1]
+
+    return carved(change, blocks=2)
+
+
+ESCAPED = {"escape": frozenset([4, 30, 111])}
+carve(
+    "escape_order",
+    "escape positions that fall",
+    lambda p: put(p, positions=p.positions[::-1], values=p.values[::-1]),
+    **ESCAPED,
+)
+carve(
+    "escape_twice",
+    "one escape position twice",
+    lambda p: put(p, positions=[p.positions[0], *p.positions[:2]], values=[p.values[0], *p.values[:2]]),
+    set_at(VALUES, 111, 0),
+    **ESCAPED,
+)
+carve(
+    "escape_beyond",
+    "an escape position that is `n`",
+    lambda p: put(p, positions=[*p.positions[:2], 512]),
+    set_at(VALUES, 111, 0),
+    **ESCAPED,
+)
+carve(
+    "escape_wide",
+    "an escape's field is 2^w",
+    lambda p: put(p, values=[*p.values[:2], 4096]),
+    set_at(VALUES, 111, 4096),
+    **ESCAPED,
+)
+carve(
+    "escape_symbol",
+    "an escape of an element that is not symbol 0",
+    lambda p: put(p, positions=[VALUES.index(3)], values=[900]),
+    set_at(VALUES, VALUES.index(3), 900),
+)
+carve("escape_many", "one escape more than floor(n / 16)", lambda _: None, escape=frozenset(range(33)))
+carve("bomb_escapes", "2^32 - 1 escapes", lambda _: None, escapes=0xFFFFFFFF)
+
+
+@invalid("2^32 - 1 blocks")
+def bomb_blocks() -> bytes:
+    return planes_file(chunk_of(VALUES, TWELVE, Plane(CODED)).replace(0, blocks=0xFFFFFFFF))
+
+
+# section 6: bypass
+
+WIDE = [v * 7 % 4096 for v in range(512)]
+
+
+def bypass_file(
+    symbol: int | None = None, values: list[int] = WIDE, expression: dict = TWELVE, **plan: object
+) -> bytes:
+    """A bypass plane whose table has one symbol more."""
+
+    frequency = even_table([bypass_symbol(v)[0] for v in values], 12)
+    chunk = chunk_of(
+        values,
+        expression,
+        Plane(BYPASS, frequency=frequency if symbol is None else grown(frequency, symbol), **plan),
+        unit=4,
+    )
+    return planes_file(chunk, values, expression, "U32")
+
+
+add("bypass_symbol_112", "symbol 112 in a table of 16 bits", lambda: bypass_file(112, expression=bits(16)))
+add("bypass_symbol_wide", "a symbol whose fields begin at 2^w", lambda: bypass_file(80))
+add("bypass_width", "a bypass plane of 8 bits", lambda: bypass_file(values=[v % 256 for v in WIDE], expression=bits(8)))
+add("bypass_blocks_more", "a block more than groups", lambda: bypass_file(blocks=5))
+add("bypass_escapes", "a bypass plane with an escape", lambda: bypass_escape())
+
+
+def bypass_escape() -> bytes:
+    chunk = chunk_of(WIDE, TWELVE, Plane(BYPASS), unit=4)
+    put(chunk.planes[0], escapes=1)
+    put(chunk.planes[0].parts, positions=[0], values=[0])
+    return planes_file(chunk, WIDE, dtype="U32")
+
+
+# scatter in a chunk
+
+
+def rows_chunk(rows_: bytes, plane: Coded) -> bytes:
+    """128 units per row: a low plane of zeros, and the high plane as given."""
+    values = [0] * (128 * len(rows_))
+    source = Source(
+        "U16",
+        (len(rows_), 128),
+        little(values, 2),
+        {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0},
+    )
+    source.code = lambda _: PlanesChunk(len(values), 2, [Coded(CONSTANT), plane], b"").bytes()
+    source.sides = [Source("U8", (len(rows_),), rows_, BYTES)]
+    return one(source).join()
+
+
+add("scatter_none_raw", "no row is present, and the plane is raw", lambda: rows_chunk(bytes(2), Coded(RAW)))
+add(
+    "scatter_none_constant",
+    "no row is present, and the plane is a constant that is not 0",
+    lambda: rows_chunk(bytes(2), Coded(CONSTANT, base=3)),
+)
+add(
+    "scatter_groups",
+    "a plane as long as if all rows were present",
+    lambda: rows_chunk(bytes([1, 0]), Coded(RAW, payload=bytes(256))),
+)
+
+
+@invalid("a field after the last present one is not zero")
+def scatter_padding() -> bytes:
+    source = rows_source(bytes([1, 0, 1, 1]), 100, Plane(RAW), Plane(RAW))
+
+    def code(place: Place) -> bytes:
+        chunk = place.planes(Plane(RAW), Plane(RAW))
+        put(chunk.planes[1], payload=flip(chunk.planes[1].payload, -1))
+        return chunk.bytes()
+
+    source.code = code
+    return one(source).join()
+
+
+# -- section 9: bombs by the header's numbers ------------------------------------------------------------------------
+
+
+@invalid("41 ties to a tensor of 8 MiB: over 1024 times the file and 256 MiB")
+def bomb_ties() -> bytes:
+    size = 8 << 20
+    writer = Writer()
+    writer.tensor("t", Source("U8", (size,), bytes(size), BYTES, affine(0, 0)))
+    for i in range(41):
+        writer.ref(f"{i}", 0)
+    return writer.parts().join()
+
+
+@invalid("an image that takes a tensor of 8 MiB 41 times")
+def bomb_image() -> bytes:
+    size = 8 << 20
+    writer = Writer()
+    writer.tensor("t", Source("U8", (size,), bytes(size), BYTES, affine(0, 0)))
+    writer.image([(0, 1)] * 41, BYTES, literal)
+    return writer.parts().join()
+
+
+@invalid("a chunk of 16 MiB in 64 stored bytes")
+def bomb_affine() -> bytes:
+    parts = one(Source("U8", (100,), RAMP, BYTES, affine(0, 1)))
+    put(parts.chunks()[0], stored=affine_chunk(0, 1, 16 << 20, 1)[:64], decoded_length=16 << 20)
+    return edit(parts, (["tensors", 0, "chunk"], 16 << 20), (["tensors", 0, "shape"], [16 << 20]))
+
+
+header(
+    "bomb_chunks",
+    "2^47 chunks of one unit",
+    (["tensors", 0, "chunk"], 1),
+    (["tensors", 0, "shape"], [2**47]),
+    (["tensors", 2, "shape"], [2**47]),
+)
+header(
+    "bomb_shape",
+    "a tensor of 2^48 elements in chunks of 16 MiB",
+    (["tensors", 0, "chunk"], 8 << 20),
+    (["tensors", 0, "shape"], [2**48]),
+    (["tensors", 2, "shape"], [2**48]),
+)
+header("bomb_pack", "a pack of 2^40 units", (["tensors", 4, "shape"], [2**40]))
+header(
+    "bomb_image_literal",
+    "an image of 2^48 literal bytes",
+    (["image", "segments", 0], 2**48),
+    (["image", "chunk"], 16 << 20),
+)
+header("bomb_side", "a side plane of 2^40 rows", (ROW_SHAPE, [2**40]), base=rows)

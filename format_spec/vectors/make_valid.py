@@ -1,0 +1,487 @@
+"""The valid vectors: small files that show one thing each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
+from encode import Plane, affine_chunk, literal_chunk, raw_payload
+from expressions import DTYPES
+from parts import Parts
+from writer import BYTES, Place, Source, Writer, affine, literal, planes
+
+VALID: dict[str, tuple[str, Callable[[], Parts]]] = {}
+
+
+def valid(what: str) -> Callable[[Callable[[], Parts]], Callable[[], Parts]]:
+    def register(make: Callable[[], Parts]) -> Callable[[], Parts]:
+        VALID[make.__name__] = (what, make)
+        return make
+
+    return register
+
+
+# -- material --------------------------------------------------------------------------------------------------------
+
+
+def noise(count: int, seed: int = 1) -> list[int]:
+    """Numbers of 32 bits that every version of every language gives again: xorshift."""
+    x = seed * 2654435761 % (1 << 32)
+    out = []
+    for _ in range(count):
+        x ^= x << 13 & 0xFFFFFFFF
+        x ^= x >> 17
+        x ^= x << 5 & 0xFFFFFFFF
+        out.append(x)
+    return out
+
+
+def skewed(count: int, most: int, seed: int = 1) -> list[int]:
+    """Small numbers are likelier: from 0 to `most`."""
+    return [min(most, (x & -x).bit_length() - 1 + (x >> 28) % 2) for x in (v | 1 << 31 for v in noise(count, seed))]
+
+
+def little(values: Iterable[int], unit: int) -> bytes:
+    return b"".join(v.to_bytes(unit, "little") for v in values)
+
+
+def bits(*widths: int, rotate: int = 0) -> dict:
+    return {"bits": [{"plane": w} for w in widths], "rotate": rotate}
+
+
+def weights(count: int, seed: int = 1) -> bytes:
+    """BF16 numbers that look like weights: random signs and mantissas, few exponents."""
+    exponents = skewed(count, 9, seed)
+    return little(
+        ((x & 0x8000) | (123 - e) << 7 | x >> 20 & 0x7F for x, e in zip(noise(count, seed), exponents, strict=True)), 2
+    )
+
+
+def one(source: Source, name: str = "w") -> Parts:
+    writer = Writer()
+    writer.tensor(name, source)
+    return writer.parts()
+
+
+def plane8(values: list[int], plan: Plane, width: int = 8, chunk: int | None = None) -> Parts:
+    return one(Source("U8", (len(values),), bytes(values), bits(width), planes(plan), chunk))
+
+
+# A frame as the zstd library (level 19, with checksum) makes it of 128 bytes of 8 bits: kept here as bytes, since the
+# same call gives others with another version.
+COMPRESSED_PLAIN = b"slim" * 24 + b"tensors." * 4
+COMPRESSED_FRAME = bytes.fromhex("28b52ffd2480ad000068736c696d74656e736f72732e7402006f7dd27489f0017bd2")
+
+
+def raw_block_frame(plain: bytes) -> bytes:
+    """A Zstandard frame by hand: single segment, content size in two bytes, one raw block."""
+    assert 256 <= len(plain) < 65792
+    return b"\x28\xb5\x2f\xfd\x60" + little([len(plain) - 256], 2) + little([len(plain) << 3 | 1], 3) + plain
+
+
+def rle_frame(byte: int, count: int) -> bytes:
+    assert 256 <= count < 65792
+    return b"\x28\xb5\x2f\xfd\x60" + little([count - 256], 2) + little([count << 3 | 2 | 1], 3) + bytes([byte])
+
+
+# -- the container ---------------------------------------------------------------------------------------------------
+
+
+@valid("no tensors, no streams: prefix, header and padding alone")
+def empty() -> Parts:
+    return Writer().parts()
+
+
+@valid(
+    "metadata, keys sorted by code point (U+FFFF before U+10000), every kind of escape, U+007F and U+2028 as themselves"
+)
+def metadata() -> Parts:
+    texts = {"": "", "\uffff": "a", "\U00010000": "b", 'quote"back\\slash/': "\b\t\n\f\r\0\x1f\x7f\u2028\u00e9"}
+    return Writer(texts).parts()
+
+
+@valid("every dtype, eight elements of each as a literal")
+def dtypes() -> Parts:
+    writer = Writer()
+    for i, (name, (width, _)) in enumerate(DTYPES.items()):
+        writer.tensor(name, Source(name, (2, 4), little([v % 256 for v in noise(width, i + 1)], 1), bits(8)))
+    return writer.parts()
+
+
+@valid("shapes: no dimension, one element, dimensions 0 (also beside 2^48), sixteen dimensions")
+def shapes() -> Parts:
+    writer = Writer()
+    writer.tensor("scalar", Source("F32", (), b"\0\0\x80\x3f", bits(16, 16)))
+    writer.tensor("one", Source("F32", (1,), b"\0\0\x80\x3f", bits(16, 16)))
+    writer.empty("zero", "F32", (0,))
+    writer.empty("zero in the middle", "F4", (3, 0, 5))
+    writer.empty("zero beside much", "F64", (2**48, 0))
+    writer.tensor("sixteen", Source("U8", (1,) * 13 + (2, 1, 3), b"abcdef", BYTES))
+    return writer.parts()
+
+
+@valid("names of 1 and 512 bytes, with characters outside ASCII and with JSON's own")
+def names() -> Parts:
+    writer = Writer()
+    for i, name in enumerate(["a", "\u00e9" * 256, 'q"\\/', "\U0001f600", "__metadata__", " "]):
+        writer.tensor(name, Source("U8", (1,), bytes([i]), BYTES))
+    return writer.parts()
+
+
+@valid("a literal of three chunks, the last shorter")
+def chunks_literal() -> Parts:
+    return one(Source("U16", (250,), little(range(250), 2), bits(16), chunk=100))
+
+
+@valid("a chunk size larger than the tensor")
+def chunk_larger() -> Parts:
+    parts = one(Source("U16", (10,), little(range(10), 2), bits(16)))
+    parts.json["tensors"][0]["chunk"] = 4096
+    parts.set_json()
+    return parts
+
+
+@valid("chunks with more zeros behind them than needed, as many as the limit on the stored length allows")
+def appended_zeros() -> Parts:
+    def longest(place: Place) -> bytes:
+        return literal_chunk(place.data, place.unit).ljust(64 * (-(-len(place.data) // 64) + 2), b"\0")
+
+    return one(Source("U8", (100,), bytes(range(100)), BYTES, longest, 50))
+
+
+@valid("an affine chunk whose 131072 bytes need 128 stored ones by the 1024 rule")
+def least_stored() -> Parts:
+    return one(Source("U8", (131072,), bytes(131072), BYTES, affine(0, 0)))
+
+
+@valid(
+    "affine chunks: constants, ramps that wrap, steps backwards, units of 1, 2, 4 and 8 bytes, a ramp over two chunks"
+)
+def affine_chunks() -> Parts:
+    writer = Writer()
+    for dtype, start, step in [("U8", 7, 0), ("I16", 65530, 1), ("U32", 3, 2**32 - 1), ("U64", 2**64 - 9, 2**63 + 3)]:
+        unit = DTYPES[dtype][1]
+        data = little(((start + i * step) % (1 << 8 * unit) for i in range(300)), unit)
+        writer.tensor(dtype, Source(dtype, (300,), data, bits(8), affine(start, step), 200))
+    return writer.parts()
+
+
+# -- planes ----------------------------------------------------------------------------------------------------------
+
+
+@valid("the example of `coder.md`, section 2: a raw plane of 6 bits, symbol i = i mod 64")
+def raw_example() -> Parts:
+    return plane8([i % 64 for i in range(256)], Plane(RAW), 6)
+
+
+@valid("raw planes of 1 to 8 bits, five groups (the last bytes of a piece of one bit are half used), and a tail of 3")
+def raw_widths() -> Parts:
+    writer = Writer()
+    for w in range(1, 9):
+        values = [v % (1 << w) for v in noise(5 * 128, w)] + [255, 0, 129]
+        writer.tensor(f"w{w}", Source("U8", (643,), bytes(values), bits(w), planes(Plane(RAW))))
+    return writer.parts()
+
+
+@valid("the example of `expressions.md`, section 2: 1.0 and -1.5 in BF16, planes of 6 and 10 bits, rotated")
+def bf16_example() -> Parts:
+    data = bytes.fromhex("803fc0bf") * 128
+    return one(Source("BF16", (256,), data, bits(6, 10, rotate=1), planes(Plane(RAW), Plane(CODED, base=0x1F0))))
+
+
+@valid("BF16 as 8 + 8 bits, rotated; one group and no tail")
+def bf16_8_8() -> Parts:
+    return one(Source("BF16", (128, 4), weights(512), bits(8, 8, rotate=1), planes(Plane(RAW), Plane(CODED))))
+
+
+@valid("F32 as four planes, with and without rotation")
+def f32_rotations() -> Parts:
+    writer = Writer()
+    data = little((x >> 9 | 0x3E800000 | (x & 1) << 31 for x in noise(300)), 4)
+    for r in (0, 1):
+        writer.tensor(f"r{r}", Source("F32", (300,), data, bits(8, 8, 8, 8, rotate=r), planes(*[Plane(RAW)] * 4)))
+    return writer.parts()
+
+
+@valid("parts that end below the unit's highest bits, which are zero, with and without rotation")
+def bits_above_zero() -> Parts:
+    writer = Writer()
+    values = [v % 4096 for v in noise(256)]
+    writer.tensor("plain", Source("U16", (256,), little(values, 2), bits(5, 7), planes(Plane(RAW), Plane(RAW))))
+    turned = little(((v >> 1) + (v % 2 << 15) for v in values), 2)
+    writer.tensor("rotated", Source("U16", (256,), turned, bits(5, 7, rotate=1), planes(Plane(RAW), Plane(RAW))))
+    return writer.parts()
+
+
+@valid("sixteen planes of four bits in units of 64, rotated")
+def sixteen_planes() -> Parts:
+    modes = [Plane(RAW)] * 9 + [Plane(CONSTANT)] * 7
+    return one(Source("I64", (256,), little(noise(256), 8), bits(*[4] * 16, rotate=1), planes(*modes)))
+
+
+@valid("constant planes alone: no payload, no tail; and with a tail")
+def constant_planes() -> Parts:
+    writer = Writer()
+    constants = planes(Plane(CONSTANT), Plane(CONSTANT))
+    writer.tensor("whole", Source("U32", (256,), little([0xFFFF1234] * 256, 4), bits(16, 16), constants))
+    writer.tensor("tail", Source("U32", (257,), little([0xABCD0000] * 256 + [5], 4), bits(16, 16), constants))
+    return writer.parts()
+
+
+@valid("every mode in one chunk: constant, raw, coded, zstd and bypass, with a tail")
+def all_modes() -> Parts:
+    values = [
+        5 | a << 4 | b << 12 | c << 20 | (d % 8192) << 28
+        for a, b, c, d in zip(skewed(300, 15), skewed(300, 200), skewed(300, 100, 3), noise(300, 4), strict=True)
+    ]
+    frame = raw_block_frame(raw_payload([v >> 20 & 255 for v in values[:256]], 8))
+    modes = [Plane(CONSTANT), Plane(RAW), Plane(CODED), Plane(ZSTD, frame=frame), Plane(BYPASS, 11)]
+    return one(Source("U64", (300,), little(values, 8), bits(4, 8, 8, 8, 13), planes(*modes)))
+
+
+@valid("coded, precision 11, one block")
+def coded_11() -> Parts:
+    return plane8(skewed(1024, 20), Plane(CODED, 11))
+
+
+@valid("coded, precision 12, one block, tail of 127")
+def coded_12() -> Parts:
+    return plane8(skewed(1151, 20), Plane(CODED, 12))
+
+
+@valid("coded, eleven groups in four blocks of 2, 3, 3 and 3 groups")
+def coded_blocks() -> Parts:
+    return plane8(skewed(11 * 128, 30), Plane(CODED, 12, 4))
+
+
+@valid("coded, as many blocks as groups")
+def coded_most_blocks() -> Parts:
+    return one(
+        Source("U32", (640,), little(skewed(640, 9), 4), bits(16, 16), planes(Plane(CODED, 12, 5), Plane(CONSTANT)))
+    )
+
+
+@valid("coded with a base that is not 0, and symbol 0 for field 0")
+def coded_base() -> Parts:
+    values = [0 if v == 0 else 900 + v for v in skewed(512, 12)]
+    return one(Source("U16", (512,), little(values, 2), bits(16), planes(Plane(CODED, base=900))))
+
+
+@valid("coded with escapes: the first element, the last, and as many as are allowed")
+def coded_escapes() -> Parts:
+    values = skewed(512, 12)
+    for i in [0, 511, *range(40, 430, 13)]:
+        values[i] = 65535 - i
+    assert sum(v > 255 for v in values) == 512 // 16
+    return one(Source("U16", (512,), little(values, 2), bits(16), planes(Plane(CODED))))
+
+
+@valid("coded with escapes that were not needed: fields inside the window, and field 0")
+def coded_needless_escapes() -> Parts:
+    values = skewed(512, 12)
+    needless = frozenset([3, 9, values.index(0), 200])
+    return one(Source("U16", (512,), little(values, 2), bits(16), planes(Plane(CODED, escape=needless))))
+
+
+@valid("coded at widths 1, 2, 9 and 16, base so high that only some symbols fit")
+def coded_widths() -> Parts:
+    writer = Writer()
+    for w in (1, 2, 9, 16):
+        values = [(1 << w) - 1 - v if v else 0 for v in skewed(512, min(20, (1 << w) - 1))]
+        plan = Plane(CODED, base=max(0, (1 << w) - 25))
+        writer.tensor(f"w{w}", Source("U16", (512,), little(values, 2), bits(w), planes(plan)))
+    return writer.parts()
+
+
+@valid("coded with an uneven table: a symbol of frequency 4095 and one of 1, two that never occur")
+def coded_extreme_table() -> Parts:
+    writer = Writer()
+    values = [0] * 1024
+    values[5] = values[900] = 255
+    frequency = [4095, *[0] * 254, 1]
+    writer.tensor("4095", Source("U8", (1024,), bytes(values), BYTES, planes(Plane(CODED, frequency=frequency))))
+    frequency = [0] * 256
+    frequency[0], frequency[3], frequency[128], frequency[200] = 3, 127, 128, 4096 - 258
+    values = [0 if v == 2 else 200 for v in skewed(1024, 5)]
+    writer.tensor("unused", Source("U8", (1024,), bytes(values), BYTES, planes(Plane(CODED, frequency=frequency))))
+    return writer.parts()
+
+
+@valid("coded with a table of all 256 symbols")
+def coded_full_table() -> Parts:
+    data = little(((v * v) >> 8 & 255 for v in range(1500)), 2)
+    return one(Source("U16", (1500,), data, bits(8), planes(Plane(CODED, frequency=[16] * 256))))
+
+
+@valid("bypass at widths 9 to 16, precision 11 and 12 in turn, one and two blocks")
+def bypass_widths() -> Parts:
+    writer = Writer()
+    for w in range(9, 17):
+        values = [v >> 16 - w >> (v >> 20) % w for v in (x % 65536 | x & 0xFFF00000 for x in noise(400, w))]
+        values = [v % (1 << w) for v in values]
+        values[:2] = [0, (1 << w) - 1]
+        plan = Plane(BYPASS, 11 + w % 2, 1 + w % 3 // 2)
+        writer.tensor(f"w{w}", Source("U32", (400,), little(values, 4), bits(w), planes(plan)))
+    return writer.parts()
+
+
+@valid("zstd planes: frames with one raw block, with one RLE block, and a compressed one with a checksum")
+def zstd_frames() -> Parts:
+    writer = Writer()
+    values = skewed(256, 200)
+    for name, fields, frame in [
+        ("raw", values, raw_block_frame(raw_payload(values, 8))),
+        ("rle", [7] * 256, rle_frame(7, 256)),
+        ("compressed", list(COMPRESSED_PLAIN), COMPRESSED_FRAME),
+    ]:
+        plan = planes(Plane(ZSTD, frame=frame))
+        writer.tensor(name, Source("U16", (len(fields),), little(fields, 2), bits(8), plan))
+    return writer.parts()
+
+
+@valid("planes in three chunks of 300, 300 and 128 units, each with modes of its own")
+def chunks_planes() -> Parts:
+    def code(place: Place) -> bytes:
+        plan = [Plane(CODED), Plane(CODED, 11), Plane(RAW)][place.start // 300]
+        return place.planes(Plane(RAW), plan).bytes()
+
+    return one(Source("BF16", (728,), weights(728), bits(8, 8, rotate=1), code, 300))
+
+
+@valid("chunks of all three kinds in one tensor")
+def chunks_kinds() -> Parts:
+    def code(place: Place) -> bytes:
+        if place.start == 0:
+            return literal_chunk(place.data, place.unit)
+        return affine_chunk(9, 0, 256, 2) if place.start == 256 else place.planes(Plane(RAW), Plane(RAW)).bytes()
+
+    data = weights(256) + little([9] * 256, 2) + weights(256, 2)
+    return one(Source("BF16", (768,), data, bits(8, 8, rotate=1), code, 256))
+
+
+# -- rows, packs, references, image ----------------------------------------------------------------------------------
+
+
+def rows_source(
+    rows: bytes, per_row: int, *modes: Plane, chunk: int | None = None, side_chunk: int | None = None
+) -> Source:
+    """U16: a low plane that every row has, a high one that only some have."""
+    values = [
+        v % 256 | (h << 8 if rows[i // per_row] else 0)
+        for i, (v, h) in enumerate(zip(noise(len(rows) * per_row), skewed(len(rows) * per_row, 9), strict=True))
+    ]
+    expression = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
+    side = Source("U8", (len(rows),), rows, BYTES, literal, side_chunk)
+    shape = (len(rows), per_row)
+    return Source("U16", shape, little(values, 2), expression, planes(*modes), chunk, [side])
+
+
+@valid("scatter: rows without the high plane; what is present does not fill its last group")
+def scatter() -> Parts:
+    return one(rows_source(bytes([1, 0, 1, 1, 0, 0, 1, 0]), 100, Plane(RAW), Plane(CODED)))
+
+
+@valid("scatter with all rows present")
+def scatter_all() -> Parts:
+    return one(rows_source(bytes([1] * 4), 64, Plane(RAW), Plane(RAW)))
+
+
+@valid("scatter with no row present: the plane is constant 0")
+def scatter_none() -> Parts:
+    return one(rows_source(bytes(4), 100, Plane(RAW), Plane(CONSTANT)))
+
+
+@valid("scatter over chunks that begin in the middle of a row, side plane in two chunks")
+def scatter_mid_row() -> Parts:
+    return one(rows_source(bytes([1, 0, 1, 1, 0, 1, 1]), 130, Plane(RAW), Plane(RAW), chunk=333, side_chunk=4))
+
+
+@valid("scatter, constant in exactly one group of present units")
+def scatter_constant() -> Parts:
+    rows = bytes([0, 1, 0])
+    data = little(([3] * 128 + [3 | 77 << 8] * 128 + [3] * 128), 2)
+    expression = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
+    side = Source("U8", (3,), rows, BYTES, literal)
+    return one(Source("U16", (3, 128), data, expression, planes(Plane(CONSTANT), Plane(CONSTANT)), None, [side]))
+
+
+@valid("two side planes, one used twice; one stored as an affine chunk")
+def scatter_two() -> Parts:
+    first, second = bytes([1, 0, 1, 0]), bytes([1] * 2)
+    expression = {"bits": [{"scatter": [k, {"plane": 8}]} for k in (0, 1, 0)] + [{"plane": 8}], "rotate": 1}
+    values = []
+    for i, x in enumerate(noise(512)):
+        v = x & 0xFFFFFFFF if first[i // 128] else x & 0xFF00FF00
+        values.append((v >> 1) + (v % 2 << 31))
+    sides = [Source("U8", (4,), first, BYTES, literal), Source("U8", (2,), second, BYTES, affine(1, 0))]
+    return one(Source("F32", (512,), little(values, 4), expression, planes(*[Plane(RAW)] * 4), None, sides))
+
+
+@valid("a row is absent though the tail's units of it have high bits: the tail is whole")
+def scatter_tail() -> Parts:
+    data = little([5] * 128 + [0xFFFF] * 12, 2)
+    expression = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
+    side = Source("U8", (1,), b"\0", BYTES, literal)
+    return one(Source("U16", (1, 140), data, expression, planes(Plane(CONSTANT), Plane(CONSTANT)), None, [side]))
+
+
+@valid("two packs whose tensors alternate, with tensors of other kinds between; one pack of planes")
+def packs() -> Parts:
+    writer = Writer()
+    first = writer.pack("BF16", bits(8, 8, rotate=1), planes(Plane(RAW), Plane(CODED)))
+    data = weights(500)
+    writer.pack_member("a", first, (100,), data[:200])
+    writer.tensor("between", Source("U8", (3,), b"xyz", BYTES))
+    second = writer.pack("F6_E2M3", BYTES)
+    writer.pack_member("b", second, (4,), b"123")
+    writer.pack_member("c", first, (), data[200:202])
+    writer.empty("none", "BF16", (0,))
+    writer.pack_member("d", second, (2, 2), b"456")
+    writer.pack_member("e", first, (3, 133), data[202:])
+    return writer.parts()
+
+
+@valid("ties: to a tensor with a stream, to a part of a pack, two to the same")
+def refs() -> Parts:
+    writer = Writer()
+    own = writer.tensor("own", Source("F16", (2, 3), bytes(range(12)), bits(16)))
+    member = writer.pack_member("member", writer.pack("U8", BYTES), (3,), b"abc")
+    for i, target in enumerate([own, member, own]):
+        writer.ref(f"tie{i}", target)
+    return writer.parts()
+
+
+@valid("an image: literal bytes before, between and after the tensors, one tensor left out, one empty")
+def image() -> Parts:
+    writer = Writer({"source": "model.safetensors"})
+    for i in range(4):
+        writer.tensor(f"t{i}", Source("U8", (5,), bytes([65 + i] * 5), BYTES))
+    writer.empty("none", "U8", (0,))
+    writer.image([b"head", (0, 2), b"gap", b"gap", (3, 2), b"end"], BYTES, literal)
+    return writer.parts()
+
+
+@valid("an image that is all literal bytes, in two chunks of planes")
+def image_literal() -> Parts:
+    writer = Writer()
+    text = b'{"__metadata__":{"format":"pt"}}' * 60
+    writer.image([text], BYTES, planes(Plane(CODED, 11)), 1024)
+    return writer.parts()
+
+
+@valid("an image of tensors alone: its stream is the SHA-256")
+def image_tensors() -> Parts:
+    writer = Writer()
+    writer.tensor("t", Source("U8", (5,), b"hello", BYTES))
+    writer.image([(0, 1)], BYTES, literal)
+    return writer.parts()
+
+
+@valid("a planes chunk with exactly 64 bytes after its last")
+def read_ahead() -> Parts:
+    data = little((v % (1 << 24) for v in noise(128)), 4)
+    parts = one(Source("U32", (128,), data, bits(8, 8, 8), planes(*[Plane(RAW)] * 3)))
+    stored = parts.chunks()[0].stored
+    assert len(stored) == 512
+    assert stored[447]
+    return parts
