@@ -1,4 +1,4 @@
-"""The kernel cache and the choice of an instruction set, each settled once per process: so in processes of their own."""
+"""The kernel cache and the choice of an instruction set, settled once per process: so in processes of their own."""
 
 from __future__ import annotations
 
@@ -94,11 +94,15 @@ def start(script: str, here: Path, *, packages: Path = PACKAGES, **environment: 
         **environment,
     }
     command = [sys.executable, "-c", script]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603: our own code
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
 
 
 def result(process: subprocess.Popen[str]) -> dict:
-    output, _ = process.communicate(timeout=100)
+    with process:
+        try:
+            output, _ = process.communicate(timeout=100)
+        finally:
+            process.kill()
     assert process.returncode == 0
     return json.loads(output)
 
@@ -136,6 +140,16 @@ filelock.FileLock = fail
 """
     assert run(no_locks + USE_THEM, here)["compiled"] == SPECIALISATIONS
     assert run(USE_THEM, here)["compiled"] == 0
+
+
+def test_a_failed_compilation_lets_go_of_the_lock(here):
+    fails = """
+import numba.core.errors, three_kernels
+try: three_kernels.total(1)
+except numba.core.errors.TypingError: pass
+else: raise AssertionError
+"""
+    assert run(fails + USE_THEM, here)["compiled"] == SPECIALISATIONS + 1  # the failed one was tried
 
 
 def test_a_change_in_any_kernel_source_makes_another_folder(here):
@@ -268,6 +282,7 @@ def test_a_process_forked_during_a_compilation_can_compile(here):
     script = """
 import os, threading, time, warnings
 import three_kernels as t
+t.total(t.np.arange(3, dtype=t.np.int32))  # Numba's late imports: a fork during an import in a thread is never safe
 warnings.simplefilter("ignore")  # newer Pythons warn of every fork beside threads
 compiling = threading.Thread(target=t.use)
 compiling.start()

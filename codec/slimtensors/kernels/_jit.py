@@ -28,7 +28,7 @@ from slimtensors.kernels import instruction_set
 instruction_set.force()  # before Numba is imported: it reads its variables then
 
 import filelock  # noqa: E402
-import llvmlite  # noqa: E402
+import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
 from numba.core.caching import FunctionCache  # noqa: E402
 from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
@@ -36,7 +36,6 @@ from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
 F = TypeVar("F", bound=Callable[..., Any])
 
 LOCK_TIMEOUT = 120.0  # seconds to wait while another process compiles a kernel, before compiling it too
-LOCK_POLL = 0.02
 
 _SOURCES = Path(__file__).parent
 _CONFIG: Any = numba.config
@@ -149,27 +148,33 @@ def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
     return compile_once
 
 
-class _SharedCache(FunctionCache):
+class _SharedCache:
     """Numba's cache of one kernel. After a miss, one process at a time looks again, compiles and saves."""
 
     held: ExitStack  # ends with the compilation, be it a success or not
-    lock: str
+
+    def __init__(self, numbas: FunctionCache, lock: Path) -> None:
+        self._numbas: Any = numbas
+        self._lock = str(lock)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._numbas, name)
 
     @classmethod
     def of(cls, function: Callable[..., Any]) -> _SharedCache | None:
         if not (folder := cache_folder()):
             return None
+        make: Any = FunctionCache
         try:
             with _numba_caches_in(folder):
-                made: _SharedCache = cast(Any, cls)(function)
+                numbas = make(function)
         except (OSError, RuntimeError) as error:  # a zipped or frozen package has no source files
             _warn_once(str(error))
             return None
-        if folder not in Path(made.cache_path).parents:  # Numba has gone elsewhere
+        if folder not in Path(numbas.cache_path).parents:  # Numba has gone elsewhere
             _warn_once(f"Numba cannot use {folder}")
             return None
-        made.lock = str(folder / f"{function.__module__}.{function.__qualname__}.lock")
-        return made
+        return cls(numbas, folder / f"{function.__module__}.{function.__qualname__}.lock")
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = self._load(sig, target_context)
@@ -179,24 +184,23 @@ class _SharedCache(FunctionCache):
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
-            super().save_overload(sig, data)
+            self._numbas.save_overload(sig, data)
         except OSError as error:  # a full disk, for one
             _warn_once(str(error))
 
     def _load(self, sig: Any, target_context: Any) -> Any:
         try:
-            return super().load_overload(sig, target_context)
+            return self._numbas.load_overload(sig, target_context)
         except Exception:  # unpickling damaged files can raise anything
             with suppress(OSError):
-                self.flush()
+                self._numbas.flush()
             return None
 
     def _locked(self) -> bool:
         if "lock" in _given_up:
             return False
         try:
-            lock = filelock.FileLock(self.lock, timeout=LOCK_TIMEOUT)
-            self.held.enter_context(lock.acquire(poll_interval=LOCK_POLL))
+            self.held.enter_context(filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
             _given_up.add("lock")
         return "lock" not in _given_up

@@ -76,7 +76,7 @@ def _on_x86() -> bool:
 
 
 def _processor_features() -> set[str]:
-    from llvmlite import binding
+    from llvmlite import binding  # type: ignore[import-untyped,unused-ignore]
 
     return {name for name, present in binding.get_host_cpu_features().items() if present}
 
@@ -84,9 +84,10 @@ def _processor_features() -> set[str]:
 def _numba_target() -> str:
     from numba.core import codegen, config
 
-    numba_config: Any = config
-    features = numba_config.CPU_FEATURES
+    numbas: Any = config
+    features = numbas.CPU_FEATURES
     if features is None:
-        features = codegen.get_host_cpu_features()
+        numbas = codegen
+        features = numbas.get_host_cpu_features()
     present = features.split(",")
     return next((name for name, needed in _NEEDED.items() if f"+{needed}" in present), "portable")
