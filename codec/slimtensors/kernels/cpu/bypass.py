@@ -42,6 +42,7 @@ def decode_bypass_step(
 ) -> tuple[Lanes, Lanes, int]:
     """Read one field from each lane: (fields, states, index of the next word)."""
     s, x, at = decode_step(table, precision, words, last, x, at)
+    s = to_u32(s)
     k = bypass_bits(s)
     # v = x mod 2^k; x = floor(x / 2^k); then the refill
     rest = x >> k
@@ -100,9 +101,7 @@ def encode_bypass_step(
 
 
 @kernel
-def encode_bypass(
-    fields: Array, table: Array, precision: int, words: Array, states: Array, counts: Array
-) -> int:
+def encode_bypass(fields: Array, table: Array, precision: int, words: Array, states: Array, counts: Array) -> int:
     """Encode a plane of mode `bypass`; as encode_symbols, with room for two words for each field.
 
     fields  uint16[n]

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slimtensors.kernels._jit import inlined
 from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
 from slimtensors.kernels.cpu.table import FIELD_BITS, LEAST_PRECISION, LOW, MOST_PRECISION, SYMBOL_SHIFT
-from slimtensors.kernels.simd.lanes import Lanes, count, select, to_u16
+from slimtensors.kernels.simd.lanes import Lanes, count, high_u16, select
 from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.simd.streams import take
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
@@ -40,23 +40,20 @@ def refill(words: Array, last: int, x: Lanes, at: int) -> tuple[Lanes, int]:
 
 
 @inlined
-def decode_step(
-    table: Array, precision: int, words: Array, last: int, x: Lanes, at: int
-) -> tuple[Lanes, Lanes, int]:
-    """Read one symbol from each lane: (symbols, states, index of the next word)."""
+def decode_step(table: Array, precision: int, words: Array, last: int, x: Lanes, at: int) -> tuple[Lanes, Lanes, int]:
+    """Read one symbol from each lane: (symbols in 16 bits, states, index of the next word)."""
     # slot = x mod 2^P
     entry = gather(table, x & ((1 << precision) - 1))
     # x = frequency[s] * floor(x / 2^P) + slot - start[s]
     x = (entry >> FIELD_BITS & LOW) * (x >> precision) + (entry & LOW)
     x, at = refill(words, last, x, at)
-    return entry >> SYMBOL_SHIFT, x, at
+    return high_u16(entry) >> SYMBOL_SHIFT - 16, x, at
 
 
 @inlined
 def window_field(base: int, symbols: Lanes) -> Lanes:
     """The fields (16 bits) of symbols that count from a base; symbol 0 is field 0."""
-    low = to_u16(symbols)
-    return select(low != 0, low + base, low)
+    return select(symbols != 0, symbols + base, symbols)
 
 
 @inlined

@@ -10,8 +10,8 @@ All take
     pieces  uint8[...]            the raw planes' pieces, low planes first, as they are stored
     out     uint[n]               n is a multiple of 128
 
-and return OK; BAD_ARGUMENT if the lengths or parameters disagree, with nothing written; or BAD_STREAM, with `out` filled
-by noise. Every access is in bounds for any content of the arrays.
+and return OK; BAD_ARGUMENT if the lengths or parameters disagree, with nothing written; or BAD_STREAM, with `out`
+filled by noise. Every access is in bounds for any content of the arrays.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def decode_u32_8_8_8_8(
     high: Array,
     out: Array,
 ) -> int:
-    """Planes [8, 8, 8 raw, 8 coded], rotated by 1: FP32 with coded exponents. low, mid, high uint8[n], out uint32[n]."""
+    """Planes [8, 8, 8 raw, 8 coded], rotated by 1: FP32, coded exponents. low, mid, high uint8[n], out uint32[n]."""
     if low.size != out.size or mid.size != out.size or high.size != out.size:
         return BAD_ARGUMENT
     return decode_blocks(u32_8_8_8_8, table, precision, base, states, words, starts, (low, mid, high), out)

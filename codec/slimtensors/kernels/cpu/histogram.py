@@ -52,10 +52,11 @@ def field_histogram(src: Array, rotate: int, shift: int, width: int, staging: Ar
         for at in range(0, length, LANES):
             store(staging, at, fields_at(src, begin + at, rotate, shift, width))
         for at in range(0, length, TABLES):
-            counts[np.int64(staging[at])] += 1
-            counts[np.int64(staging[at + 1]) + size] += 1
-            counts[np.int64(staging[at + 2]) + 2 * size] += 1
-            counts[np.int64(staging[at + 3]) + 3 * size] += 1
+            i = at & STAGING - TABLES  # the same, and plainly not negative: Numba then need not ask at each element
+            counts[np.int64(staging[i])] += 1
+            counts[np.int64(staging[i + 1]) + size] += 1
+            counts[np.int64(staging[i + 2]) + 2 * size] += 1
+            counts[np.int64(staging[i + 3]) + 3 * size] += 1
     for field in range(size):
         counts[field] += counts[field + size] + counts[field + 2 * size] + counts[field + 3 * size]
     return OK

@@ -1,4 +1,4 @@
-"""Elements from their pieces: the raw planes below, the coded plane on top, then a rotation by one (coder.md, section 2).
+"""Elements from their pieces: the raw planes below (coder.md, section 2), the coded plane on top, a rotation by one.
 
 The rotation brings the sign, which the encoder moved below the mantissa, back to the top.
 """
@@ -20,19 +20,20 @@ Pieces = tuple[Array, ...]
 
 @inlined
 def packed(piece: Array, bits: int, t: int) -> Lanes:
-    """The 16-bit lanes of step t of a piece of 1, 2, 4 or 8 bits."""
+    """Step t of a piece of 2, 4 or 8 bits, in 16-bit lanes."""
     steps = 8 // bits
     # step t lies in the 32 bytes from 32 * floor(t / (8 / p)), at bit p * (t mod (8 / p))
-    return to_u16(load(piece, LANES * (t // steps))) >> bits * (t % steps) & (1 << bits) - 1
+    lanes: Lanes = to_u16(load(piece, LANES * (t // steps))) >> bits * (t % steps) & (1 << bits) - 1
+    return lanes
 
 
 @inlined
-def field_u8(pieces: Pieces, t: int, field: Lanes) -> Lanes:
+def field_u8(_pieces: Pieces, _t: int, field: Lanes) -> Lanes:
     return to_u8(field)
 
 
 @inlined
-def field_u16(pieces: Pieces, t: int, field: Lanes) -> Lanes:
+def field_u16(_pieces: Pieces, _t: int, field: Lanes) -> Lanes:
     return field
 
 
@@ -45,7 +46,8 @@ def u16_8_8(pieces: Pieces, t: int, field: Lanes) -> Lanes:
 @inlined
 def six(pieces: Pieces, t: int) -> Lanes:
     """Step t of a plane of 6 bits: a piece of 4, then a piece of 2."""
-    return packed(pieces[0], 4, t) | packed(pieces[1], 2, t) << 4
+    lanes: Lanes = packed(pieces[0], 4, t) | packed(pieces[1], 2, t) << 4
+    return lanes
 
 
 @inlined

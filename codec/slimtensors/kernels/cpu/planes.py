@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import GROUP, LANES
-from slimtensors.kernels.simd.lanes import Lanes, count, to_u8, to_u16, widened_for
+from slimtensors.kernels.simd.lanes import Lanes, as_in, count, to_u8, to_u16
 from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
@@ -78,11 +78,11 @@ def pack(width: int, symbols: Array, packed: Array) -> int:
 
 @kernel
 def join_plane(plane: Array, shift: int, out: Array) -> int:
-    """out |= plane << shift. plane uint8 or uint16 [n], out uint8, 16, 32 or 64 [n]; bits beyond the element are lost."""
+    """out |= plane << shift, cut to the element. plane uint8 or uint16 [n], out uint8, 16, 32 or 64 [n]."""
     if out.size % LANES != 0 or plane.size != out.size or not 0 <= shift < out.itemsize * 8:
         return BAD_ARGUMENT
     for at in range(0, out.size, LANES):
-        store(out, at, load(out, at) | widened_for(out, load(plane, at)) << shift)
+        store(out, at, load(out, at) | as_in(out, load(plane, at)) << shift)
     return OK
 
 
@@ -116,5 +116,5 @@ def cut_plane(src: Array, rotate: int, shift: int, width: int, out: Array) -> in
         return BAD_ARGUMENT
     for at in range(0, out.size, LANES):
         value = rotated_left(load(src, at), bits, rotate) >> shift & (1 << width) - 1
-        store(out, at, widened_for(out, value))
+        store(out, at, as_in(out, value))
     return OK

@@ -1,7 +1,7 @@
 """Elements to raw pieces and symbols: the inverse of join.py, for the encoder.
 
-Each kernel returns the number of escapes: fields that the window [base + 1, base + 255] does not hold, and that are not 0.
-They are coded as symbol 0. It returns -1 if the lengths disagree.
+Each kernel returns the number of escapes: fields other than 0 that do not lie in base + 1 ... base + 255. They are
+coded as symbol 0. It returns -1 if the lengths disagree.
 """
 
 from __future__ import annotations

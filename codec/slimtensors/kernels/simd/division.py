@@ -4,12 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
 from numba.core import cgutils, types
-from numba.extending import lower_builtin, type_callable
 
 from slimtensors.kernels.simd.lanes import U32, Lanes, LanesType
-from slimtensors.kernels.simd.lowering import by_parts, call, every, floats, instruction_set, vector
+from slimtensors.kernels.simd.lowering import (
+    Use,
+    by_parts,
+    call,
+    every,
+    floats,
+    instruction_set,
+    lowered,
+    typed,
+    vector,
+)
+
+_pack_array: Any = cgutils.pack_array
 
 # The estimate of a quotient is made this much too small. Its roundings (at most three and a bit of 2^-24 each) are less
 # than that, so it never exceeds the quotient; and for quotients below 2^21 it falls short of it by less than one.
@@ -21,21 +32,24 @@ def divide(x: Lanes, f: Lanes) -> tuple[Lanes, Lanes]:
     return x // f, x % f
 
 
-@type_callable(divide)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda x, f: types.UniTuple(U32, 2) if x == U32 and f == U32 else None
+def _type_of_divide(x: Any, f: Any) -> Any:
+    pair: Any = types.UniTuple
+    return pair(U32, 2) if (x, f) == (U32, U32) else None
 
 
-@lower_builtin(divide, LanesType, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+typed(divide, _type_of_divide)
+
+
+@lowered(divide, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
     """The quotient or one less by float32, then put right by the remainder: exact whatever the roundings were."""
-    x, f = arguments
-    estimate = _ESTIMATE[instruction_set(context)](builder, x, f)
+    builder, (x, f) = use.builder, use.arguments
+    estimate = _ESTIMATE[instruction_set(use)](builder, x, f)
     remainder = builder.sub(x, builder.mul(estimate, f))
     short = builder.icmp_unsigned(">=", remainder, f)
     quotient = builder.select(short, builder.add(estimate, every(vector(32), 1)), estimate)
     remainder = builder.select(short, builder.sub(remainder, f), remainder)
-    return cgutils.pack_array(builder, [quotient, remainder])
+    return _pack_array(builder, [quotient, remainder])
 
 
 def _estimate_avx512(builder: ir.IRBuilder, x: ir.Value, f: ir.Value) -> ir.Value:

@@ -1,8 +1,8 @@
 """Vectors of 32 lanes for Numba kernels: the type, its operators, masks and widths.
 
 A kernel computes on 32 unsigned integers at once and reads like NumPy: `x >> 12`, `x * f + c`, `select(x < k, a, b)`.
-LLVM splits a vector of 32 into the registers the target has. Only the operations of gather.py, streams.py and
-division.py look at the features of the target, when they are compiled. Kernels never ask.
+LLVM splits a vector of 32 into the registers the target has. Only `gather`, `take`, `give` and `divide` look at the
+features of the target, when they are compiled. Kernels never ask.
 
 Each operation is a plain NumPy function, which is its definition, followed by how the compiler makes it. With
 NUMBA_DISABLE_JIT=1 the same kernels run on the NumPy definitions, where every access is bounds-checked.
@@ -16,19 +16,22 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
 from numba.core import types
-from numba.extending import lower_builtin, models, register_model, type_callable
+from numba.extending import models, register_model
 
-from slimtensors.kernels.simd.lowering import I32, I64, LANES, call, every, splat, vector
+from slimtensors.kernels.simd.lowering import I32, I64, LANES, Use, call, lowered, pick, splat, typed, vector
 
+Array: TypeAlias = npt.NDArray[Any]
 Lanes: TypeAlias = npt.NDArray[Any]  # 32 unsigned integers of 8, 16, 32 or 64 bits
 Mask: TypeAlias = npt.NDArray[np.bool_]  # 32 booleans
 
-__all__ = ["LANES", "Lanes", "Mask", "count", "leading_zeros", "select", "to_u8", "to_u16", "to_u32", "widened_for"]
+_Type: Any = types.Type
+_PrimitiveModel: Any = models.PrimitiveModel
+_register_model: Any = register_model
 
 
-class LanesType(types.Type):  # type: ignore[misc]
+class LanesType(_Type):  # type: ignore[misc]
     """What Numba sees: 32 unsigned integers of `bits` bits; 1 bit is a mask."""
 
     def __init__(self, bits: int) -> None:
@@ -36,45 +39,43 @@ class LanesType(types.Type):  # type: ignore[misc]
         super().__init__(name=f"lanes{bits}")
 
 
-@register_model(LanesType)
-class LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+@_register_model(LanesType)
+class LanesModel(_PrimitiveModel):  # type: ignore[misc]
     def __init__(self, manager: Any, lanes: LanesType) -> None:
         super().__init__(manager, lanes, vector(lanes.bits))
 
 
-U16, U32, MASK = LanesType(16), LanesType(32), LanesType(1)
+U32, MASK = LanesType(32), LanesType(1)
 
 
-# ---- arithmetic and comparison: the operators + - * & | ^ << >> and < >= == !=, between lanes or lanes and an integer.
+# ---- arithmetic and comparison: the operators + - * & | ^ << >> and < >= == !=, of lanes, or of lanes and an integer.
 # An integer is cut to the width of the lanes. Shifts are by less than that width.
 
 
 def _binary(symbol: Any, result: LanesType | None, emit: Callable[..., ir.Value]) -> None:
-    @type_callable(symbol)  # type: ignore[untyped-decorator]
-    def _(context: Any) -> Any:
-        def typer(left: Any, right: Any) -> Any:
-            if isinstance(left, LanesType) and (left == right or isinstance(right, types.Integer)):
-                return result or left
-            if isinstance(left, types.Integer) and isinstance(right, LanesType):
-                return result or right
-            return None
+    def typer(left: Any, right: Any) -> Any:
+        if isinstance(left, LanesType) and (left == right or isinstance(right, types.Integer)):
+            return result or left
+        if isinstance(left, types.Integer) and isinstance(right, LanesType):
+            return result or right
+        return None
 
-        return typer
+    def lower(use: Use) -> ir.Value:
+        bits = next(kind.bits for kind in use.signature.args if isinstance(kind, LanesType))
+        return emit(use.builder, _as_lanes(use, 0, bits), _as_lanes(use, 1, bits))
 
-    def lower(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        bits = next(each.bits for each in signature.args if isinstance(each, LanesType))
-        pairs = zip(arguments, signature.args, strict=True)
-        return emit(builder, *[_as_lanes(context, builder, value, kind, bits) for value, kind in pairs])
-
-    lower_builtin(symbol, LanesType, LanesType)(lower)
-    lower_builtin(symbol, LanesType, types.Integer)(lower)
-    lower_builtin(symbol, types.Integer, LanesType)(lower)
+    typed(symbol, typer)
+    lowered(symbol, LanesType, LanesType)(lower)
+    lowered(symbol, LanesType, types.Integer)(lower)
+    lowered(symbol, types.Integer, LanesType)(lower)
 
 
-def _as_lanes(context: Any, builder: Any, value: Any, kind: Any, bits: int) -> ir.Value:
+def _as_lanes(use: Use, side: int, bits: int) -> ir.Value:
+    value, kind = use.arguments[side], use.signature.args[side]
     if isinstance(kind, LanesType):
         return value
-    return splat(builder, context.cast(builder, value, kind, types.Integer.from_bitwidth(bits, signed=False)))
+    element: Any = types.Integer
+    return splat(use.builder, use.context.cast(use.builder, value, kind, element.from_bitwidth(bits, signed=False)))
 
 
 _binary(operator.add, None, ir.IRBuilder.add)
@@ -103,24 +104,18 @@ def count(mask: Mask) -> int:
     return int(np.count_nonzero(mask))
 
 
-@type_callable(select)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda mask, yes, no: yes if mask == MASK and yes == no else None
+typed(select, lambda mask, yes, no: yes if mask == MASK and yes == no else None)
+typed(count, lambda mask: types.intp if mask == MASK else None)
 
 
-@lower_builtin(select, LanesType, LanesType, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.select(*arguments)
+@lowered(select, LanesType, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    return use.builder.select(*use.arguments)
 
 
-@type_callable(count)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda mask: types.intp if mask == MASK else None
-
-
-@lower_builtin(count, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return builder.zext(builder.ctpop(builder.bitcast(arguments[0], I32)), I64)
+@lowered(count, LanesType)
+def _(use: Use) -> ir.Value:
+    return use.builder.zext(use.builder.ctpop(use.builder.bitcast(use.arguments[0], I32)), I64)
 
 
 # ---- width
@@ -136,44 +131,44 @@ def to_u16(lanes: Lanes) -> Lanes:
     return lanes.astype(np.uint16)
 
 
+def high_u16(lanes: Lanes) -> Lanes:
+    """The high 16 bits of each lane of 32 bits."""
+    return (lanes >> 16).astype(np.uint16)
+
+
 def to_u32(lanes: Lanes) -> Lanes:
     """Each lane in 32 bits."""
     return lanes.astype(np.uint32)
 
 
-def widened_for(array: npt.NDArray[Any], lanes: Lanes) -> Lanes:
+def as_in(array: Array, lanes: Lanes) -> Lanes:
     """Each lane in as many bits as an element of the array has: its low ones, or filled up with zeros."""
     return lanes.astype(array.dtype)
 
 
-def _resized(builder: ir.IRBuilder, value: ir.Value, bits: int) -> ir.Value:
-    resize = builder.zext if value.type.element.width < bits else builder.trunc
-    return resize(value, vector(bits))
+def _resize(use: Use) -> ir.Value:
+    bits = use.signature.return_type.bits
+    resize = use.builder.zext if use.signature.args[-1].bits < bits else use.builder.trunc
+    return resize(use.arguments[-1], vector(bits))
 
 
-def _convert_to(bits: int, operation: Any) -> None:
-    @type_callable(operation)  # type: ignore[untyped-decorator]
-    def _(context: Any) -> Any:
-        return lambda lanes: LanesType(bits)
-
-    @lower_builtin(operation, LanesType)  # type: ignore[untyped-decorator]
-    def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return _resized(builder, arguments[0], bits)
-
-
-_convert_to(8, to_u8)
-_convert_to(16, to_u16)
-_convert_to(32, to_u32)
+typed(to_u8, lambda lanes: LanesType(8) if isinstance(lanes, LanesType) else None)
+typed(to_u16, lambda lanes: LanesType(16) if isinstance(lanes, LanesType) else None)
+typed(to_u32, lambda lanes: LanesType(32) if isinstance(lanes, LanesType) else None)
+typed(as_in, lambda array, lanes: LanesType(array.dtype.bitwidth) if isinstance(lanes, LanesType) else None)
+for _operation in (to_u8, to_u16, to_u32):
+    lowered(_operation, LanesType)(_resize)
+lowered(as_in, types.Array, LanesType)(_resize)
 
 
-@type_callable(widened_for)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda array, lanes: LanesType(array.dtype.bitwidth)
+typed(high_u16, lambda lanes: LanesType(16) if lanes == U32 else None)
 
 
-@lower_builtin(widened_for, types.Array, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return _resized(builder, arguments[1], signature.return_type.bits)
+@lowered(high_u16, LanesType)
+def _(use: Use) -> ir.Value:
+    # Every other one of 64 halves: one instruction with AVX-512, where a shift and a truncation take seven.
+    halves = use.builder.bitcast(use.arguments[0], vector(16, 2 * LANES))
+    return pick(use.builder, halves, halves, range(1, 2 * LANES, 2))
 
 
 # ---- bits
@@ -185,11 +180,10 @@ def leading_zeros(lanes: Lanes) -> Lanes:
     return (32 - bit_length).astype(np.uint32)
 
 
-@type_callable(leading_zeros)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda lanes: U32 if lanes == U32 else None
+typed(leading_zeros, lambda lanes: U32 if lanes == U32 else None)
 
 
-@lower_builtin(leading_zeros, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    return call(builder, f"llvm.ctlz.v{LANES}i32", vector(32), [arguments[0], ir.Constant(ir.IntType(1), 0)])
+@lowered(leading_zeros, LanesType)
+def _(use: Use) -> ir.Value:
+    also_of_zero = ir.Constant(ir.IntType(1), 0)
+    return call(use.builder, f"llvm.ctlz.v{LANES}i32", vector(32), [use.arguments[0], also_of_zero])

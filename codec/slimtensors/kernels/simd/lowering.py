@@ -1,11 +1,12 @@
-"""Small words of LLVM for the operations on lanes."""
+"""Telling Numba about an operation on lanes, and small words of LLVM to make it with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from numba import extending
 from numba.core import cgutils, types
 
 LANES = 32
@@ -13,19 +14,61 @@ LANES = 32
 I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
 POINTER = I8.as_pointer()
 
+# Numba has type hints here and there; what we need of it has none.
+_type_callable: Any = extending.type_callable
+_lower_builtin: Any = extending.lower_builtin
+_get_or_insert_function: Any = cgutils.get_or_insert_function
 
-def instruction_set(context: Any) -> str:
+
+# ---- telling Numba
+
+
+class Use(NamedTuple):
+    """One use of an operation in code that is being compiled."""
+
+    context: Any
+    builder: ir.IRBuilder
+    signature: Any  # the Numba types of the arguments and of the result
+    arguments: Sequence[ir.Value]
+
+
+def typed(operation: Callable[..., Any], typer: Callable[..., Any]) -> None:
+    """`typer` gives the operation's Numba type from those of its arguments, or None where it cannot be used."""
+
+    def for_context(_context: Any) -> Callable[..., Any]:
+        return typer
+
+    _type_callable(operation)(for_context)
+
+
+def lowered(operation: Callable[..., Any], *kinds: Any) -> Callable[[Callable[[Use], Any]], None]:
+    """How the compiler makes the operation, for arguments of these kinds."""
+
+    def register(emit: Callable[[Use], Any]) -> None:
+        def for_numba(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = emit(Use(context, builder, signature, arguments))
+            return context.get_dummy_value() if value is None else value
+
+        _lower_builtin(operation, *kinds)(for_numba)
+
+    return register
+
+
+def instruction_set(use: Use) -> str:
     """What the odd operations have a lowering for: avx512, avx2 or portable.
 
     All else is plain LLVM vector arithmetic, which LLVM splits into the registers that the target has.
     """
-    triple, _cpu, features = context.codegen().magic_tuple()
+    triple, _cpu, features = use.context.codegen().magic_tuple()
     present = features.split(",")
     if not triple.startswith("x86_64"):
         return "portable"
     if "+avx512vbmi2" in present:  # vpexpandw, vpcompressw; Ice Lake, Zen 4 and later
         return "avx512"
     return "avx2" if "+avx2" in present else "portable"
+
+
+# ---- vectors
 
 
 def vector(bits: int, lanes: int = LANES) -> ir.VectorType:
@@ -47,36 +90,41 @@ def splat(builder: ir.IRBuilder, element: ir.Value) -> ir.Value:
     return builder.shuffle_vector(first, first, every(vector(32), 0))
 
 
-def address(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Sequence[Any]) -> ir.Value:
-    """Where array[at] lies, for an operation whose first arguments are (array, at)."""
-    array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    index = context.cast(builder, arguments[1], signature.args[1], types.intp)
-    return builder.gep(array.data, [index])
-
-
-def load(builder: ir.IRBuilder, pointer: ir.Value, lanes: int, bits: int) -> ir.Value:
-    return builder.load(builder.bitcast(pointer, vector(bits, lanes).as_pointer()), align=1)
-
-
 def pick(builder: ir.IRBuilder, low: ir.Value, high: ir.Value, lanes: Sequence[int]) -> ir.Value:
     """The named lanes of two vectors laid side by side."""
     return builder.shuffle_vector(low, high, ir.Constant(vector(32, len(lanes)), list(lanes)))
 
 
-def by_parts(
-    builder: ir.IRBuilder, lanes: int, vectors: Sequence[ir.Value], emit: Callable[..., ir.Value]
-) -> ir.Value:
+def by_parts(builder: ir.IRBuilder, lanes: int, vectors: Sequence[ir.Value], emit: Callable[..., ir.Value]) -> ir.Value:
     """Cut vectors of 32 into parts that fill a register, apply `emit` to each in order, and join the results."""
-    parts = []
-    for start in range(0, LANES, lanes):
-        parts.append(emit(*[pick(builder, each, each, range(start, start + lanes)) for each in vectors]))
+    parts = [
+        emit(*[pick(builder, whole, whole, range(start, start + lanes)) for whole in vectors])
+        for start in range(0, LANES, lanes)
+    ]
     while len(parts) > 1:
         both = range(2 * parts[0].type.count)
         parts = [pick(builder, low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
 
 
+# ---- memory and calls
+
+
+def data(use: Use) -> ir.Value:
+    """Where the array lies that is the first argument."""
+    return use.context.make_array(use.signature.args[0])(use.context, use.builder, use.arguments[0]).data
+
+
+def address(use: Use) -> ir.Value:
+    """Where array[at] lies; array and at are the first arguments."""
+    index = use.context.cast(use.builder, use.arguments[1], use.signature.args[1], types.intp)
+    return use.builder.gep(data(use), [index])
+
+
+def load_vector(builder: ir.IRBuilder, pointer: ir.Value, lanes: int, bits: int) -> ir.Value:
+    return builder.load(builder.bitcast(pointer, vector(bits, lanes).as_pointer()), align=1)
+
+
 def call(builder: ir.IRBuilder, name: str, result: ir.Type, arguments: Sequence[ir.Value]) -> ir.Value:
     function = ir.FunctionType(result, [argument.type for argument in arguments])
-    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
-
+    return builder.call(_get_or_insert_function(builder.module, function, name), arguments)

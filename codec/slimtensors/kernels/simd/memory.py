@@ -5,18 +5,27 @@ An address need not be aligned. Nothing is checked in compiled code: the kernel 
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy.typing as npt
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
 from numba.core import types
-from numba.extending import lower_builtin, type_callable
 
-from slimtensors.kernels.simd import lowering
-from slimtensors.kernels.simd.lanes import U32, Lanes, LanesType
-from slimtensors.kernels.simd.lowering import I32, I64, LANES, POINTER, address, by_parts, call, every, vector
-
-Array = npt.NDArray[Any]
+from slimtensors.kernels.simd.lanes import U32, Array, Lanes, LanesType
+from slimtensors.kernels.simd.lowering import (
+    I32,
+    I64,
+    LANES,
+    POINTER,
+    Use,
+    address,
+    by_parts,
+    call,
+    data,
+    every,
+    instruction_set,
+    load_vector,
+    lowered,
+    typed,
+    vector,
+)
 
 
 def window(array: Array, at: int) -> Array:
@@ -31,7 +40,8 @@ def window(array: Array, at: int) -> Array:
 
 def load(array: Array, at: int) -> Lanes:
     """array[at : at + 32]"""
-    return window(array, at).copy()
+    lanes: Lanes = window(array, at).copy()
+    return lanes
 
 
 def store(array: Array, at: int, lanes: Lanes) -> None:
@@ -41,27 +51,19 @@ def store(array: Array, at: int, lanes: Lanes) -> None:
     window(array, at)[:] = lanes
 
 
-@type_callable(load)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda array, at: LanesType(array.dtype.bitwidth)
+typed(load, lambda array, at: LanesType(array.dtype.bitwidth) if isinstance(at, types.Integer) else None)
+typed(store, lambda array, at, lanes: types.void if (array.dtype.bitwidth, at) == (lanes.bits, types.intp) else None)
 
 
-@lower_builtin(load, types.Array, types.Integer)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    pointer = address(context, builder, signature, arguments)
-    return lowering.load(builder, pointer, LANES, signature.return_type.bits)
+@lowered(load, types.Array, types.Integer)
+def _(use: Use) -> ir.Value:
+    return load_vector(use.builder, address(use), LANES, use.signature.return_type.bits)
 
 
-@type_callable(store)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda array, at, lanes: types.void if array.dtype.bitwidth == lanes.bits else None
-
-
-@lower_builtin(store, types.Array, types.Integer, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    pointer = address(context, builder, signature, arguments)
-    builder.store(arguments[2], builder.bitcast(pointer, arguments[2].type.as_pointer()), align=1)
-    return context.get_dummy_value()
+@lowered(store, types.Array, types.Integer, LanesType)
+def _(use: Use) -> None:
+    lanes = use.arguments[2]
+    use.builder.store(lanes, use.builder.bitcast(address(use), lanes.type.as_pointer()), align=1)
 
 
 # ---- gather: table[index]
@@ -69,18 +71,16 @@ def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
 
 def gather(table: Array, index: Lanes) -> Lanes:
     """table[index] for a table of uint32. The caller proves every index below table.size, by a mask for instance."""
-    return table[index]  # type: ignore[no-any-return]
+    found: Lanes = table[index]
+    return found
 
 
-@type_callable(gather)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda table, index: U32 if table.dtype == types.uint32 and index == U32 else None
+typed(gather, lambda table, index: U32 if table.dtype == types.uint32 and index == U32 else None)
 
 
-@lower_builtin(gather, types.Array, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    table = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-    return _GATHER[lowering.instruction_set(context)](builder, table, arguments[1])
+@lowered(gather, types.Array, LanesType)
+def _(use: Use) -> ir.Value:
+    return _GATHER[instruction_set(use)](use.builder, data(use), use.arguments[1])
 
 
 def _gather_avx512(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:

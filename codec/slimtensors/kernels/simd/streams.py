@@ -5,25 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
 from numba.core import cgutils, types
-from numba.extending import lower_builtin, type_callable
 
-from slimtensors.kernels.simd.lanes import MASK, U32, Lanes, LanesType, Mask
+from slimtensors.kernels.simd.lanes import MASK, U32, Array, Lanes, LanesType, Mask
 from slimtensors.kernels.simd.lowering import (
     I8,
     I32,
     I64,
     LANES,
+    Use,
     address,
     by_parts,
     call,
     every,
     instruction_set,
-    load,
+    load_vector,
+    lowered,
+    typed,
     vector,
 )
-from slimtensors.kernels.simd.memory import Array, window
+from slimtensors.kernels.simd.memory import window
+
+_global_constant: Any = cgutils.global_constant
+
 
 # ---- take
 
@@ -33,23 +38,24 @@ def take(words: Array, at: int, mask: Mask) -> Lanes:
 
     Reads 32 words from `at` whatever the mask says.
     """
-    rank = np.cumsum(mask) - mask
+    rank: Array = np.cumsum(mask) - mask
     return window(words, at)[rank].astype(np.uint32)
 
 
-@type_callable(take)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    return lambda words, at, mask: U32 if words.dtype == types.uint16 and mask == MASK else None
+def _type_of_take(words: Any, at: Any, mask: Any) -> Any:
+    return U32 if (words.dtype, at, mask) == (types.uint16, types.intp, MASK) else None
 
 
-@lower_builtin(take, types.Array, types.Integer, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    words = address(context, builder, signature, arguments)
-    return _TAKE[instruction_set(context)](builder, words, arguments[2])
+typed(take, _type_of_take)
+
+
+@lowered(take, types.Array, types.Integer, LanesType)
+def _(use: Use) -> ir.Value:
+    return _TAKE[instruction_set(use)](use.builder, address(use), use.arguments[2])
 
 
 def _take_avx512(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
-    arguments = [load(builder, words, LANES, 16), every(vector(16), 0), mask]
+    arguments = [load_vector(builder, words, LANES, 16), every(vector(16), 0), mask]
     return builder.zext(call(builder, "llvm.x86.avx512.mask.expand.v32i16", vector(16), arguments), vector(32))
 
 
@@ -60,8 +66,8 @@ def _take_avx2(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Val
     def spread(part: ir.Value) -> ir.Value:
         nonlocal words
         bits = builder.zext(builder.bitcast(part, I8), I64)
-        rank = builder.zext(load(builder, builder.gep(ranks, [I64(0), bits]), 8, 8), vector(32, 8))
-        eight = builder.zext(load(builder, words, 8, 16), vector(32, 8))
+        rank = builder.zext(load_vector(builder, builder.gep(ranks, [I64(0), bits]), 8, 8), vector(32, 8))
+        eight = builder.zext(load_vector(builder, words, 8, 16), vector(32, 8))
         words = builder.gep(words, [builder.ctpop(bits)])
         return call(builder, "llvm.x86.avx2.permd", vector(32, 8), [eight, rank])
 
@@ -76,7 +82,7 @@ def _rank_table(module: ir.Module) -> ir.GlobalVariable:
         ranks = (masks.cumsum(axis=1) - masks).astype(np.uint8)
         row = ir.ArrayType(I8, 8)
         value = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r.tolist()) for r in ranks])
-        cgutils.global_constant(module, name, value)
+        _global_constant(module, name, value)
     return module.globals[name]
 
 
@@ -107,20 +113,17 @@ def give(words: Array, end: int, mask: Mask, lanes: Lanes) -> None:
     window(words, end - LANES)[LANES - given.size :] = given
 
 
-@type_callable(give)  # type: ignore[untyped-decorator]
-def _(context: Any) -> Any:
-    def typer(words: Any, end: Any, mask: Any, lanes: Any) -> Any:
-        return types.void if words.dtype == types.uint16 and mask == MASK and lanes == U32 else None
-
-    return typer
+def _type_of_give(words: Any, end: Any, mask: Any, lanes: Any) -> Any:
+    return types.void if (words.dtype, end, mask, lanes) == (types.uint16, types.intp, MASK, U32) else None
 
 
-@lower_builtin(give, types.Array, types.Integer, LanesType, LanesType)  # type: ignore[untyped-decorator]
-def _(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-    end = address(context, builder, signature, arguments)
-    low = builder.trunc(arguments[3], vector(16))
-    _GIVE[instruction_set(context)](builder, end, arguments[2], low)
-    return context.get_dummy_value()
+typed(give, _type_of_give)
+
+
+@lowered(give, types.Array, types.Integer, LanesType, LanesType)
+def _(use: Use) -> None:
+    low = use.builder.trunc(use.arguments[3], vector(16))
+    _GIVE[instruction_set(use)](use.builder, address(use), use.arguments[2], low)
 
 
 def _give_avx512(builder: ir.IRBuilder, end: ir.Value, mask: ir.Value, low: ir.Value) -> None:
