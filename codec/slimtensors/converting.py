@@ -36,9 +36,10 @@ def compress(
 ) -> None:
     """Compress a .safetensors file; `decompress` gives the identical file back.
 
-    src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An existing
-    file keeps its place until the new one is complete and checked; a symbolic link is followed. Raises NotSlimtensorsError for
-    a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or library is faulty.
+    src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
+    existing file keeps its place until the new one is complete and checked; a symbolic link is followed. Raises
+    NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
+    library is faulty.
     """
     source = open_source(src)
     try:

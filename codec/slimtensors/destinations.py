@@ -21,8 +21,8 @@ def write_to(
 ) -> None:
     """Let `write` fill an output, let `check` read it back, and only then put it where it belongs.
 
-    target: a path, or a binary file object, which gets the whole file at its position once it is complete (it is spooled
-    beside the system's other temporary files until then, so it need not be able to seek).
+    target: a path, or a binary file object, which gets the whole file at its position once it is complete (it is
+    spooled beside the system's other temporary files until then, so it need not be able to seek).
     """
     if isinstance(target, (str, os.PathLike)):
         output = TemporaryOutput(target)

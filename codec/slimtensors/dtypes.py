@@ -12,7 +12,7 @@ import numpy as np
 
 from slimtensors.errors import UsageError
 
-__all__ = ["DTYPES", "DType", "from_numpy", "units_of"]
+__all__ = ["DTYPES", "DType", "bytes_of", "from_numpy", "units_of"]
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
     if name.startswith(("bfloat", "float8")):
         import ml_dtypes  # only where such a tensor occurs: importing it takes a while
 
-        return np.dtype(getattr(ml_dtypes, name))
+        found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+        return found
     dtype = np.dtype(name)
     return dtype if dtype.itemsize == 1 else dtype.newbyteorder("<")
 
@@ -106,3 +107,8 @@ def units_of(array: np.ndarray[Any, Any], dtype: DType) -> np.ndarray[Any, Any]:
     if array.dtype.byteorder == ">" or (array.dtype.byteorder == "=" and sys.byteorder == "big"):
         array = array.astype(array.dtype.newbyteorder("<"))
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).view(dtype.unit)
+
+
+def bytes_of(array: np.ndarray[Any, Any]) -> memoryview:
+    """The bytes of a contiguous array, without a copy."""
+    return array.reshape(-1).view(np.uint8).data

@@ -77,13 +77,13 @@ def _stream_size(stream: Stream, job: Job, inputs: Sequence[Input], share: float
             data = np.concatenate([inputs[i].read(0, unit_count(inputs[i])) for i in job.inputs])
         else:
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
-        rows = (_rows(stream, job, inputs[job.inputs[0]], chunk * stream.chunk, count),) if stream.bits.sides else ()
+        rows = (_rows(stream, inputs[job.inputs[0]], chunk * stream.chunk, count),) if stream.bits.sides else ()
         stored += len(encode_chunk(data, stream.bits, rows=rows, try_zstd=job.try_zstd))
         units += count
     return stored * stream.units / units
 
 
-def _rows(stream: Stream, job: Job, tensor: Input, first: int, count: int) -> Rows:
+def _rows(stream: Stream, tensor: Input, first: int, count: int) -> Rows:
     """Flags of the rows that a chunk touches; the others are not looked at."""
     length = tensor.shape[-1]
     tail = sum(part.width for part in stream.bits.parts if part.side is not None)

@@ -106,7 +106,8 @@ def _keys(value: Any, what: str) -> set[str]:
         raise FormatError(f"{what} is not a JSON object")
     draft = DRAFT & value.keys()
     if draft:
-        raise NewerFormatError(f"{what} uses {', '.join(sorted(draft))}, which needs a newer reader; update slimtensors")
+        words = ", ".join(sorted(draft))
+        raise NewerFormatError(f"{what} uses {words}, which needs a newer reader; update slimtensors")
     return set(value)
 
 

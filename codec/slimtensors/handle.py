@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
@@ -11,6 +11,9 @@ from slimtensors.errors import UsageError
 from slimtensors.reading import TensorFile, open_file
 from slimtensors.slicing import read_slice
 from slimtensors.threads import thread_count
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["TensorSlice", "safe_open"]
 
@@ -21,10 +24,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement.
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
-    framework: "np" or "pt". device: of torch tensors; anything that torch takes. verify: "full" checks stored and decoded
-    bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the file
-    instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow, if the file is
-    small and holds very much.
+    framework: "np" or "pt". device: of torch tensors; anything that torch takes. verify: "full" checks stored and
+    decoded bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap:
+    map the file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow,
+    if the file is small and holds very much.
     """
 
     def __init__(
@@ -49,10 +52,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
-            self._convert = lambda array, tensor: array
+            self._convert = lambda array, _tensor: array
         self._file: TensorFile = open_file(filename, verify=verify, mmap=mmap, max_bytes=max_bytes)
 
-    def __enter__(self) -> safe_open:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,6 +1,7 @@
 """Save and load NumPy arrays: the four verbs of `safetensors.numpy`.
 
-BF16 and FP8 arrays have the dtypes of ml_dtypes. F4 and F6 tensors, whose elements are smaller than bytes, are loaded as bytes.
+BF16 and FP8 arrays have the dtypes of ml_dtypes. F4 and F6 tensors, whose elements are smaller than bytes, are loaded
+as bytes.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ def save_file(
 ) -> None:
     """Save arrays to a file.
 
-    filename: a path, or a binary file object. The path holds the old file until the new one is complete. preset: "fast" or
-    "balanced". self_check: decode what was written and compare, before the path changes. durable: flush to the disk.
+    filename: a path, or a binary file object. The path holds the old file until the new one is complete. preset:
+    "fast" or "balanced". self_check: decode what was written and compare, before the path changes. durable: flush to
+    the disk.
     """
     store(_inputs(tensor_dict), filename, metadata, preset, threads, self_check, durable)
 

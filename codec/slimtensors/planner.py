@@ -1,7 +1,8 @@
-"""What becomes of each tensor: its expression, its chunks, what it shares. Looks at samples; reads whole only what may be a duplicate.
+"""What becomes of each tensor: its expression, its chunks, what it shares. Looks at samples; reads whole only what
+may be a duplicate.
 
-The plan is all that the header holds, so the header's size is known before the first chunk is made. A chunk that breaks the
-plan is stored in another way (`codecs.chunk`), so a plan may be wrong about a tensor without harm.
+The plan is all that the header holds, so the header's size is known before the first chunk is made. A chunk that
+breaks the plan is stored in another way (`codecs.chunk`), so a plan may be wrong about a tensor without harm.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from slimtensors.codecs import coded, layouts
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
-from slimtensors.dtypes import DTYPES, DType
+from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.expression import Bits, Expression, Ref
@@ -41,7 +42,9 @@ Units = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Job:
-    """How one stream's units are come by. `side_of`: flags of the rows of this input whose last `tail` bits are not all zero."""
+    """How one stream's units are come by. `side_of`: flags of the rows of this input whose last `tail` bits are not
+    all zero.
+    """
 
     inputs: tuple[int, ...] = ()
     side_of: int | None = None
@@ -256,7 +259,7 @@ def _duplicates(inputs: Sequence[Input]) -> dict[int, int]:
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for i, tensor in enumerate(inputs):
         if unit_count(tensor):
-            digest = new_identity(memoryview(np.ascontiguousarray(sample_units(tensor))).cast("B")).digest()
+            digest = new_identity(bytes_of(sample_units(tensor))).digest()
             alike[tensor.dtype.name, tuple(tensor.shape), digest].append(i)
     found: dict[int, int] = {}
     for group in alike.values():
@@ -275,5 +278,5 @@ def _whole(tensor: Input, group: Sequence[Input]) -> Hashable:
     hasher, units = new_identity(), unit_count(tensor)
     step = MAX_CHUNK_BYTES // tensor.dtype.unit_bytes
     for start in range(0, units, step):
-        hasher.update(memoryview(tensor.read(start, min(step, units - start))).cast("B"))
+        hasher.update(bytes_of(tensor.read(start, min(step, units - start))))
     return bytes(hasher.digest())

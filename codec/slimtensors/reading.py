@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.chunk import decode_chunk
 from slimtensors.codecs.rows import Rows
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
+from slimtensors.dtypes import bytes_of
 from slimtensors.errors import ChecksumError, FormatError, TensorNotFoundError, UsageError
 from slimtensors.threads import run_all
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Piece", "TensorFile", "open_file"]
 
@@ -72,7 +75,7 @@ class TensorFile:
         self._present: dict[int, list[Bytes]] = {}  # by stream: the flags of each side plane
         self._present_lock = threading.Lock()
 
-    def __enter__(self) -> TensorFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -143,6 +146,10 @@ class TensorFile:
 
     def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
         """Decode one chunk into `out` and check it."""
+        from slimtensors.codecs.chunk import (
+            decode_chunk,  # loads Numba, which those who only look at a file can do without
+        )
+
         stream = self.header.streams[number]
         stored = self.reader.records(number)[0][chunk].stored_length
         data, record = self.reader.stored(number, chunk, self._scratch(stored))
@@ -153,11 +160,12 @@ class TensorFile:
         except FormatError as error:
             raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
         if self.reader.verify == "full":
-            found = decoded_digest(memoryview(out).cast("B"))
+            found = decoded_digest(bytes_of(out))
             if found != record.decoded_digest:
                 raise ChecksumError(
                     f"{stream.label}, chunk {chunk}: decoded to bytes with digest {found:016x}, the file says "
-                    f"{record.decoded_digest:016x}: its writer or this machine is faulty, the bytes read are as they were written"
+                    f"{record.decoded_digest:016x}. The stored bytes are as they were written: "
+                    "the writer or this machine is faulty"
                 )
 
     def load_sides(self, index: int) -> None:

@@ -50,7 +50,8 @@ def what_is(source: ByteSource) -> tuple[str, str]:
             return kind, advice
     text = start.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return "a web page, not the file itself", "the download was redirected to a page: check the address and your login"
+        advice = "the download was redirected to a page: check the address and your login"
+        return "a web page, not the file itself", advice
     if text.startswith((b"{", b"[")):
         return "a JSON text", "an index of shards? then give the folder"
     return "of an unknown kind", ""
@@ -69,4 +70,5 @@ def explain(source: ByteSource, error: FormatError) -> SlimtensorsError:
         kind = "a safetensors file"
     if isinstance(error, TruncatedError) and kind == "of an unknown kind":
         return TruncatedError(f"{source.label}: {error}")
-    return NotSlimtensorsError(f"{source.label} is not a slimtensors file but {kind}" + (f"; {advice}" if advice else ""))
+    rest = f"; {advice}" if advice else ""
+    return NotSlimtensorsError(f"{source.label} is not a slimtensors file but {kind}{rest}")

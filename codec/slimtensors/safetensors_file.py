@@ -47,7 +47,7 @@ def read_safetensors(source: ByteSource) -> SafetensorsFile:
     entries = sorted(
         (_entry(name, value, source.label) for name, value in header.items()), key=lambda entry: entry[3:]
     )
-    inputs = []
+    inputs: list[FileInput] = []
     segments: list[int | tuple[int, int]] = [start]
     end = start
     for name, dtype, shape, begin, stop in entries:
@@ -56,7 +56,8 @@ def read_safetensors(source: ByteSource) -> SafetensorsFile:
             raise FormatError(f"{source.label}: tensor {name!r} overlaps the one before it")
         if start + stop > size:
             raise TruncatedError(
-                f"{source.label}: tensor {name!r} ends at byte {start + stop}, the file at {size}; it was cut off, download it again"
+                f"{source.label}: tensor {name!r} ends at byte {start + stop}, the file at {size}; "
+                "it was cut off, download it again"
             )
         _append(segments, at - end)
         last = segments[-1]
@@ -106,7 +107,8 @@ def _entry(name: str, value: Any, label: str) -> tuple[str, DType, tuple[int, ..
     except (TypeError, KeyError, ValueError) as error:
         raise FormatError(f"{label}: the entry of tensor {name!r} is malformed ({error})") from None
     if dtype is None:
-        raise FormatError(f"{label}: tensor {name!r} has the unknown dtype {value['dtype']!r}; a newer slimtensors may know it")
+        unknown = value["dtype"]
+        raise FormatError(f"{label}: tensor {name!r} has the unknown dtype {unknown!r}; update slimtensors")
     try:
         size = dtype.bytes_of(shape)
     except UsageError as error:

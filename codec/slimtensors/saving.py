@@ -17,6 +17,7 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
 from slimtensors.container.source import ByteSource
 from slimtensors.container.writer import Chunk, Output, Writer, seal
+from slimtensors.dtypes import bytes_of
 from slimtensors.inputs import Input, unit_count
 from slimtensors.planner import Job, Plan
 from slimtensors.threads import in_order
@@ -65,7 +66,7 @@ def write_plan(
 
 def _encode(task: _Task) -> Chunk:
     data = encode_chunk(task.units, task.stream.bits, rows=task.rows, try_zstd=task.try_zstd)
-    return seal(data, memoryview(task.units).cast("B"))
+    return seal(data, bytes_of(task.units))
 
 
 class _Feed:
@@ -106,7 +107,7 @@ class _Feed:
         parts = []
         for i in indices:
             units = self._inputs[i].read(0, unit_count(self._inputs[i]))
-            data = memoryview(units).cast("B")
+            data = bytes_of(units)
             self._identity[i] = bytes(new_identity(data).digest())
             if self._image is not None and len(indices) == 1:
                 self._image.tensor(i, data, 0)
@@ -117,7 +118,7 @@ class _Feed:
         hasher = new_identity()
         for k in range(stream.chunks):
             units = self._inputs[index].read(k * stream.chunk, stream.chunk_units(k))
-            data = memoryview(units).cast("B")
+            data = bytes_of(units)
             hasher.update(data)
             if self._image is not None:
                 self._image.tensor(index, data, k * stream.chunk * stream.dtype.unit_bytes)
@@ -182,7 +183,7 @@ class _ImageDigest:
     def _catch_up(self, end: int) -> None:
         while self._at < end:
             count = min(1 << 20, end - self._at)
-            self._hasher.update(memoryview(self._source.read(self._at, count)))
+            self._hasher.update(self._source.read(self._at, count).data)
             self._at += count
 
     def finish(self) -> bytes:

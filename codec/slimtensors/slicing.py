@@ -20,31 +20,33 @@ MAX_RUNS = 1 << 20  # more runs than this are not worth finding one by one
 
 
 class _Axis(NamedTuple):
-    """What is taken of one dimension: indices start, start + step, ... (count of them)."""
+    """What is taken of one dimension: indices start, start + step, ... (length of them)."""
 
     start: int
     step: int
-    count: int
+    length: int
     drop: bool  # an integer index removes the dimension
 
     @property
     def low(self) -> int:
-        return self.start if self.step > 0 else self.start + (self.count - 1) * self.step
+        return self.start if self.step > 0 else self.start + (self.length - 1) * self.step
 
     @property
     def high(self) -> int:
-        return self.low + (self.count - 1) * abs(self.step) + 1
+        return self.low + (self.length - 1) * abs(self.step) + 1
 
 
 def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
-    """`tensor[index]` for integers, slices and an ellipsis; raises UsageError for anything else, IndexError as NumPy does."""
+    """`tensor[index]` for integers, slices and an ellipsis; raises UsageError for anything else, IndexError as NumPy
+    does.
+    """
     position = file.find(name)
     tensor = file.header.tensors[position]
     dtype = tensor.dtype
     if dtype.packed:
-        raise UsageError(f"tensor {name!r}: {dtype.name} packs elements into bytes and cannot be sliced; use get_tensor")
+        raise UsageError(f"tensor {name!r}: {dtype.name} packs elements into bytes; use get_tensor, not a slice")
     axes = _axes(index, tensor.shape, name)
-    shape = tuple(axis.count for axis in axes)
+    shape = tuple(axis.length for axis in axes)
     if math.prod(shape) == 0:
         return _drop(np.empty(shape, dtype.numpy()), axes)
     units_each = dtype.bits // dtype.unit_bits
@@ -72,7 +74,7 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
 
 
 def _drop(array: Array, axes: list[_Axis]) -> Array:
-    return array.reshape(tuple(axis.count for axis in axes if not axis.drop))
+    return array.reshape(tuple(axis.length for axis in axes if not axis.drop))
 
 
 def _strides(shape: tuple[int, ...]) -> list[int]:
@@ -118,13 +120,13 @@ def _runs(axes: list[_Axis], strides: list[int], low: int, high: int, chunk: int
     """Ranges, from `low`, that cover the elements wanted; gaps shorter than a chunk are not worth leaving out."""
     # Trailing dimensions whose gaps lie within a chunk make one run; the dimensions before them enumerate the runs.
     outer = len(axes)
-    while outer and (axes[outer - 1].count == 1 or abs(axes[outer - 1].step) * strides[outer - 1] < chunk):
+    while outer and (axes[outer - 1].length == 1 or abs(axes[outer - 1].step) * strides[outer - 1] < chunk):
         outer -= 1
-    if math.prod(axis.count for axis in axes[:outer]) > MAX_RUNS:
+    if math.prod(axis.length for axis in axes[:outer]) > MAX_RUNS:
         return [(0, high - low)]
     starts = np.zeros(1, np.int64)
     for axis, stride in zip(axes[:outer], strides[:outer], strict=True):
-        steps = (axis.low + np.arange(axis.count, dtype=np.int64) * abs(axis.step)) * stride
+        steps = (axis.low + np.arange(axis.length, dtype=np.int64) * abs(axis.step)) * stride
         starts = (starts[:, None] + steps).reshape(-1)
     inner = sum(axis.low * stride for axis, stride in zip(axes[outer:], strides[outer:], strict=True))
     length = sum((axis.high - 1 - axis.low) * s for axis, s in zip(axes[outer:], strides[outer:], strict=True)) + 1

@@ -1,4 +1,6 @@
-"""Threads over kernels that release the GIL: a bounded number, in order where that matters, stopped by the first error."""
+"""Threads over kernels that release the GIL: a bounded number, in order where that matters, stopped by the first
+error.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> Non
                 if job is lock:
                     return
                 work(job)  # type: ignore[arg-type] # the sentinel has been handled
-        except BaseException as error:  # noqa: BLE001 # handed to the caller
+        except BaseException as error:  # handed to the caller
             errors.append(error)
 
     workers = [threading.Thread(target=loop, name=f"slimtensors-{i}", daemon=True) for i in range(threads - 1)]
@@ -66,11 +68,12 @@ def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> Non
 
 
 def _join(workers: list[threading.Thread], errors: list[BaseException]) -> None:
-    for worker in workers:
-        try:
+    try:
+        for worker in workers:
             worker.join()
-        except KeyboardInterrupt as interrupt:  # finish the chunks in hand, then report
-            errors.append(interrupt)
+    except KeyboardInterrupt as interrupt:  # the workers finish the chunks in hand and see that there is an error
+        errors.append(interrupt)
+        for worker in workers:
             worker.join()
 
 

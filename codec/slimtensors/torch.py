@@ -107,7 +107,8 @@ def save_model(
 ) -> None:
     """Save a module's state dict, tied tensors and all.
 
-    force_contiguous: as in safetensors; tensors that are not contiguous are stored contiguous. If False they are refused.
+    force_contiguous: as in safetensors; tensors that are not contiguous are stored contiguous. If False they are
+    refused.
     """
     state = model.state_dict()
     if not force_contiguous:
@@ -128,8 +129,8 @@ def load_model(
 ) -> tuple[list[str], list[str]]:
     """Load a file into a module; returns (missing, unexpected) names, as safetensors does.
 
-    A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises RuntimeError
-    if names are missing or unexpected and `strict`.
+    A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
+    RuntimeError if names are missing or unexpected and `strict`.
     """
     state = load_file(filename, device, verify=verify, threads=threads)
     result = model.load_state_dict(state, strict=False)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from slimtensors.container.header import Image
 from slimtensors.container.layout import DIGEST_BYTES
+from slimtensors.dtypes import bytes_of
 from slimtensors.reading import TensorFile
 from slimtensors.threads import in_order
 
@@ -56,7 +57,7 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
             stream = file.header.streams[job.stream]
             out = np.empty(stream.chunk_units(job.chunk), stream.dtype.unit)
             file.decode_chunk(job.stream, job.chunk, out)
-        return Run(job.visit, job.tensor, memoryview(out).cast("B"))
+        return Run(job.visit, job.tensor, bytes_of(out))
 
     return in_order(decode, jobs(), threads, pool)
 
@@ -80,7 +81,7 @@ class LiteralBytes:
                 out = np.empty(stream.chunk_units(self._chunk), np.uint8)
                 self._file.decode_chunk(self._number, self._chunk, out)
                 self._chunk += 1
-                self._left = memoryview(out)
+                self._left = out.data
             piece, self._left = self._left[:length], self._left[length:]
             length -= len(piece)
             yield piece

@@ -13,6 +13,7 @@ from slimtensors.codecs import fused, head
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.rows import Rows
+from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
 from slimtensors.kernels.cpu import planes as kernels
@@ -50,7 +51,7 @@ def _decode_literal(data: Bytes, out: Units) -> None:
 
 
 def _decode_affine(data: Bytes, out: Units) -> None:
-    start, step = _AFFINE.unpack_from(data, head.HEAD_BYTES)
+    start, step = _AFFINE.unpack_from(data.data, head.HEAD_BYTES)
     if max(start, step) >> 8 * out.itemsize:
         raise FormatError("an affine chunk's numbers do not fit its unit")
     head.check_padding(data, head.HEAD_BYTES + _AFFINE.size)
@@ -119,8 +120,8 @@ def _decode_part(plane: Plane, width: int, units: int, rows: Rows | None) -> Fie
 def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zstd: bool = False) -> bytes:
     """A chunk of these units: planes, or affine, or literal where planes would not be smaller.
 
-    units: contiguous. `bits` is the plan, which a chunk may break: it is then literal, or loses the part of the plan that
-    it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
+    units: contiguous. `bits` is the plan, which a chunk may break: it is then literal, or loses the part of the plan
+    that it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
     """
     affine = _affine(units)
     if affine is not None:
@@ -131,11 +132,11 @@ def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zst
         body = units[: units.size - tail_units]
         parts = fused.encode(body, bits) or _encode_any(body, bits, rows, try_zstd)
         if parts is not None:
-            tail = memoryview(units[body.size :]).cast("B")
+            tail = bytes_of(units[body.size :])
             chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail)
             if len(chunk) < literal_length:
                 return chunk
-    return head.assemble(head.LITERAL, units.size, units.nbytes, [], memoryview(units).cast("B"))
+    return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
 
 
 def _affine(units: Units) -> tuple[int, int] | None:
@@ -153,7 +154,9 @@ def _affine(units: Units) -> tuple[int, int] | None:
 def _encode_any(
     body: Units, bits: Bits, rows: Sequence[Rows], try_zstd: bool
 ) -> list[Part] | None:
-    """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they should lack."""
+    """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they
+    should lack.
+    """
     total = sum(bits.widths)
     if total < 8 * body.itemsize and _cut(body, bits.rotate, total, 8 * body.itemsize - total).any():
         return None
@@ -174,7 +177,9 @@ def _encode_any(
 
 
 def _cut(body: Units, rotate: int, shift: int, width: int) -> Fields:
-    """A field of the rotated units: uint8[n] for widths up to 8, else uint16[n]. Wider ones are only asked whether they are zero."""
+    """A field of the rotated units: uint8[n] for widths up to 8, else uint16[n]. Wider ones are only asked whether
+    they are zero.
+    """
     if width > 16:
         low = _cut(body, rotate, shift, 16)
         return low | _cut(body, rotate, shift + 16, width - 16)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from slimtensors.codecs.head import GROUP, LANES, Buffer, Bytes, Descriptor, Mode, Part, Plane, is_zero, up
 from slimtensors.codecs.workspace import work_space
+from slimtensors.dtypes import bytes_of
 from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, read_table, table_bytes
 from slimtensors.errors import FormatError
 from slimtensors.kernels.cpu import bypass, encode, histogram, split, table
@@ -122,8 +123,8 @@ def block_count(units: int) -> int:
 def choose_base(counts: npt.NDArray[np.integer]) -> int:
     """The base of the best window. `counts`: how often each field occurs.
 
-    The window ends at the largest field, or where it covers most. Its start is moved up past the smallest fields while these
-    are so rare that listing them as escapes takes less than the slots that they would occupy.
+    The window ends at the largest field, or where it covers most. Its start is moved up past the smallest fields
+    while these are so rare that listing them as escapes takes less than the slots that they would occupy.
     """
     used = np.flatnonzero(counts[1:]) + 1
     if used.size == 0:
@@ -134,8 +135,9 @@ def choose_base(counts: npt.NDArray[np.integer]) -> int:
         sums = np.concatenate([[0], np.cumsum(counts[1:], dtype=np.int64)])
         base = int(np.argmax(sums[WINDOW - 1 :] - sums[: -(WINDOW - 1)]))
     window = used[(used > base) & (used < base + WINDOW)]
-    # Dropping the k smallest fields saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the other symbols, and costs
-    # 48 bits less the 12 of a rare symbol for each time that they occur. Whole numbers: n * 3.52e-4 / 36 is n / 102262.
+    # Dropping the k smallest fields saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the other
+    # symbols, and costs 48 bits less the 12 of a rare symbol for each time that they occur. Whole numbers: n *
+    # 3.52e-4 / 36 is n / 102262.
     n = int(counts.sum())
     saved = np.arange(1, window.size + 1) * n - 102262 * np.cumsum(counts[window], dtype=np.int64)
     best = int(np.argmax(saved)) if saved.size else 0
@@ -154,11 +156,14 @@ def symbol_counts(counts: npt.NDArray[np.integer], base: int) -> npt.NDArray[np.
 
 
 def count_fields(units: npt.NDArray[Any], rotate: int, shift: int, width: int) -> npt.NDArray[np.uint32]:
-    """How often each field of `width` bits at bit `shift` of the rotated units occurs; units.size is a multiple of 128."""
+    """How often each field of `width` bits at bit `shift` of the rotated units occurs; units.size is a multiple of
+    128.
+    """
     counts = work_space("counts", histogram.TABLES << width, np.uint32)
     staging = np.empty(histogram.STAGING, np.uint16)
     must(histogram.field_histogram(units, rotate, shift, width, staging, counts))
-    return counts[: 1 << width].copy()
+    found: npt.NDArray[np.uint32] = counts[: 1 << width].copy()
+    return found
 
 
 def find_escapes(
@@ -185,7 +190,7 @@ def encode_fields(
 ) -> Part:
     """A payload in mode `coded` from fields (uint8[n] or uint16[n], n a multiple of 128); counts: of the symbols."""
     if fields.dtype == np.uint8 and base == 0:
-        return encode_symbols(fields, counts, base, None)
+        return encode_symbols(fields.view(np.uint8), counts, base, None)
     symbols = work_space("symbols", fields.size, np.uint8)
     escaped = split.symbols_of(fields, base, symbols)
     return encode_symbols(symbols, counts, base, find_escapes(fields, 0, 0, 8 * fields.itemsize, base, escaped))
@@ -243,8 +248,7 @@ class _Encoder:
         pieces: list[Buffer] = [table_bytes(frequencies)]
         for array in arrays:
             pieces.append(bytes(-len(pieces[-1]) % 16))
-            pieces.append(memoryview(array).cast("B"))
-        words = memoryview(self.words)
+            pieces.append(bytes_of(array))
         for end, count in zip(self._ends, self.counts.tolist(), strict=True):
-            pieces.append(words[end - count : end].cast("B"))
+            pieces.append(bytes_of(self.words[end - count : end]))
         return pieces

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from slimtensors.codecs import coded
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.codecs.workspace import work_space
 from slimtensors.codecs.planes import check_status, packed_length, raw_payload
+from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
@@ -98,7 +98,9 @@ def _patch(body: Units, positions: npt.NDArray[np.uint32], fields: npt.NDArray[n
 
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:
-    """Descriptors and payloads, or None where the layout has no kernel or its raw planes look as if they were worth coding."""
+    """Descriptors and payloads, or None where the layout has no kernel or its raw planes look as if they were worth
+    coding.
+    """
     layout = _layout(bits, body.dtype)
     if layout is None or not _rest_is_noise(body, layout):
         return None
@@ -116,7 +118,7 @@ def encode(body: Units, bits: Bits) -> list[Part] | None:
     if escaped * ESCAPE_SHARE > body.size:
         return None
     escapes = coded.find_escapes(body, 1, shift, width, base, escaped)
-    parts: list[Part] = [(Descriptor(Mode.RAW), [memoryview(packed)]) for packed in raw]
+    parts: list[Part] = [(Descriptor(Mode.RAW), [packed.data]) for packed in raw]
     parts.append(coded.encode_symbols(symbols, symbol_counts, base, escapes))
     return parts
 

@@ -66,7 +66,7 @@ def is_zero(data: Bytes) -> bool:
 
 def read_head(data: Bytes, units: int, planes: int) -> int:
     """The chunk's kind, its head checked against what the header implies."""
-    kind, count, reserved, stated, reserved8 = _HEAD.unpack_from(data)
+    kind, count, reserved, stated, reserved8 = _HEAD.unpack_from(data.data)
     if kind > PLANES:
         raise FormatError(f"unknown kind of chunk {kind}")
     if reserved or reserved8:
@@ -88,7 +88,7 @@ def read_planes(data: Bytes, planes: int, tail_bytes: int) -> tuple[list[Plane],
     found = []
     filled = at  # the end of what is not padding
     for i in range(planes):
-        descriptor = Descriptor(*_DESCRIPTOR.unpack_from(data, HEAD_BYTES + i * DESCRIPTOR_BYTES))
+        descriptor = Descriptor(*_DESCRIPTOR.unpack_from(data.data, HEAD_BYTES + i * DESCRIPTOR_BYTES))
         if descriptor.mode > Mode.BYPASS:
             raise FormatError(f"plane {i}: unknown mode {descriptor.mode}")
         if at + descriptor.length > end:

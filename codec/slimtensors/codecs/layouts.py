@@ -12,8 +12,8 @@ FLAGS = bits(1)
 # Sign apart, so that half as many symbols share the slots of a table.
 SIGNED_BYTES = bits(1, 7, rotate=1)
 
-# Bits of exponent and leading mantissa that make a symbol, by dtype and preset. The top two mantissa bits are the only ones
-# that are not noise, and only jointly with the exponent; three of FP16 make a byte.
+# Bits of exponent and leading mantissa that make a symbol, by dtype and preset. The top two mantissa bits are the
+# only ones that are not noise, and only jointly with the exponent; three of FP16 make a byte.
 _FIELD = {
     "fast": {"F16": 8, "BF16": 8, "F32": 8, "C64": 8, "F64": 11},
     "balanced": {"F16": 8, "BF16": 10, "F32": 10, "C64": 10, "F64": 13},

@@ -10,7 +10,7 @@ import zstandard
 
 from slimtensors.codecs import coded
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.entropy.tables import cost, normalise
+from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError
 from slimtensors.kernels.cpu import bypass, decode_kernels
 from slimtensors.kernels.cpu import planes as kernels
@@ -112,7 +112,7 @@ def _unpack(packed: Bytes, width: int, groups: int) -> Fields:
 def _decompress(frame: Bytes, length: int) -> Bytes:
     """One Zstandard frame that states its size and needs no dictionary."""
     try:
-        view = memoryview(frame)
+        view = frame.data
         parameters = zstandard.get_frame_parameters(view)
         if parameters.content_size != length or parameters.dict_id:
             raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")

@@ -15,7 +15,8 @@ def dumps(value: Any) -> bytes:
     try:
         return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
     except UnicodeEncodeError as error:
-        raise FormatError(f"a string of the header holds half a surrogate pair: {error.object[error.start]!r}") from None
+        odd = error.object[error.start]
+        raise FormatError(f"a string of the header holds half a surrogate pair: {odd!r}") from None
 
 
 def loads(data: bytes) -> Any:

@@ -70,9 +70,9 @@ def read_prefix(data: bytes, file_length: int | None) -> Prefix:
     if version != FORMAT_VERSION:
         raise NewerFormatError(f"the file has format version {version}, this reader knows version {FORMAT_VERSION}")
     if features & ~KNOWN_FEATURES:
-        raise NewerFormatError(f"the file needs features {features:#x} that this reader does not have; update slimtensors")
+        raise NewerFormatError(f"the file needs features {features:#x}, unknown to this reader; update slimtensors")
     if file_length is not None and length != file_length:
-        raise TruncatedError(f"the file says that it has {length} bytes but has {file_length}; copy or download it again")
+        raise TruncatedError(f"the file has {file_length} bytes, it should have {length}; copy or download it again")
     if header_length > MAX_HEADER_BYTES:
         raise LimitError(f"the header is {header_length} bytes long; the limit is {MAX_HEADER_BYTES}")
     if PREFIX_BYTES + header_length + index_length > length:

@@ -89,8 +89,8 @@ class Reader:
         allowed = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
         if self.header.decoded_bytes > allowed:
             raise LimitError(
-                f"the tensors take {self.header.decoded_bytes} bytes decoded; {allowed} are allowed for a file of {size} bytes. "
-                "If you trust the file, pass max_bytes"
+                f"the tensors take {self.header.decoded_bytes} bytes decoded; "
+                f"{allowed} are allowed for a file of {size} bytes. If you trust the file, pass max_bytes"
             )
 
     def records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
@@ -148,7 +148,7 @@ class Reader:
         records, positions = self.records(stream)
         record = records[chunk]
         data = self.source.read(positions[chunk], record.stored_length, scratch)
-        if self.verify != "none" and stored_digest(memoryview(data)) != record.stored_digest:
+        if self.verify != "none" and stored_digest(data.data) != record.stored_digest:
             raise ChecksumError(
                 f"{self.header.streams[stream].label}, chunk {chunk}: its {record.stored_length} bytes at offset "
                 f"{positions[chunk]} do not have their BLAKE3 digest: the file is damaged; copy or download it again"

@@ -63,7 +63,7 @@ class FileSource:
 
     def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
         target = _buffer(length, scratch)
-        count = self._file.read_into(offset, memoryview(target))
+        count = self._file.read_into(offset, target.data)
         if count != length:
             raise _short(self.label, offset, length, count)
         return target
@@ -134,7 +134,8 @@ def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
     if isinstance(target, (str, os.PathLike)):
         if use_mmap:
             with open(target, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else b""
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else
+                b""
             return BufferSource(mapped, os.fspath(target))
         return FileSource(target)
     if isinstance(target, (bytes, bytearray, memoryview, mmap.mmap)):
@@ -163,7 +164,8 @@ def aligned_empty(length: int, alignment: int = 64) -> Bytes:
 def _writable(view: memoryview) -> Bytes:
     """An array over read-only bytes that says it is writable.
 
-    Numba compiles a kernel once more for read-only arrays; ours never write to their inputs, so the flag is all that differs.
+    Numba compiles a kernel once more for read-only arrays; ours never write to their inputs, so the flag is all that
+    differs.
     """
     array = np.frombuffer(view, np.uint8) if len(view) else np.empty(0, np.uint8)
     if array.flags.writeable:

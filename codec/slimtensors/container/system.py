@@ -1,6 +1,7 @@
 """Every call to the operating system, so that one page shows what is assumed of it.
 
-Nothing here needs Linux: where a call is missing (Windows has no `pread`, macOS no `posix_fallocate`), the next best takes its place.
+Nothing here needs Linux: where a call is missing (Windows has no `pread`, macOS no `posix_fallocate`), the next best
+takes its place.
 """
 
 from __future__ import annotations
@@ -73,15 +74,17 @@ class RandomAccessFile:
 
 
 def resolve_destination(path: str | os.PathLike[str]) -> Path:
-    """Where a file is really to be written: a symbolic link is followed, so the link stays and its target is replaced."""
+    """Where a file is really to be written: a symbolic link is followed, so the link stays and its target is
+    replaced.
+    """
     return Path(os.path.realpath(os.fspath(path)))
 
 
 class TemporaryOutput:
     """A new file beside its destination, which takes the destination's place when it is whole.
 
-    Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode to the
-    new one; a new file gets what the umask says. The temporary file is readable by its owner only until then.
+    Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode
+    to the new one; a new file gets what the umask says. The temporary file is readable by its owner only until then.
     """
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
