@@ -134,8 +134,8 @@ def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
     if isinstance(target, (str, os.PathLike)):
         if use_mmap:
             with open(target, "rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if os.fstat(file.fileno()).st_size else
-                b""
+                size = os.fstat(file.fileno()).st_size
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
             return BufferSource(mapped, os.fspath(target))
         return FileSource(target)
     if isinstance(target, (bytes, bytearray, memoryview, mmap.mmap)):
