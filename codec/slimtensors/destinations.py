@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import tempfile
 from collections.abc import Callable
@@ -47,12 +49,14 @@ def write_to(
 
 
 def _write_all(target: Any, block: bytes) -> None:
-    """Raw file objects may take less than they are given."""
+    """Raw file objects may take less than they are given; what only looks like a file object may not tell."""
     view = memoryview(block)
     while len(view):
         count = target.write(view)
-        if count is None:  # a text stream, or a non-blocking one that is full
-            raise UsageError("the file object to write to does not take bytes, or would block")
+        if count is None and not isinstance(target, io.RawIOBase):
+            return
+        if not count:
+            raise BlockingIOError(errno.EAGAIN, "the file object to write to would block", len(block) - len(view))
         view = view[count:]
 
 

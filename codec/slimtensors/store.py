@@ -68,5 +68,6 @@ def check_written(written: Any, threads: int, progress: Progress | None = None) 
     except FormatError as error:
         raise SelfCheckError(
             f"what was written does not decode to what was given: {error}. The destination was left as it was. "
-            "Test this machine's memory and processor; if they are sound, please report this as a bug"
+            "If nothing changed the source meanwhile, test this machine's memory and processor; if they are sound, "
+            "please report this as a bug"
         ) from error

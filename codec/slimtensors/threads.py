@@ -57,12 +57,16 @@ def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> Non
             errors.append(error)
 
     workers = [threading.Thread(target=loop, name=f"slimtensors-{i}", daemon=True) for i in range(threads - 1)]
-    for worker in workers:
-        worker.start()
+    started: list[threading.Thread] = []
     try:
+        for worker in workers:
+            worker.start()
+            started.append(worker)
         loop()
+    except BaseException as error:  # no more threads to be had, or Ctrl-C
+        errors.append(error)
     finally:
-        _join(workers, errors)
+        _join(started, errors)
     if errors:
         raise errors[0]
 

@@ -1,12 +1,13 @@
 """Every call to the operating system, so that one page shows what is assumed of it.
 
-Nothing here needs Linux: where a call is missing (Windows has no `pread`, macOS no `posix_fallocate`), the next best
+Nothing here needs Linux: where a call is missing (Windows has no `pread`, some systems no `preadv`), the next best
 takes its place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import socket
@@ -22,6 +23,8 @@ _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # Reading a FIFO or a device could block for ever; O_NONBLOCK lets us look at what it is first.
 _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+
+_MOST_AT_ONCE = 1 << 30  # bytes; macOS refuses 2 GiB and more in one call
 
 
 class RandomAccessFile:
@@ -47,7 +50,7 @@ class RandomAccessFile:
         """Fill `target` from `offset`; returns the bytes read, fewer only at the end of the file."""
         done = 0
         while done < len(target):
-            count = self._read_some(offset + done, target[done:])
+            count = self._read_some(offset + done, target[done : done + _MOST_AT_ONCE])
             if count == 0:
                 break
             done += count
@@ -63,7 +66,7 @@ class RandomAccessFile:
         else:
             with self._lock:  # the position belongs to the descriptor, not to the thread
                 os.lseek(self.descriptor, offset, os.SEEK_SET)
-                data = os.read(self.descriptor, min(len(target), 1 << 30))
+                data = os.read(self.descriptor, len(target))
         target[: len(data)] = data
         return len(data)
 
@@ -75,9 +78,18 @@ class RandomAccessFile:
 
 def resolve_destination(path: str | os.PathLike[str]) -> Path:
     """Where a file is really to be written: a symbolic link is followed, so the link stays and its target is
-    replaced.
+    replaced. Raises OSError where something other than a regular file is: nobody wants /dev/null replaced.
     """
-    return Path(os.path.realpath(os.fspath(path)))
+    destination = Path(os.path.realpath(os.fspath(path)))
+    try:
+        mode = os.lstat(destination).st_mode
+    except FileNotFoundError:
+        return destination
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, "cannot write a file where a folder is", str(destination))
+    if not stat.S_ISREG(mode):  # a link too, if it leads in circles
+        raise OSError(errno.EINVAL, "not a regular file; open it, and give the file object instead", str(destination))
+    return destination
 
 
 class TemporaryOutput:
@@ -85,31 +97,28 @@ class TemporaryOutput:
 
     Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode
     to the new one; a new file gets what the umask says. The temporary file is readable by its owner only until then.
+    Other hard links to a file that is replaced keep the old one.
     """
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         self.destination = resolve_destination(destination)
-        if self.destination.is_dir():
-            raise IsADirectoryError(f"{self.destination} is a folder")
         host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
-        name = f".{self.destination.name[:100]}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        # A name has at most 255 bytes, and the destination's may have as many.
+        stem = os.fsencode(self.destination.name)[:100].decode("utf-8", "ignore")
+        name = f".{stem}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
         self.path = self.destination.with_name(name)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY | _O_CLOEXEC | _O_NOFOLLOW
-        self._descriptor = os.open(self.path, flags, 0o600)
+        try:
+            self._descriptor = os.open(self.path, flags, 0o600)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(error.errno, "there is no such folder", str(self.destination.parent)) from None
         self._position = 0
-
-    def reserve(self, length: int) -> None:
-        """Ask for space early, so that a full disk is noticed before the work is done. Best effort."""
-        if hasattr(os, "posix_fallocate") and length:
-            with contextlib.suppress(OSError):  # not every file system can; writing will tell
-                os.posix_fallocate(self._descriptor, 0, length)
-                os.ftruncate(self._descriptor, 0)
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
         view = memoryview(data).cast("B")
         while len(view):
-            count = os.write(self._descriptor, view[: 1 << 30])
+            count = os.write(self._descriptor, view[:_MOST_AT_ONCE])
             view = view[count:]
             self._position += count
 
@@ -132,9 +141,10 @@ class TemporaryOutput:
             _flush_folder(self.destination.parent)
 
     def discard(self) -> None:
-        """Leave nothing behind."""
-        self._close()
-        with contextlib.suppress(FileNotFoundError):
+        """Leave nothing behind, if that can be done; the error that led here matters more than one from this."""
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
             os.unlink(self.path)
 
     def _copy_mode(self) -> None:
@@ -164,12 +174,18 @@ def _flush(descriptor: int) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make the rename durable. Windows cannot open folders and does not need it."""
+    """Make the rename durable where that can be asked for: Windows cannot open folders and does not need it."""
     if os.name == "nt":
         return
-    descriptor = os.open(folder, os.O_RDONLY | _O_CLOEXEC)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | _O_CLOEXEC)
+    except PermissionError:  # a folder that may be written to but not read
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # what file systems say that cannot do it
+            raise
     finally:
         os.close(descriptor)
 
