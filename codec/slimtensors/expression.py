@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from slimtensors.errors import FormatError, NewerFormatError
@@ -34,11 +35,11 @@ class Bits:
     parts: tuple[Part, ...]
     rotate: int = 0
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         return tuple(part.width for part in self.parts)
 
-    @property
+    @cached_property
     def sides(self) -> set[int]:
         return {part.side for part in self.parts if part.side is not None}
 

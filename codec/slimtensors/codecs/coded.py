@@ -7,22 +7,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.head import GROUP, LANES, Buffer, Bytes, Descriptor, Mode, Part, Plane, is_zero, up
+from slimtensors.codecs.head import GROUP, LANES, Buffer, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
-from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, read_table, table_bytes
+from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, table_bytes
 from slimtensors.errors import FormatError
-from slimtensors.kernels.cpu import bypass, encode, histogram, split, table
+from slimtensors.kernels.cpu import bypass, encode, histogram, payload, split, table
 from slimtensors.kernels.status import OK
 from slimtensors.limits import BLOCK_UNITS, ESCAPE_SHARE
 
 __all__ = ["Coded", "Escapes", "count_fields", "encode_bypass", "encode_fields", "encode_symbols", "read_coded"]
 
 PRECISION = 12
-STATE_MIN = 1 << 16
 WINDOW = 256  # symbols
-MAX_TABLE_BYTES = 2 + 2 * WINDOW
-BYPASS_SYMBOLS = 112
 
 Words = npt.NDArray[np.uint16]
 
@@ -48,69 +45,52 @@ class Coded(NamedTuple):
 
 def read_coded(plane: Plane, width: int, groups: int) -> Coded:
     """Cut up the payload of a plane in mode `coded` or `bypass` whose body has `groups` groups. Raises FormatError."""
-    descriptor, payload = plane
-    _mode, precision, base, length, blocks, escapes = descriptor
-    bypass = descriptor.mode == Mode.BYPASS
+    mode, precision, base, length, blocks, escapes = plane.descriptor
+    is_bypass = mode == Mode.BYPASS
     if precision not in PRECISIONS:
         raise FormatError(f"a precision of {precision}; 11 and 12 are known")
     if not 1 <= blocks <= groups:
         raise FormatError(f"{blocks} blocks for {groups} groups")
-    if escapes * ESCAPE_SHARE > groups * 128 or (bypass and (escapes or base)):
-        raise FormatError(f"{escapes} escapes and base {base} in mode {Mode.NAMES[descriptor.mode]}")
-
-    frequencies, table_end = read_table(payload[: min(length, MAX_TABLE_BYTES)].tobytes(), precision)
-    _check_symbols(frequencies, base, width, bypass)
-    positions_at = up(table_end)
-    fields_at = up(positions_at + 4 * escapes) if escapes else positions_at
-    counts_at = up(fields_at + 2 * escapes) if escapes else positions_at
-    states_at = up(counts_at + 4 * blocks)
-    words_at = states_at + 4 * LANES * blocks
-    if words_at > length:
-        raise FormatError(f"a payload of {length} bytes for {blocks} blocks and {escapes} escapes")
-    counts = payload[counts_at : counts_at + 4 * blocks].view("<u4")
-    starts = np.zeros(blocks + 1, np.int64)
-    np.cumsum(counts, out=starts[1:])
-    if words_at + 2 * int(starts[-1]) != length:
-        raise FormatError(f"a payload of {length} bytes for {int(starts[-1])} words")
-    ends = [(table_end, positions_at), (counts_at + 4 * blocks, states_at)]
-    if escapes:
-        ends += [(positions_at + 4 * escapes, fields_at), (fields_at + 2 * escapes, counts_at)]
-    if not all(is_zero(payload[a:b]) for a, b in ends):
-        raise FormatError("padding inside a coded plane is not zero")
-    states = payload[states_at:words_at].view("<u4")
-    if int(states.min()) < STATE_MIN:
-        raise FormatError("a state below 2^16")
-    slots = np.empty(1 << precision, np.uint32)
-    if table.build_table(frequencies.astype(np.uint16), precision, slots) != OK:
-        raise FormatError("the frequency table cannot be used")
-    words = payload[words_at : words_at + (payload.size - words_at) // 2 * 2].view("<u2")
-    found = _read_escapes(payload, positions_at, fields_at, escapes, width, groups * 128)
-    return Coded(slots, precision, base, states, words, starts, found)
+    if escapes * ESCAPE_SHARE > groups * GROUP or (is_bypass and (escapes or base)):
+        raise FormatError(f"{escapes} escapes and base {base} in mode {Mode.NAMES[mode]}")
+    data = plane.payload
+    slots = work_space("table", 1 << precision, np.uint32)
+    starts = np.empty(blocks + 1, np.int64)
+    parts = np.empty(payload.PARTS, np.int64)
+    status = payload.open_payload(
+        data, length, width, base, is_bypass, escapes, precision, groups * GROUP, slots, starts, parts
+    )
+    if status != OK:
+        raise FormatError(_WRONG.get(status, "a coded plane is malformed"))
+    _table_end, positions_at, fields_at, states_at, words_at = parts.tolist()
+    return Coded(
+        slots,
+        precision,
+        base,
+        data[states_at:words_at].view("<u4"),
+        data[words_at:].view("<u2"),
+        starts,
+        Escapes(
+            data[positions_at : positions_at + 4 * escapes].view("<u4"),
+            data[fields_at : fields_at + 2 * escapes].view("<u2"),
+        ),
+    )
 
 
-def _check_symbols(frequencies: Frequencies, base: int, width: int, bypass: bool) -> None:
-    last = int(np.flatnonzero(frequencies)[-1])
-    highest = largest_bypass_field(last) if bypass else base + last
-    if (bypass and last >= BYPASS_SYMBOLS) or highest >= 1 << width:
-        raise FormatError(f"symbol {last} stands for a field of more than {width} bits")
+_WRONG = {
+    payload.BAD_TABLE: "a frequency table is cut off, or its frequencies do not sum to 2^precision",
+    payload.BAD_SYMBOL: "a symbol stands for a field that is wider than its plane",
+    payload.BAD_LENGTH: "a coded plane's length is not that of its parts",
+    payload.BAD_PADDING: "padding inside a coded plane is not zero",
+    payload.BAD_STATE: "a state below 2^16",
+    payload.BAD_ESCAPES: "escapes do not rise, lie outside the body, or are too wide",
+}
 
 
-def largest_bypass_field(symbol: int) -> int:
-    """The largest field of a symbol in mode bypass."""
-    if symbol < 16:
-        return symbol
-    return (9 + symbol % 8 << symbol // 8 - 1) - 1
-
-
-def _read_escapes(payload: Bytes, positions_at: int, fields_at: int, count: int, width: int, units: int) -> Escapes:
-    positions = payload[positions_at : positions_at + 4 * count].view("<u4")
-    fields = payload[fields_at : fields_at + 2 * count].view("<u2")
-    if count:
-        if int(positions[-1]) >= units or not (positions[1:] > positions[:-1]).all():
-            raise FormatError("the positions of escapes do not rise, or lie outside the body")
-        if int(fields.max()) >= 1 << width:
-            raise FormatError(f"an escape of more than {width} bits")
-    return Escapes(positions, fields)
+def put_escapes(body: npt.NDArray[Any], shift: int, width: int, escapes: Escapes) -> None:
+    """Put escaped fields into decoded units, where they are 0. Raises FormatError."""
+    if escapes.positions.size and payload.patch(body, shift, (1 << width) - 1, *escapes) != OK:
+        raise FormatError("an escape where the symbol is not 0")
 
 
 def block_count(units: int) -> int:

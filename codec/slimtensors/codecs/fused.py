@@ -16,7 +16,6 @@ from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.planes import check_status, packed_length, raw_payload
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import cost
-from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
 from slimtensors.kernels.cpu import decode_kernels, split
 from slimtensors.limits import ESCAPE_SHARE
@@ -83,18 +82,8 @@ def decode(layout: Layout, planes: list[Plane], body: Units) -> None:
     check_status(
         layout.decode(parts.table, parts.precision, parts.base, parts.states, parts.words, parts.starts, *raw, body)
     )
-    positions, fields = parts.escapes
-    if positions.size:
-        _patch(body, positions, fields, sum(layout.widths[:-1]))
-
-
-def _patch(body: Units, positions: npt.NDArray[np.uint32], fields: npt.NDArray[np.uint16], shift: int) -> None:
-    """Put in the fields that the window lacks; their symbols must have been 0."""
     # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
-    mask = body.dtype.type((1 << 8 * body.itemsize - 1) - (1 << shift - 1))
-    if (body[positions] & mask).any():
-        raise FormatError("an escape where the symbol is not 0")
-    body[positions] |= fields.astype(body.dtype) << body.dtype.type(shift - 1)
+    coded.put_escapes(body, sum(layout.widths[:-1]) - 1, layout.widths[-1], parts.escapes)
 
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:

@@ -65,11 +65,7 @@ def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
     else:
         status = decode_kernels.decode_fields_u16(parts.table, parts.precision, parts.base, *stream, out)
     check_status(status)
-    positions, fields = parts.escapes
-    if positions.size:
-        if out[positions].any():
-            raise FormatError("an escape where the symbol is not 0")
-        out[positions] = fields
+    coded.put_escapes(out, 0, width, parts.escapes)
     return out
 
 

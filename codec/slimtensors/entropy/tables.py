@@ -1,13 +1,11 @@
-"""Frequency tables: normalised, stored, read (format_spec/coder.md, section 3)."""
+"""Frequency tables: normalised and stored (format_spec/coder.md, section 3)."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.errors import FormatError
-
-__all__ = ["PRECISIONS", "Frequencies", "cost", "normalise", "read_table", "table_bytes"]
+__all__ = ["PRECISIONS", "Frequencies", "cost", "normalise", "table_bytes"]
 
 Frequencies = npt.NDArray[np.int64]  # of the 256 symbols; they sum to 2^precision
 
@@ -62,28 +60,3 @@ def table_bytes(frequencies: Frequencies) -> bytes:
             out.append(frequency % _TWO_BYTES + _TWO_BYTES)
             out.append(frequency // _TWO_BYTES)
     return bytes(out)
-
-
-def read_table(data: bytes, precision: int) -> tuple[Frequencies, int]:
-    """(frequencies, bytes read) from the stored form. Raises FormatError."""
-    if len(data) < 4 or data[0] >= data[1]:
-        raise FormatError("a frequency table does not list two symbols")
-    first, last = data[0], data[1]
-    values = []
-    at, end = 2, len(data)
-    for _ in range(first, last + 1):
-        if at >= end:
-            raise FormatError("a frequency table is cut off")
-        value = data[at]
-        at += 1
-        if value >= _TWO_BYTES:
-            if at >= end or data[at] == 0:
-                raise FormatError("a frequency is cut off or longer than it need be")
-            value += (data[at] - 1) * _TWO_BYTES
-            at += 1
-        values.append(value)
-    if not values[0] or not values[-1] or sum(values) != 1 << precision:
-        raise FormatError(f"the frequencies sum to {sum(values)}, not to {1 << precision}, or begin or end with 0")
-    frequencies = np.zeros(256, np.int64)
-    frequencies[first : last + 1] = values
-    return frequencies, at
