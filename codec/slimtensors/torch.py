@@ -156,7 +156,7 @@ def check_device(device: Any) -> None:
 def from_array(array: npt.NDArray[Any], dtype: DType, device: Any) -> torch.Tensor:
     """A tensor over an array's memory, then on the device."""
     target = _TORCH.get(dtype.name)
-    if dtype.name.startswith("F6"):
+    if dtype.name.startswith("F6_"):
         target = torch.uint8  # torch has no such dtype: the packed bytes
     if target is None:
         raise UsageError(f"torch {torch.__version__} has no dtype for {dtype.name}; load it with framework='np'")

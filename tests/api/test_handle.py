@@ -1,0 +1,172 @@
+"""safe_open, slices, sources, devices: as people know them from safetensors."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from api.made import same, structured, weights
+
+import slimtensors
+from slimtensors.limits import CHUNK_BYTES
+from slimtensors.numpy import load_file, save, save_file
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, np.ndarray]]:
+    tensors = structured()
+    tensors["tall"] = weights(np.random.default_rng(0), 5000, 12, 50)
+    path = tmp_path_factory.mktemp("saved") / "x.slimtensors"
+    save_file(tensors, path, {"format": "np"})
+    return path, tensors
+
+
+def test_like_safetensors(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    path, tensors = saved
+    plain = {name: array for name, array in tensors.items() if array.dtype in (np.float32, np.int64)}
+    twin = tmp_path / "x.safetensors"
+    safetensors.numpy.save_file(plain, twin, {"format": "np"})
+    with slimtensors.safe_open(path, framework="np") as ours, safetensors.safe_open(twin, framework="np") as theirs:
+        assert ours.metadata() == theirs.metadata()
+        assert [name for name in ours.keys() if name in plain] == list(theirs.keys())  # noqa: SIM118 # a handle, not a dict
+        for name in plain:
+            assert same(ours.get_tensor(name), theirs.get_tensor(name))
+            a, b = ours.get_slice(name), theirs.get_slice(name)
+            assert (a.get_shape(), a.get_dtype()) == (b.get_shape(), b.get_dtype())
+        assert same(ours.get_slice("tall")[10:20, 3], theirs.get_slice("tall")[10:20, 3])
+
+
+INDICES: list[Any] = [
+    np.s_[:],
+    np.s_[...],
+    np.s_[7],
+    np.s_[-1],
+    np.s_[10:20],
+    np.s_[4990:],
+    np.s_[::1000],
+    np.s_[::-700],
+    np.s_[5:5],
+    np.s_[:, 3],
+    np.s_[..., 7],
+    np.s_[..., -3:],
+    np.s_[100:4000:7, ::-5, 2:40:3],
+    np.s_[3, 4, 5],
+    np.s_[0, ..., 0],
+    np.s_[4999, 11, 49:50],
+    (slice(None), np.int64(2)),
+]
+
+
+@pytest.mark.parametrize("index", INDICES, ids=str)
+def test_slices(saved: tuple[Path, dict[str, np.ndarray]], index: Any) -> None:
+    path, tensors = saved
+    with slimtensors.safe_open(path) as file:
+        assert same(file.get_slice("tall")[index], np.array(tensors["tall"][index]))
+
+
+def test_slices_of_every_structure(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, tensors = saved
+    with slimtensors.safe_open(path) as file:
+        for name, array in tensors.items():
+            if array.ndim == 2:
+                assert same(file.get_slice(name)[3:-5, ::2], np.ascontiguousarray(array[3:-5, ::2])), name
+            assert same(file.get_slice(name)[...], array), name
+
+
+def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, _ = saved
+    with slimtensors.safe_open(path) as file:
+        part = file.get_slice("tall")
+        for index in (5000, np.s_[0, 12], np.s_[0, 0, 0, 0]):
+            with pytest.raises(IndexError, match="'tall'"):
+                part[index]
+        for index in ("a", 1.5, None, True, [1, 2], np.s_[..., ...]):
+            with pytest.raises(slimtensors.UsageError, match="'tall'"):
+                part[index]
+        with pytest.raises(slimtensors.TensorNotFoundError, match="did you mean 'tall'"):
+            file.get_slice("tal")
+        with pytest.raises(KeyError):
+            file.get_tensor("nothing like it at all")
+
+
+class Counting:
+    """Bytes with ranged reads, which it remembers."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.reads: list[tuple[int, int]] = []
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        self.reads.append((offset, length))
+        return self.data[offset : offset + length]
+
+
+def test_a_slice_reads_only_its_chunks() -> None:
+    rng = np.random.default_rng(5)
+    array = weights(rng, 4096, 1024)  # 16 chunks
+    source = Counting(save({"a": weights(rng, 2048, 512), "x": array, "z": weights(rng, 2048, 512)}))
+    with slimtensors.safe_open(source) as file:
+        opened = len(source.reads)
+        assert opened <= 3
+        part = file.get_slice("x")[1000:1010, 5:9]
+        assert same(part, np.ascontiguousarray(array[1000:1010, 5:9]))
+        chunks = [read for read in source.reads[opened:] if read[1] > 4096]
+        assert len(chunks) == 1
+        assert chunks[0][1] < CHUNK_BYTES
+        before = len(source.reads)
+        file.get_slice("x")[:, 0][::512]
+        assert len(source.reads) - before <= 16
+
+
+@pytest.mark.parametrize("verify", ["none", "stored", "full"])
+def test_sources(saved: tuple[Path, dict[str, np.ndarray]], verify: Any) -> None:
+    path, tensors = saved
+    data = path.read_bytes()
+    with path.open("rb") as file:
+        for source in (path, str(path), data, bytearray(data), memoryview(b"x" + data)[1:], io.BytesIO(data), file, Counting(data)):
+            again = load_file(source, verify=verify)
+            assert all(same(again[name], array) for name, array in tensors.items())
+    again = load_file(path, mmap=True, verify=verify)
+    assert all(same(again[name], array) for name, array in tensors.items())
+
+
+def test_file_objects_as_destinations(tmp_path: Path) -> None:
+    tensors = {"x": np.arange(5000, dtype=np.float32)}
+    buffer = io.BytesIO()
+    save_file(tensors, buffer)
+    assert same(load_file(buffer.getvalue())["x"], tensors["x"])
+    assert buffer.getvalue() == save(tensors)
+
+
+def test_wrong_arguments(tmp_path: Path) -> None:
+    array = np.zeros(3, np.float32)
+    data = save({"x": array})
+    cases: list[tuple[Any, str]] = [
+        (lambda: save({"x": [1, 2]}), "tensor 'x' is a list"),
+        (lambda: save([array]), "a dict from names"),
+        (lambda: save({"x": np.array(["a"])}), "cannot be stored"),
+        (lambda: save({"": array}), "1 to 512"),
+        (lambda: save({"a\0b": array}), "control characters"),
+        (lambda: save({"x": array}, {"a": 1}), "not a string"),
+        (lambda: save({"x": array}, preset="small"), "available: fast, balanced"),
+        (lambda: save({"x": array}, preset="best"), "available: fast, balanced"),
+        (lambda: save({"x": array}, threads=0), "at least 1"),
+        (lambda: load_file(data, verify="maybe"), "none, stored, full"),
+        (lambda: load_file(17), "cannot read from int"),
+        (lambda: slimtensors.safe_open(data, framework="jax"), "np or pt"),
+        (lambda: slimtensors.safe_open(data, framework="np", device="cuda"), "framework='pt'"),
+        (lambda: slimtensors.compress(data, tmp_path / "x"), "compressed already"),
+        (lambda: save_file({"x": array}, 5), "cannot write to int"),
+    ]
+    for call, message in cases:
+        with pytest.raises(slimtensors.UsageError, match=message):
+            call()
+    assert list(tmp_path.iterdir()) == []

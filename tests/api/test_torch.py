@@ -1,0 +1,118 @@
+"""The torch verbs: what safetensors.torch does, and ties."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+import slimtensors
+from slimtensors import torch as st
+from slimtensors.dtypes import DTYPES
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Equal dtype, shape and bits."""
+    bits = [t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b)]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*bits)
+
+
+def tensors() -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    made: dict[str, torch.Tensor] = {}
+    for name, torch_dtype in st._TORCH.items():
+        size = 3000 * DTYPES[name].unit_bytes * (2 if name == "C64" else 1)
+        raw = torch.randint(0, 2 if name == "BOOL" else 256, (size,), dtype=torch.uint8)
+        made[name] = raw.view(torch_dtype).reshape(3, -1)
+    made["strided"] = torch.randn(300, 400).t()
+    made["parameter"] = torch.nn.Parameter(torch.randn(200, 300, dtype=torch.bfloat16))
+    made["scalar"] = torch.tensor(2.5)
+    made["empty"] = torch.zeros(3, 0)
+    made["view"] = torch.randn(1000)[100:200]
+    return made
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    made = tensors()
+    path = tmp_path / "x.slimtensors"
+    st.save_file(made, path, {"format": "pt"})
+    again = st.load_file(path)
+    assert all(same(again[name], tensor) for name, tensor in made.items())
+    again = st.load(st.save(made, preset="fast"))
+    assert all(same(again[name], tensor) for name, tensor in made.items())
+    with slimtensors.safe_open(path, framework="pt", device=torch.device("cpu")) as file:
+        assert file.metadata() == {"format": "pt"}
+        assert same(file.get_tensor("BF16"), made["BF16"])
+        assert same(file.get_slice("strided")[3:7, 5], made["strided"][3:7, 5].contiguous())
+
+
+def test_as_safetensors_does(minilm: Path, tmp_path: Path) -> None:
+    path = tmp_path / "x.slimtensors"
+    slimtensors.compress(minilm, path)
+    ours, theirs = st.load_file(path), safetensors.torch.load_file(minilm)
+    assert ours.keys() == theirs.keys()
+    assert all(same(ours[name], theirs[name]) for name in ours)
+
+
+def test_devices(tmp_path: Path) -> None:
+    path = tmp_path / "x.slimtensors"
+    st.save_file({"x": torch.randn(10, 10)}, path)
+    for device in ("cpu", torch.device("cpu"), "meta", torch.device("meta", 0)):
+        assert st.load_file(path, device)["x"].device.type == torch.device(device).type
+    for device in ("nonsense", {}):
+        with pytest.raises(slimtensors.UsageError, match="device"):
+            st.load_file(path, device)
+
+
+class Tied(torch.nn.Module):
+    """Input and output embeddings that are one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = torch.nn.Embedding(500, 300)
+        self.head = torch.nn.Linear(300, 500, bias=False)
+        self.norm = torch.nn.BatchNorm1d(300)
+        self.head.weight = self.embedding.weight
+
+
+def test_models_with_ties(tmp_path: Path) -> None:
+    path = tmp_path / "x.slimtensors"
+    model, other = Tied(), Tied()
+    st.save_model(model, path)
+    stored = {t.name: t.stored_bytes for t in slimtensors.inspect(path).tensors}
+    assert stored["head.weight"] == 0
+    assert st.load_model(other, path) == ([], [])
+    assert all(same(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
+    assert other.head.weight.data_ptr() == other.embedding.weight.data_ptr()
+
+
+def test_names_that_do_not_match(tmp_path: Path) -> None:
+    path = tmp_path / "x.slimtensors"
+    model = Tied()
+    state = {name: tensor for name, tensor in model.state_dict().items() if name != "head.weight"}
+    st.save_file(state, path)
+    assert st.load_model(Tied(), path) == ([], [])  # tied to one that is there
+    del state["norm.bias"]
+    st.save_file({**state, "extra": torch.zeros(2)}, path)
+    assert st.load_model(Tied(), path, strict=False) == (["norm.bias"], ["extra"])
+    with pytest.raises(RuntimeError, match="norm.bias"):
+        st.load_model(Tied(), path)
+
+
+def test_what_cannot_be_stored() -> None:
+    cases: list[tuple[Any, str]] = [
+        ({"x": torch.zeros(3, 3).to_sparse()}, "to_dense"),
+        ({"x": torch.zeros(3, dtype=torch.complex128)}, "complex128"),
+        ({"x": [1.0]}, "not a torch tensor"),
+        ([torch.zeros(2)], "a dict"),
+    ]
+    for wrong, message in cases:
+        with pytest.raises(slimtensors.UsageError, match=message):
+            st.save(wrong)
+    model = torch.nn.Linear(4, 5)
+    model.weight = torch.nn.Parameter(torch.randn(4, 5).t())
+    with pytest.raises(slimtensors.UsageError, match="contiguous"):
+        st.save_model(model, "never-written", force_contiguous=False)
