@@ -273,6 +273,8 @@ class HeaderReader:
             dtype, _, size = self.sizes(side, "side plane")
             tensor.sides.append(self.stream("side", size // DTYPES[dtype][1], side))
         data = self.stream("tensor", units, value, sides=len(sides))
+        used = {part.side for part in data.expression.parts} - {None}
+        check(len(used) == len(sides), "a side plane that no scatter names")
         for part in data.expression.parts:
             if part.side is not None:
                 # "dtype `U8`, shape `[rows]` ... `rows` divides their number"
@@ -417,8 +419,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         groups = -(-len(here) // GROUP)
         plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes)
         if part.side is not None:
-            # "followed by as many zeros as make a multiple of 128"; a constant plane stores none of them.
-            check(mode == CONSTANT or not any(plane[len(here) :]), "fields after the last present one are not zero")
+            # "followed by as many zeros as make a multiple of 128"
+            check(not any(plane[len(here) :]), "fields after the last present one are not zero")
             present, plane = plane, [0] * body
             for j, value in zip(here, present, strict=False):
                 plane[j] = value

@@ -234,6 +234,11 @@ class OddFile:
         elements = units * unit * 8 // DTYPES[dtype][0]
         sides = [bytes(int(self.chance(p)) for _ in range(rows)) for p in self.rng.choice([[0.5], [0.0], [1.0, 0.3]])]
         expression = self.expression(dtype, len(sides))
+        named = sorted({part["scatter"][0] for part in expression["bits"] if "scatter" in part})
+        sides = [sides[k] for k in named]  # every side plane is named by a scatter
+        for part in expression["bits"]:
+            if "scatter" in part:
+                part["scatter"][0] = named.index(part["scatter"][0])
         data = bytearray(self.data(dtype, elements))
         below = 0
         for part in expression["bits"]:

@@ -82,7 +82,7 @@ def parse_part(value: object) -> Part:
             raise Refused("scatter: not an array of two")
         inner = keyed(scatter[1], "scatter")
         check(inner.keys() == {"plane"}, "scatter: the second is not a plane")
-        return Part(integer(inner["plane"], 1, 16, "plane"), integer(scatter[0], 0, 3, "scatter"))
+        return Part(integer(inner["plane"], 1, 16, "plane"), integer(scatter[0], 0, 2**48, "scatter"))
     check(object_.keys() == {"plane"}, "part: unknown keys")
     return Part(integer(object_["plane"], 1, 16, "plane"), None)
 

@@ -285,7 +285,7 @@ header("name_twice", "two tensors of one name", (["tensors", 3, "name"], "a"))
 header("shape_17", "17 dimensions", (["tensors", 0, "shape"], [1] * 16 + [6]))
 header("shape_dimension_limit", "a dimension of 2^48 + 1, beside a 0", (["tensors", 3, "shape"], [0, 2**48 + 1]))
 header("shape_product_limit", "a product of 2^49, beside a 0", (["tensors", 3, "shape"], [2**24, 0, 2**25]))
-header("shape_not_whole_bytes", "three elements of F4", (["tensors", 1, "dtype"], "F4"), (["packs", 0, "dtype"], "F4"))
+add("shape_not_whole_bytes", "three elements of F4", lambda: one(Source("F4", (3,), b"x", BYTES)).join())
 header("shape_wrap", "a product of 2^64 elements", (["tensors", 3, "shape"], [2**16] * 4 + [0]))
 header("elements_without_keys", "a tensor with elements and nothing that holds them", (["tensors", 3, "shape"], [1]))
 header("expression_out_of_range", "`expression` is the number of expressions", (["tensors", 0, "expression"], 3))
@@ -322,6 +322,14 @@ def elements_none_tie() -> bytes:
     writer = Writer()
     writer.ref("tie", writer.empty("none", "F32", (0,)))
     return writer.parts().join()
+
+
+header(
+    "chunk_over_limit_units",
+    "chunks of 2^23 + 1 units of two bytes, for a tensor of six",
+    (["tensors", 0, "chunk"], (1 << 23) + 1),
+    base=lambda: one(Source("U16", (6,), b"abcdefghijkl", bits(8, 8))),
+)
 
 
 @invalid("one chunk of 16 MiB + 1 byte")
@@ -363,6 +371,7 @@ header(
 
 # -- expressions.md --------------------------------------------------------------------------------------------------
 
+header("bits_object", "`bits` is an object", (["expressions", 0, "bits"], {"plane": 16}))
 header("bits_empty", "no parts", (["expressions", 0, "bits"], []))
 header(
     "bits_17",
@@ -457,12 +466,9 @@ header("sides_empty", "`sides` is an empty array", (["tensors", 0, "sides"], [])
 
 @invalid("rows that do not divide the units")
 def scatter_rows_do_not_divide() -> bytes:
-    parts = rows()
-    rows_ = parts.streams[0].chunks[0]
-    changed = one(Source("U8", (7,), b"\1\0\1\1\0\0\1", BYTES)).chunks()[0]
-    parts.streams[0].chunks = [changed]
-    assert rows_.decoded_length == 8
-    return edit(parts, (ROW_SHAPE, [7]), (["tensors", 0, "sides", 0, "chunk"], 7))
+    source = rows_source(bytes(8), 50, Plane(RAW), Plane(RAW))
+    source.code, source.sides = literal, [Source("U8", (7,), bytes(7), BYTES)]
+    return one(source).join()
 
 
 @invalid("a side plane with a 2, of a row that is present")
@@ -470,22 +476,25 @@ def scatter_side_value() -> bytes:
     return one(rows_source(bytes([1, 0, 2, 1]), 100, Plane(RAW), Plane(CODED))).join()
 
 
+@invalid("a side plane that no scatter names")
+def sides_unused() -> bytes:
+    source = rows_source(bytes([1, 0, 1, 1]), 100, Plane(RAW), Plane(CODED))
+    source.sides = [source.sides[0]] * 2
+    return one(source).join()
+
+
 @invalid("five side planes")
 def sides_five() -> bytes:
-    source = rows_source(bytes([1, 0, 1, 1]), 100, Plane(RAW), Plane(CODED))
-    source.sides = [source.sides[0]] * 5
-    return one(source).join()
+    expression = {"bits": [{"plane": 6}, *({"scatter": [k, {"plane": 2}]} for k in range(5))], "rotate": 0}
+    sides = [Source("U8", (2,), b"\1\1", BYTES)] * 5
+    return one(Source("U16", (2, 100), little(skewed(200, 60000), 2), expression, literal, None, sides)).join()
 
 
 @invalid("a side plane without elements")
 def side_without_elements() -> bytes:
     parts = rows()
-    extra = type(parts.streams[0])([])
-    parts.streams.insert(1, extra)
-    side = parts.json["tensors"][0]["sides"][0]
-    parts.json["tensors"][0]["sides"].append({**side, "shape": [0]})
-    parts.set_json()
-    return parts.join()
+    parts.streams[0].chunks = []
+    return edit(parts, (ROW_SHAPE, [0]))
 
 
 # -- ties ------------------------------------------------------------------------------------------------------------
@@ -661,8 +670,11 @@ parts_with(
 )
 parts_with(
     "stored_length_not_64",
-    "stored lengths that are no multiples of 64, with the right sum",
-    lambda p: (put(p.chunks()[0], stored_length=63), put(p.chunks()[1], stored_length=65)),
+    "stored lengths of 63 and 65, with the bytes to match",
+    lambda p: (
+        put(p.chunks()[0], stored=p.chunks()[0].stored[:-1]),
+        put(p.chunks()[1], stored=p.chunks()[1].stored + b"\0"),
+    ),
 )
 parts_with("stored_length_0", "a chunk of 0 stored bytes", lambda p: put(p.chunks()[0], stored=b""))
 parts_with(
@@ -754,6 +766,11 @@ def planes_file(
     return stored_as(stored, little(values, {"U8": 1, "U16": 2, "U32": 4}[dtype]), dtype, expression)
 
 
+add(
+    "head_kind_planes",
+    "a chunk of kind 3 that would be right as planes",
+    lambda: planes_file(flip(chunk_of(VALUES, TWELVE, Plane(CODED)).bytes(), 0)),
+)
 add(
     "planes_few_units",
     "planes in a chunk of 100 units",
@@ -1245,6 +1262,15 @@ add(
     "a plane as long as if all rows were present",
     lambda: rows_chunk(bytes([1, 0]), Coded(RAW, payload=bytes(256))),
 )
+
+
+@invalid("a constant that is not 0, of present fields that do not fill their last group")
+def scatter_padding_constant() -> bytes:
+    expression = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
+    stored = PlanesChunk(256, 2, [Coded(CONSTANT), Coded(CONSTANT, base=3)], b"").bytes()
+    side = Source("U8", (4,), b"\1\0\0\0", BYTES)
+    data = little([3 << 8] * 64 + [0] * 192, 2)
+    return one(Source("U16", (4, 64), data, expression, lambda _: stored, None, [side])).join()
 
 
 @invalid("a field after the last present one is not zero")
