@@ -1,0 +1,330 @@
+"""A program: check every kernel against its naive twin, with the instruction set of this process, and print a digest.
+
+The digest is of all outputs, those of damaged inputs too, where the naive twin gives up. It is to be the same for every
+instruction set. test_instruction_sets.py runs this program; to debug it, run it by hand with SLIMTENSORS_ISA set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import numpy as np
+
+from kernels import cases, lane_kernels, naive
+from slimtensors.kernels.cpu import (
+    bypass,
+    decode_kernels,
+    encode,
+    histogram,
+    planes,
+    rows,
+    split,
+    table,
+)
+from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
+
+MODULES = (bypass, decode_kernels, encode, histogram, planes, rows, split, table)
+
+
+class Digest:
+    def __init__(self) -> None:
+        self.sha256 = hashlib.sha256()
+
+    def add(self, status: int, *arrays: np.ndarray) -> None:
+        self.sha256.update(repr(int(status)).encode())
+        for array in arrays:
+            self.sha256.update(array.tobytes())
+
+
+def tables(frequencies: np.ndarray, precision: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the decoder's, the encoder's)"""
+    slots, by_symbol = np.zeros(1 << precision, np.uint32), np.zeros(256, np.uint32)
+    assert table.build_table(frequencies, precision, slots) == OK
+    assert table.build_encoder_table(frequencies, precision, by_symbol) == OK
+    return slots, by_symbol
+
+
+def gathered(words: np.ndarray, counts: np.ndarray, n: int, words_each: int) -> np.ndarray:
+    """The words of all blocks, one after another, from the places where the encoder leaves them."""
+    ends = [block.stop * words_each for block in naive.blocks_of(n, counts.size)]
+    return np.concatenate([words[end - count : end] for end, count in zip(ends, counts, strict=True)])
+
+
+def check_lanes(rng: np.random.Generator) -> None:
+    # Just below, at and above multiples of each divisor, for small quotients and the largest.
+    divisor = np.repeat(np.arange(1, 4097), 32)
+    largest = np.minimum(divisor * 2**21, 2**32) - 1
+    quotient = rng.integers(0, 2**21, divisor.size)
+    quotient[::4] = 2**21 - 1
+    multiple = np.minimum(quotient, largest // divisor) * divisor
+    f = divisor.astype(np.uint32)
+    x = np.clip(multiple + rng.integers(-1, 2, f.size), 0, largest).astype(np.uint32)
+    quotients, remainders = np.zeros_like(x), np.zeros_like(x)
+    lane_kernels.divide_all(x, f, quotients, remainders)
+    assert np.array_equal(quotients, x // f)
+    assert np.array_equal(remainders, x % f)
+
+    x[:64] = np.uint32(1) << (np.arange(64, dtype=np.uint32) % 32)
+    x[64] = 0
+    zeros, high = np.zeros_like(x), np.zeros(x.size, np.uint16)
+    lane_kernels.leading_zeros_all(x, zeros)
+    assert zeros.tolist() == [32 - int(v).bit_length() for v in x]
+    lane_kernels.high_all(x, high)
+    assert np.array_equal(high, x >> 16)
+    lane_kernels.gather_all(x, f % 999, zeros)
+    assert np.array_equal(zeros, x[f % 999])
+
+    wants = (rng.random(32 * 300) < np.repeat(rng.random(300), 32)).astype(np.uint8)
+    wants[:64], wants[-64:] = 1, 0
+    words = rng.integers(0, 2**16, wants.sum() + 32, dtype=np.uint16)
+    taken = np.zeros(wants.size, np.uint32)
+    assert lane_kernels.take_all(words, wants, taken) == wants.sum()
+    assert np.array_equal(taken[wants != 0], words[:-32])
+    given = np.zeros(wants.sum() + 64, np.uint16)
+    assert lane_kernels.give_all(taken | 0x70000, wants, given) == 64
+    assert np.array_equal(given[64:], words[:-32])
+
+
+def check_tables(digest: Digest) -> None:
+    rng = np.random.default_rng(1)
+    for precision in (11, 12):
+        counts = rng.integers(0, 100, 256) * (rng.random(256) < 0.3)
+        frequencies = np.array(naive.normalise(counts, precision), np.uint16)
+        slots, by_symbol = tables(frequencies, precision)
+        starts = naive.starts_of(frequencies.tolist())
+        expected = [
+            slot - starts[s] | int(frequencies[s]) << 12 | s << 24
+            for s in range(256)
+            for slot in range(starts[s], starts[s] + int(frequencies[s]))
+        ]
+        assert slots.tolist() == expected
+        digest.add(OK, slots, by_symbol)
+        for bad in (frequencies[1:], frequencies + np.uint16(1), np.full(256, 65535, np.uint16), frequencies // 2):
+            assert table.build_table(bad, precision, slots) == BAD_ARGUMENT
+            assert table.build_encoder_table(bad, precision, by_symbol) == BAD_ARGUMENT
+        whole = np.zeros(256, np.uint16)
+        whole[9] = 1 << precision
+        assert table.build_table(whole, precision, slots) == BAD_ARGUMENT
+        for bad_precision in (10, 13, 23 - precision, -1, 64):
+            assert table.build_table(frequencies, bad_precision, slots) == BAD_ARGUMENT
+
+
+def check_decoder(digest: Digest, chunk: cases.Chunk) -> None:
+    slots, _ = tables(chunk.frequencies, chunk.precision)
+    words = np.concatenate([chunk.words, cases.PADDING])
+    arguments = (slots, chunk.precision, chunk.base, chunk.states, words, chunk.starts, *chunk.pieces)
+    out = np.zeros(chunk.elements.size, chunk.layout.dtype)
+    assert chunk.layout.decode(*arguments, out) == OK, chunk.name
+    assert np.array_equal(out, chunk.decoded), chunk.name
+
+    rng = np.random.default_rng(chunk.elements.size)
+    for number, bad in enumerate(cases.damaged(rng, arguments, 3)):
+        status = chunk.layout.decode(*bad, out)
+        # Noise where no word is read is no damage.
+        assert status == BAD_STREAM or (number < 2 and chunk.words.size == 0), (chunk.name, number)
+        digest.add(status, out)
+    one_more = np.concatenate([chunk.starts[:-1], chunk.starts[-1:] + 1])
+    assert chunk.layout.decode(*arguments[:5], one_more, *chunk.pieces, out) == BAD_STREAM, chunk.name
+    untouched = out.copy()
+    for bad in cases.shortened((*arguments, out)):
+        assert chunk.layout.decode(*bad) == BAD_ARGUMENT, chunk.name
+    assert np.array_equal(out, untouched)
+
+
+def check_encoder(digest: Digest, chunk: cases.Chunk) -> None:
+    _, by_symbol = tables(chunk.frequencies, chunk.precision)
+    n = chunk.symbols.size
+    words, counts = np.zeros(n, np.uint16), np.zeros(chunk.blocks, np.int64)
+    states = np.zeros(32 * chunk.blocks, np.uint32)
+    entries = np.zeros(encode.ENTRIES, np.uint32)
+    arguments = (chunk.symbols, by_symbol, chunk.precision, entries, words, states, counts)
+    assert encode.encode_symbols(*arguments) == OK, chunk.name
+    assert np.array_equal(counts, chunk.counts), chunk.name
+    assert np.array_equal(states, chunk.states), chunk.name
+    assert np.array_equal(gathered(words, counts, n, 1), chunk.words), chunk.name
+
+    for bad in cases.shortened(arguments):
+        assert encode.encode_symbols(*bad) == BAD_ARGUMENT, chunk.name
+    absent = np.flatnonzero(chunk.frequencies == 0)
+    if absent.size:
+        symbols = chunk.symbols.copy()
+        symbols[n // 2] = absent[0]
+        assert encode.encode_symbols(symbols, *arguments[1:]) == BAD_ARGUMENT, chunk.name
+    assert encode.encode_symbols(chunk.symbols, by_symbol & 0xFFF, *arguments[2:]) == BAD_ARGUMENT, chunk.name
+    noise = np.random.default_rng(n).integers(0, 2**24, 256, dtype=np.uint32) | 1 << 12
+    status = encode.encode_symbols(chunk.symbols, noise, *arguments[2:])
+    digest.add(status, states, counts, gathered(words, counts, n, 1))
+
+
+def check_split(chunk: cases.Chunk) -> None:
+    layout, n = chunk.layout, chunk.elements.size
+    expected = np.flatnonzero((chunk.symbols == 0) & (chunk.fields != 0))
+    symbols = np.zeros(n, np.uint8)
+    if layout.split:
+        pieces = [np.zeros_like(piece) for piece in chunk.pieces]
+        arguments = (chunk.elements, chunk.base, *pieces, symbols)
+        assert layout.split(*arguments) == expected.size, chunk.name
+        assert all(np.array_equal(a, b) for a, b in zip(pieces, chunk.pieces, strict=True)), chunk.name
+        for bad in cases.shortened(arguments):
+            assert layout.split(*bad) == -1, chunk.name
+    else:
+        assert split.symbols_of(chunk.elements, chunk.base, symbols) == expected.size
+        assert split.symbols_of(chunk.elements, chunk.base, symbols[1:]) == -1
+    assert np.array_equal(symbols, chunk.symbols), chunk.name
+
+    width, shift = layout.widths[-1], sum(layout.widths[:-1])
+    staging = np.zeros(histogram.STAGING, np.uint16)
+    counts = np.ones(histogram.TABLES << width, np.uint32)
+    where = (chunk.elements, layout.rotate, shift, width)
+    assert histogram.field_histogram(*where, staging, counts) == OK
+    assert np.array_equal(counts[: 1 << width], np.bincount(chunk.fields, minlength=1 << width)), chunk.name
+    positions, fields = np.zeros(expected.size, np.uint32), np.zeros(expected.size, np.uint16)
+    assert histogram.find_escapes(*where, chunk.base, staging, positions, fields) == expected.size
+    assert np.array_equal(positions, expected)
+    assert np.array_equal(fields, chunk.fields[expected])
+    for bad in cases.shortened((*where, staging, counts)):
+        assert histogram.field_histogram(*bad) == BAD_ARGUMENT
+    room_for_fewer = (positions[: expected.size // 2], fields[: expected.size // 2])
+    assert histogram.find_escapes(*where, chunk.base, staging, *room_for_fewer) == expected.size // 2
+
+
+def check_bypass(digest: Digest, rng: np.random.Generator, groups: int, blocks: int, precision: int) -> None:
+    n = 128 * groups
+    values = (2.0 ** rng.uniform(0, 16, n)).astype(np.uint16)
+    fields = [naive.bypass_field(int(v)) for v in values]
+    counts = np.bincount([s for s, _v, _k in fields], minlength=256)
+    staging, found = np.zeros(histogram.STAGING, np.uint16), np.zeros(4 * 256, np.uint32)
+    assert bypass.bypass_histogram(values, staging, found) == OK
+    assert np.array_equal(found[:256], counts)
+
+    frequencies = np.array(naive.normalise(counts, precision), np.uint16)
+    slots, by_symbol = tables(frequencies, precision)
+    words, states, sizes = np.zeros(2 * n, np.uint16), np.zeros(32 * blocks, np.uint32), np.zeros(blocks, np.int64)
+    encoder = (values, by_symbol, precision, words, states, sizes)
+    assert bypass.encode_bypass(*encoder) == OK
+    expected = naive.encode(fields, blocks, frequencies.tolist(), precision)
+    run = gathered(words, sizes, n, 2)
+    for ours, theirs in zip((states, run, sizes), expected, strict=True):
+        assert np.array_equal(ours, theirs)
+    for bad in cases.shortened(encoder):
+        assert bypass.encode_bypass(*bad) == BAD_ARGUMENT
+
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    out = np.zeros(n, np.uint16)
+    decoder = (slots, precision, states, np.concatenate([run, cases.PADDING]), starts)
+    assert bypass.decode_bypass(*decoder, out) == OK
+    assert np.array_equal(out, values)
+    assert naive.decode(*expected, n, frequencies.tolist(), precision, bypass=True) == values.tolist()
+    for bad in cases.damaged(rng, decoder, 2):
+        status = bypass.decode_bypass(*bad, out)
+        assert status == BAD_STREAM
+        digest.add(status, out)
+    for bad in cases.shortened((*decoder, out)):
+        assert bypass.decode_bypass(*bad) == BAD_ARGUMENT
+
+
+def check_planes(rng: np.random.Generator) -> None:
+    for width in range(1, 9):
+        for groups in (0, 1, 2, 5, 8):
+            symbols = rng.integers(0, 1 << width, 128 * groups).astype(np.uint8)
+            expected = np.concatenate(naive.pack(symbols, width))
+            packed, out = np.zeros_like(expected), np.ones_like(symbols)
+            assert planes.pack(width, symbols, packed) == OK
+            assert np.array_equal(packed, expected)
+            assert planes.unpack(width, packed, out) == OK
+            assert np.array_equal(out, symbols)
+            for bad in ((width, packed[1:], out), (width, packed, out[1:]), (0, packed, out), (9, packed, out)):
+                assert planes.unpack(*bad) == BAD_ARGUMENT or packed.size == 0
+            if width % 2 and groups % 2:
+                packed[-1] |= 0x80
+                assert planes.unpack(width, packed, out) == BAD_STREAM
+
+    for dtype, widths in (
+        (np.uint8, (3, 5)),
+        (np.uint16, (1, 2, 4, 9)),
+        (np.uint32, (16, 7, 9)),
+        (np.uint64, (8,) * 8),
+    ):
+        bits = np.dtype(dtype).itemsize * 8
+        elements = rng.integers(0, 2**bits, 256, dtype=dtype)
+        for rotate in (0, 1, bits - 1):
+            out, shift = np.zeros(256, dtype), 0
+            for plane, width in zip(naive.cut(elements, rotate, widths), widths, strict=True):
+                fields = np.zeros(256, np.uint8 if width <= 8 else np.uint16)
+                assert planes.cut_plane(elements, rotate, shift, width, fields) == OK
+                assert np.array_equal(fields, plane)
+                assert planes.join_plane(fields, shift, out) == OK
+                assert planes.cut_plane(elements, rotate, bits - width + 1, width, fields) == BAD_ARGUMENT
+                shift += width
+            assert planes.rotate_right(out, rotate) == OK
+            assert np.array_equal(out, elements)
+        assert planes.rotate_right(out, bits) == BAD_ARGUMENT
+        assert planes.join_plane(fields, bits, out) == BAD_ARGUMENT
+        assert planes.join_plane(fields[:32], 0, out) == BAD_ARGUMENT
+
+
+def check_rows(rng: np.random.Generator) -> None:
+    for length, first, n in ((40, 17, 512), (1, 0, 30), (1000, 999, 3), (7, 350, 0), (128, 256, 384)):
+        present = (rng.random((first + n) // length + 2) < 0.5).astype(np.uint8) * np.uint8(3)
+        there = np.repeat(present, length)[first : first + n] != 0
+        for dtype in (np.uint8, np.uint16):
+            src = rng.integers(1, 256, n).astype(dtype)
+            compact, out = np.zeros(np.count_nonzero(there), dtype), np.ones(n, dtype)
+            assert rows.compact_rows(src, present, length, first, compact) == OK
+            assert np.array_equal(compact, src[there])
+            assert rows.expand_rows(compact, present, length, first, out) == OK
+            assert np.array_equal(out, np.where(there, src, 0))
+            one_more = np.zeros(compact.size + 1, dtype)
+            too_far = present.size * length - n + 1
+            for bad in (
+                (one_more, length, first),
+                (compact, 0, first),
+                (compact, length, -1),
+                (compact, length, too_far),
+            ):
+                assert rows.expand_rows(bad[0], present, bad[1], bad[2], out) == BAD_ARGUMENT
+                assert rows.compact_rows(src, present, bad[1], bad[2], bad[0]) == BAD_ARGUMENT
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        bits = np.dtype(dtype).itemsize * 8
+        src = np.zeros((bits + 1, 5), dtype)
+        for tail in range(bits):
+            src[tail] = rng.integers(0, 2**bits, 5, dtype=dtype) << dtype(tail)
+            src[tail, 3] |= dtype(1 << tail)
+        tails = np.zeros(bits + 1, np.uint8)
+        assert rows.row_tail_bits(src.ravel(), 5, tails) == OK
+        assert tails.tolist() == list(range(bits + 1))
+        assert rows.row_tail_bits(src.ravel(), 4, tails) == BAD_ARGUMENT
+
+
+def digest_of_all() -> str:
+    check_lanes(np.random.default_rng(5))
+    digest = Digest()
+    check_tables(digest)
+    for chunk in cases.sound():
+        check_decoder(digest, chunk)
+        check_encoder(digest, chunk)
+        check_split(chunk)
+    rng = np.random.default_rng(3)
+    for groups, blocks, precision in ((1, 1, 11), (5, 2, 12), (7, 3, 12), (13, 5, 11)):
+        check_bypass(digest, rng, groups, blocks, precision)
+    check_planes(rng)
+    check_rows(rng)
+    return digest.sha256.hexdigest()
+
+
+def registers_used() -> dict[str, list[str]]:
+    """The kernels whose assembly uses 256-bit and 512-bit registers; empty where no kernel is compiled."""
+    users: dict[str, list[str]] = {"ymm": [], "zmm": []}
+    for module in MODULES:
+        for name, kernel in vars(module).items():
+            if hasattr(kernel, "inspect_asm") and kernel.__module__ == module.__name__:
+                assembly = "".join(kernel.inspect_asm().values())
+                for register, names in users.items():
+                    if "%" + register in assembly:
+                        names.append(name)
+    return users
+
+
+if __name__ == "__main__":
+    print(json.dumps({"digest": digest_of_all(), **registers_used()}))

@@ -1,0 +1,144 @@
+"""A program: feed noise to kernels, each array at the edge of a page that may not be touched. It lives or it dies."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import json
+import mmap
+
+import numpy as np
+
+from kernels import cases
+from slimtensors.kernels.cpu import bypass, encode, histogram, payload, planes, rows, table
+from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
+
+PAGE = mmap.PAGESIZE
+NO_ACCESS = 0
+PATTERNS = 3  # noise, zeros, ones
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_kept: list[mmap.mmap] = []  # a mapping goes with its arrays, at the end
+
+
+class Fence:
+    """Arrays that end (or begin) where a forbidden page begins (or ends)."""
+
+    def __init__(self, side: str, rng: np.random.Generator, pattern: int) -> None:
+        self.side, self.rng, self.pattern = side, rng, pattern
+
+    def array(self, dtype: type, size: int) -> np.ndarray:
+        length = size * np.dtype(dtype).itemsize
+        inside = max(1, -(-length // PAGE)) * PAGE
+        area = mmap.mmap(-1, inside + 2 * PAGE)
+        _kept.append(area)
+        begin = ctypes.addressof(ctypes.c_char.from_buffer(area))
+        for page in (begin, begin + PAGE + inside):
+            if _libc.mprotect(page, PAGE, NO_ACCESS) != 0:
+                raise OSError(ctypes.get_errno(), "mprotect")
+        offset = PAGE if self.side == "begin" else PAGE + inside - length
+        array = np.frombuffer(area, dtype, size, offset)
+        if self.pattern == 0:
+            array.view(np.uint8)[:] = self.rng.integers(0, 256, length, dtype=np.uint8)
+        else:
+            array.view(np.uint8)[:] = 255 * (self.pattern - 1)
+        return array
+
+    def arrays(self, *kinds: tuple[type, int]) -> list[np.ndarray]:
+        return [self.array(dtype, size) for dtype, size in kinds]
+
+
+def feed_decoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
+    states, words = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50))
+    slots, starts = fence.arrays((np.uint32, 1 << precision), (np.int64, blocks + 1))
+    for layout in cases.LAYOUTS:
+        sizes = [n * p // 8 for width in layout.widths[:-1] for p in (8, 4, 2, 1) if width & p]
+        pieces, out = fence.arrays(*((np.uint8, size) for size in sizes)), fence.array(layout.dtype, n)
+        for base in (0, 65535):
+            status = layout.decode(slots, precision, base, states, words, starts, *pieces, out)
+            assert status in (OK, BAD_STREAM)
+    out = fence.array(np.uint16, n)
+    assert bypass.decode_bypass(slots, precision, states, words, starts, out) in (OK, BAD_STREAM)
+
+
+def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
+    symbols, by_symbol, states, counts = fence.arrays(
+        (np.uint8, n), (np.uint32, 256), (np.uint32, 32 * blocks), (np.int64, blocks)
+    )
+    by_symbol |= np.uint32(1 << 12)  # else it is refused
+    words, entries = fence.arrays((np.uint16, n), (np.uint32, encode.ENTRIES))
+    encode.encode_symbols(symbols, by_symbol, precision, entries, words, states, counts)
+    fields, twice = fence.arrays((np.uint16, n), (np.uint16, 2 * n))
+    bypass.encode_bypass(fields, by_symbol, precision, twice, states, counts)
+    staging, by_bypass = fence.arrays((np.uint16, histogram.STAGING), (np.uint32, 4 * 256))
+    assert bypass.bypass_histogram(fields, staging, by_bypass) == OK
+    for layout in cases.LAYOUTS:
+        src = fence.array(layout.dtype, n)
+        width, shift = layout.widths[-1], sum(layout.widths[:-1])
+        if layout.split:
+            sizes = [n * p // 8 for w in layout.widths[:-1] for p in (8, 4, 2, 1) if w & p]
+            pieces = fence.arrays(*((np.uint8, size) for size in sizes))
+            assert layout.split(src, 77, *pieces, symbols) >= 0
+        field_counts = fence.array(np.uint32, 4 << width)
+        assert histogram.field_histogram(src, layout.rotate, shift, width, staging, field_counts) == OK
+        where = fence.arrays((np.uint32, 9), (np.uint16, 9))
+        assert histogram.find_escapes(src, layout.rotate, shift, width, 5, staging, *where) <= 9
+
+
+def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
+    frequencies, slots, by_symbol = fence.arrays((np.uint16, 256), (np.uint32, 1 << precision), (np.uint32, 256))
+    table.build_table(frequencies, precision, slots)
+    table.build_encoder_table(frequencies, precision, by_symbol)
+    for width in range(1, 9):
+        size = sum(32 * -(-n // 32 * p // 8) for p in (8, 4, 2, 1) if width & p)
+        packed, out = fence.arrays((np.uint8, size), (np.uint8, n))
+        assert planes.unpack(width, packed, out) != BAD_ARGUMENT
+        assert planes.pack(width, out, packed) == OK
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        out, plane = fence.arrays((dtype, n), (np.uint8, n))
+        assert planes.join_plane(plane, 3, out) == OK
+        assert planes.rotate_right(out, 5) == OK
+        assert planes.cut_plane(out, 1, 2, 6, plane) == OK
+        tails = fence.array(np.uint8, n // 8)
+        assert rows.row_tail_bits(out, 8, tails) == OK
+        present = fence.array(np.uint8, n // 7 + 3)
+        compact = fence.array(dtype, int(np.count_nonzero(np.repeat(present, 7)[5 : 5 + n])))
+        assert rows.expand_rows(compact, present, 7, 5, out) == OK
+        assert rows.compact_rows(out, present, 7, 5, compact) == OK
+
+
+def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:
+    """Noise behind a table that is sound, or behind noise, and cut off anywhere."""
+    half = 1 << precision - 1
+    sound_table = bytes([7, 8, *[half % 128 + 128, half // 128] * 2])
+    slots, starts, parts = fence.arrays((np.uint32, 1 << precision), (np.int64, blocks + 1), (np.int64, payload.PARTS))
+    for size in (0, 1, 5, 6, 16, 40, 200, 128 * blocks + 64):
+        stored = fence.array(np.uint8, size)
+        for begin in (b"", sound_table):
+            stored[: len(begin)] = np.frombuffer(begin, np.uint8)[:size]
+            for escapes, bypass_mode in ((0, True), (3, False)):
+                payload.open_payload(
+                    stored, size, 10, 99, bypass_mode, escapes, precision, 128 * groups, slots, starts, parts
+                )
+    body, positions, fields = fence.arrays((np.uint32, 128 * groups), (np.uint32, 9), (np.uint16, 9))
+    payload.patch(body, 21, 1023, positions, fields)
+
+
+def main() -> None:
+    rng = np.random.default_rng(11)
+    fed = 0
+    geometries = ((1, 1), (6, 4), (11, 3), (37, 5))
+    for side, pattern, (groups, blocks) in itertools.product(("begin", "end"), range(PATTERNS), geometries):
+        fence = Fence(side, rng, pattern)
+        precision = 11 + groups % 2
+        feed_decoders(fence, 128 * groups, blocks, precision)
+        feed_encoders(fence, 128 * groups, blocks, precision)
+        feed_the_rest(fence, 128 * groups, precision)
+        feed_payload(fence, groups, blocks, precision)
+        fed += 1
+    print(json.dumps({"fed": fed}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""Single operations on lanes as kernels, to be held against NumPy."""
+
+from __future__ import annotations
+
+from slimtensors.kernels._jit import kernel
+from slimtensors.kernels.simd.division import divide
+from slimtensors.kernels.simd.lanes import count, high_u16, leading_zeros
+from slimtensors.kernels.simd.memory import gather, load, store
+from slimtensors.kernels.simd.streams import give, take
+
+
+@kernel
+def divide_all(x, f, quotients, remainders):
+    for at in range(0, x.size, 32):
+        quotient, remainder = divide(load(x, at), load(f, at))
+        store(quotients, at, quotient)
+        store(remainders, at, remainder)
+
+
+@kernel
+def leading_zeros_all(x, out):
+    for at in range(0, x.size, 32):
+        store(out, at, leading_zeros(load(x, at)))
+
+
+@kernel
+def high_all(x, out):
+    for at in range(0, x.size, 32):
+        store(out, at, high_u16(load(x, at)))
+
+
+@kernel
+def gather_all(table, index, out):
+    for at in range(0, index.size, 32):
+        store(out, at, gather(table, load(index, at)))
+
+
+@kernel
+def take_all(words, wants, out):
+    """wants: not zero where a lane takes a word; other lanes of out are unspecified. Returns how many were taken."""
+    at = 0
+    for i in range(0, wants.size, 32):
+        mask = load(wants, i) != 0
+        store(out, i, take(words, at, mask))
+        at += count(mask)
+    return at
+
+
+@kernel
+def give_all(lanes, gives, words):
+    """From the last step to the first, to the end of `words`; returns where the first word is."""
+    end = words.size
+    for i in range(gives.size - 32, -1, -32):
+        mask = load(gives, i) != 0
+        give(words, end, mask, load(lanes, i))
+        end -= count(mask)
+    return end
