@@ -1,0 +1,1 @@
+"""The command `slimtensors`: one file per command, each importing what it needs when it runs."""

@@ -1,0 +1,55 @@
+"""`slimtensors decompress`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from slimtensors.cli import options
+
+__all__ = ["command"]
+
+
+@click.command("decompress", short_help="Give back the files that were compressed.")
+@options.path("paths", many=True)
+@options.output
+@options.threads
+@options.force
+@options.dry_run
+@options.max_bytes
+@options.progress
+@options.quiet
+@options.verbose
+def command(
+    paths: tuple[str, ...],
+    out: str | None,
+    threads: int | None,
+    force: bool,
+    dry_run: bool,
+    max_bytes: int | None,
+    progress: bool | None,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Give back the files that were compressed, byte for byte.
+
+    model.slimtensors becomes model.safetensors beside it, its SHA-256 checked before it takes its name. A folder, or
+    the index of its shards, becomes FOLDER-restored. Nothing is deleted.
+    """
+    from slimtensors.cli.convert import Settings, run
+    from slimtensors.cli.targets import settle
+    from slimtensors.converting import decompress
+    from slimtensors.folders import DECOMPRESS
+    from slimtensors.reading import open_file
+
+    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+        decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance)
+
+    def amount(path: Path) -> int:
+        with open_file(path, max_bytes=max_bytes) as file:
+            return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
+
+    conversions = settle(paths, out, DECOMPRESS, force=force)
+    run(conversions, work, amount, Settings(force, dry_run, quiet, verbose, progress))

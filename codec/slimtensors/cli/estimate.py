@@ -1,0 +1,67 @@
+"""`slimtensors estimate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from slimtensors.cli import options
+
+__all__ = ["command"]
+
+
+@click.command("estimate", short_help="Predict how small a file or folder would become.")
+@options.path("path")
+@options.preset
+@options.as_json
+@options.threads
+@options.progress
+@options.quiet
+@options.verbose
+def command(
+    path: str, preset: str, as_json: bool, threads: int | None, progress: bool | None, quiet: bool, verbose: int
+) -> None:
+    """Predict within seconds how small a .safetensors file, or a folder of them, would become."""
+    del verbose  # has done its work when it was parsed
+    from slimtensors.cli.output import percent, print_json, size, table
+    from slimtensors.cli.progress import bar
+    from slimtensors.estimating import estimate
+
+    sources, other = _sources(Path(path))
+    with bar(sum(source.stat().st_size for source in sources), "estimate", quiet=quiet, asked=progress) as advance:
+        found = [(str(each), estimate(each, preset=preset, threads=threads, progress=advance)) for each in sources]
+    before = sum(each.source_bytes for _, each in found)
+    after = sum(each.compressed_bytes for _, each in found)
+    if as_json:
+        files = [
+            {
+                "file": name,
+                "source_bytes": each.source_bytes,
+                "compressed_bytes": each.compressed_bytes,
+                "ratio": each.ratio,
+            }
+            for name, each in found
+        ]
+        totals = {"source_bytes": before, "compressed_bytes": after, "ratio": after / before if before else 1.0}
+        print_json({"preset": preset, **totals, "other_bytes": other, "files": files})
+        return
+    rows = [(name, each.source_bytes, each.compressed_bytes) for name, each in found]
+    if len(rows) > 1:
+        rows.append(("all", before, after))
+    cells = [[name, size(a), "about " + size(b), percent(b, a), size(a - b)] for name, a, b in rows]
+    table(["file", "size", f"with {preset}", "ratio", "saved"], cells)
+
+
+def _sources(path: Path) -> tuple[list[Path], int]:
+    """(weight files, bytes of everything else)."""
+    from slimtensors.folders import COMPRESS, is_index, plan_folder
+
+    if is_index(path.name, COMPRESS.before):
+        path.stat()
+        path = path.parent
+    if not path.is_dir():
+        return [path], 0
+    plan = plan_folder(path, COMPRESS)
+    others = [*plan.copies, *(name for name, _, _ in plan.indexes)]
+    return [path / name for name, _ in plan.weights], sum((path / name).stat().st_size for name in others)

@@ -1,0 +1,103 @@
+"""`slimtensors inspect`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slimtensors.cli import options
+
+if TYPE_CHECKING:
+    from slimtensors.inspecting import FileReport
+
+__all__ = ["command"]
+
+COLUMNS = ["tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight"]
+
+
+@click.command("inspect", short_help="Show what is in a file, and why.")
+@options.path("file")
+@click.option("--why", is_flag=True, help="Say of each tensor why it is stored as it is.")
+@options.as_json
+@options.max_bytes
+@options.verbose
+def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
+    """Show what is in a .slimtensors file, tensor by tensor, without decoding it."""
+    from slimtensors.cli.output import print_json
+    from slimtensors.inspecting import inspect
+
+    report = inspect(file, max_bytes=max_bytes)
+    reasons: dict[str, str] = {}
+    if why:
+        from slimtensors.cli.why import explain
+
+        reasons = explain(file, max_bytes)
+    if as_json:
+        print_json(_as_json(report, reasons))
+    else:
+        _print(report, reasons, verbose)
+
+
+def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
+    from slimtensors.cli.output import percent, say, size, table
+
+    rows = []
+    for t in report.tensors:
+        shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
+        row = [t.name, t.dtype, shape, t.expression, t.storage, size(t.decoded_bytes), size(t.stored_bytes), bits]
+        rows.append(row)
+    table(COLUMNS, rows, left=5)
+    alike: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        alike.setdefault(reason, []).append(name)
+    for reason, names in alike.items():
+        say(", ".join(names))
+        say(f"  {reason}")
+    if reasons:
+        say("")
+    ratio = percent(report.file_bytes, report.decoded_bytes)
+    say(
+        f"{report.label}: {len(report.tensors)} tensors in {report.chunks} chunks, "
+        f"{size(report.decoded_bytes)} of weights in a file of {size(report.file_bytes)} ({ratio})"
+    )
+    say(f"format version {report.format_version}, file id {report.file_id}")
+    if report.source:
+        say(f"gives back its {report.source} file byte for byte")
+    else:
+        say("was saved from arrays; `decompress` makes a plain safetensors file of it")
+    if report.metadata and not verbose:
+        say(f"metadata: {', '.join(report.metadata)} (-v shows them)")
+    for key, value in report.metadata.items() if verbose else ():
+        say(f"metadata {key}: {value}")
+
+
+def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
+    tensors = []
+    for t in report.tensors:
+        entry: dict[str, Any] = {
+            "name": t.name,
+            "dtype": t.dtype,
+            "shape": list(t.shape),
+            "expression": t.expression,
+            "storage": t.storage,
+            "chunks": t.chunks,
+            "decoded_bytes": t.decoded_bytes,
+            "stored_bytes": round(t.stored_bytes),
+            "bits_per_weight": round(t.bits_per_weight, 4),
+        }
+        if reasons:
+            entry["why"] = reasons[t.name]
+        tensors.append(entry)
+    return {
+        "file": report.label,
+        "file_id": report.file_id,
+        "format_version": report.format_version,
+        "file_bytes": report.file_bytes,
+        "decoded_bytes": report.decoded_bytes,
+        "ratio": round(report.ratio, 6),
+        "chunks": report.chunks,
+        "source_format": report.source,
+        "metadata": report.metadata,
+        "tensors": tensors,
+    }

@@ -1,0 +1,81 @@
+"""The command's entry: finds the file of a subcommand, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from contextlib import suppress
+from typing import Any
+
+import click
+
+from slimtensors._version import __version__
+from slimtensors.cli.exits import EXIT_CODES, reported
+
+__all__ = ["cli", "main"]
+
+NAMES = ["compress", "decompress", "inspect", "verify", "estimate", "bench", "warmup", "env", "demo"]
+
+
+class Commands(click.Group):
+    """Loads a subcommand's file when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """In the order in which a user meets them."""
+        return NAMES
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in NAMES:
+            return None
+        found: click.Command = importlib.import_module(f"slimtensors.cli.{cmd_name}").command
+        return found
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        with reported():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with reported(ctx):
+            return super().invoke(ctx)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, message="slimtensors %(version)s")
+def cli() -> None:
+    """Store neural-network weights small, and give them back bit for bit."""
+
+
+def main() -> None:
+    """What the installed command calls."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(AttributeError, ValueError):  # a replaced or closed stream
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    _clean_up_on_signals()
+    cli(prog_name="slimtensors")
+
+
+def _clean_up_on_signals() -> None:
+    """The first interrupt or termination lets the command remove its temporary files; a third one does not wait."""
+    seen = 0
+
+    def stop(number: int, _frame: Any) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 2:
+            click.echo("slimtensors: removing temporary files; once more to leave at once", err=True)
+        else:
+            raise Stopped(number)
+
+    for name in ("SIGINT", "SIGTERM"):
+        # A shell that starts a job in the background has it ignore the interrupt key.
+        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
+            signal.signal(getattr(signal, name), stop)
+
+
+class Stopped(KeyboardInterrupt):
+    """Stopped by a signal, whose number is the argument."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from slimtensors.cli.exits import VERBOSITY
+
+__all__ = [
+    "as_json",
+    "dry_run",
+    "force",
+    "max_bytes",
+    "output",
+    "path",
+    "preset",
+    "progress",
+    "quiet",
+    "threads",
+    "verbose",
+]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _note_verbosity(ctx: click.Context, _parameter: click.Parameter, value: int) -> int:
+    ctx.meta[VERBOSITY] = value
+    return value
+
+
+def path(name: str, *, many: bool = False) -> Callable[[F], F]:
+    """A path that is looked at by the command, which has better words for what is wrong with it."""
+    return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path())
+
+
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+verbose = click.option(
+    "-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; -vv also shows tracebacks."
+)
+threads = click.option(
+    "-j", "--threads", type=click.IntRange(1), metavar="N", help="Threads; by default one per usable core, at most 16."
+)
+force = click.option("--force", is_flag=True, help="Replace what is there; other files in a folder stay.")
+dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+output = click.option("-o", "--output", "out", type=click.Path(), metavar="OUT", help="File or folder to write.")
+preset = click.option(
+    "--preset", default="balanced", show_default=True, metavar="NAME", help="fast or balanced (small will follow)."
+)
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, whose keys do not change.")
+max_bytes = click.option(
+    "--max-bytes",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Decoded bytes to allow, for a small file that you trust to hold very much.",
+)
+progress = click.option(
+    "--progress/--no-progress",
+    "progress",
+    default=None,
+    help="Progress on stderr; by default where that is a terminal.",
+)

@@ -1,0 +1,69 @@
+"""What commands print: lines, tables and JSON, readable in any encoding and without a terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from slimtensors.cli.exits import printable
+
+__all__ = ["percent", "print_json", "say", "seconds", "size", "speed", "table"]
+
+UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
+
+
+def say(text: str) -> None:
+    """A line on stdout."""
+    click.echo(printable(text))
+
+
+def print_json(value: Any) -> None:
+    """ASCII only, so that any encoding carries it."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+    """A table; the first `left` columns are text, the others numbers."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    for i, column in enumerate(columns):
+        made.add_column(Text(column), justify="left" if i < left else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*[Text(printable(cell)) for cell in row])
+    console.print(made)
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units, as disks and the Hub count them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 999.5:
+            return f"{count:.0f} B" if unit == "B" else f"{_three_digits(count)} {unit}"
+        count /= 1000
+    return f"{_three_digits(count)} TB"
+
+
+def _three_digits(value: float) -> str:
+    return f"{value:.{2 if abs(value) < 9.995 else 1 if abs(value) < 99.95 else 0}f}"
+
+
+def percent(part: float, whole: float) -> str:
+    """part / whole."""
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def speed(count: float, elapsed: float) -> str:
+    """Bytes per second."""
+    return f"{count / elapsed / 1e9:.2f} GB/s" if elapsed > 0 else "-"
+
+
+def seconds(elapsed: float) -> str:
+    return f"{elapsed:.2f} s"

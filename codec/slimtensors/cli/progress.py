@@ -1,0 +1,53 @@
+"""Progress bars on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+__all__ = ["bar"]
+
+HUB_SWITCH = "HF_HUB_DISABLE_PROGRESS_BARS"
+
+
+def _wanted(quiet: bool, asked: bool | None) -> bool:
+    """Not with -q; else as asked; else as Hugging Face's switch says; else on a terminal."""
+    if quiet:
+        return False
+    if asked is not None:
+        return asked
+    if os.environ.get(HUB_SWITCH, "").upper() in ("1", "ON", "YES", "TRUE"):
+        return False
+    return sys.stderr.isatty()
+
+
+@contextmanager
+def bar(
+    total: int, label: str, *, quiet: bool, asked: bool | None, unit: str = "B"
+) -> Iterator[Callable[[int], object] | None]:
+    """What to call with each amount done, from any thread; None if no bar is wanted."""
+    if not _wanted(quiet, asked):
+        yield None
+        return
+    from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+
+    lock = threading.Lock()
+    narrow = not (getattr(sys.stderr, "encoding", None) or "ascii").lower().startswith("utf")
+    with tqdm(
+        total=total,
+        desc=label,
+        unit=unit,
+        unit_scale=unit == "B",
+        unit_divisor=1000,
+        file=sys.stderr,
+        ascii=narrow or None,
+    ) as shown:
+
+        def advance(done: int) -> None:
+            with lock:
+                shown.update(min(done, total - shown.n))
+
+        yield advance

@@ -1,0 +1,82 @@
+"""Which file or folder becomes which, settled for all paths before the first is touched."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from slimtensors.errors import UsageError
+from slimtensors.folders import Direction, FolderPlan, check_target, is_index, plan_folder
+
+__all__ = ["Conversion", "settle"]
+
+
+class Conversion(NamedTuple):
+    """A file or a folder, and what it becomes. A folder has a plan."""
+
+    source: Path
+    target: Path
+    plan: FolderPlan | None = None
+
+    @property
+    def files(self) -> list[tuple[Path, Path]]:
+        """The weight files, and what they become."""
+        if self.plan is None:
+            return [(self.source, self.target)]
+        return [(self.source / name, self.target / to) for name, to in self.plan.weights]
+
+
+def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> list[Conversion]:
+    """Raises UsageError for what would overwrite something, OSError for what is not there."""
+    into = out is not None and (len(paths) > 1 or out.endswith(("/", os.sep)) or _is_folder(out, paths[0]))
+    made = [_conversion(path, out, into, direction) for path in paths]
+    seen: dict[Path, Path] = {}
+    for source, target, plan in made:
+        other = seen.setdefault(Path(os.path.realpath(target)), source)
+        if other is not source:
+            raise UsageError(f"{other} and {source} would both become {target}; convert them apart")
+        if plan is not None:
+            check_target(source, target, force=force)
+        else:
+            _check_file(source, target, force=force, make_parent=into)
+    return made
+
+
+def _is_folder(out: str, path: str) -> bool:
+    """Whether one file goes into this folder; one folder becomes it."""
+    return Path(out).is_dir() and not Path(path).is_dir()
+
+
+def _conversion(path: str, out: str | None, into: bool, direction: Direction) -> Conversion:
+    source = Path(path)
+    source.stat()  # raises for a path that leads nowhere
+    if is_index(source.name, direction.before):  # it stands for its folder
+        source = source.parent
+    if not source.is_dir():
+        name = direction.renamed(source.name)
+        return Conversion(source, _target(source.with_name(name), out, into))
+    whole = Path(os.path.abspath(source))  # noqa: PTH100 # resolve() would follow a link and write elsewhere
+    if not whole.name:
+        raise UsageError("the root folder cannot be converted")
+    target = _target(whole.with_name(whole.name + direction.suffix), out, into and Path(path).is_dir())
+    return Conversion(source, target, plan_folder(source, direction))
+
+
+def _target(beside: Path, out: str | None, into: bool) -> Path:
+    if out is None:
+        return beside
+    return Path(out) / beside.name if into else Path(out)
+
+
+def _check_file(source: Path, target: Path, *, force: bool, make_parent: bool) -> None:
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file with -o")
+    if target.exists():
+        if source.samefile(target):
+            raise UsageError(f"{source} would be replaced by what is made from it; name another file with -o")
+        if not force:
+            raise UsageError(f"{target} is there already; --force replaces it, -o names another file")
+    if not make_parent and not target.parent.is_dir():
+        raise UsageError(f"there is no folder {target.parent}; make it first")

@@ -1,0 +1,119 @@
+"""`slimtensors verify`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimtensors.cli import options
+
+__all__ = ["command"]
+
+
+@click.command("verify", short_help="Check every byte of a file or folder.")
+@options.path("path")
+@options.as_json
+@options.threads
+@options.max_bytes
+@options.progress
+@options.quiet
+@options.verbose
+def command(
+    path: str,
+    as_json: bool,
+    threads: int | None,
+    max_bytes: int | None,
+    progress: bool | None,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Decode a .slimtensors file, or all of a folder, and check every byte against its digests.
+
+    Of a folder, every file is looked at, also after a damaged one; and the indexes of shards, whose tensors must be
+    where they say.
+    """
+    from slimtensors.cli.exits import printable
+    from slimtensors.cli.output import print_json, say, size
+    from slimtensors.errors import FormatError
+
+    files, problems = _files(Path(path))
+    results: list[dict[str, Any]] = []
+    for file in files:
+        try:
+            results.append(_verify(file, threads, max_bytes, quiet, progress))
+        except FormatError as error:  # noqa: PERF203
+            if len(files) == 1 and not problems:
+                raise
+            problems.append(str(error))
+    if as_json:
+        print_json({"sound": not problems, "files": results, "problems": problems})
+    elif not quiet:
+        for each in results:
+            source = f", source SHA-256 {each['source_sha256']}" if each["source_sha256"] and verbose else ""
+            count = f"{each['tensors']} tensors, {size(each['decoded_bytes'])}"
+            say(f"{each['file']}: sound, {count}, file id {each['file_id']}{source}")
+    for problem in problems:
+        click.echo(f"slimtensors: wrong file: {printable(problem)}", err=True)
+    if problems:
+        raise click.exceptions.Exit(1)
+
+
+def _files(path: Path) -> tuple[list[Path], list[str]]:
+    """(weight files, what is wrong with indexes)."""
+    from slimtensors.errors import NotSlimtensorsError
+    from slimtensors.folders import DECOMPRESS, is_index, walk_folder
+
+    if is_index(path.name, DECOMPRESS.before):
+        path.stat()
+        path = path.parent
+    if not path.is_dir():
+        return [path], []
+    names = list(walk_folder(path))
+    files = [path / name for name in names if name.endswith(DECOMPRESS.before)]
+    if not files:
+        raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file")
+    problems: list[str] = []
+    for name in names:
+        if is_index(name, DECOMPRESS.before):
+            problems += _check_index(path / name)
+    return files, problems
+
+
+def _check_index(index: Path) -> list[str]:
+    """Every shard is there, and has the tensors that the index says it has."""
+    from slimtensors.errors import FormatError
+    from slimtensors.folders import DECOMPRESS, read_index
+    from slimtensors.reading import open_file
+
+    try:
+        _, places = read_index(index, DECOMPRESS.before)
+    except FormatError as error:
+        return [str(error)]
+    problems = []
+    for shard in sorted(set(places.values())):
+        try:
+            with open_file(index.parent / shard, verify="none") as file:
+                missing = [name for name, place in places.items() if place == shard and name not in file.index]
+        except FormatError:
+            continue  # the file itself is looked at too
+        if missing:
+            problems.append(
+                f"{index}: {shard} lacks {len(missing)} of the tensors it should have, such as {missing[0]!r}"
+            )
+    return problems
+
+
+def _verify(
+    file: Path, threads: int | None, max_bytes: int | None, quiet: bool, progress: bool | None
+) -> dict[str, Any]:
+    from slimtensors.cli.progress import bar
+    from slimtensors.reading import open_file
+    from slimtensors.verifying import verify
+
+    with open_file(file, verify="none", max_bytes=max_bytes) as opened:
+        total = opened.header.decoded_bytes
+    with bar(total, file.name, quiet=quiet, asked=progress) as advance:
+        found = verify(file, threads=threads, max_bytes=max_bytes, progress=advance)
+    return {"file": str(file), **found._asdict()}

@@ -1,0 +1,96 @@
+"""`slimtensors warmup`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from slimtensors.cli import options
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+__all__ = ["command", "jobs"]
+
+
+@click.command("warmup", short_help="Compile all kernels now.")
+@options.progress
+@options.quiet
+@options.verbose
+def command(progress: bool | None, quiet: bool, verbose: int) -> None:
+    """Compile all kernels into the cache now, so that no later run waits for it.
+
+    Good for images of containers and for clusters, where SLIMTENSORS_CACHE_DIR says which folder to fill.
+    """
+    from slimtensors.cli.output import say
+    from slimtensors.cli.progress import bar
+    from slimtensors.kernels._jit import cache_folder
+
+    work = list(jobs())
+    begin = time.perf_counter()
+    with bar(len(work), "compile", quiet=quiet, asked=progress, unit="kind") as advance:
+        for name, job in work:
+            started = time.perf_counter()
+            job()
+            if verbose and not quiet:
+                say(f"{name}: {time.perf_counter() - started:.2f} s")
+            if advance is not None:
+                advance(1)
+    folder = cache_folder()
+    if not quiet:
+        where = f"kept in {folder}" if folder else "for this process only, as there is no folder to keep them in"
+        say(f"all kernels are ready after {time.perf_counter() - begin:.1f} s, {where}")
+
+
+def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
+    """One for each kind of tensor that is stored and read in a way of its own."""
+    import numpy as np
+
+    from slimtensors.planner import PRESETS
+
+    random = np.random.default_rng(0)
+    weights = random.standard_normal(1 << 16) / 32
+    for preset in PRESETS:
+        for name in ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn"):
+            yield f"{name}, {preset}", _job(preset, _cast(weights, name))
+    half = _cast(weights, "bfloat16")
+    by_row = weights.astype(np.float32).reshape(256, -1)
+    by_row[::2] = _cast(by_row[::2], "bfloat16")
+    outliers = half.copy()
+    outliers[::5000] *= 1e30
+    yield "float32 that was bfloat16", _job("balanced", half.astype(np.float32))
+    yield "float64 that was float32", _job("balanced", weights.astype(np.float32).astype(np.float64))
+    yield "float32 of which some rows were bfloat16", _job("balanced", by_row)
+    yield "bfloat16 with outliers", _job("balanced", outliers)
+    yield "complex", _job("balanced", weights.astype(np.complex64))
+    for name in ("uint8", "uint16", "uint32", "uint64"):
+        spread = np.exp2(random.uniform(0, 8 * np.dtype(name).itemsize - 1, 1 << 16))
+        yield name, _job("balanced", spread.astype(name))
+        yield f"{name}, small", _job("balanced", random.integers(0, 5, 1 << 16).astype(name))
+        yield f"{name}, even", _job("balanced", np.arange(1 << 16).astype(name))
+    yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
+
+
+def _cast(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
+    import ml_dtypes
+    import numpy as np
+
+    return array.astype(getattr(ml_dtypes, name, None) or np.dtype(name))
+
+
+def _job(preset: str, array: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """Store, read whole and in part."""
+
+    def job() -> None:
+        from slimtensors.handle import safe_open
+        from slimtensors.memory import encode
+
+        with safe_open(encode(array, preset=preset, threads=1), threads=1) as file:
+            file.get_tensor("array")
+            file.get_slice("array")[1:3]
+
+    return job

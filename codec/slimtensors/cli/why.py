@@ -1,0 +1,134 @@
+"""Why each tensor is stored as it is, in words, from what the file says: chunk kinds, modes, references, packs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from slimtensors.codecs import head
+from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
+from slimtensors.dtypes import DType
+from slimtensors.limits import PACK_TENSOR_BYTES
+from slimtensors.reading import TensorFile, open_file
+
+__all__ = ["explain"]
+
+MANTISSA = {
+    "F16": 10, "BF16": 7, "F32": 23, "C64": 23, "F64": 52,
+    "F8_E4M3": 3, "F8_E4M3FNUZ": 3, "F8_E5M2": 2, "F8_E5M2FNUZ": 2,
+}  # fmt: skip
+
+KINDS = {
+    head.LITERAL: "kept as they are, as planes would not be smaller",
+    head.AFFINE: "constant or evenly spaced numbers, so only the first one and the step are kept",
+}
+
+# After the bits' names; then what they cost.
+MODES = {
+    Mode.CONSTANT: "always the same",
+    Mode.RAW: "noise that no code shortens, kept as it is",
+    Mode.CODED: "uneven, so entropy-coded",
+    Mode.ZSTD: "repeating, so given to Zstandard",
+    Mode.BYPASS: "of varying length, so the length is entropy-coded and the bits below it kept",
+}
+
+
+class _Stored(NamedTuple):
+    """What the chunks of a stream came to."""
+
+    kinds: Counter[int]
+    modes: list[Counter[int]]  # of each plane
+    lengths: list[int]  # of each plane, payload bytes
+    units: int  # in chunks that have planes
+
+
+def explain(target: Any, max_bytes: int | None = None) -> dict[str, str]:
+    """Tensor -> reason. Raises FormatError."""
+    with open_file(target, verify="none", max_bytes=max_bytes) as file:
+        packs = Counter(tensor.pack for tensor in file.header.tensors)
+        return {tensor.name: _tensor(file, i, packs) for i, tensor in enumerate(file.header.tensors)}
+
+
+def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
+    header = file.header
+    tensor, number, target = header.tensors[index], header.tensor_stream[index], header.target(index)
+    if target != index:
+        return f"has the bytes of {header.tensors[target].name}, which are stored once"
+    if number is None:
+        return "has no elements"
+    words = _stream(file, number)
+    if tensor.pack is not None:
+        others = packs[tensor.pack] - 1
+        return (
+            f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack {tensor.pack} "
+            f"with {others} other{'s' * (others != 1)}; {words}"
+        )
+    sides = header.side_streams.get(index)
+    if sides:
+        words += (
+            f"; a flag for each of {header.streams[sides[0]].units} rows says which have the bits marked 'in some rows'"
+        )
+    return words
+
+
+def _stream(file: TensorFile, number: int) -> str:
+    stream, found = file.header.streams[number], _look(file, number)
+    said = []
+    for kind, words in KINDS.items():
+        if found.kinds[kind]:
+            said.append(f"{found.kinds[kind]} of {stream.chunks} chunks {words}")
+    parts = stream.bits.parts if found.units else ()
+    low = 0
+    # Neighbours that are stored alike are told of together.
+    for (modes, by_row), group in groupby(range(len(parts)), lambda i: (found.modes[i], parts[i].side is not None)):
+        planes = list(group)
+        width = sum(parts[i].width for i in planes)
+        (mode, count), *rest = modes.most_common()
+        words = MODES.get(mode, "?") + (f" in {count} of {count + sum(n for _, n in rest)} chunks" if rest else "")
+        cost = 8 * sum(found.lengths[i] for i in planes) / found.units
+        name = _bits(low, low + width, stream.dtype, stream.bits.rotate) + (" (in some rows)" if by_row else "")
+        said.append(f"{name}: {words}" + _cost(mode, cost, width))
+        low += width
+    return "; ".join(said)
+
+
+def _cost(mode: int, cost: float, width: int) -> str:
+    if mode == Mode.CONSTANT:
+        return ""
+    return f", {width} bit{'s' * (width != 1)}" if mode == Mode.RAW else f", {cost:.2f} of {width} bits"
+
+
+def _look(file: TensorFile, number: int) -> _Stored:
+    """Heads and descriptors of all chunks."""
+    stream = file.header.streams[number]
+    planes = len(stream.bits.parts)
+    found = _Stored(Counter(), [Counter() for _ in range(planes)], [0] * planes, 0)
+    units = 0
+    for chunk in range(stream.chunks):
+        front = file.reader.front_of(number, chunk, HEAD_BYTES + head.DESCRIPTOR_BYTES * planes)
+        kind = int(front[0])
+        found.kinds[kind] += 1
+        if kind != head.PLANES or front.size < HEAD_BYTES + head.DESCRIPTOR_BYTES * planes:
+            continue
+        units += stream.chunk_units(chunk)
+        for i in range(planes):
+            descriptor = Descriptor(*head._DESCRIPTOR.unpack_from(front.data, HEAD_BYTES + i * head.DESCRIPTOR_BYTES))
+            found.modes[i][descriptor.mode] += 1
+            found.lengths[i] += descriptor.length
+    return found._replace(units=units)
+
+
+def _bits(low: int, high: int, dtype: DType, rotate: int) -> str:
+    """What the bits from `low` up to `high` of the rotated unit are of the number."""
+    if not (dtype.is_float and rotate and dtype.name in MANTISSA):
+        return f"bit {low}" if high - low == 1 else f"bits {low} to {high - 1}"
+    # Rotated left by one, the sign is bit 0 and the mantissa begins at bit 1.
+    top = 1 + MANTISSA[dtype.name]
+    mantissa = max(0, min(high, top) - max(low, 1))
+    names = ["sign"] if low == 0 else []
+    if high > top:
+        names.append("exponent")
+    if mantissa:
+        names.append(f"{mantissa} mantissa bit{'s' * (mantissa != 1)}")
+    return " and ".join(names) if len(names) < 3 else ", ".join(names[:-1]) + " and " + names[-1]

@@ -1,0 +1,238 @@
+"""Convert a folder: its weight files, the indexes that name them, and a copy of everything else.
+
+The converted folder is made beside its destination and renamed when it is whole. A converted folder, converted back,
+gives every file byte for byte.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
+
+__all__ = [
+    "COMPRESS",
+    "DECOMPRESS",
+    "Direction",
+    "FolderPlan",
+    "carry_out",
+    "check_target",
+    "is_index",
+    "plan_folder",
+    "read_index",
+    "walk_folder",
+]
+
+MAX_INDEX_BYTES = 100_000_000
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".npz", ".msgpack")
+
+
+@dataclass(frozen=True)
+class Direction:
+    """From one kind of weight file to the other."""
+
+    before: str
+    after: str
+    suffix: str  # of the folder made, where no name is given
+
+    def renamed(self, name: str) -> str:
+        """The name of what a weight file becomes."""
+        return (name[: -len(self.before)] if name.endswith(self.before) else name) + self.after
+
+    @property
+    def back(self) -> Direction:
+        return Direction(self.after, self.before, "")
+
+
+COMPRESS = Direction(".safetensors", ".slimtensors", "-slim")
+DECOMPRESS = Direction(".slimtensors", ".safetensors", "-restored")
+
+
+@dataclass
+class FolderPlan:
+    """What becomes of each file, by path within the folder."""
+
+    source: Path
+    weights: list[tuple[str, str]] = field(default_factory=list)
+    indexes: list[tuple[str, str, bytes]] = field(default_factory=list)  # (from, to, new content)
+    copies: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+def is_index(name: str, suffix: str) -> bool:
+    """Whether this is an index of shards that end in `suffix`: model.safetensors.index.json, or ....index.fp16.json."""
+    return re.fullmatch(r".+" + re.escape(suffix) + r"\.index(\.[A-Za-z0-9_-]+)?\.json", name) is not None
+
+
+def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
+    """Look through a folder, and read the indexes.
+
+    Raises FormatError for a wrong index, UsageError for what could not be given back.
+    """
+    plan = FolderPlan(folder)
+    for name in walk_folder(folder, plan.folders):
+        if name.endswith(direction.before):
+            plan.weights.append((name, direction.renamed(name)))
+        elif is_index(name, direction.before):
+            stem, _, ending = name.rpartition(f"{direction.before}.index")
+            target = f"{stem}{direction.after}.index{ending}"
+            plan.indexes.append((name, target, renamed_index(folder / name, direction)))
+        elif direction is COMPRESS and (name.endswith(direction.after) or is_index(name, direction.after)):
+            raise UsageError(
+                f"{folder / name} is compressed already, so decompressing could not give this folder back; "
+                "move it elsewhere"
+            )
+        else:
+            plan.copies.append(name)
+    if not plan.weights:
+        raise NotSlimtensorsError(f"{folder} holds no *{direction.before} file{_others(plan.copies)}")
+    targets = [to for _, to in plan.weights] + [to for _, to, _ in plan.indexes] + plan.copies
+    for name in plan.copies:
+        if targets.count(name) > 1:
+            raise UsageError(f"{folder / name} has the name that a converted file would get; move it elsewhere")
+    return plan
+
+
+def walk_folder(folder: Path, folders: list[str] | None = None, under: str = "") -> Iterator[str]:
+    """Files by path within the folder, sorted; adds the folders that it meets to `folders`.
+
+    Links to files are followed, as the Hub's cache is made of them.
+    """
+    for entry in sorted(os.scandir(folder / under), key=lambda entry: entry.name):
+        name = f"{under}/{entry.name}" if under else entry.name
+        if entry.is_dir():
+            if entry.is_symlink():
+                raise UsageError(
+                    f"{entry.path} is a link to a folder, which is not followed; convert that folder by itself"
+                )
+            if folders is not None:
+                folders.append(name)
+            yield from walk_folder(folder, folders, name)
+        elif stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
+            yield name
+        else:
+            raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+
+
+def _others(names: list[str]) -> str:
+    found = [name for name in names if name.endswith(NOT_WEIGHTS_HERE)]
+    if not found:
+        return ""
+    return (
+        f", but {found[0]}: convert it to safetensors first (loading a pickle can run code, so it is not opened here)"
+    )
+
+
+def read_index(path: Path, suffix: str) -> tuple[bytes, dict[str, str]]:
+    """(content, tensor -> shard). Raises FormatError for an unsound index, or if a shard is not there."""
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
+    data = path.read_bytes()
+    places = _weight_map(data, str(path))
+    for shard in sorted(set(places.values())):
+        if not SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
+            raise FormatError(f"{path}: {shard!r} is not a plain file name that ends in {suffix}")
+        if not (path.parent / shard).is_file():
+            raise FormatError(f"{path} names {shard}, which is not there: an incomplete download? fetch the file")
+    return data, places
+
+
+def _weight_map(data: bytes, label: str) -> dict[str, str]:
+    try:
+        places: Any = json.loads(data)["weight_map"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise FormatError(f"{label} is not an index of shards: it has no weight_map") from None
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise FormatError(f"{label} is not an index of shards: its weight_map does not lead to file names")
+    return places
+
+
+def renamed_index(path: Path, direction: Direction) -> bytes:
+    """The index with its shards' new names, all other bytes as they are. Raises FormatError if that has no way back."""
+    data, places = read_index(path, direction.before)
+    shards = set(places.values())
+    made = _replaced(data, shards, direction)
+    renamed = {direction.renamed(shard) for shard in shards}
+    expected = {tensor: direction.renamed(shard) for tensor, shard in places.items()}
+    if _replaced(made, renamed, direction.back) != data or _weight_map(made, str(path)) != expected:
+        raise FormatError(
+            f"{path}: its shards cannot be renamed in a way that can be undone; write the names as plain text"
+        )
+    return made
+
+
+def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
+    if not shards:
+        return data
+    pattern = re.compile(b'"(' + b"|".join(re.escape(shard).encode() for shard in sorted(shards)) + b')"')
+    return pattern.sub(lambda found: b'"' + direction.renamed(found[1].decode()).encode() + b'"', data)
+
+
+def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
+    """Make the converted folder. `convert(source, target)` makes a weight file.
+
+    force: into a folder that is not empty, whose files of the same names are replaced; the others stay.
+    """
+    target = Path(os.path.realpath(target))
+    check_target(plan.source, target, force=force)
+    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        made.mkdir(mode=0o700)
+        for name in plan.folders:
+            (made / name).mkdir()
+        for name in plan.copies:
+            _copy(plan.source / name, made / name)
+        for _, name, content in plan.indexes:
+            (made / name).write_bytes(content)
+        for name, to in plan.weights:
+            convert(plan.source / name, made / to)
+        _put_in_place(plan, made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check_target(source: Path, target: Path, *, force: bool) -> None:
+    """Raises UsageError if the converted folder cannot or should not be put there."""
+    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if here == there or here in there.parents or there in here.parents:
+        raise UsageError(f"{target} and {source} contain each other; name another folder with -o")
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"{target} is not a folder; name another one with -o")
+    if there.is_dir() and any(there.iterdir()) and not force:
+        raise UsageError(
+            f"{target} is there already and not empty; --force replaces files in it, -o names another folder"
+        )
+    if not there.parent.is_dir():
+        raise UsageError(f"there is no folder {there.parent}; make it first")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        writer.flush()
+        os.fsync(writer.fileno())
+    shutil.copymode(source, target)
+
+
+def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
+    """One rename, where there is nothing yet; else file by file."""
+    if target.is_dir() and any(target.iterdir()):
+        for name in plan.folders:
+            (target / name).mkdir(exist_ok=True)
+        for name in [*plan.copies, *(to for _, to, _ in plan.indexes), *(to for _, to in plan.weights)]:
+            (made / name).replace(target / name)
+        return
+    made.chmod(stat.S_IMODE(plan.source.stat().st_mode) | stat.S_IRWXU)
+    if target.is_dir():
+        target.rmdir()
+    made.rename(target)
