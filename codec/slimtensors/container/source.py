@@ -133,9 +133,11 @@ def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
     """A source for a path, bytes-like object, seekable file object or object with ranged reads."""
     if isinstance(target, (str, os.PathLike)):
         if use_mmap:
-            with open(target, "rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            file = RandomAccessFile(target)
+            try:
+                mapped = mmap.mmap(file.descriptor, 0, access=mmap.ACCESS_READ) if file.size() else b""
+            finally:
+                file.close()
             return BufferSource(mapped, os.fspath(target))
         return FileSource(target)
     if isinstance(target, (bytes, bytearray, memoryview, mmap.mmap)):

@@ -1,0 +1,237 @@
+"""What a file is saved over, beside and through: modes, links, names, devices, itself."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file as save_safetensors
+
+import slimtensors
+from slimtensors.numpy import load_file, save_file
+
+ARRAYS = {"a": np.arange(1000.0), "b": np.ones((3, 4), np.float16)}
+posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices of POSIX")
+
+
+def assert_saved(path):
+    loaded = load_file(path)
+    assert loaded.keys() == ARRAYS.keys()
+    assert all(np.array_equal(loaded[name], array) for name, array in ARRAYS.items())
+
+
+def mode_of(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@contextmanager
+def umask(mask):
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "model.slimtensors"
+
+
+# ---- modes
+
+
+@posix
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002, 0o000])
+def test_a_new_file_has_the_mode_that_the_umask_leaves(mask, path):
+    with umask(mask):
+        save_file(ARRAYS, path)
+    assert mode_of(path) == 0o666 & ~mask
+
+
+@posix
+@pytest.mark.parametrize("mode", [0o644, 0o600, 0o640, 0o664, 0o444, 0o755])
+def test_a_replaced_file_keeps_its_mode(mode, path):
+    path.touch()
+    path.chmod(mode)
+    save_file(ARRAYS, path)
+    assert mode_of(path) == mode
+    assert_saved(path)
+
+
+@posix
+def test_the_file_is_private_until_it_is_complete(path):
+    path.touch()
+    path.chmod(0o666)
+    seen = []
+
+    def look(_progress):
+        seen.extend(mode_of(other) for other in path.parent.iterdir() if other.suffix == ".tmp")
+
+    source = path.with_name("source")
+    save_safetensors(ARRAYS, source)
+    slimtensors.compress(source, path, progress=look)
+    assert set(seen) == {0o600}
+    assert mode_of(path) == 0o666
+
+
+# ---- links
+
+
+@posix
+def test_a_symbolic_link_is_followed_and_stays(path, tmp_path):
+    target, link = tmp_path / "elsewhere" / "target", path
+    target.parent.mkdir()
+    target.write_bytes(b"old")
+    link.symlink_to("elsewhere/target")
+    save_file(ARRAYS, link)
+    assert link.is_symlink()
+    assert not target.is_symlink()
+    assert_saved(target)
+    assert [p.name for p in target.parent.iterdir()] == ["target"]
+
+
+@posix
+def test_a_symbolic_link_to_nothing_makes_its_target(path, tmp_path):
+    path.symlink_to(tmp_path / "target")
+    save_file(ARRAYS, path)
+    assert path.is_symlink()
+    assert_saved(tmp_path / "target")
+
+
+@posix
+def test_links_in_a_circle_are_refused(path, tmp_path):
+    path.symlink_to(tmp_path / "other")
+    (tmp_path / "other").symlink_to(path)
+    with pytest.raises(OSError):  # noqa: PT011 # which one depends on the system
+        save_file(ARRAYS, path)
+    assert path.is_symlink()
+
+
+@posix
+def test_other_hard_links_keep_the_old_file(path, tmp_path):
+    path.write_bytes(b"old")
+    os.link(path, tmp_path / "other")
+    save_file(ARRAYS, path)
+    assert_saved(path)
+    assert (tmp_path / "other").read_bytes() == b"old"
+
+
+# ---- names, and what is no file
+
+
+def test_the_longest_names_are_good_enough(tmp_path):
+    for name in ("x" * 255, "ü" * 127, "\U0001f9e0" * 63):
+        try:
+            (tmp_path / name).touch()
+        except OSError:
+            continue  # not on this file system
+        save_file(ARRAYS, tmp_path / name)
+        assert_saved(tmp_path / name)
+        assert len(list(tmp_path.iterdir())) == 1
+        (tmp_path / name).unlink()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_a_name_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"model-\xff\xfe")
+    save_file(ARRAYS, path)
+    assert_saved(path)
+
+
+def test_strings_and_relative_paths_are_paths_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_file(ARRAYS, "model")
+    assert_saved("model")
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such folder") as caught:
+        save_file(ARRAYS, tmp_path / "missing" / "model")
+    assert caught.value.filename == str((tmp_path / "missing").resolve())
+
+
+def test_a_folder_is_refused(tmp_path):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        save_file(ARRAYS, tmp_path / "folder")
+    assert [p.name for p in tmp_path.iterdir()] == ["folder"]
+
+
+@posix
+def test_what_is_no_regular_file_is_not_replaced(path):
+    os.mkfifo(path)
+    with pytest.raises(OSError, match="not a regular file"):
+        save_file(ARRAYS, path)
+    for mmap in (False, True):
+        with pytest.raises(OSError, match="not a regular file"):
+            load_file(path, mmap=mmap)  # and does not wait for a writer
+    assert stat.S_ISFIFO(path.stat().st_mode)
+    assert len(list(path.parent.iterdir())) == 1
+
+
+@posix
+def test_the_null_device_survives():
+    with pytest.raises(OSError, match="not a regular file"):
+        save_file(ARRAYS, os.devnull)
+    assert stat.S_ISCHR(os.stat(os.devnull).st_mode)  # noqa: PTH116 # of a name that is no Path
+
+
+@pytest.mark.skipif(os.name != "posix" or not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write")
+def test_a_folder_that_may_not_be_written_to(path):
+    path.write_bytes(b"old")
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(PermissionError):
+            save_file(ARRAYS, path)
+        assert path.read_bytes() == b"old"
+    finally:
+        path.parent.chmod(0o700)
+
+
+# ---- itself
+
+
+@pytest.mark.parametrize("mmap", [False, pytest.param(True, marks=posix)])
+def test_a_file_is_saved_over_itself(path, mmap):
+    save_file(ARRAYS, path)
+    before = path.read_bytes()
+    for _ in range(2):
+        save_file(load_file(path, mmap=mmap), path)
+        assert path.read_bytes() == before
+
+
+@posix
+def test_a_file_is_saved_over_itself_through_links(path, tmp_path):
+    save_file(ARRAYS, path)
+    soft, hard = tmp_path / "soft", tmp_path / "hard"
+    soft.symlink_to(path)
+    os.link(path, hard)
+    for one, other in ((soft, path), (path, soft), (hard, path), (path, hard)):
+        save_file(load_file(one, mmap=True), other)
+        assert_saved(path)
+        assert_saved(hard)
+    assert soft.is_symlink()
+
+
+@posix
+def test_tensors_of_an_open_file_are_saved_over_it(path):
+    save_file(ARRAYS, path)
+    with slimtensors.safe_open(path, mmap=True) as file:
+        save_file({name: file.get_tensor(name) for name in file.offset_keys()}, path)
+        assert np.array_equal(file.get_tensor("a"), ARRAYS["a"])  # the handle has the file that it opened
+    assert_saved(path)
+
+
+@posix
+def test_a_file_is_compressed_and_decompressed_into_its_own_place(path):
+    save_safetensors(ARRAYS, path)
+    source = path.read_bytes()
+    slimtensors.compress(path, path)
+    assert_saved(path)
+    slimtensors.decompress(path, path)
+    assert path.read_bytes() == source
