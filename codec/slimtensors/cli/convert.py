@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from slimtensors.cli.exits import naming
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion
@@ -46,11 +47,15 @@ def run(conversions: Sequence[Conversion], work: Work, amount: Callable[[Path], 
 
 
 def _convert(each: Conversion, work: Work, advance: Callable[[int], object] | None, force: bool) -> None:
+    def one(source: Path, target: Path) -> None:
+        with naming(source):
+            work(source, target, advance)
+
     each.target.parent.mkdir(parents=True, exist_ok=True)
     if each.plan is None:
-        work(each.source, each.target, advance)
+        one(each.source, each.target)
     else:
-        carry_out(each.plan, each.target, lambda source, target: work(source, target, advance), force=force)
+        carry_out(each.plan, each.target, one, force=force)
 
 
 def _say_plan(each: Conversion) -> None:

@@ -13,7 +13,7 @@ import click
 
 from slimtensors.errors import FormatError, SelfCheckError, SlimtensorsError
 
-__all__ = ["EXIT_CODES", "VERBOSITY", "printable", "reported"]
+__all__ = ["EXIT_CODES", "VERBOSITY", "naming", "printable", "reported"]
 
 WRONG_FILE, WRONG_USAGE, SYSTEM, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -45,6 +45,17 @@ def printable(text: str) -> str:
 
 
 @contextmanager
+def naming(path: object) -> Iterator[None]:
+    """What is wrong with a file is told with its name."""
+    try:
+        yield
+    except FormatError as error:
+        if str(path) in str(error):
+            raise
+        raise type(error)(f"{path}: {error}") from error
+
+
+@contextmanager
 def reported(ctx: click.Context | None = None) -> Iterator[None]:
     """Errors become a line on stderr and an exit code; with -vv the traceback comes too."""
     try:
@@ -61,7 +72,7 @@ def reported(ctx: click.Context | None = None) -> Iterator[None]:
         if ctx is not None and ctx.meta.get(VERBOSITY, 0) >= 2:
             traceback.print_exception(error)
         code, line = _judge(error)
-        click.echo(f"slimtensors: {printable(' '.join(line.split()))}", err=True)
+        click.echo(f"slimtensors: {printable(' '.join(line.split()))}", file=sys.stderr)
         raise click.exceptions.Exit(code) from None
 
 

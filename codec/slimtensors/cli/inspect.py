@@ -40,14 +40,17 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
 
 
 def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
-    from slimtensors.cli.output import percent, say, size, table
+    from slimtensors.cli.output import narrow, percent, say, size, table
 
     rows = []
     for t in report.tensors:
         shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
         row = [t.name, t.dtype, shape, t.expression, t.storage, size(t.decoded_bytes), size(t.stored_bytes), bits]
         rows.append(row)
-    table(COLUMNS, rows, left=5)
+    if narrow():  # the planes are for those who look closely
+        table([*COLUMNS[:3], *COLUMNS[4:]], [[*row[:3], *row[4:]] for row in rows], left=4)
+    else:
+        table(COLUMNS, rows, left=5)
     alike: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         alike.setdefault(reason, []).append(name)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import sys
+import warnings
 from contextlib import suppress
 from typing import Any
 
 import click
 
 from slimtensors._version import __version__
-from slimtensors.cli.exits import EXIT_CODES, reported
+from slimtensors.cli.exits import EXIT_CODES, printable, reported
 
 __all__ = ["cli", "main"]
 
@@ -51,6 +53,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # a replaced or closed stream
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    warnings.formatwarning = lambda message, *_args, **_kwargs: f"slimtensors: {printable(str(message))}\n"
     _clean_up_on_signals()
     cli(prog_name="slimtensors")
 
@@ -63,7 +66,8 @@ def _clean_up_on_signals() -> None:
         nonlocal seen
         seen += 1
         if seen == 2:
-            click.echo("slimtensors: removing temporary files; once more to leave at once", err=True)
+            # Not by way of sys.stderr, which may be in the middle of something.
+            os.write(2, b"slimtensors: removing temporary files; once more to leave at once\n")
         else:
             raise Stopped(number)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -11,19 +12,25 @@ import click
 
 from slimtensors.cli.exits import printable
 
-__all__ = ["percent", "print_json", "say", "seconds", "size", "speed", "table"]
+__all__ = ["narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
+WIDE = 140
 
 
 def say(text: str) -> None:
     """A line on stdout."""
-    click.echo(printable(text))
+    _print(printable(text) + "\n")
 
 
 def print_json(value: Any) -> None:
     """ASCII only, so that any encoding carries it."""
-    click.echo(json.dumps(value, indent=2))
+    _print(json.dumps(value, indent=2) + "\n")
+
+
+def narrow() -> bool:
+    """Whether this is a terminal on which a wide table would be hard to read."""
+    return sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
@@ -33,13 +40,21 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
     from rich.table import Table
     from rich.text import Text
 
+    # Printed by click in the end: rich would end the process when nobody reads on.
     console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
     made = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for i, column in enumerate(columns):
-        made.add_column(Text(column), justify="left" if i < left else "right", overflow="fold")
+        made.add_column(Text(column), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
     for row in rows:
         made.add_row(*[Text(printable(cell)) for cell in row])
-    console.print(made)
+    with console.capture() as captured:
+        console.print(made)
+    _print(captured.get())
+
+
+def _print(text: str) -> None:
+    """Left to itself, click would turn what the encoding lacks into question marks."""
+    click.echo(text, file=sys.stdout, nl=False)
 
 
 def size(count: float) -> str:

@@ -51,3 +51,4 @@ def bar(
                 shown.update(min(done, total - shown.n))
 
         yield advance
+        advance(total)  # what is stored once is done once, so the sum may fall short

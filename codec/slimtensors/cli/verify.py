@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def command(
             count = f"{each['tensors']} tensors, {size(each['decoded_bytes'])}"
             say(f"{each['file']}: sound, {count}, file id {each['file_id']}{source}")
     for problem in problems:
-        click.echo(f"slimtensors: wrong file: {printable(problem)}", err=True)
+        click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
     if problems:
         raise click.exceptions.Exit(1)
 
@@ -108,12 +109,13 @@ def _check_index(index: Path) -> list[str]:
 def _verify(
     file: Path, threads: int | None, max_bytes: int | None, quiet: bool, progress: bool | None
 ) -> dict[str, Any]:
+    from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
     from slimtensors.reading import open_file
     from slimtensors.verifying import verify
 
     with open_file(file, verify="none", max_bytes=max_bytes) as opened:
         total = opened.header.decoded_bytes
-    with bar(total, file.name, quiet=quiet, asked=progress) as advance:
+    with naming(file), bar(total, file.name, quiet=quiet, asked=progress) as advance:
         found = verify(file, threads=threads, max_bytes=max_bytes, progress=advance)
     return {"file": str(file), **found._asdict()}

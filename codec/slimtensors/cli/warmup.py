@@ -54,19 +54,16 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
 
     random = np.random.default_rng(0)
     weights = random.standard_normal(1 << 16) / 32
-    for preset in PRESETS:
-        for name in ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn"):
-            yield f"{name}, {preset}", _job(preset, _cast(weights, name))
-    half = _cast(weights, "bfloat16")
-    by_row = weights.astype(np.float32).reshape(256, -1)
-    by_row[::2] = _cast(by_row[::2], "bfloat16")
-    outliers = half.copy()
-    outliers[::5000] *= 1e30
-    yield "float32 that was bfloat16", _job("balanced", half.astype(np.float32))
-    yield "float64 that was float32", _job("balanced", weights.astype(np.float32).astype(np.float64))
-    yield "float32 of which some rows were bfloat16", _job("balanced", by_row)
-    yield "bfloat16 with outliers", _job("balanced", outliers)
-    yield "complex", _job("balanced", weights.astype(np.complex64))
+    for name in ("float16", "bfloat16", "float32", "float64", "complex64", "float8_e4m3fn"):
+        for preset in PRESETS:
+            array = _cast(weights, name)
+            yield f"{name}, {preset}", _job(preset, array)
+            yield f"{name} with outliers, {preset}", _job(preset, _with_outliers(array, random))
+            yield f"{name} with few bits, {preset}", _job(preset, _cast(_cast(weights, "float8_e5m2"), name))
+    for wide, narrow in (("float32", "bfloat16"), ("float64", "float32")):
+        by_row = _cast(weights, wide).reshape(256, -1)
+        by_row[::2] = _cast(by_row[::2], narrow)
+        yield f"{wide} with few bits in some rows", _job("balanced", by_row)
     for name in ("uint8", "uint16", "uint32", "uint64"):
         spread = np.exp2(random.uniform(0, 8 * np.dtype(name).itemsize - 1, 1 << 16))
         yield name, _job("balanced", spread.astype(name))
@@ -79,7 +76,16 @@ def _cast(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     import ml_dtypes
     import numpy as np
 
-    return array.astype(getattr(ml_dtypes, name, None) or np.dtype(name))
+    dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name, name))
+    return array.astype(dtype)
+
+
+def _with_outliers(array: npt.NDArray[Any], random: np.random.Generator) -> npt.NDArray[Any]:
+    """Some values of any bits at all."""
+    made: npt.NDArray[Any] = array.copy()
+    octets = made.view("u1").reshape(made.size, -1)
+    octets[::500] = random.integers(0, 256, octets[::500].shape)
+    return made
 
 
 def _job(preset: str, array: np.ndarray[Any, Any]) -> Callable[[], None]:

@@ -1,0 +1,46 @@
+"""The command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+__all__ = ["contents", "run", "start"]
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's variables without those that the command looks at."""
+    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    return kept | variables
+
+
+def command(*args: object) -> list[str]:
+    return [sys.executable, "-m", "slimtensors.cli.main", *map(str, args)]
+
+
+def start(*args: object, **variables: str) -> subprocess.Popen[bytes]:
+    """The command in a process of its own, in which interrupts count whatever this process does with them."""
+
+    def listen() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    return subprocess.Popen(  # noqa: S603
+        command(*args),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(**variables),
+        preexec_fn=listen,
+    )
+
+
+def run(*args: object, **variables: str) -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, to its end."""
+    return subprocess.run(command(*args), capture_output=True, env=environment(**variables), check=False, timeout=300)  # noqa: S603
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Every file below a folder; None for folders."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}

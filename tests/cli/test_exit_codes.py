@@ -1,0 +1,152 @@
+"""What is wrong, whose fault it is, what to do: one line, and the documented exit code."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import slimtensors
+from cli.processes import run
+from slimtensors.cli.exits import EXIT_CODES
+
+Invoke = Callable[..., Result]
+
+WRONG = {
+    "zip": (b"PK\x03\x04" + bytes(100), "pickle"),
+    "pickle": (b"\x80\x02}q\x00." + bytes(100), "old PyTorch checkpoint"),
+    "gguf": (b"GGUF\x03\0\0\0" + bytes(100), "a GGUF file"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
+    "page": (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
+    "empty": (b"", "an empty file"),
+    "noise": (bytes(range(255, 0, -1)), "not a safetensors file"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("verb", ["compress", "estimate", "bench"])
+def test_wrong_sources_are_named(invoke: Invoke, tmp_path: Path, kind: str, verb: str) -> None:
+    data, words = WRONG[kind]
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(data)
+    result = invoke(verb, path)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert len(result.output.splitlines()) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", WRONG)
+@pytest.mark.parametrize("verb", ["decompress", "inspect", "verify"])
+def test_wrong_compressed_files_are_named(invoke: Invoke, tmp_path: Path, kind: str, verb: str) -> None:
+    data, words = WRONG[kind]
+    path = tmp_path / "model.slimtensors"
+    path.write_bytes(data)
+    result = invoke(verb, path)
+    assert result.exit_code == 1
+    assert kind == "noise" or words in result.output
+    assert len(result.output.splitlines()) == 1
+
+
+def test_truncated_download(invoke: Invoke, model: Path) -> None:
+    model.write_bytes(model.read_bytes()[:-1000])
+    result = invoke("compress", model)
+    assert result.exit_code == 1
+    assert "cut off" in result.output
+    model.write_bytes(struct.pack("<Q", 1000) + b"{")
+    assert invoke("compress", model).exit_code == 1
+
+
+def test_compressed_twice(invoke: Invoke, model: Path) -> None:
+    assert invoke("compress", model).exit_code == 0
+    result = invoke("compress", model.with_suffix(".slimtensors"))
+    assert result.exit_code == 2
+    assert "compressed already" in result.output
+
+
+def test_not_compressed(invoke: Invoke, model: Path) -> None:
+    for verb in ("decompress", "inspect", "verify"):
+        result = invoke(verb, model)
+        assert result.exit_code == 1
+        assert "slimtensors compress" in result.output
+
+
+def test_damage(invoke: Invoke, model: Path) -> None:
+    invoke("compress", model)
+    packed = model.with_suffix(".slimtensors")
+    data = bytearray(packed.read_bytes())
+    data[len(data) // 2] ^= 1
+    packed.write_bytes(data)
+    assert invoke("verify", packed).exit_code == 1
+    result = invoke("decompress", packed, "-o", model.with_name("out.safetensors"))
+    assert result.exit_code == 1
+    assert "damaged" in result.output
+    packed.write_bytes(data[:-64])
+    assert invoke("inspect", packed).exit_code == 1
+    assert not model.with_name("out.safetensors").exists()
+
+
+def test_wrong_usage(invoke: Invoke, model: Path) -> None:
+    for arguments, words in [
+        (["compress", model, "--preset", "small"], "available: fast, balanced"),
+        (["compress", model, "--preset", "tiny"], "available: fast, balanced"),
+        (["compress", model, "--no-such"], "--no-such"),
+        (["compress"], "compress --help"),
+        (["compress", model, "-j", "0"], "-j"),
+        (["no-such"], "no-such"),
+        (["--no-such"], "--no-such"),
+    ]:
+        result = invoke(*arguments)
+        assert result.exit_code == 2, arguments
+        assert words in result.output
+        assert len(result.output.splitlines()) == 1
+
+
+def test_what_the_system_refuses(invoke: Invoke, tmp_path: Path) -> None:
+    for verb in ("compress", "decompress", "inspect", "verify", "estimate", "bench"):
+        result = invoke(verb, tmp_path / "missing")
+        assert result.exit_code == 3
+        assert "missing: No such file or directory; check the path" in result.output
+
+
+def test_full_disk(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "somewhere")
+
+    monkeypatch.setattr("slimtensors.converting.compress", full)
+    result = invoke("compress", model)
+    assert result.exit_code == 3
+    assert "free some space" in result.output
+
+
+def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(error: Exception) -> Callable[..., None]:
+        def failing(*_: object, **__: object) -> None:
+            raise error
+
+        return failing
+
+    monkeypatch.setattr("slimtensors.converting.compress", fail(slimtensors.SelfCheckError("memory")))
+    assert invoke("compress", model).exit_code == 4
+    monkeypatch.setattr("slimtensors.converting.compress", fail(ZeroDivisionError("a bug")))
+    result = invoke("compress", model)
+    assert result.exit_code == 4
+    assert "report" in result.output
+    assert "Traceback" not in result.output
+    assert "Traceback" in invoke("compress", model, "-vv").output
+
+
+def test_codes_are_documented(invoke: Invoke) -> None:
+    text = invoke("--help").output
+    for line in EXIT_CODES.splitlines()[1:]:
+        assert line.strip() in text
+
+
+def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    result = run("inspect", tmp_path / "a\x1b[31m\nb")
+    assert result.returncode == 3
+    assert b"\x1b" not in result.stderr
+    assert result.stderr.count(b"\n") == 1

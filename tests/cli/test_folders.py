@@ -1,0 +1,197 @@
+"""Folders and their indexes of shards: there and back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+import slimtensors
+from cli.processes import contents
+from slimtensors.folders import COMPRESS, DECOMPRESS, is_index, renamed_index
+
+Invoke = Callable[..., Result]
+
+
+def test_round_trip(invoke: Invoke, sharded: Path) -> None:
+    before = contents(sharded)
+    assert invoke("compress", sharded).exit_code == 0
+    slim = sharded.with_name("sharded-slim")
+    assert contents(sharded) == before
+    assert {str(path.relative_to(slim)) for path in slim.rglob("*")} == {
+        name.replace(".safetensors", ".slimtensors") for name in before
+    }
+    index = json.loads((slim / "model.slimtensors.index.json").read_text())
+    assert set(index["weight_map"].values()) == {
+        "model-00001-of-00002.slimtensors",
+        "model-00002-of-00002.slimtensors",
+    }
+    result = invoke("verify", slim)
+    assert result.exit_code == 0
+    assert result.output.count("sound") == 3
+    assert invoke("decompress", slim).exit_code == 0
+    assert contents(sharded.with_name("sharded-slim-restored")) == before
+    assert sorted(each.name for each in sharded.parent.iterdir()) == [
+        "sharded",
+        "sharded-slim",
+        "sharded-slim-restored",
+    ]
+
+
+def test_an_index_stands_for_its_folder(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
+    assert invoke("compress", sharded / "model.safetensors.index.json", "-o", tmp_path / "out").exit_code == 0
+    assert (
+        invoke("decompress", tmp_path / "out" / "model.slimtensors.index.json", "-o", tmp_path / "back").exit_code == 0
+    )
+    assert contents(tmp_path / "back") == contents(sharded)
+
+
+def test_cache_of_the_hub(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
+    """A snapshot folder is made of links into a folder of blobs."""
+    snapshot, blobs = tmp_path / "snapshots" / "abc", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for i, path in enumerate(path for path in sorted(sharded.iterdir()) if path.is_file()):
+        path.rename(blobs / str(i))
+        (snapshot / path.name).symlink_to(f"../../blobs/{i}")
+    assert invoke("compress", snapshot, "-o", tmp_path / "slim").exit_code == 0
+    assert invoke("decompress", tmp_path / "slim", "-o", tmp_path / "back").exit_code == 0
+    assert contents(tmp_path / "back") == contents(snapshot)
+    assert not any(path.is_symlink() for path in (tmp_path / "back").iterdir())
+
+
+def test_dry_run(invoke: Invoke, sharded: Path) -> None:
+    result = invoke("compress", sharded, "--dry-run")
+    assert result.exit_code == 0
+    assert "would copy 3 other files" in result.output
+    assert list(sharded.parent.iterdir()) == [sharded]
+
+
+def test_what_is_there_stays(invoke: Invoke, sharded: Path) -> None:
+    slim = sharded.with_name("sharded-slim")
+    slim.mkdir()
+    (slim / "mine.txt").write_text("mine")
+    (slim / "config.json").write_text("old")
+    result = invoke("compress", sharded)
+    assert result.exit_code == 2
+    assert "--force" in result.output
+    assert invoke("compress", sharded, "--force").exit_code == 0
+    assert (slim / "mine.txt").read_text() == "mine"
+    assert (slim / "config.json").read_text() != "old"
+    assert invoke("verify", slim).exit_code == 0
+
+
+def test_an_empty_folder_is_filled(invoke: Invoke, sharded: Path) -> None:
+    sharded.with_name("sharded-slim").mkdir()
+    assert invoke("compress", sharded).exit_code == 0
+
+
+def test_failure_leaves_nothing(invoke: Invoke, sharded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = slimtensors.compress
+
+    def fail_on_the_last(source: Path, *args: object, **kwargs: object) -> None:
+        if "00002" in source.name:
+            raise OSError(28, "No space left on device")
+        real(source, *args, **kwargs)
+
+    monkeypatch.setattr("slimtensors.converting.compress", fail_on_the_last)
+    assert invoke("compress", sharded).exit_code == 3
+    assert list(sharded.parent.iterdir()) == [sharded]
+
+
+def test_folders_within_each_other(invoke: Invoke, sharded: Path) -> None:
+    for out in (sharded, sharded / "out", sharded.parent):
+        result = invoke("compress", sharded, "-o", out, "--force")
+        assert result.exit_code == 2
+        assert "contain each other" in result.output
+
+
+def test_without_weights(invoke: Invoke, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for verb in ("compress", "decompress", "estimate", "verify"):
+        assert invoke(verb, folder).exit_code == 1
+    (folder / "pytorch_model.bin").write_bytes(b"PK\x03\x04")
+    result = invoke("compress", folder)
+    assert result.exit_code == 1
+    assert "pytorch_model.bin: convert it to safetensors first" in result.output
+
+
+def test_what_could_not_be_given_back(invoke: Invoke, sharded: Path) -> None:
+    (sharded / "old.slimtensors").write_bytes(b"")
+    assert invoke("compress", sharded).exit_code == 2
+    (sharded / "old.slimtensors").unlink()
+    (sharded / "loop").symlink_to(sharded)
+    assert invoke("compress", sharded).exit_code == 2
+    (sharded / "loop").unlink()
+    os.mkfifo(sharded / "pipe")
+    assert invoke("compress", sharded).exit_code == 2
+    (sharded / "pipe").unlink()
+    (sharded / "nowhere").symlink_to("missing")
+    assert invoke("compress", sharded).exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "no weight_map"),
+        ("[]", "no weight_map"),
+        ('{"weight_map": {"a": 1}}', "does not lead to file names"),
+        ('{"weight_map": {"a": "../model-00001-of-00002.safetensors"}}', "plain file name"),
+        ('{"weight_map": {"a": "/etc/passwd"}}', "plain file name"),
+        ('{"weight_map": {"a": "pytorch_model.bin"}}', "plain file name"),
+        ('{"weight_map": {"a": "missing.safetensors"}}', "not there"),
+        ('{"weight_map": {"a": "model-00001-of-00002\\u002esafetensors"}}', "plain text"),
+        ('{"weight_map": {"model-00001-of-00002.safetensors": "model-00001-of-00002.safetensors"}}', "plain text"),
+        (
+            '{"metadata": "model-00001-of-00002.slimtensors", "weight_map": {"a": "model-00001-of-00002.safetensors"}}',
+            "plain text",
+        ),
+    ],
+)
+def test_wrong_indexes(invoke: Invoke, sharded: Path, text: str, words: str) -> None:
+    (sharded / "model.safetensors.index.json").write_text(text)
+    result = invoke("compress", sharded)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert list(sharded.parent.iterdir()) == [sharded]
+
+
+def test_verify_goes_on(invoke: Invoke, sharded: Path) -> None:
+    """After a damaged file, and into what the index says."""
+    invoke("compress", sharded)
+    slim = sharded.with_name("sharded-slim")
+    damaged = slim / "model-00001-of-00002.slimtensors"
+    data = bytearray(damaged.read_bytes())
+    data[-200] ^= 1
+    damaged.write_bytes(data)
+    index = slim / "model.slimtensors.index.json"
+    index.write_text(index.read_text().replace("layer1.bias", "layer1.other"))
+    result = invoke("verify", slim, "--json")
+    assert result.exit_code == 1
+    assert "lacks 1 of the tensors it should have, such as 'layer1.other'" in result.output
+    assert "model-00001-of-00002.slimtensors" in result.output
+    assert '"tensors": 8' in result.output
+
+
+def test_names_of_indexes() -> None:
+    assert is_index("model.safetensors.index.json", ".safetensors")
+    assert is_index("diffusion_pytorch_model.safetensors.index.fp16.json", ".safetensors")
+    assert not is_index("model.slimtensors.index.json", ".safetensors")
+    assert not is_index("index.json", ".safetensors")
+
+
+def test_indexes_keep_their_bytes(tmp_path: Path) -> None:
+    for ending in (".safetensors", ".slimtensors"):
+        (tmp_path / f"a{ending}").write_bytes(b"")
+    text = b'{ "weight_map" :{"x.safetensors":"a.safetensors",\r\n "\xc3\xa9":   "a.safetensors"},"metadata":{} }'
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_bytes(text)
+    made = renamed_index(index, COMPRESS)
+    assert made == text.replace(b'"a.safetensors"', b'"a.slimtensors"')
+    index.write_bytes(made)
+    assert renamed_index(index, DECOMPRESS) == text

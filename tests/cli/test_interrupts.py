@@ -1,0 +1,53 @@
+"""Ctrl-C and termination leave nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from cli.processes import contents, start
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that takes seconds to compress."""
+    folder = tmp_path_factory.mktemp("large") / "large"
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for i in range(2):
+        save_file({"w": random.standard_normal(20_000_000, np.float32)}, folder / f"model-{i}.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("target", "number", "code"),
+    [("file", signal.SIGINT, 130), ("file", signal.SIGTERM, 143), ("folder", signal.SIGINT, 130)],
+)
+def test_nothing_is_left(large: Path, target: str, number: signal.Signals, code: int) -> None:
+    before = list(large.parent.iterdir()), sorted(contents(large))
+    process = start("compress", large / "model-0.safetensors" if target == "file" else large, "-j", 2)
+    deadline = time.monotonic() + 60
+    watched = large if target == "file" else large.parent
+    while not any(path.name.endswith(".tmp") and _size(path) > 1_000_000 for path in watched.iterdir()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert error == b"slimtensors: interrupted; nothing half-written is left\n"
+    assert out == b""
+    assert (list(large.parent.iterdir()), sorted(contents(large))) == before
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; either may vanish meanwhile."""
+    try:
+        return sum(each.stat().st_size for each in path.iterdir()) if path.is_dir() else path.stat().st_size
+    except FileNotFoundError:
+        return 0

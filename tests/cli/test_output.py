@@ -1,0 +1,127 @@
+"""What is printed can be read in any encoding, without a terminal, and by programs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import termios
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import Result
+
+from cli.processes import command, environment, run, start
+from slimtensors.cli.output import percent, size
+from slimtensors.numpy import save_file
+
+Invoke = Callable[..., Result]
+
+NAME = "encoder." + "very_long_name." * 12 + "é漢.weight"
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Path:
+    """A file with a long name that is not ASCII, and one that plays with markup."""
+    path = tmp_path / "odd.slimtensors"
+    random = np.random.default_rng(0)
+    array = random.standard_normal((64, 512)).astype(np.float32)
+    save_file({NAME: array, "[red]name[/red] \u202e": array[:8]}, path)
+    return path
+
+
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LANG": "C", "LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_narrow_encodings(odd: Path, variables: dict[str, str]) -> None:
+    for arguments in (
+        ["inspect", odd],
+        ["inspect", odd, "--why"],
+        ["inspect", odd, "--json"],
+        ["verify", odd],
+        ["env"],
+    ):
+        result = run(*arguments, **variables)
+        assert result.returncode == 0, result.stderr
+        assert result.stderr == b""
+    shown = run("inspect", odd, **variables | {"PYTHONCOERCECLOCALE": "0"}).stdout
+    assert rb"\xe9\u6f22.weight" in shown
+    shown.decode("ascii")
+
+
+def test_tables_are_whole_without_a_terminal(odd: Path) -> None:
+    text = run("inspect", odd, PYTHONIOENCODING="utf-8", COLUMNS="40").stdout.decode()
+    assert NAME in text
+    assert "[red]name[/red] \\u202e" in text
+    assert "\x1b" not in text
+
+
+def test_a_reader_that_leaves(odd: Path) -> None:
+    process = start("inspect", odd)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    error = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 141
+    assert error == b""
+
+
+def test_json_keys(invoke: Invoke, model: Path) -> None:
+    invoke("compress", model)
+    packed = model.with_suffix(".slimtensors")
+    report = json.loads(invoke("inspect", packed, "--json", "--why").output)
+    assert set(report) == {
+        "file", "file_id", "format_version", "file_bytes", "decoded_bytes", "ratio", "chunks", "source_format",
+        "metadata", "tensors",
+    }  # fmt: skip
+    assert set(report["tensors"][0]) == {
+        "name", "dtype", "shape", "expression", "storage", "chunks", "decoded_bytes", "stored_bytes",
+        "bits_per_weight", "why",
+    }  # fmt: skip
+    assert report["file_bytes"] == packed.stat().st_size
+    assert report["metadata"] == {"format": "pt"}
+    report = json.loads(invoke("estimate", model, "--json").output)
+    assert set(report) == {"preset", "source_bytes", "compressed_bytes", "ratio", "other_bytes", "files"}
+    report = json.loads(invoke("verify", packed, "--json").output)
+    assert report["sound"]
+    assert set(report["files"][0]) == {"file", "file_id", "tensors", "chunks", "decoded_bytes", "source_sha256"}
+
+
+def test_progress(model: Path) -> None:
+    """On stderr, where it is asked for or stderr is a terminal; never with -q."""
+    shown = b"model.safetensors:"
+    target = ["-o", model.with_name("x"), "--force"]
+    assert shown not in run("compress", model, *target).stderr
+    assert shown in run("compress", model, *target, "--progress").stderr
+    assert shown not in run("compress", model, *target, "--progress", "-q").stderr
+    assert b"100%" in run("compress", model, *target, "--progress", PYTHONIOENCODING="ascii").stderr
+    for switch, expected in (("0", True), ("1", False)):
+        assert (shown in _on_a_terminal(command("compress", model, *target), switch)) is expected
+
+
+def _on_a_terminal(arguments: list[str], switch: str) -> bytes:
+    """What a process writes to a terminal that is its stderr."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    variables = environment(HF_HUB_DISABLE_PROGRESS_BARS=switch)
+    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=variables, check=True, timeout=60)  # noqa: S603
+    os.set_blocking(ours, False)
+    os.close(theirs)
+    try:
+        return os.read(ours, 1 << 16)
+    except (BlockingIOError, OSError):
+        return b""
+    finally:
+        os.close(ours)
+
+
+def test_sizes() -> None:
+    assert [size(n) for n in (0, 999, 1000, 9_994, 99_960, 999_600, 30_000_000, 2.5e12)] == [
+        "0 B", "999 B", "1.00 kB", "9.99 kB", "100 kB", "1.00 MB", "30.0 MB", "2.50 TB",
+    ]  # fmt: skip
+    assert percent(1, 3) == "33.3 %"
+    assert percent(0, 0) == "-"
