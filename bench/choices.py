@@ -1,7 +1,7 @@
 """The format's open choices, measured on the real model: python -m bench.choices [--design DESIGN.md]
 
-Bits per symbol above the entropy of each chunk's own counts, and where they go. Sizes only: what a choice costs in time is
-in DESIGN.md, section 4, or in kernel_speed.py.
+Bits per symbol above the entropy of each chunk's own counts, and where they go. Sizes only: what a choice costs in time
+is in DESIGN.md, section 4, or in kernel_speed.py.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def symbol_chunks(dtype: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
                 continue
             counts = coded.count_fields(part, 1, shift, width)
             fields = np.empty(part.size, np.uint16)
-            base = coded.choose_base(counts)
+            window = coded.choose_window(counts)
             planes.cut_plane(part, 1, shift, width, fields)
             symbols = np.empty(part.size, np.uint8)
-            split.symbols_of(fields, base, symbols)
-            yield symbols, coded.symbol_counts(counts, base)
+            split.symbols_of(fields, *window, symbols)
+            yield symbols, coded.symbol_counts(counts, window)
 
 
 def coded_bits(symbols: np.ndarray, counts: np.ndarray, precision: int, blocks: int) -> int:
     """Bits that the real coder writes: words and states, without the table."""
     entries, encoder = np.empty(encode.ENTRIES, np.uint32), np.empty(256, np.uint32)
-    table.build_encoder_table(normalise(counts, precision).astype(np.uint16), precision, encoder)
+    table.build_encoder_table(normalise(counts, precision), precision, encoder)
     words, states = np.empty(symbols.size, np.uint16), np.empty(32 * blocks, np.uint32)
     lengths = np.empty(blocks, np.int64)
     coded.must(encode.encode_symbols(symbols, encoder, precision, entries, words, states, lengths))
@@ -100,7 +100,7 @@ def markdown() -> str:
 def main() -> None:
     """Print the table, or put it between the markers of a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--design", type=Path, help="file with the markers <!-- choices:begin --> and <!-- choices:end -->")
+    parser.add_argument("--design", type=Path, help="file with <!-- choices:begin --> and <!-- choices:end -->")
     arguments: Any = parser.parse_args()
     text = markdown()
     print(text)

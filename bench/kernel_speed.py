@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from slimtensors.codecs.coded import bypass_counts
 from slimtensors.entropy.tables import normalise
 from slimtensors.kernels.cpu import bypass, decode_kernels, encode, histogram, planes, split, table
 
@@ -74,20 +75,20 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     base = 270
 
     yield "memcpy", lambda: np.copyto(out16, u16), u16.nbytes
-    yield "histogram u16 8", lambda: histogram.field_histogram(u16, 1, 8, 8, staging, counts8), u16.nbytes
-    yield "histogram u16 10", lambda: histogram.field_histogram(u16, 1, 6, 10, staging, counts10), u16.nbytes
-    yield "histogram u32 10", lambda: histogram.field_histogram(u32, 1, 22, 10, staging, counts10), u32.nbytes
-    yield "split u16 8_8", lambda: split.split_u16_8_8(u16, 0, rest, symbols8), u16.nbytes
-    yield "split u16 6_10", lambda: split.split_u16_6_10(u16, base, nibbles, crumbs, symbols10), u16.nbytes
-    yield "split u32 8_8_8_8", lambda: split.split_u32_8_8_8_8(u32, 0, low, mid, high, symbols8), u32.nbytes
+    yield "histogram u16 8", lambda: histogram.field_histogram(u16, 1, 8, 8, 1, staging, counts8), u16.nbytes
+    yield "histogram u16 10", lambda: histogram.field_histogram(u16, 1, 6, 10, 1, staging, counts10), u16.nbytes
+    yield "histogram u32 10", lambda: histogram.field_histogram(u32, 1, 22, 10, 1, staging, counts10), u32.nbytes
+    yield "split u16 8_8", lambda: split.split_u16_8_8(u16, 0, 0 + 255, rest, symbols8), u16.nbytes
+    yield "split u16 6_10", lambda: split.split_u16_6_10(u16, base, base + 255, nibbles, crumbs, symbols10), u16.nbytes
+    yield "split u32 8_8_8_8", lambda: split.split_u32_8_8_8_8(u32, 0, 0 + 255, low, mid, high, symbols8), u32.nbytes
     symbols32 = np.empty(n, np.uint8)
     yield (
         "split u32 8_8_6_10",
-        lambda: split.split_u32_8_8_6_10(u32, base, low, mid, nibbles, crumbs, symbols32),
+        lambda: split.split_u32_8_8_6_10(u32, base, base + 255, low, mid, nibbles, crumbs, symbols32),
         u32.nbytes,
     )
-    split.split_u16_8_8(u16, 0, rest, symbols8)
-    split.split_u16_6_10(u16, base, nibbles, crumbs, symbols10)
+    split.split_u16_8_8(u16, 0, 0 + 255, rest, symbols8)
+    split.split_u16_6_10(u16, base, base + 255, nibbles, crumbs, symbols10)
     decoder8, encoder8 = coded(symbols8, blocks)
     decoder10, encoder10 = coded(symbols10, blocks)
     decoder10 = (*decoder10[:2], base, *decoder10[3:])
@@ -95,8 +96,8 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     yield "encode 10 (symbols)", lambda: encode.encode_symbols(*encoder10), n
 
     def all_of_it() -> None:
-        histogram.field_histogram(u16, 1, 6, 10, staging, counts10)
-        split.split_u16_6_10(u16, base, nibbles, crumbs, symbols10)
+        histogram.field_histogram(u16, 1, 6, 10, 1, staging, counts10)
+        split.split_u16_6_10(u16, base, base + 255, nibbles, crumbs, symbols10)
         encode.encode_symbols(*encoder10)
 
     yield "whole encode u16 6_10", all_of_it, u16.nbytes
@@ -118,9 +119,8 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     yield "pack 5", lambda: planes.pack(5, symbols8, np.empty(n // 2 + n // 8, np.uint8)), n
     yield "cut u32", lambda: planes.cut_plane(u32, 1, 16, 6, out8), u32.nbytes
     yield "join u32", lambda: planes.join_plane(out8, 16, out32), u32.nbytes
-    counts = np.empty(4 * 256, np.uint32)
-    bypass.bypass_histogram(u16, staging, counts)
-    frequencies = normalise(counts[:256], PRECISION).astype(np.uint16)
+    symbol_counts, _bits = bypass_counts(np.bincount(u16, minlength=1 << 16))
+    frequencies = normalise(symbol_counts, PRECISION)
     rows, slots = np.empty(256, np.uint32), np.empty(1 << PRECISION, np.uint32)
     table.build_encoder_table(frequencies, PRECISION, rows)
     table.build_table(frequencies, PRECISION, slots)

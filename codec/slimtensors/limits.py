@@ -23,4 +23,5 @@ ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
 CHUNK_BYTES = MEBIBYTE  # decoded; a slice reads at least one chunk, a thread works on one at a time
 PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
-BLOCK_UNITS = 64 * KIBIBYTE  # flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki
+# At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
+BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE

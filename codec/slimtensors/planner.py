@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import coded, layouts
+from slimtensors.codecs.chunk import find_affine
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
@@ -258,8 +259,10 @@ def _duplicates(inputs: Sequence[Input]) -> dict[int, int]:
     """Tensor -> earlier tensor of the same dtype, shape and bytes. Only tensors with equal samples are read whole."""
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for i, tensor in enumerate(inputs):
-        if unit_count(tensor):
-            digest = new_identity(bytes_of(sample_units(tensor))).digest()
+        sample = sample_units(tensor)
+        # Constants and ranges take next to nothing each; as refs, many large ones could outgrow what a reader allows.
+        if sample.size and find_affine(sample) is None:
+            digest = new_identity(bytes_of(sample)).digest()
             alike[tensor.dtype.name, tuple(tensor.shape), digest].append(i)
     found: dict[int, int] = {}
     for group in alike.values():

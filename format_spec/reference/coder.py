@@ -7,6 +7,7 @@ import struct
 import zstandard
 
 LANES = 32
+MAX_WINDOW = 16 << 20  # of a Zstandard frame
 GROUP = 128
 LOW_STATE = 1 << 16  # "After a block's last step every state is 2^16"; "States in the file are at least 2^16."
 
@@ -66,6 +67,7 @@ def zstd(payload: bytes, width: int, groups: int) -> list[int]:
         # Checked before decompression: a frame that claims more never gets the memory.
         check(frame.content_size == raw_length(width, groups), "zstd frame of another content size")
         check(frame.dict_id == 0, "zstd frame wants a dictionary")
+        check(frame.window_size <= MAX_WINDOW, "zstd frame with a large window")
         plain = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Refused(f"zstd: {error}") from None

@@ -244,6 +244,7 @@ class HeaderReader:
         name = value["name"]
         check(isinstance(name, str) and 1 <= len(name.encode()) <= MAX_NAME, "name: not a string of 1 to 512 bytes")
         check(all(c >= " " and c != "\x7f" for c in name), "name: a control character")
+        check(name != "__metadata__", "name: kept by safetensors")
         dtype, shape, size = self.sizes(value, "tensor")
         tensor = Tensor(name, dtype, shape, size)
         check((size > 0) == (value.keys() != every), "a tensor has elements and nothing to hold them, or none and has")
@@ -545,9 +546,10 @@ def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:
 def decode_file(data: bytes, max_decoded: int | None = None) -> File:
     header, records, identities, file_id = read_layout(data)
     limit = MAX_RATIO * len(data) + FREE_BYTES if max_decoded is None else max_decoded
-    # "ties count each time"; side planes and the image are decoded bytes too
+    # "tensors (ties each time), side planes, literal bytes of the image"
     total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
-    check(total + (header.image.bytes if header.image else 0) <= limit, "decoded bytes of the file over the limit")
+    total += header.image.literal_bytes if header.image else 0
+    check(total <= limit, "decoded bytes of the file over the limit")
 
     decoded = decode_streams(header, records)
     tensors = assemble(header, decoded)

@@ -123,7 +123,7 @@ def shapes() -> Parts:
 @valid("names of 1 and 512 bytes, with characters outside ASCII and with JSON's own")
 def names() -> Parts:
     writer = Writer()
-    for i, name in enumerate(["a", "\u00e9" * 256, 'q"\\/', "\U0001f600", "__metadata__", " "]):
+    for i, name in enumerate(["a", "\u00e9" * 256, 'q"\\/', "\U0001f600", "__meta__", " "]):
         writer.tensor(name, Source("U8", (1,), bytes([i]), BYTES))
     return writer.parts()
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from api.made import same, structured, weights
 
 import slimtensors
+from api.made import same, structured, weights
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.numpy import load_file, save, save_file
 
@@ -131,14 +131,15 @@ def test_sources(saved: tuple[Path, dict[str, np.ndarray]], verify: Any) -> None
     path, tensors = saved
     data = path.read_bytes()
     with path.open("rb") as file:
-        for source in (path, str(path), data, bytearray(data), memoryview(b"x" + data)[1:], io.BytesIO(data), file, Counting(data)):
+        in_memory = (data, bytearray(data), memoryview(b"x" + data)[1:])
+        for source in (path, str(path), *in_memory, io.BytesIO(data), file, Counting(data)):
             again = load_file(source, verify=verify)
             assert all(same(again[name], array) for name, array in tensors.items())
     again = load_file(path, mmap=True, verify=verify)
     assert all(same(again[name], array) for name, array in tensors.items())
 
 
-def test_file_objects_as_destinations(tmp_path: Path) -> None:
+def test_file_objects_as_destinations() -> None:
     tensors = {"x": np.arange(5000, dtype=np.float32)}
     buffer = io.BytesIO()
     save_file(tensors, buffer)

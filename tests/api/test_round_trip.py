@@ -11,9 +11,9 @@ import pytest
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from api.made import ARRAY_DTYPES, of_dtype, same, structured, weights
 
 import slimtensors
+from api.made import ARRAY_DTYPES, of_dtype, same, structured, weights
 from slimtensors.numpy import load, load_file, save, save_file
 
 PRESETS = ("fast", "balanced")
@@ -103,7 +103,8 @@ def test_the_real_model_in_bf16(minilm: Path, tmp_path: Path) -> None:
 
 
 def test_a_file_saved_from_arrays_decompresses_to_plain_safetensors(tmp_path: Path) -> None:
-    tensors = {name: array for name, array in structured().items() if array.dtype.name in ("float32", "int64", "uint16")}
+    common = ("float32", "int64", "uint16")
+    tensors = {name: array for name, array in structured().items() if array.dtype.name in common}
     small, plain = tmp_path / "x.slimtensors", tmp_path / "x.safetensors"
     save_file(tensors, small, {"format": "np"})
     slimtensors.decompress(small, plain)

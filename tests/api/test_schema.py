@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from api.made import structured
 
+from api.made import structured
 from slimtensors.codecs.layouts import floats
 from slimtensors.container.layout import PREFIX_BYTES, read_prefix
 from slimtensors.dtypes import DTYPES

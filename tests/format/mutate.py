@@ -141,7 +141,7 @@ def repair_image(parts: Parts, image: decode.Image, stream: bytes, tensors: list
 
 class Mutator:
     def __init__(self, seed: int) -> None:
-        self.rng = random.Random(seed)  # noqa: S311 - a repeatable sequence is wanted, not a secret
+        self.rng = random.Random(seed)
         self.base = self.rng.choice(bases())
 
     def chance(self, p: float) -> bool:

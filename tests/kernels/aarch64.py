@@ -63,10 +63,10 @@ KERNELS = {
     check.bypass.decode_bypass: (U32, INT, U32, U16, I64, U16),
     check.bypass.encode_bypass: (U16, U32, INT, U16, U32, I64),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),
-    check.histogram.field_histogram: (U16, INT, INT, INT, U16, U32),
-    check.split.split_u16_6_10: (U16, INT, U8, U8, U8),
+    check.histogram.field_histogram: (U16, INT, INT, INT, INT, U16, U32),
+    check.split.split_u16_6_10: (U16, INT, INT, U8, U8, U8),
     check.planes.unpack: (INT, U8, U8),
-    check.rows.row_tail_bits: (U32, INT, U8),
+    check.rows.compact_rows: (U8, U8, INT, INT, U8),
     check.table.build_table: (U16, INT, U32),
 }
 

@@ -163,30 +163,31 @@ def check_split(chunk: cases.Chunk) -> None:
     symbols = np.zeros(n, np.uint8)
     if layout.split:
         pieces = [np.zeros_like(piece) for piece in chunk.pieces]
-        arguments = (chunk.elements, chunk.base, *pieces, symbols)
+        arguments = (chunk.elements, chunk.base, chunk.base + 255, *pieces, symbols)
         assert layout.split(*arguments) == expected.size, chunk.name
         assert all(np.array_equal(a, b) for a, b in zip(pieces, chunk.pieces, strict=True)), chunk.name
         for bad in cases.shortened(arguments):
             assert layout.split(*bad) == -1, chunk.name
     else:
-        assert split.symbols_of(chunk.elements, chunk.base, symbols) == expected.size
-        assert split.symbols_of(chunk.elements, chunk.base, symbols[1:]) == -1
+        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 255, symbols) == expected.size
+        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 255, symbols[1:]) == -1
+        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 256, symbols) == -1
     assert np.array_equal(symbols, chunk.symbols), chunk.name
 
     width, shift = layout.widths[-1], sum(layout.widths[:-1])
     staging = np.zeros(histogram.STAGING, np.uint16)
     counts = np.ones(histogram.TABLES << width, np.uint32)
     where = (chunk.elements, layout.rotate, shift, width)
-    assert histogram.field_histogram(*where, staging, counts) == OK
+    assert histogram.field_histogram(*where, 1, staging, counts) == OK
     assert np.array_equal(counts[: 1 << width], np.bincount(chunk.fields, minlength=1 << width)), chunk.name
     positions, fields = np.zeros(expected.size, np.uint32), np.zeros(expected.size, np.uint16)
-    assert histogram.find_escapes(*where, chunk.base, staging, positions, fields) == expected.size
+    assert histogram.find_escapes(*where, symbols, staging, positions, fields) == expected.size
     assert np.array_equal(positions, expected)
     assert np.array_equal(fields, chunk.fields[expected])
-    for bad in cases.shortened((*where, staging, counts)):
+    for bad in cases.shortened((*where, 1, staging, counts)):
         assert histogram.field_histogram(*bad) == BAD_ARGUMENT
     room_for_fewer = (positions[: expected.size // 2], fields[: expected.size // 2])
-    assert histogram.find_escapes(*where, chunk.base, staging, *room_for_fewer) == expected.size // 2
+    assert histogram.find_escapes(*where, symbols, staging, *room_for_fewer) == expected.size // 2
 
 
 def check_bypass(digest: Digest, rng: np.random.Generator, groups: int, blocks: int, precision: int) -> None:
@@ -194,9 +195,6 @@ def check_bypass(digest: Digest, rng: np.random.Generator, groups: int, blocks: 
     values = (2.0 ** rng.uniform(0, 16, n)).astype(np.uint16)
     fields = [naive.bypass_field(int(v)) for v in values]
     counts = np.bincount([s for s, _v, _k in fields], minlength=256)
-    staging, found = np.zeros(histogram.STAGING, np.uint16), np.zeros(4 * 256, np.uint32)
-    assert bypass.bypass_histogram(values, staging, found) == OK
-    assert np.array_equal(found[:256], counts)
 
     frequencies = np.array(naive.normalise(counts, precision), np.uint16)
     slots, by_symbol = tables(frequencies, precision)
@@ -270,11 +268,12 @@ def check_rows(rng: np.random.Generator) -> None:
         there = np.repeat(present, length)[first : first + n] != 0
         for dtype in (np.uint8, np.uint16):
             src = rng.integers(1, 256, n).astype(dtype)
-            compact, out = np.zeros(np.count_nonzero(there), dtype), np.ones(n, dtype)
+            compact, out = np.zeros(np.count_nonzero(there), dtype), np.ones(n, np.uint32)
             assert rows.compact_rows(src, present, length, first, compact) == OK
             assert np.array_equal(compact, src[there])
-            assert rows.expand_rows(compact, present, length, first, out) == OK
-            assert np.array_equal(out, np.where(there, src, 0))
+            assert rows.join_rows(compact, present, length, first, 5, out) == OK
+            assert np.array_equal(out, np.where(there, src.astype(np.uint32) << np.uint32(5), 0) | 1)
+            assert rows.join_rows(compact, present, length, first, 32, out) == BAD_ARGUMENT
             one_more = np.zeros(compact.size + 1, dtype)
             too_far = present.size * length - n + 1
             for bad in (
@@ -283,18 +282,9 @@ def check_rows(rng: np.random.Generator) -> None:
                 (compact, length, -1),
                 (compact, length, too_far),
             ):
-                assert rows.expand_rows(bad[0], present, bad[1], bad[2], out) == BAD_ARGUMENT
+                assert rows.join_rows(bad[0], present, bad[1], bad[2], 5, out) == BAD_ARGUMENT
                 assert rows.compact_rows(src, present, bad[1], bad[2], bad[0]) == BAD_ARGUMENT
-    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
-        bits = np.dtype(dtype).itemsize * 8
-        src = np.zeros((bits + 1, 5), dtype)
-        for tail in range(bits):
-            src[tail] = rng.integers(0, 2**bits, 5, dtype=dtype) << dtype(tail)
-            src[tail, 3] |= dtype(1 << tail)
-        tails = np.zeros(bits + 1, np.uint8)
-        assert rows.row_tail_bits(src.ravel(), 5, tails) == OK
-        assert tails.tolist() == list(range(bits + 1))
-        assert rows.row_tail_bits(src.ravel(), 4, tails) == BAD_ARGUMENT
+
 
 
 def digest_of_all() -> str:

@@ -71,19 +71,18 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
     encode.encode_symbols(symbols, by_symbol, precision, entries, words, states, counts)
     fields, twice = fence.arrays((np.uint16, n), (np.uint16, 2 * n))
     bypass.encode_bypass(fields, by_symbol, precision, twice, states, counts)
-    staging, by_bypass = fence.arrays((np.uint16, histogram.STAGING), (np.uint32, 4 * 256))
-    assert bypass.bypass_histogram(fields, staging, by_bypass) == OK
+    staging = fence.array(np.uint16, histogram.STAGING)
     for layout in cases.LAYOUTS:
         src = fence.array(layout.dtype, n)
         width, shift = layout.widths[-1], sum(layout.widths[:-1])
         if layout.split:
             sizes = [n * p // 8 for w in layout.widths[:-1] for p in (8, 4, 2, 1) if w & p]
             pieces = fence.arrays(*((np.uint8, size) for size in sizes))
-            assert layout.split(src, 77, *pieces, symbols) >= 0
+            assert layout.split(src, 77, 300, *pieces, symbols) >= 0
         field_counts = fence.array(np.uint32, 4 << width)
-        assert histogram.field_histogram(src, layout.rotate, shift, width, staging, field_counts) == OK
+        assert histogram.field_histogram(src, layout.rotate, shift, width, 3, staging, field_counts) == OK
         where = fence.arrays((np.uint32, 9), (np.uint16, 9))
-        assert histogram.find_escapes(src, layout.rotate, shift, width, 5, staging, *where) <= 9
+        assert histogram.find_escapes(src, layout.rotate, shift, width, symbols, staging, *where) <= 9
 
 
 def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
@@ -100,12 +99,10 @@ def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
         assert planes.join_plane(plane, 3, out) == OK
         assert planes.rotate_right(out, 5) == OK
         assert planes.cut_plane(out, 1, 2, 6, plane) == OK
-        tails = fence.array(np.uint8, n // 8)
-        assert rows.row_tail_bits(out, 8, tails) == OK
         present = fence.array(np.uint8, n // 7 + 3)
-        compact = fence.array(dtype, int(np.count_nonzero(np.repeat(present, 7)[5 : 5 + n])))
-        assert rows.expand_rows(compact, present, 7, 5, out) == OK
-        assert rows.compact_rows(out, present, 7, 5, compact) == OK
+        compact = fence.array(np.uint8, int(np.count_nonzero(np.repeat(present, 7)[5 : 5 + n])))
+        assert rows.join_rows(compact, present, 7, 5, 3, out) == OK
+        assert rows.compact_rows(plane, present, 7, 5, compact) == OK
 
 
 def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:

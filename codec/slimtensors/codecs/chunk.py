@@ -10,15 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import fused, head
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.head import GROUP, Bytes, Part, Plane
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.rows import Rows
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
+from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
-__all__ = ["decode_chunk", "encode_chunk"]
+__all__ = ["decode_chunk", "encode_chunk", "find_affine"]
 
 Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
 
@@ -84,34 +85,37 @@ def _decode_any(planes: list[Plane], bits: Bits, body: Units, rows: Sequence[Row
     shift = 0
     for i, (plane, part) in enumerate(zip(planes, bits.parts, strict=True)):
         try:
-            fields = _decode_part(plane, part.width, body.size, rows[part.side] if part.side is not None else None)
+            _join(plane, part, shift, body, rows)
         except FormatError as error:
             raise type(error)(f"plane {i}: {error}") from None
-        if isinstance(fields, int):
-            body |= body.dtype.type(fields << shift)
-        else:
-            kernels.join_plane(fields, shift, body)
         shift += part.width
     if bits.rotate:
         kernels.rotate_right(body, bits.rotate)
 
 
-def _decode_part(plane: Plane, width: int, units: int, rows: Rows | None) -> Fields | int:
-    if rows is None:
-        return decode_plane(plane, width, units // GROUP)
-    count = rows.count(units)
-    if count == 0:
-        if plane.descriptor != Descriptor(Mode.CONSTANT):
-            raise FormatError("a plane of which no row is present is not constant 0")
-        return 0
+def _join(plane: Plane, part: PlanePart, shift: int, body: Units, rows: Sequence[Rows]) -> None:
+    """Put one plane's fields into the units."""
+    if part.side is not None:
+        some = rows[part.side]
+        some.join(_decode_rows(plane, part.width, some.count(body.size)), shift, body)
+        return
+    fields = decode_plane(plane, part.width, body.size // GROUP)
+    if isinstance(fields, int):
+        body |= body.dtype.type(fields << shift)
+    else:
+        kernels.join_plane(fields, shift, body)
+
+
+def _decode_rows(plane: Plane, width: int, count: int) -> Fields:
+    """The `count` fields of a plane that only some rows have; zeros follow them up to whole groups."""
     fields = decode_plane(plane, width, -(-count // GROUP))
     if isinstance(fields, int):
         if fields and count % GROUP:
             raise FormatError("the fields after the last row are not zero")
-        fields = np.full(head.up(count, GROUP), fields, field_dtype(width))
+        return np.full(count, fields, field_dtype(width))
     if fields[count:].any():
         raise FormatError("the fields after the last row are not zero")
-    return rows.expand(fields, units)
+    return fields[:count]
 
 
 # ---- encoding
@@ -123,7 +127,7 @@ def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zst
     units: contiguous. `bits` is the plan, which a chunk may break: it is then literal, or loses the part of the plan
     that it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
     """
-    affine = _affine(units)
+    affine = find_affine(units)
     if affine is not None:
         return head.assemble(head.AFFINE, units.size, units.nbytes, [], _AFFINE.pack(*affine))
     literal_length = head.up(head.HEAD_BYTES + units.nbytes, head.CHUNK_ALIGNMENT)
@@ -139,7 +143,7 @@ def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zst
     return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
 
 
-def _affine(units: Units) -> tuple[int, int] | None:
+def find_affine(units: Units) -> tuple[int, int] | None:
     """(start, step), if the units are that; a constant has step 0."""
     start = int(units[0])
     if units.size == 1:
@@ -165,11 +169,12 @@ def _encode_any(
     for part in bits.parts:
         fields = _cut(body, bits.rotate, shift, part.width)
         if part.side is not None:
-            if fields[~rows[part.side].mask(fields.size)].any():
+            compact = rows[part.side].compact(fields)
+            if np.count_nonzero(compact) != np.count_nonzero(fields):
                 return None
-            fields = rows[part.side].compact(fields)
+            fields = compact
         shift += part.width
-        encoded = encode_plane(fields, part.width, try_zstd=try_zstd)
+        encoded = encode_plane(fields, part.width, body.itemsize, try_zstd=try_zstd)
         if encoded is None:
             return None
         parts.append(encoded)

@@ -14,7 +14,7 @@ from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, table
 from slimtensors.errors import FormatError
 from slimtensors.kernels.cpu import bypass, encode, histogram, payload, split, table
 from slimtensors.kernels.status import OK
-from slimtensors.limits import BLOCK_UNITS, ESCAPE_SHARE
+from slimtensors.limits import BLOCK_BYTES, BLOCK_UNITS, ESCAPE_SHARE
 
 __all__ = ["Coded", "Escapes", "count_fields", "encode_bypass", "encode_fields", "encode_symbols", "read_coded"]
 
@@ -93,68 +93,87 @@ def put_escapes(body: npt.NDArray[Any], shift: int, width: int, escapes: Escapes
         raise FormatError("an escape where the symbol is not 0")
 
 
-def block_count(units: int) -> int:
-    """How many blocks an encoder makes: in fours, which one thread decodes at once, where there is enough for that."""
-    if units >= BLOCK_UNITS:
-        return 4 * max(1, round(units / (4 * BLOCK_UNITS)))
+def block_count(units: int, unit_bytes: int) -> int:
+    """How many blocks an encoder makes: in fours, which one thread decodes at once, where that costs little."""
+    block = max(BLOCK_UNITS, BLOCK_BYTES // unit_bytes)
+    if units >= 3 * BLOCK_UNITS:
+        return 4 * max(1, round(units / (4 * block)))
+    if units >= 2 * BLOCK_UNITS:
+        return 3  # flushing a fourth would cost more than the quarter of the time that is lost
     return max(1, min(units // (BLOCK_UNITS // 4), 4))
 
 
-def choose_base(counts: npt.NDArray[np.integer]) -> int:
-    """The base of the best window. `counts`: how often each field occurs.
+class Window(NamedTuple):
+    """The fields base + 1 to last, which symbols stand for."""
 
-    The window ends at the largest field, or where it covers most. Its start is moved up past the smallest fields
-    while these are so rare that listing them as escapes takes less than the slots that they would occupy.
+    base: int
+    last: int
+
+
+def choose_window(counts: npt.NDArray[np.integer]) -> Window:
+    """The best window. `counts`: how often each field occurs, at least in a sample.
+
+    It covers the most fields that 255 symbols can. The smallest and the largest are left out while they are so rare
+    that listing them as escapes takes less than the slots that they would occupy.
     """
     used = np.flatnonzero(counts[1:]) + 1
     if used.size == 0:
-        return 0
-    base = max(0, int(used[-1]) - (WINDOW - 1))
-    if used[0] <= base and used[-1] >= WINDOW:
+        return Window(0, 0)
+    times = counts[used].astype(np.int64)
+    # Leaving out the k smallest fields saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the others, and
+    # costs 48 bits less the 12 of a rare symbol each time that one occurs. n * 3.52e-4 / 36 is n / 102262.
+    saved = np.arange(1, used.size + 1) * int(counts.sum())
+    low, high = (saved - 102262 * np.cumsum(side) for side in (times, times[::-1]))
+    first, end = _rare(low), used.size - _rare(high)
+    if end - first < 2:
+        first, end = 0, used.size
+    base, last = int(used[first]) - 1, int(used[end - 1])
+    if last - base >= WINDOW:
         # covered[b] = counts[b + 1] + ... + counts[b + 255]
         sums = np.concatenate([[0], np.cumsum(counts[1:], dtype=np.int64)])
         base = int(np.argmax(sums[WINDOW - 1 :] - sums[: -(WINDOW - 1)]))
-    window = used[(used > base) & (used < base + WINDOW)]
-    # Dropping the k smallest fields saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the other
-    # symbols, and costs 48 bits less the 12 of a rare symbol for each time that they occur. Whole numbers: n *
-    # 3.52e-4 / 36 is n / 102262.
-    n = int(counts.sum())
-    saved = np.arange(1, window.size + 1) * n - 102262 * np.cumsum(counts[window], dtype=np.int64)
-    best = int(np.argmax(saved)) if saved.size else 0
-    if saved.size > 2 and saved[best] > 0:
-        base = max(base, int(window[min(best, window.size - 3)]))
-    return base
+        last = base + WINDOW - 1
+    return Window(base, last)
 
 
-def symbol_counts(counts: npt.NDArray[np.integer], base: int) -> npt.NDArray[np.int64]:
+def _rare(saved: npt.NDArray[np.int64]) -> int:
+    """How many fields to leave out: what saves most, if anything does."""
+    best = int(np.argmax(saved))
+    return best + 1 if saved[best] > 0 else 0
+
+
+def symbol_counts(counts: npt.NDArray[np.integer], window: Window) -> npt.NDArray[np.int64]:
     """How often each symbol occurs, from how often each field does; what the window lacks counts as symbol 0."""
     symbols = np.zeros(WINDOW, np.int64)
-    window = counts[base + 1 : base + WINDOW]
-    symbols[1 : 1 + window.size] = window
-    symbols[0] = int(counts.sum()) - int(window.sum())
+    inside = counts[window.base + 1 : window.last + 1]
+    symbols[1 : 1 + inside.size] = inside
+    symbols[0] = int(counts.sum()) - int(inside.sum())
     return symbols
 
 
-def count_fields(units: npt.NDArray[Any], rotate: int, shift: int, width: int) -> npt.NDArray[np.uint32]:
-    """How often each field of `width` bits at bit `shift` of the rotated units occurs; units.size is a multiple of
-    128.
+def count_fields(
+    units: npt.NDArray[Any], rotate: int, shift: int, width: int, every: int = 1
+) -> npt.NDArray[np.uint32]:
+    """How often each field of `width` bits at bit `shift` of the rotated units occurs, in 1024 of `every` * 1024 units.
+
+    units.size is a multiple of 128.
     """
     counts = work_space("counts", histogram.TABLES << width, np.uint32)
     staging = np.empty(histogram.STAGING, np.uint16)
-    must(histogram.field_histogram(units, rotate, shift, width, staging, counts))
+    must(histogram.field_histogram(units, rotate, shift, width, every, staging, counts))
     found: npt.NDArray[np.uint32] = counts[: 1 << width].copy()
     return found
 
 
 def find_escapes(
-    units: npt.NDArray[Any], rotate: int, shift: int, width: int, base: int, count: int
+    units: npt.NDArray[Any], rotate: int, shift: int, width: int, symbols: Bytes, count: int
 ) -> Escapes | None:
-    """The `count` fields that lie outside the window 0, base + 1 ... base + 255."""
+    """The `count` fields that became symbol 0 and are not 0."""
     if count == 0:
         return None
     positions, fields = np.empty(count, np.uint32), np.empty(count, np.uint16)
     staging = np.empty(histogram.STAGING, np.uint16)
-    found = histogram.find_escapes(units, rotate, shift, width, base, staging, positions, fields)
+    found = histogram.find_escapes(units, rotate, shift, width, symbols, staging, positions, fields)
     assert found == count
     return Escapes(positions, fields)
 
@@ -166,25 +185,26 @@ def must(status: int) -> None:
 
 
 def encode_fields(
-    fields: npt.NDArray[np.integer], counts: npt.NDArray[np.integer], base: int
+    fields: npt.NDArray[np.integer], counts: npt.NDArray[np.integer], window: Window, blocks: int
 ) -> Part:
     """A payload in mode `coded` from fields (uint8[n] or uint16[n], n a multiple of 128); counts: of the symbols."""
-    if fields.dtype == np.uint8 and base == 0:
-        return encode_symbols(fields.view(np.uint8), counts, base, None)
     symbols = work_space("symbols", fields.size, np.uint8)
-    escaped = split.symbols_of(fields, base, symbols)
-    return encode_symbols(symbols, counts, base, find_escapes(fields, 0, 0, 8 * fields.itemsize, base, escaped))
+    escaped = split.symbols_of(fields, *window, symbols)
+    escapes = find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
+    part = encode_symbols(symbols, counts, window.base, escapes, blocks)
+    assert part is not None  # the counts are of these symbols
+    return part
 
 
 def encode_symbols(
-    symbols: Bytes, counts: npt.NDArray[np.integer], base: int, escapes: Escapes | None
-) -> Part:
-    """A payload in mode `coded` from symbols (uint8[n], n a multiple of 128)."""
+    symbols: Bytes, counts: npt.NDArray[np.integer], base: int, escapes: Escapes | None, blocks: int
+) -> Part | None:
+    """A payload in mode `coded` from symbols (uint8[n], n a multiple of 128). None if one occurs that has no count."""
     frequencies = normalise(counts, PRECISION)
-    blocks = block_count(symbols.size)
     coder = _Encoder(symbols.size, 1, blocks, frequencies)
     entries = work_space("entries", encode.ENTRIES, np.uint32)
-    must(encode.encode_symbols(symbols, coder.table, PRECISION, entries, coder.words, coder.states, coder.counts))
+    if encode.encode_symbols(symbols, coder.table, PRECISION, entries, coder.words, coder.states, coder.counts) != OK:
+        return None
     count = 0 if escapes is None else escapes.positions.size
     return Descriptor(Mode.CODED, PRECISION, base, 0, blocks, count), coder.payload(frequencies, escapes)
 
@@ -198,10 +218,9 @@ def bypass_counts(counts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64
     return np.bincount(symbols, weights=counts, minlength=WINDOW).astype(np.int64), int((extra * counts).sum())
 
 
-def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer]) -> Part:
+def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer], blocks: int) -> Part:
     """A payload in mode `bypass` from fields (uint16[n]); counts: of the symbols, as `bypass_counts` gives them."""
     frequencies = normalise(counts, PRECISION)
-    blocks = block_count(fields.size)
     coder = _Encoder(fields.size, 2, blocks, frequencies)
     must(bypass.encode_bypass(fields, coder.table, PRECISION, coder.words, coder.states, coder.counts))
     return Descriptor(Mode.BYPASS, PRECISION, 0, 0, blocks), coder.payload(frequencies, None)
@@ -212,7 +231,7 @@ class _Encoder:
 
     def __init__(self, units: int, words_each: int, blocks: int, frequencies: Frequencies) -> None:
         self.table = np.empty(WINDOW, np.uint32)
-        must(table.build_encoder_table(frequencies.astype(np.uint16), PRECISION, self.table))
+        must(table.build_encoder_table(frequencies, PRECISION, self.table))
         self.words = work_space("words", units * words_each, np.uint16)
         self.states = np.empty(LANES * blocks, np.uint32)
         self.counts = np.empty(blocks, np.int64)

@@ -22,6 +22,7 @@ __all__ = ["Fields", "decode_plane", "encode_plane", "packed_length"]
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
 WORTH = 0.99  # what a mode that takes longer to decode must get a plane down to, against raw
+MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
 ZSTD_LEVEL = 3
 
@@ -110,7 +111,7 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
     try:
         view = frame.data
         parameters = zstandard.get_frame_parameters(view)
-        if parameters.content_size != length or parameters.dict_id:
+        if parameters.content_size != length or parameters.dict_id or parameters.window_size > MAX_WINDOW:
             raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")
         decompressor = zstandard.ZstdDecompressor()
         data = decompressor.decompress(view, max_output_size=length, allow_extra_data=False)
@@ -124,10 +125,10 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
 # ---- encoding
 
 
-def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> Part | None:
+def encode_plane(fields: Fields, width: int, unit_bytes: int, *, try_zstd: bool) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
-    fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128.
+    fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
     """
     groups = fields.size // GROUP
     counts = coded.count_fields(fields, 0, 0, width)
@@ -142,17 +143,18 @@ def encode_plane(fields: Fields, width: int, *, try_zstd: bool) -> Part | None:
             frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
             if len(frame) < size * WORTH:
                 best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
-    base = coded.choose_base(counts)
-    symbols = coded.symbol_counts(counts, base)
+    blocks = coded.block_count(fields.size, unit_bytes)
+    window = coded.choose_window(counts)
+    symbols = coded.symbol_counts(counts, window)
     escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
     if escaped * ESCAPE_SHARE <= fields.size:
-        estimate = cost(symbols) / 8 + 6 * escaped + overhead(fields.size)
+        estimate = cost(symbols) / 8 + 6 * escaped + overhead(blocks)
         if estimate < size * WORTH:
-            best, size = _kept(coded.encode_fields(fields, symbols, base)), estimate
+            best, size = _kept(coded.encode_fields(fields, symbols, window, blocks)), estimate
     if width > 8:
         buckets, extra_bits = coded.bypass_counts(counts)
-        if (cost(buckets) + extra_bits) / 8 + overhead(fields.size) < size * WORTH:
-            best = _kept(coded.encode_bypass(fields, buckets))
+        if (cost(buckets) + extra_bits) / 8 + overhead(blocks) < size * WORTH:
+            best = _kept(coded.encode_bypass(fields, buckets, blocks))
     return best
 
 
@@ -161,9 +163,9 @@ def _kept(part: Part) -> Part:
     return part[0], [b"".join(part[1])]
 
 
-def overhead(units: int) -> int:
+def overhead(blocks: int) -> int:
     """Bytes that a coded plane takes besides its symbols: table, states less what they carry, word counts."""
-    return TABLE_BYTES + 68 * coded.block_count(units)
+    return TABLE_BYTES + 68 * blocks
 
 
 def _pack(fields: Fields, width: int) -> bytes:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.head import GROUP, Bytes, up
+from slimtensors.kernels.cpu import rows as kernels
+from slimtensors.kernels.status import OK
 
 __all__ = ["Rows"]
 
@@ -19,14 +21,6 @@ class Rows(NamedTuple):
     length: int  # units of a row
     first: int  # the chunk's first unit, counted from the tensor's
 
-    def mask(self, units: int) -> npt.NDArray[np.bool_]:
-        """For each of the chunk's first `units` units, whether its row has the field."""
-        # row = floor((first + i) / length)
-        low, high = self.first // self.length, -(-(self.first + units) // self.length)
-        mask = np.repeat(self.present[low:high] != 0, self.length)
-        skip = self.first - low * self.length
-        return mask[skip : skip + units]
-
     def count(self, units: int) -> int:
         """How many of them have it."""
         low, high = self.first, self.first + units
@@ -36,16 +30,16 @@ class Rows(NamedTuple):
         cut_back = ((last + 1) * self.length - high) * int(self.present[last] != 0)
         return whole - cut_front - cut_back
 
-    def compact(self, fields: npt.NDArray[np.integer]) -> npt.NDArray[np.integer]:
+    def compact(self, fields: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """The fields of rows that have one, followed by zeros up to whole groups."""
-        kept = fields[self.mask(fields.size)]
-        out = np.zeros(up(kept.size, GROUP), fields.dtype)
-        out[: kept.size] = kept
+        count = self.count(fields.size)
+        out = np.empty(up(count, GROUP), fields.dtype)
+        out[count:] = 0
+        status = kernels.compact_rows(fields, self.present, self.length, self.first, out[:count])
+        assert status == OK
         return out
 
-    def expand(self, compact: npt.NDArray[np.integer], units: int) -> npt.NDArray[np.integer]:
-        """The inverse of `compact`; 0 for rows without the field."""
-        out = np.zeros(units, compact.dtype)
-        mask = self.mask(units)
-        out[mask] = compact[: int(np.count_nonzero(mask))]
-        return out
+    def join(self, compact: npt.NDArray[Any], shift: int, units: npt.NDArray[Any]) -> None:
+        """Put such fields, without the zeros, into units where they belong: unit |= field << shift."""
+        status = kernels.join_rows(compact, self.present, self.length, self.first, shift, units)
+        assert status == OK

@@ -192,7 +192,14 @@ class Header:
 
     @property
     def decoded_bytes(self) -> int:
+        """Of all tensors, ties each time."""
         return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def limited_bytes(self) -> int:
+        """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes."""
+        sides = sum(math.prod(side.shape) for tensor in self.tensors for side in tensor.sides)
+        return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:
         value: dict[str, Any] = {

@@ -87,9 +87,9 @@ class Reader:
 
     def _check_budget(self, size: int, max_bytes: int | None) -> None:
         allowed = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
-        if self.header.decoded_bytes > allowed:
+        if self.header.limited_bytes > allowed:
             raise LimitError(
-                f"the tensors take {self.header.decoded_bytes} bytes decoded; "
+                f"the file takes {self.header.limited_bytes} bytes decoded; "
                 f"{allowed} are allowed for a file of {size} bytes. If you trust the file, pass max_bytes"
             )
 

@@ -56,6 +56,8 @@ def check_name(name: object) -> None:
         raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
     if any(c < " " or c == "\x7f" for c in name):
         raise FormatError(f"the name {name[:80]!r} has control characters")
+    if name == "__metadata__":
+        raise FormatError("the name '__metadata__' is kept by safetensors for something else")
 
 
 def check_metadata(metadata: dict[str, Any]) -> None:
@@ -64,9 +66,9 @@ def check_metadata(metadata: dict[str, Any]) -> None:
     for key, text in metadata.items():
         if not isinstance(key, str) or not isinstance(text, str):
             raise FormatError(f"metadata {key!r} is not a string; both keys and values must be")
-        size += len(key) + len(text)
+        size += len(key.encode("utf-8", "surrogatepass")) + len(text.encode("utf-8", "surrogatepass"))
     if size > MAX_METADATA_BYTES:
-        raise LimitError(f"the metadata has {size} characters; the limit is {MAX_METADATA_BYTES}")
+        raise LimitError(f"the metadata has {size} bytes; the limit is {MAX_METADATA_BYTES}")
 
 
 def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack]) -> Tensor:
@@ -193,12 +195,15 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
     if value["format"] != "safetensors":
         raise FormatError(f"the image has the format {value['format']!r}")
     segments: list[int | tuple[int, int]] = []
+    after = 0  # no tensor comes again
     for item in _array(value["segments"], "segments", 2 * MAX_TENSORS + 1):
         if isinstance(item, list):
             if len(item) != 2:
                 raise FormatError("a segment of the image is not a pair")
-            first = _integer(item[0], 0, len(tensors) - 1, "the first tensor of a segment")
-            segments.append((first, _integer(item[1], 1, len(tensors) - first, "the tensors of a segment")))
+            first = _integer(item[0], after, len(tensors) - 1, "the first tensor of a segment")
+            count = _integer(item[1], 1, len(tensors) - first, "the tensors of a segment")
+            segments.append((first, count))
+            after = first + count
         else:
             segments.append(_integer(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
     literal = sum(segment for segment in segments if isinstance(segment, int))

@@ -39,6 +39,8 @@ LOCK_TIMEOUT = 120.0  # seconds to wait while another process compiles a kernel,
 
 _SOURCES = Path(__file__).parent
 _CONFIG: Any = numba.config
+# Nobody calls kernels from C; a wrapper for that would be a quarter of the time to compile them.
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
 
 
@@ -48,7 +50,8 @@ class KernelCacheWarning(RuntimeWarning):
 
 def kernel(function: F) -> F:
     """Compile a function that Python calls, or another kernel, at its first call."""
-    dispatcher: Any = numba.njit(nogil=True, error_model="numpy")(function)
+    njit: Any = numba.njit
+    dispatcher = njit(**_OPTIONS)(function)
     if dispatcher is not function:  # they are the same under NUMBA_DISABLE_JIT
         dispatcher.compile = _compile_once(dispatcher)
     return cast(F, dispatcher)
@@ -57,7 +60,7 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """Compile a function into each kernel that calls it. Python cannot call it."""
     njit: Any = numba.njit
-    return cast(F, njit(forceinline=True, nogil=True, error_model="numpy", no_cpython_wrapper=True)(function))
+    return cast(F, njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function))
 
 
 @cache

@@ -10,7 +10,6 @@ from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
 from slimtensors.kernels.cpu.decode import decode_step, ended_well, refill
 from slimtensors.kernels.cpu.encode import encode_step, has_frequencies
-from slimtensors.kernels.cpu.histogram import STAGING, TABLES
 from slimtensors.kernels.cpu.table import ABSENT, LEAST_PRECISION, MOST_PRECISION, SYMBOLS
 from slimtensors.kernels.simd.lanes import Lanes, count, leading_zeros, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
@@ -128,27 +127,3 @@ def encode_bypass(fields: Array, table: Array, precision: int, words: Array, sta
         store(states, block * LANES, x)
         counts[block] = top - end
     return OK if count(seen >= ABSENT) == 0 else BAD_ARGUMENT
-
-
-@kernel
-def bypass_histogram(fields: Array, staging: Array, counts: Array) -> int:
-    """Count the symbols of fields.
-
-    fields   uint16[n]        n is a multiple of 32
-    staging  uint16[STAGING]  work space
-    counts   uint32[4 * 256]  the counts come to lie in counts[:256]; the rest is work space
-    """
-    if fields.size % LANES != 0 or staging.size != STAGING or counts.size != TABLES * SYMBOLS:
-        return BAD_ARGUMENT
-    for i in range(counts.size):
-        counts[i] = 0
-    for at in range(0, fields.size, LANES):
-        symbols, _k = bypass_symbols(to_u32(load(fields, at)))
-        store(staging, 0, to_u16(symbols & 0xFF))
-        for lane in range(0, LANES, TABLES):
-            for table in range(TABLES):
-                counts[int(staging[lane + table]) + SYMBOLS * table] += 1
-    for symbol in range(SYMBOLS):
-        for table in range(1, TABLES):
-            counts[symbol] += counts[symbol + SYMBOLS * table]
-    return OK

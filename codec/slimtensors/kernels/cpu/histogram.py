@@ -30,24 +30,27 @@ def fields_at(src: Array, at: int, rotate: int, shift: int, width: int) -> Lanes
 
 
 @kernel
-def field_histogram(src: Array, rotate: int, shift: int, width: int, staging: Array, counts: Array) -> int:
+def field_histogram(
+    src: Array, rotate: int, shift: int, width: int, every: int, staging: Array, counts: Array
+) -> int:
     """Count the fields of `width` bits that lie at bit `shift` of each element rotated left by `rotate`.
 
     src      uint8, 16, 32 or 64 [n]  n is a multiple of 32
     staging  uint16[STAGING]          work space
     counts   uint32[4 * 2^width]      the counts come to lie in counts[: 2^width]; the rest is work space
 
-    width is at most 16, rotate less than an element's bits. Returns OK or BAD_ARGUMENT.
+    every: 1 to count all elements, k to count 1024 out of every k * 1024. width is at most 16, rotate less than an
+    element's bits. Returns OK or BAD_ARGUMENT.
     """
     bits = src.itemsize * 8
     if not 1 <= width <= 16 or shift < 0 or shift + width > bits or not 0 <= rotate < bits:
         return BAD_ARGUMENT
     size = 1 << width
-    if src.size % LANES != 0 or staging.size != STAGING or counts.size != TABLES * size:
+    if not 1 <= every < 1 << 16 or src.size % LANES != 0 or staging.size != STAGING or counts.size != TABLES * size:
         return BAD_ARGUMENT
     for i in range(counts.size):
         counts[i] = 0
-    for begin in range(0, src.size, STAGING):
+    for begin in range(0, src.size, STAGING * every):
         length = min(STAGING, src.size - begin)
         for at in range(0, length, LANES):
             store(staging, at, fields_at(src, begin + at, rotate, shift, width))
@@ -64,11 +67,12 @@ def field_histogram(src: Array, rotate: int, shift: int, width: int, staging: Ar
 
 @kernel
 def find_escapes(
-    src: Array, rotate: int, shift: int, width: int, base: int, staging: Array, positions: Array, fields: Array
+    src: Array, rotate: int, shift: int, width: int, symbols: Array, staging: Array, positions: Array, fields: Array
 ) -> int:
-    """List the fields outside a window, as counted by the kernels of split.py.
+    """List the fields that a kernel of split.py coded as symbol 0 although they are not 0.
 
     src, rotate, shift, width, staging  as for field_histogram
+    symbols    uint8[n]   what the split made of them
     positions  uint32[E]  where they are, rising
     fields     uint16[E]  what they are
 
@@ -77,18 +81,16 @@ def find_escapes(
     bits = src.itemsize * 8
     if not 1 <= width <= 16 or shift < 0 or shift + width > bits or not 0 <= rotate < bits:
         return -1
-    if src.size % LANES != 0 or staging.size != STAGING or positions.size != fields.size or not 0 <= base < 1 << 16:
+    if src.size % LANES != 0 or symbols.size != src.size or staging.size != STAGING or positions.size != fields.size:
         return -1
     found = 0
     for at in range(0, src.size, LANES):
-        field = fields_at(src, at, rotate, shift, width)
-        if count((field >= base) & (field - base < 256) & (field != base)) == LANES:
+        if count(load(symbols, at) == 0) == 0:
             continue
-        store(staging, 0, field)
+        store(staging, 0, fields_at(src, at, rotate, shift, width))
         for lane in range(LANES):
-            value = np.int64(staging[lane])
-            if value != 0 and not base < value <= base + 255 and found < positions.size:
+            if symbols[at + lane] == 0 and staging[lane] != 0 and found < positions.size:
                 positions[found] = at + lane
-                fields[found] = value
+                fields[found] = staging[lane]
                 found += 1
     return found

@@ -37,12 +37,8 @@ def up(length: int) -> int:
 
 @inlined
 def u32_at(payload: Array, at: int) -> int:
-    return (
-        np.int64(payload[at])
-        | np.int64(payload[at + 1]) << 8
-        | np.int64(payload[at + 2]) << 16
-        | np.int64(payload[at + 3]) << 24
-    )
+    low = int(payload[at]) | int(payload[at + 1]) << 8
+    return low | int(payload[at + 2]) << 16 | int(payload[at + 3]) << 24
 
 
 @inlined
@@ -50,7 +46,7 @@ def all_zero(payload: Array, begin: int, end: int) -> bool:
     seen = np.int64(0)
     for i in range(begin, end):
         seen |= np.int64(payload[i])
-    return seen == 0
+    return bool(seen == 0)
 
 
 @inlined
@@ -90,7 +86,7 @@ def read_table(payload: Array, length: int, precision: int, table: Array) -> int
                 return -1
             frequency += (np.int64(payload[at]) - 1) * TWO_BYTES
             at += 1
-        at_end = symbol == first or symbol == last  # noqa: SIM109 # Numba would build a tuple
+        at_end = symbol == first or symbol == last  # Numba would build a tuple
         if frequency > slots - slot or frequency == slots or (frequency == 0 and at_end):
             return -1
         entry = frequency << FIELD_BITS | symbol << SYMBOL_SHIFT

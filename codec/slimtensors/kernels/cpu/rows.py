@@ -1,4 +1,4 @@
-"""Rows of a matrix: leaving out those that are all zero, and the zero bits that a row ends in."""
+"""Fields that only some rows of a matrix have: picked out, and put back."""
 
 from __future__ import annotations
 
@@ -27,27 +27,24 @@ def elements_present(present: Array, length: int, first: int, elements: int) -> 
 
 
 @kernel
-def expand_rows(compact: Array, present: Array, length: int, first: int, out: Array) -> int:
-    """Elements first, first + 1, ... of a matrix, from those in its present rows; zero elsewhere.
+def join_rows(compact: Array, present: Array, length: int, first: int, shift: int, out: Array) -> int:
+    """out |= field << shift, for the elements that lie in present rows; `compact` holds their fields.
 
-    compact  uint8[m] or wider  m is how many elements of `out` lie in present rows
-    present  uint8[rows]        not zero: the row is there
-    out      like compact [n]   element i lies in row floor((first + i) / length)
+    compact  uint8 or uint16 [m]   m is how many elements of `out` lie in present rows
+    present  uint8[rows]           not zero: the row is there
+    out      uint8, 16, 32 or 64 [n]   element i lies in row floor((first + i) / length)
 
-    Returns OK, or BAD_ARGUMENT if the lengths disagree.
+    Returns OK, or BAD_ARGUMENT if the lengths disagree or the shift leaves the element.
     """
-    if elements_present(present, length, first, out.size) != compact.size:
+    if not 0 <= shift < out.itemsize * 8 or elements_present(present, length, first, out.size) != compact.size:
         return BAD_ARGUMENT
     row, at, taken = first // length, 0, 0
     while at < out.size:
         end = min((row + 1) * length - first, out.size)
         if present[row] != 0:
             for i in range(end - at):
-                out[at + i] = compact[taken + i]
+                out[at + i] |= out.dtype.type(compact[taken + i]) << out.dtype.type(shift)
             taken += end - at
-        else:
-            for i in range(at, end):
-                out[i] = 0
         at = end
         row += 1
     return OK
@@ -55,7 +52,7 @@ def expand_rows(compact: Array, present: Array, length: int, first: int, out: Ar
 
 @kernel
 def compact_rows(src: Array, present: Array, length: int, first: int, compact: Array) -> int:
-    """The inverse of expand_rows: the elements of present rows. src uint8[n] or wider, compact like src [m]."""
+    """The elements that lie in present rows. src uint8[n] or wider, compact like src [m]."""
     if elements_present(present, length, first, src.size) != compact.size:
         return BAD_ARGUMENT
     row, at, put = first // length, 0, 0
@@ -67,23 +64,4 @@ def compact_rows(src: Array, present: Array, length: int, first: int, compact: A
             put += end - at
         at = end
         row += 1
-    return OK
-
-
-@kernel
-def row_tail_bits(src: Array, length: int, out: Array) -> int:
-    """How many low bits are zero in all elements of a row; an element's width if the row is zero.
-
-    src uint8, 16, 32 or 64 [rows * length], out uint8[rows]. Returns OK or BAD_ARGUMENT.
-    """
-    if length < 1 or src.size != out.size * length:
-        return BAD_ARGUMENT
-    for row in range(out.size):
-        seen = src[row * length]
-        for i in range(row * length, (row + 1) * length):
-            seen |= src[i]
-        tail = 0
-        while tail < src.itemsize * 8 and seen >> tail & 1 == 0:
-            tail += 1
-        out[row] = tail
     return OK

@@ -1,7 +1,7 @@
 """Elements to raw pieces and symbols: the inverse of join.py, for the encoder.
 
-Each kernel returns the number of escapes: fields other than 0 that do not lie in base + 1 ... base + 255. They are
-coded as symbol 0. It returns -1 if the lengths disagree.
+Each kernel returns the number of escapes: fields other than 0 that do not lie in the window base + 1 ... last. They are
+coded as symbol 0. It returns -1 if the lengths disagree, or the window holds more than 255 fields.
 """
 
 from __future__ import annotations
@@ -19,11 +19,17 @@ Array = npt.NDArray[Any]
 
 
 @inlined
-def put_symbols(symbols: Array, t: int, base: int, field: Lanes) -> int:
+def is_window(base: int, last: int) -> bool:
+    """Whether symbols can stand for the fields base + 1 to last."""
+    return 0 <= base <= last < 1 << 16 and last - base < 256
+
+
+@inlined
+def put_symbols(symbols: Array, t: int, base: int, last: int, field: Lanes) -> int:
     """Step t's symbols from their fields (16 bits); returns the number of escapes."""
     offset = field - base
     # Field `base` itself gets symbol 0, like all that the window does not hold.
-    symbol = select((field >= base) & (offset < 256), offset, field & 0)
+    symbol = select((field >= base) & (offset < last - base + 1), offset, field & 0)
     store(symbols, LANES * t, to_u8(symbol))
     return count((symbol == 0) & (field != 0))
 
@@ -55,22 +61,22 @@ def u32_at(src: Array, low: Array, mid: Array, t: int) -> Lanes:
 
 
 @kernel
-def split_u16_8_8(src: Array, base: int, rest: Array, symbols: Array) -> int:
+def split_u16_8_8(src: Array, base: int, last: int, rest: Array, symbols: Array) -> int:
     """src uint16[n]; rest, symbols uint8[n]."""
-    if src.size % GROUP != 0 or rest.size != src.size or symbols.size != src.size or not 0 <= base < 1 << 16:
+    if src.size % GROUP != 0 or rest.size != src.size or symbols.size != src.size or not is_window(base, last):
         return -1
     escapes = 0
     for t in range(src.size // LANES):
         value = u16_at(src, t)
         store(rest, LANES * t, to_u8(value))
-        escapes += put_symbols(symbols, t, base, value >> 8)
+        escapes += put_symbols(symbols, t, base, last, value >> 8)
     return escapes
 
 
 @kernel
-def split_u16_6_10(src: Array, base: int, nibbles: Array, crumbs: Array, symbols: Array) -> int:
+def split_u16_6_10(src: Array, base: int, last: int, nibbles: Array, crumbs: Array, symbols: Array) -> int:
     """src uint16[n]; nibbles uint8[n / 2], crumbs uint8[n / 4], symbols uint8[n]."""
-    if src.size % GROUP != 0 or symbols.size != src.size or not 0 <= base < 1 << 16:
+    if src.size % GROUP != 0 or symbols.size != src.size or not is_window(base, last):
         return -1
     if nibbles.size != src.size // 2 or crumbs.size != src.size // 4:
         return -1
@@ -79,15 +85,15 @@ def split_u16_6_10(src: Array, base: int, nibbles: Array, crumbs: Array, symbols
         t = group * STEPS
         v0, v1, v2, v3 = u16_at(src, t), u16_at(src, t + 1), u16_at(src, t + 2), u16_at(src, t + 3)
         put_six(nibbles, crumbs, group, v0, v1, v2, v3)
-        escapes += put_symbols(symbols, t, base, v0 >> 6) + put_symbols(symbols, t + 1, base, v1 >> 6)
-        escapes += put_symbols(symbols, t + 2, base, v2 >> 6) + put_symbols(symbols, t + 3, base, v3 >> 6)
+        escapes += put_symbols(symbols, t, base, last, v0 >> 6) + put_symbols(symbols, t + 1, base, last, v1 >> 6)
+        escapes += put_symbols(symbols, t + 2, base, last, v2 >> 6) + put_symbols(symbols, t + 3, base, last, v3 >> 6)
     return escapes
 
 
 @kernel
-def split_u32_8_8_8_8(src: Array, base: int, low: Array, mid: Array, high: Array, symbols: Array) -> int:
+def split_u32_8_8_8_8(src: Array, base: int, last: int, low: Array, mid: Array, high: Array, symbols: Array) -> int:
     """src uint32[n]; low, mid, high, symbols uint8[n]."""
-    if src.size % GROUP != 0 or high.size != src.size or symbols.size != src.size or not 0 <= base < 1 << 16:
+    if src.size % GROUP != 0 or high.size != src.size or symbols.size != src.size or not is_window(base, last):
         return -1
     if low.size != src.size or mid.size != src.size:
         return -1
@@ -95,16 +101,16 @@ def split_u32_8_8_8_8(src: Array, base: int, low: Array, mid: Array, high: Array
     for t in range(src.size // LANES):
         value = u32_at(src, low, mid, t)
         store(high, LANES * t, to_u8(value))
-        escapes += put_symbols(symbols, t, base, value >> 8)
+        escapes += put_symbols(symbols, t, base, last, value >> 8)
     return escapes
 
 
 @kernel
 def split_u32_8_8_6_10(
-    src: Array, base: int, low: Array, mid: Array, nibbles: Array, crumbs: Array, symbols: Array
+    src: Array, base: int, last: int, low: Array, mid: Array, nibbles: Array, crumbs: Array, symbols: Array
 ) -> int:
     """src uint32[n]; low, mid uint8[n], nibbles uint8[n / 2], crumbs uint8[n / 4], symbols uint8[n]."""
-    if src.size % GROUP != 0 or symbols.size != src.size or not 0 <= base < 1 << 16:
+    if src.size % GROUP != 0 or symbols.size != src.size or not is_window(base, last):
         return -1
     if low.size != src.size or mid.size != src.size or nibbles.size != src.size // 2 or crumbs.size != src.size // 4:
         return -1
@@ -114,17 +120,17 @@ def split_u32_8_8_6_10(
         v0, v1 = u32_at(src, low, mid, t), u32_at(src, low, mid, t + 1)
         v2, v3 = u32_at(src, low, mid, t + 2), u32_at(src, low, mid, t + 3)
         put_six(nibbles, crumbs, group, v0, v1, v2, v3)
-        escapes += put_symbols(symbols, t, base, v0 >> 6) + put_symbols(symbols, t + 1, base, v1 >> 6)
-        escapes += put_symbols(symbols, t + 2, base, v2 >> 6) + put_symbols(symbols, t + 3, base, v3 >> 6)
+        escapes += put_symbols(symbols, t, base, last, v0 >> 6) + put_symbols(symbols, t + 1, base, last, v1 >> 6)
+        escapes += put_symbols(symbols, t + 2, base, last, v2 >> 6) + put_symbols(symbols, t + 3, base, last, v3 >> 6)
     return escapes
 
 
 @kernel
-def symbols_of(fields: Array, base: int, symbols: Array) -> int:
+def symbols_of(fields: Array, base: int, last: int, symbols: Array) -> int:
     """fields uint8[n] or uint16[n], symbols uint8[n]."""
-    if fields.size % LANES != 0 or symbols.size != fields.size or not 0 <= base < 1 << 16:
+    if fields.size % LANES != 0 or symbols.size != fields.size or not is_window(base, last):
         return -1
     escapes = 0
     for t in range(fields.size // LANES):
-        escapes += put_symbols(symbols, t, base, to_u16(load(fields, LANES * t)))
+        escapes += put_symbols(symbols, t, base, last, to_u16(load(fields, LANES * t)))
     return escapes

@@ -1,0 +1,81 @@
+"""From counts to frequencies that sum to a power of two (coder.md, section 3)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.kernels._jit import kernel
+from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SYMBOLS
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
+
+Array = npt.NDArray[Any]
+
+MOST_COUNT = 1 << 40  # so that count * slots fits
+
+
+@kernel
+def normalise(counts: Array, precision: int, frequencies: Array) -> int:
+    """Frequencies that sum to 2^precision, at least 1 for each symbol that occurs, at least two symbols.
+
+    counts       int64[256]   how often each symbol occurs; at least one does
+    frequencies  uint16[256]
+
+    Whole numbers only, so every machine gets the same. Returns OK, or BAD_ARGUMENT for lengths, or counts that are
+    negative, too large, or all zero.
+    """
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or counts.size != SYMBOLS or frequencies.size != SYMBOLS:
+        return BAD_ARGUMENT
+    total = 0
+    for symbol in range(SYMBOLS):
+        if not 0 <= counts[symbol] <= MOST_COUNT:
+            return BAD_ARGUMENT
+        total += counts[symbol]
+        frequencies[symbol] = 0
+    if total == 0:
+        return BAD_ARGUMENT
+
+    # Symbols below one slot get one; the others share what is left, in proportion. That may push more below one slot.
+    left = 1 << precision
+    changed = True
+    while changed:
+        changed = False
+        shared, slots = total, left
+        for symbol in range(SYMBOLS):
+            # ideal = count * slots / shared
+            if frequencies[symbol] == 0 and counts[symbol] > 0 and counts[symbol] * slots < shared:
+                frequencies[symbol] = 1
+                total -= counts[symbol]
+                left -= 1
+                changed = True
+
+    # Rounded down, these leave fewer slots than there are symbols: they go to those that it cost most.
+    missing = left
+    for symbol in range(SYMBOLS):
+        if frequencies[symbol] == 0 and counts[symbol] > 0:
+            frequencies[symbol] = counts[symbol] * left // total
+            missing -= np.int64(frequencies[symbol])
+    most = np.int64(total)  # cuts that were made good are not below this
+    place = SYMBOLS
+    while missing > 0:
+        # The largest cut that comes after the last one made good; of equal cuts the first symbol's.
+        cut, at = np.int64(-1), -1
+        for symbol in range(SYMBOLS):
+            if counts[symbol] * left >= total:
+                this = counts[symbol] * left % total
+                after = this < most or (this == most and symbol > place)
+                if after and this > cut:
+                    cut, at = this, symbol
+        frequencies[at] += 1
+        most, place = cut, at
+        missing -= 1
+
+    # 2^precision itself is not a frequency: a single symbol lends a slot to a neighbour.
+    for symbol in range(SYMBOLS):
+        if np.int64(frequencies[symbol]) == 1 << precision:
+            frequencies[symbol] -= 1
+            frequencies[symbol - 1 if symbol > 0 else 1] = 1
+            break
+    return OK
