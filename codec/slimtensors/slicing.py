@@ -68,7 +68,6 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
         elements[offset:],
         shape,
         tuple(axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True)),
-        writeable=False,
     )
     return _drop(np.ascontiguousarray(view).reshape(shape), axes)
 
