@@ -4,7 +4,7 @@ KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
 
 # ---- of the format: raising one makes files that older readers refuse
 
-MAX_HEADER_BYTES = 16 * MEBIBYTE  # parsed JSON takes 20 to 40 times its length in memory
+MAX_HEADER_BYTES = 16 * MEBIBYTE  # parsed JSON takes up to 50 times its length in memory
 MAX_TENSORS = 1 << 17  # ten times the largest shard known
 MAX_EXPRESSIONS = 1 << 16
 MAX_SIDES = 4

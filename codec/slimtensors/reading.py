@@ -26,6 +26,7 @@ __all__ = ["Piece", "TensorFile", "open_file"]
 Units = npt.NDArray[Any]
 
 VERIFY = ("none", "stored", "full")
+MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
 
 
 class Piece(NamedTuple):
@@ -92,7 +93,8 @@ class TensorFile:
         except KeyError:
             from difflib import get_close_matches
 
-            close = get_close_matches(name, self.index, 1)
+            few = len(self.index) * len(name) < MAX_COMPARED  # comparing takes a while
+            close = get_close_matches(name, self.index, 1) if few else []
             hint = f"; did you mean {close[0]!r}?" if close else f" among {len(self.index)}"
             raise TensorNotFoundError(f"{self.reader.source.label}: there is no tensor {name!r}{hint}") from None
 
@@ -138,11 +140,24 @@ class TensorFile:
                 out = target  # the whole chunk, straight to its place
                 break
         else:
-            out = np.empty(units, stream.dtype.unit)
+            out = self._whole_chunk(task.stream, task.chunk)
+            for offset, target in task.targets:
+                target[:] = out[offset : offset + target.size]
+            return
         self.decode_chunk(task.stream, task.chunk, out)
         for offset, target in task.targets:
             if target is not out:
                 target[:] = out[offset : offset + target.size]
+
+    def _whole_chunk(self, number: int, chunk: int) -> Units:
+        """A decoded chunk of which only parts are wanted; kept, since the next part is often wanted next."""
+        last: tuple[int, int, Units] | None = getattr(self._local, "last", None)
+        if last is None or last[:2] != (number, chunk):
+            stream = self.header.streams[number]
+            out = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
+            self.decode_chunk(number, chunk, out)
+            last = self._local.last = (number, chunk, out)
+        return last[2]
 
     def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
         """Decode one chunk into `out` and check it."""

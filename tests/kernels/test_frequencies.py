@@ -17,7 +17,7 @@ def naive_normalise(counts: np.ndarray, precision: int) -> list[int]:
     while True:
         left = slots - len(small)
         total = sum(c for s, c in enumerate(counts) if s not in small)
-        more = {s for s, c in enumerate(counts) if s not in small and 0 < c and c * left < total}
+        more = {s for s, c in enumerate(counts) if s not in small and c > 0 and c * left < total}
         if not more:
             break
         small |= more
