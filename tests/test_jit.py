@@ -86,6 +86,7 @@ def here(tmp_path: Path) -> Path:
     for name in ("__init__.py", "_jit.py", "instruction_set.py"):
         shutil.copy(KERNELS / name, copy)
     shutil.copy(slimtensors.errors.__file__, copy.parent)
+    (copy.parent / "__init__.py").touch()  # else an installed package would come before this one
     (tmp_path / "three_kernels.py").write_text(THREE_KERNELS)
     return tmp_path
 

@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.head import GROUP, Bytes, up
-from slimtensors.kernels.cpu import rows as kernels
 from slimtensors.kernels.status import OK
 
 __all__ = ["Rows"]
@@ -35,11 +34,15 @@ class Rows(NamedTuple):
         count = self.count(fields.size)
         out = np.empty(up(count, GROUP), fields.dtype)
         out[count:] = 0
+        from slimtensors.kernels.cpu import rows as kernels  # loads Numba, which counting can do without
+
         status = kernels.compact_rows(fields, self.present, self.length, self.first, out[:count])
         assert status == OK
         return out
 
     def join(self, compact: npt.NDArray[Any], shift: int, units: npt.NDArray[Any]) -> None:
         """Put such fields, without the zeros, into units where they belong: unit |= field << shift."""
+        from slimtensors.kernels.cpu import rows as kernels
+
         status = kernels.join_rows(compact, self.present, self.length, self.first, shift, units)
         assert status == OK
