@@ -59,6 +59,18 @@ def _against(section: str, preset: str, operation: str, peer: str = "zipnn", **l
     return seen
 
 
+def _alone(preset: str, operation: str) -> Figure:
+    """Our codec without container and digests over ZipNN, which makes none."""
+
+    def seen(result: Result) -> float | None:
+        common = {"dataset": "minilm-bf16", "threads": 1}
+        ours = {"codec": f"slimtensors {preset}", "operation": f"{operation}, codec alone"}
+        mine = value(result, "speed", "gbps", **common, **ours)
+        return _divide(mine, value(result, "speed", "gbps", **common, codec="zipnn", operation=operation))
+
+    return seen
+
+
 def _of_memcpy(preset: str) -> Figure:
     def seen(result: Result) -> float | None:
         common = {"dataset": "minilm-bf16", "operation": "decode fresh"}
@@ -94,6 +106,10 @@ def _wait(operation: str) -> Figure:
     return lambda result: value(result, "startup", "seconds", codec="slimtensors", operation=operation)
 
 
+def _eight_of_one(result: Result) -> float | None:
+    return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
+
+
 def _size(name: str, dataset: str, preset: str, must: float) -> Target:
     return Target(f"size {name}, {preset}", _percent(dataset, preset), must, unit="%", lower=True)
 
@@ -113,7 +129,11 @@ TARGETS = [
     Target("decode fresh, fast, of memcpy's", _of_memcpy("fast"), 0, 60, unit="%"),
     Target("decode fresh, balanced, of memcpy's", _of_memcpy("balanced"), 0, 60, unit="%"),
     Target("encode, balanced, of ZipNN's", _against("speed", "balanced", "encode"), 2.5, 4),
-    Target("decode, two threads of one", _scaling("decode fresh"), 1.6, 1.9),
+    Target("encode, balanced, codec alone, of ZipNN's", _alone("balanced", "encode"), 2.5, 4),
+    Target("decode fresh, FP16, of ZipNN's", _against("speed", "balanced", "decode fresh", dataset="minilm-f16"), 2),
+    Target("decode fresh, FP32, of ZipNN's", _against("speed", "balanced", "decode fresh", dataset="minilm-f32"), 2),
+    Target("decode fresh, two threads of one", _scaling("decode fresh"), 1.6, 1.9),
+    Target("decode warm, two threads of one", _scaling("decode warm"), 1.6, 1.9),
     Target("encode, two threads of one", _scaling("encode"), 1.6, 1.9),
     Target("AVX2 decode, fast, of ZipNN's", _against("isa", "fast", "decode fresh", leg="avx2"), 2.0, 3),
     Target("AVX2 decode, balanced, of ZipNN's", _against("isa", "balanced", "decode fresh", leg="avx2"), 2.0, 3),
@@ -125,5 +145,6 @@ TARGETS = [
     Target("load_file, 2 threads, verify full, of ZipNN's decode (512 MiB)", _whole_load("big-512m"), 1.5, 2.5),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),
+    Target("8 first loads at once, of one", _eight_of_one, 1.5, unit="x", lower=True),
     Target("first load ever on a machine", _wait("first load, cold kernel cache"), 6, unit=" s", lower=True),
 ]
