@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 
 from api.made import structured
-from slimtensors.codecs.layouts import floats
+from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.layouts import floats, usual
 from slimtensors.container.layout import PREFIX_BYTES, read_prefix
 from slimtensors.dtypes import DTYPES
 from slimtensors.numpy import save
@@ -47,3 +49,18 @@ def test_the_table_of_layouts_is_true() -> None:
             (row,) = [line for line in text.splitlines() if line.startswith(f"| {name.split('_')[0]}")]
             cell = row.split("|")[1 + column].strip().replace("8 x 6", "8, 8, 8, 8, 8, 8")
             assert floats(DTYPES[name], preset).widths == tuple(int(width) for width in cell.split(","))
+
+
+def test_the_worked_examples_are_true() -> None:
+    floats_page, integers_page = ((SPEC / "codecs" / f"{name}.md").read_text() for name in ("floats", "integers"))
+    alternating = np.tile(np.array([0x3F80, 0xBFC0], np.uint16), 128)
+    chunk = encode_chunk(alternating, usual(DTYPES["BF16"], "balanced"))
+    assert int.from_bytes(chunk[34:36], "little") == 0x1FB
+    assert chunk[48:112] == bytes([0x00, 0x11]) * 32
+    table = bytes.fromhex("01 03 80 10 00 80 10")
+    assert chunk.count(table) == 1
+    assert table.hex(" ").upper() in floats_page
+    rising = encode_chunk(np.arange(512, dtype=np.uint64), usual(DTYPES["I64"], "balanced"))
+    stated = "01 00 0000 00020000 0000000000000000", "0000000000000000", "0100000000000000"
+    assert all(f"`{part}`" in integers_page for part in stated)
+    assert rising == bytes.fromhex("".join(stated)).ljust(64, b"\0")
