@@ -51,7 +51,7 @@ def _against(section: str, preset: str, operation: str, peer: str = "zipnn", **l
         common = {"dataset": "minilm-bf16", "operation": operation, "threads": 1} | labels
         mine = {"codec": f"slimtensors {preset}", "verify": "none"}
         if operation == "encode":
-            mine["self_check"] = False  # type: ignore[assignment]
+            mine["self_check"] = False  # type: ignore[assignment] # a label may be a bool
         return _divide(
             value(result, section, "gbps", **common, **mine), value(result, section, "gbps", **common, codec=peer)
         )
@@ -85,7 +85,7 @@ def _scaling(operation: str) -> Figure:
     def seen(result: Result) -> float | None:
         labels = {"dataset": "minilm-bf16", "codec": "slimtensors balanced", "operation": operation, "verify": "none"}
         if operation == "encode":
-            labels["self_check"] = False  # type: ignore[assignment]
+            labels["self_check"] = False  # type: ignore[assignment] # a label may be a bool
         two, one = (value(result, "threads", "gbps", **labels, threads=n) for n in (2, 1))
         return _divide(two, one)
 

@@ -20,7 +20,7 @@ JOBS = {"speed": "bench.sections.speed", "memory": "bench.sections.memory"}
 def run(job: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
     """Starts a worker and gives back what it printed; its errors pass through."""
     text = json.dumps({"job": job, **arguments})
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "bench.worker", text],
         stdout=subprocess.PIPE,
         text=True,

@@ -100,7 +100,7 @@ def start(script: str, here: Path, **environment: str) -> subprocess.Popen[str]:
         **environment,
     }
     command = [sys.executable, "-c", script]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def result(process: subprocess.Popen[str]) -> dict:

@@ -57,7 +57,7 @@ def _ours(preset: str, array: np.ndarray, threads: int, encode: bool) -> list[Ca
     cases = [
         Case(
             labels | {"operation": "decode fresh", "verify": verify},
-            lambda _, verify=verify: ours.decode(blob, threads, verify),  # type: ignore[misc]
+            lambda _, verify=verify: ours.decode(blob, threads, verify),  # type: ignore[misc] # mypy cannot infer a default's type here
             nbytes=size,
         )
         for verify in ("none", "full")
@@ -73,7 +73,7 @@ def _ours(preset: str, array: np.ndarray, threads: int, encode: bool) -> list[Ca
         cases += [
             Case(
                 labels | {"operation": "encode", "self_check": check, "verify": "none"},
-                lambda _, check=check: ours.encode(array, preset, threads, check),  # type: ignore[misc]
+                lambda _, check=check: ours.encode(array, preset, threads, check),  # type: ignore[misc] # mypy cannot infer a default's type here
                 nbytes=size,
             )
             for check in (False, True)

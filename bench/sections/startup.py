@@ -30,7 +30,7 @@ PROCESSES = 8
 def _start(code: str, *arguments: str, cache: str | None = None) -> subprocess.Popen[str]:
     environment = os.environ | ({"SLIMTENSORS_CACHE_DIR": cache} if cache else {})
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def _wall(count: int, code: str, *arguments: str, cache: str | None = None) -> float:

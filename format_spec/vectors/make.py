@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "reference")]
 
-from make_invalid import INVALID  # noqa: E402
+from make_invalid import INVALID  # noqa: E402 # after the path is set
 from make_valid import VALID  # noqa: E402
 
 import decode  # noqa: E402

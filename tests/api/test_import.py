@@ -11,7 +11,7 @@ import slimtensors
 def test_importing_loads_neither_numba_nor_torch() -> None:
     heavy = ("numba", "torch", "numpy", "rich", "click")
     code = f"import sys, slimtensors; print([m for m in {heavy} if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
 

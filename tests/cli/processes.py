@@ -27,7 +27,7 @@ def start(*args: object, **variables: str) -> subprocess.Popen[bytes]:
     def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         command(*args),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -38,7 +38,7 @@ def start(*args: object, **variables: str) -> subprocess.Popen[bytes]:
 
 def run(*args: object, **variables: str) -> subprocess.CompletedProcess[bytes]:
     """The command in a process of its own, to its end."""
-    return subprocess.run(command(*args), capture_output=True, env=environment(**variables), check=False, timeout=300)  # noqa: S603
+    return subprocess.run(command(*args), capture_output=True, env=environment(**variables), check=False, timeout=300)
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:

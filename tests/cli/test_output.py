@@ -108,7 +108,7 @@ def _on_a_terminal(arguments: list[str], switch: str) -> bytes:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     variables = environment(HF_HUB_DISABLE_PROGRESS_BARS=switch)
-    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=variables, check=True, timeout=60)  # noqa: S603
+    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=variables, check=True, timeout=60)
     os.set_blocking(ours, False)
     os.close(theirs)
     try:

@@ -25,7 +25,7 @@ print([name for name in {heavy!r} if name in sys.modules])
 
 def loaded(*arguments: str, heavy: list[str]) -> str:
     code = CODE.format(arguments=list(arguments), heavy=heavy)
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)  # noqa: S603
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     return done.stdout.splitlines()[-1]
 
 

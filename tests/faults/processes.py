@@ -24,7 +24,7 @@ def environment(**more: str) -> dict[str, str]:
 def start(script: str, *arguments: object, before: Sequence[str] = (), **more: str) -> subprocess.Popen[str]:
     """Run a script's text, by way of the command `before`. Warnings are errors there too."""
     command = [*before, sys.executable, "-W", "error", "-c", script, *map(str, arguments)]
-    return subprocess.Popen(command, env=environment(**more), stdout=subprocess.PIPE, text=True)  # noqa: S603
+    return subprocess.Popen(command, env=environment(**more), stdout=subprocess.PIPE, text=True)
 
 
 def result(process: subprocess.Popen[str], timeout: float = 120) -> Any:

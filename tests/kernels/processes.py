@@ -15,7 +15,7 @@ def run(module: str, environment: dict[str, str]) -> dict:
     """What the program printed as JSON; it must end well. Warnings are errors there too."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("NUMBA_", "SLIMTENSORS_ISA"))}
     path = os.pathsep.join(filter(None, sys.path))
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-m", module],
         env={**inherited, "PYTHONPATH": path, **environment},
         stdout=subprocess.PIPE,

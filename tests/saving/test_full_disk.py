@@ -71,7 +71,7 @@ def private_mounts() -> list[str]:
     for command in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
         if shutil.which("unshare"):
             trial = [*command, "mount", "-t", "tmpfs", "tmpfs", os.curdir]
-            if subprocess.run(trial, capture_output=True, check=False).returncode == 0:  # noqa: S603
+            if subprocess.run(trial, capture_output=True, check=False).returncode == 0:
                 return command
     return []
 

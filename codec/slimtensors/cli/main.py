@@ -23,11 +23,11 @@ NAMES = ["compress", "decompress", "inspect", "verify", "estimate", "bench", "wa
 class Commands(click.Group):
     """Loads a subcommand's file when it is asked for."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 # click's signature
         """In the order in which a user meets them."""
         return NAMES
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 # click's signature
         if cmd_name not in NAMES:
             return None
         found: click.Command = importlib.import_module(f"slimtensors.cli.{cmd_name}").command
@@ -52,7 +52,7 @@ def main() -> None:
     """What the installed command calls."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # a replaced or closed stream
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a stream put in its place may lack it
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"slimtensors: {printable(str(message))}\n"
     _clean_up_on_signals()
     cli(prog_name="slimtensors")

@@ -32,7 +32,7 @@ def bar(
     if not _wanted(quiet, asked):
         yield None
         return
-    from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
+    from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore] # hints are a package of their own
 
     lock = threading.Lock()
     narrow = not (getattr(sys.stderr, "encoding", None) or "ascii").lower().startswith("utf")

@@ -44,7 +44,7 @@ def command(
     for file in files:
         try:
             results.append(_verify(file, threads, max_bytes, quiet, progress))
-        except FormatError as error:  # noqa: PERF203
+        except FormatError as error:  # noqa: PERF203 # one damaged file must not stop the others
             if len(files) == 1 and not problems:
                 raise
             problems.append(str(error))

@@ -11,7 +11,6 @@ from slimtensors.limits import MAX_HEADER_BYTES
 MAGIC = b"\x89SLM\r\n\x1a\n"
 FORMAT_VERSION = 0
 KNOWN_FEATURES = 0
-SUFFIX = ".slimtensors"
 
 ALIGNMENT = 64  # of chunks in the file and of their lengths: a cache line
 PREFIX_BYTES = 64

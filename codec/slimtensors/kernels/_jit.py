@@ -27,6 +27,7 @@ from slimtensors.kernels import instruction_set
 
 instruction_set.force()  # before Numba is imported: it reads its variables then
 
+# E402 below: instruction_set.force() has to come first.
 import filelock  # noqa: E402
 import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402

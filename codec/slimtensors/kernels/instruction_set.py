@@ -76,7 +76,7 @@ def _on_x86() -> bool:
 
 
 def _processor_features() -> set[str]:
-    from llvmlite import binding  # type: ignore[import-untyped,unused-ignore]
+    from llvmlite import binding  # type: ignore[import-untyped,unused-ignore] # has no hints
 
     return {name for name, present in binding.get_host_cpu_features().items() if present}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import cgutils, types
 
 from slimtensors.kernels.simd.lanes import U32, Lanes, LanesType

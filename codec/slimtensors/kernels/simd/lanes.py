@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import types
 from numba.extending import models, register_model
 
@@ -31,7 +31,7 @@ _PrimitiveModel: Any = models.PrimitiveModel
 _register_model: Any = register_model
 
 
-class LanesType(_Type):  # type: ignore[misc]
+class LanesType(_Type):  # type: ignore[misc] # Numba's classes have no hints
     """What Numba sees: 32 unsigned integers of `bits` bits; 1 bit is a mask."""
 
     def __init__(self, bits: int) -> None:
@@ -40,7 +40,7 @@ class LanesType(_Type):  # type: ignore[misc]
 
 
 @_register_model(LanesType)
-class LanesModel(_PrimitiveModel):  # type: ignore[misc]
+class LanesModel(_PrimitiveModel):  # type: ignore[misc] # Numba's classes have no hints
     def __init__(self, manager: Any, lanes: LanesType) -> None:
         super().__init__(manager, lanes, vector(lanes.bits))
 

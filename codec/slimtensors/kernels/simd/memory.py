@@ -5,7 +5,7 @@ An address need not be aligned. Nothing is checked in compiled code: the kernel 
 
 from __future__ import annotations
 
-from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import types
 
 from slimtensors.kernels.simd.lanes import U32, Array, Lanes, LanesType

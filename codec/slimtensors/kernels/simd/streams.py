@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir  # type: ignore[import-untyped,unused-ignore]
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import cgutils, types
 
 from slimtensors.kernels.simd.lanes import MASK, U32, Array, Lanes, LanesType, Mask
