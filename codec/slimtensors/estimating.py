@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from slimtensors.codecs.chunk import encode_chunk
-from slimtensors.codecs.rows import Rows
+from slimtensors.codecs.place import Place
 from slimtensors.container.header import Stream
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, PREFIX_BYTES
 from slimtensors.container.source import open_source
@@ -19,6 +20,8 @@ from slimtensors.planner import Job, make_plan
 from slimtensors.threads import run_all, thread_count
 
 __all__ = ["Estimate", "estimate"]
+
+Units = npt.NDArray[Any]
 
 SAMPLE_CHUNKS = 192  # in all, so that a file of any size takes seconds
 
@@ -52,10 +55,14 @@ def estimate(
         share = min(1.0, SAMPLE_CHUNKS / max(1, header.chunks))
         size = float(PREFIX_BYTES + len(header.to_bytes()) + header.index_length + header.table_length)
         sizes: list[float] = []
+        sides_of: dict[int, list[tuple[Stream, Job]]] = {}
+        for stream, job in zip(header.streams, plan.jobs, strict=True):
+            if job.side is not None:
+                sides_of.setdefault(job.inputs[0], []).append((stream, job))
 
         def measure(item: tuple[Stream, Job]) -> None:
             stream, job = item
-            sizes.append(_stream_size(stream, job, found.inputs, share))
+            sizes.append(_stream_size(stream, job, found.inputs, share, sides_of))
             if progress is not None:
                 progress(stream.units * stream.dtype.unit_bytes)
 
@@ -65,30 +72,34 @@ def estimate(
         source.close()
 
 
-def _stream_size(stream: Stream, job: Job, inputs: Sequence[Input], share: float) -> float:
+def _stream_size(
+    stream: Stream, job: Job, inputs: Sequence[Input], share: float, sides_of: dict[int, list[tuple[Stream, Job]]]
+) -> float:
     """Stored bytes of a stream, from a sample of its chunks."""
-    if job.image or job.side_of is not None:  # text and flags; a guess does, they are small
+    if job.image or job.side is not None:  # text and flags; a guess does, they are small
         return stream.units / (4 if job.image else 8) + CHUNK_RECORD_BYTES
     picked = np.unique(np.linspace(0, stream.chunks - 1, max(1, round(share * stream.chunks))).astype(np.int64))
     stored = units = 0
+    side_jobs = sides_of.get(job.inputs[0], []) if len(job.inputs) == 1 else []
     for chunk in picked.tolist():
         count = stream.chunk_units(chunk)
         if len(job.inputs) > 1:
             data = np.concatenate([inputs[i].read(0, unit_count(inputs[i])) for i in job.inputs])
         else:
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
-        rows = (_rows(stream, inputs[job.inputs[0]], chunk * stream.chunk, count),) if stream.bits.sides else ()
-        stored += len(encode_chunk(data, stream.bits, rows=rows, try_zstd=job.try_zstd))
+        first = chunk * stream.chunk
+        sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
+        stored += len(encode_chunk(data, stream.expression, Place(stream.units, first, sides), try_zstd=job.try_zstd))
         units += count
     return stored * stream.units / units
 
 
-def _rows(stream: Stream, tensor: Input, first: int, count: int) -> Rows:
-    """Flags of the rows that a chunk touches; the others are not looked at."""
-    length = tensor.shape[-1]
-    tail = sum(part.width for part in stream.bits.parts if part.side is not None)
-    low, high = first // length, -(-(first + count) // length)
-    block = tensor.read(low * length, (high - low) * length).reshape(-1, length)
-    present = np.zeros(stream.units // length, np.uint8)
-    present[low:high] = (np.bitwise_or.reduce(block, axis=1) & tensor.dtype.unit.type((1 << tail) - 1)) != 0
-    return Rows(present, length, first)
+def _side(stream: Stream, job: Job, tensor: Input, first: int, count: int) -> Units:
+    """A side plane, of which only the units that a chunk needs are looked at."""
+    assert job.side is not None
+    low, high = 0, stream.units
+    if job.each:
+        low, high = first // job.each, -(-(first + count) // job.each)
+    side = np.zeros(stream.units, stream.dtype.unit)
+    side[low:high] = job.side(tensor, low, high)
+    return side

@@ -9,7 +9,7 @@ from typing import Any
 from slimtensors.errors import FormatError, NewerFormatError
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
-__all__ = ["Bits", "Expression", "Part", "Ref", "parse"]
+__all__ = ["Bits", "Expression", "Part", "Ref", "Stored", "parse"]
 
 MAX_WIDTH = 16  # of a plane
 # Names that the format keeps for later; a file that uses one is sound but not for this reader.
@@ -34,6 +34,11 @@ class Bits:
 
     parts: tuple[Part, ...]
     rotate: int = 0
+
+    @property
+    def bits(self) -> Bits:
+        """The planes of a chunk; every stored expression has such."""
+        return self
 
     @cached_property
     def widths(self) -> tuple[int, ...]:
@@ -64,7 +69,8 @@ class Ref:
         return f"ref({self.tensor})"
 
 
-Expression = Bits | Ref
+Stored = Bits  # what a stream holds
+Expression = Stored | Ref
 
 
 def bits(*widths: int, rotate: int = 0) -> Bits:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,20 @@ MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel fo
 MIN_ROW_GAIN = 0.1  # bits per unit that rows with trailing zeros must save in the sample
 
 Units = npt.NDArray[Any]
+SideMaker = Callable[[Input, int, int], Units]
 
 
 @dataclass(frozen=True)
 class Job:
-    """How one stream's units are come by. `side_of`: flags of the rows of this input whose last `tail` bits are not
-    all zero.
+    """How one stream's units are come by.
+
+    side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
+    side plane is for; 0 if all of it is for all of them.
     """
 
     inputs: tuple[int, ...] = ()
-    side_of: int | None = None
-    tail: int = 0
+    side: SideMaker | None = None
+    each: int = 0
     try_zstd: bool = False
     image: bool = False
 
@@ -207,7 +211,7 @@ class _Builder:
         if by_row:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
-            self._jobs.append(Job(side_of=index, tail=tail, try_zstd=True))
+            self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
         self._note(Tensor(tensor.name, dtype, shape, self.intern(bits), chunk, sides), why or f"{dtype.name} fields")
 
@@ -234,6 +238,19 @@ def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, st
         return 0, False, ""
     share = float((per_row >= best).mean())
     return best, True, f"the last {best} bits are zero in {share:.0%} of rows"
+
+
+def _row_flags(tensor: Input, low: int, high: int, *, tail: int) -> Units:
+    """One flag for each of the rows [low, high): whether any of its last `tail` bits is set."""
+    length = tensor.shape[-1]
+    flags = np.empty(high - low, np.uint8)
+    mask = tensor.dtype.unit.type((1 << tail) - 1)
+    step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
+    for row in range(low, high, step):
+        count = min(step, high - row)
+        block = tensor.read(row * length, count * length).reshape(count, length)
+        flags[row - low : row - low + count] = (np.bitwise_or.reduce(block, axis=1) & mask) != 0
+    return flags
 
 
 def _zeros_below(value: int) -> int:

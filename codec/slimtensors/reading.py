@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.rows import Rows
+from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
-from slimtensors.container.header import Tensor
+from slimtensors.container.header import Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
 from slimtensors.dtypes import bytes_of
@@ -45,9 +45,7 @@ class _Task(NamedTuple):
     targets: list[tuple[int, Units]]
 
 
-def open_file(
-    target: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None
-) -> TensorFile:
+def open_file(target: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None) -> TensorFile:
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
         raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
@@ -73,8 +71,8 @@ class TensorFile:
         self.header = reader.header
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
         self._local = threading.local()
-        self._present: dict[int, list[Bytes]] = {}  # by stream: the flags of each side plane
-        self._present_lock = threading.Lock()
+        self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
+        self._sides_lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -168,10 +166,9 @@ class TensorFile:
         stream = self.header.streams[number]
         stored = self.reader.records(number)[0][chunk].stored_length
         data, record = self.reader.stored(number, chunk, self._scratch(stored))
-        first = chunk * stream.chunk
-        rows = [Rows(flags, stream.units // flags.size, first) for flags in self._present.get(number, ())]
+        place = Place(stream.units, chunk * stream.chunk, self._sides.get(number, ()))
         try:
-            decode_chunk(data, stream.bits, out, rows)
+            decode_chunk(data, stream.expression, out, place)
         except FormatError as error:
             raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
         if self.reader.verify == "full":
@@ -189,20 +186,18 @@ class TensorFile:
         number = self.header.tensor_stream[index]
         if not sides or number is None:
             return
-        with self._present_lock:
-            if number in self._present:
-                return
-            self._present[number] = [self._flags(side) for side in sides]
+        with self._sides_lock:
+            if number not in self._sides:
+                self._sides[number] = tuple(self._side(side) for side in sides)
+                check_sides(self.header.streams[number], self._sides[number])
 
-    def _flags(self, side: int) -> Bytes:
+    def _side(self, side: int) -> Units:
         stream = self.header.streams[side]
-        flags = np.empty(stream.units, np.uint8)
+        out = np.empty(stream.units, stream.dtype.unit)
         for chunk in range(stream.chunks):
             low = chunk * stream.chunk
-            self.decode_chunk(side, chunk, flags[low : low + stream.chunk_units(chunk)])
-        if flags.max() > 1:
-            raise FormatError(f"{stream.label}: row flags other than 0 and 1")
-        return flags
+            self.decode_chunk(side, chunk, out[low : low + stream.chunk_units(chunk)])
+        return out
 
     def _scratch(self, length: int) -> Bytes:
         """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
@@ -220,3 +215,10 @@ def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, U
         tensor = file.header.tensors[index]
         found[name] = index, aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
     return found
+
+
+def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
+    """Refuse side planes that hold what their use does not allow."""
+    for side in stream.bits.sides:
+        if sides[side].max() > 1:
+            raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")

@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.chunk import encode_chunk
-from slimtensors.codecs.rows import Rows
+from slimtensors.codecs.place import Place
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
 from slimtensors.container.source import ByteSource
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import Job, Plan
+from slimtensors.planner import Plan, SideMaker
 from slimtensors.threads import in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
@@ -40,7 +40,7 @@ class _Task(NamedTuple):
 
     stream: Stream
     units: Units
-    rows: tuple[Rows, ...]
+    place: Place
     try_zstd: bool
 
 
@@ -65,7 +65,7 @@ def write_plan(
 
 
 def _encode(task: _Task) -> Chunk:
-    data = encode_chunk(task.units, task.stream.bits, rows=task.rows, try_zstd=task.try_zstd)
+    data = encode_chunk(task.units, task.stream.expression, task.place, try_zstd=task.try_zstd)
     return seal(data, bytes_of(task.units))
 
 
@@ -77,23 +77,22 @@ class _Feed:
         self._inputs = inputs
         self._identity: dict[int, bytes] = {}
         self._image = _ImageDigest(image, inputs) if image is not None else None
-        self._present: dict[int, npt.NDArray[np.uint8]] = {}
+        self._sides: dict[int, tuple[Units, ...]] = {}  # by input: what its side planes hold
 
     def tasks(self) -> Iterator[_Task]:
         for stream, job in zip(self._plan.header.streams, self._plan.jobs, strict=True):
-            if job.side_of is not None:
-                pieces = self._side(stream, job)
+            if job.side is not None:
+                pieces = self._side(stream, job.inputs[0], job.side)
             elif job.image:
                 pieces = self._image_pieces(stream)
             elif stream.chunks == 1:
                 pieces = self._small(job.inputs)
             else:
                 pieces = self._large(stream, job.inputs[0])
-            present = self._present.get(job.inputs[0]) if stream.bits.sides else None
+            sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 and job.side is None else ()
             first = 0
             for units in pieces:
-                rows = (Rows(present, stream.units // present.size, first),) if present is not None else ()
-                yield _Task(stream, units, rows, job.try_zstd)
+                yield _Task(stream, units, Place(stream.units, first, sides), job.try_zstd)
                 first += units.size
 
     def identities(self) -> list[bytes]:
@@ -125,22 +124,16 @@ class _Feed:
             yield units
         self._identity[index] = bytes(hasher.digest())
 
-    def _side(self, stream: Stream, job: Job) -> Iterator[Units]:
-        """One flag per row: whether any of its last `tail` bits is set."""
-        assert job.side_of is not None
-        tensor = self._inputs[job.side_of]
-        rows, units = stream.units, unit_count(tensor)
-        length = units // rows
-        present = np.empty(rows, np.uint8)
-        mask = tensor.dtype.unit.type((1 << job.tail) - 1)
-        step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
-        for row in range(0, rows, step):
-            count = min(step, rows - row)
-            block = tensor.read(row * length, count * length).reshape(count, length)
-            present[row : row + count] = (np.bitwise_or.reduce(block, axis=1) & mask) != 0
-        self._present[job.side_of] = present
+    def _side(self, stream: Stream, index: int, make: SideMaker) -> Iterator[Units]:
+        side = np.concatenate(
+            [
+                make(self._inputs[index], low, min(low + stream.chunk, stream.units))
+                for low in range(0, stream.units, stream.chunk)
+            ]
+        )
+        self._sides[index] = (*self._sides.get(index, ()), side)
         for k in range(stream.chunks):
-            yield present[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
+            yield side[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
 
     def _image_pieces(self, stream: Stream) -> Iterator[Units]:
         assert self._image is not None

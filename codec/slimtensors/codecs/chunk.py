@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy.typing as npt
 
 from slimtensors.codecs import fused, head
 from slimtensors.codecs.head import GROUP, Bytes, Part, Plane
+from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
-from slimtensors.codecs.rows import Rows
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits
+from slimtensors.expression import Bits, Stored
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -26,19 +25,19 @@ Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
 _AFFINE = struct.Struct("<QQ")
 
 
-def decode_chunk(data: Bytes, bits: Bits, out: Units, rows: Sequence[Rows] = ()) -> None:
+def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOWHERE) -> None:
     """Fill `out` from a chunk's stored bytes. Raises FormatError; `out` then holds noise.
 
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
     try:
-        kind = head.read_head(data, out.size, len(bits.parts))
+        kind = head.read_head(data, out.size, len(expression.bits.parts))
         if kind == head.LITERAL:
             _decode_literal(data, out)
         elif kind == head.AFFINE:
             _decode_affine(data, out)
         else:
-            _decode_planes(data, bits, out, rows)
+            _decode_planes(data, expression, out, place)
     except struct.error:
         raise FormatError(f"a chunk of {data.size} bytes is too short") from None
 
@@ -64,7 +63,7 @@ def _decode_affine(data: Bytes, out: Units) -> None:
         out[:] = out.dtype.type(start)
 
 
-def _decode_planes(data: Bytes, bits: Bits, out: Units, rows: Sequence[Rows]) -> None:
+def _decode_planes(data: Bytes, bits: Bits, out: Units, place: Place) -> None:
     if out.size < GROUP:
         raise FormatError(f"planes for a chunk of {out.size} units; {GROUP} are needed")
     tail_units = out.size % GROUP
@@ -76,16 +75,16 @@ def _decode_planes(data: Bytes, bits: Bits, out: Units, rows: Sequence[Rows]) ->
     if layout is not None:
         fused.decode(layout, planes, body)
     else:
-        _decode_any(planes, bits, body, rows)
+        _decode_any(planes, bits, body, place)
 
 
-def _decode_any(planes: list[Plane], bits: Bits, body: Units, rows: Sequence[Rows]) -> None:
+def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
     """Plane by plane, for what has no kernel of its own."""
     body[:] = 0
     shift = 0
     for i, (plane, part) in enumerate(zip(planes, bits.parts, strict=True)):
         try:
-            _join(plane, part, shift, body, rows)
+            _join(plane, part, shift, body, place)
         except FormatError as error:
             raise type(error)(f"plane {i}: {error}") from None
         shift += part.width
@@ -93,10 +92,10 @@ def _decode_any(planes: list[Plane], bits: Bits, body: Units, rows: Sequence[Row
         kernels.rotate_right(body, bits.rotate)
 
 
-def _join(plane: Plane, part: PlanePart, shift: int, body: Units, rows: Sequence[Rows]) -> None:
+def _join(plane: Plane, part: PlanePart, shift: int, body: Units, place: Place) -> None:
     """Put one plane's fields into the units."""
     if part.side is not None:
-        some = rows[part.side]
+        some = place.rows(part.side)
         some.join(_decode_rows(plane, part.width, some.count(body.size)), shift, body)
         return
     fields = decode_plane(plane, part.width, body.size // GROUP)
@@ -121,11 +120,11 @@ def _decode_rows(plane: Plane, width: int, count: int) -> Fields:
 # ---- encoding
 
 
-def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zstd: bool = False) -> bytes:
+def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, try_zstd: bool = False) -> bytes:
     """A chunk of these units: planes, or affine, or literal where planes would not be smaller.
 
-    units: contiguous. `bits` is the plan, which a chunk may break: it is then literal, or loses the part of the plan
-    that it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
+    units: contiguous. `expression` is the plan, which a chunk may break: it is then literal, or loses the part of the
+    plan that it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
     """
     affine = find_affine(units)
     if affine is not None:
@@ -134,7 +133,7 @@ def encode_chunk(units: Units, bits: Bits, *, rows: Sequence[Rows] = (), try_zst
     if units.size >= GROUP:
         tail_units = units.size % GROUP
         body = units[: units.size - tail_units]
-        parts = fused.encode(body, bits) or _encode_any(body, bits, rows, try_zstd)
+        parts = fused.encode(body, expression) or _encode_any(body, expression, place, try_zstd)
         if parts is not None:
             tail = bytes_of(units[body.size :])
             chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail)
@@ -155,9 +154,7 @@ def find_affine(units: Units) -> tuple[int, int] | None:
     return start, int(differences[0])
 
 
-def _encode_any(
-    body: Units, bits: Bits, rows: Sequence[Rows], try_zstd: bool
-) -> list[Part] | None:
+def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[Part] | None:
     """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they
     should lack.
     """
@@ -169,7 +166,7 @@ def _encode_any(
     for part in bits.parts:
         fields = _cut(body, bits.rotate, shift, part.width)
         if part.side is not None:
-            compact = rows[part.side].compact(fields)
+            compact = place.rows(part.side).compact(fields)
             if np.count_nonzero(compact) != np.count_nonzero(fields):
                 return None
             fields = compact

@@ -9,14 +9,14 @@ from typing import Any
 from slimtensors.container import canonical
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREAM_RECORD_BYTES
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.expression import Bits, Expression, Ref
+from slimtensors.expression import Bits, Expression, Ref, Stored
 
 __all__ = ["Header", "Image", "Pack", "Side", "Stream", "Tensor"]
 
 
 @dataclass(frozen=True)
 class Side:
-    """A side plane: one unit per row of its tensor."""
+    """A side plane: what all chunks of its tensor share."""
 
     dtype: DType
     shape: tuple[int, ...]
@@ -99,7 +99,12 @@ class Stream:
     dtype: DType
     units: int
     chunk: int
-    bits: Bits
+    expression: Stored
+
+    @property
+    def bits(self) -> Bits:
+        """The planes of its chunks."""
+        return self.expression.bits
 
     @property
     def chunks(self) -> int:
@@ -139,9 +144,7 @@ class Header:
             if tensor.pack is not None:
                 if tensor.pack == len(self.pack_stream):
                     pack, units = self.packs[tensor.pack], pack_units[tensor.pack]
-                    self.pack_stream.append(
-                        self._add(f"pack {tensor.pack}", pack.dtype, units, units, pack.expression)
-                    )
+                    self.pack_stream.append(self._add(f"pack {tensor.pack}", pack.dtype, units, units, pack.expression))
                 self.tensor_stream.append(self.pack_stream[tensor.pack])
             elif tensor.chunk is not None and tensor.expression is not None:
                 self.side_streams[i] = [
@@ -152,9 +155,7 @@ class Header:
                     for k, side in enumerate(tensor.sides)
                 ]  # fmt: skip
                 label = f"tensor {tensor.name!r}"
-                self.tensor_stream.append(
-                    self._add(label, tensor.dtype, tensor.units, tensor.chunk, tensor.expression)
-                )
+                self.tensor_stream.append(self._add(label, tensor.dtype, tensor.units, tensor.chunk, tensor.expression))
             else:
                 self.tensor_stream.append(None)
         if self.image is not None:
@@ -164,9 +165,9 @@ class Header:
             )
 
     def _add(self, label: str, dtype: DType, units: int, chunk: int, expression: int) -> int:
-        bits = self.expressions[expression]
-        assert isinstance(bits, Bits)  # the schema and the planner see to it
-        self.streams.append(Stream(label, dtype, units, chunk, bits))
+        stored = self.expressions[expression]
+        assert isinstance(stored, Stored)  # the schema and the planner see to it
+        self.streams.append(Stream(label, dtype, units, chunk, stored))
         return len(self.streams) - 1
 
     def target(self, index: int) -> int:

@@ -10,7 +10,7 @@ from slimtensors.container import canonical
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
-from slimtensors.expression import Bits, Expression, Ref
+from slimtensors.expression import Expression, Ref, Stored
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -127,10 +127,10 @@ def _ref(
 def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Expression]) -> tuple[int, int]:
     """(chunk, expression) of something that has a stream."""
     index, found = _expression(value["expression"], table)
-    if not isinstance(found, Bits):
+    if not isinstance(found, Stored):
         raise FormatError("a ref has no chunks")
-    if sum(found.widths) > dtype.unit_bits:
-        raise FormatError(f"planes of {sum(found.widths)} bits for units of {dtype.unit_bits}")
+    if sum(found.bits.widths) > dtype.unit_bits:
+        raise FormatError(f"planes of {sum(found.bits.widths)} bits for units of {dtype.unit_bits}")
     if units == 0:
         raise FormatError("chunks for no elements")
     return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
@@ -141,26 +141,27 @@ def _side(value: Any, table: list[Expression]) -> Side:
     if value.keys() != {"chunk", "dtype", "expression", "shape"}:
         raise FormatError(f"a side plane has the keys {sorted(value)[:8]}")
     dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
-    if dtype.name != "U8" or len(shape) != 1:
-        raise FormatError("a side plane is not U8 with one dimension")
     chunk, index = _stream(value, dtype, math.prod(shape), table)
     _no_sides(table[index])
     return Side(dtype, shape, chunk, index)
 
 
 def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool) -> None:
-    assert isinstance(expression, Bits)
+    assert isinstance(expression, Stored)
     if has_key and not sides:
         raise FormatError("an empty list of side planes")
     if expression.sides != set(range(len(sides))):
         raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
-    if any(units % side.shape[0] for side in sides):
-        raise FormatError("a side plane's rows do not divide the tensor")
+    for side in expression.bits.sides:  # row flags
+        if sides[side].dtype.name != "U8" or len(sides[side].shape) != 1:
+            raise FormatError(f"side plane {side}, of row flags, is not U8 with one dimension")
+        if units % sides[side].shape[0]:
+            raise FormatError("a side plane's rows do not divide the tensor")
 
 
 def _no_sides(expression: Expression) -> None:
-    if isinstance(expression, Bits) and expression.sides:
-        raise FormatError("scatter outside a tensor with side planes")
+    if isinstance(expression, Stored) and expression.sides:
+        raise FormatError("an expression with side planes, where there are none")
 
 
 def _pack(value: Any, table: list[Expression]) -> Pack:

@@ -1,0 +1,27 @@
+"""Where a chunk lies in its stream, and the side planes that it needs."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from slimtensors.codecs.rows import Rows
+
+__all__ = ["NOWHERE", "Place"]
+
+
+class Place(NamedTuple):
+    """A chunk's place. Side planes are those of the tensor, decoded and checked, each one-dimensional."""
+
+    units: int  # of the stream
+    first: int = 0  # the chunk's first unit, counted from the stream's
+    sides: tuple[npt.NDArray[Any], ...] = ()
+
+    def rows(self, side: int) -> Rows:
+        """A side plane of flags, one for each row."""
+        flags = self.sides[side]
+        return Rows(flags, self.units // flags.size, self.first)
+
+
+NOWHERE = Place(0)  # for expressions that need no side planes
