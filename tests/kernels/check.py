@@ -10,6 +10,7 @@ import hashlib
 import json
 
 import numpy as np
+import xxhash
 
 from kernels import cases, lane_kernels, naive
 from slimtensors.kernels.cpu import (
@@ -21,10 +22,11 @@ from slimtensors.kernels.cpu import (
     rows,
     split,
     table,
+    xxh3,
 )
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
-MODULES = (bypass, decode_kernels, encode, histogram, planes, rows, split, table)
+MODULES = (bypass, decode_kernels, encode, histogram, planes, rows, split, table, xxh3)
 
 
 class Digest:
@@ -286,6 +288,17 @@ def check_rows(rng: np.random.Generator) -> None:
                 assert rows.compact_rows(src, present, bad[1], bad[2], bad[0]) == BAD_ARGUMENT
 
 
+def check_hash(rng: np.random.Generator) -> None:
+    staging = np.empty(xxh3.STAGING, np.uint64)
+    for pieces in (0, 1, 2, 3, 4, 5, 9):
+        noise = rng.integers(0, 1 << 64, (pieces, 2048), dtype=np.uint64)
+        for data in (noise, noise & np.uint64(0xFF), np.zeros_like(noise), ~np.zeros_like(noise)):
+            words, digests = data.reshape(-1), np.zeros(pieces, np.uint64)
+            assert xxh3.hash_pieces(words, staging, digests) == OK
+            assert digests.tolist() == [xxhash.xxh3_64_intdigest(piece.tobytes()) for piece in data]
+    for bad in cases.shortened((words, staging, digests)):
+        assert xxh3.hash_pieces(*bad) == BAD_ARGUMENT
+
 
 def digest_of_all() -> str:
     check_lanes(np.random.default_rng(5))
@@ -300,6 +313,7 @@ def digest_of_all() -> str:
         check_bypass(digest, rng, groups, blocks, precision)
     check_planes(rng)
     check_rows(rng)
+    check_hash(rng)
     return digest.sha256.hexdigest()
 
 

@@ -10,7 +10,7 @@ import mmap
 import numpy as np
 
 from kernels import cases
-from slimtensors.kernels.cpu import bypass, encode, histogram, payload, planes, rows, table
+from slimtensors.kernels.cpu import bypass, encode, histogram, payload, planes, rows, table, xxh3
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 PAGE = mmap.PAGESIZE
@@ -122,6 +122,11 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
     payload.patch(body, 21, 1023, positions, fields)
 
 
+def feed_hash(fence: Fence, pieces: int) -> None:
+    kinds = ((np.uint64, 2048 * pieces), (np.uint64, xxh3.STAGING), (np.uint64, pieces))
+    assert xxh3.hash_pieces(*fence.arrays(*kinds)) == OK
+
+
 def main() -> None:
     rng = np.random.default_rng(11)
     fed = 0
@@ -133,6 +138,7 @@ def main() -> None:
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
         feed_payload(fence, groups, blocks, precision)
+        feed_hash(fence, blocks)
         fed += 1
     print(json.dumps({"fed": fed}))
 
