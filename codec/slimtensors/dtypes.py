@@ -12,7 +12,7 @@ import numpy as np
 
 from slimtensors.errors import UsageError
 
-__all__ = ["DTYPES", "DType", "bytes_of", "from_numpy", "units_of"]
+__all__ = ["CASTABLE", "DTYPES", "DType", "bytes_of", "from_numpy", "units_of"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,8 @@ _ALL = [
     DType("F6_E3M2", 6, 8, "uint8"),
 ]
 DTYPES: dict[str, DType] = {dtype.name: dtype for dtype in _ALL}
+# Those that are converted into each other (format_spec/expressions.md, section 4.1).
+CASTABLE = frozenset({"F16", "BF16", "F32", "F64"})
 
 
 @cache

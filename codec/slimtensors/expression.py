@@ -9,7 +9,7 @@ from typing import Any
 from slimtensors.errors import FormatError, NewerFormatError
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
-__all__ = ["Bits", "Expression", "Part", "Ref", "Stored", "parse"]
+__all__ = ["Bits", "Cast", "Expression", "Part", "Ref", "Stored", "parse"]
 
 MAX_WIDTH = 16  # of a plane
 # Names that the format keeps for later; a file that uses one is sound but not for this reader.
@@ -69,8 +69,21 @@ class Ref:
         return f"ref({self.tensor})"
 
 
+@dataclass(frozen=True)
+class Cast:
+    """The whole of another tensor, of another float dtype, converted."""
+
+    tensor: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"cast": self.tensor}
+
+    def __str__(self) -> str:
+        return f"cast({self.tensor})"
+
+
 Stored = Bits  # what a stream holds
-Expression = Stored | Ref
+Expression = Stored | Ref | Cast
 
 
 def bits(*widths: int, rotate: int = 0) -> Bits:
@@ -88,6 +101,8 @@ def parse(value: Any) -> Expression:
         return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
     if keys == {"ref"}:
         return Ref(_integer(value["ref"], 0, MAX_TENSORS, "ref"))
+    if keys == {"cast"}:
+        return Cast(_integer(value["cast"], 0, MAX_TENSORS, "cast"))
     raise FormatError(f"an expression has the keys {sorted(keys)}")
 
 

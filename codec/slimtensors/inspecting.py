@@ -82,6 +82,8 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
     target = header.target(index)
     if target != index:
         expression, stored, chunks, storage = f"= {header.tensors[target].name}", 0.0, 0, "ref"
+    elif header.holder(index) != index:
+        expression, stored, chunks, storage = f"cast of {header.tensors[header.holder(index)].name}", 0.0, 0, "cast"
     elif number is None:
         expression, stored, chunks, storage = "", 0.0, 0, "empty"
     else:

@@ -22,10 +22,11 @@ from slimtensors.codecs.chunk import find_affine
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
+from slimtensors.detect.casts import find_casts
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Expression, Ref
+from slimtensors.expression import Bits, Cast, Expression, Ref
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_BYTES, PACK_TENSOR_BYTES
 
@@ -65,6 +66,7 @@ class Plan:
     header: Header
     jobs: list[Job]
     reasons: list[str] = field(default_factory=list)  # of each tensor
+    identities: dict[int, bytes] = field(default_factory=dict)  # of tensors that are never read again
 
 
 def make_plan(
@@ -80,15 +82,20 @@ def make_plan(
     _check_inputs(inputs, metadata)
     builder = _Builder(preset)
     same = _duplicates(inputs)
+    casts = find_casts(inputs, same)
     for i, tensor in enumerate(inputs):
-        builder.add(i, tensor, same.get(i))
+        if i in casts:
+            builder.add_cast(tensor, casts[i].source)
+        else:
+            builder.add(i, tensor, same.get(i))
     image = None
     if segments is not None:
         literal = 32 + sum(s for s in segments if isinstance(s, int))
         image = Image("safetensors", tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
         builder.image_jobs.append(Job(try_zstd=True, image=True))
     header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image)
-    return Plan(header, builder.jobs(), builder.reasons)
+    identities = {i: cast.identity for i, cast in casts.items()}
+    return Plan(header, builder.jobs(), builder.reasons, identities)
 
 
 def check_preset(preset: str) -> None:
@@ -178,6 +185,11 @@ class _Builder:
             self._add_to_pack(index, Tensor(name, dtype, shape), size)
         else:
             self._add_stream(index, tensor, shape)
+
+    def add_cast(self, tensor: Input, source: int) -> None:
+        """A tensor that is another one, earlier or later, converted."""
+        cast = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), self.intern(Cast(source)))
+        self._note(cast, f"tensor {source} converted to {tensor.dtype.name}")
 
     def _note(self, tensor: Tensor, why: str) -> None:
         self.tensors.append(tensor)

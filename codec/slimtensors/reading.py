@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
-from slimtensors.dtypes import bytes_of
+from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import ChecksumError, FormatError, TensorNotFoundError, UsageError
 from slimtensors.threads import run_all
 
@@ -37,12 +38,20 @@ class Piece(NamedTuple):
     out: Units
 
 
+class _Target(NamedTuple):
+    """What is wanted of a chunk."""
+
+    first: int  # unit within the chunk
+    out: Units
+    cast: tuple[DType, DType] | None  # from and to, where the tensor is the cast of the one that has the chunk
+
+
 class _Task(NamedTuple):
-    """One chunk, and the pieces that are cut from it: (first unit within the chunk, where to put the units)."""
+    """One chunk, and the pieces that are cut from it."""
 
     stream: int
     chunk: int
-    targets: list[tuple[int, Units]]
+    targets: list[_Target]
 
 
 def open_file(target: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None) -> TensorFile:
@@ -112,12 +121,14 @@ class TensorFile:
         for piece in pieces:
             self._cut(piece, tasks)
         for index in {piece.tensor for piece in pieces}:
-            self.load_sides(self.header.target(index))
+            self.load_sides(self.header.holder(index))
         run_all(self._decode, [tasks[key] for key in sorted(tasks)], min(threads, max(1, len(tasks))))
 
     def _cut(self, piece: Piece, tasks: dict[tuple[int, int], _Task]) -> None:
         """Add a piece to the tasks of the chunks that it touches."""
-        index = self.header.target(piece.tensor)
+        index = self.header.holder(piece.tensor)
+        have, want = self.header.tensors[index].dtype, self.header.tensors[piece.tensor].dtype
+        cast = None if have == want else (have, want)
         number = self.header.tensor_stream[index]
         if number is None or piece.out.size == 0:
             return
@@ -128,24 +139,22 @@ class TensorFile:
             low, high = chunk * stream.chunk, chunk * stream.chunk + stream.chunk_units(chunk)
             a, b = max(low, start), min(high, end)
             task = tasks.setdefault((number, chunk), _Task(number, chunk, []))
-            task.targets.append((a - low, piece.out[a - start : b - start]))
+            task.targets.append(_Target(a - low, piece.out[a - start : b - start], cast))
 
     def _decode(self, task: _Task) -> None:
         stream = self.header.streams[task.stream]
         units = stream.chunk_units(task.chunk)
-        for offset, target in task.targets:
-            if offset == 0 and target.size == units:
-                out = target  # the whole chunk, straight to its place
+        for target in task.targets:
+            if target.first == 0 and target.out.size == units and target.cast is None:
+                out = target.out  # the whole chunk, straight to its place
+                self.decode_chunk(task.stream, task.chunk, out)
                 break
         else:
             out = self._whole_chunk(task.stream, task.chunk)
-            for offset, target in task.targets:
-                target[:] = out[offset : offset + target.size]
-            return
-        self.decode_chunk(task.stream, task.chunk, out)
-        for offset, target in task.targets:
-            if target is not out:
-                target[:] = out[offset : offset + target.size]
+        for target in task.targets:
+            if target.out is not out:
+                found = out[target.first : target.first + target.out.size]
+                target.out[:] = found if target.cast is None else cast_units(found, *target.cast)
 
     def _whole_chunk(self, number: int, chunk: int) -> Units:
         """A decoded chunk of which only parts are wanted; kept, since the next part is often wanted next."""

@@ -75,7 +75,7 @@ class _Feed:
     def __init__(self, plan: Plan, inputs: Sequence[Input], image: SourceImage | None) -> None:
         self._plan = plan
         self._inputs = inputs
-        self._identity: dict[int, bytes] = {}
+        self._identity = dict(plan.identities)
         self._image = _ImageDigest(image, inputs) if image is not None else None
         self._sides: dict[int, tuple[Units, ...]] = {}  # by input: what its side planes hold
 

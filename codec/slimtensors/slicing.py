@@ -110,7 +110,7 @@ def _axis(item: Any, size: int, name: str, dimension: int) -> _Axis:
 
 
 def _chunk_elements(file: TensorFile, position: int, units_each: int) -> int:
-    stream = file.header.tensor_stream[file.header.target(position)]
+    stream = file.header.tensor_stream[file.header.holder(position)]
     assert stream is not None
     return max(1, file.header.streams[stream].chunk // units_each)
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.casts import cast_units
 from slimtensors.container.header import Image
 from slimtensors.container.layout import DIGEST_BYTES
 from slimtensors.dtypes import bytes_of
@@ -38,7 +39,7 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
 
     def jobs() -> Iterator[_Job]:
         for visit, tensor in enumerate(tensors):
-            target = file.header.target(tensor)
+            target = file.header.holder(tensor)
             number = file.header.tensor_stream[target]
             if number is None:
                 continue
@@ -57,6 +58,7 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
             stream = file.header.streams[job.stream]
             out = np.empty(stream.chunk_units(job.chunk), stream.dtype.unit)
             file.decode_chunk(job.stream, job.chunk, out)
+            out = cast_units(out, stream.dtype, file.header.tensors[job.tensor].dtype)
         return Run(job.visit, job.tensor, bytes_of(out))
 
     return in_order(decode, jobs(), threads, pool)

@@ -19,9 +19,10 @@ from pathlib import Path
 import blake3
 import xxhash
 
+import casts
 import coder
 from coder import GROUP, Refused, check, round_up
-from expressions import DTYPES, Bits, NeedsNewerReader, Ref, combine, integer, parse_expression
+from expressions import DTYPES, Bits, Cast, NeedsNewerReader, Ref, combine, integer, parse_expression
 
 __all__ = ["File", "NeedsNewerReader", "Refused", "decode_file"]
 
@@ -95,6 +96,7 @@ class Tensor:
     shape: tuple[int, ...]
     bytes: int
     ref: int | None = None
+    cast: int | None = None
     pack: int | None = None
     sides: list[Stream] = field(default_factory=list)
 
@@ -192,6 +194,7 @@ class HeaderReader:
         for value in array_of(top["tensors"], "tensors", 0, MAX_TENSORS):
             self.tensor(value)
         check(len({tensor.name for tensor in self.tensors}) == len(self.tensors), "two tensors of one name")
+        self.check_casts()
         check(len(self.pack_place) == len(packs), "a pack without tensors")
         for pack, units, place in zip(self.packs, self.pack_units, self.pack_place, strict=True):
             # "together they make one chunk"
@@ -207,7 +210,7 @@ class HeaderReader:
     def result(self) -> Header:
         return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image)
 
-    def expression(self, value: dict) -> Bits | Ref:
+    def expression(self, value: dict) -> Bits | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
 
     def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: int = 0) -> Stream:
@@ -286,13 +289,28 @@ class HeaderReader:
 
     def reference(self, tensor: Tensor, value: dict) -> None:
         expression = self.expression(value)
+        if isinstance(expression, Cast):
+            tensor.cast = expression.target
+            return
         check(isinstance(expression, Ref), "a tensor without a stream whose expression is not a ref")
         # "comes earlier in the header, is not itself a `ref`, has elements, and has the same dtype and shape"
         check(expression.target < len(self.tensors), "ref: not an earlier tensor")
         target = self.tensors[expression.target]
-        check(target.ref is None and target.bytes > 0, "ref: to a ref, or to nothing")
+        check(target.ref is target.cast is None and target.bytes > 0, "ref: to a ref or cast, or to nothing")
         check((target.dtype, target.shape) == (tensor.dtype, tensor.shape), "ref: another dtype or shape")
         tensor.ref = expression.target
+
+    def check_casts(self) -> None:
+        """Expressions, section 4.1: "may come earlier or later, is not itself a `ref` or `cast`, has elements" """
+        for tensor in self.tensors:
+            if tensor.cast is None:
+                continue
+            check(tensor.cast < len(self.tensors), "cast: no such tensor")
+            source = self.tensors[tensor.cast]
+            check(source.ref is source.cast is None and source.bytes > 0, "cast: of a ref or cast, or of nothing")
+            check(source.shape == tensor.shape, "cast: another shape")
+            check({tensor.dtype, source.dtype} <= casts.FLOATS.keys(), "cast: not from float to float")
+            check(tensor.dtype != source.dtype, "cast: to the same dtype")
 
     def read_image(self, value: object) -> Image:
         """Section 8."""
@@ -515,7 +533,7 @@ def assemble(header: Header, decoded: list[bytes]) -> list[bytes]:
     pack_at = [0] * len(of_packs)
     out: list[bytes] = []
     for tensor in header.tensors:
-        if tensor.bytes == 0:
+        if tensor.bytes == 0 or tensor.cast is not None:
             out.append(b"")
         elif tensor.ref is not None:
             out.append(out[tensor.ref])
@@ -525,7 +543,17 @@ def assemble(header: Header, decoded: list[bytes]) -> list[bytes]:
             out.append(of_packs[tensor.pack][begin : begin + tensor.bytes])
         else:
             out.append(next(of_tensors))
+    for i, tensor in enumerate(header.tensors):
+        if tensor.cast is not None:
+            out[i] = cast_bytes(out[tensor.cast], header.tensors[tensor.cast].dtype, tensor.dtype)
     return out
+
+
+def cast_bytes(data: bytes, source: str, target: str) -> bytes:
+    """Expressions, section 4.1."""
+    unit, size = DTYPES[source][1], DTYPES[target][1]
+    units = [int.from_bytes(data[i : i + unit], "little") for i in range(0, len(data), unit)]
+    return b"".join(casts.cast(u, source, target).to_bytes(size, "little") for u in units)
 
 
 def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import zstandard
 
+import casts
 from coder import GROUP, round_up
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
 from encode import Plane, affine_chunk, bypass_symbol, even_table, literal_chunk, plane_symbols, raw_payload, to_units
@@ -270,11 +271,23 @@ class OddFile:
         self.add(self.writer.pack_member, p, self.shape(elements), self.data(dtype, elements))
 
     def ref(self) -> None:
-        tensors = self.writer.header["tensors"]
-        refs = [i for i, e in enumerate(self.writer.header["expressions"]) if "ref" in e]
-        targets = [i for i, t in enumerate(tensors) if self.writer.decoded[i] and t.get("expression") not in refs]
+        targets = self.holders()
         if targets:
             self.add(self.writer.ref, self.rng.choice(targets))
+
+    def holders(self) -> list[int]:
+        """Tensors that hold bytes themselves."""
+        without = [i for i, e in enumerate(self.writer.header["expressions"]) if "ref" in e or "cast" in e]
+        tensors = self.writer.header["tensors"]
+        return [i for i, t in enumerate(tensors) if self.writer.decoded[i] and t.get("expression") not in without]
+
+    def cast(self) -> None:
+        tensors = self.writer.header["tensors"]
+        sources = [i for i in self.holders() if tensors[i]["dtype"] in casts.FLOATS]
+        if sources:
+            source = self.rng.choice(sources)
+            dtypes = sorted(casts.FLOATS.keys() - {tensors[source]["dtype"]})
+            self.add(self.writer.cast, source, self.rng.choice(dtypes))
 
     def image(self) -> None:
         segments: list[bytes | tuple[int, int]] = []
@@ -304,6 +317,8 @@ class OddFile:
                 self.ref()
             else:
                 self.add(self.writer.empty, dtype, self.rng.choice([(0,), (3, 0, 2**40)]))
+        if self.chance(0.3):
+            self.cast()
         if self.chance(0.4):
             self.image()
         expected = Expected(self.expected, self.writer.header["metadata"], self.writer.source)

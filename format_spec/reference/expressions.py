@@ -46,6 +46,11 @@ class Ref:
     target: int
 
 
+@dataclass(frozen=True)
+class Cast:
+    target: int
+
+
 def integer(value: object, low: int, high: int, what: str) -> int:
     # `type() is`: JSON's true must not pass for 1.
     if type(value) is not int or not low <= value <= high:
@@ -62,10 +67,12 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Ref:
+def parse_expression(value: object) -> Bits | Ref | Cast:
     object_ = keyed(value, "expression")
     if object_.keys() == {"ref"}:
         return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
+    if object_.keys() == {"cast"}:
+        return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
     check(object_.keys() == {"bits", "rotate"}, "expression: unknown keys")
     parts = object_["bits"]
     if not isinstance(parts, list):

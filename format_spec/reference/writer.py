@@ -129,6 +129,13 @@ class Writer:
         expression = self.expression({"ref": target})
         return self._add(name, earlier["dtype"], earlier["shape"], self.decoded[target], expression=expression)
 
+    def cast(self, name: str, target: int, dtype: str) -> int:
+        """Of a tensor that is already there."""
+        earlier = self.header["tensors"][target]
+        data = decode.cast_bytes(self.decoded[target], earlier["dtype"], dtype)
+        expression = self.expression({"cast": target})
+        return self._add(name, dtype, tuple(earlier["shape"]), data, expression=expression)
+
     def empty(self, name: str, dtype: str, shape: tuple[int, ...]) -> int:
         return self._add(name, dtype, shape, b"")
 

@@ -521,6 +521,37 @@ add("ref_dtype", "a tie to a tensor of another dtype", lambda: ties(3))
 add("ref_shape", "a tie to a tensor of another shape", lambda: ties(4))
 header("ref_array", "`ref` is an array", (["expressions", 2], {"ref": [0]}))
 
+# -- casts -----------------------------------------------------------------------------------------------------------
+
+
+def casts_of(expression: dict, dtype: str = "BF16", shape: tuple[int, ...] = (4,), data: bytes = bytes(8)) -> bytes:
+    """Tensors 0 to 4: F32, I32, without elements, a tie to the first, a cast of it. Then the one in question."""
+    writer = Writer()
+    writer.tensor("t0", Source("F32", (4,), bytes(16), bits(16, 16)))
+    writer.tensor("t1", Source("I32", (4,), bytes(16), bits(16, 16)))
+    writer.empty("t2", "F32", (0,))
+    writer.ref("t3", 0)
+    writer.cast("t4", 0, "F16")
+    writer._add("t5", dtype, shape, data, expression=writer.expression(expression))
+    return writer.parts().join()
+
+
+add("cast_self", "a cast of itself", lambda: casts_of({"cast": 5}))
+add("cast_out_of_range", "a cast of no tensor", lambda: casts_of({"cast": 6}))
+add("cast_integers", "a cast of integers", lambda: casts_of({"cast": 1}))
+add("cast_to_integers", "a cast to integers", lambda: casts_of({"cast": 0}, "I16"))
+add("cast_to_float8", "a cast to F8_E4M3", lambda: casts_of({"cast": 0}, "F8_E4M3", data=bytes(4)))
+add("cast_same_dtype", "a cast to the same dtype", lambda: casts_of({"cast": 0}, "F32", data=bytes(16)))
+add("cast_of_nothing", "a cast of a tensor without elements", lambda: casts_of({"cast": 2}, shape=(0,), data=b""))
+add("cast_of_ref", "a cast of a tie", lambda: casts_of({"cast": 3}))
+add("cast_of_cast", "a cast of a cast", lambda: casts_of({"cast": 4}))
+add("cast_shape", "a cast of another shape", lambda: casts_of({"cast": 0}, shape=(2, 2)))
+add("cast_identity", "a cast that gives other bytes than its identity", lambda: casts_of({"cast": 0}, data=b"1" * 8))
+add("ref_to_cast", "a tie to a cast", lambda: casts_of({"ref": 4}, "F16"))
+header("cast_array", "`cast` is an array", (["expressions", 2], {"cast": [0]}))
+header("expression_cast_pack", "a pack whose expression is a cast", (["expressions", 1], {"cast": 0}))
+header("cast_with_stream", "a tensor with a stream whose expression is a cast", (["expressions", 0], {"cast": 3}))
+
 # -- section 8: image ------------------------------------------------------------------------------------------------
 
 header("image_format", "a format that is not known", (["image", "format"], "gguf"))

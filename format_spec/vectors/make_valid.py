@@ -451,6 +451,28 @@ def refs() -> Parts:
     return writer.parts()
 
 
+@valid("casts of an F32 tensor: ties, overflow, subnormals, infinities, NaNs; one of a pack; one of a later tensor")
+def cast() -> Parts:
+    writer = Writer()
+    units = [0x3F808000, 0x3F818000, 0x3F808001, 0x477FF000, 0x477FEFFF, 0x7F7FFFFF, 0x33000000, 0x33000001, 0x80000001]
+    units += [0x387FF000, 0x7F800000, 0xFF800000, 0x7F800001, 0xFFBFFFFF, 0x7FC12345, 0x80000000, 0, 0x38801000, 0x42]
+    own = writer.tensor("f32", Source("F32", (19,), little(units, 4), bits(16, 16)))
+    for dtype in ("BF16", "F16", "F64"):
+        writer.cast(dtype, own, dtype)
+    member = writer.pack_member("member", writer.pack("BF16", bits(16)), (3,), little([0x3F80, 0x7F81, 0x0001], 2))
+    writer.cast("of member", member, "F16")
+    last = writer.cast("early", own, "F64")
+    tensors = writer.header["tensors"]
+    tensors[own], tensors[last] = tensors[last], tensors[own]
+    writer.decoded[own], writer.decoded[last] = writer.decoded[last], writer.decoded[own]
+    for expression in writer.header["expressions"]:
+        if expression == {"cast": own}:
+            expression["cast"] = last
+    streams = writer.streams  # the pack's comes first now
+    streams[0], streams[1] = streams[1], streams[0]
+    return writer.parts()
+
+
 @valid("an image: literal bytes before, between and after the tensors, one tensor left out, one empty")
 def image() -> Parts:
     writer = Writer({"source": "model.safetensors"})

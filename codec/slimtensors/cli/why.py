@@ -55,6 +55,8 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
     tensor, number, target = header.tensors[index], header.tensor_stream[index], header.target(index)
     if target != index:
         return f"has the bytes of {header.tensors[target].name}, which are stored once"
+    if header.holder(index) != index:
+        return f"is {header.tensors[header.holder(index)].name} converted to {tensor.dtype.name}, which is stored once"
     if number is None:
         return "has no elements"
     words = _stream(file, number)

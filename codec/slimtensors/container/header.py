@@ -9,7 +9,7 @@ from typing import Any
 from slimtensors.container import canonical
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREAM_RECORD_BYTES
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.expression import Bits, Expression, Ref, Stored
+from slimtensors.expression import Bits, Cast, Expression, Ref, Stored
 
 __all__ = ["Header", "Image", "Pack", "Side", "Stream", "Tensor"]
 
@@ -178,6 +178,13 @@ class Header:
             if isinstance(found, Ref):
                 return found.tensor
         return index
+
+    def holder(self, index: int) -> int:
+        """The tensor with the stream or pack that it is decoded from: its target, or what that is the cast of."""
+        index = self.target(index)
+        expression = self.tensors[index].expression
+        found = None if expression is None else self.expressions[expression]
+        return found.tensor if isinstance(found, Cast) else index
 
     @property
     def chunks(self) -> int:

@@ -8,9 +8,9 @@ from typing import Any
 from slimtensors import expression as expressions
 from slimtensors.container import canonical
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
-from slimtensors.dtypes import DTYPES, DType
+from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
-from slimtensors.expression import Expression, Ref, Stored
+from slimtensors.expression import Cast, Expression, Ref, Stored
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -43,6 +43,7 @@ def parse(data: bytes) -> Header:
         names.add(tensor.name)
         tensors.append(tensor)
     _check_packs(packs, tensors)
+    _check_casts(tensors, table)
     image = _image(value["image"], table, tensors) if "image" in value else None
     return Header(table, tensors, packs, metadata, image)
 
@@ -112,6 +113,8 @@ def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
 def _ref(
     index: int, found: Expression, dtype: DType, shape: tuple[int, ...], earlier: list[Tensor], table: list[Expression]
 ) -> int:
+    if isinstance(found, Cast):
+        return index  # what it is the cast of may come later
     if not isinstance(found, Ref):
         raise FormatError("the expression needs chunks, and the tensor has none")
     if found.tensor >= len(earlier):
@@ -119,7 +122,7 @@ def _ref(
     target = earlier[found.tensor]
     if (target.dtype, target.shape) != (dtype, shape):
         raise FormatError(f"refers to tensor {target.name!r} of another dtype or shape")
-    if target.units == 0 or (target.expression is not None and isinstance(table[target.expression], Ref)):
+    if target.units == 0 or (target.expression is not None and isinstance(table[target.expression], Ref | Cast)):
         raise FormatError(f"refers to tensor {target.name!r}, which holds no bytes itself")
     return index
 
@@ -187,6 +190,24 @@ def _check_packs(packs: list[Pack], tensors: list[Tensor]) -> None:
         raise FormatError(f"{len(packs)} packs, of which {seen} are used")
     if max(sizes, default=0) > MAX_CHUNK_BYTES:
         raise LimitError(f"a pack of {max(sizes)} bytes; the limit of a chunk is {MAX_CHUNK_BYTES}")
+
+
+def _check_casts(tensors: list[Tensor], table: list[Expression]) -> None:
+    for tensor in tensors:
+        found = None if tensor.expression is None else table[tensor.expression]
+        if not isinstance(found, Cast):
+            continue
+        what = f"tensor {tensor.name!r}: the cast of tensor {found.tensor}"
+        if found.tensor >= len(tensors):
+            raise FormatError(f"{what}, which is not there")
+        source = tensors[found.tensor]
+        if tensor.dtype == source.dtype or not {tensor.dtype.name, source.dtype.name} <= CASTABLE:
+            raise FormatError(f"{what}, from {source.dtype.name} to {tensor.dtype.name}")
+        if tensor.shape != source.shape:
+            raise FormatError(f"{what}, which has another shape")
+        whole = None if source.expression is None else table[source.expression]
+        if source.units == 0 or isinstance(whole, Ref | Cast):
+            raise FormatError(f"{what}, which holds no bytes itself")
 
 
 def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:

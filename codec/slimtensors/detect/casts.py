@@ -1,0 +1,85 @@
+"""Tensors that are others of the same shape, converted: BF16 weights beside their F32 masters."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.chunk import find_affine
+from slimtensors.container.digest import new_identity
+from slimtensors.dtypes import CASTABLE, DTYPES, bytes_of
+from slimtensors.inputs import Input, unit_count
+from slimtensors.limits import CHUNK_BYTES
+
+__all__ = ["FoundCast", "find_casts"]
+
+SAMPLE = 256  # units that must agree before two tensors are compared whole
+WIDEST_FIRST = ("F64", "F32", "F16", "BF16")  # the order in which tensors may become what others are the casts of
+
+
+class FoundCast(NamedTuple):
+    """That a tensor is the cast of another."""
+
+    source: int
+    identity: bytes  # BLAKE3 of the cast tensor's bytes
+
+
+def find_casts(inputs: Sequence[Input], same: Mapping[int, int]) -> dict[int, FoundCast]:
+    """By tensor. Each is proved by reading both whole; none is of a tensor that is itself a cast or a duplicate.
+
+    same: duplicates and what they duplicate. A duplicate of a cast is a cast too.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    for i, tensor in enumerate(inputs):
+        if tensor.dtype.name in CASTABLE and i not in same and unit_count(tensor):
+            by_shape[tuple(tensor.shape)].append(i)
+    found: dict[int, FoundCast] = {}
+    for group in by_shape.values():
+        if len({inputs[i].dtype for i in group}) > 1:
+            found.update(_of_one_shape(inputs, group))
+    for i, target in same.items():
+        if target in found:
+            found[i] = found[target]
+    return found
+
+
+def _of_one_shape(inputs: Sequence[Input], group: list[int]) -> dict[int, FoundCast]:
+    names = {inputs[i].dtype.name for i in group}
+    sources: dict[tuple[str, bytes], int] = {}  # by dtype and sample of what would be the cast
+    found = {}
+    for i in sorted(group, key=lambda i: (WIDEST_FIRST.index(inputs[i].dtype.name), i)):
+        tensor = inputs[i]
+        sample = _sample(tensor)
+        # Constants cost next to nothing; as casts, many large ones could outgrow what a reader allows.
+        if find_affine(sample) is not None:
+            continue
+        source = sources.get((tensor.dtype.name, sample.tobytes()))
+        identity = None if source is None else _prove(tensor, inputs[source])
+        if source is not None and identity is not None:
+            found[i] = FoundCast(source, identity)
+            continue
+        for name in names - {tensor.dtype.name}:
+            sources.setdefault((name, cast_units(sample, tensor.dtype, DTYPES[name]).tobytes()), i)
+    return found
+
+
+def _sample(tensor: Input) -> npt.NDArray[Any]:
+    units = unit_count(tensor)
+    return tensor.read(units // 2, min(SAMPLE, units - units // 2))
+
+
+def _prove(tensor: Input, source: Input) -> bytes | None:
+    """The tensor's identity, if it is the cast of `source`, bit for bit."""
+    hasher, units, step = new_identity(), unit_count(tensor), CHUNK_BYTES // 8
+    for start in range(0, units, step):
+        count = min(step, units - start)
+        have = tensor.read(start, count)
+        if not np.array_equal(have, cast_units(source.read(start, count), source.dtype, tensor.dtype)):
+            return None
+        hasher.update(bytes_of(have))
+    return bytes(hasher.digest())

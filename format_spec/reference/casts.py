@@ -1,0 +1,54 @@
+"""Chapter `expressions.md`, section 4.1 and what rests on it: floats as fractions. Quotations are from that text."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+FLOATS = {"F64": (64, 52), "F32": (32, 23), "F16": (16, 10), "BF16": (16, 7)}  # bits, of these the mantissa
+
+
+def value(unit: int, dtype: str) -> tuple[int, Fraction | None]:
+    """The sign, and the magnitude of a finite number or None."""
+    bits, mantissa = FLOATS[dtype]
+    exponent_bits = bits - 1 - mantissa
+    sign, exponent = unit >> bits - 1, unit >> mantissa & (1 << exponent_bits) - 1
+    fraction = unit & (1 << mantissa) - 1
+    if exponent == (1 << exponent_bits) - 1:
+        return sign, None
+    bias = (1 << exponent_bits - 1) - 1
+    if exponent:
+        fraction += 1 << mantissa
+    return sign, fraction * Fraction(2) ** (max(exponent, 1) - bias - mantissa)
+
+
+def nearest(magnitude: Fraction, dtype: str) -> int:
+    """ "rounded to the nearest number of the dtype, ties to even; too large a one becomes infinite" """
+    bits, mantissa = FLOATS[dtype]
+    exponent_bits = bits - 1 - mantissa
+    bias = (1 << exponent_bits - 1) - 1
+    if magnitude == 0:
+        return 0
+    power = magnitude.numerator.bit_length() - magnitude.denominator.bit_length()  # one too large, or right
+    power = max(power - (magnitude < Fraction(2) ** power), 1 - bias)
+    # Units of the last place; Python's round() of a Fraction is to even. A carry runs into the exponent.
+    steps = round(magnitude / Fraction(2) ** (power - mantissa))
+    unit = (power + bias - 1 << mantissa) + steps
+    return min(unit, (1 << exponent_bits) - 1 << mantissa)
+
+
+def cast(unit: int, source: str, target: str) -> int:
+    bits, mantissa = FLOATS[target]
+    source_mantissa = FLOATS[source][1]
+    sign, magnitude = value(unit, source)
+    infinity = (1 << bits - 1 - mantissa) - 1 << mantissa
+    payload = unit & (1 << source_mantissa) - 1
+    if magnitude is not None:
+        out = nearest(magnitude, target)
+    elif payload:
+        # "its sign, and the upper bits of its mantissa (zeros below them where there are more), of which the highest is
+        # set"
+        more = mantissa - source_mantissa
+        out = infinity | 1 << mantissa - 1 | (payload << more if more > 0 else payload >> -more)
+    else:
+        out = infinity
+    return sign << bits - 1 | out
