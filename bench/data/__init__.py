@@ -8,6 +8,13 @@
 | minilm-e4m3   | float matrices as F8_E4M3 with one F32 scale per row (output channel), the row's      |
 |               | largest magnitude mapped to 448, stored beside as `<name>.scale`; other floats BF16   |
 | big-512m, -2g | BF16 tensors of 64 MiB, N(0, 1) x 0.02 x lognormal(0, 0.25) per row                   |
+| finetuned-*   | minilm trained on, at several rates and lengths: finetuned.py                         |
+| language-*    | a small language model: its last steps, its optimiser, its fine-tunes: language_model |
+| merged-*      | minilm with LoRA adapters merged by PEFT: merged.py                                   |
+| changed-bf16  | minilm-bf16 with one weight in a hundred changed: changed.py                          |
+
+The last four take minutes, and PyTorch. What training gives depends on the CPU and on the version of Python's library
+(its text); the seeds are fixed.
 """
 
 from bench.data.arrays import ARRAYS, array_of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -85,6 +86,14 @@ FILES: dict[str, Callable[[Path], None]] = {
     "big-2g": lambda path: _big(32, path),
 }
 
+# Files that take minutes or packages of their own, by the first word of their names: modules with `make(name)`.
+MODULES = {
+    "finetuned": "bench.data.finetuned",
+    "language": "bench.data.language_model",
+    "merged": "bench.data.merged",
+    "changed": "bench.data.changed",
+}
+
 
 def path_of(name: str) -> Path:
     """Where the file `name` lies; it is made if it is not there."""
@@ -92,5 +101,8 @@ def path_of(name: str) -> Path:
         return model_path()
     path = CACHE / f"{name}.safetensors"
     if not path.exists():
-        FILES[name](path)
+        if name in FILES:
+            FILES[name](path)
+        else:
+            importlib.import_module(MODULES[name.partition("-")[0]]).make(name)
     return path
