@@ -60,11 +60,11 @@ def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
     out = np.empty(GROUP * groups, field_dtype(width))
     stream = (parts.states, parts.words, parts.starts)
     if descriptor.mode == Mode.BYPASS:
-        status = bypass.decode_bypass(parts.table, parts.precision, *stream, out)
+        status = bypass.decode_bypass(parts.table, *stream, out)
     elif width <= 8:
-        status = decode_kernels.decode_fields_u8(parts.table, parts.precision, parts.base, *stream, out)
+        status = decode_kernels.decode_fields_u8(parts.table, parts.base, *stream, out)
     else:
-        status = decode_kernels.decode_fields_u16(parts.table, parts.precision, parts.base, *stream, out)
+        status = decode_kernels.decode_fields_u16(parts.table, parts.base, *stream, out)
     check_status(status)
     coded.put_escapes(out, 0, width, parts.escapes)
     return out
