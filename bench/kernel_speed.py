@@ -44,10 +44,10 @@ def report(name: str, action: Callable[[], Any], size: int) -> None:
 
 
 def coded(symbols: np.ndarray, blocks: int) -> tuple[Any, ...]:
-    """Encode symbols; the decoder's (table, precision, base, states, words, starts), and the encoder's arguments."""
+    """Encode symbols; the decoder's (table, base, states, words, starts), and the encoder's arguments."""
     n = symbols.size
     frequencies = normalise(np.bincount(symbols, minlength=256), PRECISION).astype(np.uint16)
-    slots, rows = np.empty(1 << PRECISION, np.uint32), np.empty(256, np.uint32)
+    slots, rows = np.empty(table.SLOTS, np.uint32), np.empty(256, np.uint32)
     assert table.build_table(frequencies, PRECISION, slots) == 0
     assert table.build_encoder_table(frequencies, PRECISION, rows) == 0
     words, states, counts = np.empty(n, np.uint16), np.empty(32 * blocks, np.uint32), np.empty(blocks, np.int64)
@@ -58,7 +58,7 @@ def coded(symbols: np.ndarray, blocks: int) -> tuple[Any, ...]:
         [words[end - k : end] for end, k in zip(ends, counts, strict=True)] + [np.zeros(32, np.uint16)]
     )
     starts = np.concatenate([[0], np.cumsum(counts)])
-    return (slots, PRECISION, 0, states, run, starts), encoder
+    return (slots, 0, states, run, starts), encoder
 
 
 def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
@@ -91,7 +91,7 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     split.split_u16_6_10(u16, base, base + 255, nibbles, crumbs, symbols10)
     decoder8, encoder8 = coded(symbols8, blocks)
     decoder10, encoder10 = coded(symbols10, blocks)
-    decoder10 = (*decoder10[:2], base, *decoder10[3:])
+    decoder10 = (*decoder10[:1], base, *decoder10[2:])
     yield "encode 8 (symbols)", lambda: encode.encode_symbols(*encoder8), n
     yield "encode 10 (symbols)", lambda: encode.encode_symbols(*encoder10), n
 
@@ -121,7 +121,7 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     yield "join u32", lambda: planes.join_plane(out8, 16, out32), u32.nbytes
     symbol_counts, _bits = bypass_counts(np.bincount(u16, minlength=1 << 16))
     frequencies = normalise(symbol_counts, PRECISION)
-    rows, slots = np.empty(256, np.uint32), np.empty(1 << PRECISION, np.uint32)
+    rows, slots = np.empty(256, np.uint32), np.empty(table.SLOTS, np.uint32)
     table.build_encoder_table(frequencies, PRECISION, rows)
     table.build_table(frequencies, PRECISION, slots)
     words, states, sizes = np.empty(2 * n, np.uint16), np.empty(32 * blocks, np.uint32), np.empty(blocks, np.int64)
@@ -130,7 +130,7 @@ def kernels(u32: np.ndarray) -> Iterator[tuple[str, Callable[[], Any], int]]:
     ends = [(b + 1) * (n // 128) // blocks * 256 for b in range(blocks)]
     run = np.concatenate([words[e - k : e] for e, k in zip(ends, sizes, strict=True)] + [np.zeros(32, np.uint16)])
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    yield "decode bypass", lambda: bypass.decode_bypass(slots, PRECISION, states, run, starts, out16), out16.nbytes
+    yield "decode bypass", lambda: bypass.decode_bypass(slots, states, run, starts, out16), out16.nbytes
 
 
 def main(mebibytes: str = "1", *names: str) -> None:

@@ -51,7 +51,7 @@ def store_bytes(
     """Write a file to memory."""
     count = thread_count(threads)
     plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}))
-    output = MemoryOutput()
+    output = MemoryOutput(plan.header.decoded_bytes)
     write_plan(plan, inputs, output, threads=count)
     data = output.getvalue()
     if self_check:

@@ -55,12 +55,12 @@ def array(dtype: type) -> numba.types.Array:
 
 U8, U16, U32, I64 = map(array, (np.uint8, np.uint16, np.uint32, np.int64))
 INT = numba.int64
-DECODER = (U32, INT, INT, U32, U16, I64)
+DECODER = (U32, INT, U32, U16, I64)
 KERNELS = {
     check.decode_kernels.decode_fields_u8: (*DECODER, U8),
     check.decode_kernels.decode_u16_6_10: (*DECODER, U8, U8, U16),
     check.decode_kernels.decode_u32_8_8_6_10: (*DECODER, U8, U8, U8, U8, U32),
-    check.bypass.decode_bypass: (U32, INT, U32, U16, I64, U16),
+    check.bypass.decode_bypass: (U32, U32, U16, I64, U16),
     check.bypass.encode_bypass: (U16, U32, INT, U16, U32, I64),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),
     check.histogram.field_histogram: (U16, INT, INT, INT, INT, U16, U32),

@@ -49,17 +49,17 @@ class Fence:
         return [self.array(dtype, size) for dtype, size in kinds]
 
 
-def feed_decoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
+def feed_decoders(fence: Fence, n: int, blocks: int) -> None:
     states, words = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50))
-    slots, starts = fence.arrays((np.uint32, 1 << precision), (np.int64, blocks + 1))
+    slots, starts = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1))
     for layout in cases.LAYOUTS:
         sizes = [n * p // 8 for width in layout.widths[:-1] for p in (8, 4, 2, 1) if width & p]
         pieces, out = fence.arrays(*((np.uint8, size) for size in sizes)), fence.array(layout.dtype, n)
         for base in (0, 65535):
-            status = layout.decode(slots, precision, base, states, words, starts, *pieces, out)
+            status = layout.decode(slots, base, states, words, starts, *pieces, out)
             assert status in (OK, BAD_STREAM)
     out = fence.array(np.uint16, n)
-    assert bypass.decode_bypass(slots, precision, states, words, starts, out) in (OK, BAD_STREAM)
+    assert bypass.decode_bypass(slots, states, words, starts, out) in (OK, BAD_STREAM)
 
 
 def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
@@ -86,7 +86,7 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
 
 
 def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
-    frequencies, slots, by_symbol = fence.arrays((np.uint16, 256), (np.uint32, 1 << precision), (np.uint32, 256))
+    frequencies, slots, by_symbol = fence.arrays((np.uint16, 256), (np.uint32, table.SLOTS), (np.uint32, 256))
     table.build_table(frequencies, precision, slots)
     table.build_encoder_table(frequencies, precision, by_symbol)
     for width in range(1, 9):
@@ -109,7 +109,7 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
     """Noise behind a table that is sound, or behind noise, and cut off anywhere."""
     half = 1 << precision - 1
     sound_table = bytes([7, 8, *[half % 128 + 128, half // 128] * 2])
-    slots, starts, parts = fence.arrays((np.uint32, 1 << precision), (np.int64, blocks + 1), (np.int64, payload.PARTS))
+    slots, starts, parts = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1), (np.int64, payload.PARTS))
     for size in (0, 1, 5, 6, 16, 40, 200, 128 * blocks + 64):
         stored = fence.array(np.uint8, size)
         for begin in (b"", sound_table):
@@ -134,7 +134,7 @@ def main() -> None:
     for side, pattern, (groups, blocks) in itertools.product(("begin", "end"), range(PATTERNS), geometries):
         fence = Fence(side, rng, pattern)
         precision = 11 + groups % 2
-        feed_decoders(fence, 128 * groups, blocks, precision)
+        feed_decoders(fence, 128 * groups, blocks)
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
         feed_payload(fence, groups, blocks, precision)

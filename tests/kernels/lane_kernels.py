@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import divide
-from slimtensors.kernels.simd.lanes import count, high_u16, leading_zeros
-from slimtensors.kernels.simd.memory import gather, load, store
+from slimtensors.kernels.simd.lanes import count, high_u16, leading_zeros, pair, rotate_right
+from slimtensors.kernels.simd.memory import gather, load, look_up, store
 from slimtensors.kernels.simd.streams import give, take
 
 
@@ -30,6 +30,19 @@ def high_all(x, out):
 
 
 @kernel
+def halves_all(table, index, out):
+    for at in range(0, index.size, 32):
+        high, low = look_up(table, load(index, at))
+        store(out, at, pair(high, low))
+
+
+@kernel
+def rotate_all(x, bits, out):
+    for at in range(0, x.size, 32):
+        store(out, at, rotate_right(load(x, at), bits))
+
+
+@kernel
 def gather_all(table, index, out):
     for at in range(0, index.size, 32):
         store(out, at, gather(table, load(index, at)))
@@ -37,11 +50,11 @@ def gather_all(table, index, out):
 
 @kernel
 def take_all(words, wants, out):
-    """wants: not zero where a lane takes a word; other lanes of out are unspecified. Returns how many were taken."""
+    """wants: not zero where a lane takes a word; the rest of out stays. Returns how many were taken."""
     at = 0
     for i in range(0, wants.size, 32):
         mask = load(wants, i) != 0
-        store(out, i, take(words, at, mask))
+        store(out, i, take(words, at, mask, load(out, i)))
         at += count(mask)
     return at
 

@@ -56,13 +56,13 @@ def test_normalise(precision: int) -> None:
 def test_stored_tables_are_read_as_they_were(precision: int) -> None:
     for counts in cases():
         found = normalise(counts, precision)
-        slots, again = np.zeros(1 << precision, np.uint32), np.zeros(1 << precision, np.uint32)
+        slots, again = np.zeros(table.SLOTS, np.uint32), np.zeros(table.SLOTS, np.uint32)
         assert table.build_table(found, precision, slots) == OK
         data = np.frombuffer(bytearray(table_bytes(found)), np.uint8)
-        read = payload.read_table(data, data.size, precision, again)
+        read = payload.read_table(data, data.size, precision, 0, again)
         assert read == data.size + 1024 * np.flatnonzero(found)[-1]
         assert np.array_equal(slots, again)
-        assert payload.read_table(data[:-1], data.size - 1, precision, again) == -1
+        assert payload.read_table(data[:-1], data.size - 1, precision, 0, again) == -1
 
 
 def test_wrong_counts() -> None:

@@ -222,6 +222,7 @@ def test_no_more_threads_to_be_had(monkeypatch):
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
 def test_ctrl_c_while_waiting_for_the_other_threads():
     main, interrupted, ended = threading.main_thread(), threading.Event(), []
+    begun = threading.Semaphore(0)
 
     def interrupt():
         signal.pthread_kill(main.ident, signal.SIGINT)
@@ -229,14 +230,16 @@ def test_ctrl_c_while_waiting_for_the_other_threads():
 
     def work(_job):
         if threading.current_thread() is main:
-            time.sleep(0.05)  # so that the others have a job each, and then there are no more
+            for _ in range(2):  # so that the others have a job each, and then there are no more
+                begun.acquire(timeout=5)
         else:
+            begun.release()
             interrupted.wait(5)
             ended.append(time.sleep(0.1))
 
     timer = threading.Timer(0.5, interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
-        library_threads.run_all(work, range(4), 3)
+        library_threads.run_all(work, range(3), 3)
     assert len(ended) == 2  # what was begun is brought to an end
     timer.join()

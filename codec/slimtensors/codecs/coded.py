@@ -35,7 +35,6 @@ class Coded(NamedTuple):
     """A payload, cut up and checked, as kernels take it."""
 
     table: npt.NDArray[np.uint32]
-    precision: int
     base: int
     states: npt.NDArray[np.uint32]
     words: Words  # goes on past the plane's own words
@@ -54,7 +53,7 @@ def read_coded(plane: Plane, width: int, groups: int) -> Coded:
     if escapes * ESCAPE_SHARE > groups * GROUP or (is_bypass and (escapes or base)):
         raise FormatError(f"{escapes} escapes and base {base} in mode {Mode.NAMES[mode]}")
     data = plane.payload
-    slots = work_space("table", 1 << precision, np.uint32)
+    slots = work_space("table", table.SLOTS, np.uint32)
     starts = np.empty(blocks + 1, np.int64)
     parts = np.empty(payload.PARTS, np.int64)
     status = payload.open_payload(
@@ -65,7 +64,6 @@ def read_coded(plane: Plane, width: int, groups: int) -> Coded:
     _table_end, positions_at, fields_at, states_at, words_at = parts.tolist()
     return Coded(
         slots,
-        precision,
         base,
         data[states_at:words_at].view("<u4"),
         data[words_at:].view("<u2"),

@@ -82,9 +82,7 @@ def decode(layout: Layout, planes: list[Plane], body: Units) -> None:
     for plane, width in zip(planes, layout.widths[:-1], strict=False):
         raw += pieces(raw_payload(plane, width, groups), width, body.size)
     parts = coded.read_coded(planes[-1], layout.widths[-1], groups)
-    check_status(
-        layout.decode(parts.table, parts.precision, parts.base, parts.states, parts.words, parts.starts, *raw, body)
-    )
+    check_status(layout.decode(parts.table, parts.base, parts.states, parts.words, parts.starts, *raw, body))
     # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
     coded.put_escapes(body, sum(layout.widths[:-1]) - 1, layout.widths[-1], parts.escapes)
 

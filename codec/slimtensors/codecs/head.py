@@ -61,7 +61,7 @@ def up(length: int, alignment: int = ALIGNMENT) -> int:
 
 def is_zero(data: Bytes) -> bool:
     """Whether all bytes are zero; quick for the few that padding has."""
-    return not any(data.tobytes())
+    return data.tobytes().count(0) == data.size
 
 
 def read_head(data: Bytes, units: int, planes: int) -> int:

@@ -60,11 +60,11 @@ def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
     out = np.empty(GROUP * groups, field_dtype(width))
     stream = (parts.states, parts.words, parts.starts)
     if descriptor.mode == Mode.BYPASS:
-        status = bypass.decode_bypass(parts.table, parts.precision, *stream, out)
+        status = bypass.decode_bypass(parts.table, *stream, out)
     elif width <= 8:
-        status = decode_kernels.decode_fields_u8(parts.table, parts.precision, parts.base, *stream, out)
+        status = decode_kernels.decode_fields_u8(parts.table, parts.base, *stream, out)
     else:
-        status = decode_kernels.decode_fields_u16(parts.table, parts.precision, parts.base, *stream, out)
+        status = decode_kernels.decode_fields_u16(parts.table, parts.base, *stream, out)
     check_status(status)
     coded.put_escapes(out, 0, width, parts.escapes)
     return out
@@ -78,11 +78,11 @@ def check_status(status: int) -> None:
 
 def raw_payload(plane: Plane, width: int, groups: int) -> Bytes:
     """The packed bytes of a plane in mode raw, its descriptor checked."""
-    descriptor = plane.descriptor
-    _nothing_else(descriptor, descriptor._replace(mode=0, length=0))
-    if descriptor.length != packed_length(_narrow(width), groups):
-        raise FormatError(f"{descriptor.length} packed bytes for {groups} groups of {width} bits")
-    return plane.payload[: descriptor.length]
+    _mode, precision, base, length, blocks, escapes = plane.descriptor
+    _nothing_else(plane.descriptor, (precision, base, blocks, escapes))
+    if length != packed_length(_narrow(width), groups):
+        raise FormatError(f"{length} packed bytes for {groups} groups of {width} bits")
+    return plane.payload[:length]
 
 
 def _narrow(width: int) -> int:
@@ -91,7 +91,7 @@ def _narrow(width: int) -> int:
     return width
 
 
-def _nothing_else(descriptor: Descriptor, rest: Descriptor) -> None:
+def _nothing_else(descriptor: Descriptor, rest: tuple[int, ...]) -> None:
     """`rest` is what must be zero of a descriptor."""
     if any(rest):
         raise FormatError(f"mode {Mode.NAMES[descriptor.mode]} does not use all that its descriptor states")

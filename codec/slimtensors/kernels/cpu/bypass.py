@@ -8,10 +8,11 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
-from slimtensors.kernels.cpu.decode import decode_step, ended_well, refill
+from slimtensors.kernels.cpu.decode import States, decode_step, ended_well, load_states, refill
 from slimtensors.kernels.cpu.encode import encode_step, has_frequencies
-from slimtensors.kernels.cpu.table import ABSENT, LEAST_PRECISION, MOST_PRECISION, SYMBOLS
-from slimtensors.kernels.simd.lanes import Lanes, count, leading_zeros, select, to_u16, to_u32
+from slimtensors.kernels.cpu.join import symbol_at
+from slimtensors.kernels.cpu.table import ABSENT, LEAST_PRECISION, MOST_PRECISION, SLOTS, SYMBOLS
+from slimtensors.kernels.simd.lanes import Lanes, count, high_u16, leading_zeros, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.simd.streams import give
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
@@ -36,48 +37,47 @@ def bypass_symbols(field: Lanes) -> tuple[Lanes, Lanes]:
 
 
 @inlined
-def decode_bypass_step(
-    table: Array, precision: int, words: Array, last: int, x: Lanes, at: int
-) -> tuple[Lanes, Lanes, int]:
+def decode_bypass_step(table: Array, words: Array, last: int, x: States, at: int) -> tuple[Lanes, States, int]:
     """Read one field from each lane: (fields, states, index of the next word)."""
-    s, x, at = decode_step(table, precision, words, last, x, at)
-    s = to_u32(s)
+    entry, x, at = decode_step(table, words, last, x, at)
+    s = to_u32(symbol_at(0, entry))
     k = bypass_bits(s)
     # v = x mod 2^k; x = floor(x / 2^k); then the refill
-    rest = x >> k
-    v = x - (rest << k)
-    x, at = refill(words, last, rest, at)
+    whole = to_u32(x[0]) << 16 | to_u32(x[1])
+    rest = whole >> k
+    v = whole - (rest << k)
+    x, at = refill(words, last, (high_u16(rest), to_u16(rest)), at)
     # the field is (8 + s mod 8) * 2^k + v
     return select(s < 8, s, ((s & 7 | 8) << k) + v), x, at
 
 
 @kernel
-def decode_bypass(table: Array, precision: int, states: Array, words: Array, starts: Array, out: Array) -> int:
+def decode_bypass(table: Array, states: Array, words: Array, starts: Array, out: Array) -> int:
     """Decode a plane of mode `bypass`; arguments and status as in decode_kernels.py, out uint16[n]."""
     blocks = starts.size - 1
     last = words.size - LANES
     if not are_blocks(out.size, blocks) or last < 0 or states.size != blocks * LANES:
         return BAD_ARGUMENT
-    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != 1 << precision:
+    if table.size != SLOTS:
         return BAD_ARGUMENT
     sound = True
     for block in range(0, blocks, 2):
         members = min(2, blocks - block)
         b0, b1 = block, min(block + 1, blocks - 1)
         t0, t1 = first_step(out.size, blocks, b0), first_step(out.size, blocks, b1)
-        x0, at0 = load(states, b0 * LANES), min(max(starts[b0], 0), last)
-        x1, at1 = load(states, b1 * LANES), min(max(starts[b1], 0), last)
+        x0, at0 = load_states(states, b0), min(max(starts[b0], 0), last)
+        x1, at1 = load_states(states, b1), min(max(starts[b1], 0), last)
         steps = first_step(out.size, blocks, 1) if members == 2 else 0  # the first block is never the longer one
         for t in range(steps):
-            f0, x0, at0 = decode_bypass_step(table, precision, words, last, x0, at0)
-            f1, x1, at1 = decode_bypass_step(table, precision, words, last, x1, at1)
+            f0, x0, at0 = decode_bypass_step(table, words, last, x0, at0)
+            f1, x1, at1 = decode_bypass_step(table, words, last, x1, at1)
             store(out, LANES * (t0 + t), to_u16(f0))
             store(out, LANES * (t1 + t), to_u16(f1))
         firsts, states_now, ats = (t0, t1), (x0, x1), (at0, at1)
         for member in range(members):
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
-                f, x, at = decode_bypass_step(table, precision, words, last, x, at)
+                f, x, at = decode_bypass_step(table, words, last, x, at)
                 store(out, LANES * t, to_u16(f))
             sound &= ended_well(starts, block + member, x, at)
     return OK if sound else BAD_STREAM

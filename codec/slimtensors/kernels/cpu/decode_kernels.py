@@ -2,7 +2,7 @@
 
 All take
 
-    table, precision   from build_table; 2^precision entries
+    table   uint32[4096]          from build_table
     base               coder.md, section 5; 0 to 65535
     states  uint32[blocks * 32]   each block's initial states
     words   uint16[...]           the blocks' words, and 32 more that are read but not used
@@ -33,35 +33,28 @@ u32_8_8_8_8, u32_8_8_6_10 = join.u32_8_8_8_8, join.u32_8_8_6_10
 
 
 @kernel
-def decode_fields_u8(
-    table: Array, precision: int, base: int, states: Array, words: Array, starts: Array, out: Array
-) -> int:
+def decode_fields_u8(table: Array, base: int, states: Array, words: Array, starts: Array, out: Array) -> int:
     """The low 8 bits of the fields; out uint8[n]."""
-    return decode_blocks(field_u8, table, precision, base, states, words, starts, (), out)
+    return decode_blocks(field_u8, table, base, states, words, starts, (), out)
 
 
 @kernel
-def decode_fields_u16(
-    table: Array, precision: int, base: int, states: Array, words: Array, starts: Array, out: Array
-) -> int:
+def decode_fields_u16(table: Array, base: int, states: Array, words: Array, starts: Array, out: Array) -> int:
     """The fields; out uint16[n]."""
-    return decode_blocks(field_u16, table, precision, base, states, words, starts, (), out)
+    return decode_blocks(field_u16, table, base, states, words, starts, (), out)
 
 
 @kernel
-def decode_u16_8_8(
-    table: Array, precision: int, base: int, states: Array, words: Array, starts: Array, rest: Array, out: Array
-) -> int:
+def decode_u16_8_8(table: Array, base: int, states: Array, words: Array, starts: Array, rest: Array, out: Array) -> int:
     """Planes [8 raw, 8 coded], rotated by 1: BF16 with coded exponents. rest uint8[n], out uint16[n]."""
     if rest.size != out.size:
         return BAD_ARGUMENT
-    return decode_blocks(u16_8_8, table, precision, base, states, words, starts, (rest,), out)
+    return decode_blocks(u16_8_8, table, base, states, words, starts, (rest,), out)
 
 
 @kernel
 def decode_u16_6_10(
     table: Array,
-    precision: int,
     base: int,
     states: Array,
     words: Array,
@@ -73,13 +66,12 @@ def decode_u16_6_10(
     """Planes [6 raw, 10 coded], rotated by 1. nibbles uint8[n / 2], crumbs uint8[n / 4], out uint16[n]."""
     if nibbles.size != out.size // 2 or crumbs.size != out.size // 4:
         return BAD_ARGUMENT
-    return decode_blocks(u16_6_10, table, precision, base, states, words, starts, (nibbles, crumbs), out)
+    return decode_blocks(u16_6_10, table, base, states, words, starts, (nibbles, crumbs), out)
 
 
 @kernel
 def decode_u32_8_8_8_8(
     table: Array,
-    precision: int,
     base: int,
     states: Array,
     words: Array,
@@ -92,13 +84,12 @@ def decode_u32_8_8_8_8(
     """Planes [8, 8, 8 raw, 8 coded], rotated by 1: FP32, coded exponents. low, mid, high uint8[n], out uint32[n]."""
     if low.size != out.size or mid.size != out.size or high.size != out.size:
         return BAD_ARGUMENT
-    return decode_blocks(u32_8_8_8_8, table, precision, base, states, words, starts, (low, mid, high), out)
+    return decode_blocks(u32_8_8_8_8, table, base, states, words, starts, (low, mid, high), out)
 
 
 @kernel
 def decode_u32_8_8_6_10(
     table: Array,
-    precision: int,
     base: int,
     states: Array,
     words: Array,
@@ -113,4 +104,4 @@ def decode_u32_8_8_6_10(
     if low.size != out.size or mid.size != out.size or nibbles.size != out.size // 2 or crumbs.size != out.size // 4:
         return BAD_ARGUMENT
     pieces = (low, mid, nibbles, crumbs)
-    return decode_blocks(u32_8_8_6_10, table, precision, base, states, words, starts, pieces, out)
+    return decode_blocks(u32_8_8_6_10, table, base, states, words, starts, pieces, out)

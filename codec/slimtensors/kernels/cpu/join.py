@@ -11,60 +11,80 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import Lanes, to_u8, to_u16, to_u32
+from slimtensors.kernels.simd.lanes import Lanes, pair, rotate_right, select, to_u8, to_u16
 from slimtensors.kernels.simd.memory import load
 
 Array = npt.NDArray[Any]
 Pieces = tuple[Array, ...]
+Entry = tuple[Lanes, Lanes]
 
 
 @inlined
-def packed(piece: Array, bits: int, t: int) -> Lanes:
-    """Step t of a piece of 2, 4 or 8 bits, in 16-bit lanes."""
+def symbol_at(shift: int, entry: Entry) -> Lanes:
+    """The symbols of entries, `shift` (0 to 8) bits up in 16."""
+    high, low = entry
+    # bits 12 to 19 of the entry
+    return (high << 4 + shift | low >> 12 - shift) & 0xFF << shift
+
+
+@inlined
+def field_at(shift: int, base: int, entry: Entry) -> Lanes:
+    """The fields of entries, `shift` bits up in 16. Symbols count from a base; symbol 0 is field 0."""
+    symbol = symbol_at(shift, entry)
+    return select(symbol != 0, symbol + (base << shift), symbol)
+
+
+@inlined
+def packed(piece: Array, bits: int, t: int) -> tuple[Lanes, int]:
+    """Step t of a piece of 2 or 4 bits: where it is in 16-bit lanes, from which bit on."""
     steps = 8 // bits
     # step t lies in the 32 bytes from 32 * floor(t / (8 / p)), at bit p * (t mod (8 / p))
-    lanes: Lanes = to_u16(load(piece, LANES * (t // steps))) >> bits * (t % steps) & (1 << bits) - 1
-    return lanes
+    return to_u16(load(piece, LANES * (t // steps))), bits * (t % steps)
 
 
 @inlined
-def field_u8(_pieces: Pieces, _t: int, field: Lanes) -> Lanes:
-    return to_u8(field)
+def field_u8(_pieces: Pieces, _t: int, _base: int, entry: Entry) -> Lanes:
+    return to_u8(symbol_at(0, entry))
 
 
 @inlined
-def field_u16(_pieces: Pieces, _t: int, field: Lanes) -> Lanes:
-    return field
+def field_u16(_pieces: Pieces, _t: int, base: int, entry: Entry) -> Lanes:
+    return field_at(0, base, entry)
 
 
 @inlined
-def u16_8_8(pieces: Pieces, t: int, field: Lanes) -> Lanes:
-    value = field << 8 | to_u16(load(pieces[0], LANES * t))
-    return value >> 1 | value << 15
+def u16_8_8(pieces: Pieces, t: int, _base: int, entry: Entry) -> Lanes:
+    return symbol_at(7, entry) | rotate_right(to_u16(load(pieces[0], LANES * t)), 1)
 
 
 @inlined
-def six(pieces: Pieces, t: int) -> Lanes:
-    """Step t of a plane of 6 bits: a piece of 4, then a piece of 2."""
-    lanes: Lanes = packed(pieces[0], 4, t) | packed(pieces[1], 2, t) << 4
-    return lanes
+def six(pieces: Pieces, t: int, rotation: int) -> Lanes:
+    """Step t of a plane of 6 bits in 16, rotated to the right: a piece of 4, then a piece of 2."""
+    four, low = packed(pieces[0], 4, t)
+    two, high = packed(pieces[1], 2, t)
+    # the bits 0 to 3 and 4 to 5, where rotation brings them
+    mask4, mask2 = (0xF000F >> rotation) & 0xFFFF, 0x30 >> rotation
+    return rotate_right(four, low + rotation) & mask4 | rotate_right(two, high - 4 + rotation) & mask2
 
 
 @inlined
-def u16_6_10(pieces: Pieces, t: int, field: Lanes) -> Lanes:
-    value = field << 6 | six(pieces, t)
-    return value >> 1 | value << 15
+def u16_6_10(pieces: Pieces, t: int, base: int, entry: Entry) -> Lanes:
+    return field_at(5, base, entry) | six(pieces, t, 1)
 
 
 @inlined
-def u32_8_8_8_8(pieces: Pieces, t: int, field: Lanes) -> Lanes:
+def rotated_u32(high: Lanes, low: Lanes) -> Lanes:
+    """The elements whose halves these are, rotated by one."""
+    return pair(high >> 1 | low << 15, low >> 1 | high << 15)
+
+
+@inlined
+def u32_8_8_8_8(pieces: Pieces, t: int, _base: int, entry: Entry) -> Lanes:
     low, mid, high = load(pieces[0], LANES * t), load(pieces[1], LANES * t), load(pieces[2], LANES * t)
-    value = to_u32(field) << 24 | to_u32(high) << 16 | to_u32(mid) << 8 | to_u32(low)
-    return value >> 1 | value << 31
+    return rotated_u32(symbol_at(8, entry) | to_u16(high), pair(mid, low))
 
 
 @inlined
-def u32_8_8_6_10(pieces: Pieces, t: int, field: Lanes) -> Lanes:
+def u32_8_8_6_10(pieces: Pieces, t: int, base: int, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
-    value = to_u32(field << 6 | six(pieces[2:], t)) << 16 | to_u32(mid) << 8 | to_u32(low)
-    return value >> 1 | value << 31
+    return rotated_u32(field_at(6, base, entry) | six(pieces[2:], t, 0), pair(mid, low))

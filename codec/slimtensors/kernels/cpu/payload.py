@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
-from slimtensors.kernels.cpu.table import FIELD_BITS, LEAST_PRECISION, MOST_PRECISION, SYMBOL_SHIFT
+from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SLOTS, fill_slots
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -58,15 +58,16 @@ def largest_field(symbol: int, base: int, bypass: bool) -> int:
 
 
 @kernel
-def read_table(payload: Array, length: int, precision: int, table: Array) -> int:
+def read_table(payload: Array, length: int, precision: int, base: int, table: Array) -> int:
     """Build the decoder's table from its stored form (coder.md, section 3).
 
     payload  uint8[...]  begins with the table; no more than `length` bytes are read
-    table    uint32[2^precision]  as build_table fills it
+    base     what symbols other than 0 are to be raised by in the table, where that makes fields of 8 bits; else 0
+    table    uint32[4096]  as build_table fills it
 
     Returns the bytes read + 1024 * the last symbol; or -1 if the table is wrong.
     """
-    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != 1 << precision:
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != SLOTS:
         return -1
     slots = 1 << precision
     end = min(length, payload.size)
@@ -89,9 +90,7 @@ def read_table(payload: Array, length: int, precision: int, table: Array) -> int
         at_end = symbol == first or symbol == last  # Numba would build a tuple
         if frequency > slots - slot or frequency == slots or (frequency == 0 and at_end):
             return -1
-        entry = frequency << FIELD_BITS | symbol << SYMBOL_SHIFT
-        for offset in range(frequency):
-            table[slot + offset] = np.uint32(entry | offset)
+        fill_slots(table, precision, slot, frequency, largest_field(symbol, base, False) & 0xFF)
         slot += frequency
     return at + 1024 * last if slot == slots else -1
 
@@ -115,7 +114,7 @@ def open_payload(
     payload  uint8[...]           at least `length` bytes
     width, base, bypass, escapes  of the plane; 0 <= escapes, 0 <= base < 2^16
     units                         of the body
-    table    uint32[2^precision]  filled
+    table    uint32[4096]         filled
     starts   int64[blocks + 1]    filled: each block's first word, and the end
     parts    int64[PARTS]         filled: where the parts begin in the payload
 
@@ -124,7 +123,7 @@ def open_payload(
     blocks = starts.size - 1
     if parts.size != PARTS or blocks < 1 or not 0 <= length <= payload.size or escapes < 0 or escapes > units:
         return BAD_ARGUMENT
-    read = read_table(payload, length, precision, table)
+    read = read_table(payload, length, precision, base if width <= 8 else 0, table)
     if read < 0:
         return BAD_TABLE
     table_end, last = read % 1024, read // 1024

@@ -1,4 +1,17 @@
-"""The coder's tables, from the frequencies of the 256 symbols (coder.md, section 3)."""
+"""The coder's tables, from the frequencies of the 256 symbols (coder.md, section 3).
+
+The decoder's table has 4096 entries whatever the precision P: frequency (12 bits), symbol (8), bias (12), from the top.
+Reading a symbol from a state x with the slot x mod 4096 is
+
+    x = frequency * floor(x / 4096) + bias
+
+For P = 12 the bias is slot - start[s]. For P = 11 the entry's frequency is 2 * frequency[s]: with b for bit 11 of x,
+
+    frequency[s] * floor(x / 2048) + slot - start[s]
+        = 2 * frequency[s] * floor(x / 4096) + b * frequency[s] + slot - start[s]
+
+where the second slot is x mod 2048. Either way bias < frequency < 4096.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +20,51 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import kernel
+from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
 
 SYMBOLS = 256
 LEAST_PRECISION, MOST_PRECISION = 11, 12
-FIELD_BITS = 12  # of a slot, a frequency and a start in a table's entry, whatever the precision
-LOW = (1 << FIELD_BITS) - 1
-SYMBOL_SHIFT = 2 * FIELD_BITS
+SLOTS = 1 << MOST_PRECISION
 
-ABSENT = 1 << SYMBOL_SHIFT  # marks a symbol without frequency in the encoder's table
+FIELD_BITS = 12
+LOW = (1 << FIELD_BITS) - 1
+SYMBOL_SHIFT, FREQUENCY_SHIFT = 12, 20
+
+ABSENT = 1 << 24  # marks a symbol without frequency in the encoder's table
+
+
+@inlined
+def fill_slots(table: Array, precision: int, slot: int, frequency: int, symbol: int) -> None:
+    """Give a symbol the slots from `slot` on."""
+    entry = frequency << FREQUENCY_SHIFT + MOST_PRECISION - precision | symbol << SYMBOL_SHIFT
+    for offset in range(frequency):
+        table[slot + offset] = np.uint32(entry | offset)
+    if precision < MOST_PRECISION:
+        for offset in range(frequency):
+            table[(1 << precision) + slot + offset] = np.uint32(entry | offset + frequency)
 
 
 @kernel
 def build_table(frequencies: Array, precision: int, table: Array) -> int:
-    """The decoder's table: for each slot: slot - start[s] (12 bits), frequency[s] (12 bits), s (8 bits).
+    """The decoder's table. BAD_ARGUMENT if the frequencies do not sum to 2^precision, or one of them is 2^precision.
 
     frequencies  uint16[256]
-    table        uint32[2^precision]
-
-    BAD_ARGUMENT if the frequencies do not sum to 2^precision, or one of them is 2^precision: it would not fit.
+    table        uint32[4096]
     """
-    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != 1 << precision:
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or table.size != SLOTS or frequencies.size != SYMBOLS:
         return BAD_ARGUMENT
-    if frequencies.size != SYMBOLS:
-        return BAD_ARGUMENT
+    slots = 1 << precision
     slot = 0
     for symbol in range(SYMBOLS):
         frequency = int(frequencies[symbol])
-        if frequency > table.size - slot or frequency == table.size:
+        if frequency > slots - slot or frequency == slots:
             return BAD_ARGUMENT
-        entry = frequency << FIELD_BITS | symbol << SYMBOL_SHIFT
-        for offset in range(frequency):
-            table[slot + offset] = np.uint32(entry | offset)
+        fill_slots(table, precision, slot, frequency, symbol)
         slot += frequency
-    return OK if slot == table.size else BAD_ARGUMENT
+    return OK if slot == slots else BAD_ARGUMENT
 
 
 @kernel

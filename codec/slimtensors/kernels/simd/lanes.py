@@ -1,7 +1,7 @@
 """Vectors of 32 lanes for Numba kernels: the type, its operators, masks and widths.
 
 A kernel computes on 32 unsigned integers at once and reads like NumPy: `x >> 12`, `x * f + c`, `select(x < k, a, b)`.
-LLVM splits a vector of 32 into the registers the target has. Only `gather`, `take`, `give` and `divide` look at the
+LLVM splits a vector of 32 into the registers the target has. A few operations look at the
 features of the target, when they are compiled. Kernels never ask.
 
 Each operation is a plain NumPy function, which is its definition, followed by how the compiler makes it. With
@@ -20,7 +20,20 @@ from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no h
 from numba.core import types
 from numba.extending import models, register_model
 
-from slimtensors.kernels.simd.lowering import I32, I64, LANES, Use, call, lowered, pick, splat, typed, vector
+from slimtensors.kernels.simd.lowering import (
+    I32,
+    I64,
+    LANES,
+    Use,
+    call,
+    every,
+    instruction_set,
+    lowered,
+    pick,
+    splat,
+    typed,
+    vector,
+)
 
 Array: TypeAlias = npt.NDArray[Any]
 Lanes: TypeAlias = npt.NDArray[Any]  # 32 unsigned integers of 8, 16, 32 or 64 bits
@@ -45,7 +58,7 @@ class LanesModel(_PrimitiveModel):  # type: ignore[misc] # Numba's classes have 
         super().__init__(manager, lanes, vector(lanes.bits))
 
 
-U32, MASK = LanesType(32), LanesType(1)
+U16, U32, MASK = LanesType(16), LanesType(32), LanesType(1)
 
 
 # ---- arithmetic and comparison: the operators + - * & | ^ << >> and < >= == !=, of lanes, or of lanes and an integer.
@@ -92,6 +105,58 @@ _binary(operator.eq, MASK, lambda builder, a, b: builder.icmp_unsigned("==", a, 
 _binary(operator.ne, MASK, lambda builder, a, b: builder.icmp_unsigned("!=", a, b))
 
 
+def mul_high(left: Lanes, right: Lanes) -> Lanes:
+    """floor(left * right / 2^16), in lanes of 16 bits."""
+    return (left.astype(np.uint32) * right >> 16).astype(np.uint16)
+
+
+def increment(lanes: Lanes, mask: Mask) -> Lanes:
+    """One more in the lanes of the mask, in lanes of 16 bits."""
+    more: Lanes = lanes + mask.astype(lanes.dtype)
+    return more
+
+
+def rotate_right(lanes: Lanes, bits: int) -> Lanes:
+    """Each lane of 16 bits rotated by some of them, any integer."""
+    return lanes >> bits % 16 | lanes << -bits % 16
+
+
+typed(mul_high, lambda left, right: left if left == right == U16 else None)
+typed(increment, lambda lanes, mask: lanes if (lanes, mask) == (U16, MASK) else None)
+typed(rotate_right, lambda lanes, bits: lanes if lanes == U16 and isinstance(bits, types.Integer) else None)
+
+
+@lowered(mul_high, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    # LLVM knows it again: one instruction.
+    builder, wide = use.builder, vector(32)
+    left, right = (builder.zext(argument, wide) for argument in use.arguments)
+    return builder.trunc(builder.lshr(builder.mul(left, right), every(wide, 16)), vector(16))
+
+
+@lowered(increment, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    builder, (lanes, mask) = use.builder, use.arguments
+    if instruction_set(use) != "avx512":
+        return builder.sub(lanes, builder.sext(mask, lanes.type))
+    # An addition in some lanes. LLVM would rather make numbers of the mask and subtract them, two instructions; it must
+    # not see that what is added is (1 + 1 + 1) / 2 = 1.
+    one = every(lanes.type, 1)
+    one = call(builder, "llvm.x86.avx512.pavg.w.512", lanes.type, [one, one])
+    return builder.select(mask, builder.add(lanes, one), lanes)
+
+
+@lowered(rotate_right, LanesType, types.Integer)
+def _(use: Use) -> ir.Value:
+    builder, lanes = use.builder, use.arguments[0]
+    bits = _as_lanes(use, 1, 16)
+    if instruction_set(use) == "avx512":
+        return call(builder, f"llvm.fshr.v{LANES}i16", lanes.type, [lanes, lanes, bits])
+    right = builder.and_(bits, every(lanes.type, 15))
+    left = builder.and_(builder.neg(bits), every(lanes.type, 15))
+    return builder.or_(builder.lshr(lanes, right), builder.shl(lanes, left))
+
+
 # ---- masks
 
 
@@ -131,6 +196,13 @@ def to_u16(lanes: Lanes) -> Lanes:
     return lanes.astype(np.uint16)
 
 
+def pair(high: Lanes, low: Lanes) -> Lanes:
+    """Lanes of twice the width, from their halves."""
+    wide = np.dtype(f"u{2 * low.itemsize}")
+    both: Lanes = high.astype(wide) << 8 * low.itemsize | low
+    return both
+
+
 def high_u16(lanes: Lanes) -> Lanes:
     """The high 16 bits of each lane of 32 bits."""
     return (lanes >> 16).astype(np.uint16)
@@ -159,6 +231,16 @@ typed(as_in, lambda array, lanes: LanesType(array.dtype.bitwidth) if isinstance(
 for _operation in (to_u8, to_u16, to_u32):
     lowered(_operation, LanesType)(_resize)
 lowered(as_in, types.Array, LanesType)(_resize)
+
+
+typed(pair, lambda high, low: LanesType(2 * low.bits) if high == low else None)
+
+
+@lowered(pair, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    high, low = use.arguments
+    alternating = [place for lane in range(LANES) for place in (lane, lane + LANES)]
+    return use.builder.bitcast(pick(use.builder, low, high, alternating), vector(use.signature.return_type.bits))
 
 
 typed(high_u16, lambda lanes: LanesType(16) if lanes == U32 else None)

@@ -99,7 +99,7 @@ def by_parts(builder: ir.IRBuilder, lanes: int, vectors: Sequence[ir.Value], emi
     """Cut vectors of 32 into parts that fill a register, apply `emit` to each in order, and join the results."""
     parts = [
         emit(*[pick(builder, whole, whole, range(start, start + lanes)) for whole in vectors])
-        for start in range(0, LANES, lanes)
+        for start in range(0, vectors[0].type.count, lanes)
     ]
     while len(parts) > 1:
         both = range(2 * parts[0].type.count)

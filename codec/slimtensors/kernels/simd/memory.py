@@ -5,10 +5,13 @@ An address need not be aligned. Nothing is checked in compiled code: the kernel 
 
 from __future__ import annotations
 
-from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
-from numba.core import types
+from typing import Any
 
-from slimtensors.kernels.simd.lanes import U32, Array, Lanes, LanesType
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
+from numba.core import cgutils, types
+
+from slimtensors.kernels.simd.lanes import U16, U32, Array, Lanes, LanesType
 from slimtensors.kernels.simd.lowering import (
     I8,
     I32,
@@ -27,6 +30,8 @@ from slimtensors.kernels.simd.lowering import (
     typed,
     vector,
 )
+
+_pack_array: Any = cgutils.pack_array
 
 
 def window(array: Array, at: int) -> Array:
@@ -106,10 +111,62 @@ def _gather_avx2(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.
 def _gather_portable(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
     """Lane by lane."""
     result = ir.Constant(index.type, ir.Undefined)
-    for lane in range(LANES):
+    for lane in range(index.type.count):
         position = builder.zext(builder.extract_element(index, I32(lane)), I64)
         result = builder.insert_element(result, builder.load(builder.gep(table, [position])), I32(lane))
     return result
 
 
 _GATHER = {"avx512": _gather_avx512, "avx2": _gather_avx2, "portable": _gather_portable}
+
+
+# ---- look_up: table[slot], in halves
+
+
+def look_up(table: Array, slots: Lanes) -> tuple[Lanes, Lanes]:
+    """The high and the low 16 bits of table[slots], for a table of uint32 and slots of 16 bits.
+
+    The caller proves every slot below table.size, by a mask for instance.
+    """
+    found: Lanes = table[slots]
+    return (found >> 16).astype(np.uint16), found.astype(np.uint16)
+
+
+def _type_of_look_up(table: Any, slots: Any) -> Any:
+    pair: Any = types.UniTuple
+    return pair(U16, 2) if table.dtype == types.uint32 and slots == U16 else None
+
+
+typed(look_up, _type_of_look_up)
+
+
+@lowered(look_up, types.Array, LanesType)
+def _(use: Use) -> ir.Value:
+    """Lanes in even and in odd places apart: each pair is 32 bits, so that nothing crosses from pair to pair."""
+    builder, pairs = use.builder, vector(32, LANES // 2)
+    slots = builder.bitcast(use.arguments[1], pairs)
+    table = data(use)
+    target = instruction_set(use)
+    find = _GATHER[target]
+    even = find(builder, table, builder.and_(slots, every(pairs, 0xFFFF)))
+    odd = find(builder, table, builder.lshr(slots, every(pairs, 16)))
+    halves = _HALVES.get(target, _halves)(builder, even, odd)
+    return _pack_array(builder, [builder.bitcast(half, vector(16)) for half in halves])
+
+
+def _halves(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tuple[ir.Value, ir.Value]:
+    low_half, high_half, sixteen = (every(even.type, value) for value in (0xFFFF, 0xFFFF0000, 16))
+    high = builder.or_(builder.lshr(even, sixteen), builder.and_(odd, high_half))
+    return high, builder.or_(builder.and_(even, low_half), builder.shl(odd, sixteen))
+
+
+def _halves_avx512(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """Three instructions; of what `_halves` says, LLVM makes two that are three each for the processor."""
+    pairs = even.type
+    high_half, sixteen = every(pairs, 0xFFFF0000), every(pairs, 16)
+    turned = call(builder, "llvm.fshl.v16i32", pairs, [even, even, sixteen])
+    high = call(builder, "llvm.x86.avx512.pternlog.d.512", pairs, [high_half, odd, turned, I32(0xCA)])
+    return high, call(builder, "llvm.fshl.v16i32", pairs, [odd, turned, sixteen])
+
+
+_HALVES = {"avx512": _halves_avx512}

@@ -8,7 +8,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import cgutils, types
 
-from slimtensors.kernels.simd.lanes import MASK, U32, Array, Lanes, LanesType, Mask
+from slimtensors.kernels.simd.lanes import MASK, U16, U32, Array, Lanes, LanesType, Mask
 from slimtensors.kernels.simd.lowering import (
     I8,
     I32,
@@ -33,60 +33,64 @@ _global_constant: Any = cgutils.global_constant
 # ---- take
 
 
-def take(words: Array, at: int, mask: Mask) -> Lanes:
-    """words[at], words[at + 1], ... handed in lane order to the lanes of the mask; other lanes are unspecified.
+def take(words: Array, at: int, mask: Mask, lanes: Lanes) -> Lanes:
+    """words[at], words[at + 1], ... handed in lane order to the lanes of the mask; the other lanes keep what they have.
 
     Reads 32 words from `at` whatever the mask says.
     """
     rank: Array = np.cumsum(mask) - mask
-    return window(words, at)[rank].astype(np.uint32)
+    return np.where(mask, window(words, at)[rank], lanes)
 
 
-def _type_of_take(words: Any, at: Any, mask: Any) -> Any:
-    return U32 if (words.dtype, at, mask) == (types.uint16, types.intp, MASK) else None
+def _type_of_take(words: Any, at: Any, mask: Any, lanes: Any) -> Any:
+    return U16 if (words.dtype, at, mask, lanes) == (types.uint16, types.intp, MASK, U16) else None
 
 
 typed(take, _type_of_take)
 
 
-@lowered(take, types.Array, types.Integer, LanesType)
+@lowered(take, types.Array, types.Integer, LanesType, LanesType)
 def _(use: Use) -> ir.Value:
-    return _TAKE[instruction_set(use)](use.builder, address(use), use.arguments[2])
+    return _TAKE[instruction_set(use)](use.builder, address(use), *use.arguments[2:])
 
 
-def _take_avx512(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
-    arguments = [load_vector(builder, words, LANES, 16), every(vector(16), 0), mask]
-    return builder.zext(call(builder, "llvm.x86.avx512.mask.expand.v32i16", vector(16), arguments), vector(32))
+def _take_avx512(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: ir.Value) -> ir.Value:
+    arguments = [load_vector(builder, words, LANES, 16), lanes, mask]
+    return call(builder, "llvm.x86.avx512.mask.expand.v32i16", vector(16), arguments)
 
 
-def _take_avx2(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
+def _take_avx2(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: ir.Value) -> ir.Value:
     """Eight lanes at a time: the mask's eight bits find a permutation that spreads the next eight words."""
-    ranks = _rank_table(builder.module)
+    rows = _spread_table(builder.module)
 
     def spread(part: ir.Value) -> ir.Value:
         nonlocal words
         bits = builder.zext(builder.bitcast(part, I8), I64)
-        rank = builder.zext(load_vector(builder, builder.gep(ranks, [I64(0), bits]), 8, 8), vector(32, 8))
-        eight = builder.zext(load_vector(builder, words, 8, 16), vector(32, 8))
+        row = load_vector(builder, builder.gep(rows, [I64(0), bits]), 16, 8)
+        eight = load_vector(builder, words, 16, 8)
         words = builder.gep(words, [builder.ctpop(bits)])
-        return call(builder, "llvm.x86.avx2.permd", vector(32, 8), [eight, rank])
+        return builder.bitcast(call(builder, "llvm.x86.ssse3.pshuf.b.128", vector(8, 16), [eight, row]), vector(16, 8))
 
-    return by_parts(builder, 8, [mask], spread)
+    spread_words = by_parts(builder, 8, [mask], spread)
+    kept = builder.select(mask, every(vector(16), 0), lanes)
+    return builder.or_(kept, spread_words)
 
 
-def _rank_table(module: ir.Module) -> ir.GlobalVariable:
-    """rank[mask][lane]: how many lanes below this one are set in the mask; shared by all uses in a module."""
-    name = "lanes_rank_table"
+def _spread_table(module: ir.Module) -> ir.GlobalVariable:
+    """spread[mask]: for vpshufb, where each lane's two bytes are, and 0x80, which gives 0, for lanes not set."""
+    name = "lanes_spread_table"
     if name not in module.globals:
         masks = np.arange(256)[:, None] >> np.arange(8) & 1
-        ranks = (masks.cumsum(axis=1) - masks).astype(np.uint8)
-        row = ir.ArrayType(I8, 8)
-        value = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r.tolist()) for r in ranks])
+        ranks = masks.cumsum(axis=1) - masks
+        low = np.where(masks, 2 * ranks, 0x80)
+        rows = np.stack([low, np.where(masks, low + 1, 0x80)], axis=2).reshape(256, 16)
+        row = ir.ArrayType(I8, 16)
+        value = ir.Constant(ir.ArrayType(row, 256), [ir.Constant(row, r.tolist()) for r in rows])
         _global_constant(module, name, value)
     return module.globals[name]
 
 
-def _take_portable(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir.Value:
+def _take_portable(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: ir.Value) -> ir.Value:
     """One lane after another, without a branch: load a word, then step over it if the lane wanted it."""
     result = ir.Constant(vector(16), ir.Undefined)
     bits = builder.bitcast(mask, I32)
@@ -94,7 +98,7 @@ def _take_portable(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value) -> ir
         result = builder.insert_element(result, builder.load(words, align=2), I32(lane))
         wanted = builder.and_(builder.lshr(bits, I32(lane)), I32(1))
         words = builder.gep(words, [builder.zext(wanted, I64)])
-    return builder.zext(result, vector(32))
+    return builder.select(mask, result, lanes)
 
 
 _TAKE = {"avx512": _take_avx512, "avx2": _take_avx2, "portable": _take_portable}
