@@ -149,11 +149,11 @@ def _(use: Use) -> ir.Value:
 @lowered(rotate_right, LanesType, types.Integer)
 def _(use: Use) -> ir.Value:
     builder, lanes = use.builder, use.arguments[0]
-    bits = _as_lanes(use, 1, 16)
+    bits = use.context.cast(builder, use.arguments[1], use.signature.args[1], types.uint16)
     if instruction_set(use) == "avx512":
-        return call(builder, f"llvm.fshr.v{LANES}i16", lanes.type, [lanes, lanes, bits])
-    right = builder.and_(bits, every(lanes.type, 15))
-    left = builder.and_(builder.neg(bits), every(lanes.type, 15))
+        return call(builder, f"llvm.fshr.v{LANES}i16", lanes.type, [lanes, lanes, splat(builder, bits)])
+    # All lanes by the same: LLVM has to see that, or shifts lane by lane.
+    right, left = (splat(builder, builder.and_(n, n.type(15))) for n in (bits, builder.neg(bits)))
     return builder.or_(builder.lshr(lanes, right), builder.shl(lanes, left))
 
 
