@@ -77,7 +77,8 @@ def _stream_size(
 ) -> float:
     """Stored bytes of a stream, from a sample of its chunks."""
     if job.image or job.side is not None:  # text and flags; a guess does, they are small
-        return stream.units / (4 if job.image else 8) + CHUNK_RECORD_BYTES
+        share = 1 / 4 if job.image else 1 / 2 if stream.dtype.is_float else 1 / 8
+        return share * stream.units * stream.dtype.unit_bytes + CHUNK_RECORD_BYTES
     picked = np.unique(np.linspace(0, stream.chunks - 1, max(1, round(share * stream.chunks))).astype(np.int64))
     stored = units = 0
     side_jobs = sides_of.get(job.inputs[0], []) if len(job.inputs) == 1 else []
@@ -89,7 +90,8 @@ def _stream_size(
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
         first = chunk * stream.chunk
         sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
-        stored += len(encode_chunk(data, stream.expression, Place(stream.units, first, sides), try_zstd=job.try_zstd))
+        place = Place(stream.units, first, sides, stream.dtype)
+        stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd))
         units += count
     return stored * stream.units / units
 
@@ -102,4 +104,4 @@ def _side(stream: Stream, job: Job, tensor: Input, first: int, count: int) -> Un
         low, high = first // job.each, -(-(first + count) // job.each)
     side = np.zeros(stream.units, stream.dtype.unit)
     side[low:high] = job.side(tensor, low, high)
-    return side
+    return side.reshape(stream.shape)

@@ -9,11 +9,13 @@ from typing import Any
 from slimtensors.errors import FormatError, NewerFormatError
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
-__all__ = ["Bits", "Cast", "Expression", "Part", "Ref", "Stored", "parse"]
+__all__ = ["Bits", "Cast", "Decimal", "Expression", "Gather", "Mul", "Part", "Ref", "Stored", "parse"]
 
 MAX_WIDTH = 16  # of a plane
+MAX_DECIMAL_WIDTH = 53  # of codes: integers of 52 bits and a sign
+MAX_POWER = 22  # 10^22 is the last that is exact in binary64
 # Names that the format keeps for later; a file that uses one is sound but not for this reader.
-DRAFT = frozenset({"add", "context", "gather", "hadamard", "matmul", "mul", "rand", "trellis", "view"})
+DRAFT = frozenset({"add", "context", "hadamard", "matmul", "rand", "trellis", "view"})
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,65 @@ class Cast:
         return f"cast({self.tensor})"
 
 
-Stored = Bits  # what a stream holds
+@dataclass(frozen=True)
+class Gather:
+    """Units by their codes, from a palette in side plane `palette`: one, or one for each of equal runs."""
+
+    palette: int
+    bits: Bits  # the codes
+
+    @property
+    def sides(self) -> set[int]:
+        return {self.palette}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"gather": [self.palette, self.bits.to_json()]}
+
+    def __str__(self) -> str:
+        return f"palette({self.bits})"
+
+
+@dataclass(frozen=True)
+class Mul:
+    """Numbers from a palette, each times the scale of its run in side plane `scale`."""
+
+    gather: Gather
+    scale: int
+
+    @property
+    def bits(self) -> Bits:
+        return self.gather.bits
+
+    @property
+    def sides(self) -> set[int]:
+        return {self.gather.palette, self.scale}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mul": [self.gather.to_json(), self.scale]}
+
+    def __str__(self) -> str:
+        return f"{self.gather} * scale"
+
+
+@dataclass(frozen=True)
+class Decimal:
+    """Integers over ten to the `power`; the lowest bit of a code is the sign."""
+
+    power: int
+    bits: Bits
+
+    @property
+    def sides(self) -> set[int]:
+        return set()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"decimal": [self.power, self.bits.to_json()]}
+
+    def __str__(self) -> str:
+        return f"decimal{self.power}({self.bits})"
+
+
+Stored = Bits | Gather | Mul | Decimal  # what a stream holds
 Expression = Stored | Ref | Cast
 
 
@@ -101,9 +161,38 @@ def parse(value: Any) -> Expression:
         return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
     if keys == {"ref"}:
         return Ref(_integer(value["ref"], 0, MAX_TENSORS, "ref"))
+    if keys == {"gather"}:
+        return _gather(value["gather"])
+    if keys == {"mul"}:
+        gather, scale = _pair(value["mul"], "mul")
+        if _keys(gather, "the first argument of mul") != {"gather"}:
+            raise FormatError("the first argument of mul is not a gather")
+        return Mul(_gather(gather["gather"]), _integer(scale, 0, MAX_PLANES, "the side plane of a mul"))
+    if keys == {"decimal"}:
+        power, codes = _pair(value["decimal"], "decimal")
+        return Decimal(_integer(power, 0, MAX_POWER, "the power of a decimal"), _codes(codes, MAX_DECIMAL_WIDTH))
     if keys == {"cast"}:
         return Cast(_integer(value["cast"], 0, MAX_TENSORS, "cast"))
     raise FormatError(f"an expression has the keys {sorted(keys)}")
+
+
+def _gather(value: Any) -> Gather:
+    side, codes = _pair(value, "gather")
+    return Gather(_integer(side, 0, MAX_PLANES, "the side plane of a gather"), _codes(codes, MAX_WIDTH))
+
+
+def _codes(value: Any, most: int) -> Bits:
+    """Planes that all units have, not rotated."""
+    codes = parse(value)
+    if not isinstance(codes, Bits) or codes.sides or codes.rotate or sum(codes.widths) > most:
+        raise FormatError(f"codes are not bits of up to {most}, without rotation and side planes")
+    return codes
+
+
+def _pair(value: Any, what: str) -> tuple[Any, Any]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise FormatError(f"{what} has two arguments")
+    return value[0], value[1]
 
 
 def _part(value: Any) -> Part:

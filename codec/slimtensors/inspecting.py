@@ -93,7 +93,7 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
         stored = share * sum(
             header.streams[s].chunks * CHUNK_RECORD_BYTES + file.reader.stream_records[s].stored_length for s in streams
         )
-        expression = str(stream.bits) + (f" in pack {tensor.pack}" if tensor.pack is not None else "")
+        expression = str(stream.expression) + (f" in pack {tensor.pack}" if tensor.pack is not None else "")
         chunks, storage = stream.chunks, _storage(file, number)
     return TensorReport(
         tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage

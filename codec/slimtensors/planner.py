@@ -23,6 +23,7 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
+from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
@@ -220,12 +221,32 @@ class _Builder:
             if dtype.unit_bits == 16 or dtype.unit_bits == 32:
                 bits, why = _integers(sample_units(tensor), dtype)
         sides: tuple[Side, ...] = ()
+        structure = find_structure(tensor, bits)
+        if structure is not None:
+            self._add_structure(index, tensor, structure, chunk)
+            return
         if by_row:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
         self._note(Tensor(tensor.name, dtype, shape, self.intern(bits), chunk, sides), why or f"{dtype.name} fields")
+
+
+    def _add_structure(self, index: int, tensor: Input, structure: Structure, chunk: int) -> None:
+        sides = []
+        for table in structure.tables:
+            units = math.prod(table.shape)
+            bits = table.bits or layouts.usual(table.dtype, self.preset)
+            if table.dtype.name == "F32":
+                tail = min(table.tail, layouts.most_tail(table.dtype, self.preset))
+                bits = layouts.floats(table.dtype, self.preset, tail)
+            sides.append(Side(table.dtype, table.shape, chunk_units(units, table.dtype), self.intern(bits)))
+            self._jobs.append(Job((index,), table.make, table.each))
+        self._jobs.append(Job(inputs=(index,)))
+        expression = self.intern(structure.expression)
+        made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), expression, chunk, tuple(sides))
+        self._note(made, structure.why)
 
 
 def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, str]:

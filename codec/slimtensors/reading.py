@@ -17,6 +17,7 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import ChecksumError, FormatError, TensorNotFoundError, UsageError
+from slimtensors.expression import Mul
 from slimtensors.threads import run_all
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class TensorFile:
         stream = self.header.streams[number]
         stored = self.reader.records(number)[0][chunk].stored_length
         data, record = self.reader.stored(number, chunk, self._scratch(stored))
-        place = Place(stream.units, chunk * stream.chunk, self._sides.get(number, ()))
+        place = Place(stream.units, chunk * stream.chunk, self._sides.get(number, ()), stream.dtype)
         try:
             decode_chunk(data, stream.expression, out, place)
         except FormatError as error:
@@ -206,7 +207,7 @@ class TensorFile:
         for chunk in range(stream.chunks):
             low = chunk * stream.chunk
             self.decode_chunk(side, chunk, out[low : low + stream.chunk_units(chunk)])
-        return out
+        return out.reshape(stream.shape)
 
     def _scratch(self, length: int) -> Bytes:
         """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
@@ -231,3 +232,7 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
     for side in stream.bits.sides:
         if sides[side].max() > 1:
             raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")
+    if isinstance(stream.expression, Mul):
+        for side in stream.expression.sides:
+            if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
+                raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")

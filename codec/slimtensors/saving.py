@@ -92,7 +92,7 @@ class _Feed:
             sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 and job.side is None else ()
             first = 0
             for units in pieces:
-                yield _Task(stream, units, Place(stream.units, first, sides), job.try_zstd)
+                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job.try_zstd)
                 first += units.size
 
     def identities(self) -> list[bytes]:
@@ -131,7 +131,7 @@ class _Feed:
                 for low in range(0, stream.units, stream.chunk)
             ]
         )
-        self._sides[index] = (*self._sides.get(index, ()), side)
+        self._sides[index] = (*self._sides.get(index, ()), side.reshape(stream.shape))
         for k in range(stream.chunks):
             yield side[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
 

@@ -21,8 +21,21 @@ import xxhash
 
 import casts
 import coder
+import lookup
 from coder import GROUP, Refused, check, round_up
-from expressions import DTYPES, Bits, Cast, NeedsNewerReader, Ref, combine, integer, parse_expression
+from expressions import (
+    DTYPES,
+    Bits,
+    Cast,
+    Decimal,
+    Gather,
+    Mul,
+    NeedsNewerReader,
+    Ref,
+    combine,
+    integer,
+    parse_expression,
+)
 
 __all__ = ["File", "NeedsNewerReader", "Refused", "decode_file"]
 
@@ -76,6 +89,9 @@ class Stream:
     unit: int  # bytes of a unit
     chunk: int
     expression: Bits
+    dtype: str = "U8"
+    lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
+    plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
     chunks: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -210,18 +226,24 @@ class HeaderReader:
     def result(self) -> Header:
         return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image)
 
-    def expression(self, value: dict) -> Bits | Ref | Cast:
+    def expression(self, value: dict) -> Bits | Gather | Mul | Decimal | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
 
-    def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: int = 0) -> Stream:
-        expression = self.expression(value)
+    def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: list | None = None) -> Stream:
+        plan = sides or []
+        found = self.expression(value)
+        dtype = value["dtype"] if kind != "image" else "U8"
+        look = found if isinstance(found, Gather | Mul | Decimal) else None
+        expression = look.codes if look else found
+        if look:
+            lookup.check_use(look, dtype, units, plan)
         if not isinstance(expression, Bits):
             raise Refused(f"{kind}: a ref has no stream")
         used = [part.side for part in expression.parts if part.side is not None]
-        check(max(used, default=-1) < sides, "scatter: no such side plane")
-        unit = DTYPES[value["dtype"]][1] if kind != "image" else 1
+        check(max(used, default=-1) < len(plan), "scatter: no such side plane")
+        unit = DTYPES[dtype][1]
         chunk = integer(value["chunk"], 1, MAX_CHUNK, "chunk") if chunk is None else chunk
-        return Stream(kind, units, unit, chunk, expression)
+        return Stream(kind, units, unit, chunk, expression, dtype, look, plan)
 
     def sizes(self, value: dict, what: str) -> tuple[str, tuple[int, ...], int]:
         """dtype, shape, bytes"""
@@ -276,8 +298,12 @@ class HeaderReader:
             side = object_of(side, "side plane", {"chunk", "dtype", "expression", "shape"})
             dtype, _, size = self.sizes(side, "side plane")
             tensor.sides.append(self.stream("side", size // DTYPES[dtype][1], side))
-        data = self.stream("tensor", units, value, sides=len(sides))
+        data = self.stream("tensor", units, value, sides=sides)
         used = {part.side for part in data.expression.parts} - {None}
+        if isinstance(data.lookup, Gather | Mul):
+            used |= {data.lookup.palette}
+        if isinstance(data.lookup, Mul):
+            used |= {data.lookup.scale}
         check(len(used) == len(sides), "a side plane that no scatter names")
         for part in data.expression.parts:
             if part.side is not None:
@@ -452,6 +478,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
     check(at + READ_AHEAD <= len(stored), "fewer than 64 bytes after the last")
     check(zero(stored[at:]), "bytes after the chunk's last are not zero")
     units = combine(fields, stream.expression, 8 * stream.unit)
+    if stream.lookup:
+        units = lookup.lookup(stream.lookup, units, stream.dtype, stream.units, start, sides, stream.plan)
     return b"".join(unit.to_bytes(stream.unit, "little") for unit in units) + stored[at - tail_bytes : at]
 
 
@@ -502,6 +530,9 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
     """ "1 where the row has fields and 0 where it has none (other values are refused)" """
     for part in stream.expression.parts:
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
+    if isinstance(stream.lookup, Mul):
+        for k in (stream.lookup.palette, stream.lookup.scale):
+            lookup.numbers(sides[k], stream.plan[k]["dtype"])  # refuses entries that are not finite
 
 
 def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], bytes]:

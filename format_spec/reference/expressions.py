@@ -19,7 +19,7 @@ DTYPES = {
 }
 
 # section 6: "refused as needing a newer reader, wherever a key of an expression or part is expected"
-RESERVED = {"add", "context", "gather", "hadamard", "matmul", "mul", "rand", "trellis", "view"}
+RESERVED = {"add", "context", "hadamard", "matmul", "rand", "trellis", "view"}
 
 
 class NeedsNewerReader(Refused):
@@ -47,6 +47,25 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Gather:
+    palette: int
+    codes: Bits
+
+
+@dataclass(frozen=True)
+class Mul:
+    palette: int
+    codes: Bits
+    scale: int
+
+
+@dataclass(frozen=True)
+class Decimal:
+    power: int
+    codes: Bits
+
+
+@dataclass(frozen=True)
 class Cast:
     target: int
 
@@ -67,10 +86,20 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Ref | Cast:
+def parse_expression(value: object) -> Bits | Gather | Mul | Decimal | Ref | Cast:
     object_ = keyed(value, "expression")
     if object_.keys() == {"ref"}:
         return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
+    if object_.keys() == {"gather"}:
+        return parse_gather(object_["gather"])
+    if object_.keys() == {"mul"}:
+        first, scale = pair(object_["mul"], "mul")
+        check(keyed(first, "mul").keys() == {"gather"}, "mul: the first is not a gather")
+        gather = parse_gather(first["gather"])
+        return Mul(gather.palette, gather.codes, integer(scale, 0, 2**48, "mul"))
+    if object_.keys() == {"decimal"}:
+        power, codes = pair(object_["decimal"], "decimal")
+        return Decimal(integer(power, 0, 22, "decimal"), parse_codes(codes, 53))
     if object_.keys() == {"cast"}:
         return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
     check(object_.keys() == {"bits", "rotate"}, "expression: unknown keys")
@@ -79,6 +108,25 @@ def parse_expression(value: object) -> Bits | Ref | Cast:
         raise Refused("bits: not an array")
     check(1 <= len(parts) <= 16, "bits: not 1 to 16 parts")
     return Bits(tuple(map(parse_part, parts)), integer(object_["rotate"], 0, 1, "rotate"))
+
+
+def pair(value: object, what: str) -> list:
+    if not isinstance(value, list) or len(value) != 2:
+        raise Refused(f"{what}: not an array of two")
+    return value
+
+
+def parse_gather(value: object) -> Gather:
+    palette, codes = pair(value, "gather")
+    return Gather(integer(palette, 0, 2**48, "gather"), parse_codes(codes, 16))
+
+
+def parse_codes(value: object, most: int) -> Bits:
+    """ "Codes are `bits` with `rotate` 0, without `scatter`" """
+    codes = parse_expression(value)
+    check(isinstance(codes, Bits) and codes.rotate == 0 and codes.width() <= most, "codes: not bits, or too wide")
+    check(all(part.side is None for part in codes.parts), "codes: scatter")
+    return codes
 
 
 def parse_part(value: object) -> Part:

@@ -25,10 +25,11 @@ class Place:
     start: int  # its first unit, counted from the stream's
     units: int  # of the stream
     sides: list[bytes]
+    codes: list[int] | None = None  # of these units, where they are made from codes
 
     def fields(self) -> list[list[int]]:
         """Per plane, the fields that are stored (a multiple of 128 of them)."""
-        units = to_units(self.data, self.unit)
+        units = to_units(self.data, self.unit) if self.codes is None else self.codes
         body = units[: len(units) - len(units) % GROUP]
         sides = [None if part.side is None else self.sides[part.side] for part in self.expression.parts]
         return [
@@ -71,6 +72,7 @@ class Source:
     code: Coding = literal
     chunk: int | None = None  # units; None: all in one
     sides: list[Source] = field(default_factory=list)
+    codes: list[int] | None = None
 
     def unit(self) -> int:
         return DTYPES[self.dtype][1]
@@ -81,13 +83,14 @@ class Source:
     def stream(self) -> StreamParts:
         size = self.chunk_units() * self.unit()
         expression = parse_expression(self.expression)
-        assert isinstance(expression, Bits)
+        bits = expression if isinstance(expression, Bits) else expression.codes
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
         for at in range(0, len(self.data), size):
             data = self.data[at : at + size]
             start, units = at // self.unit(), len(self.data) // self.unit()
-            stored = self.code(Place(data, self.unit(), expression, start, units, sides))
+            codes = self.codes and self.codes[start : start + len(data) // self.unit()]
+            stored = self.code(Place(data, self.unit(), bits, start, units, sides, codes))
             chunks.append(chunk_of(stored, data))
         return StreamParts(chunks)
 

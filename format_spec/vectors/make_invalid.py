@@ -14,6 +14,7 @@ from make_valid import (
     raw_block_frame,
     read_ahead,
     rows_source,
+    side,
     skewed,
 )
 
@@ -414,7 +415,8 @@ for reserved in sorted(RESERVED - {"context"}):
         (["expressions", 0], {reserved: [0, 1]}),
     )
 header("newer_part_context", "a plane with a context", (["expressions", 0, "bits", 0, "context"], 0))
-header("newer_part_mul", "the reserved name `mul` for a part", (["expressions", 0, "bits", 0], {"mul": [0, 1]}))
+header("newer_part_add", "the reserved name `add` for a part", (["expressions", 0, "bits", 0], {"add": [0, 1]}))
+header("part_mul", "`mul` for a part", (["expressions", 0, "bits", 0], {"mul": [0, 1]}))
 header(
     "newer_scatter_context",
     "a plane with a context under scatter",
@@ -551,6 +553,94 @@ add("ref_to_cast", "a tie to a cast", lambda: casts_of({"ref": 4}, "F16"))
 header("cast_array", "`cast` is an array", (["expressions", 2], {"cast": [0]}))
 header("expression_cast_pack", "a pack whose expression is a cast", (["expressions", 1], {"cast": 0}))
 header("cast_with_stream", "a tensor with a stream whose expression is a cast", (["expressions", 0], {"cast": 3}))
+
+# -- section 7: units from codes -------------------------------------------------------------------------------------
+
+
+def palette_file(codes: list[int] | None = None) -> Parts:
+    palette = side("U16", (5,), [9, 8, 7, 6, 500])
+    codes = [v % 5 for v in range(256)] if codes is None else codes
+    stored = Source("U16", (256,), bytes(512), {"gather": [0, bits(3)]}, lambda p: p.planes(Plane(RAW)).bytes(), None)
+    stored.sides, stored.codes = [palette], codes
+    entries = [9, 8, 7, 6, 500, 0, 0, 0]
+    stored.data = little([entries[c] for c in codes], 2)
+    return one(stored)
+
+
+def scaled_file(scales: Sequence[int] = (0x3F800000, 0x3F000000), entry: int = 0x40000000) -> Parts:
+    plan = [side("F32", (2,), [0x3F800000, entry]), side("F32", (2,), scales)]
+    stored = Source("F32", (256,), bytes(1024), {"mul": [{"gather": [0, bits(1)]}, 1]})
+    stored.sides, stored.codes = plan, [0] * 256
+    stored.code = lambda p: p.planes(Plane(CONSTANT)).bytes()
+    stored.data = little([0x3F800000] * 128 + [0x3F000000] * 128, 4)
+    return one(stored)
+
+
+def wide_palette() -> Parts:
+    return one(Source("U64", (4,), bytes(32), {"gather": [0, bits(3)]}, sides=[side("U64", (1,), [0])]))
+
+
+def decimal_file() -> Parts:
+    stored = Source("F32", (256,), little([0x3F800000] * 256, 4), {"decimal": [0, bits(8)]})
+    stored.codes, stored.code = [2] * 256, lambda p: p.planes(Plane(CONSTANT)).bytes()
+    return one(stored)
+
+
+SIDE = ["tensors", 0, "sides"]
+LOOKUP = ["expressions", 0]
+add("gather_code", "a code that is the number of entries", lambda: palette_file([5] + [1] * 255).join())
+header("gather_one", "gather with one entry", ([*LOOKUP, "gather"], [0]), base=palette_file)
+header("gather_rotate", "codes that are rotated", ([*LOOKUP, "gather", 1, "rotate"], 1), base=palette_file)
+header("gather_wide", "codes of 17 bits", ([*LOOKUP, "gather", 1], bits(16, 1)), base=wide_palette)
+header("gather_nested", "codes by a gather", ([*LOOKUP, "gather", 1], {"gather": [0, bits(3)]}), base=wide_palette)
+header("gather_side_out_of_range", "no such side plane", ([*LOOKUP, "gather", 0], 1), base=palette_file)
+header("gather_dtype", "a palette of another dtype", ([*SIDE, 0, "dtype"], "I16"), base=palette_file)
+header("gather_scalar", "a palette without dimensions", ([*SIDE, 0, "shape"], []), base=palette_file)
+header("gather_three", "a palette of three dimensions", ([*SIDE, 0, "shape"], [1, 1, 5]), base=palette_file)
+header("gather_runs", "palettes of five runs for 256 units", ([*SIDE, 0, "shape"], [5, 1]), base=palette_file)
+header(
+    "gather_scatter",
+    "codes of which some rows have none",
+    ([*LOOKUP, "gather", 1, "bits", 0], {"scatter": [0, {"plane": 3}]}),
+    base=palette_file,
+)
+header("gather_pack", "a pack with a palette", (["expressions", 1], {"gather": [0, BYTES]}))
+header(
+    "bomb_palette",
+    "a palette of 2^40 entries",
+    ([*SIDE, 0, "shape"], [1 << 40]),
+    ([*SIDE, 0, "chunk"], 1 << 20),
+    base=palette_file,
+)
+header("mul_dtype", "mul in I32", (["tensors", 0, "dtype"], "I32"), base=scaled_file)
+header("mul_of_bits", "mul of bits", ([*LOOKUP, "mul", 0], bits(1)), base=scaled_file)
+header("mul_same_side", "one side plane for palette and scales", ([*LOOKUP, "mul", 1], 0), base=scaled_file)
+header("mul_side_unused", "a side plane too many", (LOOKUP, {"gather": [0, bits(1)]}), base=scaled_file)
+header("mul_scale_dtype", "scales of I32", ([*SIDE, 1, "dtype"], "I32"), base=scaled_file)
+header("mul_palette_dtype", "a palette of U32", ([*SIDE, 0, "dtype"], "U32"), base=scaled_file)
+header("mul_scale_shape", "scales in two dimensions", ([*SIDE, 1, "shape"], [2, 1]), base=scaled_file)
+add("mul_scale_nan", "a scale that is NaN", lambda: scaled_file((0x3F800000, 0x7FC00000)).join())
+add("mul_entry_infinite", "an entry that is infinite, and not used", lambda: scaled_file(entry=0x7F800000).join())
+
+
+def scales_for(rows: int) -> bytes:
+    parts = scaled_file()
+    scales = Source("F32", (rows,), little([0x3F800000] * rows, 4), bits(8), literal).stream()
+    parts.streams[1] = scales
+    return edit(parts, ([*SIDE, 1, "shape"], [rows]), ([*SIDE, 1, "chunk"], rows))
+
+
+add("mul_runs", "three scales for 256 units", lambda: scales_for(3))
+add("mul_runs_short", "a scale for four units", lambda: scales_for(64))
+header("decimal_power", "a power of 23", (["expressions", 0, "decimal", 0], 23), base=decimal_file)
+header("decimal_dtype", "decimals in I32", (["tensors", 0, "dtype"], "I32"), base=decimal_file)
+header(
+    "decimal_wide",
+    "codes of 54 bits",
+    (["expressions", 0, "decimal", 1], bits(16, 16, 16, 6)),
+    (["tensors", 0, "dtype"], "F64"),
+    base=lambda: one(Source("F64", (4,), bytes(32), {"decimal": [0, bits(8)]})),
+)
 
 # -- section 8: image ------------------------------------------------------------------------------------------------
 

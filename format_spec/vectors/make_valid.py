@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
 from encode import Plane, affine_chunk, literal_chunk, raw_payload
-from expressions import DTYPES
+from expressions import DTYPES, parse_expression
+from lookup import lookup
 from parts import Parts
 from writer import BYTES, Place, Source, Writer, affine, literal, planes
 
@@ -448,6 +449,65 @@ def refs() -> Parts:
     member = writer.pack_member("member", writer.pack("U8", BYTES), (3,), b"abc")
     for i, target in enumerate([own, member, own]):
         writer.ref(f"tie{i}", target)
+    return writer.parts()
+
+
+def looked_up(
+    dtype: str, expression: dict, codes: list[int], sides: list[Source], *modes: Plane, chunk: int | None = None
+) -> Source:
+    """A tensor that is made from codes, the tail too."""
+    found = parse_expression(expression)
+    plan = [{"dtype": side.dtype, "shape": list(side.shape)} for side in sides]
+    units = lookup(found, codes, dtype, len(codes), 0, [side.data for side in sides], plan)
+    data = little(units, DTYPES[dtype][1])
+    return Source(dtype, (len(codes),), data, expression, planes(*modes), chunk, sides, codes)
+
+
+def side(dtype: str, shape: tuple[int, ...], units: Sequence[int]) -> Source:
+    return Source(dtype, shape, little(units, DTYPES[dtype][1]), bits(8), literal)
+
+
+@valid("gather: one palette, with NaN, -0 and an entry twice; a tail")
+def gather() -> Parts:
+    palette = side("BF16", (5,), [0x7FC1, 0x8000, 0x3F80, 0xBF80, 0x3F80])
+    return one(looked_up("BF16", {"gather": [0, bits(3)]}, skewed(300, 4), [palette], Plane(CODED)))
+
+
+@valid("gather: a palette for each of three runs, codes in two planes, chunks that begin within a run")
+def gather_runs() -> Parts:
+    palette = side("I64", (3, 6), [7 << 60, 1, 2, 3, 4, 5, *range(90, 96), *range(1 << 40, 6 + (1 << 40))])
+    modes = Plane(RAW), Plane(CODED, 11)
+    return one(looked_up("I64", {"gather": [0, bits(1, 2)]}, skewed(768, 5), [palette], *modes, chunk=320))
+
+
+@valid("mul: integers times scales, in F32, BF16 and F16: subnormal, zero, negative and overflowing products")
+def mul() -> Parts:
+    writer = Writer()
+    scales = [0x3DCCCCCD, 0xBF8CCCCD, 0x00000003, 0x33000001, 0x7F000001, 0x80000000, 0x477FEFFF, 0x3F800001]
+    for dtype in ("F32", "BF16", "F16"):
+        for entries in ("I8", "I16", "F32"):
+            integers = [0, 1, 254, 3, 100, 129] if entries == "I8" else [0, 1, 65534, 3, 1000, 32769]
+            if entries == "F32":
+                integers = [0, 0x80000000, 0x3F800000, 0xBEB1C71C, 0x40490FDB, 0x00400000]
+            plan = [side("F32", (8,), scales), side(entries, (6,), integers)]
+            expression = {"mul": [{"gather": [1, bits(3)]}, 0]}
+            source = looked_up(dtype, expression, [v % 6 for v in noise(520)], plan, Plane(RAW), chunk=260)
+            writer.tensor(f"{dtype} {entries}", source)
+    return writer.parts()
+
+
+@valid("decimal: in all four dtypes, -0, the largest codes, powers 0, 4 and 22")
+def decimal() -> Parts:
+    writer = Writer()
+    for dtype in ("F64", "F32", "BF16", "F16"):
+        for power in (0, 4, 22):
+            width = min(53, 8 * DTYPES[dtype][1])
+            widths = [8] * (width // 8) + ([width % 8] if width % 8 else [])
+            codes = [v % (1 << width) >> v % width for v in (x << 32 | x for x in noise(140))]
+            codes[:3] = [1, 0, (1 << width) - 1]
+            modes = [Plane(RAW)] * len(widths)
+            expression = {"decimal": [power, bits(*widths)]}
+            writer.tensor(f"{dtype} {power}", looked_up(dtype, expression, codes, [], *modes))
     return writer.parts()
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.dtypes import DType
+from slimtensors.expression import Decimal, Gather, Mul
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -67,7 +68,7 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
             f"with {others} other{'s' * (others != 1)}; {words}"
         )
     sides = header.side_streams.get(index)
-    if sides:
+    if sides and header.streams[number].bits.sides:
         words += (
             f"; a flag for each of {header.streams[sides[0]].units} rows says which have the bits marked 'in some rows'"
         )
@@ -81,6 +82,12 @@ def _stream(file: TensorFile, number: int) -> str:
         if found.kinds[kind]:
             said.append(f"{found.kinds[kind]} of {stream.chunks} chunks {words}")
     parts = stream.bits.parts if found.units else ()
+    if isinstance(stream.expression, Gather):
+        said.append("few distinct values: a palette, of which a code picks one")
+    elif isinstance(stream.expression, Mul):
+        said.append("numbers from a palette times a scale for each run: codes are kept, and the scales apart")
+    elif isinstance(stream.expression, Decimal):
+        said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
     low = 0
     # Neighbours that are stored alike are told of together.
     for (modes, by_row), group in groupby(range(len(parts)), lambda i: (found.modes[i], parts[i].side is not None)):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import fused, head
+from slimtensors.codecs import fused, head, lookup
 from slimtensors.codecs.head import GROUP, Bytes, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
@@ -63,14 +63,20 @@ def _decode_affine(data: Bytes, out: Units) -> None:
         out[:] = out.dtype.type(start)
 
 
-def _decode_planes(data: Bytes, bits: Bits, out: Units, place: Place) -> None:
+def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) -> None:
     if out.size < GROUP:
         raise FormatError(f"planes for a chunk of {out.size} units; {GROUP} are needed")
     tail_units = out.size % GROUP
     body = out[: out.size - tail_units]
+    bits = expression.bits
     planes, tail = head.read_planes(data, len(bits.parts), tail_units * out.itemsize)
     if tail_units:
         out[body.size :] = tail.view(out.dtype)
+    if not isinstance(expression, Bits):
+        codes = np.empty(body.size, lookup.code_dtype(bits))
+        _decode_any(planes, bits, codes, place)
+        lookup.decode(expression, codes, body, place)
+        return
     layout = fused.find(bits, out.dtype, [plane.descriptor.mode for plane in planes])
     if layout is not None:
         fused.decode(layout, planes, body)
@@ -133,13 +139,20 @@ def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, tr
     if units.size >= GROUP:
         tail_units = units.size % GROUP
         body = units[: units.size - tail_units]
-        parts = fused.encode(body, expression) or _encode_any(body, expression, place, try_zstd)
+        parts = _encode_body(body, expression, place, try_zstd)
         if parts is not None:
             tail = bytes_of(units[body.size :])
             chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail)
             if len(chunk) < literal_length:
                 return chunk
     return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
+
+
+def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) -> list[Part] | None:
+    if isinstance(expression, Bits):
+        return fused.encode(body, expression) or _encode_any(body, expression, place, try_zstd)
+    codes = lookup.encode(expression, body, place)
+    return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd)
 
 
 def find_affine(units: Units) -> tuple[int, int] | None:

@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from slimtensors.codecs.rows import Rows
+from slimtensors.dtypes import DType
 
 __all__ = ["NOWHERE", "Place"]
 
 
 class Place(NamedTuple):
-    """A chunk's place. Side planes are those of the tensor, decoded and checked, each one-dimensional."""
+    """A chunk's place. Side planes are those of the tensor, decoded and checked, in their shapes."""
 
     units: int  # of the stream
     first: int = 0  # the chunk's first unit, counted from the stream's
     sides: tuple[npt.NDArray[Any], ...] = ()
+    dtype: DType | None = None  # of the tensor, where the units alone do not tell what is wanted
 
     def rows(self, side: int) -> Rows:
         """A side plane of flags, one for each row."""

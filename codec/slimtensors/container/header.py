@@ -100,6 +100,7 @@ class Stream:
     units: int
     chunk: int
     expression: Stored
+    shape: tuple[int, ...] = ()  # of a side plane
 
     @property
     def bits(self) -> Bits:
@@ -150,7 +151,7 @@ class Header:
                 self.side_streams[i] = [
                     self._add(
                         f"side plane {k} of tensor {tensor.name!r}",
-                        side.dtype, math.prod(side.shape), side.chunk, side.expression,
+                        side.dtype, math.prod(side.shape), side.chunk, side.expression, side.shape,
                     )
                     for k, side in enumerate(tensor.sides)
                 ]  # fmt: skip
@@ -164,10 +165,12 @@ class Header:
                 "the source image", DTYPES["U8"], units, self.image.chunk, self.image.expression
             )
 
-    def _add(self, label: str, dtype: DType, units: int, chunk: int, expression: int) -> int:
+    def _add(
+        self, label: str, dtype: DType, units: int, chunk: int, expression: int, shape: tuple[int, ...] = ()
+    ) -> int:
         stored = self.expressions[expression]
         assert isinstance(stored, Stored)  # the schema and the planner see to it
-        self.streams.append(Stream(label, dtype, units, chunk, stored))
+        self.streams.append(Stream(label, dtype, units, chunk, stored, shape))
         return len(self.streams) - 1
 
     def target(self, index: int) -> int:
@@ -206,7 +209,7 @@ class Header:
     @property
     def limited_bytes(self) -> int:
         """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes."""
-        sides = sum(math.prod(side.shape) for tensor in self.tensors for side in tensor.sides)
+        sides = sum(side.dtype.bytes_of(side.shape) for tensor in self.tensors for side in tensor.sides)
         return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:

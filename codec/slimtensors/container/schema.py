@@ -10,7 +10,7 @@ from slimtensors.container import canonical
 from slimtensors.container.header import Header, Image, Pack, Side, Tensor
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
-from slimtensors.expression import Cast, Expression, Ref, Stored
+from slimtensors.expression import Cast, Decimal, Expression, Gather, Mul, Ref, Stored
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -18,8 +18,10 @@ from slimtensors.limits import (
     MAX_EXPRESSIONS,
     MAX_METADATA_BYTES,
     MAX_NAME_BYTES,
+    MAX_PALETTE,
     MAX_SIDES,
     MAX_TENSORS,
+    MIN_RUN,
 )
 
 __all__ = ["check_metadata", "check_name", "parse"]
@@ -92,6 +94,7 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             chunk, index = _stream(value, dtype, units, table)
             sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
             _check_sides(table[index], sides, units, "sides" in keys)
+            _check_palettes(table[index], sides, dtype, units)
             return Tensor(name, dtype, shape, index, chunk, sides)
         if not keys and units == 0:
             return Tensor(name, dtype, shape)
@@ -134,6 +137,8 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
         raise FormatError("a ref has no chunks")
     if sum(found.bits.widths) > dtype.unit_bits:
         raise FormatError(f"planes of {sum(found.bits.widths)} bits for units of {dtype.unit_bits}")
+    if isinstance(found, Decimal) and dtype.name not in CASTABLE:
+        raise FormatError(f"decimals in {dtype.name}")
     if units == 0:
         raise FormatError("chunks for no elements")
     return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
@@ -160,6 +165,29 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
             raise FormatError(f"side plane {side}, of row flags, is not U8 with one dimension")
         if units % sides[side].shape[0]:
             raise FormatError("a side plane's rows do not divide the tensor")
+
+
+def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
+    if isinstance(expression, Gather):
+        palette = sides[expression.palette]
+        if palette.dtype != dtype or dtype.bits != dtype.unit_bits:
+            raise FormatError(f"a palette of {palette.dtype.name} for units of {dtype.name}")
+        if len(palette.shape) not in (1, 2) or units % (palette.shape[0] if len(palette.shape) == 2 else 1):
+            raise FormatError(f"a palette of shape {list(palette.shape)} for {units} units")
+        if palette.shape[-1] > MAX_PALETTE or math.prod(palette.shape) > max(MAX_PALETTE, units):
+            raise LimitError(f"a palette of shape {list(palette.shape)} is too large")
+    elif isinstance(expression, Mul):
+        palette, scale = sides[expression.gather.palette], sides[expression.scale]
+        if dtype.name not in ("F32", "BF16", "F16"):
+            raise FormatError(f"mul in {dtype.name}")
+        if palette.dtype.name not in ("F32", "I16", "I8") or len(palette.shape) != 1:
+            raise FormatError("the palette of a mul is not F32, I16 or I8 with one dimension")
+        if palette.shape[0] > MAX_PALETTE:
+            raise LimitError(f"a palette of {palette.shape[0]} entries; the limit is {MAX_PALETTE}")
+        if expression.gather.palette == expression.scale or scale.dtype.name != "F32" or len(scale.shape) != 1:
+            raise FormatError("the scales of a mul are not F32 with one dimension")
+        if units % scale.shape[0] or units // scale.shape[0] < MIN_RUN:
+            raise FormatError(f"{scale.shape[0]} scales for {units} units")
 
 
 def _no_sides(expression: Expression) -> None:
