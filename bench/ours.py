@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,33 @@ def instruction_set() -> str:
         return f"unknown ({error})"
 
 
-def compress(source: Path, target: Path, preset: str, threads: int, self_check: bool = True) -> None:
+def lacks_base() -> str | None:
+    """Why there are no deltas from a base, or None."""
+    calls = (_package().compress, _package().decompress)
+    return None if all("base" in inspect.signature(call).parameters for call in calls) else "no deltas from a base yet"
+
+
+def lacks_preset(preset: str) -> str | None:
+    """Why a preset cannot be measured, or None."""
+    try:
+        _package().encode(np.zeros(64, np.float32), preset=preset)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def compress(
+    source: Path, target: Path, preset: str, threads: int, self_check: bool = True, base: Path | None = None
+) -> None:
     """A safetensors file to ours."""
-    _package().compress(source, target, preset=preset, threads=threads, self_check=self_check)
+    extra = {} if base is None else {"base": base}
+    _package().compress(source, target, preset=preset, threads=threads, self_check=self_check, **extra)
 
 
-def decompress(source: Path, target: Path, threads: int) -> None:
+def decompress(source: Path, target: Path, threads: int, base: Path | None = None) -> None:
     """Our file to the safetensors file it was made from."""
-    _package().decompress(source, target, threads=threads)
+    extra = {} if base is None else {"base": base}
+    _package().decompress(source, target, threads=threads, **extra)
 
 
 def encode(array: np.ndarray, preset: str, threads: int, self_check: bool = False) -> bytes:

@@ -1,4 +1,4 @@
-"""Two plots of a result, saved beside it."""
+"""Three plots of a result, saved beside it."""
 
 from __future__ import annotations
 
@@ -59,9 +59,32 @@ def speed_against_size(result: Result, dataset: str = "minilm-bf16") -> Any:
     return figure
 
 
+def bits_against_training(result: Result) -> Any:
+    """Bits per weight of BF16 fine-tunes against learning rate times steps, one panel for each model."""
+    tuned = [r for r in records(result, "redundancy") if r["effort"] is not None and r["dataset"].endswith("-bf16")]
+    models = sorted({r["dataset"].split("-")[0] for r in tuned})
+    figure, panels = plt.subplots(1, len(models), figsize=(5.5 * len(models), 4), squeeze=False)
+    for panel, model in zip(panels[0], models, strict=True):
+        found = sorted((r for r in tuned if r["dataset"].startswith(model)), key=lambda r: r["effort"])
+        for codec in dict.fromkeys(r["codec"] for r in found):
+            points = [(r["effort"], r["bits_per_weight"]) for r in found if r["codec"] == codec]
+            panel.plot(*zip(*points, strict=True), marker="o", markersize=3, label=codec)
+        panel.set_xscale("log")
+        panel.set_ylim(bottom=0)
+        panel.set_xlabel("learning rate x steps")
+        panel.set_ylabel("bits per weight")
+        panel.set_title({"finetuned": "MiniLM", "language": "small language model"}[model], fontsize=9)
+        panel.legend(fontsize=6)
+    return figure
+
+
 def draw(result: Result, path: Path) -> None:
-    """Writes <result>-sizes.png and <result>-speed.png, those for which there are numbers."""
-    for name, section, make in (("sizes", "sizes", sizes), ("speed", "speed", speed_against_size)):
+    """Writes <result>-sizes.png, -speed.png and -training.png, those for which there are numbers."""
+    for name, section, make in (
+        ("sizes", "sizes", sizes),
+        ("speed", "speed", speed_against_size),
+        ("training", "redundancy", bits_against_training),
+    ):
         if any(records(result, section)):
             figure = make(result)
             figure.tight_layout()

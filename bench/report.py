@@ -115,6 +115,12 @@ def small(result: Result) -> str:
     return _grid(list(records(result, "small")), "codec", "dataset", lambda r: f"{r['bytes']:,} B")
 
 
+def redundancy(result: Result) -> str:
+    note = "Bits per weight, whole files without the base; optimiser state is counted to the weights it belongs to."
+    grid = _grid(list(records(result, "redundancy")), "dataset", "codec", lambda r: f"{r['bits_per_weight']:.3f}")
+    return f"{note}\n\n{grid}"
+
+
 def provenance(result: Result) -> str:
     """Machine, versions, commands, loads: no number without them."""
     machine = result["machine"]
@@ -153,6 +159,7 @@ def text(result: Result) -> str:
         "startup": ("Start-up", startup),
         "memory": ("Memory", memory),
         "small": ("Many small tensors", small),
+        "redundancy": ("Redundancy", redundancy),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():
@@ -177,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
     parser.add_argument("result", nargs="?", type=Path, help="default: the newest of bench/results")
     parser.add_argument("--readme", type=Path, help="write the short tables between this file's markers")
-    parser.add_argument("--plots", action="store_true", help="draw the two plots beside the result")
+    parser.add_argument("--plots", action="store_true", help="draw the plots beside the result")
     arguments = parser.parse_args()
     path = arguments.result or max(RESULTS.glob("*.json"))
     result = json.loads(path.read_text())
