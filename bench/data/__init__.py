@@ -12,8 +12,10 @@
 | language-*    | a small language model: its last steps, its optimiser, its fine-tunes: language_model |
 | merged-*      | minilm with LoRA adapters merged by PEFT: merged.py                                   |
 | changed-bf16  | minilm-bf16 with one weight in a hundred changed: changed.py                          |
+| dequantised-* | minilm's matrices as int8, int4, NF4 and so on, in wide floats: dequantised.py        |
 
-The last four take minutes, and PyTorch. What training gives depends on the CPU and on the version of Python's library
+Those from finetuned-* to changed-* take minutes, and PyTorch.
+What training gives depends on the CPU and on the version of Python's library
 (its text); the seeds are fixed.
 """
 

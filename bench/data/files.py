@@ -91,6 +91,7 @@ MODULES = {
     "finetuned": "bench.data.finetuned",
     "language": "bench.data.language_model",
     "merged": "bench.data.merged",
+    "dequantised": "bench.data.dequantised",
     "changed": "bench.data.changed",
 }
 
