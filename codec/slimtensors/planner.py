@@ -221,7 +221,8 @@ class _Builder:
             if dtype.unit_bits == 16 or dtype.unit_bits == 32:
                 bits, why = _integers(sample_units(tensor), dtype)
         sides: tuple[Side, ...] = ()
-        structure = find_structure(tensor, bits)
+        # Rows that lack bits are told by a side plane, which does not exist yet: measured against is what has none.
+        structure = find_structure(tensor, layouts.floats(dtype, self.preset) if by_row else bits)
         if structure is not None:
             self._add_structure(index, tensor, structure, chunk)
             return

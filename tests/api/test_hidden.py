@@ -166,3 +166,9 @@ def test_runs_far_longer_than_a_chunk() -> None:
     assert len(stored) < units.nbytes
     decode_chunk(np.frombuffer(bytearray(stored), np.uint8), expression, out, place)
     assert (out == units).all()
+
+
+def test_rows_with_trailing_zeros_of_a_lattice() -> None:
+    array = int8()
+    array[::3] = (np.float32(0.001) * np.float32(1024) * np.rint(W[::3] * 900)).astype(np.float16)
+    assert same(load(save({"x": array}))["x"], array)
