@@ -1,6 +1,7 @@
 """Everything this library raises on purpose, by whose fault it is."""
 
 __all__ = [
+    "BaseError",
     "ChecksumError",
     "FormatError",
     "LimitError",
@@ -50,6 +51,10 @@ class LimitError(FormatError):
 
 class NewerFormatError(FormatError):
     """The file needs a newer reader."""
+
+
+class BaseError(FormatError):
+    """What a file holds is a difference from a base that is missing, changed, another one, or itself."""
 
 
 class SelfCheckError(SlimtensorsError):

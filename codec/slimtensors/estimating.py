@@ -90,7 +90,8 @@ def _stream_size(
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
         first = chunk * stream.chunk
         sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
-        place = Place(stream.units, first, sides, stream.dtype)
+        base = None if job.base is None else job.base.units(stream.dtype, first, count)
+        place = Place(stream.units, first, sides, stream.dtype, base)
         stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd))
         units += count
     return stored * stream.units / units

@@ -9,13 +9,74 @@ from typing import Any
 from slimtensors.errors import FormatError, NewerFormatError
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
-__all__ = ["Bits", "Cast", "Decimal", "Expression", "Gather", "Mul", "Part", "Ref", "Stored", "parse"]
+__all__ = [
+    "BaseContext",
+    "Bits",
+    "Cast",
+    "ClassContext",
+    "Context",
+    "Decimal",
+    "Delta",
+    "Expression",
+    "Gather",
+    "Mul",
+    "Part",
+    "Ref",
+    "Stored",
+    "parse",
+]
 
 MAX_WIDTH = 16  # of a plane
 MAX_DECIMAL_WIDTH = 53  # of codes: integers of 52 bits and a sign
 MAX_POWER = 22  # 10^22 is the last that is exact in binary64
+MAX_SHIFT = 63
+MAX_TABLES = 64
+MAX_OCTAVE = 16
+CLASS_TABLES = 4  # classes that are an octave apart share a table
 # Names that the format keeps for later; a file that uses one is sound but not for this reader.
-DRAFT = frozenset({"add", "context", "hadamard", "matmul", "rand", "trellis", "view"})
+DRAFT = frozenset({"hadamard", "matmul", "rand", "trellis", "view"})
+
+
+@dataclass(frozen=True)
+class BaseContext:
+    """The base's exponent selects the table: floor(rotated base unit / 2^shift) - first, cut to 0 ... tables - 1."""
+
+    shift: int
+    first: int
+    tables: int
+
+    @property
+    def sides(self) -> set[int]:
+        return set()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"base": [self.shift, self.first, self.tables]}
+
+    def __str__(self) -> str:
+        return "given the base"
+
+
+@dataclass(frozen=True)
+class ClassContext:
+    """Row's and column's class, of the side planes `rows` and `columns`, select the table and move the fields."""
+
+    rows: int
+    columns: int
+    octave: int
+    tables = CLASS_TABLES
+
+    @property
+    def sides(self) -> set[int]:
+        return {self.rows, self.columns}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"class": [self.rows, self.columns, self.octave]}
+
+    def __str__(self) -> str:
+        return "given row and column"
+
+
+Context = BaseContext | ClassContext
 
 
 @dataclass(frozen=True)
@@ -24,10 +85,23 @@ class Part:
 
     width: int
     side: int | None = None
+    context: Context | None = None
+
+    @property
+    def sides(self) -> set[int]:
+        """The side planes that it needs."""
+        flags = set() if self.side is None else {self.side}
+        return flags if self.context is None else flags | self.context.sides
 
     def to_json(self) -> dict[str, Any]:
-        plane = {"plane": self.width}
+        plane: dict[str, Any] = {"plane": self.width}
+        if self.context is not None:
+            plane["context"] = self.context.to_json()
         return plane if self.side is None else {"scatter": [self.side, plane]}
+
+    def __str__(self) -> str:
+        plane = f"{self.width}" if self.context is None else f"{self.width} {self.context}"
+        return plane if self.side is None else f"rows({plane})"
 
 
 @dataclass(frozen=True)
@@ -48,14 +122,40 @@ class Bits:
 
     @cached_property
     def sides(self) -> set[int]:
+        return {side for part in self.parts for side in part.sides}
+
+    @cached_property
+    def flags(self) -> set[int]:
+        """The side planes that say which rows have a field."""
         return {part.side for part in self.parts if part.side is not None}
+
+    @cached_property
+    def contexts(self) -> tuple[Context, ...]:
+        return tuple(part.context for part in self.parts if part.context is not None)
 
     def to_json(self) -> dict[str, Any]:
         return {"bits": [part.to_json() for part in self.parts], "rotate": self.rotate}
 
     def __str__(self) -> str:
-        parts = [f"{p.width}" if p.side is None else f"rows({p.width})" for p in self.parts]
-        return f"bits[{' '.join(parts)}]" + (" rotated" if self.rotate else "")
+        return f"bits[{' '.join(map(str, self.parts))}]" + (" rotated" if self.rotate else "")
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A tensor as its difference from a base; the planes hold the differences."""
+
+    bits: Bits
+    base: int  # position in the header's list
+
+    @property
+    def sides(self) -> set[int]:
+        return self.bits.sides
+
+    def to_json(self) -> dict[str, Any]:
+        return {"add": [{"base": self.base}, self.bits.to_json()]}
+
+    def __str__(self) -> str:
+        return f"base {self.base} + {self.bits}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +242,7 @@ class Decimal:
         return f"decimal{self.power}({self.bits})"
 
 
-Stored = Bits | Gather | Mul | Decimal  # what a stream holds
+Stored = Bits | Delta | Gather | Mul | Decimal  # what a stream holds
 Expression = Stored | Ref | Cast
 
 
@@ -155,10 +255,9 @@ def parse(value: Any) -> Expression:
     """An expression from the header's JSON; FormatError for a wrong one, NewerFormatError for a draft one."""
     keys = _keys(value, "an expression")
     if keys == {"bits", "rotate"}:
-        parts = value["bits"]
-        if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PLANES:
-            raise FormatError(f"an expression has 1 to {MAX_PLANES} planes")
-        return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
+        return _bits(value)
+    if keys == {"add"}:
+        return _delta(value["add"])
     if keys == {"ref"}:
         return Ref(_integer(value["ref"], 0, MAX_TENSORS, "ref"))
     if keys == {"gather"}:
@@ -184,7 +283,7 @@ def _gather(value: Any) -> Gather:
 def _codes(value: Any, most: int) -> Bits:
     """Planes that all units have, not rotated."""
     codes = parse(value)
-    if not isinstance(codes, Bits) or codes.sides or codes.rotate or sum(codes.widths) > most:
+    if not isinstance(codes, Bits) or codes.sides or codes.contexts or codes.rotate or sum(codes.widths) > most:
         raise FormatError(f"codes are not bits of up to {most}, without rotation and side planes")
     return codes
 
@@ -195,21 +294,66 @@ def _pair(value: Any, what: str) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
+def _bits(value: Any) -> Bits:
+    if _keys(value, "an expression") != {"bits", "rotate"}:
+        raise FormatError(f"planes have the keys {sorted(value)}")
+    parts = value["bits"]
+    if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PLANES:
+        raise FormatError(f"an expression has 1 to {MAX_PLANES} planes")
+    return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
+
+
+def _delta(arguments: Any) -> Delta:
+    if not isinstance(arguments, list) or len(arguments) != 2:
+        raise FormatError("add has two arguments: a base and planes")
+    if _keys(arguments[0], "an argument of add") != {"base"}:
+        raise FormatError("the first argument of add is not a base")
+    base = _integer(arguments[0]["base"], 0, MAX_TENSORS, "base")
+    found = _bits(arguments[1])
+    if found.rotate:
+        raise FormatError("differences from a base are not rotated")
+    return Delta(found, base)
+
+
 def _part(value: Any) -> Part:
     keys = _keys(value, "a part of an expression")
-    if keys == {"plane"}:
-        return Part(_integer(value["plane"], 1, MAX_WIDTH, "the width of a plane"))
-    if keys == {"scatter"}:
-        arguments = value["scatter"]
-        if not isinstance(arguments, list) or len(arguments) != 2:
-            raise FormatError("scatter has two arguments: a side plane and a plane")
-        if _keys(arguments[1], "an argument of scatter") != {"plane"}:
-            raise FormatError("the second argument of scatter is not a plane")
-        return Part(
-            _integer(arguments[1]["plane"], 1, MAX_WIDTH, "the width of a plane"),
-            _integer(arguments[0], 0, MAX_PLANES, "the side plane of a scatter"),
+    if keys != {"scatter"}:
+        return _plane(value)
+    arguments = value["scatter"]
+    if not isinstance(arguments, list) or len(arguments) != 2:
+        raise FormatError("scatter has two arguments: a side plane and a plane")
+    plane = _plane(arguments[1])
+    return Part(plane.width, _integer(arguments[0], 0, MAX_PLANES, "the side plane of a scatter"), plane.context)
+
+
+def _plane(value: Any) -> Part:
+    """A plane, with or without a context."""
+    keys = _keys(value, "a plane")
+    if keys - {"context"} != {"plane"}:
+        raise FormatError(f"a part of an expression has the keys {sorted(keys)}")
+    context = _context(value["context"]) if "context" in keys else None
+    return Part(_integer(value["plane"], 1, MAX_WIDTH, "the width of a plane"), context=context)
+
+
+def _context(value: Any) -> Context:
+    keys = _keys(value, "a context")
+    if keys not in ({"base"}, {"class"}):
+        raise FormatError(f"a context has the keys {sorted(keys)}")
+    (kind,) = keys
+    numbers = value[kind]
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise FormatError("a context has three numbers")
+    if kind == "base":
+        return BaseContext(
+            _integer(numbers[0], 0, MAX_SHIFT, "the shift of a context"),
+            _integer(numbers[1], 0, 2**MAX_WIDTH - 1, "the first of a context"),
+            _integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
         )
-    raise FormatError(f"a part of an expression has the keys {sorted(keys)}")
+    return ClassContext(
+        _integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
+        _integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
+        _integer(numbers[2], 0, MAX_OCTAVE, "the octave of a context"),
+    )
 
 
 def _keys(value: Any, what: str) -> set[str]:

@@ -20,18 +20,19 @@ import numpy.typing as npt
 from slimtensors.codecs import coded, layouts
 from slimtensors.codecs.chunk import find_affine
 from slimtensors.container.digest import new_identity
-from slimtensors.container.header import Header, Image, Pack, Side, Tensor
+from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
+from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Expression, Ref
+from slimtensors.expression import Bits, Cast, Delta, Expression, Ref
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_BYTES, PACK_TENSOR_BYTES
 
-__all__ = ["PRESETS", "Job", "Plan", "make_plan", "sample_units"]
+__all__ = ["PRESETS", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
 
 PRESETS = ("fast", "balanced")
 LATER_PRESETS = ("small",)
@@ -50,12 +51,13 @@ class Job:
     """How one stream's units are come by.
 
     side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
-    side plane is for; 0 if all of it is for all of them.
+    side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from.
     """
 
     inputs: tuple[int, ...] = ()
     side: SideMaker | None = None
     each: int = 0
+    base: MatchedBase | None = None
     try_zstd: bool = False
     image: bool = False
 
@@ -76,12 +78,16 @@ def make_plan(
     preset: str = "balanced",
     metadata: dict[str, str] | None = None,
     segments: Sequence[int | tuple[int, int]] | None = None,
+    bases: Sequence[MatchedBase | None] | None = None,
 ) -> Plan:
-    """Plan a file. `segments`: of the source image, if there is one. Raises UsageError for what no file can hold."""
+    """Plan a file. Raises UsageError for what no file can hold.
+
+    segments: of the source image, if there is one. bases: of each input, the tensor that it may be a difference from.
+    """
     check_preset(preset)
     metadata = dict(metadata or {})
     _check_inputs(inputs, metadata)
-    builder = _Builder(preset)
+    builder = _Builder(preset, bases or [None] * len(inputs))
     same = _duplicates(inputs)
     casts = find_casts(inputs, same)
     for i, tensor in enumerate(inputs):
@@ -94,7 +100,7 @@ def make_plan(
         literal = 32 + sum(s for s in segments if isinstance(s, int))
         image = Image("safetensors", tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
         builder.image_jobs.append(Job(try_zstd=True, image=True))
-    header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image)
+    header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image, builder.bases)
     identities = {i: cast.identity for i, cast in casts.items()}
     return Plan(header, builder.jobs(), builder.reasons, identities)
 
@@ -142,8 +148,10 @@ def chunk_units(units: int, dtype: DType) -> int:
 class _Builder:
     """The header's parts, as tensors are added in order."""
 
-    def __init__(self, preset: str) -> None:
+    def __init__(self, preset: str, matched: Sequence[MatchedBase | None]) -> None:
         self.preset = preset
+        self.bases: list[Base] = []
+        self._matched = matched
         self.expressions: list[Expression] = []
         self.tensors: list[Tensor] = []
         self.packs: list[Pack] = []
@@ -221,6 +229,11 @@ class _Builder:
             if dtype.unit_bits == 16 or dtype.unit_bits == 32:
                 bits, why = _integers(sample_units(tensor), dtype)
         sides: tuple[Side, ...] = ()
+        matched = self._matched[index]
+        delta = None if matched is None else plan_delta(tensor, bits, matched)
+        if matched is not None and delta is not None:
+            self._add_delta(index, tensor, matched, delta, chunk)
+            return
         # Rows that lack bits are told by a side plane, which does not exist yet: measured against is what has none.
         structure = find_structure(tensor, layouts.floats(dtype, self.preset) if by_row else bits)
         if structure is not None:
@@ -248,6 +261,19 @@ class _Builder:
         expression = self.intern(structure.expression)
         made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), expression, chunk, tuple(sides))
         self._note(made, structure.why)
+
+    def _add_delta(self, index: int, tensor: Input, matched: MatchedBase, plan: DeltaPlan, chunk: int) -> None:
+        sides: tuple[Side, ...] = ()
+        shape = tuple(tensor.shape)
+        if plan.by_row:
+            sides = (Side(DTYPES["U8"], (shape[0],), min(shape[0], CHUNK_BYTES), self.intern(layouts.FLAGS)),)
+            each = unit_count(tensor) // shape[0]
+            self._jobs.append(Job((index,), partial(equal_rows, matched=matched), each, try_zstd=True))
+        self._jobs.append(Job((index,), base=matched, try_zstd=not tensor.dtype.is_float))
+        if matched.base not in self.bases:
+            self.bases.append(matched.base)
+        expression = self.intern(Delta(plan.bits, self.bases.index(matched.base)))
+        self._note(Tensor(tensor.name, tensor.dtype, shape, expression, chunk, sides), plan.why)
 
 
 def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, str]:

@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.base_units import base_units
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
-from slimtensors.container.header import Stream, Tensor
+from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
-from slimtensors.errors import ChecksumError, FormatError, TensorNotFoundError, UsageError
-from slimtensors.expression import Mul
+from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError
+from slimtensors.expression import ClassContext, Delta, Mul
 from slimtensors.threads import run_all
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Piece", "TensorFile", "open_file"]
+__all__ = ["BaseSource", "Piece", "TensorFile", "open_file"]
 
 Units = npt.NDArray[Any]
 
 VERIFY = ("none", "stored", "full")
+MAX_CLASS = 255  # of a row and a column together
 MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
+
+
+class BaseSource(Protocol):
+    """Where a file's bases are found. Used from several threads."""
+
+    def read(self, index: int, base: Base, start: int, count: int) -> Units:
+        """Units [start, start + count) of base `index` of the header, in the base's dtype. Raises BaseError."""
 
 
 class Piece(NamedTuple):
@@ -55,13 +65,20 @@ class _Task(NamedTuple):
     targets: list[_Target]
 
 
-def open_file(target: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None) -> TensorFile:
+def open_file(
+    target: Any,
+    *,
+    verify: Verify = "full",
+    mmap: bool = False,
+    max_bytes: int | None = None,
+    bases: BaseSource | None = None,
+) -> TensorFile:
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
         raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
     source = open_source(target, use_mmap=mmap)
     try:
-        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes))
+        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes), bases)
     except FormatError as error:
         from slimtensors.recognise import explain
 
@@ -76,8 +93,9 @@ def open_file(target: Any, *, verify: Verify = "full", mmap: bool = False, max_b
 class TensorFile:
     """The tensors of an open file. Safe to use from several threads."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: Reader, bases: BaseSource | None = None) -> None:
         self.reader = reader
+        self.bases = bases
         self.header = reader.header
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
         self._local = threading.local()
@@ -176,8 +194,11 @@ class TensorFile:
         stream = self.header.streams[number]
         stored = self.reader.records(number)[0][chunk].stored_length
         data, record = self.reader.stored(number, chunk, self._scratch(stored))
-        place = Place(stream.units, chunk * stream.chunk, self._sides.get(number, ()), stream.dtype)
+        first = chunk * stream.chunk
         try:
+            # A chunk that is no difference states 0, and needs no base even where its tensor has one.
+            base = self._base(stream, first, out.size) if data[0] == PLANES else None
+            place = Place(stream.units, first, self._sides.get(number, ()), stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
         except FormatError as error:
             raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
@@ -189,6 +210,20 @@ class TensorFile:
                     f"{record.decoded_digest:016x}. The stored bytes are as they were written: "
                     "the writer or this machine is faulty"
                 )
+
+    def _base(self, stream: Stream, first: int, count: int) -> Units | None:
+        """The base's units in the range of a chunk, if its tensor has a base."""
+        if not isinstance(stream.expression, Delta):
+            return None
+        index = stream.expression.base
+        base = self.header.bases[index]
+        if self.bases is None:
+            raise BaseError(
+                f"a difference from a base, which was not given: a tensor with BLAKE3 {base.identity.hex()}"
+                + "".join(f", {key} {value}" for key, value in sorted(base.hints.items()))
+            )
+        source = self.bases
+        return base_units(base, lambda start, n: source.read(index, base, start, n), stream.dtype, first, count)
 
     def load_sides(self, index: int) -> None:
         """Decode a tensor's side planes before its data need them."""
@@ -229,10 +264,16 @@ def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, U
 
 def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
     """Refuse side planes that hold what their use does not allow."""
-    for side in stream.bits.sides:
+    for side in stream.bits.flags:
         if sides[side].max() > 1:
             raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")
     if isinstance(stream.expression, Mul):
         for side in stream.expression.sides:
             if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
                 raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")
+    for context in stream.bits.contexts:
+        if (
+            isinstance(context, ClassContext)
+            and int(sides[context.rows].max()) + int(sides[context.columns].max()) > MAX_CLASS
+        ):
+            raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")

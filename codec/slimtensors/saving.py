@@ -19,7 +19,7 @@ from slimtensors.container.source import ByteSource
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import Plan, SideMaker
+from slimtensors.planner import MatchedBase, Plan, SideMaker
 from slimtensors.threads import in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
@@ -42,6 +42,7 @@ class _Task(NamedTuple):
     units: Units
     place: Place
     try_zstd: bool
+    base: MatchedBase | None
 
 
 def write_plan(
@@ -65,7 +66,11 @@ def write_plan(
 
 
 def _encode(task: _Task) -> Chunk:
-    data = encode_chunk(task.units, task.stream.expression, task.place, try_zstd=task.try_zstd)
+    place = task.place
+    if task.base is not None:
+        base = task.base.units(task.stream.dtype, place.first, task.units.size)
+        place = place._replace(base=base)
+    data = encode_chunk(task.units, task.stream.expression, place, try_zstd=task.try_zstd)
     return seal(data, bytes_of(task.units))
 
 
@@ -92,7 +97,7 @@ class _Feed:
             sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 and job.side is None else ()
             first = 0
             for units in pieces:
-                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job.try_zstd)
+                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job.try_zstd, job.base)
                 first += units.size
 
     def identities(self) -> list[bytes]:

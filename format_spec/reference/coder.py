@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 import zstandard
 
@@ -118,18 +119,60 @@ class PlaneParts:
         return self.payload[begin : self.at]
 
 
-def coded(payload: bytes, width: int, groups: int, precision: int, base: int, blocks: int, escapes: int) -> list[int]:
+@dataclass
+class Contexts:
+    """Section 7: of each field, the number of its table and by how much it is moved."""
+
+    tables: int
+    table: list[int]
+    moved: list[int]
+
+
+def read_tables(payload: bytes, precision: int, contexts: Contexts | None) -> tuple[list[list[int] | None], int]:
+    """The frequencies of each table, None for an absent one, and the number of bytes they took."""
+    tables: list[list[int] | None] = []
+    at = 0
+    for _ in range(contexts.tables if contexts else 1):
+        if contexts and payload[at : at + 2] == b"\1\0":  # "the two bytes 1, 0 for a table that no unit selects"
+            check(precision in (11, 12), "precision is not 11 or 12")
+            tables.append(None)
+            at += 2
+        else:
+            frequency, length = read_table(payload[at:], precision)
+            tables.append(frequency)
+            at += length
+    if contexts:
+        check(all(tables[t] is not None for t in contexts.table), "a unit selects an absent table")
+    return tables, at
+
+
+def coded(
+    payload: bytes,
+    width: int,
+    groups: int,
+    precision: int,
+    base: int,
+    blocks: int,
+    escapes: int,
+    contexts: Contexts | None = None,
+) -> list[int]:
     n = GROUP * groups
     check(1 <= blocks <= groups, "blocks are not between 1 and G")
     check(escapes <= n // 16, "too many escapes")
-    frequency, at = read_table(payload, precision)
-    for s in range(1, 256):  # "a symbol whose field would not fit has frequency 0"
-        check(frequency[s] == 0 or base + s < 1 << width, "a symbol's field does not fit the plane")
+    tables, at = read_tables(payload, precision, contexts)
+    for frequency in tables:
+        for s in range(1, 256):  # "a symbol whose field would not fit has frequency 0"
+            fits = base + s < 1 << width
+            check(frequency is None or frequency[s] == 0 or fits, "a symbol's field does not fit the plane")
     parts = PlaneParts(payload, at)
     positions = struct.unpack(f"<{escapes}I", parts.take(4 * escapes))
     values = struct.unpack(f"<{escapes}H", parts.take(2 * escapes))
-    symbols = read_blocks(parts, frequency, precision, groups, blocks, bypass=False)
+    symbols = read_blocks(parts, tables, precision, groups, blocks, contexts, bypass=False)
     fields = [base + s if s else 0 for s in symbols]
+    if contexts:
+        # "a symbol `s` other than 0 stands for the field `base + s + octave * floor(k / 4)`"
+        fields = [f + moved if f else 0 for f, moved in zip(fields, contexts.moved, strict=True)]
+        check(max(fields) < 1 << width, "a moved field does not fit the plane")
     previous = -1
     for position, value in zip(positions, values, strict=True):
         check(previous < position < n, "escape positions do not rise, or leave the body")
@@ -140,17 +183,28 @@ def coded(payload: bytes, width: int, groups: int, precision: int, base: int, bl
     return fields
 
 
-def bypass(payload: bytes, width: int, groups: int, precision: int, blocks: int) -> list[int]:
+def bypass(
+    payload: bytes, width: int, groups: int, precision: int, blocks: int, contexts: Contexts | None = None
+) -> list[int]:
     check(9 <= width <= 16, "bypass plane is not 9 to 16 bits wide")
     check(1 <= blocks <= groups, "blocks are not between 1 and G")
-    frequency, at = read_table(payload, precision)
-    for s in range(256):  # "Symbols of 112 and more, and symbols whose fields reach `2^w`, have frequency 0."
-        check(frequency[s] == 0 or (s < 112 and s >> 3 < width - 2), "a symbol's fields do not fit the plane")
-    return read_blocks(PlaneParts(payload, at), frequency, precision, groups, blocks, bypass=True)
+    tables, at = read_tables(payload, precision, contexts)
+    for frequency in tables:
+        for s in range(256):  # "Symbols of 112 and more, and symbols whose fields reach `2^w`, have frequency 0."
+            fits = s < 112 and s >> 3 < width - 2
+            check(frequency is None or frequency[s] == 0 or fits, "a symbol's fields do not fit the plane")
+    return read_blocks(PlaneParts(payload, at), tables, precision, groups, blocks, contexts, bypass=True)
 
 
 def read_blocks(
-    parts: PlaneParts, frequency: list[int], precision: int, groups: int, blocks: int, *, bypass: bool
+    parts: PlaneParts,
+    tables: list[list[int] | None],
+    precision: int,
+    groups: int,
+    blocks: int,
+    contexts: Contexts | None,
+    *,
+    bypass: bool,
 ) -> list[int]:
     """Word counts, states and words to symbols (coded) or fields (bypass)."""
     counts = struct.unpack(f"<{blocks}I", parts.take(4 * blocks))
@@ -160,11 +214,16 @@ def read_blocks(
     check(words_at + 2 * sum(counts) == len(parts.payload), "coded plane of another length")
 
     scale = 1 << precision
-    owner: list[int] = []  # "Symbol `s` owns the slots `start[s]` to `start[s] + frequency[s] - 1`."
-    start = []
-    for s, f in enumerate(frequency):
-        start.append(len(owner))
-        owner += [s] * f
+    owners: list[list[int]] = []  # "Symbol `s` owns the slots `start[s]` to `start[s] + frequency[s] - 1`."
+    starts = []
+    for table in tables:
+        owner: list[int] = []
+        start = []
+        for s, f in enumerate(table or []):
+            start.append(len(owner))
+            owner += [s] * f
+        owners.append(owner)
+        starts.append(start)
 
     out: list[int] = []
     for b in range(blocks):
@@ -177,8 +236,9 @@ def read_blocks(
             for _ in range(4 * ((b + 1) * groups // blocks - b * groups // blocks)):
                 for lane in range(LANES):
                     slot = x[lane] % scale
-                    s = owner[slot]
-                    value = frequency[s] * (x[lane] // scale) + slot - start[s]
+                    t = contexts.table[len(out)] if contexts else 0
+                    s = owners[t][slot]
+                    value = tables[t][s] * (x[lane] // scale) + slot - starts[t][s]
                     if value < LOW_STATE:
                         value = LOW_STATE * value + words[taken]
                         taken += 1

@@ -12,6 +12,7 @@ import hashlib
 import json
 import struct
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
@@ -25,13 +26,18 @@ import lookup
 from coder import GROUP, Refused, check, round_up
 from expressions import (
     DTYPES,
+    FLOATS,
+    BaseContext,
     Bits,
     Cast,
+    ClassContext,
     Decimal,
     Gather,
     Mul,
     NeedsNewerReader,
+    Part,
     Ref,
+    add_difference,
     combine,
     integer,
     parse_expression,
@@ -92,6 +98,7 @@ class Stream:
     dtype: str = "U8"
     lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
+    base: bytes | None = None  # the base's bytes, as many as the stream has; read_bases puts them here
     chunks: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,11 +132,20 @@ class Image:
 
 
 @dataclass
+class Base:
+    dtype: str
+    shape: tuple[int, ...]
+    identity: bytes
+    bytes: int
+
+
+@dataclass
 class Header:
     tensors: list[Tensor]
     streams: list[Stream]  # in the order of section 4
     metadata: dict[str, str]
     image: Image | None
+    bases: list[Base]
 
 
 @dataclass
@@ -197,10 +213,11 @@ def array_of(value: object, what: str, low: int, high: int) -> list:
 class HeaderReader:
     def __init__(self, text: bytes) -> None:
         keys = {"expressions", "metadata", "packs", "tensors"}
-        top = object_of(parse_json(text), "header", keys, keys | {"image"})
+        top = object_of(parse_json(text), "header", keys, keys | {"image"}, keys | {"bases"}, keys | {"bases", "image"})
         self.expressions = [
             parse_expression(value) for value in array_of(top["expressions"], "expressions", 0, MAX_EXPRESSIONS)
         ]
+        self.bases = self.read_bases(top["bases"]) if "bases" in top else []
         packs = array_of(top["packs"], "packs", 0, MAX_TENSORS)
         self.packs = [object_of(pack, "pack", {"dtype", "expression"}) for pack in packs]
         self.pack_units = [0] * len(packs)
@@ -224,7 +241,7 @@ class HeaderReader:
         self.metadata = metadata
 
     def result(self) -> Header:
-        return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image)
+        return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases)
 
     def expression(self, value: dict) -> Bits | Gather | Mul | Decimal | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
@@ -239,11 +256,30 @@ class HeaderReader:
             lookup.check_use(look, dtype, units, plan)
         if not isinstance(expression, Bits):
             raise Refused(f"{kind}: a ref has no stream")
-        used = [part.side for part in expression.parts if part.side is not None]
-        check(max(used, default=-1) < len(plan), "scatter: no such side plane")
+        check(max(expression.sides(), default=-1) < len(plan), "no such side plane")
+        if expression.base is None:
+            contexts = [part.context for part in expression.parts]
+            check(not any(isinstance(c, BaseContext) for c in contexts), "a context of a base without a base")
+        else:
+            check(kind == "tensor", "a base for what is not a tensor's stream")
         unit = DTYPES[dtype][1]
         chunk = integer(value["chunk"], 1, MAX_CHUNK, "chunk") if chunk is None else chunk
         return Stream(kind, units, unit, chunk, expression, dtype, look, plan)
+
+    def read_bases(self, value: object) -> list[Base]:
+        bases = []
+        for entry in array_of(value, "bases", 1, MAX_TENSORS):
+            entry = object_of(entry, "base", {"dtype", "hints", "identity", "shape"})
+            hints, identity = entry["hints"], entry["identity"]
+            check(isinstance(hints, dict) and all(isinstance(h, str) for h in hints.values()), "hints: not strings")
+            check(isinstance(identity, str) and len(identity) == 64, "identity: not 64 digits")
+            check(set(identity) <= set("0123456789abcdef"), "identity: not lower-case hexadecimal digits")
+            dtype, shape, size = self.sizes(entry, "base")
+            check(size > 0, "a base without elements")
+            bases.append(Base(dtype, shape, bytes.fromhex(identity), size))
+        used = {e.base for e in self.expressions if isinstance(e, Bits)}
+        check(used >= set(range(len(bases))), "a base that no expression uses")
+        return bases
 
     def sizes(self, value: dict, what: str) -> tuple[str, tuple[int, ...], int]:
         """dtype, shape, bytes"""
@@ -299,19 +335,37 @@ class HeaderReader:
             dtype, _, size = self.sizes(side, "side plane")
             tensor.sides.append(self.stream("side", size // DTYPES[dtype][1], side))
         data = self.stream("tensor", units, value, sides=sides)
-        used = {part.side for part in data.expression.parts} - {None}
+        used = data.expression.sides()
         if isinstance(data.lookup, Gather | Mul):
             used |= {data.lookup.palette}
         if isinstance(data.lookup, Mul):
             used |= {data.lookup.scale}
-        check(len(used) == len(sides), "a side plane that no scatter names")
+        check(len(used) == len(sides), "a side plane that nothing names")
+        if data.expression.base is not None:
+            self.check_base(tensor, data)
         for part in data.expression.parts:
+            if isinstance(part.context, ClassContext):
+                # "both `U8` of one dimension; `rows * columns` is the number of units"
+                two = [sides[part.context.rows], sides[part.context.columns]]
+                check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "class: not planes of classes")
+                check(two[0]["shape"][0] * two[1]["shape"][0] == units, "class: rows and columns are not the tensor's")
             if part.side is not None:
                 # "dtype `U8`, shape `[rows]` ... `rows` divides their number"
                 side = sides[part.side]
                 check(side["dtype"] == "U8" and len(side["shape"]) == 1, "scatter: not a side plane of rows")
                 check(units % side["shape"][0] == 0, "scatter: the rows do not divide the units")
         self.streams += [*tensor.sides, data]
+
+    def check_base(self, tensor: Tensor, data: Stream) -> None:
+        check(data.expression.base < len(self.bases), "no such base")
+        base = self.bases[data.expression.base]
+        floats = {base.dtype, tensor.dtype} <= casts.FLOATS.keys()
+        check(base.dtype == tensor.dtype or floats, "base: another dtype")
+        check(len(base.shape) == len(tensor.shape) and base.shape[1:] == tensor.shape[1:], "base: another shape")
+        for part in data.expression.parts:
+            if isinstance(part.context, BaseContext):
+                # "`b - 16 <= shift < b`"
+                check(8 * data.unit - 16 <= part.context.shift < 8 * data.unit, "context: shift")
 
     def reference(self, tensor: Tensor, value: dict) -> None:
         expression = self.expression(value)
@@ -420,7 +474,12 @@ def decode_chunk(stored: bytes, stream: Stream, start: int, n: int, sides: list[
     """The bytes of the units `start` to `start + n - 1` of the stream. `sides`: the decoded side planes."""
     check(len(stored) >= HEAD.size, "chunk without a head")
     kind, planes, reserved, units, reserved_too = HEAD.unpack_from(stored)
-    check(units == n and reserved == reserved_too == 0, "head of a chunk")
+    check(units == n and reserved == 0, "head of a chunk")
+    with_base = kind == PLANES and stream.expression.base is not None
+    check(with_base or reserved_too == 0, "head of a chunk")
+    if with_base:
+        # "the digest, as in section 7, of the base's units in the chunk's range"
+        check(decoded_digest(base_units(stream, start, n)) == reserved_too, "digest of the base")
     check(planes == (len(stream.expression.parts) if kind == PLANES else 0), "number of planes")
     if kind == LITERAL:
         end = HEAD.size + n * stream.unit
@@ -462,7 +521,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             # "With none, the plane is constant 0."
             check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
         groups = -(-len(here) // GROUP)
-        plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes)
+        contexts = contexts_of(stream, part, start, here, sides) if part.context and mode in (CODED, BYPASS) else None
+        plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes, contexts)
         if part.side is not None:
             # "followed by as many zeros as make a multiple of 128"
             check(not any(plane[len(here) :]), "fields after the last present one are not zero")
@@ -477,14 +537,55 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         at = begin + tail_bytes
     check(at + READ_AHEAD <= len(stored), "fewer than 64 bytes after the last")
     check(zero(stored[at:]), "bytes after the chunk's last are not zero")
-    units = combine(fields, stream.expression, 8 * stream.unit)
+    bits = 8 * stream.unit
+    units = combine(fields, stream.expression, bits)
+    if stream.expression.base is not None:
+        bases = to_units(base_units(stream, start, body), stream.unit)
+        units = [add_difference(z, u, bits, floats=stream.dtype in FLOATS) for z, u in zip(units, bases, strict=True)]
     if stream.lookup:
         units = lookup.lookup(stream.lookup, units, stream.dtype, stream.units, start, sides, stream.plan)
     return b"".join(unit.to_bytes(stream.unit, "little") for unit in units) + stored[at - tail_bytes : at]
 
 
+def to_units(data: bytes, unit: int) -> list[int]:
+    return [int.from_bytes(data[i : i + unit], "little") for i in range(0, len(data), unit)]
+
+
+def base_units(stream: Stream, start: int, n: int) -> bytes:
+    check(stream.base is not None, "a base that was not given")
+    return stream.base[start * stream.unit : (start + n) * stream.unit]
+
+
+def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sides: list[bytes]) -> coder.Contexts:
+    """Section 7 of `coder.md`; `here`: the units of the body that have fields."""
+    context = part.context
+    if isinstance(context, BaseContext):
+        bits = 8 * stream.unit
+        table = []
+        for j in here:
+            u = int.from_bytes(base_units(stream, start + j, 1), "little")
+            c = ((u << 1 | u >> bits - 1) % (1 << bits) >> context.shift) - context.first
+            table.append(max(0, min(c, context.tables - 1)))
+        moved = [0] * len(table)
+    else:
+        columns = sides[context.columns]
+        k = [sides[context.rows][(start + j) // len(columns)] + columns[(start + j) % len(columns)] for j in here]
+        table, moved = [c % 4 for c in k], [context.octave * (c // 4) for c in k]
+    # "The zeros that follow the last field have the context 0."
+    fill = [0] * (-len(table) % GROUP)
+    return coder.Contexts(context.tables, table + fill, moved + fill)
+
+
 def decode_plane(
-    payload: bytes, width: int, groups: int, mode: int, precision: int, base: int, blocks: int, escapes: int
+    payload: bytes,
+    width: int,
+    groups: int,
+    mode: int,
+    precision: int,
+    base: int,
+    blocks: int,
+    escapes: int,
+    contexts: coder.Contexts | None = None,
 ) -> list[int]:
     """Section 6.3, one column of the table of descriptors after the other."""
     if mode == CONSTANT:
@@ -495,13 +596,13 @@ def decode_plane(
         check((precision, base, blocks, escapes) == (0, 0, 0, 0), "raw: descriptor")
         return coder.raw(payload, width, groups)
     if mode == CODED:
-        return coder.coded(payload, width, groups, precision, base, blocks, escapes)
+        return coder.coded(payload, width, groups, precision, base, blocks, escapes, contexts)
     if mode == ZSTD:
         check((precision, base, blocks, escapes) == (0, 0, 0, 0), "zstd: descriptor")
         return coder.zstd(payload, width, groups)
     check(mode == BYPASS, "mode of a plane")
     check((base, escapes) == (0, 0), "bypass: descriptor")
-    return coder.bypass(payload, width, groups, precision, blocks)
+    return coder.bypass(payload, width, groups, precision, blocks, contexts)
 
 
 # -- section 7: decoded digest ---------------------------------------------------------------------------------------
@@ -530,6 +631,9 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
     """ "1 where the row has fields and 0 where it has none (other values are refused)" """
     for part in stream.expression.parts:
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
+        if isinstance(part.context, ClassContext):
+            most = max(sides[part.context.rows]) + max(sides[part.context.columns])
+            check(most <= 255, "classes of row and column over 255")
     if isinstance(stream.lookup, Mul):
         for k in (stream.lookup.palette, stream.lookup.scale):
             lookup.numbers(sides[k], stream.plan[k]["dtype"])  # refuses entries that are not finite
@@ -541,6 +645,29 @@ def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], b
     header = HeaderReader(data[64 : 64 + header_length]).result()
     records, identities = read_index(data, 64 + header_length, index_length, header)
     return header, records, identities, file_id
+
+
+def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> int:
+    """Gives the streams their bases, as far as they are had; returns how many bytes these are.
+
+    `bases` gives the decoded bytes of the tensor of an identity.
+    """
+    total = 0
+    for i, base in enumerate(header.bases):
+        data = bases(base.identity) if bases else None
+        if data is None:
+            continue
+        check(len(data) == base.bytes and digest(data) == base.identity, "a base of another identity")
+        total += len(data)
+        whole = data
+        for stream in header.streams:
+            if stream.expression.base == i:
+                data = whole
+                # "and are 0 beyond its end"
+                if base.dtype != stream.dtype:
+                    data = cast_bytes(data, base.dtype, stream.dtype)
+                stream.base = data[: stream.bytes()].ljust(stream.bytes(), b"\0")
+    return total
 
 
 def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:
@@ -602,9 +729,12 @@ def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:
     return source
 
 
-def decode_file(data: bytes, max_decoded: int | None = None) -> File:
+def decode_file(
+    data: bytes, max_decoded: int | None = None, bases: Callable[[bytes], bytes | None] | None = None
+) -> File:
     header, records, identities, file_id = read_layout(data)
-    limit = MAX_RATIO * len(data) + FREE_BYTES if max_decoded is None else max_decoded
+    base_bytes = put_bases(header, bases)
+    limit = MAX_RATIO * (len(data) + base_bytes) + FREE_BYTES if max_decoded is None else max_decoded
     # "tensors (ties each time), side planes, literal bytes of the image"
     total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
     total += header.image.literal_bytes if header.image else 0

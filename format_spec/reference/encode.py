@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 
 import zstandard
 
-from coder import GROUP, LANES, LOW_STATE, pieces, round_up
+from coder import GROUP, LANES, LOW_STATE, Contexts, pieces, round_up
 from decode import AFFINE, BYPASS, CONSTANT, DESCRIPTOR, HEAD, LITERAL, MAX_RATIO, PLANES, RAW, READ_AHEAD, ZSTD
-from expressions import Bits
+from expressions import Bits, ordered
 
 # -- planes ----------------------------------------------------------------------------------------------------------
 
@@ -68,15 +68,19 @@ def bypass_symbol(field: int) -> tuple[int, int, int]:
 def encode_block(
     symbols: Sequence[int],
     low_bits: Sequence[tuple[int, int]] | None,
-    frequency: Sequence[int],
+    frequency: Sequence[int] | Sequence[Sequence[int] | None],
     precision: int,
     final: int = LOW_STATE,
+    table: Sequence[int] | None = None,
 ) -> tuple[list[int], list[int]]:
     """States and words of one block; section 4 backwards. `low_bits`: (k, bits) of each element, mode bypass only.
 
+    `table`: which table each element takes, if there are several in `frequency`.
+
     `final` is the state that decoding ends with; a decoder refuses all but 2^16.
     """
-    start = [sum(frequency[:s]) for s in range(256)]
+    tables = [frequency] if table is None else frequency
+    starts = [[sum(f[:s]) for s in range(256)] if f else [] for f in tables]
     x = [final] * LANES
     words: list[int] = []
     for step in range(len(symbols) - LANES, -1, -LANES):
@@ -87,11 +91,12 @@ def encode_block(
                 x[lane] //= LOW_STATE
             x[lane] = (x[lane] << k) + v
         for lane in reversed(range(LANES)):
-            f = frequency[symbols[step + lane]]
+            t = table[step + lane] if table else 0
+            f = tables[t][symbols[step + lane]]
             while x[lane] >= f << 32 - precision:
                 words.append(x[lane] % LOW_STATE)
                 x[lane] //= LOW_STATE
-            x[lane] = (x[lane] // f << precision) + start[symbols[step + lane]] + x[lane] % f
+            x[lane] = (x[lane] // f << precision) + starts[t][symbols[step + lane]] + x[lane] % f
     return x, words[::-1]
 
 
@@ -150,13 +155,15 @@ class Coded:
         return DESCRIPTOR.pack(self.mode, self.precision, self.base, length, self.blocks, self.escapes)
 
 
-def plane_symbols(fields: Sequence[int], plan: Plane) -> tuple[list[int], list[int]]:
+def plane_symbols(
+    fields: Sequence[int], plan: Plane, contexts: Contexts | None = None
+) -> tuple[list[int], list[int]]:
     """The symbols, and the positions of the escapes."""
     if plan.mode == BYPASS:
         return [bypass_symbol(f)[0] for f in fields], []
     symbols, positions = [], []
     for i, f in enumerate(fields):
-        s = f - plan.base
+        s = f - plan.base - (contexts.moved[i] if contexts else 0)
         if i in plan.escape or (f and not 1 <= s <= 255):
             positions.append(i)
             s = 0
@@ -164,7 +171,16 @@ def plane_symbols(fields: Sequence[int], plan: Plane) -> tuple[list[int], list[i
     return symbols, positions
 
 
-def encode_plane(fields: Sequence[int], width: int, plan: Plane) -> Coded:
+def context_tables(symbols: Sequence[int], plan: Plane, contexts: Contexts) -> list[list[int] | None]:
+    """A table for each context that occurs."""
+    tables: list[list[int] | None] = []
+    for t in range(contexts.tables):
+        of_table = [s for s, c in zip(symbols, contexts.table, strict=True) if c == t]
+        tables.append((plan.frequency or even_table(of_table, plan.precision)) if of_table else None)
+    return tables
+
+
+def encode_plane(fields: Sequence[int], width: int, plan: Plane, contexts: Contexts | None = None) -> Coded:
     if plan.mode == CONSTANT:
         return Coded(CONSTANT, base=fields[0] if fields else 0)
     if plan.mode == RAW:
@@ -172,14 +188,21 @@ def encode_plane(fields: Sequence[int], width: int, plan: Plane) -> Coded:
     if plan.mode == ZSTD:
         frame = plan.frame or zstandard.ZstdCompressor().compress(raw_payload(fields, width))
         return Coded(ZSTD, payload=frame)
-    symbols, positions = plane_symbols(fields, plan)
-    frequency = plan.frequency or even_table(symbols, plan.precision)
+    symbols, positions = plane_symbols(fields, plan, contexts)
+    if contexts:
+        frequency = context_tables(symbols, plan, contexts)
+        head = b"".join(table_bytes(f) if f else b"\1\0" for f in frequency)
+    else:
+        frequency = plan.frequency or even_table(symbols, plan.precision)
+        head = table_bytes(frequency)
     low_bits = [bypass_symbol(f)[1:] for f in fields] if plan.mode == BYPASS else None
-    parts = CodedParts(table_bytes(frequency), positions, [fields[i] for i in positions], [], [], [])
+    parts = CodedParts(head, positions, [fields[i] for i in positions], [], [], [])
     groups = len(fields) // GROUP
     for b in range(plan.blocks):
         here = slice(GROUP * (b * groups // plan.blocks), GROUP * ((b + 1) * groups // plan.blocks))
-        states, words = encode_block(symbols[here], low_bits and low_bits[here], frequency, plan.precision)
+        table = contexts and contexts.table[here]
+        low = low_bits and low_bits[here]
+        states, words = encode_block(symbols[here], low, frequency, plan.precision, table=table)
         parts.counts.append(len(words))
         parts.states += states
         parts.words += words
@@ -214,9 +237,11 @@ class PlanesChunk:
     planes: list[Coded]
     tail: bytes
     extra: int = 0
+    base_digest: int = 0
 
     def bytes(self) -> bytes:
-        out = HEAD.pack(PLANES, len(self.planes), 0, self.n, 0) + b"".join(p.descriptor() for p in self.planes)
+        out = HEAD.pack(PLANES, len(self.planes), 0, self.n, self.base_digest)
+        out += b"".join(p.descriptor() for p in self.planes)
         for part in [*(plane.bytes() for plane in self.planes), self.tail]:
             if part:
                 out = out.ljust(round_up(len(out), 16), b"\0") + part
@@ -246,3 +271,9 @@ def stored_fields(fields: list[int], side: bytes | None, row: int, start: int) -
         return fields
     present = [f for j, f in enumerate(fields) if side[(start + j) // row]]
     return present + [0] * (-len(present) % GROUP)
+
+
+def difference(unit: int, base: int, bits: int, *, floats: bool) -> int:
+    """The inverse of `add_difference`."""
+    d = (ordered(unit, bits, floats=floats) - ordered(base, bits, floats=floats)) % (1 << bits)
+    return 2 * d if d < 1 << bits - 1 else 2 * ((1 << bits) - d) - 1

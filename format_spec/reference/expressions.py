@@ -19,23 +19,51 @@ DTYPES = {
 }
 
 # section 6: "refused as needing a newer reader, wherever a key of an expression or part is expected"
-RESERVED = {"add", "context", "hadamard", "matmul", "rand", "trellis", "view"}
+RESERVED = {"hadamard", "matmul", "rand", "trellis", "view"}
 
 
 class NeedsNewerReader(Refused):
     """The file uses a version, feature or name that this text only reserves."""
 
 
+# section 8: "for the floats, that is the dtypes whose names begin with `F8_`, except `F8_E8M0`, and ..."
+FLOATS = {"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F16", "BF16", "F32", "F64", "C64"}
+
+
+@dataclass(frozen=True)
+class BaseContext:
+    shift: int
+    first: int
+    tables: int
+
+
+@dataclass(frozen=True)
+class ClassContext:
+    rows: int
+    columns: int
+    octave: int
+    tables = 4
+
+
 @dataclass(frozen=True)
 class Part:
     width: int
     side: int | None  # the side plane that says which rows have fields; None: all have
+    context: BaseContext | ClassContext | None = None
+
+    def sides(self) -> set[int]:
+        classes = {self.context.rows, self.context.columns} if isinstance(self.context, ClassContext) else set()
+        return classes | ({self.side} - {None})
 
 
 @dataclass(frozen=True)
 class Bits:
     parts: tuple[Part, ...]
     rotate: int
+    base: int | None = None  # of `add`
+
+    def sides(self) -> set[int]:
+        return {side for part in self.parts for side in part.sides()}
 
     def width(self) -> int:
         return sum(part.width for part in self.parts)
@@ -102,6 +130,19 @@ def parse_expression(value: object) -> Bits | Gather | Mul | Decimal | Ref | Cas
         return Decimal(integer(power, 0, 22, "decimal"), parse_codes(codes, 53))
     if object_.keys() == {"cast"}:
         return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
+    if object_.keys() == {"add"}:
+        add = object_["add"]
+        if not isinstance(add, list) or len(add) != 2:
+            raise Refused("add: not an array of two")
+        first = keyed(add[0], "add")
+        check(first.keys() == {"base"}, "add: the first is not a base")
+        planes = parse_bits(keyed(add[1], "add"))
+        check(planes.rotate == 0, "add: rotated")
+        return Bits(planes.parts, 0, integer(first["base"], 0, 2**17 - 1, "base"))
+    return parse_bits(object_)
+
+
+def parse_bits(object_: dict[str, object]) -> Bits:
     check(object_.keys() == {"bits", "rotate"}, "expression: unknown keys")
     parts = object_["bits"]
     if not isinstance(parts, list):
@@ -122,10 +163,11 @@ def parse_gather(value: object) -> Gather:
 
 
 def parse_codes(value: object, most: int) -> Bits:
-    """ "Codes are `bits` with `rotate` 0, without `scatter`" """
+    """ "Codes are `bits` with `rotate` 0, without `scatter` and contexts" """
     codes = parse_expression(value)
     check(isinstance(codes, Bits) and codes.rotate == 0 and codes.width() <= most, "codes: not bits, or too wide")
-    check(all(part.side is None for part in codes.parts), "codes: scatter")
+    check(codes.base is None, "codes: add")
+    check(all(part.side is None and part.context is None for part in codes.parts), "codes: scatter or context")
     return codes
 
 
@@ -135,11 +177,25 @@ def parse_part(value: object) -> Part:
         scatter = object_["scatter"]
         if not isinstance(scatter, list) or len(scatter) != 2:
             raise Refused("scatter: not an array of two")
-        inner = keyed(scatter[1], "scatter")
-        check(inner.keys() == {"plane"}, "scatter: the second is not a plane")
-        return Part(integer(inner["plane"], 1, 16, "plane"), integer(scatter[0], 0, 2**48, "scatter"))
-    check(object_.keys() == {"plane"}, "part: unknown keys")
-    return Part(integer(object_["plane"], 1, 16, "plane"), None)
+        return parse_plane(keyed(scatter[1], "scatter"), integer(scatter[0], 0, 2**48, "scatter"))
+    return parse_plane(object_, None)
+
+
+def parse_plane(object_: dict[str, object], side: int | None) -> Part:
+    check(object_.keys() in ({"plane"}, {"context", "plane"}), "part: unknown keys")
+    width = integer(object_["plane"], 1, 16, "plane")
+    if "context" not in object_:
+        return Part(width, side)
+    context = keyed(object_["context"], "context")
+    check(context.keys() in ({"base"}, {"class"}), "context: unknown keys")
+    ((kind, numbers),) = context.items()
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise Refused("context: not an array of three")
+    if kind == "base":
+        shift, first = integer(numbers[0], 0, 63, "shift"), integer(numbers[1], 0, 65535, "first")
+        return Part(width, side, BaseContext(shift, first, integer(numbers[2], 2, 64, "tables")))
+    rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
+    return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave")))
 
 
 def combine(fields: list[list[int]], expression: Bits, unit_bits: int) -> list[int]:
@@ -152,3 +208,22 @@ def combine(fields: list[list[int]], expression: Bits, unit_bits: int) -> list[i
     r = expression.rotate
     # "unit = floor(v / 2^r) + (v mod 2^r) * 2^(b - r)"
     return [(v >> r) + (v % (1 << r) << unit_bits - r) for v in units] if r else units
+
+
+# -- section 8: differences ------------------------------------------------------------------------------------------
+
+
+def ordered(unit: int, bits: int, *, floats: bool) -> int:
+    """ "`o(u)` is `u + 2^(b-1)` if `u < 2^(b-1)`, else `2^b - 1 - u`" for the floats; `u` for all others"""
+    if not floats:
+        return unit
+    return unit + (1 << bits - 1) if unit < 1 << bits - 1 else (1 << bits) - 1 - unit
+
+
+def add_difference(z: int, base: int, bits: int, *, floats: bool) -> int:
+    """ "`z = 2 d` for `d >= 0`, else `-2 d - 1`"; "`o(unit) = o(base) + d` modulo `2^b`" """
+    d = z // 2 if z % 2 == 0 else -(z + 1) // 2
+    o = (ordered(base, bits, floats=floats) + d) % (1 << bits)
+    if not floats:
+        return o
+    return o - (1 << bits - 1) if o >= 1 << bits - 1 else (1 << bits) - 1 - o

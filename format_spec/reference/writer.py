@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import decode
 from coder import GROUP
-from encode import Plane, PlanesChunk, affine_chunk, encode_plane, literal_chunk, split_fields, stored_fields, to_units
-from expressions import DTYPES, Bits, parse_expression
+from encode import (
+    Plane,
+    PlanesChunk,
+    affine_chunk,
+    difference,
+    encode_plane,
+    literal_chunk,
+    split_fields,
+    stored_fields,
+    to_units,
+)
+from expressions import DTYPES, FLOATS, Bits, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -26,11 +36,21 @@ class Place:
     units: int  # of the stream
     sides: list[bytes]
     codes: list[int] | None = None  # of these units, where they are made from codes
+    stream: decode.Stream | None = None  # for what depends on a base
+
+    def body(self) -> list[int]:
+        """What the planes hold of the body's units."""
+        units = to_units(self.data, self.unit) if self.codes is None else self.codes
+        body = units[: len(units) - len(units) % GROUP]
+        if self.expression.base is None:
+            return body
+        bases = to_units(decode.base_units(self.stream, self.start, len(body)), self.unit)
+        floats = self.stream.dtype in FLOATS
+        return [difference(u, v, 8 * self.unit, floats=floats) for u, v in zip(body, bases, strict=True)]
 
     def fields(self) -> list[list[int]]:
         """Per plane, the fields that are stored (a multiple of 128 of them)."""
-        units = to_units(self.data, self.unit) if self.codes is None else self.codes
-        body = units[: len(units) - len(units) % GROUP]
+        body = self.body()
         sides = [None if part.side is None else self.sides[part.side] for part in self.expression.parts]
         return [
             stored_fields(plane, side, self.units // len(side) if side else 1, self.start)
@@ -39,9 +59,19 @@ class Place:
 
     def planes(self, *plans: Plane, extra: int = 0) -> PlanesChunk:
         parts = zip(self.fields(), self.expression.parts, plans, strict=True)
-        coded = [encode_plane(fields, part.width, plan) for fields, part, plan in parts]
         n = len(self.data) // self.unit
-        return PlanesChunk(n, self.unit, coded, self.data[(n - n % GROUP) * self.unit :], extra)
+        coded = []
+        for fields, part, plan in parts:
+            here = range(n - n % GROUP)
+            if part.side is not None:
+                flags = self.sides[part.side]
+                here = [j for j in here if flags[(self.start + j) // (self.units // len(flags))]]
+            contexts = part.context and decode.contexts_of(self.stream, part, self.start, here, self.sides)
+            coded.append(encode_plane(fields, part.width, plan, contexts))
+        chunk = PlanesChunk(n, self.unit, coded, self.data[(n - n % GROUP) * self.unit :], extra)
+        if self.expression.base is None:
+            return chunk
+        return replace(chunk, base_digest=decode.decoded_digest(decode.base_units(self.stream, self.start, n)))
 
 
 Coding = Callable[[Place], bytes]
@@ -62,6 +92,20 @@ def planes(*plans: Plane, extra: int = 0) -> Coding:
 
 
 @dataclass
+class BaseTensor:
+    """A tensor of another file; `add` names it as the base 0."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes
+    hints: dict[str, str] = field(default_factory=dict)
+
+    def entry(self) -> dict:
+        identity = decode.digest(self.data).hex()
+        return {"dtype": self.dtype, "hints": self.hints, "identity": identity, "shape": list(self.shape)}
+
+
+@dataclass
 class Source:
     """Data, and how to store them."""
 
@@ -73,6 +117,7 @@ class Source:
     chunk: int | None = None  # units; None: all in one
     sides: list[Source] = field(default_factory=list)
     codes: list[int] | None = None
+    base: BaseTensor | None = None
 
     def unit(self) -> int:
         return DTYPES[self.dtype][1]
@@ -86,11 +131,18 @@ class Source:
         bits = expression if isinstance(expression, Bits) else expression.codes
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
+        units = len(self.data) // self.unit()
+        stream = decode.Stream("tensor", units, self.unit(), self.chunk_units(), bits, self.dtype)
+        if self.base:
+            data = self.base.data
+            if self.base.dtype != self.dtype:
+                data = decode.cast_bytes(data, self.base.dtype, self.dtype)
+            stream.base = data[: len(self.data)].ljust(len(self.data), b"\0")
         for at in range(0, len(self.data), size):
             data = self.data[at : at + size]
-            start, units = at // self.unit(), len(self.data) // self.unit()
+            start = at // self.unit()
             codes = self.codes and self.codes[start : start + len(data) // self.unit()]
-            stored = self.code(Place(data, self.unit(), bits, start, units, sides, codes))
+            stored = self.code(Place(data, self.unit(), bits, start, units, sides, codes, stream))
             chunks.append(chunk_of(stored, data))
         return StreamParts(chunks)
 
@@ -119,11 +171,15 @@ class Writer:
         return {"chunk": source.chunk_units(), "expression": self.expression(source.expression)}
 
     def tensor(self, name: str, source: Source) -> int:
-        keys = self._keys(source)
+        keys = {"chunk": source.chunk_units()} if source.base else self._keys(source)
         if source.sides:
             keys["sides"] = [
                 {"dtype": side.dtype, "shape": list(side.shape), **self._keys(side)} for side in source.sides
             ]
+        if source.base:
+            entries = self.header.setdefault("bases", [])
+            entries.append(source.base.entry())
+            keys["expression"] = self.expression({"add": [{"base": len(entries) - 1}, source.expression["add"][1]]})
         self.streams += [side.stream() for side in source.sides] + [source.stream()]
         return self._add(name, source.dtype, source.shape, source.data, **keys)
 

@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "reference")]
 
 from make_invalid import INVALID  # noqa: E402 # after the path is set
-from make_valid import VALID  # noqa: E402
+from make_valid import BASES, VALID  # noqa: E402
 
 import decode  # noqa: E402
 
@@ -25,8 +25,9 @@ INTRODUCTION = """# Test vectors
 
 Small files of the format. Every decoder must read those in `valid/` and refuse those in `invalid/`.
 Beside each valid file a JSON text says what it holds: for every tensor its dtype, its shape, the BLAKE3 of its bytes
-and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image. A name that begins with `newer_`
-is a file that a reader refuses as needing a newer one.
+and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image; of a file that has bases,
+which tensor of which other valid file each is. A name that begins with `newer_` is a file that a reader refuses as
+needing a newer one.
 
 All are made by `python format_spec/vectors/make.py` (`make_valid.py`, `make_invalid.py`) with the naive encoder of
 `../reference`; this page too. In an invalid file all digests are right for what is there, except where the digest is
@@ -35,14 +36,25 @@ the fault: only the rule named finds it. Where the fault leaves the decoded byte
 """
 
 
-def expected(data: bytes) -> dict:
-    file = decode.decode_file(data)
+def known_bases() -> dict[bytes, tuple[str, str, bytes]]:
+    """By identity: the vector and the tensor in it that are a base, and its bytes."""
+    found = {}
+    for vector, tensor in BASES.items():
+        data = decode.decode_file(VALID[vector][1]().join()).tensors[tensor][2]
+        found[decode.digest(data)] = vector, tensor, data
+    return found
+
+
+def expected(data: bytes, bases: dict[bytes, tuple[str, str, bytes]]) -> dict:
+    file = decode.decode_file(data, bases=lambda identity: bases[identity][2])
+    named = [bases[base.identity][:2] for base in decode.read_layout(data)[0].bases]
     tensors = {}
     for name, (dtype, shape, content) in file.tensors.items():
         tensors[name] = {"blake3": decode.digest(content).hex(), "dtype": dtype, "shape": list(shape)}
         if len(content) <= SMALL:
             tensors[name]["bytes"] = content.hex()
     return {
+        **({"bases": [{"tensor": tensor, "vector": vector} for vector, tensor in named]} if named else {}),
         "file_id": file.file_id.hex(),
         "image_sha256": None if file.image is None else hashlib.sha256(file.image).hexdigest(),
         "metadata": file.metadata,
@@ -52,11 +64,12 @@ def expected(data: bytes) -> dict:
 
 def outputs() -> dict[Path, bytes]:
     out: dict[Path, bytes] = {}
+    bases = known_bases()
     readme = [INTRODUCTION, "## valid\n\n| file | shows |\n|---|---|\n"]
     for name, (what, make) in sorted(VALID.items()):
         data = make().join()
         out[Path("valid", f"{name}.slimtensors")] = data
-        text = json.dumps(expected(data), indent=1, sort_keys=True) + "\n"
+        text = json.dumps(expected(data, bases), indent=1, sort_keys=True) + "\n"
         out[Path("valid", f"{name}.json")] = text.encode()
         readme.append(f"| `{name}` | {what} |\n")
     readme.append("\n## invalid\n\n| file | what is wrong with it |\n|---|---|\n")

@@ -8,7 +8,10 @@ from collections.abc import Callable, Sequence
 from make_valid import (
     COMPRESSED_FRAME,
     COMPRESSED_PLAIN,
+    bf16_base,
     bits,
+    classes_source,
+    delta,
     little,
     one,
     raw_block_frame,
@@ -16,6 +19,9 @@ from make_valid import (
     rows_source,
     side,
     skewed,
+)
+from make_valid import (
+    add as add_base,
 )
 
 import decode
@@ -38,7 +44,7 @@ from encode import (
 )
 from expressions import RESERVED, parse_expression
 from parts import Parts
-from writer import BYTES, Place, Source, Writer, affine, literal
+from writer import BYTES, BaseTensor, Place, Source, Writer, affine, literal
 
 INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
 DROP = object()
@@ -408,22 +414,14 @@ header("expression_plane", "a plane where an expression belongs", (["expressions
 header("expression_unknown", "an unknown expression", (["expressions", 0], {"bytes": [8, 8]}))
 header("expression_empty", "an expression without keys", (["expressions", 0], {}))
 header("expression_array", "an expression that is an array", (["expressions", 0], ["bits"]))
-for reserved in sorted(RESERVED - {"context"}):
+for reserved in sorted(RESERVED):
     header(
         f"newer_expression_{reserved}",
         f"the reserved name `{reserved}` for an expression",
         (["expressions", 0], {reserved: [0, 1]}),
     )
-header("newer_part_context", "a plane with a context", (["expressions", 0, "bits", 0, "context"], 0))
-header("newer_part_add", "the reserved name `add` for a part", (["expressions", 0, "bits", 0], {"add": [0, 1]}))
+header("newer_part_hadamard", "a reserved name for a part", (["expressions", 0, "bits", 0], {"hadamard": [0, 1]}))
 header("part_mul", "`mul` for a part", (["expressions", 0, "bits", 0], {"mul": [0, 1]}))
-header(
-    "newer_scatter_context",
-    "a plane with a context under scatter",
-    (["expressions", 0, "bits", 1, "scatter", 1, "context"], 0),
-    base=rows,
-)
-
 ROW_SHAPE = ["tensors", 0, "sides", 0, "shape"]
 SCATTER = ["expressions", 0, "bits", 1, "scatter"]
 
@@ -1404,6 +1402,180 @@ def scatter_padding() -> bytes:
         return chunk.bytes()
 
     source.code = code
+    return one(source).join()
+
+
+# -- expressions.md, sections 5 and 7: bases and contexts ------------------------------------------------------------
+
+ADD = ["expressions", 0, "add"]
+PART = [*ADD, 1, "bits", 0]
+CONTEXT = [*PART, "context"]
+
+
+def classes() -> Parts:
+    return one(classes_source(4, CODED))
+
+
+header("add_three", "add with three arguments", (ADD, [{"base": 0}, bits(16), bits(16)]), base=delta)
+header("add_object", "add that is no array", (ADD, {"base": 0}), base=delta)
+header("add_first_plane", "add whose first argument is no base", ([*ADD, 0], bits(16)), base=delta)
+header("add_base_and_more", "a base with another key", ([*ADD, 0], {"base": 0, "ref": 0}), base=delta)
+header("add_base_negative", "a base that is no position", ([*ADD, 0, "base"], True), base=delta)
+header("add_second_ref", "add whose second argument is a ref", ([*ADD, 1], {"ref": 0}), base=delta)
+header("add_rotated", "differences that are rotated", ([*ADD, 1, "rotate"], 1), base=delta)
+header("add_wide", "differences of more bits than the unit", ([*PART, "plane"], 9), base=lambda: two_parts())
+header("base_missing", "an expression that names a base, and no bases", (["bases"], DROP), base=delta)
+header("base_out_of_range", "the second base of one", ([*ADD, 0, "base"], 1), base=delta)
+header("bases_empty", "an empty list of bases", (["bases"], []))
+header("bases_object", "bases that are no array", (["bases"], {}), base=delta)
+header("base_unused", "a base that no expression uses", (["expressions", 0], bits(16)), base=delta)
+header("base_key", "a base with a key too many", (["bases", 0, "path"], "/tmp"), base=delta)  # noqa: S108 - a word
+header("base_no_hints", "a base without hints", (["bases", 0, "hints"], DROP), base=delta)
+header("base_hint_number", "a hint that is no string", (["bases", 0, "hints", "name"], 1), base=delta)
+header("base_identity_short", "an identity of 63 digits", (["bases", 0, "identity"], "0" * 63), base=delta)
+header("base_identity_upper", "an identity in capitals", (["bases", 0, "identity"], "A" * 64), base=delta)
+header("base_identity_number", "an identity that is a number", (["bases", 0, "identity"], 0), base=delta)
+header("base_dtype_unknown", "a base of an unknown dtype", (["bases", 0, "dtype"], "B16"), base=delta)
+header("base_dtype", "a base of a dtype that its tensor has not", (["bases", 0, "dtype"], "I16"), base=delta)
+header("base_columns", "a base of other rows than its tensor's", (["bases", 0, "shape"], [160, 4]), base=delta)
+header("base_flat", "a base with fewer dimensions", (["bases", 0, "shape"], [640]), base=delta)
+header("base_no_elements", "a base without elements", (["bases", 0, "shape"], [0, 160]), base=delta)
+header("context_number", "a context that is no object", (CONTEXT, 0), base=delta)
+header("context_unknown", "a context of an unknown kind", (CONTEXT, {"other": [8, 100, 20]}), base=delta)
+header("context_two_kinds", "a context of two kinds", ([*CONTEXT, "class"], [0, 1, 0]), base=delta)
+header("context_two", "a context with two numbers", ([*CONTEXT, "base"], [8, 100]), base=delta)
+header("context_shift", "a context that shifts the whole unit away", ([*CONTEXT, "base", 0], 16), base=delta)
+header("context_first", "a context whose first has 17 bits", ([*CONTEXT, "base", 1], 65536), base=delta)
+header("context_tables_1", "a context with one table", ([*CONTEXT, "base", 2], 1), base=delta)
+header("context_tables_65", "a context with 65 tables", ([*CONTEXT, "base", 2], 65), base=delta)
+PLAIN = {"bits": [{"context": {"base": [8, 0, 2]}, "plane": 16}], "rotate": 0}
+header("context_plain", "a context of a base without one", (["expressions", 0], PLAIN), (["bases"], DROP), base=delta)
+header("context_rest", "a context whose shift leaves 17 bits", ([*CONTEXT, "base", 0], 15), base=lambda: wide())
+CLASS = ["expressions", 0, "bits", 0, "context", "class"]
+header("class_octave", "an octave of 17", ([*CLASS, 2], 17), base=classes)
+header("class_side", "classes in a side plane that is not there", ([*CLASS, 1], 2), base=classes)
+header("class_same", "a side plane that nothing names", ([*CLASS, 1], 0), base=classes)
+header("class_dtype", "classes that are not U8", (["tensors", 0, "sides", 0, "dtype"], "I8"), base=classes)
+header("class_shape", "classes in two dimensions", (["tensors", 0, "sides", 0, "shape"], [5, 1]), base=classes)
+header("class_units", "rows times columns are not the units", (["tensors", 0, "shape"], [5, 99]), base=classes)
+
+
+def two_parts() -> Parts:
+    base = bf16_base()
+    return one(Source("BF16", (4, 160), base.data, add_base({"plane": 8}, {"plane": 8}), literal, base=base))
+
+
+def wide() -> Parts:
+    base = BaseTensor("F32", (256,), bytes(1024))
+    part = {"context": {"base": [24, 0, 2]}, "plane": 16}
+    return one(Source("F32", (256,), bytes(1024), add_base(part, {"plane": 16}), literal, base=base))
+
+
+@invalid("the pack's expression has a base")
+def base_pack() -> bytes:
+    parts = Parts.split(basic().join())
+    bases = delta().json
+    parts.json["expressions"] = [*parts.json["expressions"], bases["expressions"][0]]
+    parts.json["bases"] = bases["bases"]
+    parts.json["packs"][0]["expression"] = len(parts.json["expressions"]) - 1
+    parts.set_json()
+    return parts.join()
+
+
+def delta_with(change: Callable[[PlanesChunk], None], source: Source | None = None) -> bytes:
+    """The file `delta`, its chunk changed before it is put together."""
+    base = bf16_base()
+    part = {"context": {"base": [8, 100, 20]}, "plane": 16}
+    source = source or Source("BF16", (4, 160), moved_weights(base.data), add_base(part), base=base)
+    plans = [Plane(CODED, 11, 1, base=299)] if source.base is None else [Plane(BYPASS, 11, 1)]
+
+    def code(place: Place) -> bytes:
+        chunk = place.planes(*plans)
+        change(chunk)
+        return chunk.bytes()
+
+    source.code = code
+    return one(source).join()
+
+
+def moved_weights(data: bytes) -> bytes:
+    return little((v + i % 3 for i, v in enumerate(to_units(data, 2))), 2)
+
+
+@invalid("a chunk made for another base")
+def base_digest() -> bytes:
+    return delta_with(lambda chunk: put(chunk, base_digest=chunk.base_digest ^ 1))
+
+
+@invalid("a chunk of differences that states no digest of its base")
+def base_digest_0() -> bytes:
+    return delta_with(lambda chunk: put(chunk, base_digest=0))
+
+
+@invalid("a literal chunk that states a digest of a base")
+def base_digest_literal() -> bytes:
+    parts = delta()
+    chunk = parts.chunks()[0]
+    stored = bytearray(literal_chunk(bytes(1280), 2))
+    stored[8] = 1
+    put(chunk, stored=bytes(stored), decoded_digest=decode.decoded_digest(bytes(1280)))
+    return parts.join()
+
+
+def first_table(payload: bytes) -> int:
+    """Where the first table begins that is there."""
+    at = 0
+    while payload[at : at + 2] == b"\1\0":
+        at += 2
+    return at
+
+
+@invalid("a unit's context selects a table that is absent")
+def context_absent() -> bytes:
+    def change(chunk: PlanesChunk) -> None:
+        table = chunk.planes[0].parts.table
+        at = first_table(table)
+        length = decode.coder.read_table(table[at:], 11)[1]
+        chunk.planes[0].parts.table = table[:at] + b"\1\0" + table[at + length :]
+
+    return delta_with(change)
+
+
+@invalid("the tables of a context are one too few")
+def context_table_lacking() -> bytes:
+    def change(chunk: PlanesChunk) -> None:
+        chunk.planes[0].parts.table = chunk.planes[0].parts.table.removeprefix(b"\1\0")
+
+    return delta_with(change)
+
+
+@invalid("a table of a context does not sum to 2^P")
+def context_table_sum() -> bytes:
+    def change(chunk: PlanesChunk) -> None:
+        table = bytearray(chunk.planes[0].parts.table)
+        at = first_table(table)
+        table[at + 2] ^= 1
+        chunk.planes[0].parts.table = bytes(table)
+
+    return delta_with(change)
+
+
+@invalid("class contexts: a field that the octaves lift out of its plane")
+def class_wide() -> bytes:
+    source = classes_source(4, CODED, width=9)
+
+    def change(chunk: PlanesChunk) -> None:
+        put(chunk.planes[0], base=499)
+
+    source.data = little((min(v, 310) if v < 300 else v for v in to_units(source.data, 2)), 2)
+    return delta_with(change, source)
+
+
+@invalid("classes of row and column that are more than 255 together")
+def class_sum() -> bytes:
+    source = classes_source(0, CODED)
+    source.sides[0].data = bytes([0, 3, 250, 9, 1])
+    source.code = literal
     return one(source).join()
 
 

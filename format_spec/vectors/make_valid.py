@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
-from encode import Plane, affine_chunk, literal_chunk, raw_payload
+from encode import Plane, affine_chunk, literal_chunk, raw_payload, to_units
 from expressions import DTYPES, parse_expression
 from lookup import lookup
 from parts import Parts
-from writer import BYTES, Place, Source, Writer, affine, literal, planes
+from writer import BYTES, BaseTensor, Coding, Place, Source, Writer, affine, literal, planes
 
 VALID: dict[str, tuple[str, Callable[[], Parts]]] = {}
 
@@ -424,6 +424,160 @@ def scatter_tail() -> Parts:
     expression = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
     side = Source("U8", (1,), b"\0", BYTES, literal)
     return one(Source("U16", (1, 140), data, expression, planes(Plane(CONSTANT), Plane(CONSTANT)), None, [side]))
+
+
+# -- differences, contexts -------------------------------------------------------------------------------------------
+
+# Beside a file with bases lie its bases as plain vectors: the name of the vector, and of the tensor in it.
+BASES = {"delta_base": "w", "delta_base_f32": "w", "delta_base_f32_weights": "w", "delta_base_i8": "w"}
+
+
+def base_weights(count: int) -> bytes:
+    return weights(count, 5)
+
+
+def moved(data: bytes, unit: int, most: int, seed: int = 9) -> bytes:
+    """Each unit a little larger or smaller, one in two left as it is."""
+    steps = zip(skewed(len(data) // unit, most, seed), noise(len(data) // unit, seed + 1), strict=True)
+    return little(
+        (
+            max(0, int.from_bytes(data[i * unit : (i + 1) * unit], "little") + (s - 1 if x & 1 else 1 - s))
+            % (1 << 8 * unit)
+            for i, (s, x) in enumerate(steps)
+        ),
+        unit,
+    )
+
+
+def plane(width: int, **context: list[int]) -> dict:
+    return {"context": context, "plane": width} if context else {"plane": width}
+
+
+def add(*parts: dict) -> dict:
+    return {"add": [{"base": 0}, {"bits": list(parts), "rotate": 0}]}
+
+
+def bf16_base(rows: int = 4) -> BaseTensor:
+    return BaseTensor("BF16", (rows, 160), base_weights(rows * 160), {"repo": "someone/model", "name": "w"})
+
+
+def f32_weights() -> bytes:
+    """Numbers of either sign between 2^-7 and 1."""
+    return little((0x3C000000 + v % 0x03800000 | v & 0x80000000 for v in noise(256, 3)), 4)
+
+
+def or_literal(plan: Plane) -> Coding:
+    """Chunks of fewer than 256 units are literal."""
+    return lambda place: literal(place) if len(place.data) < 256 * place.unit else place.planes(plan).bytes()
+
+
+@valid("the base of the files below: BF16")
+def delta_base() -> Parts:
+    return one(Source("BF16", (4, 160), bf16_base().data, bits(8, 8, rotate=1), planes(Plane(RAW), Plane(CODED))))
+
+
+@valid("the base of delta_f32")
+def delta_base_f32() -> Parts:
+    return one(Source("F32", (256,), little(noise(256, 3), 4), bits(8, 8, 8, 8, rotate=1)))
+
+
+@valid("the base of delta_cast")
+def delta_base_f32_weights() -> Parts:
+    return one(Source("F32", (256,), f32_weights(), bits(8, 8, 8, 8, rotate=1)))
+
+
+@valid("the base of delta_i8")
+def delta_base_i8() -> Parts:
+    return one(Source("I8", (512,), little((v % 256 for v in noise(512, 4)), 1), BYTES))
+
+
+@valid("add: BF16 against its base, one bypass plane whose table the base's exponent selects, an absent table")
+def delta() -> Parts:
+    base = bf16_base()
+    data = bytearray(moved(base.data, 2, 9))
+    # from one sign to the other, -0.0, infinity, NaN
+    data[:10] = little([0x8000, 0x0001, 0x7F80, 0xFFC1, 0xBF80], 2)
+    code = planes(Plane(BYPASS, 11, 2))
+    return one(Source("BF16", (4, 160), bytes(data), add(plane(16, base=[8, 100, 20])), code, base=base))
+
+
+@valid("add: three rows more than the base has, in chunks that begin mid-row, with a tail; no context")
+def delta_longer() -> Parts:
+    base = bf16_base()
+    data = moved(base.data, 2, 9) + weights(3 * 160, 7)
+    return one(Source("BF16", (7, 160), data, add(plane(16)), or_literal(Plane(BYPASS, 12, 1)), 500, base=base))
+
+
+@valid("add: fewer rows than the base has; the first chunk equals it, a plane of constant 0")
+def delta_shorter() -> Parts:
+    base = bf16_base()
+    data = base.data[: 160 * 4] + moved(base.data[160 * 4 : 3 * 160 * 2], 2, 9)
+    code = lambda place: place.planes(Plane(CONSTANT) if place.start == 0 else Plane(BYPASS)).bytes()  # noqa: E731
+    return one(Source("BF16", (3, 160), data, add(plane(16, base=[8, 110, 16])), code, 256, base=base))
+
+
+@valid("add: rows that equal the base's are left out of the planes; a context under scatter, zeros of context 0")
+def delta_rows() -> Parts:
+    base = bf16_base()
+    data = base.data[:320] + moved(base.data[320:960], 2, 9) + base.data[960:]
+    part = {"scatter": [0, plane(16, base=[8, 110, 16])]}
+    side = Source("U8", (4,), bytes([0, 1, 1, 0]), BYTES, literal)
+    return one(Source("BF16", (4, 160), data, add(part), planes(Plane(BYPASS, 11, 1)), None, [side], base=base))
+
+
+@valid("add: F32 in planes of 8, 16 and 8 bits; the middle one and the top one with contexts")
+def delta_f32() -> Parts:
+    base = BaseTensor("F32", (256,), little(noise(256, 3), 4))
+    data = moved(base.data, 4, 16)
+    expression = add(plane(8), plane(16, base=[24, 0, 64]), plane(8, base=[31, 1, 2]))
+    plans = planes(Plane(RAW), Plane(BYPASS, 12), Plane(CODED, 11))
+    return one(Source("F32", (256,), data, expression, plans, base=base))
+
+
+@valid("add: BF16 against a base of F32, converted")
+def delta_cast() -> Parts:
+    base = BaseTensor("F32", (256,), f32_weights())
+    data = little((v >> 16 for v in to_units(base.data, 4)), 2)
+    code = planes(Plane(BYPASS, 11))
+    return one(Source("BF16", (256,), data, add(plane(16, base=[8, 120, 4])), code, base=base))
+
+
+@valid("add: I8, differences modulo 256; a literal chunk and an affine one need no base")
+def delta_i8() -> Parts:
+    base = BaseTensor("I8", (512,), little((v % 256 for v in noise(512, 4)), 1))
+    data = moved(base.data, 1, 5) + bytes([7] * 512) + base.data[:64]
+    code = lambda place: (  # noqa: E731
+        place.planes(Plane(CODED, 12)).bytes() if place.start == 0 else affine(7, 0)(place) if place.start == 512
+        else literal(place)
+    )  # fmt: skip
+    return one(Source("I8", (1088,), data, add(plane(8)), code, 512, base=base))
+
+
+def classes_source(octave: int, mode: int, width: int = 10, count: int = 5, chunk: int | None = None) -> Source:
+    """U16 fields that lie higher in rows and columns of higher classes."""
+    rows, columns = bytes([0, 3, 6, 9, 1] * 2)[:count], bytes(i % 7 for i in range(100))
+    values = []
+    for i, s in enumerate(skewed(100 * count, 9, 3)):
+        k = rows[i // 100] + columns[i % 100]
+        values.append(0 if s == 9 else 300 + s + octave * (k // 4))
+    part = {"context": {"class": [0, 1, octave]}, "plane": width}
+    sides = [Source("U8", (count,), rows, BYTES, literal), Source("U8", (100,), columns, BYTES, literal)]
+    code = or_literal(Plane(mode, 11, 1, base=299 if mode == CODED else 0))
+    return Source("U16", (count, 100), little(values, 2), {"bits": [part], "rotate": 0}, code, chunk, sides)
+
+
+@valid("class contexts: four tables, fields an octave higher for each four classes, zeros and an escape")
+def classes() -> Parts:
+    source = classes_source(4, CODED)
+    data = bytearray(source.data)
+    data[40:42] = little([1023], 2)
+    source.data = bytes(data)
+    return one(source)
+
+
+@valid("class contexts in mode bypass, chunks that begin mid-row")
+def classes_bypass() -> Parts:
+    return one(classes_source(0, BYPASS, count=10, chunk=450))
 
 
 @valid("two packs whose tensors alternate, with tensors of other kinds between; one pack of planes")

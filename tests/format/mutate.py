@@ -25,7 +25,7 @@ import decode
 import slimtensors.numpy
 from decode import CODED, DESCRIPTOR, HEAD, PLANES, Refused
 from encode_odd import odd_file
-from format.sides import Refusal, by_library, by_reference
+from format.sides import Refusal, by_library, by_reference, known_bases
 from parts import ChunkParts, Parts, StreamParts
 from slimtensors.errors import FormatError
 
@@ -97,6 +97,10 @@ def fixup(parts: Parts) -> None:
     """Digests of decoded bytes, identities and the image's SHA-256, as far as the chunks can be decoded."""
     header = parsed(parts)
     if header is None or len(header.streams) != len(parts.streams):
+        return
+    try:
+        decode.put_bases(header, known_bases().get)
+    except Refused:
         return
     decoded: list[bytes] = []
     for i, (stream, stored) in enumerate(zip(header.streams, parts.streams, strict=True)):

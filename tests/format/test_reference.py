@@ -16,6 +16,7 @@ import decode
 import expressions
 from encode import raw_payload
 from encode_odd import odd_file
+from format.sides import known_bases
 from parts import Parts
 from writer import BYTES, Source, Writer
 
@@ -39,7 +40,7 @@ def test_vectors_are_as_made() -> None:
 
 @pytest.mark.parametrize("path", VALID, ids=lambda path: path.stem)
 def test_valid(path: Path) -> None:
-    file = decode.decode_file(path.read_bytes())
+    file = decode.decode_file(path.read_bytes(), bases=known_bases().get)
     expected = json.loads(path.with_suffix(".json").read_text())
     assert file.file_id.hex() == expected["file_id"]
     assert file.metadata == expected["metadata"]
@@ -55,7 +56,7 @@ def test_valid(path: Path) -> None:
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.stem)
 def test_invalid(path: Path) -> None:
     with pytest.raises(decode.Refused) as refused:
-        decode.decode_file(path.read_bytes())
+        decode.decode_file(path.read_bytes(), bases=known_bases().get)
     assert isinstance(refused.value, decode.NeedsNewerReader) == path.stem.startswith("newer_")
 
 

@@ -15,7 +15,10 @@ import xxhash
 from kernels import cases, lane_kernels, naive
 from slimtensors.kernels.cpu import (
     bypass,
+    context_coding,
+    contexts,
     decode_kernels,
+    delta,
     encode,
     histogram,
     planes,
@@ -26,7 +29,7 @@ from slimtensors.kernels.cpu import (
 )
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
-MODULES = (bypass, decode_kernels, encode, histogram, planes, rows, split, table, xxh3)
+MODULES = (bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, planes, rows, split, table, xxh3)
 
 
 class Digest:
@@ -307,6 +310,120 @@ def check_hash(rng: np.random.Generator) -> None:
         assert xxh3.hash_pieces(*bad) == BAD_ARGUMENT
 
 
+def check_delta(digest: Digest, rng: np.random.Generator) -> None:
+    for bits in (8, 16, 32, 64):
+        dtype = np.dtype(f"u{bits // 8}")
+        units, base = (rng.integers(0, 1 << bits, 256, dtype=dtype) for _ in range(2))
+        units[:6], base[3:9] = [0, 1, (1 << bits - 1) - 1, 1 << bits - 1, (1 << bits - 1) + 1, (1 << bits) - 1], 0
+        units[20:40] = base[20:40]
+        for floats in (False, True):
+            out = np.zeros_like(units)
+            assert delta.differences(units, base, floats, out) == OK
+            assert out.tolist() == [
+                naive.difference(int(u), int(v), bits, floats) for u, v in zip(units, base, strict=True)
+            ]
+            digest.add(OK, out)
+            assert delta.add_base(out, base, floats) == OK
+            assert np.array_equal(out, units)
+        for bad in ((units[:31], base, out), (units, base[:31], out), (units, base, out[:31])):
+            assert delta.differences(bad[0], bad[1], True, bad[2]) == BAD_ARGUMENT
+        assert delta.add_base(out, base[:31], False) == BAD_ARGUMENT
+        check_base_contexts(base, bits)
+    rows, columns = rng.integers(0, 128, 9, dtype=np.uint8), rng.integers(0, 128, 50, dtype=np.uint8)
+    whole = (rows[:, None] + columns).ravel()
+    for first, count in ((0, 450), (49, 2), (50, 50), (77, 300), (449, 1), (450, 0)):
+        out = np.zeros(count, np.uint8)
+        assert contexts.class_contexts(rows, columns, first, out) == OK
+        assert np.array_equal(out, whole[first : first + count])
+    for bad in ((rows, columns, 400), (rows, columns, -1), (rows, columns[:0], 0)):
+        assert contexts.class_contexts(*bad, np.zeros(51, np.uint8)) == BAD_ARGUMENT
+
+
+def check_base_contexts(base: np.ndarray, bits: int) -> None:
+    out = np.zeros(base.size, np.uint8)
+    for shift, first, tables in ((bits - 1, 0, 2), (max(0, bits - 16), 9, 64), (bits - 5, 4, 20)):
+        assert contexts.base_contexts(base, shift, first, tables, out) == OK
+        turned = [(int(u) << 1 | int(u) >> bits - 1) % (1 << bits) for u in base]
+        assert out.tolist() == [max(0, min((v >> shift) - first, tables - 1)) for v in turned]
+    for bad in ((bits, 0, 2), (bits - 17, 0, 2), (bits - 1, 1 << 16, 2), (bits - 1, 0, 65), (bits - 1, -1, 2)):
+        assert contexts.base_contexts(base, *bad, out) == BAD_ARGUMENT
+    assert contexts.base_contexts(base, bits - 1, 0, 2, out[:31]) == BAD_ARGUMENT
+    marks = np.zeros(contexts.CONTEXTS, np.uint32)
+    assert not contexts.are_marked(out, marks)
+    marks[out[-1]] = 9
+    assert contexts.are_marked(out, marks)
+
+
+def check_context_coding(
+    digest: Digest, rng: np.random.Generator, groups: int, blocks: int, precision: int, room: int
+) -> None:
+    """With one table the words are those of the coder without contexts; with more, what went in comes out."""
+    n = 128 * groups
+    selected = rng.integers(0, 256, n, dtype=np.uint8)
+    for mode in ("bypass", "coded"):
+        each = 2 if mode == "bypass" else 1
+        if mode == "bypass":
+            fields = (2.0 ** rng.uniform(0, 16, n)).astype(np.uint16)
+            joined = np.zeros(n, np.uint16)
+            assert contexts.join_bypass(fields, selected, room - 1, joined) == OK
+        else:
+            symbols = np.minimum(rng.geometric(0.1, n) - 1, 255)
+            fields = np.where(symbols, symbols + 300 + 3 * (selected >> 2).astype(int), 0).astype(np.uint16)
+            fields[::50] = 9
+            joined = np.zeros(n, np.uint16)
+            escapes = contexts.join_window(fields, selected, room - 1, 300, 3, joined)
+            assert escapes == np.count_nonzero((joined & 255 == 0) & (fields != 0)) >= n // 50
+            assert np.array_equal(joined & 255, np.where(fields == 9, 0, symbols))
+        assert np.array_equal(joined >> 8, selected & room - 1)
+        slots, by_symbol = np.zeros(room * table.SLOTS, np.uint32), np.zeros(256 * room, np.uint32)
+        for t in range(room):
+            counts = np.bincount(joined[joined >> 8 == t] & 255, minlength=256)
+            counts[7] += 1
+            frequencies = np.array(naive.normalise(counts, precision), np.uint16)
+            slots[table.SLOTS * t : table.SLOTS * (t + 1)], by_symbol[256 * t : 256 * t + 256] = tables(
+                frequencies, precision
+            )
+        words, states = np.zeros(each * n, np.uint16), np.zeros(32 * blocks, np.uint32)
+        sizes = np.zeros(blocks, np.int64)
+        if mode == "bypass":
+            encode_them, encoder = context_coding.encode_context_bypass, (fields, joined, by_symbol, precision)
+        else:
+            encode_them, encoder = context_coding.encode_context_symbols, (joined, by_symbol, precision)
+        assert encode_them(*encoder, words, states, sizes) == OK
+        for bad in cases.shortened((*encoder, words, states, sizes)):
+            assert encode_them(*bad) == BAD_ARGUMENT
+        run = gathered(words, sizes, n, each)
+        digest.add(OK, run, states, sizes)
+        if room == 1:
+            plain = np.zeros_like(words), np.zeros_like(states), np.zeros_like(sizes)
+            if mode == "bypass":
+                assert bypass.encode_bypass(fields, by_symbol, precision, *plain) == OK
+            else:
+                entries = np.zeros(encode.ENTRIES, np.uint32)
+                assert encode.encode_symbols(joined.astype(np.uint8), by_symbol, precision, entries, *plain) == OK
+            assert np.array_equal(gathered(plain[0], plain[2], n, each), run)
+            assert np.array_equal(plain[1], states)
+        starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        stream = (selected, states, np.concatenate([run, cases.PADDING]), starts)
+        out = np.zeros(n, np.uint16)
+        if mode == "bypass":
+            decode_them, decoder = context_coding.decode_context_bypass, (slots, 16, *stream)
+            assert decode_them(slots, 8, *stream, out) == BAD_STREAM  # fields of more bits
+        else:
+            decode_them, decoder = context_coding.decode_context_fields, (slots, 300, 3, 10, *stream)
+            assert decode_them(slots, 300, 3, 8, *stream, out) == BAD_STREAM
+        assert decode_them(*decoder, out) == OK
+        assert np.array_equal(out, np.where(joined & 255, fields, 0) if mode == "coded" else fields)
+        for number, bad in enumerate(cases.damaged(rng, decoder, len(decoder) - 3)):
+            status = decode_them(*bad, out)
+            assert status == BAD_STREAM or (number < 2 and run.size == 0)
+            digest.add(status, out)
+        for at in range(len(decoder) - 4, len(decoder)):
+            short = (*decoder[:at], decoder[at][: min(31, decoder[at].size - 1)], *decoder[at + 1 :])
+            assert decode_them(*short, out) == BAD_ARGUMENT
+        assert decode_them(slots[:-1], *decoder[1:], out) == BAD_ARGUMENT
+
+
 def digest_of_all() -> str:
     check_lanes(np.random.default_rng(5))
     digest = Digest()
@@ -318,6 +435,9 @@ def digest_of_all() -> str:
     rng = np.random.default_rng(3)
     for groups, blocks, precision in ((1, 1, 11), (5, 2, 12), (7, 3, 12), (13, 5, 11)):
         check_bypass(digest, rng, groups, blocks, precision)
+    for groups, blocks, precision, room in ((1, 1, 11, 1), (5, 2, 12, 1), (7, 3, 12, 4), (13, 5, 11, 64)):
+        check_context_coding(digest, rng, groups, blocks, precision, room)
+    check_delta(digest, rng)
     check_planes(rng)
     check_rows(rng)
     check_hash(rng)

@@ -10,7 +10,19 @@ import mmap
 import numpy as np
 
 from kernels import cases
-from slimtensors.kernels.cpu import bypass, encode, histogram, payload, planes, rows, table, xxh3
+from slimtensors.kernels.cpu import (
+    bypass,
+    context_coding,
+    contexts,
+    delta,
+    encode,
+    histogram,
+    payload,
+    planes,
+    rows,
+    table,
+    xxh3,
+)
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 PAGE = mmap.PAGESIZE
@@ -122,6 +134,40 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
     payload.patch(body, 21, 1023, positions, fields)
 
 
+def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
+    states, words, selected = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50), (np.uint8, n))
+    slots, starts, out = fence.arrays((np.uint32, 16 * table.SLOTS), (np.int64, blocks + 1), (np.uint16, n))
+    stream = (selected, states, words, starts, out)
+    assert context_coding.decode_context_bypass(slots, 16, *stream) in (OK, BAD_STREAM)
+    assert context_coding.decode_context_fields(slots, 65535, 16, 16, *stream) in (OK, BAD_STREAM)
+    by_symbol, twice, counts, fields = fence.arrays(
+        (np.uint32, 4096), (np.uint16, 2 * n), (np.int64, blocks), (np.uint16, n)
+    )
+    by_symbol |= np.uint32(1 << 12)
+    context_coding.encode_context_bypass(fields, out, by_symbol, precision, twice, states, counts)
+    context_coding.encode_context_symbols(out, by_symbol, precision, fence.array(np.uint16, n), states, counts)
+    assert contexts.join_bypass(fields, selected, 63, out) == OK
+    assert contexts.join_window(fields, selected, 3, 65535, 16, out) >= 0
+    contexts.are_marked(selected, fence.array(np.uint32, 256))
+    assert contexts.class_contexts(selected, fence.array(np.uint8, 7), 5, fence.array(np.uint8, 7 * n - 5)) == OK
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        base, units = fence.arrays((dtype, n), (dtype, n))
+        bits = 8 * base.itemsize
+        assert contexts.base_contexts(base, bits - 5, 3, 20, selected) == OK
+        for floats in (False, True):
+            assert delta.differences(units, base, floats, units) == OK
+            assert delta.add_base(units, base, floats) == OK
+    parts, absent = fence.arrays((np.int64, payload.PARTS), (np.uint32, 256))
+    for size in (0, 1, 2, 3, 9, 40, 200, 128 * blocks + 64):
+        stored = fence.array(np.uint8, size)
+        for _ in range(2):
+            for bypass_mode in (True, False):
+                payload.open_contexts(
+                    stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, absent
+                )
+            stored[:] = np.resize([1, 0], size)
+
+
 def feed_hash(fence: Fence, pieces: int) -> None:
     kinds = ((np.uint64, 2048 * pieces), (np.uint64, xxh3.STAGING), (np.uint64, pieces))
     assert xxh3.hash_pieces(*fence.arrays(*kinds)) == OK
@@ -138,6 +184,7 @@ def main() -> None:
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
         feed_payload(fence, groups, blocks, precision)
+        feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)
         fed += 1
     print(json.dumps({"fed": fed}))

@@ -159,3 +159,15 @@ def pack(plane: np.ndarray, width: int) -> list[np.ndarray]:
 def symbol_of(field: int, base: int) -> int:
     """0 for field 0 and for what the window does not hold."""
     return field - base if base < field <= base + 255 else 0
+
+
+def difference(unit: int, base: int, bits: int, floats: bool) -> int:
+    """expressions.md, section 8"""
+
+    def order(u: int) -> int:
+        if not floats:
+            return u
+        return u + 2 ** (bits - 1) if u < 2 ** (bits - 1) else 2**bits - 1 - u
+
+    d = (order(unit) - order(base)) % 2**bits
+    return 2 * d if d < 2 ** (bits - 1) else 2 * (2**bits - d) - 1

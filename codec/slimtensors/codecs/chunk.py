@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import fused, head, lookup
-from slimtensors.codecs.head import GROUP, Bytes, Part, Plane
+from slimtensors.codecs import delta, fused, head, lookup
+from slimtensors.codecs.contexts import Contexts, contexts_of
+from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, Stored
+from slimtensors.expression import Bits, Delta, Stored
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -31,13 +32,18 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
     try:
-        kind = head.read_head(data, out.size, len(expression.bits.parts))
+        has_base = isinstance(expression, Delta)
+        kind, base_digest = head.read_head(data, out.size, len(expression.bits.parts), has_base)
         if kind == head.LITERAL:
             _decode_literal(data, out)
         elif kind == head.AFFINE:
             _decode_affine(data, out)
         else:
+            if has_base:
+                delta.check_base(place, base_digest)
             _decode_planes(data, expression, out, place)
+            if has_base:
+                delta.add_base(out[: out.size - out.size % GROUP], place)
     except struct.error:
         raise FormatError(f"a chunk of {data.size} bytes is too short") from None
 
@@ -72,7 +78,7 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
     planes, tail = head.read_planes(data, len(bits.parts), tail_units * out.itemsize)
     if tail_units:
         out[body.size :] = tail.view(out.dtype)
-    if not isinstance(expression, Bits):
+    if not isinstance(expression, Bits | Delta):
         codes = np.empty(body.size, lookup.code_dtype(bits))
         _decode_any(planes, bits, codes, place)
         lookup.decode(expression, codes, body, place)
@@ -102,18 +108,26 @@ def _join(plane: Plane, part: PlanePart, shift: int, body: Units, place: Place) 
     """Put one plane's fields into the units."""
     if part.side is not None:
         some = place.rows(part.side)
-        some.join(_decode_rows(plane, part.width, some.count(body.size)), shift, body)
+        contexts = _contexts(plane, part, place, body.size)
+        some.join(_decode_rows(plane, part.width, some.count(body.size), contexts), shift, body)
         return
-    fields = decode_plane(plane, part.width, body.size // GROUP)
+    fields = decode_plane(plane, part.width, body.size // GROUP, _contexts(plane, part, place, body.size))
     if isinstance(fields, int):
         body |= body.dtype.type(fields << shift)
     else:
         kernels.join_plane(fields, shift, body)
 
 
-def _decode_rows(plane: Plane, width: int, count: int) -> Fields:
+def _contexts(plane: Plane, part: PlanePart, place: Place, count: int) -> Contexts | None:
+    """What selects the tables, if the plane's mode has any."""
+    if part.context is None or plane.descriptor.mode not in (Mode.CODED, Mode.BYPASS):
+        return None
+    return contexts_of(part.context, place, count, part.side)
+
+
+def _decode_rows(plane: Plane, width: int, count: int, contexts: Contexts | None) -> Fields:
     """The `count` fields of a plane that only some rows have; zeros follow them up to whole groups."""
-    fields = decode_plane(plane, width, -(-count // GROUP))
+    fields = decode_plane(plane, width, -(-count // GROUP), contexts)
     if isinstance(fields, int):
         if fields and count % GROUP:
             raise FormatError("the fields after the last row are not zero")
@@ -139,16 +153,19 @@ def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, tr
     if units.size >= GROUP:
         tail_units = units.size % GROUP
         body = units[: units.size - tail_units]
+        base_digest = delta.base_digest(place) if isinstance(expression, Delta) else 0
         parts = _encode_body(body, expression, place, try_zstd)
         if parts is not None:
             tail = bytes_of(units[body.size :])
-            chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail)
+            chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail, base_digest)
             if len(chunk) < literal_length:
                 return chunk
     return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
 
 
 def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) -> list[Part] | None:
+    if isinstance(expression, Delta):
+        return _encode_any(delta.differences(body, place), expression.bits, place, try_zstd)
     if isinstance(expression, Bits):
         return fused.encode(body, expression) or _encode_any(body, expression, place, try_zstd)
     codes = lookup.encode(expression, body, place)
@@ -184,7 +201,8 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[P
                 return None
             fields = compact
         shift += part.width
-        encoded = encode_plane(fields, part.width, body.itemsize, try_zstd=try_zstd)
+        contexts = None if part.context is None else contexts_of(part.context, place, body.size, part.side)
+        encoded = encode_plane(fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts)
         if encoded is None:
             return None
         parts.append(encoded)

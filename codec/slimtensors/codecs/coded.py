@@ -44,27 +44,45 @@ class Coded(NamedTuple):
 
 def read_coded(plane: Plane, width: int, groups: int) -> Coded:
     """Cut up the payload of a plane in mode `coded` or `bypass` whose body has `groups` groups. Raises FormatError."""
+    check_descriptor(plane.descriptor, groups)
     mode, precision, base, length, blocks, escapes = plane.descriptor
-    is_bypass = mode == Mode.BYPASS
+    slots = work_space("table", table.SLOTS, np.uint32)
+    starts = np.empty(blocks + 1, np.int64)
+    parts = np.empty(payload.PARTS, np.int64)
+    units, is_bypass = groups * GROUP, mode == Mode.BYPASS
+    status = payload.open_payload(
+        plane.payload, length, width, base, is_bypass, escapes, precision, units, slots, starts, parts
+    )
+    check_opened(status)
+    return cut(plane, slots, starts, parts)
+
+
+def check_descriptor(descriptor: Descriptor, groups: int) -> None:
+    """The numbers of a plane in mode `coded` or `bypass`. Raises FormatError."""
+    mode, precision, base, _length, blocks, escapes = descriptor
     if precision not in PRECISIONS:
         raise FormatError(f"a precision of {precision}; 11 and 12 are known")
     if not 1 <= blocks <= groups:
         raise FormatError(f"{blocks} blocks for {groups} groups")
-    if escapes * ESCAPE_SHARE > groups * GROUP or (is_bypass and (escapes or base)):
+    if escapes * ESCAPE_SHARE > groups * GROUP or (mode == Mode.BYPASS and (escapes or base)):
         raise FormatError(f"{escapes} escapes and base {base} in mode {Mode.NAMES[mode]}")
-    data = plane.payload
-    slots = work_space("table", table.SLOTS, np.uint32)
-    starts = np.empty(blocks + 1, np.int64)
-    parts = np.empty(payload.PARTS, np.int64)
-    status = payload.open_payload(
-        data, length, width, base, is_bypass, escapes, precision, groups * GROUP, slots, starts, parts
-    )
+
+
+def check_opened(status: int) -> None:
+    """Turn the status of a kernel of payload.py into an error."""
     if status != OK:
         raise FormatError(_WRONG.get(status, "a coded plane is malformed"))
+
+
+def cut(
+    plane: Plane, slots: npt.NDArray[np.uint32], starts: npt.NDArray[np.int64], parts: npt.NDArray[np.int64]
+) -> Coded:
+    """The parts of an opened payload."""
+    data, escapes = plane.payload, plane.descriptor.escapes
     _table_end, positions_at, fields_at, states_at, words_at = parts.tolist()
     return Coded(
         slots,
-        base,
+        plane.descriptor.base,
         data[states_at:words_at].view("<u4"),
         data[words_at:].view("<u2"),
         starts,
@@ -233,19 +251,32 @@ class _Encoder:
         self.words = work_space("words", units * words_each, np.uint16)
         self.states = np.empty(LANES * blocks, np.uint32)
         self.counts = np.empty(blocks, np.int64)
-        groups = units // GROUP
-        # Block b's words end where its units end.
-        self._ends = [(b + 1) * groups // blocks * GROUP * words_each for b in range(blocks)]
+        self._words_each = words_each
 
     def payload(self, frequencies: Frequencies, escapes: Escapes | None) -> list[Buffer]:
         """The stored form (format_spec/coder.md, section 5)."""
-        arrays = [self.counts.astype("<u4"), self.states]
-        if escapes is not None:
-            arrays = [escapes.positions, escapes.fields, *arrays]
-        pieces: list[Buffer] = [table_bytes(frequencies)]
-        for array in arrays:
-            pieces.append(bytes(-len(pieces[-1]) % 16))
-            pieces.append(bytes_of(array))
-        for end, count in zip(self._ends, self.counts.tolist(), strict=True):
-            pieces.append(bytes_of(self.words[end - count : end]))
-        return pieces
+        head = table_bytes(frequencies)
+        return payload_pieces(head, self.states, self.counts, self.words, self._words_each, escapes)
+
+
+def payload_pieces(
+    tables: bytes,
+    states: npt.NDArray[np.uint32],
+    counts: npt.NDArray[np.int64],
+    words: Words,
+    words_each: int,
+    escapes: Escapes | None,
+) -> list[Buffer]:
+    """A payload from what an encoder's kernel left: block b's words end where its units end."""
+    arrays = [counts.astype("<u4"), states]
+    if escapes is not None:
+        arrays = [escapes.positions, escapes.fields, *arrays]
+    pieces: list[Buffer] = [tables]
+    for array in arrays:
+        pieces.append(bytes(-len(pieces[-1]) % 16))
+        pieces.append(bytes_of(array))
+    blocks, groups = counts.size, words.size // words_each // GROUP
+    for b, count in enumerate(counts.tolist()):
+        end = (b + 1) * groups // blocks * GROUP * words_each
+        pieces.append(bytes_of(words[end - count : end]))
+    return pieces

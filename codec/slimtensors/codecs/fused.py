@@ -52,7 +52,7 @@ LAYOUTS = {
 
 
 def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
-    if bits.rotate != 1 or bits.sides:
+    if bits.rotate != 1 or bits.sides or bits.contexts:
         return None
     return LAYOUTS.get((dtype.itemsize, bits.widths))
 

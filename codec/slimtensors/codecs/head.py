@@ -64,19 +64,19 @@ def is_zero(data: Bytes) -> bool:
     return data.tobytes().count(0) == data.size
 
 
-def read_head(data: Bytes, units: int, planes: int) -> int:
-    """The chunk's kind, its head checked against what the header implies."""
-    kind, count, reserved, stated, reserved8 = _HEAD.unpack_from(data.data)
+def read_head(data: Bytes, units: int, planes: int, has_base: bool = False) -> tuple[int, int]:
+    """(the chunk's kind, the digest that it states of its base), the head checked against what the header implies."""
+    kind, count, reserved, stated, base_digest = _HEAD.unpack_from(data.data)
     if kind > PLANES:
         raise FormatError(f"unknown kind of chunk {kind}")
-    if reserved or reserved8:
+    if reserved or (base_digest and not (has_base and kind == PLANES)):
         raise FormatError("reserved bytes of the chunk's head are not zero")
     if stated != units:
         raise FormatError(f"the chunk says that it has {stated} units; the header implies {units}")
     expected = planes if kind == PLANES else 0
     if count != expected:
         raise FormatError(f"the chunk has {count} planes; the header implies {expected}")
-    return int(kind)
+    return int(kind), int(base_digest)
 
 
 def read_planes(data: Bytes, planes: int, tail_bytes: int) -> tuple[list[Plane], Bytes]:
@@ -118,13 +118,15 @@ def check_padding(data: Bytes, end: int) -> None:
         raise FormatError("padding at the chunk's end is not zero")
 
 
-def assemble(kind: int, units: int, decoded_bytes: int, parts: Sequence[Part], rest: Buffer) -> bytes:
+def assemble(
+    kind: int, units: int, decoded_bytes: int, parts: Sequence[Part], rest: Buffer, base_digest: int = 0
+) -> bytes:
     """A chunk's bytes from its payloads and what follows them (tail, literal units or affine numbers).
 
     The buffers are copied once, into the result; they may be work space that is used again.
     """
     lengths = [sum(len(buffer) for buffer in buffers) for _descriptor, buffers in parts]
-    pieces: list[Buffer] = [_HEAD.pack(kind, len(parts), 0, units, 0)]
+    pieces: list[Buffer] = [_HEAD.pack(kind, len(parts), 0, units, base_digest)]
     for (descriptor, _buffers), length in zip(parts, lengths, strict=True):
         pieces.append(_DESCRIPTOR.pack(*descriptor._replace(length=length)))
     at = HEAD_BYTES + DESCRIPTOR_BYTES * len(parts)

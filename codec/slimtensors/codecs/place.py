@@ -19,6 +19,7 @@ class Place(NamedTuple):
     first: int = 0  # the chunk's first unit, counted from the stream's
     sides: tuple[npt.NDArray[Any], ...] = ()
     dtype: DType | None = None  # of the tensor, where the units alone do not tell what is wanted
+    base: npt.NDArray[Any] | None = None  # the base's units in the chunk's range, for an expression that has a base
 
     def rows(self, side: int) -> Rows:
         """A side plane of flags, one for each row."""

@@ -9,6 +9,8 @@ import numpy.typing as npt
 import zstandard
 
 from slimtensors.codecs import coded
+from slimtensors.codecs import contexts as context_coded
+from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError
@@ -37,7 +39,7 @@ def field_dtype(width: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if width <= 8 else np.uint16)
 
 
-def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
+def decode_plane(plane: Plane, width: int, groups: int, contexts: Contexts | None = None) -> Fields | int:
     """The plane's 128 * groups fields, or the one value that they all have. Raises FormatError."""
     descriptor = plane.descriptor
     if groups == 0 and descriptor != Descriptor(Mode.CONSTANT):
@@ -56,8 +58,11 @@ def decode_plane(plane: Plane, width: int, groups: int) -> Fields | int:
             return _unpack(packed, width, groups)
     if descriptor.mode == Mode.BYPASS and width <= 8:
         raise FormatError(f"mode bypass for a plane of {width} bits")
-    parts = coded.read_coded(plane, width, groups)
     out = np.empty(GROUP * groups, field_dtype(width))
+    if contexts is not None:
+        context_coded.decode(plane, width, groups, contexts, out)
+        return out
+    parts = coded.read_coded(plane, width, groups)
     stream = (parts.states, parts.words, parts.starts)
     if descriptor.mode == Mode.BYPASS:
         status = bypass.decode_bypass(parts.table, *stream, out)
@@ -125,7 +130,9 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
 # ---- encoding
 
 
-def encode_plane(fields: Fields, width: int, unit_bytes: int, *, try_zstd: bool) -> Part | None:
+def encode_plane(
+    fields: Fields, width: int, unit_bytes: int, *, try_zstd: bool, contexts: Contexts | None = None
+) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
@@ -144,6 +151,9 @@ def encode_plane(fields: Fields, width: int, unit_bytes: int, *, try_zstd: bool)
             if len(frame) < size * WORTH:
                 best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     blocks = coded.block_count(fields.size, unit_bytes)
+    if contexts is not None:
+        given = context_coded.encode(fields, width, contexts, blocks)
+        return _kept(given) if given is not None and sum(map(len, given[1])) < size * WORTH else best
     window = coded.choose_window(counts)
     symbols = coded.symbol_counts(counts, window)
     escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())

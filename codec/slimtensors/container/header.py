@@ -11,7 +11,33 @@ from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREA
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Bits, Cast, Expression, Ref, Stored
 
-__all__ = ["Header", "Image", "Pack", "Side", "Stream", "Tensor"]
+__all__ = ["Base", "Header", "Image", "Pack", "Side", "Stream", "Tensor"]
+
+
+@dataclass(frozen=True)
+class Base:
+    """A tensor of another file, of which tensors of this one are stored as differences."""
+
+    dtype: DType
+    shape: tuple[int, ...]
+    identity: bytes  # BLAKE3 of its decoded bytes
+    hints: dict[str, str] = field(default_factory=dict, hash=False)  # where people may find it; never opened
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.bytes_of(self.shape)
+
+    @property
+    def units(self) -> int:
+        return self.nbytes // self.dtype.unit_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "dtype": self.dtype.name,
+            "hints": self.hints,
+            "identity": self.identity.hex(),
+            "shape": list(self.shape),
+        }
 
 
 @dataclass(frozen=True)
@@ -125,6 +151,7 @@ class Header:
     packs: list[Pack] = field(default_factory=list)
     metadata: dict[str, str] = field(default_factory=dict)
     image: Image | None = None
+    bases: list[Base] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.streams: list[Stream] = []
@@ -221,4 +248,6 @@ class Header:
         }
         if self.image is not None:
             value["image"] = self.image.to_json()
+        if self.bases:
+            value["bases"] = [base.to_json() for base in self.bases]
         return canonical.dumps(value)

@@ -7,10 +7,22 @@ from typing import Any
 
 from slimtensors import expression as expressions
 from slimtensors.container import canonical
-from slimtensors.container.header import Header, Image, Pack, Side, Tensor
+from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
-from slimtensors.expression import Cast, Decimal, Expression, Gather, Mul, Ref, Stored
+from slimtensors.expression import (
+    BaseContext,
+    Bits,
+    Cast,
+    ClassContext,
+    Decimal,
+    Delta,
+    Expression,
+    Gather,
+    Mul,
+    Ref,
+    Stored,
+)
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -30,16 +42,17 @@ __all__ = ["check_metadata", "check_name", "parse"]
 def parse(data: bytes) -> Header:
     """A header from its bytes. Raises FormatError, LimitError or NewerFormatError."""
     value = _object(canonical.loads(data), "the header")
-    if value.keys() - {"image"} != {"expressions", "metadata", "packs", "tensors"}:
+    if value.keys() - {"bases", "image"} != {"expressions", "metadata", "packs", "tensors"}:
         raise FormatError(f"the header has the keys {sorted(value)[:8]}")
     table = [expressions.parse(item) for item in _array(value["expressions"], "expressions", MAX_EXPRESSIONS)]
     metadata = _object(value["metadata"], "metadata")
     check_metadata(metadata)
+    bases = _bases(value["bases"], table) if "bases" in value else []
     packs = [_pack(item, table) for item in _array(value["packs"], "packs", MAX_TENSORS)]
     tensors: list[Tensor] = []
     names: set[str] = set()
     for item in _array(value["tensors"], "tensors", MAX_TENSORS):
-        tensor = _tensor(item, table, tensors, packs)
+        tensor = _tensor(item, table, tensors, packs, bases)
         if tensor.name in names:
             raise FormatError(f"two tensors have the name {tensor.name!r}")
         names.add(tensor.name)
@@ -47,7 +60,7 @@ def parse(data: bytes) -> Header:
     _check_packs(packs, tensors)
     _check_casts(tensors, table)
     image = _image(value["image"], table, tensors) if "image" in value else None
-    return Header(table, tensors, packs, metadata, image)
+    return Header(table, tensors, packs, metadata, image, bases)
 
 
 def check_name(name: object) -> None:
@@ -74,7 +87,9 @@ def check_metadata(metadata: dict[str, Any]) -> None:
         raise LimitError(f"the metadata has {size} bytes; the limit is {MAX_METADATA_BYTES}")
 
 
-def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack]) -> Tensor:
+def _tensor(
+    value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]
+) -> Tensor:
     value = _object(value, "a tensor")
     keys = value.keys() - {"dtype", "name", "shape"}
     if len(value) != len(keys) + 3:
@@ -95,6 +110,7 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
             _check_sides(table[index], sides, units, "sides" in keys)
             _check_palettes(table[index], sides, dtype, units)
+            _check_delta(table[index], dtype, shape, bases)
             return Tensor(name, dtype, shape, index, chunk, sides)
         if not keys and units == 0:
             return Tensor(name, dtype, shape)
@@ -160,11 +176,21 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
         raise FormatError("an empty list of side planes")
     if expression.sides != set(range(len(sides))):
         raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
-    for side in expression.bits.sides:  # row flags
+    for side in expression.bits.flags:  # row flags
         if sides[side].dtype.name != "U8" or len(sides[side].shape) != 1:
             raise FormatError(f"side plane {side}, of row flags, is not U8 with one dimension")
         if units % sides[side].shape[0]:
             raise FormatError("a side plane's rows do not divide the tensor")
+    for context in expression.bits.contexts:
+        if isinstance(context, ClassContext):
+            _check_classes([sides[context.rows], sides[context.columns]], units)
+
+
+def _check_classes(sides: list[Side], units: int) -> None:
+    if any(side.dtype.name != "U8" or len(side.shape) != 1 for side in sides):
+        raise FormatError("a side plane of classes is not U8 with one dimension")
+    if sides[0].shape[0] * sides[1].shape[0] != units:
+        raise FormatError("rows times columns of a context are not the tensor")
 
 
 def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
@@ -191,8 +217,64 @@ def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
 
 
 def _no_sides(expression: Expression) -> None:
+    if isinstance(expression, Delta):
+        raise FormatError("a difference from a base, which only a tensor with chunks of its own may be")
     if isinstance(expression, Stored) and expression.sides:
         raise FormatError("an expression with side planes, where there are none")
+    if isinstance(expression, Stored):
+        _no_base(expression.bits)
+
+
+def _no_base(bits: Bits) -> None:
+    if any(isinstance(context, BaseContext) for context in bits.contexts):
+        raise FormatError("a context of a base, where there is none")
+
+
+def _bases(value: Any, table: list[Expression]) -> list[Base]:
+    bases = [_base(item) for item in _array(value, "bases", MAX_TENSORS)]
+    if not bases:
+        raise FormatError("an empty list of bases")
+    used = {expression.base for expression in table if isinstance(expression, Delta)}
+    if not used >= set(range(len(bases))):
+        raise FormatError("a base that no expression uses")
+    return bases
+
+
+def _base(value: Any) -> Base:
+    value = _object(value, "a base")
+    if value.keys() != {"dtype", "hints", "identity", "shape"}:
+        raise FormatError(f"a base has the keys {sorted(value)[:8]}")
+    hints = _object(value["hints"], "the hints of a base")
+    if not all(isinstance(text, str) for text in hints.values()):
+        raise FormatError("a hint of a base is not a string")
+    identity = value["identity"]
+    if not isinstance(identity, str) or len(identity) != 64 or set(identity) - set("0123456789abcdef"):
+        raise FormatError("the identity of a base is not 64 hexadecimal digits")
+    dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
+    try:
+        if dtype.bytes_of(shape) == 0:
+            raise FormatError("a base without elements")
+    except UsageError as error:
+        raise FormatError(f"a base: {error}") from None
+    return Base(dtype, shape, bytes.fromhex(identity), hints)
+
+
+def _check_delta(expression: Expression, dtype: DType, shape: tuple[int, ...], bases: list[Base]) -> None:
+    assert isinstance(expression, Stored)
+    if not isinstance(expression, Delta):
+        _no_base(expression.bits)
+        return
+    if expression.base >= len(bases):
+        raise FormatError(f"base {expression.base} of {len(bases)}")
+    base = bases[expression.base]
+    if base.dtype != dtype and not {base.dtype.name, dtype.name} <= CASTABLE:
+        raise FormatError(f"a base of {base.dtype.name} for a tensor of {dtype.name}")
+    if len(base.shape) != len(shape) or base.shape[1:] != shape[1:]:
+        raise FormatError(f"a base of shape {list(base.shape)} for a tensor of {list(shape)}")
+    for context in expression.bits.contexts:
+        # What the shift leaves is one of at most 2^16 numbers.
+        if isinstance(context, BaseContext) and not dtype.unit_bits - 16 <= context.shift < dtype.unit_bits:
+            raise FormatError(f"a context shifts units of {dtype.unit_bits} bits by {context.shift}")
 
 
 def _pack(value: Any, table: list[Expression]) -> Pack:

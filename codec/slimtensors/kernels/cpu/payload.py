@@ -95,6 +95,45 @@ def read_table(payload: Array, length: int, precision: int, base: int, table: Ar
     return at + 1024 * last if slot == slots else -1
 
 
+@inlined
+def cut_payload(
+    payload: Array, length: int, table_end: int, width: int, escapes: int, units: int, starts: Array, parts: Array
+) -> int:
+    """Check what follows the tables; fills `starts` and `parts` as open_payload says."""
+    blocks = starts.size - 1
+    positions = up(table_end)
+    fields = positions + up(4 * escapes)
+    counts = fields + up(2 * escapes)
+    states = counts + up(4 * blocks)
+    words = states + STATE_BYTES * blocks
+    if words > length:
+        return BAD_LENGTH
+    parts[TABLE_END], parts[POSITIONS], parts[FIELDS] = table_end, positions, fields
+    parts[STATES], parts[WORDS] = states, words
+
+    starts[0] = 0
+    for block in range(blocks):
+        starts[block + 1] = starts[block] + u32_at(payload, counts + 4 * block)
+    if words + 2 * starts[blocks] != length:
+        return BAD_LENGTH
+
+    padding = all_zero(payload, table_end, positions) and all_zero(payload, positions + 4 * escapes, fields)
+    padding = padding and all_zero(payload, fields + 2 * escapes, counts)
+    if not padding or not all_zero(payload, counts + 4 * blocks, states):
+        return BAD_PADDING
+    for at in range(states, words, 4):
+        if payload[at + 2] == 0 and payload[at + 3] == 0:  # below 2^16
+            return BAD_STATE
+    before = np.int64(-1)
+    for i in range(escapes):
+        position = u32_at(payload, positions + 4 * i)
+        field = np.int64(payload[fields + 2 * i]) | np.int64(payload[fields + 2 * i + 1]) << 8
+        if position <= before or position >= units or field >= 1 << width:
+            return BAD_ESCAPES
+        before = position
+    return OK
+
+
 @kernel
 def open_payload(
     payload: Array,
@@ -130,37 +169,55 @@ def open_payload(
     if largest_field(last, base, bypass) >= 1 << width or (bypass and last >= BYPASS_SYMBOLS):
         return BAD_SYMBOL
 
-    positions = up(table_end)
-    fields = positions + up(4 * escapes)
-    counts = fields + up(2 * escapes)
-    states = counts + up(4 * blocks)
-    words = states + STATE_BYTES * blocks
-    if words > length:
-        return BAD_LENGTH
-    parts[TABLE_END], parts[POSITIONS], parts[FIELDS] = table_end, positions, fields
-    parts[STATES], parts[WORDS] = states, words
+    return cut_payload(payload, length, table_end, width, escapes, units, starts, parts)
 
-    starts[0] = 0
-    for block in range(blocks):
-        starts[block + 1] = starts[block] + u32_at(payload, counts + 4 * block)
-    if words + 2 * starts[blocks] != length:
-        return BAD_LENGTH
 
-    padding = all_zero(payload, table_end, positions) and all_zero(payload, positions + 4 * escapes, fields)
-    padding = padding and all_zero(payload, fields + 2 * escapes, counts)
-    if not padding or not all_zero(payload, counts + 4 * blocks, states):
-        return BAD_PADDING
-    for at in range(states, words, 4):
-        if payload[at + 2] == 0 and payload[at + 3] == 0:  # below 2^16
-            return BAD_STATE
-    before = np.int64(-1)
-    for i in range(escapes):
-        position = u32_at(payload, positions + 4 * i)
-        field = np.int64(payload[fields + 2 * i]) | np.int64(payload[fields + 2 * i + 1]) << 8
-        if position <= before or position >= units or field >= 1 << width:
-            return BAD_ESCAPES
-        before = position
-    return OK
+@kernel
+def open_contexts(
+    payload: Array,
+    length: int,
+    width: int,
+    base: int,
+    bypass: bool,
+    escapes: int,
+    precision: int,
+    units: int,
+    tables: int,
+    table: Array,
+    starts: Array,
+    parts: Array,
+    absent: Array,
+) -> int:
+    """open_payload for a plane with `tables` tables (coder.md, section 7).
+
+    table   uint32[4096 * tables or more]  filled table by table; an absent one is zero
+    absent  uint32[256]                    filled: 1 for each table that is absent, else 0
+    """
+    blocks = starts.size - 1
+    if parts.size != PARTS or blocks < 1 or not 0 <= length <= payload.size or escapes < 0 or escapes > units:
+        return BAD_ARGUMENT
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or absent.size != 256 or not 1 <= tables <= 256:
+        return BAD_ARGUMENT
+    if table.size < SLOTS * tables:
+        return BAD_ARGUMENT
+    for i in range(absent.size):
+        absent[i] = 0
+    for i in range(table.size):
+        table[i] = 0
+    end = 0
+    for i in range(tables):
+        if end + 2 <= length and payload[end] == 1 and payload[end + 1] == 0:
+            absent[i] = 1
+            end += 2
+        else:
+            read = read_table(payload[end:], length - end, precision, 0, table[SLOTS * i : SLOTS * (i + 1)])
+            if read < 0:
+                return BAD_TABLE
+            last = read // 1024
+            if largest_field(last, base, bypass) >= 1 << width or (bypass and last >= BYPASS_SYMBOLS):
+                return BAD_SYMBOL
+            end += read % 1024
+    return cut_payload(payload, length, end, width, escapes, units, starts, parts)
 
 
 @kernel

@@ -1,0 +1,158 @@
+"""Planes with a frequency table for each context (format_spec/coder.md, section 7)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import coded
+from slimtensors.codecs.coded import WINDOW, Coded, Escapes
+from slimtensors.codecs.head import LANES, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.place import Place
+from slimtensors.codecs.workspace import work_space
+from slimtensors.entropy.tables import normalise, table_bytes
+from slimtensors.errors import FormatError
+from slimtensors.expression import BaseContext, Context
+from slimtensors.kernels.cpu import context_coding as kernels
+from slimtensors.kernels.cpu import contexts as selecting
+from slimtensors.kernels.cpu import payload, table
+from slimtensors.kernels.status import OK
+from slimtensors.limits import ESCAPE_SHARE
+
+__all__ = ["Contexts", "contexts_of", "decode", "encode"]
+
+Fields = npt.NDArray[Any]
+
+ABSENT = bytes((1, 0))  # instead of a table that no unit selects
+# Of 20 tables, 11 bits fit the second-level cache beside all else; 12 would save 0.003 bit of a difference.
+PRECISION = 11
+
+
+class Contexts(NamedTuple):
+    """What selects each unit's table: table = context mod 2^b, cut to `tables` where it was made."""
+
+    values: Bytes
+    tables: int
+    octave: int = 0  # by which the fields of mode coded move for each four classes
+
+    @property
+    def room(self) -> int:
+        """The tables, rounded up to a power of two."""
+        return 1 << (self.tables - 1).bit_length()
+
+    @property
+    def mask(self) -> int:
+        return self.room - 1
+
+
+def contexts_of(context: Context, place: Place, count: int, side: int | None) -> Contexts:
+    """The contexts of a chunk's first `count` units; of those in the rows marked by `side`, if it is given."""
+    values = work_space("contexts", count, np.uint8)
+    if isinstance(context, BaseContext):
+        assert place.base is not None
+        base = place.base[:count]
+        coded.must(selecting.base_contexts(base, context.shift, context.first, context.tables, values))
+        octave = 0
+    else:
+        rows, columns = place.sides[context.rows], place.sides[context.columns]
+        coded.must(selecting.class_contexts(rows, columns, place.first, values))
+        octave = context.octave
+    if side is not None:
+        values = place.rows(side).compact(values)
+    return Contexts(values, context.tables, octave)
+
+
+def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:
+    """Fill the fields of a plane in mode coded or bypass. Raises FormatError."""
+    parts = _read(plane, width, groups, contexts)
+    stream = (contexts.values, parts.states, parts.words, parts.starts, out)
+    if plane.descriptor.mode == Mode.BYPASS:
+        status = kernels.decode_context_bypass(parts.table, width, *stream)
+    else:
+        window = (parts.base, contexts.octave, width)
+        status = kernels.decode_context_fields(parts.table, *window, *stream)
+    if status != OK:
+        raise FormatError("a coded stream does not end as it began, or a field is wider than its plane")
+    coded.put_escapes(out, 0, width, parts.escapes)
+
+
+def _read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
+    """As `coded.read_coded`, with a table for each context."""
+    coded.check_descriptor(plane.descriptor, groups)
+    mode, precision, base, length, blocks, escapes = plane.descriptor
+    slots = work_space("tables", contexts.room * table.SLOTS, np.uint32)
+    starts, parts = np.empty(blocks + 1, np.int64), np.empty(payload.PARTS, np.int64)
+    absent = np.empty(selecting.CONTEXTS, np.uint32)
+    status = payload.open_contexts(
+        plane.payload, length, width, base, mode == Mode.BYPASS, escapes, precision, contexts.values.size,
+        contexts.tables, slots, starts, parts, absent,
+    )  # fmt: skip
+    coded.check_opened(status)
+    if absent.any():
+        # Classes go round the tables; a base's contexts end with the last.
+        marks = absent[np.arange(selecting.CONTEXTS) & contexts.mask]
+        if selecting.are_marked(contexts.values, marks):
+            raise FormatError("a unit's context selects a frequency table that is absent")
+    return coded.cut(plane, slots, starts, parts)
+
+
+# ---- encoding
+
+
+def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part | None:
+    """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None."""
+    joined = work_space("joined", fields.size, np.uint16)
+    if width <= 8 or contexts.octave:
+        base = _window_base(fields, contexts)
+        escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, joined)
+        if escaped * ESCAPE_SHARE <= fields.size:
+            symbols = joined.astype(np.uint8)
+            escapes = coded.find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
+            return _encode(Mode.CODED, fields, joined, base, escapes, contexts, blocks)
+    if width <= 8:
+        return None
+    coded.must(selecting.join_bypass(fields, contexts.values, contexts.mask, joined))
+    return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks)
+
+
+def _window_base(fields: Fields, contexts: Contexts) -> int:
+    """The base whose window holds the most fields, each moved down by its class's octaves."""
+    if fields.itemsize == 1 and not contexts.octave:
+        return 0
+    moved = fields.astype(np.int32) - np.int32(contexts.octave) * (contexts.values >> 2).astype(np.int32)
+    moved[fields == 0] = 0
+    return coded.choose_window(np.bincount(np.maximum(moved, 0), minlength=1 << 16)).base
+
+
+def _encode(
+    mode: int,
+    fields: Fields,
+    joined: npt.NDArray[np.uint16],
+    base: int,
+    escapes: Escapes | None,
+    contexts: Contexts,
+    blocks: int,
+) -> Part:
+    bits = 8 + contexts.mask.bit_length()
+    counts = coded.count_fields(joined, 0, 0, bits).reshape(-1, WINDOW)
+    tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
+    for i in range(contexts.tables):
+        if counts[i].any():
+            frequencies = normalise(counts[i], PRECISION)
+            coded.must(table.build_encoder_table(frequencies, PRECISION, tables[WINDOW * i : WINDOW * (i + 1)]))
+            head += table_bytes(frequencies)
+        else:
+            head += ABSENT
+    states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
+    words_each = 2 if mode == Mode.BYPASS else 1
+    words = work_space("words", fields.size * words_each, np.uint16)
+    if mode == Mode.BYPASS:
+        status = kernels.encode_context_bypass(fields, joined, tables, PRECISION, words, states, word_counts)
+    else:
+        status = kernels.encode_context_symbols(joined, tables, PRECISION, words, states, word_counts)
+    coded.must(status)
+    count = 0 if escapes is None else escapes.positions.size
+    pieces = coded.payload_pieces(head, states, word_counts, words, words_each, escapes)
+    return Descriptor(mode, PRECISION, base, 0, blocks, count), pieces

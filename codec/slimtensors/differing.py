@@ -1,0 +1,139 @@
+"""Whether a tensor is better stored as its difference from a base, and how: a trial on a sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.base_units import base_units
+from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.place import Place
+from slimtensors.container.header import Base
+from slimtensors.dtypes import DType
+from slimtensors.expression import BaseContext, Bits, Context, Delta, Part
+from slimtensors.inputs import Input, unit_count
+
+__all__ = ["DeltaPlan", "MatchedBase", "equal_rows", "plan_delta"]
+
+Units = npt.NDArray[Any]
+
+WORTH = 0.98  # of the plain sample's size: a difference needs its base at every load
+SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
+SAMPLE_ROWS = 512
+MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
+MIN_EQUAL = 0.05  # rows equal to the base that are worth one
+MANTISSA = {"F16": 10, "BF16": 7, "F32": 23, "C64": 23, "F64": 52, "F8_E4M3": 3, "F8_E5M2": 2}
+MOST_TABLES = 24
+RARE = 0.001  # a share of the units that is not worth a table of its own
+
+
+@dataclass(frozen=True)
+class MatchedBase:
+    """The base of one tensor: `read(start, count)` gives units of it, in its own dtype, from any thread."""
+
+    base: Base
+    read: Callable[[int, int], Units]
+
+    def units(self, dtype: DType, start: int, count: int) -> Units:
+        """In a tensor's dtype, with zeros beyond the base's end."""
+        return base_units(self.base, self.read, dtype, start, count)
+
+
+class DeltaPlan(NamedTuple):
+    """The planes of the differences; `by_row`: a side plane says which rows differ at all."""
+
+    bits: Bits
+    by_row: bool
+    why: str
+
+
+def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | None:
+    """The best way to store the tensor as a difference, or None where storing it plainly takes less of a sample.
+
+    plain: how it would be stored without a base.
+    """
+    sample, base = _sample(tensor, matched)
+    place = Place(sample.size, 0, (), tensor.dtype, base)
+    tried = _layouts(tensor.dtype, _context(base, tensor.dtype))
+    sizes = [len(encode_chunk(sample, Delta(bits, 0), place)) for bits in tried]
+    size = min(sizes)
+    if size > WORTH * len(encode_chunk(sample, _without_rows(plain))):
+        return None
+    bits = tried[sizes.index(size)]
+    equal = _equal_share(tensor, matched)
+    if MIN_EQUAL <= equal < 1:
+        by_row = Bits(tuple(Part(part.width, 0, part.context) for part in bits.parts))
+        return DeltaPlan(by_row, True, f"difference from a base; {equal:.0%} of rows equal it")
+    return DeltaPlan(bits, False, f"difference from a base, {8 * size / sample.size:.1f} bits a unit")
+
+
+def equal_rows(tensor: Input, low: int, high: int, *, matched: MatchedBase) -> Units:
+    """A flag for each of the rows [low, high): whether it differs from the base's."""
+    length = unit_count(tensor) // tensor.shape[0]
+    flags = np.empty(high - low, np.uint8)
+    step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
+    for row in range(low, high, step):
+        count = min(step, high - row)
+        units = tensor.read(row * length, count * length)
+        base = matched.units(tensor.dtype, row * length, count * length)
+        flags[row - low : row - low + count] = (units != base).reshape(count, length).any(axis=1)
+    return flags
+
+
+def _sample(tensor: Input, matched: MatchedBase) -> tuple[Units, Units]:
+    """Units of the tensor and of its base at the same places, in runs spread evenly; a multiple of 128 if it is cut."""
+    units = unit_count(tensor)
+    if units <= SAMPLE_RUNS * SAMPLE_RUN:
+        return tensor.read(0, units), matched.units(tensor.dtype, 0, units)
+    starts = [i * (units // SAMPLE_RUNS) for i in range(SAMPLE_RUNS)]
+    return (
+        np.concatenate([tensor.read(start, SAMPLE_RUN) for start in starts]),
+        np.concatenate([matched.units(tensor.dtype, start, SAMPLE_RUN) for start in starts]),
+    )
+
+
+def _context(base: Units, dtype: DType) -> Context | None:
+    """The base's exponents that occur, the rare ones at both ends taken together with their neighbours."""
+    mantissa = MANTISSA.get(dtype.name)
+    if mantissa is None:
+        return None
+    bits = dtype.unit_bits
+    exponents = (base & base.dtype.type((1 << bits - 1) - 1)) >> base.dtype.type(mantissa)
+    counts = np.bincount(exponents.astype(np.int64))
+    common = np.flatnonzero(counts > RARE * base.size)
+    first, last = int(common[0]), int(common[-1])
+    first = max(first, last + 1 - MOST_TABLES)
+    return BaseContext(mantissa + 1, first, max(2, last + 1 - first))
+
+
+def _layouts(dtype: DType, context: Context | None) -> list[Bits]:
+    """The planes to try, lowest first: what lies below 16 bits that vary most is raw, what lies above mostly 0."""
+    if dtype.unit_bits == 8:
+        return [Bits((Part(8, context=context),))]
+    halves = dtype.unit_bits // 16
+    low = Part(16, context=context)
+    found = [Bits((low, *[Part(16)] * (halves - 1)))]
+    if dtype.unit_bits > 16:
+        found.append(Bits((Part(8), low, *[Part(16)] * (halves - 2), Part(8))))
+        found.append(Bits((Part(8), Part(8), low, *[Part(16)] * (halves - 2))))
+    return found
+
+
+def _without_rows(plain: Bits) -> Bits:
+    return Bits(tuple(Part(part.width) for part in plain.parts), plain.rotate)
+
+
+def _equal_share(tensor: Input, matched: MatchedBase) -> float:
+    """The share of rows that equal the base's, of a sample; 0 where rows are not worth a look."""
+    shape = tensor.shape
+    if len(shape) < 2 or shape[0] < MIN_ROWS or unit_count(tensor) // shape[0] < MIN_ROW:
+        return 0.0
+    if unit_count(tensor) % shape[0] or math.prod(shape[1:]) * tensor.dtype.bits % tensor.dtype.unit_bits:
+        return 0.0
+    picked = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], SAMPLE_ROWS)).astype(np.int64))
+    return float(np.mean([not equal_rows(tensor, int(r), int(r) + 1, matched=matched)[0] for r in picked]))
