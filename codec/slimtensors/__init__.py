@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from slimtensors._version import __version__
 from slimtensors.container.layout import FORMAT_VERSION
 from slimtensors.errors import (
+    BaseError,
     ChecksumError,
     FormatError,
     LimitError,
@@ -30,20 +31,31 @@ from slimtensors.errors import (
 )
 
 if TYPE_CHECKING:
-    from slimtensors.converting import compress, decompress
+    from slimtensors.container.header import Base
+    from slimtensors.converting import compress, decompress, match_base
+    from slimtensors.dependencies import Dependency, dependencies
     from slimtensors.estimating import Estimate, estimate
+    from slimtensors.flattening import flatten, rebase
     from slimtensors.handle import TensorSlice, safe_open
     from slimtensors.inspecting import FileReport, TensorReport, inspect
+    from slimtensors.matching import Match, MatchReport
     from slimtensors.memory import decode, encode
+    from slimtensors.resolving import BaseDir
     from slimtensors.verifying import Verified, verify
 
 __all__ = [
     "FORMAT_VERSION",
+    "Base",
+    "BaseDir",
+    "BaseError",
     "ChecksumError",
+    "Dependency",
     "Estimate",
     "FileReport",
     "FormatError",
     "LimitError",
+    "Match",
+    "MatchReport",
     "NewerFormatError",
     "NotSlimtensorsError",
     "SelfCheckError",
@@ -58,14 +70,27 @@ __all__ = [
     "compress",
     "decode",
     "decompress",
+    "dependencies",
     "encode",
     "estimate",
+    "flatten",
     "inspect",
+    "match_base",
+    "rebase",
     "safe_open",
     "verify",
 ]
 
 _HOME = {
+    "Base": "container.header",
+    "BaseDir": "resolving",
+    "Dependency": "dependencies",
+    "Match": "matching",
+    "MatchReport": "matching",
+    "dependencies": "dependencies",
+    "flatten": "flattening",
+    "match_base": "converting",
+    "rebase": "flattening",
     "compress": "converting",
     "decompress": "converting",
     "Estimate": "estimating",

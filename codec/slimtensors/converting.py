@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Any
@@ -12,8 +12,10 @@ from slimtensors.container.source import ByteSource, open_source
 from slimtensors.container.writer import Output
 from slimtensors.destinations import write_to
 from slimtensors.errors import NotSlimtensorsError, UsageError
-from slimtensors.reading import TensorFile, open_file
+from slimtensors.matching import MatchReport, matched_bases
+from slimtensors.reading import TensorFile
 from slimtensors.recognise import what_is
+from slimtensors.resolving import BaseDir, open_with
 from slimtensors.safetensors_file import SafetensorsFile, plain_header, read_safetensors
 from slimtensors.saving import Progress, SourceImage
 from slimtensors.store import store
@@ -21,7 +23,7 @@ from slimtensors.threads import thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
 
-__all__ = ["compress", "decompress", "open_safetensors"]
+__all__ = ["compress", "decompress", "match_base", "open_safetensors"]
 
 
 def compress(
@@ -33,11 +35,22 @@ def compress(
     self_check: bool = True,
     durable: bool = True,
     progress: Progress | None = None,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
+    base_dirs: Sequence[BaseDir] = (),
+    on_match: Callable[[MatchReport], object] | None = None,
 ) -> None:
     """Compress a .safetensors file; `decompress` gives the identical file back.
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
-    existing file keeps its place until the new one is complete and checked; a symbolic link is followed. Raises
+    existing file keeps its place until the new one is complete and checked; a symbolic link is followed.
+
+    base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
+    "auto", for what the model itself names, found in `base_dirs` or the folders of SLIMTENSORS_BASE_DIR. base_map:
+    name in the base -> name in the source, for tensors (or prefixes that end in a dot) whose names changed. on_match
+    is told what matched. Where a difference is not smaller the tensor is stored as it is.
+
+    Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
     library is faulty.
     """
@@ -45,7 +58,32 @@ def compress(
     try:
         found = open_safetensors(source)
         image = SourceImage(source, found.segments)
-        store(found.inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress)
+        with matched_bases(
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
+        ) as matched:
+            if on_match is not None and matched.report is not None:
+                on_match(matched.report)
+            store(
+                found.inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
+                bases=matched.bases,
+            )  # fmt: skip
+    finally:
+        source.close()
+
+
+def match_base(
+    src: Any, base: Any, *, base_map: Mapping[str, str] | None = None, base_dirs: Sequence[BaseDir] = ()
+) -> MatchReport:
+    """What `compress` would compare with what, without compressing anything. Arguments as there."""
+    source = open_source(src)
+    try:
+        found = open_safetensors(source)
+        with matched_bases(
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs, identify=False
+        ) as matched:
+            if matched.report is None:
+                raise UsageError("no base to compare with")
+            return matched.report
     finally:
         source.close()
 
@@ -70,14 +108,16 @@ def decompress(
     durable: bool = True,
     max_bytes: int | None = None,
     progress: Progress | None = None,
+    base: Any = None,
 ) -> None:
     """Give back the file that was compressed, byte for byte, its SHA-256 checked before `dst` changes.
 
     A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file.
+    base: as for `safe_open`.
     """
     count = thread_count(threads)
     verify: Verify = "full"
-    with open_file(src, verify=verify, max_bytes=max_bytes) as file:
+    with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
 
         def write(output: Output) -> None:
             with ThreadPoolExecutor(count, "slimtensors") if count > 1 else nullcontext() as pool:

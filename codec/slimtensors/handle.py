@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
-from slimtensors.reading import TensorFile, open_file
+from slimtensors.reading import TensorFile
+from slimtensors.resolving import open_with
 from slimtensors.slicing import read_slice
 from slimtensors.threads import thread_count
 
@@ -27,7 +28,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     framework: "np" or "pt". device: of torch tensors; anything that torch takes. verify: "full" checks stored and
     decoded bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap:
     map the file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow,
-    if the file is small and holds very much.
+    if the file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
+    of either kind, an object with ranged reads, a mapping from names to arrays, a `BaseDir` to be searched, a function
+    from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
+    Of a slice, only the chunks that it touches are read, in both files.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         threads: int | None = None,
         mmap: bool = False,
         max_bytes: int | None = None,
+        base: Any = None,
     ) -> None:
         if framework not in _FRAMEWORKS:
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
@@ -48,12 +53,13 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             from slimtensors import torch
 
             torch.check_device(device)
+            base = torch.as_base(base)
             self._convert: Callable[..., Any] = lambda array, tensor: torch.from_array(array, tensor.dtype, device)
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             self._convert = lambda array, _tensor: array
-        self._file: TensorFile = open_file(filename, verify=verify, mmap=mmap, max_bytes=max_bytes)
+        self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes)
 
     def __enter__(self) -> Self:
         return self

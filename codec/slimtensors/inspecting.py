@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from slimtensors.bases import delta_base
 from slimtensors.codecs.head import AFFINE, HEAD_BYTES, LITERAL, Mode
+from slimtensors.container.header import Base
 from slimtensors.container.layout import CHUNK_RECORD_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -25,6 +27,7 @@ class TensorReport:
     stored_bytes: float
     chunks: int
     storage: str  # what its chunks and planes came to, most frequent first
+    base: Base | None = None  # what it is a difference from
 
     @property
     def bits_per_weight(self) -> float:
@@ -96,8 +99,9 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
         expression = str(stream.expression) + (f" in pack {tensor.pack}" if tensor.pack is not None else "")
         chunks, storage = stream.chunks, _storage(file, number)
     return TensorReport(
-        tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage
-    )
+        tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage,
+        delta_base(file, index),
+    )  # fmt: skip
 
 
 def _storage(file: TensorFile, number: int) -> str:

@@ -27,3 +27,6 @@ PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
+MAX_BASE_DEPTH = 8  # deltas of deltas; each level decodes the one below for every chunk
+MAX_SEARCHED_FILES = 10_000  # weight files of one folder that are looked at for a base
+MAX_TRIED_BASES = 1000  # tensors looked at for one base and for what it is made from, so that no chain takes for ever

@@ -11,7 +11,8 @@ from slimtensors.container.source import Bytes
 from slimtensors.dtypes import units_of
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import save, whole_array
-from slimtensors.reading import Piece, open_file
+from slimtensors.reading import Piece
+from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
 
 __all__ = ["decode", "encode"]
@@ -20,10 +21,18 @@ NAME = "array"
 
 
 def encode(
-    array: npt.NDArray[Any], *, preset: str = "balanced", threads: int | None = None, self_check: bool = True
+    array: npt.NDArray[Any],
+    *,
+    preset: str = "balanced",
+    threads: int | None = None,
+    self_check: bool = True,
+    base: npt.NDArray[Any] | None = None,
 ) -> bytes:
-    """One array as bytes: a whole slimtensors file with one tensor, named "array"."""
-    return save({NAME: array}, preset=preset, threads=threads, self_check=self_check)
+    """One array as bytes: a whole slimtensors file with one tensor, named "array".
+
+    base: an array of like shape from which this one differs little; `decode` then needs it too.
+    """
+    return save({NAME: array}, preset=preset, threads=threads, self_check=self_check, base=_named(base))
 
 
 def decode(
@@ -33,13 +42,14 @@ def decode(
     verify: Verify = "full",
     out: npt.NDArray[Any] | None = None,
     max_bytes: int | None = None,
+    base: npt.NDArray[Any] | None = None,
 ) -> npt.NDArray[Any]:
     """The array that `encode` was given.
 
     out: a contiguous array of the same dtype and shape to decode into. On an error it holds noise. Raises FormatError.
     """
     count = thread_count(threads)
-    with open_file(data, verify=verify, max_bytes=max_bytes) as file:
+    with open_with(data, _named(base), verify=verify, max_bytes=max_bytes) as file:
         names = list(file.index)
         if len(names) != 1:
             raise FormatError(f"the bytes hold {len(names)} tensors, not one; use slimtensors.numpy.load")
@@ -56,3 +66,5 @@ def decode(
         return out
 
 
+def _named(base: npt.NDArray[Any] | None) -> dict[str, npt.NDArray[Any]] | None:
+    return None if base is None else {NAME: base}

@@ -13,15 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.applying import decode_over
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
-from slimtensors.reading import Piece, TensorFile, all_pieces, open_file
+from slimtensors.matching import matched_bases
+from slimtensors.reading import Piece, TensorFile, all_pieces
+from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.threads import thread_count
 
-__all__ = ["load", "load_file", "save", "save_file"]
+__all__ = ["apply_delta", "load", "load_file", "save", "save_file"]
 
 Array = npt.NDArray[Any]
 
@@ -35,14 +38,18 @@ def save_file(
     threads: int | None = None,
     self_check: bool = True,
     durable: bool = True,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> None:
     """Save arrays to a file.
 
     filename: a path, or a binary file object. The path holds the old file until the new one is complete. preset:
     "fast" or "balanced". self_check: decode what was written and compare, before the path changes. durable: flush to
-    the disk.
+    the disk. base, base_map: as for `slimtensors.compress`.
     """
-    store(_inputs(tensor_dict), filename, metadata, preset, threads, self_check, durable)
+    inputs = _inputs(tensor_dict)
+    with matched_bases(inputs, base, base_map, source=filename, metadata=metadata) as matched:
+        store(inputs, filename, metadata, preset, threads, self_check, durable, bases=matched.bases)
 
 
 def save(
@@ -52,9 +59,13 @@ def save(
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> bytes:
     """Save arrays to bytes."""
-    return store_bytes(_inputs(tensor_dict), metadata, preset, threads, self_check)
+    inputs = _inputs(tensor_dict)
+    with matched_bases(inputs, base, base_map, metadata=metadata) as matched:
+        return store_bytes(inputs, metadata, preset, threads, self_check, bases=matched.bases)
 
 
 def load_file(
@@ -64,33 +75,63 @@ def load_file(
     threads: int | None = None,
     mmap: bool = False,
     max_bytes: int | None = None,
+    base: Any = None,
 ) -> dict[str, Array]:
     """Load all arrays of a file. Raises FormatError if the file is damaged; see `safe_open` for the arguments."""
-    with open_file(filename, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
+    with open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         return load_arrays(file, thread_count(threads))
 
 
 def load(
-    data: bytes, *, verify: Verify = "full", threads: int | None = None, max_bytes: int | None = None
+    data: bytes,
+    *,
+    verify: Verify = "full",
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    base: Any = None,
 ) -> dict[str, Array]:
     """Load all arrays from bytes."""
-    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes)
+    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base)
+
+
+def apply_delta(
+    target: Any,
+    arrays: Mapping[str, Array],
+    *,
+    verify: Verify = "full",
+    threads: int | None = None,
+    max_bytes: int | None = None,
+) -> None:
+    """Bring arrays in memory to the state that a file holds; they are the file's bases as well as its destination.
+
+    target: a path, bytes, a file object. arrays: writable; those that the file does not have are left alone. The
+    whole result is decoded beside them and every identity checked before the first is written to, so that an error
+    leaves all of them as they were. Raises BaseError if they are not what the file was made against.
+    """
+    held = {each.name: each for each in _inputs(arrays)}
+    for name, array in arrays.items():
+        if not isinstance(array, np.ndarray) or not array.flags.writeable:
+            raise UsageError(f"tensor {name!r} is not a writable array; nothing was changed")
+    results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
+    made = {name: as_array(units, tensor) for name, (tensor, units) in results.items()}
+    for name, array in made.items():
+        np.copyto(arrays[name], array, casting="no")
 
 
 def load_arrays(file: TensorFile, threads: int) -> dict[str, Array]:
     """All arrays of an open file."""
     found = all_pieces(file, file.index)
     file.fill([Piece(index, 0, units) for index, units in found.values()], threads)
-    return {name: _as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
+    return {name: as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
 
 
 def whole_array(file: TensorFile, name: str, threads: int) -> Array:
     """One array of an open file."""
     index = file.find(name)
-    return _as_array(file.read(index, threads), file.header.tensors[index])
+    return as_array(file.read(index, threads), file.header.tensors[index])
 
 
-def _as_array(units: Array, tensor: Tensor) -> Array:
+def as_array(units: Array, tensor: Tensor) -> Array:
     dtype = tensor.dtype
     if not dtype.packed:
         return units.view(dtype.numpy()).reshape(tensor.shape)

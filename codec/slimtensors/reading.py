@@ -29,6 +29,9 @@ __all__ = ["BaseSource", "Piece", "TensorFile", "open_file"]
 
 Units = npt.NDArray[Any]
 
+BASE_ADVICE = (
+    "give the base with --base or base=, or name a folder that holds it in SLIMTENSORS_BASE_DIR or with --base-dir"
+)
 VERIFY = ("none", "stored", "full")
 MAX_CLASS = 255  # of a row and a column together
 MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
@@ -39,6 +42,9 @@ class BaseSource(Protocol):
 
     def read(self, index: int, base: Base, start: int, count: int) -> Units:
         """Units [start, start + count) of base `index` of the header, in the base's dtype. Raises BaseError."""
+
+    def close(self) -> None:
+        """Called when the file that needs the bases is closed."""
 
 
 class Piece(NamedTuple):
@@ -111,6 +117,8 @@ class TensorFile:
     def close(self) -> None:
         """Close what was opened for this file; an object that the caller gave stays open."""
         self.reader.close()
+        if self.bases is not None:
+            self.bases.close()
 
     def find(self, name: str) -> int:
         """The tensor's position. Raises TensorNotFoundError."""
@@ -200,6 +208,8 @@ class TensorFile:
             base = self._base(stream, first, out.size) if data[0] == PLANES else None
             place = Place(stream.units, first, self._sides.get(number, ()), stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
+        except BaseError as error:
+            raise BaseError(f"{stream.label}, chunk {chunk}: {error}{self._needed(stream, str(error))}") from None
         except FormatError as error:
             raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
         if self.reader.verify == "full":
@@ -211,6 +221,14 @@ class TensorFile:
                     "the writer or this machine is faulty"
                 )
 
+    def _needed(self, stream: Stream, said: str) -> str:
+        """Which base, and what to do, as far as an error does not say it yet."""
+        if not isinstance(stream.expression, Delta):
+            return ""
+        base = self.header.bases[stream.expression.base]
+        named = "" if base.identity.hex() in said else f". Needed is {base}"
+        return named if BASE_ADVICE in said else f"{named}; {BASE_ADVICE}"
+
     def _base(self, stream: Stream, first: int, count: int) -> Units | None:
         """The base's units in the range of a chunk, if its tensor has a base."""
         if not isinstance(stream.expression, Delta):
@@ -218,10 +236,7 @@ class TensorFile:
         index = stream.expression.base
         base = self.header.bases[index]
         if self.bases is None:
-            raise BaseError(
-                f"a difference from a base, which was not given: a tensor with BLAKE3 {base.identity.hex()}"
-                + "".join(f", {key} {value}" for key, value in sorted(base.hints.items()))
-            )
+            raise BaseError("a difference from a base, which was not given")
         source = self.bases
         return base_units(base, lambda start, n: source.read(index, base, start, n), stream.dtype, first, count)
 

@@ -7,9 +7,12 @@ from typing import Any
 
 from slimtensors.container.writer import MemoryOutput, Output
 from slimtensors.destinations import write_to
+from slimtensors.differing import MatchedBase
 from slimtensors.errors import FormatError, SelfCheckError
 from slimtensors.inputs import Input
 from slimtensors.planner import make_plan
+from slimtensors.reading import open_file
+from slimtensors.resolving import KnownBases
 from slimtensors.saving import Progress, SourceImage, write_plan
 from slimtensors.threads import thread_count
 
@@ -26,17 +29,19 @@ def store(
     durable: bool = True,
     image: SourceImage | None = None,
     progress: Progress | None = None,
+    *,
+    bases: Sequence[MatchedBase | None] = (),
 ) -> None:
-    """Write a file to a path or file object."""
+    """Write a file to a path or file object. bases: of each input, or none at all."""
     count = thread_count(threads)
     segments = None if image is None else image.segments
-    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), segments=segments)
+    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases)
 
     def write(output: Output) -> None:
         write_plan(plan, inputs, output, threads=count, image=image, progress=progress)
 
     def check(written: Any) -> None:
-        check_written(written, count, progress)
+        check_written(written, count, progress, bases)
 
     write_to(target, write, check if self_check else None, durable=durable)
 
@@ -47,24 +52,30 @@ def store_bytes(
     preset: str,
     threads: int | None,
     self_check: bool,
+    *,
+    bases: Sequence[MatchedBase | None] = (),
 ) -> bytes:
     """Write a file to memory."""
     count = thread_count(threads)
-    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}))
+    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), bases=bases)
     output = MemoryOutput(plan.header.decoded_bytes)
     write_plan(plan, inputs, output, threads=count)
     data = output.getvalue()
     if self_check:
-        check_written(data, count)
+        check_written(data, count, bases=bases)
     return data
 
 
-def check_written(written: Any, threads: int, progress: Progress | None = None) -> None:
+def check_written(
+    written: Any, threads: int, progress: Progress | None = None, bases: Sequence[MatchedBase | None] = ()
+) -> None:
     """Decode what was written; its identities were taken from the tensors given. Raises SelfCheckError."""
-    from slimtensors.verifying import verify
+    from slimtensors.verifying import verify_opened
 
+    known = KnownBases({each.base.identity: each.read for each in bases if each is not None})
     try:
-        verify(written, threads=threads, progress=progress)
+        with open_file(written, bases=known) as file:
+            verify_opened(file, threads, progress)
     except FormatError as error:
         raise SelfCheckError(
             f"what was written does not decode to what was given: {error}. The destination was left as it was. "

@@ -13,16 +13,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slimtensors.applying import decode_over
 from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
-from slimtensors.numpy import load_arrays
-from slimtensors.reading import open_file
+from slimtensors.matching import matched_bases
+from slimtensors.numpy import as_array, load_arrays
+from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.threads import thread_count
 
-__all__ = ["load", "load_file", "load_model", "save", "save_file", "save_model"]
+__all__ = ["apply_delta", "load", "load_file", "load_model", "save", "save_file", "save_model"]
 
 Tensors = dict[str, torch.Tensor]
 
@@ -46,12 +48,16 @@ def save_file(
     threads: int | None = None,
     self_check: bool = True,
     durable: bool = True,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> None:
     """Save tensors to a file. Tensors that share all their memory (ties) are stored once.
 
     Arguments: see `slimtensors.numpy.save_file`. Tensors may be on any device and need not be contiguous.
     """
-    store(_inputs(tensors), filename, metadata, preset, threads, self_check, durable)
+    inputs = _inputs(tensors)
+    with matched_bases(inputs, as_base(base), base_map, source=filename, metadata=metadata) as matched:
+        store(inputs, filename, metadata, preset, threads, self_check, durable, bases=matched.bases)
 
 
 def save(
@@ -61,9 +67,13 @@ def save(
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> bytes:
     """Save tensors to bytes."""
-    return store_bytes(_inputs(tensors), metadata, preset, threads, self_check)
+    inputs = _inputs(tensors)
+    with matched_bases(inputs, as_base(base), base_map, metadata=metadata) as matched:
+        return store_bytes(inputs, metadata, preset, threads, self_check, bases=matched.bases)
 
 
 def load_file(
@@ -74,13 +84,14 @@ def load_file(
     threads: int | None = None,
     mmap: bool = False,
     max_bytes: int | None = None,
+    base: Any = None,
 ) -> Tensors:
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
     Raises FormatError if the file is damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
-    with open_file(filename, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
+    with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         arrays = load_arrays(file, thread_count(threads))
         return {
             name: from_array(array, file.header.tensors[file.index[name]].dtype, device)
@@ -89,10 +100,45 @@ def load_file(
 
 
 def load(
-    data: bytes, *, verify: Verify = "full", threads: int | None = None, max_bytes: int | None = None
+    data: bytes,
+    *,
+    verify: Verify = "full",
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    base: Any = None,
 ) -> Tensors:
     """Load all tensors from bytes."""
-    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes)
+    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base)
+
+
+def apply_delta(
+    target: Any,
+    tensors: Mapping[str, torch.Tensor] | torch.nn.Module,
+    *,
+    verify: Verify = "full",
+    threads: int | None = None,
+    max_bytes: int | None = None,
+) -> None:
+    """Bring tensors, or a module's state, to what a file holds: see `slimtensors.numpy.apply_delta`.
+
+    Tensors may be on any device, where they are written to in place.
+    """
+    state = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
+    held = {each.name: each for each in _inputs(state)}
+    results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
+    made = {name: from_array(as_array(units, tensor), tensor.dtype, "cpu") for name, (tensor, units) in results.items()}
+    with torch.no_grad():
+        for name, tensor in made.items():
+            state[name].copy_(tensor.reshape(state[name].shape))
+
+
+def as_base(base: Any) -> Any:
+    """A base in which torch tensors, if it is a mapping to such, are what the library takes."""
+    if isinstance(base, list):
+        return [as_base(each) for each in base]
+    if isinstance(base, Mapping) and any(isinstance(value, torch.Tensor) for value in base.values()):
+        return tuple(_inputs(base))
+    return base
 
 
 def save_model(
@@ -104,6 +150,7 @@ def save_model(
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
+    base: Any = None,
 ) -> None:
     """Save a module's state dict, tied tensors and all.
 
@@ -115,7 +162,7 @@ def save_model(
         for name, tensor in state.items():
             if not tensor.is_contiguous():
                 raise UsageError(f"tensor {name!r} is not contiguous; pass force_contiguous=True to store it so")
-    save_file(state, filename, metadata, preset=preset, threads=threads, self_check=self_check)
+    save_file(state, filename, metadata, preset=preset, threads=threads, self_check=self_check, base=base)
 
 
 def load_model(
@@ -126,13 +173,14 @@ def load_model(
     *,
     verify: Verify = "full",
     threads: int | None = None,
+    base: Any = None,
 ) -> tuple[list[str], list[str]]:
     """Load a file into a module; returns (missing, unexpected) names, as safetensors does.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`.
     """
-    state = load_file(filename, device, verify=verify, threads=threads)
+    state = load_file(filename, device, verify=verify, threads=threads, base=base)
     result = model.load_state_dict(state, strict=False)
     loaded = {_storage(tensor) for name, tensor in model.state_dict().items() if name in state}
     own = model.state_dict()

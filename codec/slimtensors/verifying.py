@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Image
 from slimtensors.errors import ChecksumError
-from slimtensors.reading import TensorFile, open_file
+from slimtensors.reading import TensorFile
+from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
 from slimtensors.walking import LiteralBytes, Run, image_tensors, walk
 
-__all__ = ["Verified", "source_pieces", "verify"]
+__all__ = ["Verified", "source_pieces", "verify", "verify_opened"]
 
 Progress = Callable[[int], object]  # called with decoded bytes done since the last call
 
@@ -32,17 +33,24 @@ class Verified(NamedTuple):
 
 
 def verify(
-    target: Any, *, threads: int | None = None, max_bytes: int | None = None, progress: Progress | None = None
+    target: Any,
+    *,
+    base: Any = None,
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
 ) -> Verified:
     """Decode everything and check it against every digest. Raises FormatError, naming what is damaged.
 
-    target: as for `safe_open`. Memory: a few chunks per thread.
+    target, base: as for `safe_open`. Memory: a few chunks per thread.
     """
-    count = thread_count(threads)
-    with (
-        open_file(target, verify="full", max_bytes=max_bytes) as file,
-        ThreadPoolExecutor(count, "slimtensors") if count > 1 else nullcontext() as pool,
-    ):
+    with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
+        return verify_opened(file, thread_count(threads), progress)
+
+
+def verify_opened(file: TensorFile, count: int, progress: Progress | None = None) -> Verified:
+    """Check an open file in `count` threads."""
+    with ThreadPoolExecutor(count, "slimtensors") if count > 1 else nullcontext() as pool:
         header = file.header
         sha256, seen = None, set()
         if header.image is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -16,6 +17,13 @@ __all__ = ["command"]
 @options.path("paths", many=True)
 @options.output
 @options.preset
+@click.option(
+    "--base",
+    metavar="BASE",
+    help="Store differences from this file or folder, of either kind; auto: from what the model names.",
+)
+@options.base_map
+@options.base_dirs
 @options.threads
 @options.force
 @options.dry_run
@@ -26,6 +34,9 @@ def command(
     paths: tuple[str, ...],
     out: str | None,
     preset: str,
+    base: str | None,
+    base_map: dict[str, str],
+    base_dirs: list[Any],
     threads: int | None,
     force: bool,
     dry_run: bool,
@@ -37,20 +48,50 @@ def command(
 
     model.safetensors becomes model.slimtensors beside it, checked by decoding it before it takes its name. A folder,
     or the index of its shards, becomes FOLDER-slim, with all other files copied. Nothing is deleted.
+
+    With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
+    that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
     """
     from slimtensors.cli.convert import Settings, run
+    from slimtensors.cli.matches import say_matches
     from slimtensors.cli.targets import settle
-    from slimtensors.converting import compress
+    from slimtensors.converting import compress, match_base
+    from slimtensors.errors import UsageError
     from slimtensors.folders import COMPRESS
     from slimtensors.planner import check_preset
 
     check_preset(preset)
+    if base is None and (base_map or base_dirs):
+        raise UsageError("--map and --base-dir need --base (a path, or auto)")
 
     def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
-        compress(source, target, preset=preset, threads=threads, progress=advance)
+        compress(
+            source, target, preset=preset, threads=threads, progress=advance,
+            base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
+            on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
+        )  # fmt: skip
 
     conversions = settle(paths, out, COMPRESS, force=force)
+    roots = [each.source for each in conversions if each.plan is not None]
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
+    if dry_run and base is not None:
+        for source in [source for each in conversions for source, _ in each.files]:
+            found = _base_of(base, source, roots)
+            say_matches(source, match_base(source, found, base_map=base_map, base_dirs=base_dirs), whole=True)
+
+
+def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
+    """The base's folder of the same name, for a file in a folder within the folder given; else the base itself."""
+    from slimtensors.bases import SUFFIXES
+
+    if base is None or base == "auto":
+        return base
+    for root in roots:
+        if root in source.parents and source.parent != root:
+            inner = Path(base) / source.parent.relative_to(root)
+            if inner.is_dir() and any(each.suffix in SUFFIXES for each in inner.iterdir()):
+                return str(inner)
+    return base
 
 
 def _amount(path: Path) -> int:

@@ -11,9 +11,11 @@ from slimtensors.cli.exits import naming
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion
+from slimtensors.errors import UsageError
 from slimtensors.folders import carry_out
+from slimtensors.reading import open_file
 
-__all__ = ["Settings", "run"]
+__all__ = ["Settings", "rewrite", "run"]
 
 Work = Callable[[Path, Path, Callable[[int], object] | None], object]
 
@@ -78,3 +80,29 @@ def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
         f"{each.source} -> {each.target}{count}: {size(before)} -> {size(after)} ({percent(after, before)}), "
         f"{elapsed:.1f} s, {speed(max(before, after), elapsed)}"
     )
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    force: bool,
+    max_bytes: int | None,
+    quiet: bool,
+    asked: bool | None,
+    work: Callable[[Callable[[int], object] | None], object],
+) -> None:
+    """One slimtensors file into another: `flatten` and `rebase`."""
+    with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
+        total = 2 * file.header.decoded_bytes
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file")
+    if target.exists():
+        if source.samefile(target):
+            raise UsageError(f"{source} would be replaced by what is made from it; name another file")
+        if not force:
+            raise UsageError(f"{target} is there already; --force replaces it")
+    with naming(source), bar(total, source.name, quiet=quiet, asked=asked) as advance:
+        work(advance)
+    if not quiet:
+        before, after = source.stat().st_size, target.stat().st_size
+        say(f"{source} -> {target}: {size(before)} -> {size(after)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,6 +19,8 @@ __all__ = ["command"]
 @options.threads
 @options.force
 @options.dry_run
+@options.base
+@options.base_dirs
 @options.max_bytes
 @options.progress
 @options.quiet
@@ -28,6 +31,8 @@ def command(
     threads: int | None,
     force: bool,
     dry_run: bool,
+    base: str | None,
+    base_dirs: list[Any],
     max_bytes: int | None,
     progress: bool | None,
     quiet: bool,
@@ -44,8 +49,10 @@ def command(
     from slimtensors.folders import DECOMPRESS
     from slimtensors.reading import open_file
 
+    bases = [*([base] if base else []), *base_dirs]
+
     def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
-        decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance)
+        decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
     def amount(path: Path) -> int:
         with open_file(path, max_bytes=max_bytes) as file:

@@ -65,6 +65,10 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
         f"{size(report.decoded_bytes)} of weights in a file of {size(report.file_bytes)} ({ratio})"
     )
     say(f"format version {report.format_version}, file id {report.file_id}")
+    needed = {t.base.identity: t.base for t in report.tensors if t.base is not None}
+    if needed:
+        files = sorted({base.hints.get("file", "?") for base in needed.values()})
+        say(f"needs {len(needed)} base tensors (from {', '.join(files)}): `slimtensors deps` tells of them")
     if report.source:
         say(f"gives back its {report.source} file byte for byte")
     else:
@@ -89,6 +93,8 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
             "stored_bytes": round(t.stored_bytes),
             "bits_per_weight": round(t.bits_per_weight, 4),
         }
+        if t.base is not None:
+            entry["base"] = {"identity": t.base.identity.hex(), "hints": dict(t.base.hints)}
         if reasons:
             entry["why"] = reasons[t.name]
         tensors.append(entry)

@@ -17,7 +17,10 @@ from slimtensors.cli.exits import EXIT_CODES, printable, reported
 
 __all__ = ["cli", "main"]
 
-NAMES = ["compress", "decompress", "inspect", "verify", "estimate", "bench", "warmup", "env", "demo"]
+NAMES = [
+    "compress", "decompress", "inspect", "verify", "estimate", "deps", "flatten", "rebase", "bench", "warmup", "env",
+    "demo",
+]  # fmt: skip
 
 
 class Commands(click.Group):

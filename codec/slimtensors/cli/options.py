@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -11,6 +12,9 @@ from slimtensors.cli.exits import VERBOSITY
 
 __all__ = [
     "as_json",
+    "base",
+    "base_dirs",
+    "base_map",
     "dry_run",
     "force",
     "max_bytes",
@@ -36,6 +40,44 @@ def path(name: str, *, many: bool = False) -> Callable[[F], F]:
     return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path())
 
 
+def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for value in values:
+        old, equals, new = value.partition("=")
+        if not equals:
+            raise click.BadParameter(f"{value!r} is not of the form OLD=NEW")
+        found[old] = new
+    return found
+
+
+def _folders(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Any]:
+    from slimtensors.resolving import BaseDir
+
+    for value in values:
+        if not Path(value).is_dir():
+            raise click.BadParameter(f"{value} is no folder")
+    return [BaseDir(value) for value in values]
+
+
+base = click.option(
+    "--base", metavar="BASE", help="File or folder that tensors are differences from; else searched for by digest."
+)
+base_dirs = click.option(
+    "--base-dir",
+    "base_dirs",
+    multiple=True,
+    callback=_folders,
+    metavar="DIR",
+    help="Folder to search for bases, as well as those in SLIMTENSORS_BASE_DIR; may be repeated.",
+)
+base_map = click.option(
+    "--map",
+    "base_map",
+    multiple=True,
+    callback=_pairs,
+    metavar="OLD=NEW",
+    help="A tensor, or prefix that ends in a dot, is OLD in the base and NEW here; may be repeated.",
+)
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 verbose = click.option(
     "-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; -vv also shows tracebacks."

@@ -17,6 +17,8 @@ __all__ = ["command"]
 @options.path("path")
 @options.as_json
 @options.threads
+@options.base
+@options.base_dirs
 @options.max_bytes
 @options.progress
 @options.quiet
@@ -25,6 +27,8 @@ def command(
     path: str,
     as_json: bool,
     threads: int | None,
+    base: str | None,
+    base_dirs: list[Any],
     max_bytes: int | None,
     progress: bool | None,
     quiet: bool,
@@ -40,10 +44,11 @@ def command(
     from slimtensors.errors import FormatError
 
     files, problems = _files(Path(path))
+    bases = [*([base] if base else []), *base_dirs]
     results: list[dict[str, Any]] = []
     for file in files:
         try:
-            results.append(_verify(file, threads, max_bytes, quiet, progress))
+            results.append(_verify(file, threads, bases, max_bytes, quiet, progress))
         except FormatError as error:  # noqa: PERF203 # one damaged file must not stop the others
             if len(files) == 1 and not problems:
                 raise
@@ -107,7 +112,7 @@ def _check_index(index: Path) -> list[str]:
 
 
 def _verify(
-    file: Path, threads: int | None, max_bytes: int | None, quiet: bool, progress: bool | None
+    file: Path, threads: int | None, bases: list[Any], max_bytes: int | None, quiet: bool, progress: bool | None
 ) -> dict[str, Any]:
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
@@ -117,5 +122,5 @@ def _verify(
     with open_file(file, verify="none", max_bytes=max_bytes) as opened:
         total = opened.header.decoded_bytes
     with naming(file), bar(total, file.name, quiet=quiet, asked=progress) as advance:
-        found = verify(file, threads=threads, max_bytes=max_bytes, progress=advance)
+        found = verify(file, base=bases, threads=threads, max_bytes=max_bytes, progress=advance)
     return {"file": str(file), **found._asdict()}

@@ -31,6 +31,13 @@ class Base:
     def units(self) -> int:
         return self.nbytes // self.dtype.unit_bytes
 
+    def __str__(self) -> str:
+        """What it is called, where it was, and its identity."""
+        words = {"tensor": "{!r}", "file": "of the file {!r}", "repository": "of {}", "revision": "at revision {}"}
+        known = [form.format(self.hints[key]) for key, form in words.items() if key in self.hints]
+        kind = f"{self.dtype.name}{list(self.shape)}"
+        return " ".join(["the base tensor", *known, f"({kind}, identity {self.identity.hex()})"])
+
     def to_json(self) -> dict[str, Any]:
         return {
             "dtype": self.dtype.name,

@@ -1,0 +1,242 @@
+"""The tensors of a base: of a file, of a folder, sharded or not, or of arrays in memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.container.digest import new_identity
+from slimtensors.container.header import Base
+from slimtensors.container.source import ByteSource, aligned_empty, open_source
+from slimtensors.dtypes import DType, bytes_of
+from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.expression import Delta
+from slimtensors.inputs import ArrayInput, Input, unit_count
+from slimtensors.limits import CHUNK_BYTES
+from slimtensors.reading import BaseSource, Piece, TensorFile, open_file
+from slimtensors.recognise import what_is
+from slimtensors.safetensors_file import read_safetensors
+
+__all__ = ["BaseModel", "BaseTensor", "StoredInput", "delta_base", "open_base", "weight_files"]
+
+Units = npt.NDArray[Any]
+
+SUFFIXES = (".safetensors", ".slimtensors")
+# The Hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE.
+_CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+
+_hashes: dict[Hashable, bytes] = {}  # identities taken by this process, by file, its state and the range
+_hashes_lock = threading.Lock()
+
+
+class StoredInput:
+    """A tensor of a slimtensors file, as an input of another file."""
+
+    def __init__(self, file: TensorFile, index: int) -> None:
+        tensor = file.header.tensors[index]
+        self.name, self.dtype, self.shape = tensor.name, tensor.dtype, tensor.shape
+        self._file, self._index = file, index
+
+    @property
+    def place(self) -> Hashable:
+        return id(self._file), self._file.header.target(self._index)
+
+    def read(self, start: int, count: int) -> Units:
+        """Units [start, start + count), decoded in the caller's thread."""
+        out = aligned_empty(count * self.dtype.unit_bytes).view(self.dtype.unit)
+        self._file.fill([Piece(self._index, start, out)], 1)
+        return out
+
+
+class BaseTensor(NamedTuple):
+    """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `base`: what it is
+    itself a delta from. `key`: under which a computed identity is kept, if its bytes cannot change unseen.
+    """
+
+    tensor: Input
+    where: str
+    hints: dict[str, str]
+    stored: bytes | None = None
+    base: Base | None = None
+    key: Hashable = None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def identity(self) -> bytes:
+        """BLAKE3 of its bytes: as stated, or taken now."""
+        if self.stored is not None:
+            return self.stored
+        with _hashes_lock:
+            found = _hashes.get(self.key) if self.key is not None else None
+        if found is None:
+            found = _hash(self.tensor)
+            if self.key is not None:
+                with _hashes_lock:
+                    _hashes[self.key] = found
+        return found
+
+    def as_base(self) -> Base:
+        """What a header says of it."""
+        return Base(self.dtype, self.shape, self.identity(), {"tensor": self.name, **self.hints})
+
+
+class BaseModel:
+    """Tensors by name, and the files that they are read from."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.tensors: dict[str, BaseTensor] = {}
+        self._close: list[Callable[[], None]] = []
+
+    def add(self, tensor: BaseTensor) -> None:
+        """The first tensor of a name counts."""
+        self.tensors.setdefault(tensor.name, tensor)
+
+    def on_close(self, close: Callable[[], None]) -> None:
+        self._close.append(close)
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        while self._close:
+            self._close.pop()()
+
+
+def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
+    """Open what a caller names as base: a file or folder (or the index of its shards), bytes, a file object, an object
+    with ranged reads, a mapping from names to arrays. bases: where the base's own bases come from.
+
+    Raises UsageError for anything else, NotSlimtensorsError for a file of another kind.
+    """
+    if isinstance(target, Mapping):
+        model = BaseModel("the arrays given as base")
+        for name, array in target.items():
+            if not isinstance(array, (np.ndarray, np.generic)):
+                raise UsageError(f"base tensor {name!r} is a {type(array).__name__}, not a NumPy array")
+            model.add(BaseTensor(ArrayInput(name, np.asarray(array)), model.label, {}))
+        return model
+    if isinstance(target, tuple) and all(isinstance(item, ArrayInput) for item in target):
+        model = BaseModel("the arrays given as base")
+        for item in target:
+            model.add(BaseTensor(item, model.label, {}))
+        return model
+    model = BaseModel(os.fspath(target) if isinstance(target, (str, os.PathLike)) else "the base")
+    try:
+        if isinstance(target, (str, os.PathLike)):
+            for path in weight_files(Path(target)):
+                _add_file(model, path, path, bases)
+        else:
+            _add_file(model, target, None, bases)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The weight files that a path stands for; those of a folder's top level, or if it has none those below it.
+
+    Where both kinds hold a model, .safetensors come first: no decoding.
+    """
+    if path.name.endswith(".json"):
+        path.stat()  # raises for a path that leads nowhere
+        path = path.parent
+    if not path.is_dir():
+        return [path]
+    for names in (path.iterdir(), path.rglob("*")):
+        found = sorted(each for each in names if each.suffix in SUFFIXES and each.is_file())
+        if found:
+            return sorted(found, key=lambda each: SUFFIXES.index(each.suffix))
+    raise NotSlimtensorsError(f"{path} holds no *.safetensors or *.slimtensors file, so it is no base")
+
+
+def _add_file(model: BaseModel, target: Any, path: Path | None, bases: BaseSource | None) -> None:
+    source: ByteSource = open_source(target)
+    try:
+        kind, advice = what_is(source)
+    except BaseException:
+        source.close()
+        raise
+    hints = _hints(path) if path is not None else {}
+    if kind == "slimtensors":
+        source.close()
+        file = open_file(target, bases=None if bases is None else _Borrowed(bases))
+        model.on_close(file.close)
+        for i, tensor in enumerate(file.header.tensors):
+            if tensor.units:
+                stored = BaseTensor(
+                    StoredInput(file, i), source.label, hints, file.reader.identities[i], delta_base(file, i)
+                )
+                model.add(stored)
+        return
+    model.on_close(source.close)
+    if kind not in ("safetensors", "of an unknown kind"):
+        raise NotSlimtensorsError(
+            f"the base {source.label} is neither safetensors nor slimtensors but {kind}"
+            + (f"; {advice}" if advice else "")
+        )
+    state = _state(path)
+    for each in read_safetensors(source).inputs:
+        if unit_count(each):
+            key = None if state is None else (*state, each.offset, each.dtype.name, each.shape)
+            model.add(BaseTensor(each, source.label, hints, key=key))
+
+
+class _Borrowed:
+    """A source of bases that does not end with the file that it is lent to."""
+
+    def __init__(self, bases: BaseSource) -> None:
+        self.read = bases.read
+
+    def close(self) -> None:
+        """Its owner closes it."""
+
+
+def delta_base(file: TensorFile, index: int) -> Base | None:
+    """What a tensor of a slimtensors file is a delta from."""
+    number = file.header.tensor_stream[file.header.holder(index)]
+    if number is None:
+        return None
+    expression = file.header.streams[number].expression
+    return file.header.bases[expression.base] if isinstance(expression, Delta) else None
+
+
+def _state(path: Path | None) -> tuple[Hashable, ...] | None:
+    """What changes when a file does."""
+    if path is None:
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _hints(path: Path) -> dict[str, str]:
+    """For people: where the base came from. Nothing here is ever opened."""
+    hints = {"file": path.name}
+    cached = _CACHED.search(Path(os.path.abspath(path)).as_posix())  # noqa: PTH100 # not through the cache's links
+    if cached:
+        hints |= {"repository": cached[1].replace("--", "/"), "revision": cached[2]}
+    return hints
+
+
+def _hash(tensor: Input) -> bytes:
+    hasher, units = new_identity(), unit_count(tensor)
+    step = CHUNK_BYTES // tensor.dtype.unit_bytes
+    for start in range(0, units, step):
+        hasher.update(bytes_of(tensor.read(start, min(step, units - start))))
+    return bytes(hasher.digest())

@@ -1,0 +1,51 @@
+"""`slimtensors flatten`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from slimtensors.cli import options
+
+__all__ = ["command"]
+
+
+@click.command("flatten", short_help="Make a file that needs no base of one that does.")
+@options.path("file")
+@options.path("out")
+@options.base
+@options.base_dirs
+@options.preset
+@options.threads
+@options.force
+@options.max_bytes
+@options.progress
+@options.quiet
+@options.verbose
+def command(
+    file: str,
+    out: str,
+    base: str | None,
+    base_dirs: list[Any],
+    preset: str,
+    threads: int | None,
+    force: bool,
+    max_bytes: int | None,
+    progress: bool | None,
+    quiet: bool,
+    verbose: int,
+) -> None:
+    """Write to OUT the tensors of FILE without bases. OUT gives back the same source file."""
+    del verbose  # has done its work when it was parsed
+    from slimtensors.cli.convert import rewrite
+    from slimtensors.flattening import flatten
+
+    rewrite(
+        Path(file), Path(out), force, max_bytes, quiet, progress,
+        lambda advance: flatten(
+            file, out, base=[*([base] if base else []), *base_dirs], preset=preset, threads=threads,
+            max_bytes=max_bytes, progress=advance,
+        ),
+    )  # fmt: skip

@@ -1,0 +1,352 @@
+"""Models stored as differences from a base, as users write and read them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file as load_plain
+from safetensors.numpy import save_file as save_plain
+
+import slimtensors
+from api.made import same
+from slimtensors import BaseDir, BaseError, UsageError
+from slimtensors.numpy import apply_delta, load_file, save, save_file
+
+Arrays = dict[str, np.ndarray[Any, Any]]
+
+
+def model(seed: int = 0, rows: int = 300) -> Arrays:
+    """A small model with an embedding, two layers and a bias."""
+    rng = np.random.default_rng(seed)
+
+    def matrix(height: int, width: int = 256) -> np.ndarray[Any, Any]:
+        return (rng.standard_normal((height, width)) * 0.02).astype(ml_dtypes.bfloat16)
+
+    return {"embed.weight": matrix(rows), "a.weight": matrix(256), "b.weight": matrix(256), "b.bias": matrix(1)[0]}
+
+
+def tuned(base: Arrays, seed: int = 1) -> Arrays:
+    """A fine-tune: every weight moved a little."""
+    rng = np.random.default_rng(seed)
+    return {
+        name: (array.astype(np.float32) * (1 + rng.standard_normal(array.shape) * 2e-3)).astype(array.dtype)
+        for name, array in base.items()
+    }
+
+
+def equal(a: Arrays, b: Arrays) -> bool:
+    return a.keys() == b.keys() and all(same(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A base and a fine-tune of it, in folders of their own."""
+    base = model()
+    (tmp_path / "base").mkdir()
+    save_plain(base, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    save_plain(tuned(base), tmp_path / "tuned.safetensors", {"format": "pt"})
+    return tmp_path / "base" / "model.safetensors", tmp_path / "tuned.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have set the variable."""
+    monkeypatch.delenv("SLIMTENSORS_BASE_DIR", raising=False)
+
+
+def deltas(path: Path | bytes) -> int:
+    return len(slimtensors.dependencies(path))
+
+
+def test_there_and_back(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, source = pair
+    file, plain = tmp_path / "tuned.slimtensors", tmp_path / "plain.slimtensors"
+    slimtensors.compress(source, file, base=base)
+    slimtensors.compress(source, plain)
+    assert file.stat().st_size < 0.8 * plain.stat().st_size
+    assert deltas(file) == 3
+    slimtensors.decompress(file, tmp_path / "again.safetensors", base=base)
+    assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    assert slimtensors.verify(file, base=base).tensors == 4
+    assert equal(load_file(file, base=base.parent), load_plain(source))
+
+
+@pytest.mark.parametrize("kind", ["slimtensors", "bytes", "mapping", "function", "list", "folder", "variable"])
+def test_kinds_of_bases(pair: tuple[Path, Path], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, source = pair
+    file = tmp_path / "tuned.slimtensors"
+    compressed = tmp_path / "elsewhere" / "deep" / "base.slimtensors"
+    compressed.parent.mkdir(parents=True)
+    slimtensors.compress(base, compressed)
+    bases: dict[str, Any] = {
+        "slimtensors": compressed,
+        "bytes": compressed.read_bytes(),
+        "mapping": load_plain(base),
+        "function": lambda needed: compressed if needed.hints["tensor"] else None,
+        "list": [model(5), base],
+        "folder": BaseDir(tmp_path / "elsewhere"),
+        "variable": None,
+    }
+    slimtensors.compress(source, file, base=bases[kind] if kind in ("slimtensors", "bytes", "mapping") else base)
+    assert deltas(file) == 3
+    if kind == "variable":
+        monkeypatch.setenv("SLIMTENSORS_BASE_DIR", f"{tmp_path / 'no'}{os.pathsep}{base.parent}")
+    if kind == "list":  # a wrong base first: of other names, so that it is passed over
+        bases[kind][0] = {f"x.{name}": array for name, array in bases[kind][0].items()}
+    assert equal(load_file(file, base=bases[kind]), load_plain(source))
+
+
+def test_shards(tmp_path: Path) -> None:
+    """The base is sharded differently from the model."""
+    base = model()
+    names = list(base)
+    folder = tmp_path / "base"
+    folder.mkdir()
+    save_plain({name: base[name] for name in names[:1]}, folder / "model-00001-of-00002.safetensors")
+    save_plain({name: base[name] for name in names[1:]}, folder / "model-00002-of-00002.safetensors")
+    save_file(tuned(base), tmp_path / "tuned.slimtensors", base=folder)
+    assert deltas(tmp_path / "tuned.slimtensors") == 3
+    assert equal(load_file(tmp_path / "tuned.slimtensors", base=folder), tuned(base))
+
+
+def test_names_and_shapes_that_changed() -> None:
+    base, result = model(), tuned(model())
+    changed = {
+        "net.embed.weight": np.concatenate([result["embed.weight"], result["embed.weight"][:7]]),
+        "net.a.weight": result["a.weight"],
+        "net.new.weight": result["b.weight"],
+        "net.b.bias": result["b.bias"],
+        "other": model(9)["a.weight"],
+    }
+    data = save(changed, base=base, base_map={"b.weight": "net.new.weight"})
+    assert deltas(data) == 3
+    assert equal(slimtensors.numpy.load(data, base=base), changed)
+    with pytest.raises(UsageError, match="fits nothing"):
+        save(changed, base=base, base_map={"c": "d"})
+
+
+def test_a_base_of_another_dtype(tmp_path: Path) -> None:
+    """Weights in BF16 against the FP32 that they were rounded from, and the other way round."""
+    wide = {name: array.astype(np.float32) + np.float32(1e-9) for name, array in model().items()}
+    narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in wide.items()}
+    save_plain(wide, tmp_path / "wide.safetensors")
+    data = save(narrow, base=tmp_path / "wide.safetensors")
+    assert deltas(data) == 3
+    assert len(data) < 0.1 * len(save(narrow))
+    assert equal(slimtensors.numpy.load(data, base=tmp_path / "wide.safetensors"), narrow)
+    back = save(wide, base=narrow)
+    assert deltas(back) == 3
+    assert len(back) < len(save(wide))
+    assert equal(slimtensors.numpy.load(back, base=narrow), wide)
+
+
+def test_report(tmp_path: Path) -> None:
+    base = model()
+    base["head"] = base["embed.weight"] * 2
+    result = {
+        "p.embed.weight": tuned(base)["embed.weight"][:-2],
+        "p.a.weight": base["a.weight"],
+        "p.b.weight": base["b.weight"].reshape(512, 128),
+        "p.b.bias": base["b.bias"].astype(np.int16),
+        "lm": tuned(base)["head"],
+        "none": np.zeros((0, 3), np.float32),
+    }
+    save_plain(result, tmp_path / "model.safetensors")
+    report = slimtensors.match_base(tmp_path / "model.safetensors", base)
+    how = {each.tensor: (each.base, each.how) for each in report.matches}
+    assert how["p.embed.weight"] == ("embed.weight", "without the prefix 'p.', 2 rows removed")
+    assert how["p.a.weight"] == ("a.weight", "without the prefix 'p.'")
+    assert how["p.b.weight"][0] is None
+    assert "the base has the shape [256, 256], this one [512, 128]" in how["p.b.weight"][1]
+    assert how["p.b.bias"][0] is None
+    assert "the base has BF16, this one I16" in how["p.b.bias"][1]
+    assert how["lm"] == ("head", "by content, under another name")
+    assert how["none"] == (None, "no elements")
+    assert report.matched == 3
+
+
+def test_auto(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """The model's card names its base, which lies in a folder that the caller names; nothing else is opened."""
+    base, source = pair
+    models = tmp_path / "models"
+    (models / "org" / "good").mkdir(parents=True)
+    (models / "org" / "good" / "model.safetensors").write_bytes(base.read_bytes())
+    save_plain(model(7), models / "bad.safetensors")
+    card = tmp_path / "README.md"
+    card.write_text("---\nlicense: mit\nbase_model:\n  - other/bad\n  - org/good\n---\n# A model\n")
+    file = tmp_path / "tuned.slimtensors"
+    reports: list[slimtensors.MatchReport] = []
+    slimtensors.compress(source, file, base="auto", base_dirs=[BaseDir(models)], on_match=reports.append)
+    assert reports[0].note == "org/good, named by README.md, confirmed on a sample"
+    assert {each.hints["repository"] for each in slimtensors.dependencies(file)} == {"org/good"}
+    assert equal(load_file(file, base=BaseDir(models)), load_plain(source))
+    card.write_text("---\nbase_model: ../../etc/base\n---\n")
+    slimtensors.compress(source, file, base="auto", base_dirs=[BaseDir(models)], on_match=reports.append)
+    assert reports[1].base is None
+    assert deltas(file) == 0
+    (tmp_path / "config.json").write_text('{"_name_or_path": "/home/somebody/org/good/"}')
+    slimtensors.compress(source, file, base="auto", base_dirs=[BaseDir(models)], on_match=reports.append)
+    assert "named by config.json" in reports[2].note
+
+
+def test_missing_wrong_and_changed(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, source = pair
+    file = tmp_path / "tuned.slimtensors"
+    slimtensors.compress(source, file, base=base)
+    with pytest.raises(BaseError, match=r"the base tensor '.*' of the file 'model.safetensors'.*was not found.*--base"):
+        load_file(file)
+    with pytest.raises(BaseError, match="does not hold it"):
+        load_file(file, base={"x": np.zeros(3, np.float32)})
+    with pytest.raises(BaseError, match="holds another one of that name"):
+        load_file(file, base={name: array[:100] for name, array in load_plain(base).items()})
+    changed = load_plain(base)
+    changed["a.weight"] = changed["a.weight"].copy()
+    changed["a.weight"][17, 3] += 1
+    with pytest.raises(BaseError, match=r"tensor 'a.weight'.*--base"):
+        load_file(file, base=changed)
+    save_file(changed, tmp_path / "changed.slimtensors")
+    with pytest.raises(BaseError, match=r"holds another one of that name, with identity [0-9a-f]{64}"):
+        load_file(file, base=tmp_path / "changed.slimtensors")
+    assert slimtensors.inspect(file).tensors  # needs no base
+    with slimtensors.safe_open(file) as opened:
+        assert opened.get_tensor("b.bias").shape == (256,)
+
+
+def test_chains_and_cycles(tmp_path: Path) -> None:
+    """A base may be a delta itself, but not of what is made from it, and not for ever."""
+    state = model()
+    previous: Any = tmp_path / "0.safetensors"
+    save_plain(state, previous)
+    for i in range(1, 9):
+        state = tuned(state, i)
+        save_file(state, tmp_path / f"{i}.slimtensors", base=[previous, BaseDir(tmp_path)])
+        previous = tmp_path / f"{i}.slimtensors"
+    assert equal(load_file(previous, base=BaseDir(tmp_path)), state)
+    save_file(state, tmp_path / "8.plain")
+    ninth = tuned(state, 9)
+    save_file(ninth, tmp_path / "9.slimtensors", base=tmp_path / "8.plain")
+    (tmp_path / "8.plain").unlink()
+    with pytest.raises(BaseError, match="more than 8 deltas"):
+        save(ninth, base=[previous, BaseDir(tmp_path)])
+    with pytest.raises(BaseError, match="was not found"):
+        save(ninth, base=previous)
+    with pytest.raises(BaseError, match="more than 8 deltas"):
+        load_file(tmp_path / "9.slimtensors", base=BaseDir(tmp_path))
+    circle = tmp_path / "circle"
+    circle.mkdir()
+    one, two = model(1), tuned(model(1), 2)
+    save_file(one, circle / "one.slimtensors", base=two)
+    save_file(two, circle / "two.slimtensors", base=one)
+    with pytest.raises(BaseError, match="a cycle"):
+        load_file(circle / "one.slimtensors", base=BaseDir(circle))
+    assert equal(load_file(circle / "one.slimtensors", base=[BaseDir(circle), two]), one)
+
+
+def test_flatten_and_rebase(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, source = pair
+    file, flat, moved = (tmp_path / f"{name}.slimtensors" for name in ("tuned", "flat", "moved"))
+    slimtensors.compress(source, file, base=base)
+    slimtensors.flatten(file, flat, base=base)
+    slimtensors.compress(source, tmp_path / "plain.slimtensors")
+    assert flat.read_bytes() == (tmp_path / "plain.slimtensors").read_bytes()
+    other = tuned(load_plain(base), 3)
+    slimtensors.rebase(file, moved, other, old_base=base)
+    assert deltas(moved) == 3
+    slimtensors.decompress(moved, tmp_path / "again.safetensors", base=other)
+    assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    with pytest.raises(BaseError):
+        slimtensors.flatten(file, tmp_path / "no.slimtensors")
+    assert not (tmp_path / "no.slimtensors").exists()
+
+
+class Counting:
+    """A file in memory that counts what is read."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = path.read_bytes()
+        self.count = 0
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        self.count += length
+        return self.data[offset : offset + length]
+
+
+def test_a_slice_reads_what_it_touches(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = {"w": (rng.standard_normal((16384, 256)) * 0.02).astype(ml_dtypes.bfloat16)}  # 8 MiB
+    result = tuned(base)
+    save_plain(base, tmp_path / "base.safetensors")
+    save_file(result, tmp_path / "tuned.slimtensors", base=tmp_path / "base.safetensors")
+    file, given = Counting(tmp_path / "tuned.slimtensors"), Counting(tmp_path / "base.safetensors")
+    with slimtensors.safe_open(file, base=given) as opened:
+        found = opened.get_slice("w")[5000:5010]
+    assert same(found, result["w"][5000:5010])
+    assert given.count < 1.2 * 2**20
+    assert file.count < 1.2 * 2**20
+
+
+def test_apply() -> None:
+    """Arrays are base and destination; nothing changes if anything is wrong."""
+    base = model()
+    result = tuned(base)
+    data = save(result, base=base)
+    live = {name: array.copy() for name, array in base.items()}
+    live["extra"] = np.ones(3)
+    memory = {name: array.ctypes.data for name, array in live.items()}
+    apply_delta(data, live)
+    assert equal({name: live[name] for name in result}, result)
+    assert memory == {name: array.ctypes.data for name, array in live.items()}
+    assert live["extra"].tolist() == [1, 1, 1]
+
+    wrong = {name: array.copy() for name, array in base.items()}
+    wrong["b.weight"][200, 3] += 1
+    before = {name: array.copy() for name, array in wrong.items()}
+    with pytest.raises(BaseError, match="another version"):
+        apply_delta(data, wrong)
+    assert equal(wrong, before)
+    with pytest.raises(UsageError, match="not among the arrays"):
+        apply_delta(data, {"a.weight": wrong["a.weight"]})
+    fixed = {name: array.copy() for name, array in base.items()}
+    fixed["a.weight"].flags.writeable = False
+    with pytest.raises(UsageError, match="writable"):
+        apply_delta(data, fixed)
+    damaged = bytearray(data)
+    damaged[-100] ^= 1
+    intact = {name: array.copy() for name, array in base.items()}
+    with pytest.raises(slimtensors.FormatError):
+        apply_delta(bytes(damaged), intact)
+    assert equal(intact, base)
+
+
+def test_one_array() -> None:
+    base = model()["a.weight"]
+    result = tuned(model())["a.weight"]
+    data = slimtensors.encode(result, base=base)
+    assert len(data) < len(slimtensors.encode(result))
+    assert same(slimtensors.decode(data, base=base), result)
+    with pytest.raises(BaseError):
+        slimtensors.decode(data)
+
+
+def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
+    """MiniLM in BF16 with every weight moved: far smaller than plain, and bit for bit."""
+    base = {name: array.astype(ml_dtypes.bfloat16) for name, array in load_plain(minilm).items() if array.ndim == 2}
+    rng = np.random.default_rng(0)
+    result = {
+        name: (array.astype(np.float32) + rng.standard_normal(array.shape) * 2e-5).astype(array.dtype)
+        for name, array in base.items()
+    }
+    save_plain(base, tmp_path / "base.safetensors")
+    save_plain(result, tmp_path / "tuned.safetensors")
+    slimtensors.compress(tmp_path / "tuned.safetensors", tmp_path / "t.slimtensors", base=tmp_path / "base.safetensors")
+    assert (tmp_path / "t.slimtensors").stat().st_size < 0.3 * (tmp_path / "tuned.safetensors").stat().st_size
+    slimtensors.decompress(tmp_path / "t.slimtensors", tmp_path / "again", base=tmp_path / "base.safetensors")
+    assert (tmp_path / "again").read_bytes() == (tmp_path / "tuned.safetensors").read_bytes()

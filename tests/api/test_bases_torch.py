@@ -1,0 +1,63 @@
+"""Bases and live weights of torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import slimtensors
+from slimtensors import BaseError
+from slimtensors.torch import apply_delta, load_file, save, save_file
+
+
+def model(seed: int) -> torch.nn.Module:
+    """Layers, one tied to another, and a buffer."""
+    torch.manual_seed(seed)
+    made = torch.nn.Sequential(torch.nn.Embedding(300, 256), torch.nn.Linear(256, 256), torch.nn.Linear(256, 300))
+    made[2].weight = made[0].weight  # type: ignore[assignment] # tied
+    made.register_buffer("steps", torch.arange(7))
+    return made.to(torch.bfloat16)
+
+
+def train(module: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.mul_(1 + 2e-3 * torch.randn_like(parameter, dtype=torch.float32)).to(parameter.dtype)
+
+
+def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_from_a_trainer_to_a_server() -> None:
+    trainer, server = model(0), model(0)
+    places = {name: tensor.data_ptr() for name, tensor in server.state_dict().items()}
+    for _ in range(2):
+        before = state(trainer)
+        train(trainer)
+        data = save(trainer.state_dict(), base=before)
+        assert slimtensors.dependencies(data)
+        apply_delta(data, server)
+        assert equal(state(server), state(trainer))
+        assert places == {name: tensor.data_ptr() for name, tensor in server.state_dict().items()}
+    stale = state(server)
+    with pytest.raises(BaseError, match="another version"):
+        apply_delta(data, server)  # it was made against the state before
+    assert equal(state(server), stale)
+
+
+def test_tensors_as_base(tmp_path: object) -> None:
+    module = model(1)
+    before = state(module)
+    train(module)
+    path = f"{tmp_path}/model.slimtensors"
+    save_file(module.state_dict(), path, base=before)
+    assert equal(load_file(path, base=before), state(module))
+    with slimtensors.safe_open(path, "pt", base=before) as file:
+        assert torch.equal(file.get_slice("1.weight")[5:9], module.state_dict()["1.weight"][5:9])
+    with pytest.raises(BaseError):
+        load_file(path, base=model(2).state_dict())

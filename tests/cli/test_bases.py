@@ -1,0 +1,143 @@
+"""compress --base, deps, flatten, rebase, and bases of decompress, verify and inspect."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from click.testing import Result
+from safetensors.numpy import load_file, save_file
+
+from cli.conftest import SHARDS, weights
+from cli.processes import contents
+
+Invoke = Callable[..., Result]
+
+
+@pytest.fixture(autouse=True)
+def no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have set the variable."""
+    monkeypatch.delenv("SLIMTENSORS_BASE_DIR", raising=False)
+
+
+def moved(path: Path, target: Path) -> Path:
+    """A copy of a weight file in which every float has moved a little."""
+    rng = np.random.default_rng(5)
+    tensors = {
+        name: np.asarray(array.astype(np.float32) * (1 + 1e-6 * rng.standard_normal(array.shape))).astype(array.dtype)
+        if array.dtype in (np.float32, ml_dtypes.bfloat16)
+        else array
+        for name, array in load_file(path).items()
+    }
+    save_file(tensors, target, {"format": "pt"})
+    return target
+
+
+@pytest.fixture
+def tuned(model: Path, tmp_path: Path) -> Path:
+    """A fine-tune of the model."""
+    return moved(model, tmp_path / "tuned.safetensors")
+
+
+def test_compress_and_decompress(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tuned.slimtensors"
+    result = invoke("compress", tuned, "--base", model)
+    assert result.exit_code == 0, result.output
+    assert "7 of 8 tensors match the base" in result.output  # one has no elements
+    before = tuned.read_bytes()
+    missing = invoke("decompress", file, "-o", tmp_path / "out.safetensors")
+    assert missing.exit_code == 1
+    assert "was not found" in missing.stderr
+    assert "--base" in missing.stderr
+    for options in (["--base", model], ["--base-dir", model.parent]):
+        result = invoke("decompress", file, "-o", tmp_path / "out.safetensors", "--force", *options)
+        assert result.exit_code == 0, result.output
+        assert (tmp_path / "out.safetensors").read_bytes() == before
+    assert invoke("verify", file).exit_code == 1
+    assert invoke("verify", file, "--base", model).exit_code == 0
+    assert invoke("decompress", file, "--base", tmp_path / "no", "-o", tmp_path / "x").exit_code == 3
+
+
+def test_dry_run_and_maps(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "renamed.safetensors"
+    save_file({name.replace("layer1.", "net.1."): array for name, array in load_file(tuned).items()}, renamed)
+    result = invoke("compress", renamed, "--base", model, "--map", "layer1.=net.1.", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "by the map" in result.output
+    assert not (tmp_path / "renamed.slimtensors").exists()
+    assert invoke("compress", renamed, "--base", model, "--map", "layer1", "--dry-run").exit_code == 2
+    assert invoke("compress", renamed, "--base", model, "--map", "a=b").exit_code == 2
+    assert invoke("compress", renamed, "--map", "a=b").exit_code == 2
+    assert invoke("compress", renamed, "--base", tmp_path / "no").exit_code == 3
+
+
+def test_deps_and_inspect(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
+    file = tmp_path / "tuned.slimtensors"
+    invoke("compress", tuned, "--base", model, "-q")
+    found = json.loads(invoke("deps", file, "--json", "--base-dir", model.parent).output)
+    assert found["missing"] == 0
+    assert found["bases"]
+    for base in found["bases"]:
+        assert base["hints"]["file"] == "model.safetensors"
+        assert str(model) in base["found"]
+        assert len(base["identity"]) == 64
+    text = invoke("deps", file)
+    assert text.exit_code == 0
+    assert "not found" in text.output
+    assert "--base-dir" in text.output
+    report = json.loads(invoke("inspect", file, "--json", "--why").output)
+    of_base = [t for t in report["tensors"] if "base" in t]
+    assert {t["base"]["identity"] for t in of_base} == {b["identity"] for b in found["bases"]}
+    assert "needs" in invoke("inspect", file).output
+    invoke("compress", model)
+    assert "needs no base" in invoke("deps", model.with_suffix(".slimtensors")).output
+
+
+def test_flatten_and_rebase(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
+    file, flat, other = (tmp_path / f"{name}.slimtensors" for name in ("tuned", "flat", "other"))
+    invoke("compress", tuned, "--base", model)
+    assert invoke("flatten", file, flat).exit_code == 1
+    assert not flat.exists()
+    assert invoke("flatten", file, flat, "--base", model).exit_code == 0
+    assert invoke("flatten", file, flat, "--base", model).exit_code == 2  # it is there already
+    assert invoke("flatten", file, file, "--force").exit_code == 2
+    assert "needs no base" in invoke("deps", flat).output
+    newer = moved(tuned, tmp_path / "newer.safetensors")
+    result = invoke("rebase", file, other, "--base", newer, "--old-base", model)
+    assert result.exit_code == 0, result.output
+    assert "newer.safetensors" in invoke("deps", other).output
+    invoke("decompress", other, "--base", newer, "-o", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == tuned.read_bytes()
+
+
+def test_folders(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
+    """A sharded folder against a base of one file, with a folder within."""
+    base = tmp_path / "base"
+    (base / "1_Pooling").mkdir(parents=True)
+    save_file(weights(0) | weights(1), base / "model.safetensors")
+    save_file(weights(7), base / "1_Pooling" / "extra.safetensors")
+    for path in (*(sharded / shard for shard in SHARDS), sharded / "1_Pooling" / "extra.safetensors"):
+        moved(path, path)
+    before = contents(sharded)
+    result = invoke("compress", sharded, "--base", base)
+    assert result.exit_code == 0, result.output
+    for name in (*SHARDS, "1_Pooling/extra.safetensors"):
+        path = (tmp_path / "sharded-slim" / name).with_suffix(".slimtensors")
+        assert json.loads(invoke("deps", path, "--json").output)["missing"] > 0, name
+    result = invoke("decompress", tmp_path / "sharded-slim", "-o", tmp_path / "back", "--base-dir", base)
+    assert result.exit_code == 0, result.output
+    assert contents(tmp_path / "back") == before
+
+
+def test_auto(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "models" / "org--base").mkdir(parents=True)
+    (tmp_path / "models" / "org--base" / "model.safetensors").write_bytes(model.read_bytes())
+    nothing = invoke("compress", tuned, "--base", "auto", "--dry-run")
+    assert "no base" in nothing.output
+    (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
+    result = invoke("compress", tuned, "--base", "auto", "--base-dir", tmp_path / "models")
+    assert "org/base, named by adapter_config.json, confirmed on a sample" in result.output
