@@ -124,7 +124,7 @@ def parse_expression(value: object) -> Bits | Gather | Mul | Decimal | Ref | Cas
         first, scale = pair(object_["mul"], "mul")
         check(keyed(first, "mul").keys() == {"gather"}, "mul: the first is not a gather")
         gather = parse_gather(first["gather"])
-        return Mul(gather.palette, gather.codes, integer(scale, 0, 2**48, "mul"))
+        return Mul(gather.palette, gather.codes, integer(scale, 0, 16, "mul"))
     if object_.keys() == {"decimal"}:
         power, codes = pair(object_["decimal"], "decimal")
         return Decimal(integer(power, 0, 22, "decimal"), parse_codes(codes, 53))
@@ -159,7 +159,7 @@ def pair(value: object, what: str) -> list:
 
 def parse_gather(value: object) -> Gather:
     palette, codes = pair(value, "gather")
-    return Gather(integer(palette, 0, 2**48, "gather"), parse_codes(codes, 16))
+    return Gather(integer(palette, 0, 16, "gather"), parse_codes(codes, 16))
 
 
 def parse_codes(value: object, most: int) -> Bits:
