@@ -22,11 +22,13 @@ __all__ = [
     "Mul",
     "Part",
     "Ref",
+    "Sparse",
     "Stored",
     "parse",
 ]
 
 MAX_WIDTH = 16  # of a plane
+MASK_WIDTH = 8  # of a mask's plane: a field has a bit for each of eight units
 MAX_DECIMAL_WIDTH = 53  # of codes: integers of 52 bits and a sign
 MAX_POWER = 22  # 10^22 is the last that is exact in binary64
 MAX_SHIFT = 63
@@ -120,6 +122,11 @@ class Bits:
     def widths(self) -> tuple[int, ...]:
         return tuple(part.width for part in self.parts)
 
+    @property
+    def width(self) -> int:
+        """The bits of a unit that can be other than zero."""
+        return sum(self.widths)
+
     @cached_property
     def sides(self) -> set[int]:
         return {side for part in self.parts for side in part.sides}
@@ -148,6 +155,11 @@ class Delta:
     base: int  # position in the header's list
 
     @property
+    def width(self) -> int:
+        """The bits of a difference that can be other than zero."""
+        return self.bits.width
+
+    @property
     def sides(self) -> set[int]:
         return self.bits.sides
 
@@ -156,6 +168,32 @@ class Delta:
 
     def __str__(self) -> str:
         return f"base {self.base} + {self.bits}"
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Units that are zero where a mask says so, and elsewhere taken one after another from `values`."""
+
+    values: Bits
+
+    @cached_property
+    def bits(self) -> Bits:
+        """The planes of a chunk: the mask's, then those of the values."""
+        return Bits((Part(MASK_WIDTH), *self.values.parts), self.values.rotate)
+
+    @property
+    def width(self) -> int:
+        return self.values.width
+
+    @property
+    def sides(self) -> set[int]:
+        return set()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scatter": [{"plane": 1}, self.values.to_json()]}
+
+    def __str__(self) -> str:
+        return f"scatter[mask {self.values}]"
 
 
 @dataclass(frozen=True)
@@ -192,6 +230,10 @@ class Gather:
     bits: Bits  # the codes
 
     @property
+    def width(self) -> int:
+        return self.bits.width
+
+    @property
     def sides(self) -> set[int]:
         return {self.palette}
 
@@ -214,6 +256,10 @@ class Mul:
         return self.gather.bits
 
     @property
+    def width(self) -> int:
+        return self.bits.width
+
+    @property
     def sides(self) -> set[int]:
         return {self.gather.palette, self.scale}
 
@@ -232,6 +278,10 @@ class Decimal:
     bits: Bits
 
     @property
+    def width(self) -> int:
+        return self.bits.width
+
+    @property
     def sides(self) -> set[int]:
         return set()
 
@@ -242,7 +292,7 @@ class Decimal:
         return f"decimal{self.power}({self.bits})"
 
 
-Stored = Bits | Delta | Gather | Mul | Decimal  # what a stream holds
+Stored = Bits | Delta | Sparse | Gather | Mul | Decimal  # what a stream holds
 Expression = Stored | Ref | Cast
 
 
@@ -255,9 +305,11 @@ def parse(value: Any) -> Expression:
     """An expression from the header's JSON; FormatError for a wrong one, NewerFormatError for a draft one."""
     keys = _keys(value, "an expression")
     if keys == {"bits", "rotate"}:
-        return _bits(value)
+        return _bits(value, MAX_PLANES)
     if keys == {"add"}:
         return _delta(value["add"])
+    if keys == {"scatter"}:
+        return _sparse(value["scatter"])
     if keys == {"ref"}:
         return Ref(_integer(value["ref"], 0, MAX_TENSORS, "ref"))
     if keys == {"gather"}:
@@ -294,12 +346,12 @@ def _pair(value: Any, what: str) -> tuple[Any, Any]:
     return value[0], value[1]
 
 
-def _bits(value: Any) -> Bits:
+def _bits(value: Any, most: int) -> Bits:
     if _keys(value, "an expression") != {"bits", "rotate"}:
         raise FormatError(f"planes have the keys {sorted(value)}")
     parts = value["bits"]
-    if not isinstance(parts, list) or not 1 <= len(parts) <= MAX_PLANES:
-        raise FormatError(f"an expression has 1 to {MAX_PLANES} planes")
+    if not isinstance(parts, list) or not 1 <= len(parts) <= most:
+        raise FormatError(f"bits have 1 to {most} planes")
     return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
 
 
@@ -309,10 +361,22 @@ def _delta(arguments: Any) -> Delta:
     if _keys(arguments[0], "an argument of add") != {"base"}:
         raise FormatError("the first argument of add is not a base")
     base = _integer(arguments[0]["base"], 0, MAX_TENSORS, "base")
-    found = _bits(arguments[1])
+    found = _bits(arguments[1], MAX_PLANES)
     if found.rotate:
         raise FormatError("differences from a base are not rotated")
     return Delta(found, base)
+
+
+def _sparse(arguments: Any) -> Sparse:
+    if not isinstance(arguments, list) or len(arguments) != 2:
+        raise FormatError("scatter has two arguments: a mask and what it scatters")
+    if _keys(arguments[0], "the mask of a scatter") != {"plane"}:
+        raise FormatError("the first argument of scatter is not a plane")
+    _integer(arguments[0]["plane"], 1, 1, "the width of a mask")
+    values = _bits(arguments[1], MAX_PLANES - 1)  # the mask is a plane too
+    if values.sides or values.contexts:
+        raise FormatError("rows or contexts within a scatter by a mask")
+    return Sparse(values)
 
 
 def _part(value: Any) -> Part:

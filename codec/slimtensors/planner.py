@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import coded, layouts
-from slimtensors.codecs.chunk import find_affine
+from slimtensors.codecs.chunk import encode_chunk, find_affine
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
@@ -28,7 +28,7 @@ from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Delta, Expression, Ref
+from slimtensors.expression import Bits, Cast, Delta, Expression, Ref, Sparse, Stored
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_BYTES, PACK_TENSOR_BYTES
 
@@ -40,6 +40,8 @@ LATER_PRESETS = ("small",)
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
 MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
+MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
+SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
 MIN_ROW_GAIN = 0.1  # bits per unit that rows with trailing zeros must save in the sample
 
 Units = npt.NDArray[Any]
@@ -239,13 +241,16 @@ class _Builder:
         if structure is not None:
             self._add_structure(index, tensor, structure, chunk)
             return
+        expression, why_sparse = _sparse(tensor, bits, self.preset)
+        if isinstance(expression, Sparse):
+            by_row, why = False, why_sparse
         if by_row:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
-        self._note(Tensor(tensor.name, dtype, shape, self.intern(bits), chunk, sides), why or f"{dtype.name} fields")
-
+        planned = Tensor(tensor.name, dtype, shape, self.intern(expression), chunk, sides)
+        self._note(planned, why or f"{dtype.name} fields")
 
     def _add_structure(self, index: int, tensor: Input, structure: Structure, chunk: int) -> None:
         sides = []
@@ -316,6 +321,29 @@ def _row_flags(tensor: Input, low: int, high: int, *, tail: int) -> Units:
 def _zeros_below(value: int) -> int:
     """Trailing zero bits; many for 0."""
     return (value & -value).bit_length() - 1 if value else 64
+
+
+def _sparse(tensor: Input, bits: Bits, preset: str) -> tuple[Stored, str]:
+    """(expression, why): the units that are not zero and a mask, where a sample takes less that way."""
+    sample, dtype = sample_units(tensor), tensor.dtype
+    zeros = 1 - np.count_nonzero(sample) / sample.size
+    if zeros < MIN_ZEROS or find_affine(sample) is not None:
+        return bits, ""
+    # Row flags have no place in a sample of runs, and a mask by unit leaves no rows to speak of.
+    plain = layouts.floats(dtype, preset) if bits.sides else bits
+    candidates = [plain]
+    if not dtype.is_float and dtype.unit_bits in (16, 32):
+        candidates = [_integers(sample[sample != 0], dtype)[0]]
+    elif dtype.is_float and dtype.unit_bits > 8 and preset != "fast":
+        candidates.append(layouts.finer(dtype))
+
+    def size(expression: Stored) -> int:
+        return len(encode_chunk(sample, expression, try_zstd=not dtype.is_float))
+
+    sparse = min((Sparse(values) for values in candidates), key=size)
+    if size(sparse) < SPARSE_WORTH * size(plain):
+        return sparse, f"{zeros:.0%} zeros left out"
+    return bits, ""
 
 
 def _integers(sample: Units, dtype: DType) -> tuple[Bits, str]:

@@ -37,10 +37,12 @@ from expressions import (
     NeedsNewerReader,
     Part,
     Ref,
+    Sparse,
     add_difference,
     combine,
     integer,
     parse_expression,
+    scattered,
 )
 
 __all__ = ["File", "NeedsNewerReader", "Refused", "decode_file"]
@@ -94,7 +96,7 @@ class Stream:
     units: int
     unit: int  # bytes of a unit
     chunk: int
-    expression: Bits
+    expression: Bits | Sparse
     dtype: str = "U8"
     lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
@@ -243,7 +245,7 @@ class HeaderReader:
     def result(self) -> Header:
         return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases)
 
-    def expression(self, value: dict) -> Bits | Gather | Mul | Decimal | Ref | Cast:
+    def expression(self, value: dict) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
 
     def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: list | None = None) -> Stream:
@@ -254,11 +256,11 @@ class HeaderReader:
         expression = look.codes if look else found
         if look:
             lookup.check_use(look, dtype, units, plan)
-        if not isinstance(expression, Bits):
+        if not isinstance(expression, Bits | Sparse):
             raise Refused(f"{kind}: a ref has no stream")
         check(max(expression.sides(), default=-1) < len(plan), "no such side plane")
         if expression.base is None:
-            contexts = [part.context for part in expression.parts]
+            contexts = [part.context for part in expression.planes()]
             check(not any(isinstance(c, BaseContext) for c in contexts), "a context of a base without a base")
         else:
             check(kind == "tensor", "a base for what is not a tensor's stream")
@@ -343,7 +345,7 @@ class HeaderReader:
         check(len(used) == len(sides), "a side plane that nothing names")
         if data.expression.base is not None:
             self.check_base(tensor, data)
-        for part in data.expression.parts:
+        for part in data.expression.planes():
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
                 two = [sides[part.context.rows], sides[part.context.columns]]
@@ -362,7 +364,7 @@ class HeaderReader:
         floats = {base.dtype, tensor.dtype} <= casts.FLOATS.keys()
         check(base.dtype == tensor.dtype or floats, "base: another dtype")
         check(len(base.shape) == len(tensor.shape) and base.shape[1:] == tensor.shape[1:], "base: another shape")
-        for part in data.expression.parts:
+        for part in data.expression.planes():
             if isinstance(part.context, BaseContext):
                 # "`b - 16 <= shift < b`"
                 check(8 * data.unit - 16 <= part.context.shift < 8 * data.unit, "context: shift")
@@ -480,7 +482,7 @@ def decode_chunk(stored: bytes, stream: Stream, start: int, n: int, sides: list[
     if with_base:
         # "the digest, as in section 7, of the base's units in the chunk's range"
         check(decoded_digest(base_units(stream, start, n)) == reserved_too, "digest of the base")
-    check(planes == (len(stream.expression.parts) if kind == PLANES else 0), "number of planes")
+    check(planes == (len(stream.expression.planes()) if kind == PLANES else 0), "number of planes")
     if kind == LITERAL:
         end = HEAD.size + n * stream.unit
         check(end <= len(stored), "literal cut short")
@@ -499,11 +501,11 @@ def decode_chunk(stored: bytes, stream: Stream, start: int, n: int, sides: list[
 
 def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list[bytes]) -> bytes:
     check(n >= GROUP, "planes of fewer than 128 units")
-    parts = stream.expression.parts
+    parts = stream.expression.planes()
     body = n - n % GROUP
     at = HEAD.size + DESCRIPTOR.size * len(parts)
     check(at <= len(stored), "descriptors cut short")
-    fields = []
+    fields: list[list[int]] = []
     for i, part in enumerate(parts):
         mode, precision, base, length, blocks, escapes = DESCRIPTOR.unpack_from(stored, HEAD.size + 16 * i)
         payload = b""
@@ -518,14 +520,18 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             # "has only the fields of the body's units whose row is present"
             row = stream.units // len(sides[part.side])
             here = [j for j in range(body) if sides[part.side][(start + j) // row]]
-            # "With none, the plane is constant 0."
-            check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
+        elif isinstance(stream.expression, Sparse):
+            # "a field for every 8 units of the body, and each of the others a field for every bit of the mask that is
+            # 1"
+            here = range(sum(field.bit_count() for field in fields[0]) if i else body // 8)
+        # "With none, the plane is constant 0."
+        check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
         groups = -(-len(here) // GROUP)
         contexts = contexts_of(stream, part, start, here, sides) if part.context and mode in (CODED, BYPASS) else None
         plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes, contexts)
+        # "followed by as many zeros as make a multiple of 128"
+        check(not any(plane[len(here) :]), "fields after the last present one are not zero")
         if part.side is not None:
-            # "followed by as many zeros as make a multiple of 128"
-            check(not any(plane[len(here) :]), "fields after the last present one are not zero")
             present, plane = plane, [0] * body
             for j, value in zip(here, present, strict=False):
                 plane[j] = value
@@ -538,7 +544,11 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
     check(at + READ_AHEAD <= len(stored), "fewer than 64 bytes after the last")
     check(zero(stored[at:]), "bytes after the chunk's last are not zero")
     bits = 8 * stream.unit
-    units = combine(fields, stream.expression, bits)
+    if isinstance(stream.expression, Sparse):
+        mask, *values = fields
+        units = scattered(mask, combine(values, stream.expression.values, bits), body)
+    else:
+        units = combine(fields, stream.expression, bits)
     if stream.expression.base is not None:
         bases = to_units(base_units(stream, start, body), stream.unit)
         units = [add_difference(z, u, bits, floats=stream.dtype in FLOATS) for z, u in zip(units, bases, strict=True)]
@@ -629,7 +639,7 @@ def decode_stream(stream: Stream, records: list[Record], sides: list[bytes], *, 
 
 def check_side(stream: Stream, sides: list[bytes]) -> None:
     """ "1 where the row has fields and 0 where it has none (other values are refused)" """
-    for part in stream.expression.parts:
+    for part in stream.expression.planes():
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
         if isinstance(part.context, ClassContext):
             most = max(sides[part.context.rows]) + max(sides[part.context.columns])

@@ -277,3 +277,15 @@ def difference(unit: int, base: int, bits: int, *, floats: bool) -> int:
     """The inverse of `add_difference`."""
     d = (ordered(unit, bits, floats=floats) - ordered(base, bits, floats=floats)) % (1 << bits)
     return 2 * d if d < 1 << bits - 1 else 2 * ((1 << bits) - d) - 1
+
+
+def mask_and_values(units: Sequence[int], keep: frozenset[int] = frozenset()) -> tuple[list[int], list[int]]:
+    """The fields of the mask, and the units that are not 0; `keep`: positions whose bit is 1 though the unit is 0.
+
+    Both are filled up with zeros to a multiple of 128.
+    """
+    kept = [i for i, unit in enumerate(units) if unit or i in keep]
+    mask = [0] * round_up(len(units) // 8, GROUP)
+    for i in kept:
+        mask[i // 8] |= 1 << i % 8
+    return mask, [units[i] for i in kept] + [0] * (-len(kept) % GROUP)

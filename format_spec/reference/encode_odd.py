@@ -20,7 +20,7 @@ import casts
 from coder import GROUP, round_up
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
 from encode import Plane, affine_chunk, bypass_symbol, even_table, literal_chunk, plane_symbols, raw_payload, to_units
-from expressions import DTYPES
+from expressions import DTYPES, Sparse
 from writer import BYTES, Place, Source, Writer
 
 NATURAL = {  # the splits an encoder would choose
@@ -100,7 +100,8 @@ class OddFile:
             centre, spread = self.rng.randrange(wide), 1 << self.rng.randrange(1, 8 * unit)
             values = [int(centre + self.rng.gauss(0, spread / 4)) % wide for _ in range(count)]
         else:  # mostly zero
-            values = [self.rng.randrange(wide) if self.chance(0.1) else 0 for _ in range(count)]
+            share = self.rng.choice([0.01, 0.1, 0.5])
+            values = [self.rng.randrange(wide) if self.chance(share) else 0 for _ in range(count)]
         return b"".join(v.to_bytes(unit, "little") for v in values)
 
     # -- expressions
@@ -108,6 +109,13 @@ class OddFile:
     def expression(self, dtype: str, sides: int = 0) -> dict:
         if not sides and self.chance(0.3) and dtype in NATURAL:
             return self.rng.choice(NATURAL[dtype])
+        if not sides and self.chance(0.2):
+            values = self.bits(dtype, 0)
+            values["bits"] = values["bits"][:15]
+            return {"scatter": [{"plane": 1}, values]}
+        return self.bits(dtype, sides)
+
+    def bits(self, dtype: str, sides: int) -> dict:
         left = 8 * DTYPES[dtype][1]
         keep = left if self.chance(0.9) else self.rng.randrange(1, left + 1)  # else a literal or an affine must do
         parts: list[dict] = []
@@ -187,7 +195,7 @@ class OddFile:
         elif n >= GROUP and self.holds(place, units):
             plans = [
                 self.plane(fields, part.width)
-                for fields, part in zip(place.fields(), place.expression.parts, strict=True)
+                for fields, part in zip(place.fields(), place.expression.planes(), strict=True)
             ]
             candidates.append(place.planes(*plans, extra=extra).bytes())
         candidates = [c for c in candidates if len(c) <= most]
@@ -196,10 +204,11 @@ class OddFile:
     def holds(self, place: Place, units: list[int]) -> bool:
         """Whether the planes hold all that the units of the body have."""
         bits = 8 * place.unit
-        r = place.expression.rotate
+        expression = place.expression.values if isinstance(place.expression, Sparse) else place.expression
+        r = expression.rotate
         below = 0
         limits = []  # where each plane's field begins, what it may hold, and by which rows
-        for part in place.expression.parts:
+        for part in expression.parts:
             limits.append((below, (1 << part.width) - 1, part.side))
             below += part.width
         for j, unit in enumerate(units[: len(units) - len(units) % GROUP]):

@@ -68,6 +68,28 @@ class Bits:
     def width(self) -> int:
         return sum(part.width for part in self.parts)
 
+    def planes(self) -> tuple[Part, ...]:
+        """Those of a chunk."""
+        return self.parts
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """ "units of which many are 0" """
+
+    values: Bits
+    base = None
+
+    def sides(self) -> set[int]:
+        return set()
+
+    def width(self) -> int:
+        return self.values.width()
+
+    def planes(self) -> tuple[Part, ...]:
+        # "The planes of a chunk are the mask, then those of `bits`. The mask's plane has width 8"
+        return (Part(8, None), *self.values.parts)
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -114,7 +136,7 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Gather | Mul | Decimal | Ref | Cast:
+def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
     object_ = keyed(value, "expression")
     if object_.keys() == {"ref"}:
         return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
@@ -136,18 +158,32 @@ def parse_expression(value: object) -> Bits | Gather | Mul | Decimal | Ref | Cas
             raise Refused("add: not an array of two")
         first = keyed(add[0], "add")
         check(first.keys() == {"base"}, "add: the first is not a base")
-        planes = parse_bits(keyed(add[1], "add"))
+        planes = parse_bits(keyed(add[1], "add"), 16)
         check(planes.rotate == 0, "add: rotated")
         return Bits(planes.parts, 0, integer(first["base"], 0, 2**17 - 1, "base"))
-    return parse_bits(object_)
+    if object_.keys() == {"scatter"}:
+        return parse_sparse(object_["scatter"])
+    return parse_bits(object_, 16)
 
 
-def parse_bits(object_: dict[str, object]) -> Bits:
+def parse_sparse(value: object) -> Sparse:
+    """ "`{"scatter":[{"plane":1},{"bits":[part, ...],"rotate":r}]}`" """
+    if not isinstance(value, list) or len(value) != 2:
+        raise Refused("scatter: not an array of two")
+    mask = keyed(value[0], "mask")
+    check(mask.keys() == {"plane"}, "mask: not a plane")
+    integer(mask["plane"], 1, 1, "mask")
+    values = parse_bits(keyed(value[1], "scatter"), 15)
+    check(all(part.side is None and part.context is None for part in values.parts), "scatter: rows or contexts")
+    return Sparse(values)
+
+
+def parse_bits(object_: dict[str, object], most: int) -> Bits:
     check(object_.keys() == {"bits", "rotate"}, "expression: unknown keys")
     parts = object_["bits"]
     if not isinstance(parts, list):
         raise Refused("bits: not an array")
-    check(1 <= len(parts) <= 16, "bits: not 1 to 16 parts")
+    check(1 <= len(parts) <= most, f"bits: not 1 to {most} parts")
     return Bits(tuple(map(parse_part, parts)), integer(object_["rotate"], 0, 1, "rotate"))
 
 
@@ -227,3 +263,10 @@ def add_difference(z: int, base: int, bits: int, *, floats: bool) -> int:
     if not floats:
         return o
     return o - (1 << bits - 1) if o >= 1 << bits - 1 else (1 << bits) - 1 - o
+
+
+def scattered(mask: list[int], values: list[int], body: int) -> list[int]:
+    """ "a unit whose bit is 0 is 0 (all its bits), the others take, in order, the units that `bits` gives" """
+    following = iter(values)
+    # "bit `k` of field `i` is for unit `8 i + k`"
+    return [next(following) if mask[i // 8] >> i % 8 & 1 else 0 for i in range(body)]

@@ -15,11 +15,12 @@ from encode import (
     difference,
     encode_plane,
     literal_chunk,
+    mask_and_values,
     split_fields,
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, parse_expression
+from expressions import DTYPES, FLOATS, Bits, Sparse, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -31,7 +32,7 @@ class Place:
 
     data: bytes
     unit: int
-    expression: Bits
+    expression: Bits | Sparse
     start: int  # its first unit, counted from the stream's
     units: int  # of the stream
     sides: list[bytes]
@@ -51,6 +52,9 @@ class Place:
     def fields(self) -> list[list[int]]:
         """Per plane, the fields that are stored (a multiple of 128 of them)."""
         body = self.body()
+        if isinstance(self.expression, Sparse):
+            mask, values = mask_and_values(body)
+            return [mask, *split_fields(values, self.expression.values, 8 * self.unit)]
         sides = [None if part.side is None else self.sides[part.side] for part in self.expression.parts]
         return [
             stored_fields(plane, side, self.units // len(side) if side else 1, self.start)
@@ -58,7 +62,7 @@ class Place:
         ]
 
     def planes(self, *plans: Plane, extra: int = 0) -> PlanesChunk:
-        parts = zip(self.fields(), self.expression.parts, plans, strict=True)
+        parts = zip(self.fields(), self.expression.planes(), plans, strict=True)
         n = len(self.data) // self.unit
         coded = []
         for fields, part, plan in parts:
@@ -128,7 +132,7 @@ class Source:
     def stream(self) -> StreamParts:
         size = self.chunk_units() * self.unit()
         expression = parse_expression(self.expression)
-        bits = expression if isinstance(expression, Bits) else expression.codes
+        bits = expression if isinstance(expression, Bits | Sparse) else expression.codes
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
         units = len(self.data) // self.unit()

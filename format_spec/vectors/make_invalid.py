@@ -19,6 +19,7 @@ from make_valid import (
     rows_source,
     side,
     skewed,
+    sparse_of,
 )
 from make_valid import (
     add as add_base,
@@ -44,7 +45,7 @@ from encode import (
 )
 from expressions import RESERVED, parse_expression
 from parts import Parts
-from writer import BYTES, BaseTensor, Place, Source, Writer, affine, literal
+from writer import BYTES, BaseTensor, Place, Source, Writer, affine, literal, planes
 
 INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
 DROP = object()
@@ -462,6 +463,57 @@ header(
     base=rows,
 )
 header("sides_empty", "`sides` is an empty array", (["tensors", 0, "sides"], []))
+
+
+# `scatter` by a mask
+
+SPARSE = ["expressions", 0, "scatter"]
+
+
+def sparse() -> Parts:
+    """Of 256 units of 16 bits every third is left; both planes of the values raw."""
+    values = [0x0101 * (i % 200 + 1) if i % 3 == 0 else 0 for i in range(256)]
+    return one(Source("U16", (256,), little(values, 2), sparse_of(8, 8), planes(Plane(RAW), Plane(RAW), Plane(RAW))))
+
+
+header("sparse_mask_width", "a mask of 2 bits a unit", ([*SPARSE, 0, "plane"], 2), base=sparse)
+header("sparse_mask_key", "an unknown key of a mask", ([*SPARSE, 0, "side"], 0), base=sparse)
+header("sparse_mask_number", "a scatter of bits by rows", ([*SPARSE, 0], 0), base=sparse)
+header("sparse_mask_bits", "a mask that is `bits`", ([*SPARSE, 0], bits(1)), base=sparse)
+header("sparse_one", "a mask and nothing that it scatters", (SPARSE, [{"plane": 1}]), base=sparse)
+header("sparse_three", "a mask and two that it scatters", (SPARSE, [{"plane": 1}, bits(8, 8), bits(8)]), base=sparse)
+header("sparse_object", "`scatter` is an object", (SPARSE, {"plane": 1}), base=sparse)
+header("sparse_key", "an unknown key beside `scatter`", (["expressions", 0, "rotate"], 0), base=sparse)
+header("sparse_plane", "a mask and a plane", ([*SPARSE, 1], {"plane": 16}), base=sparse)
+header("sparse_ref", "a mask and a ref", ([*SPARSE, 1], {"ref": 0}), base=sparse)
+header("sparse_nested", "scatter by a mask within one", ([*SPARSE, 1], sparse_of(8, 8)), base=sparse)
+header("sparse_part", "scatter by a mask as a part of `bits`", (["expressions", 0, "bits", 0], sparse_of(8)))
+header("sparse_empty", "a mask over `bits` without parts", ([*SPARSE, 1, "bits"], []), base=sparse)
+header("sparse_16", "a mask over 16 parts", ([*SPARSE, 1, "bits"], [{"plane": 1}] * 16), base=sparse)
+header("sparse_too_wide", "a mask over 17 bits for units of 16", ([*SPARSE, 1, "bits", 0, "plane"], 9), base=sparse)
+header(
+    "sparse_rows",
+    "scatter by rows within scatter by a mask",
+    (["tensors", 0, "sides"], [{"chunk": 1, "dtype": "U8", "expression": 1, "shape": [1]}]),
+    (["expressions"], [sparse_of(8, 8), BYTES]),
+    ([*SPARSE, 1, "bits", 1], {"scatter": [0, {"plane": 8}]}),
+    base=sparse,
+)
+header(
+    "sparse_sides",
+    "side planes of a tensor that is scattered by a mask",
+    (["tensors", 0, "sides"], [{"chunk": 1, "dtype": "U8", "expression": 1, "shape": [1]}]),
+    (["expressions"], [sparse_of(8, 8), BYTES]),
+    base=sparse,
+)
+header("sparse_mask_context", "a mask with a context", ([*SPARSE, 0, "context"], {"base": [8, 0, 2]}), base=sparse)
+header(
+    "sparse_values_context",
+    "a context under a mask",
+    ([*SPARSE, 1, "bits", 0, "context"], {"base": [8, 0, 2]}),
+    base=sparse,
+)
+header("newer_sparse_rand", "the reserved name `rand` under a mask", ([*SPARSE, 1], {"rand": [0, 1]}), base=sparse)
 
 
 @invalid("rows that do not divide the units")
@@ -1577,6 +1629,95 @@ def class_sum() -> bytes:
     source.sides[0].data = bytes([0, 3, 250, 9, 1])
     source.code = literal
     return one(source).join()
+
+
+
+# scatter by a mask in a chunk
+
+
+def sparse_with(mask: Coded, *values: Coded, units: Sequence[int] = ()) -> bytes:
+    """256 units of 16 bits, unless given."""
+    units = units or [0] * 256
+    stored = PlanesChunk(len(units), 2, [mask, *values], b"").bytes()
+    expression = sparse_of(*[8] * max(1, len(values)))
+    return one(Source("U16", (len(units),), little(units, 2), expression, lambda _: stored)).join()
+
+
+def mask_plane(*fields: int, groups: int = 1) -> Coded:
+    return Coded(RAW, payload=bytes(fields).ljust(128 * groups, b"\0"))
+
+
+def value_plane(*fields: int, groups: int = 1) -> Coded:
+    return Coded(RAW, payload=bytes(fields).ljust(128 * groups, b"\0"))
+
+
+FEW = [5, 0, 6, 0, 0, 7] + [0] * 250
+
+add(
+    "sparse_mask_padding",
+    "a field after the mask's last is not zero",
+    lambda: sparse_with(mask_plane(0x25, *[0] * 31, 1), value_plane(5, 6, 7), units=FEW),
+)
+add(
+    "sparse_mask_padding_constant",
+    "a constant mask that is not 0, of fields that do not fill their last group",
+    lambda: sparse_with(Coded(CONSTANT, base=255), value_plane(*[5] * 256, groups=2), units=[5] * 256),
+)
+add(
+    "sparse_mask_wide",
+    "a constant mask that does not fit 8 bits",
+    lambda: sparse_with(Coded(CONSTANT, base=256), Coded(CONSTANT), units=[0] * 1024),
+)
+add(
+    "sparse_mask_bypass",
+    "a mask in mode bypass",
+    lambda: sparse_with(Coded(BYPASS, 12, blocks=1, payload=bytes(256)), value_plane(5, 6, 7), units=FEW),
+)
+add(
+    "sparse_mask_groups",
+    "a mask with a field for every unit",
+    lambda: sparse_with(mask_plane(0x25, groups=8), value_plane(5, 6, 7), units=[*FEW, *[0] * 768]),
+)
+add(
+    "sparse_values_padding",
+    "a value after the last bit of the mask is not zero",
+    lambda: sparse_with(mask_plane(0x25), value_plane(5, 6, 7, 8), units=FEW),
+)
+add(
+    "sparse_values_padding_constant",
+    "a constant that is not 0, of values that do not fill their last group",
+    lambda: sparse_with(mask_plane(0x25), Coded(CONSTANT, base=5), units=[5, 0, 5, 0, 0, 5] + [0] * 250),
+)
+add(
+    "sparse_values_groups",
+    "values for all units of the body",
+    lambda: sparse_with(mask_plane(0x25), value_plane(5, 6, 7, groups=2), units=FEW),
+)
+add(
+    "sparse_values_few",
+    "no values, though the mask has bits",
+    lambda: sparse_with(mask_plane(0x25), Coded(RAW), units=FEW),
+)
+add(
+    "sparse_none_raw",
+    "a mask of zeros, and values in mode raw",
+    lambda: sparse_with(Coded(CONSTANT), Coded(RAW)),
+)
+add(
+    "sparse_none_constant",
+    "a mask of zeros, and values of a constant that is not 0",
+    lambda: sparse_with(Coded(CONSTANT), Coded(CONSTANT, base=5)),
+)
+add(
+    "sparse_none_coded",
+    "a mask of zeros, and coded values",
+    lambda: sparse_with(Coded(CONSTANT), Coded(CODED, 12, blocks=1, payload=bytes(256))),
+)
+add(
+    "sparse_no_mask",
+    "a chunk of the values' planes alone",
+    lambda: sparse_with(value_plane(5, 6, 7)),
+)
 
 
 # -- section 9: bombs by the header's numbers ------------------------------------------------------------------------

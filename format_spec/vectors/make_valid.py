@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
-from encode import Plane, affine_chunk, literal_chunk, raw_payload, to_units
+from encode import (
+    Plane,
+    PlanesChunk,
+    affine_chunk,
+    encode_plane,
+    literal_chunk,
+    mask_and_values,
+    raw_payload,
+    to_units,
+)
 from expressions import DTYPES, parse_expression
 from lookup import lookup
 from parts import Parts
@@ -578,6 +587,93 @@ def classes() -> Parts:
 @valid("class contexts in mode bypass, chunks that begin mid-row")
 def classes_bypass() -> Parts:
     return one(classes_source(0, BYPASS, count=10, chunk=450))
+
+
+# -- units left out ---------------------------------------------------------------------------------------------------
+
+
+def sparse_of(*widths: int, rotate: int = 0) -> dict:
+    return {"scatter": [{"plane": 1}, bits(*widths, rotate=rotate)]}
+
+
+def pruned(count: int, every: int = 2) -> bytes:
+    """Weights, of which about one in `every` is left."""
+    chosen = noise(count, 5)
+    values = to_units(weights(count), 2)
+    return little((v if x >> 7 & 0xFF < 256 // every else 0 for v, x in zip(values, chosen, strict=True)), 2)
+
+
+def sparse_weights(data: bytes, *plans: Plane, chunk: int | None = None) -> Parts:
+    count = len(data) // 2
+    return one(Source("BF16", (count,), data, sparse_of(8, 8, rotate=1), planes(*plans), chunk))
+
+
+@valid("a mask: half of the units are zero; the mask raw, the values raw and coded, a tail with zeros")
+def sparse() -> Parts:
+    return sparse_weights(pruned(600), Plane(RAW), Plane(RAW), Plane(CODED))
+
+
+@valid("a mask of two of every four units, coded, over three chunks")
+def sparse_two_of_four() -> Parts:
+    pairs = [3, 5, 6, 9, 10, 12]
+    kept = [pairs[x % 6] for x in noise(600, 3)]
+    values = to_units(weights(2400), 2)
+    data = little((v if kept[i // 4] >> i % 4 & 1 else 0 for i, v in enumerate(values)), 2)
+    return sparse_weights(data, Plane(CODED), Plane(RAW), Plane(CODED), chunk=800)
+
+
+@valid("a mask of rows and blocks, as Zstandard; values that fill their last group")
+def sparse_blocks() -> Parts:
+    values = to_units(weights(1024), 2)
+    data = little((v if i // 64 % 4 == 1 else 0 for i, v in enumerate(values)), 2)
+    mask = bytes(0xFF if i // 8 % 4 == 1 else 0 for i in range(128))
+    frame = b"\x28\xb5\x2f\xfd\x20\x80" + little([128 << 3 | 1], 3) + mask  # one raw block
+    return sparse_weights(data, Plane(ZSTD, frame=frame), Plane(RAW), Plane(CODED))
+
+
+@valid("a mask without zeros, constant 255, as the body has 1024 units")
+def sparse_none_left_out() -> Parts:
+    return sparse_weights(weights(1030), Plane(CONSTANT), Plane(RAW), Plane(CODED))
+
+
+@valid("a mask of zeros: no value; the tail alone is not zero")
+def sparse_all_left_out() -> Parts:
+    data = bytes(2 * 256) + weights(9)
+    return sparse_weights(data, Plane(CONSTANT), Plane(CONSTANT), Plane(CONSTANT))
+
+
+@valid("minus zero and NaN are values")
+def sparse_minus_zero() -> Parts:
+    data = little([0, 0x8000, 0x7FC1, 0xFF81] * 256, 2)
+    return sparse_weights(data, Plane(RAW), Plane(RAW), Plane(CODED, base=0xFE))
+
+
+@valid("a bit of the mask that is 1 for a unit that is zero")
+def sparse_zero_value() -> Parts:
+    expression = sparse_of(8)
+    units = [7, 0, 9, 0] * 128
+
+    def code(_: Place) -> bytes:
+        mask, values = mask_and_values(units, frozenset([1]))
+        coded = [encode_plane(fields, 8, Plane(RAW)) for fields in (mask, values)]
+        return PlanesChunk(512, 1, coded, b"").bytes()
+
+    return one(Source("U8", (512,), bytes(units), expression, code))
+
+
+@valid("a mask over units of 8, 32 and 64 bits, a literal and an affine chunk of a sparse tensor, a sparse pack")
+def sparse_dtypes() -> Parts:
+    writer = Writer()
+    for dtype, unit, widths in [("U8", 1, (8,)), ("F32", 4, (8, 8, 8, 8)), ("I64", 8, (16, 16, 16, 16))]:
+        values = [v * 0x0101010101010101 % (1 << 8 * unit) if i % 3 == 0 else 0 for i, v in enumerate(noise(300))]
+        plans = [Plane(RAW) if w == 8 else Plane(BYPASS) for w in widths]
+        code = planes(Plane(RAW), *plans)
+        writer.tensor(dtype, Source(dtype, (300,), little(values, unit), sparse_of(*widths), code))
+    writer.tensor("literal", Source("U8", (200,), bytes(range(200)), sparse_of(8)))
+    writer.tensor("affine", Source("U8", (200,), bytes(200), sparse_of(8), affine(0, 0)))
+    pack = writer.pack("U8", sparse_of(8), planes(Plane(RAW), Plane(RAW)))
+    writer.pack_member("packed", pack, (600,), bytes(v % 7 % 2 * v % 256 for v in noise(600)))
+    return writer.parts()
 
 
 @valid("two packs whose tensors alternate, with tensors of other kinds between; one pack of planes")

@@ -95,6 +95,14 @@ def small_scatter() -> bytes:
     return writer.parts().join()
 
 
+def small_mask() -> bytes:
+    data = bytes(v if i % 3 == 0 else 0 for i, v in enumerate(NUMBERS * 2))
+    expression = {"scatter": [{"plane": 1}, {"bits": [{"plane": 4}], "rotate": 0}]}
+    writer = Writer()
+    writer.tensor("w", Source("U8", (320,), data, expression, planes(Plane(RAW), Plane(RAW))))
+    return writer.parts().join()
+
+
 def small_pack_and_tie() -> bytes:
     writer = Writer({"k": "v"})
     pack = writer.pack("U8", BYTES)
@@ -121,6 +129,7 @@ SMALL: dict[str, Callable[[], bytes]] = {
     "zstd": lambda: small(planes(Plane(ZSTD))),
     "bypass": lambda: small(planes(Plane(BYPASS)), [v * 37 for v in NUMBERS], 12),
     "scatter": small_scatter,
+    "mask": small_mask,
     "pack and tie": small_pack_and_tie,
     "image": small_image,
 }

@@ -74,6 +74,7 @@ def test_odd_files() -> None:
     modes += [("mode", mode, 0) for mode in (decode.CONSTANT, decode.RAW, decode.ZSTD)]
     kinds = [("kind", kind) for kind in (decode.LITERAL, decode.AFFINE, decode.PLANES)]
     others = ["blocks", "escapes", "base", "tail", "sides", "pack", "ref", "none", "image", "several chunks", "rotate"]
+    others.append("sparse")
     assert not [what for what in [*modes, *kinds, *others] if seen[what] < 5], seen
 
 
@@ -81,6 +82,7 @@ def features(parts: Parts) -> list[object]:
     """What a file has of the things the format knows."""
     out: list[object] = ["image"] if "image" in parts.json else []
     out += ["rotate" for e in parts.json["expressions"] if e.get("rotate")]
+    out += ["sparse" for e in parts.json["expressions"] if "scatter" in e]
     out += ["ref" for e in parts.json["expressions"] if "ref" in e]
     for tensor in parts.json["tensors"]:
         out += [key for key in ("sides", "pack") if key in tensor] + ["none"] * (0 in tensor["shape"])
@@ -108,6 +110,11 @@ def test_example_of_bits() -> None:
     split = expressions.parse_expression({"bits": [{"plane": 6}, {"plane": 10}], "rotate": 1})
     assert isinstance(split, expressions.Bits)
     assert expressions.combine([[0, 1], [0x1FC, 0x1FE]], split, 16) == [0x3F80, 0xBFC0]
+
+
+def test_example_of_a_mask() -> None:
+    """The example of `expressions.md`, section 3.2."""
+    assert expressions.scattered([0x12], [7, 9], 8) == [0, 7, 0, 0, 9, 0, 0, 0]
 
 
 # -- limits ----------------------------------------------------------------------------------------------------------

@@ -23,13 +23,17 @@ from slimtensors.kernels.cpu import (
     histogram,
     planes,
     rows,
+    sparse,
     split,
     table,
     xxh3,
 )
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
-MODULES = (bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, planes, rows, split, table, xxh3)
+MODULES = (
+    bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, planes, rows, sparse, split, table,
+    xxh3,
+)  # fmt: skip
 
 
 class Digest:
@@ -424,6 +428,30 @@ def check_context_coding(
         assert decode_them(slots[:-1], *decoder[1:], out) == BAD_ARGUMENT
 
 
+def check_sparse(rng: np.random.Generator) -> None:
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        for share in (0.0, 0.03, 0.5, 0.97, 1.0):
+            src = rng.integers(1, 256, 640).astype(dtype) << dtype(np.dtype(dtype).itemsize * 8 - 8)
+            src[rng.random(src.size) < share] = 0
+            there = src != 0
+            m = np.count_nonzero(there)
+            bits, values = np.empty(20, np.uint32), np.empty(src.size + 32, dtype)
+            assert sparse.squeeze_values(src, bits, values) == m
+            assert np.array_equal(bits.view(np.uint8), np.packbits(there, bitorder="little"))
+            assert np.array_equal(values[:m], src[there])
+            assert sparse.count_bits(bits) == m
+            out = np.ones_like(src)
+            assert sparse.spread_values(bits, values[: m + 32], out) == OK
+            assert np.array_equal(out, src)
+            if 0 < m < src.size:
+                assert sparse.spread_values(bits, values[: m + 31], out) == BAD_STREAM
+                assert sparse.spread_values(bits, values[: m + 33], out) == BAD_STREAM
+            assert sparse.spread_values(bits, values[:31], out) == BAD_ARGUMENT
+            assert sparse.spread_values(bits[1:], values, out) == BAD_ARGUMENT
+            assert sparse.squeeze_values(src, bits[1:], values) == -1
+            assert sparse.squeeze_values(src, bits, values[1:]) == -1
+
+
 def digest_of_all() -> str:
     check_lanes(np.random.default_rng(5))
     digest = Digest()
@@ -441,6 +469,7 @@ def digest_of_all() -> str:
     check_planes(rng)
     check_rows(rng)
     check_hash(rng)
+    check_sparse(rng)
     return digest.sha256.hexdigest()
 
 

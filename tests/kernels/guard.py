@@ -20,6 +20,7 @@ from slimtensors.kernels.cpu import (
     payload,
     planes,
     rows,
+    sparse,
     table,
     xxh3,
 )
@@ -115,6 +116,10 @@ def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
         compact = fence.array(np.uint8, int(np.count_nonzero(np.repeat(present, 7)[5 : 5 + n])))
         assert rows.join_rows(compact, present, 7, 5, 3, out) == OK
         assert rows.compact_rows(plane, present, 7, 5, compact) == OK
+        bits, values = fence.arrays((np.uint32, n // 32), (dtype, n + 32))
+        for spare in (n, n // 2, 1, 0):  # also fewer values than the noise of the mask asks for
+            assert sparse.spread_values(bits, fence.array(dtype, spare + 32), out) != BAD_ARGUMENT
+        assert 0 <= sparse.squeeze_values(fence.array(dtype, n), bits, values) <= n
 
 
 def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:

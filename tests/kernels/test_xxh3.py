@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xxhash
 
-from slimtensors.container.digest import PIECE_BYTES, decoded_digest
+from slimtensors.digests import PIECE_BYTES, decoded_digest
 
 
 def expected(data: bytes) -> int:

@@ -69,6 +69,10 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
         yield name, _job("balanced", spread.astype(name))
         yield f"{name}, small", _job("balanced", random.integers(0, 5, 1 << 16).astype(name))
         yield f"{name}, even", _job("balanced", np.arange(1 << 16).astype(name))
+    for name in ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "uint8", "uint16", "uint32", "uint64"):
+        for share in (0.5, 0.98):
+            pruned = _cast(np.where(random.random(1 << 19) < share, 0, np.abs(np.tile(weights, 8)) * 1000), name)
+            yield f"{name} with {share:.0%} zeros", _job("balanced", pruned)
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.dtypes import DType
-from slimtensors.expression import Decimal, Gather, Mul
+from slimtensors.expression import Decimal, Gather, Mul, Sparse
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -89,8 +89,13 @@ def _stream(file: TensorFile, number: int) -> str:
     elif isinstance(stream.expression, Decimal):
         said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
     low = 0
+    masks = 0  # planes that hold no bits of the numbers
+    if isinstance(stream.expression, Sparse) and parts:
+        masks = 1
+        said.append(_mask(found))
     # Neighbours that are stored alike are told of together.
-    for (modes, by_row), group in groupby(range(len(parts)), lambda i: (found.modes[i], parts[i].side is not None)):
+    numbered = range(masks, len(parts))
+    for (modes, by_row), group in groupby(numbered, lambda i: (found.modes[i], parts[i].side is not None)):
         planes = list(group)
         width = sum(parts[i].width for i in planes)
         (mode, count), *rest = modes.most_common()
@@ -100,6 +105,12 @@ def _stream(file: TensorFile, number: int) -> str:
         said.append(f"{name}: {words}" + _cost(mode, cost, width))
         low += width
     return "; ".join(said)
+
+
+def _mask(found: _Stored) -> str:
+    (mode, _count), *_rest = found.modes[0].most_common()
+    cost = _cost(mode, 8 * found.lengths[0] / found.units, 1)
+    return f"a mask says which numbers are not zero: {MODES.get(mode, '?')}{cost}; then, shared out over all"
 
 
 def _cost(mode: int, cost: float, width: int) -> str:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup
+from slimtensors.codecs import delta, fused, head, lookup, sparse
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, Delta, Stored
+from slimtensors.expression import Bits, Delta, Sparse, Stored
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -78,12 +78,19 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
     planes, tail = head.read_planes(data, len(bits.parts), tail_units * out.itemsize)
     if tail_units:
         out[body.size :] = tail.view(out.dtype)
-    if not isinstance(expression, Bits | Delta):
+    if isinstance(expression, Bits | Delta):
+        _decode_bits(planes, bits, body, place)
+    elif isinstance(expression, Sparse):
+        values = expression.values
+        sparse.decode(planes, body, lambda rest, units: _decode_bits(rest, values, units, NOWHERE))
+    else:
         codes = np.empty(body.size, lookup.code_dtype(bits))
         _decode_any(planes, bits, codes, place)
         lookup.decode(expression, codes, body, place)
-        return
-    layout = fused.find(bits, out.dtype, [plane.descriptor.mode for plane in planes])
+
+
+def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
+    layout = fused.find(bits, body.dtype, [plane.descriptor.mode for plane in planes])
     if layout is not None:
         fused.decode(layout, planes, body)
     else:
@@ -167,7 +174,10 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
     if isinstance(expression, Delta):
         return _encode_any(delta.differences(body, place), expression.bits, place, try_zstd)
     if isinstance(expression, Bits):
-        return fused.encode(body, expression) or _encode_any(body, expression, place, try_zstd)
+        return _encode_bits(body, expression, place, try_zstd)
+    if isinstance(expression, Sparse):
+        values = expression.values
+        return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))
     codes = lookup.encode(expression, body, place)
     return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd)
 
@@ -182,6 +192,10 @@ def find_affine(units: Units) -> tuple[int, int] | None:
         if (differences != differences[0]).any():
             return None
     return start, int(differences[0])
+
+
+def _encode_bits(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[Part] | None:
+    return fused.encode(body, bits) or _encode_any(body, bits, place, try_zstd)
 
 
 def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[Part] | None:

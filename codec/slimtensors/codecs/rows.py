@@ -1,4 +1,4 @@
-"""Rows that lack a field: which units of a chunk have it (format_spec/expressions.md, section 3)."""
+"""Rows that lack a field: which units of a chunk have it (format_spec/expressions.md, section 3.1)."""
 
 from __future__ import annotations
 

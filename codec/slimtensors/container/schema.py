@@ -151,8 +151,8 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
     index, found = _expression(value["expression"], table)
     if not isinstance(found, Stored):
         raise FormatError("a ref has no chunks")
-    if sum(found.bits.widths) > dtype.unit_bits:
-        raise FormatError(f"planes of {sum(found.bits.widths)} bits for units of {dtype.unit_bits}")
+    if found.width > dtype.unit_bits:
+        raise FormatError(f"planes of {found.width} bits for units of {dtype.unit_bits}")
     if isinstance(found, Decimal) and dtype.name not in CASTABLE:
         raise FormatError(f"decimals in {dtype.name}")
     if units == 0:

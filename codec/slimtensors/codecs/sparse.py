@@ -1,0 +1,71 @@
+"""Chunks of which only the units that are not zero are stored, and a mask (format_spec/expressions.md, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.head import GROUP, LANES, Descriptor, Mode, Part, Plane, up
+from slimtensors.codecs.planes import decode_plane, encode_plane
+from slimtensors.codecs.workspace import work_space
+from slimtensors.errors import FormatError
+from slimtensors.expression import MASK_WIDTH, Sparse
+from slimtensors.kernels.cpu import sparse as kernels
+from slimtensors.kernels.status import OK
+
+__all__ = ["decode", "encode"]
+
+Units = npt.NDArray[Any]
+DecodeBits = Callable[[list[Plane], Units], None]
+EncodeBits = Callable[[Units], list[Part] | None]
+
+
+def decode(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:
+    """Fill the body. Raises FormatError. decode_bits: fills whole groups of units from the planes after the mask."""
+    mask = _decode_mask(planes[0], body.size)
+    count = kernels.count_bits(mask)
+    if count == body.size:
+        decode_bits(planes[1:], body)
+        return
+    values = work_space("values", up(count, GROUP) + LANES, body.dtype)
+    decode_bits(planes[1:], values[: up(count, GROUP)])
+    if values[count : up(count, GROUP)].any():
+        raise FormatError("the units after the last one of the mask are not zero")
+    status = kernels.spread_values(mask, values[: count + LANES], body)
+    assert status == OK
+
+
+def _decode_mask(plane: Plane, units: int) -> npt.NDArray[np.uint32]:
+    """A bit for each unit of the body; what fills up the last group of fields is checked to be zero."""
+    used = units // MASK_WIDTH
+    try:
+        fields = decode_plane(plane, MASK_WIDTH, -(-used // GROUP))
+    except FormatError as error:
+        raise type(error)(f"the mask: {error}") from None
+    if isinstance(fields, int):
+        if fields and used % GROUP:
+            raise FormatError("the fields after the mask's last are not zero")
+        fields = np.full(used, fields, np.uint8)
+    if fields[used:].any():
+        raise FormatError("the fields after the mask's last are not zero")
+    return fields[:used].view("<u4")
+
+
+def encode(body: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Part] | None:
+    """Descriptors and payloads, or None if the units that are not zero do not fit the plan."""
+    mask = np.zeros(up(body.size // MASK_WIDTH, GROUP), np.uint8)
+    values = work_space("values", body.size + GROUP, body.dtype)
+    count = kernels.squeeze_values(body, mask[: body.size // MASK_WIDTH].view("<u4"), values)
+    assert 0 <= count <= body.size
+    whole = up(count, GROUP)
+    values[count:whole] = 0
+    # A mask is worth a try at general compression whatever the dtype: rows, columns and blocks repeat.
+    first = encode_plane(mask, MASK_WIDTH, 1, try_zstd=True)
+    assert first is not None
+    if whole == 0:
+        return [first, *((Descriptor(Mode.CONSTANT), []) for _ in expression.values.parts)]
+    parts = encode_bits(values[:whole])
+    return None if parts is None else [first, *parts]
