@@ -53,6 +53,9 @@ class KnownBases:
             raise BaseError("no such base")
         return np.frombuffer(data, base.dtype.unit)[start : start + count]
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
 
 def with_bases(data: bytes) -> Content | Refusal:
     """`by_library` for a file that has bases: every chunk, every identity."""

@@ -48,6 +48,9 @@ class One:
     def read(self, _index: int, _base: Base, start: int, count: int) -> np.ndarray:
         return self.base.read(start, count)
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
 
 def saved(array: np.ndarray, base: MatchedBase, threads: int = 1) -> bytes:
     inputs = [ArrayInput("w", array)]
