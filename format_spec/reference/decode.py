@@ -563,7 +563,8 @@ def to_units(data: bytes, unit: int) -> list[int]:
 
 def base_units(stream: Stream, start: int, n: int) -> bytes:
     check(stream.base is not None, "a base that was not given")
-    return stream.base[start * stream.unit : (start + n) * stream.unit]
+    # "and are 0 beyond its end"
+    return stream.base[start * stream.unit : (start + n) * stream.unit].ljust(n * stream.unit, b"\0")
 
 
 def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sides: list[bytes]) -> coder.Contexts:
@@ -673,10 +674,9 @@ def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> 
         for stream in header.streams:
             if stream.expression.base == i:
                 data = whole
-                # "and are 0 beyond its end"
                 if base.dtype != stream.dtype:
                     data = cast_bytes(data, base.dtype, stream.dtype)
-                stream.base = data[: stream.bytes()].ljust(stream.bytes(), b"\0")
+                stream.base = data
     return total
 
 

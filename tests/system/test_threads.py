@@ -222,22 +222,25 @@ def test_no_more_threads_to_be_had(monkeypatch):
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
 def test_ctrl_c_while_waiting_for_the_other_threads():
     main, interrupted, ended = threading.main_thread(), threading.Event(), []
-    begun = threading.Semaphore(0)
+    begun, waiting = threading.Semaphore(0), threading.Event()
 
     def interrupt():
+        waiting.wait(30)
+        time.sleep(0.3)
         signal.pthread_kill(main.ident, signal.SIGINT)
         interrupted.set()
 
     def work(_job):
         if threading.current_thread() is main:
             for _ in range(2):  # so that the others have a job each, and then there are no more
-                begun.acquire(timeout=5)
+                begun.acquire(timeout=30)
+            waiting.set()
         else:
             begun.release()
-            interrupted.wait(5)
+            interrupted.wait(30)
             ended.append(time.sleep(0.1))
 
-    timer = threading.Timer(0.5, interrupt)
+    timer = threading.Thread(target=interrupt)
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         library_threads.run_all(work, range(3), 3)
