@@ -137,6 +137,10 @@ def read_tables(payload: bytes, precision: int, contexts: Contexts | None) -> tu
             check(precision in (11, 12), "precision is not 11 or 12")
             tables.append(None)
             at += 2
+        elif tables and payload[at : at + 2] == b"\2\0":  # "2, 0 for the same table as the one before it"
+            check(precision in (11, 12), "precision is not 11 or 12")
+            tables.append(tables[-1])
+            at += 2
         else:
             frequency, length = read_table(payload[at:], precision)
             tables.append(frequency)

@@ -191,7 +191,10 @@ def encode_plane(fields: Sequence[int], width: int, plan: Plane, contexts: Conte
     symbols, positions = plane_symbols(fields, plan, contexts)
     if contexts:
         frequency = context_tables(symbols, plan, contexts)
-        head = b"".join(table_bytes(f) if f else b"\1\0" for f in frequency)
+        head = b""
+        for t, f in enumerate(frequency):
+            same = t > 0 and f is not None and f == frequency[t - 1]
+            head += b"\2\0" if same else table_bytes(f) if f else b"\1\0"
     else:
         frequency = plan.frequency or even_table(symbols, plan.precision)
         head = table_bytes(frequency)

@@ -1593,6 +1593,25 @@ def context_absent() -> bytes:
     return delta_with(change)
 
 
+@invalid("the first table of a context is marked as the same as the one before it")
+def context_same_first() -> bytes:
+    def change(chunk: PlanesChunk) -> None:
+        chunk.planes[0].parts.table = b"\2\0" + chunk.planes[0].parts.table.removeprefix(b"\1\0")
+
+    return delta_with(change)
+
+
+@invalid("a table marked as the same as an absent one is selected")
+def context_same_absent() -> bytes:
+    def change(chunk: PlanesChunk) -> None:
+        table = chunk.planes[0].parts.table
+        at = first_table(table)
+        length = decode.coder.read_table(table[at:], 11)[1]
+        chunk.planes[0].parts.table = table[:at] + b"\2\0" + table[at + length :]
+
+    return delta_with(change)
+
+
 @invalid("the tables of a context are one too few")
 def context_table_lacking() -> bytes:
     def change(chunk: PlanesChunk) -> None:

@@ -510,6 +510,14 @@ def delta() -> Parts:
     return one(Source("BF16", (4, 160), bytes(data), add(plane(16, base=[8, 100, 20])), code, base=base))
 
 
+@valid("add: contexts that share tables, which are stated once and marked as the same after that")
+def delta_same_tables() -> Parts:
+    base = bf16_base()
+    data = base.data[:256] + moved(base.data[256:], 2, 3)
+    code = planes(Plane(BYPASS, 11, 2, frequency=[1800, *[16] * 15, 8, *[0] * 239]))
+    return one(Source("BF16", (4, 160), data, add(plane(16, base=[8, 100, 20])), code, base=base))
+
+
 @valid("add: three rows more than the base has, in chunks that begin mid-row, with a tail; no context")
 def delta_longer() -> Parts:
     base = bf16_base()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from itertools import pairwise
 
 import numpy as np
 import xxhash
@@ -21,6 +22,7 @@ from slimtensors.kernels.cpu import (
     delta,
     encode,
     histogram,
+    merging,
     planes,
     rows,
     sparse,
@@ -31,8 +33,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, planes, rows, sparse, split, table,
-    xxh3,
+    bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, merging, planes, rows, sparse, split,
+    table, xxh3,
 )  # fmt: skip
 
 
@@ -352,10 +354,58 @@ def check_base_contexts(base: np.ndarray, bits: int) -> None:
     for bad in ((bits, 0, 2), (bits - 17, 0, 2), (bits - 1, 1 << 16, 2), (bits - 1, 0, 65), (bits - 1, -1, 2)):
         assert contexts.base_contexts(base, *bad, out) == BAD_ARGUMENT
     assert contexts.base_contexts(base, bits - 1, 0, 2, out[:31]) == BAD_ARGUMENT
-    marks = np.zeros(contexts.CONTEXTS, np.uint32)
-    assert not contexts.are_marked(out, marks)
-    marks[out[-1]] = 9
-    assert contexts.are_marked(out, marks)
+    number = np.arange(contexts.CONTEXTS, dtype=np.uint32)[::-1].copy()
+    turned_round = 255 - out
+    assert contexts.number_tables(out, number) == OK
+    assert np.array_equal(out, turned_round)
+    number[out[-1]] = 256
+    assert contexts.number_tables(out, number) == BAD_ARGUMENT
+    assert contexts.number_tables(out[:31], number) == contexts.number_tables(out, number[1:]) == BAD_ARGUMENT
+
+
+def check_merging(digest: Digest) -> None:
+    rng = np.random.default_rng(8)
+    logarithms = np.array([(max(f, 1) ** merging.BIT).bit_length() - 1 for f in range(2049)], np.int64)
+
+    def cost(counts: np.ndarray) -> int:
+        if not counts.any():
+            return 0
+        work, found = counts.astype(np.int64), np.zeros(256, np.uint16)
+        return merging.table_cost(work, 0, 11, logarithms, work.copy(), found)
+
+    for tables in (1, 2, 7, 30):
+        # neighbours that are nearly alike, some without symbols
+        scale = np.repeat(rng.integers(1, 9, -(-tables // 3)), 3)[:tables]
+        counts = np.stack([np.bincount(rng.geometric(1 / (1 + 2 * s), 500).clip(0, 99), minlength=256) for s in scale])
+        counts[rng.random(tables) < 0.2] = 0
+        given = counts.reshape(-1).astype(np.int64)
+        room = [np.zeros(tables, np.int64) for _ in range(3)]
+        leader = np.zeros(tables, np.int64)
+        work = *room, np.zeros(256, np.int64), np.zeros(256, np.uint16)
+        assert merging.merge_tables(given, 11, logarithms, *work, leader) == OK
+        digest.add(OK, leader)
+        # the same, slowly
+        groups = [[i] for i in range(tables) if counts[i].any()]
+        while len(groups) > 1:
+            sums = [counts[g].sum(0) for g in groups]
+            gains = [cost(a + b) + merging.MARK - cost(a) - cost(b) for a, b in pairwise(sums)]
+            best = gains.index(min(gains))
+            if gains[best] >= 0:
+                break
+            groups[best : best + 2] = [groups[best] + groups[best + 1]]
+        of = {i: g[0] for g in groups for i in g}
+        expected: list[int] = []
+        for i in range(tables):
+            expected.append(of.get(i, expected[-1] if i and counts[:i].any() else i))
+        for i in range(tables):
+            if counts[i].any():
+                assert leader[i] == expected[i]
+            else:
+                assert leader[i] == (leader[i - 1] if counts[:i].any() else i)
+        for g in groups:
+            assert np.array_equal(given.reshape(-1, 256)[g[0]], counts[g].sum(0))
+        assert merging.merge_tables(given[1:], 11, logarithms, *work, leader) == BAD_ARGUMENT
+        assert merging.merge_tables(given, 12, logarithms, *work, leader) == BAD_ARGUMENT
 
 
 def check_context_coding(
@@ -466,6 +516,7 @@ def digest_of_all() -> str:
     for groups, blocks, precision, room in ((1, 1, 11, 1), (5, 2, 12, 1), (7, 3, 12, 4), (13, 5, 11, 64)):
         check_context_coding(digest, rng, groups, blocks, precision, room)
     check_delta(digest, rng)
+    check_merging(digest)
     check_planes(rng)
     check_rows(rng)
     check_hash(rng)

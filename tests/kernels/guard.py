@@ -17,6 +17,7 @@ from slimtensors.kernels.cpu import (
     delta,
     encode,
     histogram,
+    merging,
     payload,
     planes,
     rows,
@@ -139,6 +140,16 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
     payload.patch(body, 21, 1023, positions, fields)
 
 
+def feed_merging(fence: Fence, precision: int) -> None:
+    counts, shared, frequencies, logarithms = fence.arrays(
+        (np.int64, 256 * 5), (np.int64, 256), (np.uint16, 256), (np.int64, (1 << precision) + 1)
+    )
+    room = fence.arrays(*[(np.int64, 5)] * 4)
+    for most in (1 << 62, 1000):
+        counts %= most
+        merging.merge_tables(counts, precision, logarithms, *room[:3], shared, frequencies, room[3])
+
+
 def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     states, words, selected = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50), (np.uint8, n))
     slots, starts, out = fence.arrays((np.uint32, 16 * table.SLOTS), (np.int64, blocks + 1), (np.uint16, n))
@@ -153,7 +164,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     context_coding.encode_context_symbols(out, by_symbol, precision, fence.array(np.uint16, n), states, counts)
     assert contexts.join_bypass(fields, selected, 63, out) == OK
     assert contexts.join_window(fields, selected, 3, 65535, 16, out) >= 0
-    contexts.are_marked(selected, fence.array(np.uint32, 256))
+    contexts.number_tables(selected, fence.array(np.uint32, 256))
     assert contexts.class_contexts(selected, fence.array(np.uint8, 7), 5, fence.array(np.uint8, 7 * n - 5)) == OK
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         base, units = fence.arrays((dtype, n), (dtype, n))
@@ -162,15 +173,16 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
         for floats in (False, True):
             assert delta.differences(units, base, floats, units) == OK
             assert delta.add_base(units, base, floats) == OK
-    parts, absent = fence.arrays((np.int64, payload.PARTS), (np.uint32, 256))
+    feed_merging(fence, precision)
+    parts, number = fence.arrays((np.int64, payload.PARTS), (np.uint32, 256))
     for size in (0, 1, 2, 3, 9, 40, 200, 128 * blocks + 64):
         stored = fence.array(np.uint8, size)
         for _ in range(2):
             for bypass_mode in (True, False):
                 payload.open_contexts(
-                    stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, absent
+                    stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, number
                 )
-            stored[:] = np.resize([1, 0], size)
+            stored[:] = np.resize([1, 0, 2, 0], size)
 
 
 def feed_hash(fence: Fence, pieces: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from slimtensors.errors import FormatError
 from slimtensors.expression import BaseContext, Context
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
-from slimtensors.kernels.cpu import payload, table
+from slimtensors.kernels.cpu import merging, payload, table
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
@@ -26,6 +27,7 @@ __all__ = ["Contexts", "contexts_of", "decode", "encode"]
 Fields = npt.NDArray[Any]
 
 ABSENT = bytes((1, 0))  # instead of a table that no unit selects
+SAME = bytes((2, 0))  # instead of a table that is the one before it
 # 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
 PRECISION = 11
 
@@ -84,18 +86,27 @@ def _read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
     mode, precision, base, length, blocks, escapes = plane.descriptor
     slots = work_space("tables", contexts.room * table.SLOTS, np.uint32)
     starts, parts = np.empty(blocks + 1, np.int64), np.empty(payload.PARTS, np.int64)
-    absent = np.empty(selecting.CONTEXTS, np.uint32)
+    number = np.empty(selecting.CONTEXTS, np.uint32)
     status = payload.open_contexts(
         plane.payload, length, width, base, mode == Mode.BYPASS, escapes, precision, contexts.values.size,
-        contexts.tables, slots, starts, parts, absent,
+        contexts.tables, slots, starts, parts, number,
     )  # fmt: skip
     coded.check_opened(status)
-    if absent.any():
-        # Classes go round the tables; a base's contexts end with the last.
-        marks = absent[np.arange(selecting.CONTEXTS) & contexts.mask]
-        if selecting.are_marked(contexts.values, marks):
-            raise FormatError("a unit's context selects a frequency table that is absent")
-    return coded.cut(plane, slots, starts, parts)
+    found = int(np.max(number, where=number != payload.NO_TABLE, initial=0)) + 1
+    if found < contexts.tables:
+        _number_tables(contexts, number)
+    return coded.cut(plane, slots[: table.SLOTS << (found - 1).bit_length()], starts, parts)
+
+
+def _number_tables(contexts: Contexts, number: npt.NDArray[np.uint32]) -> None:
+    """Put where the tables are into the contexts' low bits. Raises FormatError."""
+    every = np.arange(selecting.CONTEXTS, dtype=np.uint32)
+    # Classes go round the tables; a base's contexts end with the last.
+    number = number[every & contexts.mask]
+    if contexts.octave:
+        number |= every & ~np.uint32(contexts.mask)
+    if selecting.number_tables(contexts.values, number) != OK:
+        raise FormatError("a unit's context selects a frequency table that is absent")
 
 
 # ---- encoding
@@ -137,14 +148,7 @@ def _encode(
 ) -> Part:
     bits = 8 + contexts.mask.bit_length()
     counts = coded.count_fields(joined, 0, 0, bits).reshape(-1, WINDOW)
-    tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
-    for i in range(contexts.tables):
-        if counts[i].any():
-            frequencies = normalise(counts[i], PRECISION)
-            coded.must(table.build_encoder_table(frequencies, PRECISION, tables[WINDOW * i : WINDOW * (i + 1)]))
-            head += table_bytes(frequencies)
-        else:
-            head += ABSENT
+    tables, head = _tables(counts, contexts.tables)
     states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
     words_each = 2 if mode == Mode.BYPASS else 1
     words = work_space("words", fields.size * words_each, np.uint16)
@@ -156,3 +160,33 @@ def _encode(
     count = 0 if escapes is None else escapes.positions.size
     pieces = coded.payload_pieces(head, states, word_counts, words, words_each, escapes)
     return Descriptor(mode, PRECISION, base, 0, blocks, count), pieces
+
+
+@cache
+def _logarithms() -> npt.NDArray[np.int64]:
+    """merging.BIT * log2 of the frequencies, rounded down: by whole numbers, which every machine makes alike."""
+    return np.array([(max(f, 1) ** merging.BIT).bit_length() - 1 for f in range((1 << PRECISION) + 1)], np.int64)
+
+
+def _tables(counts: npt.NDArray[np.integer], number: int) -> tuple[npt.NDArray[np.uint32], bytes]:
+    """The encoder's tables, and their stored form. counts: of each symbol in each context, for `number` of them."""
+    tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
+    joint = counts[:number].astype(np.int64)
+    costs, gains, after, leader = (np.empty(number, np.int64) for _ in range(4))
+    shared, work = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.uint16)
+    status = merging.merge_tables(
+        joint.reshape(-1), PRECISION, _logarithms(), costs, gains, after, shared, work, leader
+    )
+    coded.must(status)
+    for i, first in enumerate(leader.tolist()):
+        here = tables[WINDOW * i : WINDOW * (i + 1)]
+        if first < i:
+            here[:] = tables[WINDOW * first : WINDOW * (first + 1)]
+            head += SAME
+        elif joint[i].any():
+            frequencies = normalise(joint[i], PRECISION)
+            coded.must(table.build_encoder_table(frequencies, PRECISION, here))
+            head += table_bytes(frequencies)
+        else:
+            head += ABSENT
+    return tables, head

@@ -60,14 +60,19 @@ def class_contexts(rows: Array, columns: Array, first: int, out: Array) -> int:
 
 
 @kernel
-def are_marked(contexts: Array, marks: Array) -> bool:
-    """Whether any of the contexts (uint8[n], n a multiple of 32) has a mark (uint32[256]) other than 0."""
-    if contexts.size % LANES != 0 or marks.size != CONTEXTS:
-        return True
+def number_tables(contexts: Array, number: Array) -> int:
+    """contexts[i] = number[contexts[i]], in place; BAD_ARGUMENT if one of the numbers is more than 255.
+
+    contexts uint8[n], n a multiple of 32; number uint32[256].
+    """
+    if contexts.size % LANES != 0 or number.size != CONTEXTS:
+        return BAD_ARGUMENT
     seen = np.int64(0)
     for at in range(0, contexts.size, LANES):
-        seen += count(gather(marks, to_u32(load(contexts, at))) != 0)
-    return bool(seen != 0)
+        found = gather(number, to_u32(load(contexts, at)))
+        seen += count(found >= CONTEXTS)
+        store(contexts, at, to_u8(found))
+    return BAD_ARGUMENT if seen else OK
 
 
 @kernel

@@ -27,6 +27,8 @@ STATE_BYTES = 128  # of a block: 32 states
 STATE_MIN = 1 << 16
 BYPASS_SYMBOLS = 112
 TWO_BYTES = 0x80
+ABSENT_MARK, SAME_MARK = 1, 2  # first of two bytes that stand for a table, the second is 0
+NO_TABLE = 0xFFFF
 
 
 @inlined
@@ -186,37 +188,44 @@ def open_contexts(
     table: Array,
     starts: Array,
     parts: Array,
-    absent: Array,
+    number: Array,
 ) -> int:
     """open_payload for a plane with `tables` tables (coder.md, section 7).
 
-    table   uint32[4096 * tables or more]  filled table by table; an absent one is zero
-    absent  uint32[256]                    filled: 1 for each table that is absent, else 0
+    table   uint32[4096 * tables or more]  filled with the tables that differ, zeros up to a power of two of them
+    number  uint32[256]                    filled: where in `table` each of the tables is, or NO_TABLE
     """
     blocks = starts.size - 1
     if parts.size != PARTS or blocks < 1 or not 0 <= length <= payload.size or escapes < 0 or escapes > units:
         return BAD_ARGUMENT
-    if not LEAST_PRECISION <= precision <= MOST_PRECISION or absent.size != 256 or not 1 <= tables <= 256:
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or number.size != 256 or not 1 <= tables <= 256:
         return BAD_ARGUMENT
     if table.size < SLOTS * tables:
         return BAD_ARGUMENT
-    for i in range(absent.size):
-        absent[i] = 0
-    for i in range(table.size):
-        table[i] = 0
-    end = 0
+    for i in range(number.size):
+        number[i] = NO_TABLE
+    end, found = 0, 0
     for i in range(tables):
-        if end + 2 <= length and payload[end] == 1 and payload[end + 1] == 0:
-            absent[i] = 1
+        mark = np.int64(payload[end]) if end + 2 <= length and payload[end + 1] == 0 else 0
+        if mark == ABSENT_MARK or (mark == SAME_MARK and i > 0):
+            if mark == SAME_MARK:
+                number[i] = number[i - 1]
             end += 2
         else:
-            read = read_table(payload[end:], length - end, precision, 0, table[SLOTS * i : SLOTS * (i + 1)])
+            read = read_table(payload[end:], length - end, precision, 0, table[SLOTS * found : SLOTS * (found + 1)])
             if read < 0:
                 return BAD_TABLE
             last = read // 1024
             if largest_field(last, base, bypass) >= 1 << width or (bypass and last >= BYPASS_SYMBOLS):
                 return BAD_SYMBOL
             end += read % 1024
+            number[i] = found
+            found += 1
+    room = 1
+    while room < found:
+        room *= 2
+    for i in range(SLOTS * found, min(SLOTS * room, table.size)):
+        table[i] = 0
     return cut_payload(payload, length, end, width, escapes, units, starts, parts)
 
 
