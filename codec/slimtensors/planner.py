@@ -23,6 +23,7 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
+from slimtensors.detect.classes import find_classes, with_classes
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta
 from slimtensors.dtypes import DTYPES, DType, bytes_of
@@ -34,8 +35,7 @@ from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_B
 
 __all__ = ["PRESETS", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
 
-PRESETS = ("fast", "balanced")
-LATER_PRESETS = ("small",)
+PRESETS = ("fast", "balanced", "small")
 
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
@@ -111,8 +111,6 @@ def check_preset(preset: str) -> None:
     """Raises UsageError unless it can be had."""
     if preset in PRESETS:
         return
-    if preset in LATER_PRESETS:
-        raise UsageError(f"the preset {preset!r} does not exist yet; available: {', '.join(PRESETS)}")
     raise UsageError(f"unknown preset {preset!r}; available: {', '.join(PRESETS)}")
 
 
@@ -248,6 +246,13 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
+        classes = find_classes(tensor, self.preset, chunk) if self.preset == "small" and expression is bits else None
+        if classes is not None:
+            expression = with_classes(bits, dtype, len(sides))
+            for side in (classes.rows, classes.columns):
+                sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
+                self._jobs.append(Job((index,), partial(_part, side), try_zstd=True))
+            why = f"{why}; {classes.why}" if why else classes.why
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
         planned = Tensor(tensor.name, dtype, shape, self.intern(expression), chunk, sides)
         self._note(planned, why or f"{dtype.name} fields")
@@ -316,6 +321,11 @@ def _row_flags(tensor: Input, low: int, high: int, *, tail: int) -> Units:
         block = tensor.read(row * length, count * length).reshape(count, length)
         flags[row - low : row - low + count] = (np.bitwise_or.reduce(block, axis=1) & mask) != 0
     return flags
+
+
+def _part(made: Units, _tensor: Input, low: int, high: int) -> Units:
+    """Units [low, high) of a side plane that the plan holds."""
+    return made[low:high]
 
 
 def _zeros_below(value: int) -> int:

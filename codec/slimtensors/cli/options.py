@@ -89,7 +89,7 @@ force = click.option("--force", is_flag=True, help="Replace what is there; other
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 output = click.option("-o", "--output", "out", type=click.Path(), metavar="OUT", help="File or folder to write.")
 preset = click.option(
-    "--preset", default="balanced", show_default=True, metavar="NAME", help="fast or balanced (small will follow)."
+    "--preset", default="balanced", show_default=True, metavar="NAME", help="fast, balanced or small."
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, whose keys do not change.")
 max_bytes = click.option(

@@ -29,7 +29,7 @@ Fields = npt.NDArray[Any]
 ABSENT = bytes((1, 0))  # instead of a table that no unit selects
 SAME = bytes((2, 0))  # instead of a table that is the one before it
 # 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
-PRECISION = 11
+PRECISION = 12
 
 
 class Contexts(NamedTuple):
