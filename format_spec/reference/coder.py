@@ -174,8 +174,9 @@ def coded(
     symbols = read_blocks(parts, tables, precision, groups, blocks, contexts, bypass=False)
     fields = [base + s if s else 0 for s in symbols]
     if contexts:
-        # "a symbol `s` other than 0 stands for the field `base + s + octave * floor(k / 4)`"
+        # "a symbol `s` other than 0 stands for `base + s + octave * floor(k / 4)`, less 2^w - 1 if that is 2^w or more"
         fields = [f + moved if f else 0 for f, moved in zip(fields, contexts.moved, strict=True)]
+        fields = [f - (1 << width) + 1 if f >= 1 << width else f for f in fields]
         check(max(fields) < 1 << width, "a moved field does not fit the plane")
     previous = -1
     for position, value in zip(positions, values, strict=True):

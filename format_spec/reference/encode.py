@@ -156,7 +156,7 @@ class Coded:
 
 
 def plane_symbols(
-    fields: Sequence[int], plan: Plane, contexts: Contexts | None = None
+    fields: Sequence[int], width: int, plan: Plane, contexts: Contexts | None = None
 ) -> tuple[list[int], list[int]]:
     """The symbols, and the positions of the escapes."""
     if plan.mode == BYPASS:
@@ -164,6 +164,8 @@ def plane_symbols(
     symbols, positions = [], []
     for i, f in enumerate(fields):
         s = f - plan.base - (contexts.moved[i] if contexts else 0)
+        if contexts and f <= contexts.moved[i]:
+            s += (1 << width) - 1  # "less 2^w - 1 if that is 2^w or more"
         if i in plan.escape or (f and not 1 <= s <= 255):
             positions.append(i)
             s = 0
@@ -188,7 +190,7 @@ def encode_plane(fields: Sequence[int], width: int, plan: Plane, contexts: Conte
     if plan.mode == ZSTD:
         frame = plan.frame or zstandard.ZstdCompressor().compress(raw_payload(fields, width))
         return Coded(ZSTD, payload=frame)
-    symbols, positions = plane_symbols(fields, plan, contexts)
+    symbols, positions = plane_symbols(fields, width, plan, contexts)
     if contexts:
         frequency = context_tables(symbols, plan, contexts)
         head = b""

@@ -145,7 +145,7 @@ class OddFile:
             if mode == CODED:
                 plan.base = self.best_base(fields, width)
                 plan.escape = frozenset(self.rng.sample(range(len(fields)), self.rng.choice([0, 0, 2])))
-                if len(plane_symbols(fields, plan)[1]) > len(fields) // 16:
+                if len(plane_symbols(fields, width, plan)[1]) > len(fields) // 16:
                     return Plane(RAW) if width <= 8 else self.bypass_or_none(fields, width, plan)
             plan.frequency = self.table(fields, width, plan)
         return plan
@@ -162,7 +162,7 @@ class OddFile:
 
     def table(self, fields: list[int], width: int, plan: Plane) -> list[int]:
         """Even, uneven, or with symbols that never occur."""
-        symbols = plane_symbols(fields, plan)[0]
+        symbols = plane_symbols(fields, width, plan)[0]
         if plan.mode == BYPASS:
             legal = range(min(112, bypass_symbol((1 << width) - 1)[0] + 1))
         else:

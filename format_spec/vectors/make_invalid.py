@@ -10,6 +10,7 @@ from make_valid import (
     COMPRESSED_PLAIN,
     bf16_base,
     bits,
+    classes_round,
     classes_source,
     delta,
     little,
@@ -1505,6 +1506,10 @@ header("context_plain", "a context of a base without one", (["expressions", 0], 
 header("context_rest", "a context whose shift leaves 17 bits", ([*CONTEXT, "base", 0], 15), base=lambda: wide())
 CLASS = ["expressions", 0, "bits", 0, "context", "class"]
 header("class_octave", "an octave of 17", ([*CLASS, 2], 17), base=classes)
+header(
+    "class_wide", "a field that the octaves lift out of its plane, and out of it again one round lower",
+    ([*CLASS, 2], 16), base=classes_round,
+)  # fmt: skip
 header("class_side", "classes in a side plane that is not there", ([*CLASS, 1], 2), base=classes)
 header("class_same", "a side plane that nothing names", ([*CLASS, 1], 0), base=classes)
 header("class_dtype", "classes that are not U8", (["tensors", 0, "sides", 0, "dtype"], "I8"), base=classes)
@@ -1629,17 +1634,6 @@ def context_table_sum() -> bytes:
         chunk.planes[0].parts.table = bytes(table)
 
     return delta_with(change)
-
-
-@invalid("class contexts: a field that the octaves lift out of its plane")
-def class_wide() -> bytes:
-    source = classes_source(4, CODED, width=9)
-
-    def change(chunk: PlanesChunk) -> None:
-        put(chunk.planes[0], base=499)
-
-    source.data = little((min(v, 310) if v < 300 else v for v in to_units(source.data, 2)), 2)
-    return delta_with(change, source)
 
 
 @invalid("classes of row and column that are more than 255 together")

@@ -570,16 +570,18 @@ def delta_i8() -> Parts:
     return one(Source("I8", (1088,), data, add(plane(8)), code, 512, base=base))
 
 
-def classes_source(octave: int, mode: int, width: int = 10, count: int = 5, chunk: int | None = None) -> Source:
+def classes_source(
+    octave: int, mode: int, width: int = 10, count: int = 5, chunk: int | None = None, least: int = 300
+) -> Source:
     """U16 fields that lie higher in rows and columns of higher classes."""
     rows, columns = bytes([0, 3, 6, 9, 1] * 2)[:count], bytes(i % 7 for i in range(100))
     values = []
     for i, s in enumerate(skewed(100 * count, 9, 3)):
         k = rows[i // 100] + columns[i % 100]
-        values.append(0 if s == 9 else 300 + s + octave * (k // 4))
+        values.append(0 if s == 9 else (least + s + octave * (k // 4) - 1) % ((1 << width) - 1) + 1)
     part = {"context": {"class": [0, 1, octave]}, "plane": width}
     sides = [Source("U8", (count,), rows, BYTES, literal), Source("U8", (100,), columns, BYTES, literal)]
-    code = or_literal(Plane(mode, 11, 1, base=299 if mode == CODED else 0))
+    code = or_literal(Plane(mode, 11, 1, base=least - 1 if mode == CODED else 0))
     return Source("U16", (count, 100), little(values, 2), {"bits": [part], "rotate": 0}, code, chunk, sides)
 
 
@@ -590,6 +592,11 @@ def classes() -> Parts:
     data[40:42] = little([1023], 2)
     source.data = bytes(data)
     return one(source)
+
+
+@valid("class contexts: fields that the octaves lift out of a plane of 4 bits, and that come in again from below")
+def classes_round() -> Parts:
+    return one(classes_source(4, CODED, width=4, least=1))
 
 
 @valid("class contexts in mode bypass, chunks that begin mid-row")

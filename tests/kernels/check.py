@@ -425,7 +425,7 @@ def check_context_coding(
             fields = np.where(symbols, symbols + 300 + 3 * (selected >> 2).astype(int), 0).astype(np.uint16)
             fields[::50] = 9
             joined = np.zeros(n, np.uint16)
-            escapes = contexts.join_window(fields, selected, room - 1, 300, 3, joined)
+            escapes = contexts.join_window(fields, selected, room - 1, 300, 3, 10, joined)
             assert escapes == np.count_nonzero((joined & 255 == 0) & (fields != 0)) >= n // 50
             assert np.array_equal(joined & 255, np.where(fields == 9, 0, symbols))
         assert np.array_equal(joined >> 8, selected & room - 1)

@@ -30,6 +30,7 @@ ABSENT = bytes((1, 0))  # instead of a table that no unit selects
 SAME = bytes((2, 0))  # instead of a table that is the one before it
 # 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
 PRECISION = 12
+SAMPLE_EVERY = 5  # fields, where a window is chosen
 
 
 class Contexts(NamedTuple):
@@ -117,7 +118,7 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
     joined = work_space("joined", fields.size, np.uint16)
     if width <= 8 or contexts.octave:
         base = _window_base(fields, contexts)
-        escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, joined)
+        escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
         if escaped * ESCAPE_SHARE <= fields.size:
             symbols = joined.astype(np.uint8)
             escapes = coded.find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
@@ -130,10 +131,11 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
 
 def _window_base(fields: Fields, contexts: Contexts) -> int:
     """The base whose window holds the most fields, each moved down by its class's octaves."""
-    if fields.itemsize == 1 and not contexts.octave:
+    if fields.itemsize == 1:
         return 0
-    moved = fields.astype(np.int32) - np.int32(contexts.octave) * (contexts.values >> 2).astype(np.int32)
-    moved[fields == 0] = 0
+    some, values = fields[::SAMPLE_EVERY], contexts.values[::SAMPLE_EVERY]
+    moved = some.astype(np.int32) - np.int32(contexts.octave) * (values >> 2).astype(np.int32)
+    moved[some == 0] = 0
     return coded.choose_window(np.bincount(np.maximum(moved, 0), minlength=1 << 16)).base
 
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import NOWHERE, Place
-from slimtensors.dtypes import DTYPES, DType
+from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
 from slimtensors.inputs import Input, unit_count
 
@@ -126,9 +126,9 @@ def _logs(units: Units, dtype: DType) -> npt.NDArray[np.int16]:
     """Logarithms to base 2, linear between the powers of two, in 1 / OCTAVE octaves."""
     magnitudes = units & dtype.unit.type((1 << dtype.unit_bits - 1) - 1)
     shift = MANTISSA[dtype.name] - LOG_BITS
-    if shift >= 0:
-        return (magnitudes >> dtype.unit.type(shift)).astype(np.int16)
-    return magnitudes.astype(np.int16) << np.int16(-shift)
+    narrow = (magnitudes >> dtype.unit.type(max(shift, 0))).astype(np.int16)
+    logs: npt.NDArray[np.int16] = narrow << np.int16(max(-shift, 0))
+    return logs
 
 
 def _refined(logs: npt.NDArray[np.int16], mine: Numbers, others: Numbers) -> Numbers:

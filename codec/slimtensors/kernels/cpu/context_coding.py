@@ -32,7 +32,7 @@ from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 Array = npt.NDArray[Any]
-Window = tuple[int, int]  # base and octave
+Window = tuple[int, int, int]  # base, octave, width
 
 
 @inlined
@@ -60,9 +60,11 @@ def decode_context_step(
 def read_window(
     window: Window, s: Lanes, context: Lanes, _words: Array, _last: int, x: Lanes, at: int
 ) -> tuple[Lanes, Lanes, int]:
-    """The fields of symbols that count from a base, an octave higher for each four classes."""
-    # the field is base + s + octave * floor(k / 4); symbol 0 is field 0
-    return select(s != 0, s + window[0] + (context >> 2) * window[1], s), x, at
+    """The fields of symbols that count from a base, an octave higher for each four classes, round about the plane."""
+    # the field is v = base + s + octave * floor(k / 4), less 2^w - 1 if it is 2^w or more; symbol 0 is field 0
+    v = s + window[0] + (context >> 2) * window[1]
+    v = select(v >> window[2] != 0, v - ((1 << window[2]) - 1), v)
+    return select(s != 0, v, s), x, at
 
 
 @inlined
@@ -152,8 +154,9 @@ def decode_context_fields(
     """
     if not 0 <= base < 1 << 16 or not 0 <= octave <= 16:
         return BAD_ARGUMENT
-    window = (base, octave)
-    return decode_blocks(read_window, window, table, width, contexts, states, words, starts, out)
+    if not 1 <= width <= 16:
+        return BAD_ARGUMENT
+    return decode_blocks(read_window, (base, octave, width), table, width, contexts, states, words, starts, out)
 
 
 @kernel
@@ -161,7 +164,7 @@ def decode_context_bypass(
     table: Array, width: int, contexts: Array, states: Array, words: Array, starts: Array, out: Array
 ) -> int:
     """Decode a plane of mode `bypass`; out uint16[n]."""
-    return decode_blocks(read_bypass, (0, 0), table, width, contexts, states, words, starts, out)
+    return decode_blocks(read_bypass, (0, 0, 0), table, width, contexts, states, words, starts, out)
 
 
 @kernel

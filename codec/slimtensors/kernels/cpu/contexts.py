@@ -90,20 +90,22 @@ def join_bypass(fields: Array, contexts: Array, mask: int, out: Array) -> int:
 
 
 @kernel
-def join_window(fields: Array, contexts: Array, mask: int, base: int, octave: int, out: Array) -> int:
+def join_window(fields: Array, contexts: Array, mask: int, base: int, octave: int, width: int, out: Array) -> int:
     """256 * table + symbol, for fields of mode coded; fields without a symbol get symbol 0.
 
     fields uint8 or uint16 [n], contexts uint8[n], out uint16[n]. Returns the number of escapes, or -1.
     """
     if out.size % LANES != 0 or fields.size != out.size or contexts.size != out.size or not 0 <= mask < CONTEXTS:
         return -1
-    if not 0 <= base < 1 << 16 or not 0 <= octave <= 16:
+    if not 0 <= base < 1 << 16 or not 0 <= octave <= 16 or not 1 <= width <= 16:
         return -1
     escapes = 0
     for at in range(0, out.size, LANES):
         field, context = to_u32(load(fields, at)), load(contexts, at)
-        # A field below what symbol 0 would be wraps around to a large number.
-        offset = field - (to_u32(context >> 2) * octave + base)
+        # A field below what symbol 0 would be wraps around to a large number, and then comes from above the plane.
+        moved = to_u32(context >> 2) * octave
+        offset = field - (moved + base)
+        offset = select((field - moved - 1) >> 31 != 0, offset + ((1 << width) - 1), offset)
         symbol = select((offset < SYMBOLS) & (field != 0), offset, field & 0)
         escapes += count((symbol == 0) & (field != 0))
         store(out, at, to_u16(symbol) | to_u16(context & mask) << 8)

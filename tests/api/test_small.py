@@ -1,0 +1,88 @@
+"""The preset `small`: rows' and columns' scales told by side planes, and every bit given back."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from api.made import same
+from slimtensors import safe_open
+from slimtensors.cli.why import explain
+from slimtensors.detect.classes import find_classes
+from slimtensors.inputs import ArrayInput
+from slimtensors.numpy import load, save
+
+Array = npt.NDArray[np.generic]
+
+DTYPES = ["bfloat16", "float16", "float32", "float64", "float8_e4m3fn", "float8_e5m2"]
+SHAPES = [(257, 385), (400, 2049), (64, 33, 3, 3), (129, 40, 96), (1, 50_000), (50_000, 1), (0, 40)]
+
+
+def scaled(shape: tuple[int, ...], seed: int = 5) -> npt.NDArray[np.float64]:
+    """Numbers whose rows and columns have scales of their own, four octaves apart at most."""
+    rng = np.random.default_rng(seed)
+    rows = 2 ** rng.uniform(-2, 2, (shape[0], *[1] * (len(shape) - 1)))
+    columns = 2 ** rng.uniform(-2, 2, (1, *shape[1:]))
+    found: npt.NDArray[np.float64] = rng.normal(0, 0.04, shape) * rows * columns
+    return found
+
+
+def of(dtype: str, values: npt.NDArray[np.float64]) -> Array:
+    found: Array = values.astype(getattr(ml_dtypes, dtype, dtype))
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_round_trip(dtype: str) -> None:
+    tensors = {str(shape): of(dtype, scaled(shape)) for shape in SHAPES}
+    odd = of(dtype, scaled((300, 300)))
+    odd[7] = 0
+    odd[:, 9] = 0
+    odd[11, 13] = np.nan
+    odd[12] = odd[12] * odd.dtype.type(1e-5)  # subnormal in the narrow dtypes
+    tensors["odd"] = odd
+    tensors["zeros"] = np.zeros((300, 300), odd.dtype)
+    data = save(tensors, preset="small", threads=1)
+    again = load(data)
+    assert all(same(again[name], tensors[name]) for name in tensors)
+    assert save(tensors, preset="small", threads=3) == data
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_smaller_and_said_so(dtype: str) -> None:
+    tensors = {"weight": of(dtype, scaled((700, 500)))}
+    small = save(tensors, preset="small")
+    saved = len(save(tensors)) - len(small)
+    assert saved * 8 / 350_000 > 0.1  # bits per weight
+    assert "row" in explain(small)["weight"]
+    if dtype.startswith("float8"):
+        return  # NumPy has no slices of them
+    with safe_open(small, framework="np") as file:
+        rows = file.get_slice("weight")
+        for low, high in ((0, 1), (3, 4), (211, 699), (699, 700)):
+            assert same(rows[low:high], tensors["weight"][low:high])
+
+
+def test_not_where_it_gains_nothing() -> None:
+    array = of("bfloat16", np.random.default_rng(3).normal(0, 0.04, (1000, 700)))
+    assert len(save({"a": array}, preset="small")) == len(save({"a": array}))
+
+
+def test_rows_that_lack_bits_too() -> None:
+    array = scaled((600, 700)).astype(np.float32)
+    array[::2] = array[::2].astype(np.float16)
+    data = save({"a": array}, preset="small")
+    assert same(load(data)["a"], array)
+    assert len(data) < len(save({"a": array}))
+
+
+def test_scales_are_found() -> None:
+    rows, columns = np.arange(64) % 9, np.arange(512) % 5
+    noise = np.random.default_rng(8).normal(0, 0.01, (64, 512))
+    array = of("bfloat16", noise * 2 ** (rows[:, None] / 4) * 2 ** (columns / 4))
+    found = find_classes(ArrayInput("a", array), "small", array.size)
+    assert found is not None
+    assert np.abs(found.rows.astype(int) - rows).max() <= 1
+    assert np.mean(found.rows == rows) > 0.8
