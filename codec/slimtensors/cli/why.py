@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.dtypes import DType
-from slimtensors.expression import Decimal, Gather, Mul, Sparse
+from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Sparse
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -67,11 +67,13 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
             f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack {tensor.pack} "
             f"with {others} other{'s' * (others != 1)}; {words}"
         )
-    sides = header.side_streams.get(index)
-    if sides and header.streams[number].bits.sides:
+    sides, bits = header.side_streams.get(index), header.streams[number].bits
+    if sides and bits.flags:
         words += (
             f"; a flag for each of {header.streams[sides[0]].units} rows says which have the bits marked 'in some rows'"
         )
+    if sides and any(isinstance(context, ClassContext) for context in bits.contexts):
+        words += "; the scales of its row and its column, in quarters of an octave, say which exponents to expect"
     return words
 
 
