@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,8 +17,9 @@ from slimtensors.container.header import Base
 from slimtensors.dtypes import DType
 from slimtensors.expression import BaseContext, Bits, Context, Delta, Part
 from slimtensors.inputs import Input, unit_count
+from slimtensors.limits import CHUNK_BYTES
 
-__all__ = ["DeltaPlan", "MatchedBase", "equal_rows", "plan_delta"]
+__all__ = ["DeltaPlan", "MatchedBase", "equal_rows", "plan_delta", "row_classes"]
 
 Units = npt.NDArray[Any]
 
@@ -26,6 +27,8 @@ WORTH = 0.98  # of the plain sample's size: a difference needs its base at every
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
 SAMPLE_ROWS = 512
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
+SAMPLE_ROW_UNITS = 1 << 18  # in whole rows
+CLASSES = 10  # of rows, by the share of units that differ: below 1/256, and each doubling up to all
 MIN_EQUAL = 0.05  # rows equal to the base that are worth one
 MANTISSA = {"F16": 10, "BF16": 7, "F32": 23, "C64": 23, "F64": 52, "F8_E4M3": 3, "F8_E5M2": 2}
 MOST_TABLES = 24
@@ -45,10 +48,13 @@ class MatchedBase:
 
 
 class DeltaPlan(NamedTuple):
-    """The planes of the differences; `by_row`: a side plane says which rows differ at all."""
+    """The planes of the differences. by_row: side plane 0 says which rows differ at all; classes: the last side plane
+    says how much they do.
+    """
 
     bits: Bits
     by_row: bool
+    classes: bool
     why: str
 
 
@@ -66,10 +72,15 @@ def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | 
         return None
     bits = tried[sizes.index(size)]
     equal = _equal_share(tensor, matched)
-    if MIN_EQUAL <= equal < 1:
-        by_row = Bits(tuple(Part(part.width, 0, part.context) for part in bits.parts))
-        return DeltaPlan(by_row, True, f"difference from a base; {equal:.0%} of rows equal it")
-    return DeltaPlan(bits, False, f"difference from a base, {8 * size / sample.size:.1f} bits a unit")
+    by_row = MIN_EQUAL <= equal < 1
+    why = f"{equal:.0%} of rows equal it" if by_row else f"{8 * size / sample.size:.1f} bits a unit"
+    classed = _with_classes(bits, int(by_row))
+    classes = _classes_gain(tensor, matched, bits)
+    if classes:
+        bits, why = classed, f"{why}; rows differ by more or less"
+    if by_row:
+        bits = Bits(tuple(Part(part.width, 0, part.context) for part in bits.parts))
+    return DeltaPlan(bits, by_row, classes, f"difference from a base; {why}")
 
 
 def equal_rows(tensor: Input, low: int, high: int, *, matched: MatchedBase) -> Units:
@@ -83,6 +94,62 @@ def equal_rows(tensor: Input, low: int, high: int, *, matched: MatchedBase) -> U
         base = matched.units(tensor.dtype, row * length, count * length)
         flags[row - low : row - low + count] = (units != base).reshape(count, length).any(axis=1)
     return flags
+
+
+def row_classes(tensor: Input, low: int, high: int, *, matched: MatchedBase) -> Units:
+    """A class for each of the rows [low, high), by how many of its units differ from the base's."""
+    length = unit_count(tensor) // tensor.shape[0]
+    classes = np.empty(high - low, np.uint8)
+    step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
+    for row in range(low, high, step):
+        count = min(step, high - row)
+        units = tensor.read(row * length, count * length)
+        base = matched.units(tensor.dtype, row * length, count * length)
+        classes[row - low : row - low + count] = _classes(units, base, count)
+    return classes
+
+
+def _classes(units: Units, base: Units, rows: int) -> Units:
+    """0 for rows of which less than one unit in 256 differs, one more for each doubling."""
+    differing = np.count_nonzero((units != base).reshape(rows, -1), axis=1)
+    shares = differing.astype(np.int64) * 256 // (units.size // rows)
+    found: Units = np.searchsorted(1 << np.arange(CLASSES - 1), shares, side="right").astype(np.uint8)
+    return found
+
+
+def _with_classes(bits: Bits, side: int) -> Bits:
+    """The same planes, where a base's context has one for each class of rows."""
+    parts = []
+    for part in bits.parts:
+        context = part.context
+        if isinstance(context, BaseContext):
+            context = replace(context, rows=side, classes=CLASSES)
+        parts.append(Part(part.width, part.side, context))
+    return Bits(tuple(parts))
+
+
+def _classes_gain(tensor: Input, matched: MatchedBase, bits: Bits) -> bool:
+    """Whether tables for each class of rows are worth their bytes, on whole rows that differ from the base at all."""
+    if not any(isinstance(context, BaseContext) for context in bits.contexts) or not _has_rows(tensor):
+        return False
+    rows = tensor.shape[0]
+    length = unit_count(tensor) // rows
+    count = min(rows, max(MIN_ROWS, SAMPLE_ROW_UNITS // length))
+    picked = [int(row) * length for row in np.unique(np.linspace(0, rows - 1, count).astype(np.int64))]
+    if length * len(picked) > CHUNK_BYTES:
+        return False
+    units = np.concatenate([tensor.read(at, length) for at in picked])
+    base = np.concatenate([matched.units(tensor.dtype, at, length) for at in picked])
+    differs = (units != base).reshape(len(picked), length).any(axis=1)
+    if np.count_nonzero(differs) < MIN_ROWS:
+        return False
+    units, base = (every.reshape(-1, length)[differs].reshape(-1) for every in (units, base))
+    classes = _classes(units, base, int(np.count_nonzero(differs)))
+    if classes.min() == classes.max():
+        return False
+    place = Place(units.size, 0, (classes,), tensor.dtype, base)
+    without = len(encode_chunk(units, Delta(bits, 0), place))
+    return len(encode_chunk(units, Delta(_with_classes(bits, 0), 0), place)) + len(picked) // 2 < WORTH * without
 
 
 def _sample(tensor: Input, matched: MatchedBase) -> tuple[Units, Units]:
@@ -131,9 +198,15 @@ def _without_rows(plain: Bits) -> Bits:
 def _equal_share(tensor: Input, matched: MatchedBase) -> float:
     """The share of rows that equal the base's, of a sample; 0 where rows are not worth a look."""
     shape = tensor.shape
-    if len(shape) < 2 or shape[0] < MIN_ROWS or unit_count(tensor) // shape[0] < MIN_ROW:
-        return 0.0
-    if unit_count(tensor) % shape[0] or math.prod(shape[1:]) * tensor.dtype.bits % tensor.dtype.unit_bits:
+    if not _has_rows(tensor):
         return 0.0
     picked = np.unique(np.linspace(0, shape[0] - 1, min(shape[0], SAMPLE_ROWS)).astype(np.int64))
     return float(np.mean([not equal_rows(tensor, int(r), int(r) + 1, matched=matched)[0] for r in picked]))
+
+
+def _has_rows(tensor: Input) -> bool:
+    """Whether rows are worth a look: long and many, and of whole units."""
+    shape = tensor.shape
+    if len(shape) < 2 or shape[0] < MIN_ROWS or unit_count(tensor) // shape[0] < MIN_ROW:
+        return False
+    return not (unit_count(tensor) % shape[0] or math.prod(shape[1:]) * tensor.dtype.bits % tensor.dtype.unit_bits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,7 +32,8 @@ MASK_WIDTH = 8  # of a mask's plane: a field has a bit for each of eight units
 MAX_DECIMAL_WIDTH = 53  # of codes: integers of 52 bits and a sign
 MAX_POWER = 22  # 10^22 is the last that is exact in binary64
 MAX_SHIFT = 63
-MAX_TABLES = 64
+MAX_TABLES, MAX_CLASSES = 64, 64
+MAX_ALL_TABLES = 256  # of all classes; a context is a byte
 MAX_OCTAVE = 16
 CLASS_TABLES = 4  # classes that are an octave apart share a table
 # Names that the format keeps for later; a file that uses one is sound but not for this reader.
@@ -41,21 +42,30 @@ DRAFT = frozenset({"hadamard", "matmul", "rand", "trellis", "view"})
 
 @dataclass(frozen=True)
 class BaseContext:
-    """The base's exponent selects the table: floor(rotated base unit / 2^shift) - first, cut to 0 ... tables - 1."""
+    """The base's exponent selects the table: floor(rotated base unit / 2^shift) - first, cut to 0 ... tables - 1; with
+    tables of its own for each class of rows, which side plane `rows` holds.
+    """
 
     shift: int
     first: int
     tables: int
+    rows: int | None = None
+    classes: int = 1
+
+    @property
+    def all_tables(self) -> int:
+        return self.tables * self.classes
 
     @property
     def sides(self) -> set[int]:
-        return set()
+        return set() if self.rows is None else {self.rows}
 
     def to_json(self) -> dict[str, Any]:
-        return {"base": [self.shift, self.first, self.tables]}
+        base = {"base": [self.shift, self.first, self.tables]}
+        return base if self.rows is None else {**base, "rows": [self.rows, self.classes]}
 
     def __str__(self) -> str:
-        return "given the base"
+        return "given the base" if self.rows is None else "given base and row"
 
 
 @dataclass(frozen=True)
@@ -65,7 +75,7 @@ class ClassContext:
     rows: int
     columns: int
     octave: int
-    tables = CLASS_TABLES
+    all_tables = CLASS_TABLES
 
     @property
     def sides(self) -> set[int]:
@@ -401,23 +411,36 @@ def _plane(value: Any) -> Part:
 
 def _context(value: Any) -> Context:
     keys = _keys(value, "a context")
-    if keys not in ({"base"}, {"class"}):
+    if keys not in ({"base"}, {"base", "rows"}, {"class"}):
         raise FormatError(f"a context has the keys {sorted(keys)}")
-    (kind,) = keys
+    kind = "class" if "class" in keys else "base"
     numbers = value[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise FormatError("a context has three numbers")
     if kind == "base":
-        return BaseContext(
+        context = BaseContext(
             _integer(numbers[0], 0, MAX_SHIFT, "the shift of a context"),
             _integer(numbers[1], 0, 2**MAX_WIDTH - 1, "the first of a context"),
             _integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
         )
+        return _with_rows(context, value["rows"]) if "rows" in keys else context
     return ClassContext(
         _integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
         _integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
         _integer(numbers[2], 0, MAX_OCTAVE, "the octave of a context"),
     )
+
+
+def _with_rows(context: BaseContext, value: Any) -> BaseContext:
+    side, classes = _pair(value, "the rows of a context")
+    found = replace(
+        context,
+        rows=_integer(side, 0, MAX_PLANES, "the row classes of a context"),
+        classes=_integer(classes, 2, MAX_CLASSES, "the number of classes of a context"),
+    )
+    if found.all_tables > MAX_ALL_TABLES:
+        raise FormatError(f"a context has {found.all_tables} tables; {MAX_ALL_TABLES} are the most")
+    return found
 
 
 def _keys(value: Any, what: str) -> set[str]:

@@ -25,7 +25,7 @@ from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.classes import find_classes, with_classes
 from slimtensors.detect.codes import Structure, find_structure
-from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta
+from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta, row_classes
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
@@ -275,10 +275,14 @@ class _Builder:
     def _add_delta(self, index: int, tensor: Input, matched: MatchedBase, plan: DeltaPlan, chunk: int) -> None:
         sides: tuple[Side, ...] = ()
         shape = tuple(tensor.shape)
-        if plan.by_row:
-            sides = (Side(DTYPES["U8"], (shape[0],), min(shape[0], CHUNK_BYTES), self.intern(layouts.FLAGS)),)
-            each = unit_count(tensor) // shape[0]
-            self._jobs.append(Job((index,), partial(equal_rows, matched=matched), each, try_zstd=True))
+        for wanted, make, bits in (
+            (plan.by_row, equal_rows, layouts.FLAGS),
+            (plan.classes, row_classes, layouts.BYTES),
+        ):
+            if wanted:
+                sides += (Side(DTYPES["U8"], (shape[0],), min(shape[0], CHUNK_BYTES), self.intern(bits)),)
+                each = unit_count(tensor) // shape[0]
+                self._jobs.append(Job((index,), partial(make, matched=matched), each, try_zstd=True))
         self._jobs.append(Job((index,), base=matched, try_zstd=not tensor.dtype.is_float))
         if matched.base not in self.bases:
             self.bases.append(matched.base)

@@ -19,7 +19,7 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError
-from slimtensors.expression import ClassContext, Delta, Mul
+from slimtensors.expression import BaseContext, ClassContext, Delta, Mul
 from slimtensors.threads import run_all
 
 if TYPE_CHECKING:
@@ -287,6 +287,10 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
             if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
                 raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")
     for context in stream.bits.contexts:
+        if isinstance(context, BaseContext) and context.rows is not None:
+            most = int(sides[context.rows].max())
+            if most >= context.classes:
+                raise FormatError(f"{stream.label}: class {most} of a row, of {context.classes}")
         if (
             isinstance(context, ClassContext)
             and int(sides[context.rows].max()) + int(sides[context.columns].max()) > MAX_CLASS

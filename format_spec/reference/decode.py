@@ -351,6 +351,10 @@ class HeaderReader:
                 two = [sides[part.context.rows], sides[part.context.columns]]
                 check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "class: not planes of classes")
                 check(two[0]["shape"][0] * two[1]["shape"][0] == units, "class: rows and columns are not the tensor's")
+            if isinstance(part.context, BaseContext) and part.context.rows is not None:
+                side = sides[part.context.rows]
+                check(side["dtype"] == "U8" and len(side["shape"]) == 1, "context: not a side plane of rows")
+                check(units % side["shape"][0] == 0, "context: the rows do not divide the units")
             if part.side is not None:
                 # "dtype `U8`, shape `[rows]` ... `rows` divides their number"
                 side = sides[part.side]
@@ -576,7 +580,11 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
         for j in here:
             u = int.from_bytes(base_units(stream, start + j, 1), "little")
             c = ((u << 1 | u >> bits - 1) % (1 << bits) >> context.shift) - context.first
-            table.append(max(0, min(c, context.tables - 1)))
+            row = 0
+            if context.rows is not None:
+                classes = sides[context.rows]
+                row = classes[(start + j) // (stream.units // len(classes))]
+            table.append(max(0, min(c, context.tables - 1)) + context.tables * row)
         moved = [0] * len(table)
     else:
         columns = sides[context.columns]
@@ -584,7 +592,8 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
         table, moved = [c % 4 for c in k], [context.octave * (c // 4) for c in k]
     # "The zeros that follow the last field have the context 0."
     fill = [0] * (-len(table) % GROUP)
-    return coder.Contexts(context.tables, table + fill, moved + fill)
+    number = context.tables * context.classes if isinstance(context, BaseContext) else context.tables
+    return coder.Contexts(number, table + fill, moved + fill)
 
 
 def decode_plane(
@@ -642,6 +651,8 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
     """ "1 where the row has fields and 0 where it has none (other values are refused)" """
     for part in stream.expression.planes():
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
+        if isinstance(part.context, BaseContext) and part.context.rows is not None:
+            check(max(sides[part.context.rows]) < part.context.classes, "a row's class is not below `classes`")
         if isinstance(part.context, ClassContext):
             most = max(sides[part.context.rows]) + max(sides[part.context.columns])
             check(most <= 255, "classes of row and column over 255")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from coder import Refused, check
 
@@ -35,6 +35,8 @@ class BaseContext:
     shift: int
     first: int
     tables: int
+    rows: int | None = None  # the side plane of the rows' classes
+    classes: int = 1
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,9 @@ class Part:
 
     def sides(self) -> set[int]:
         classes = {self.context.rows, self.context.columns} if isinstance(self.context, ClassContext) else set()
-        return classes | ({self.side} - {None})
+        if isinstance(self.context, BaseContext):
+            classes = {self.context.rows}
+        return (classes | {self.side}) - {None}
 
 
 @dataclass(frozen=True)
@@ -223,13 +227,21 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
     if "context" not in object_:
         return Part(width, side)
     context = keyed(object_["context"], "context")
-    check(context.keys() in ({"base"}, {"class"}), "context: unknown keys")
-    ((kind, numbers),) = context.items()
+    check(context.keys() in ({"base"}, {"base", "rows"}, {"class"}), "context: unknown keys")
+    kind = "class" if "class" in context else "base"
+    numbers = context[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise Refused("context: not an array of three")
     if kind == "base":
         shift, first = integer(numbers[0], 0, 63, "shift"), integer(numbers[1], 0, 65535, "first")
-        return Part(width, side, BaseContext(shift, first, integer(numbers[2], 2, 64, "tables")))
+        base = BaseContext(shift, first, integer(numbers[2], 2, 64, "tables"))
+        if "rows" in context:
+            rows = context["rows"]
+            if not isinstance(rows, list) or len(rows) != 2:
+                raise Refused("context: rows are not an array of two")
+            base = replace(base, rows=integer(rows[0], 0, 2**48, "rows"), classes=integer(rows[1], 2, 64, "classes"))
+            check(base.tables * base.classes <= 256, "context: more than 256 tables")
+        return Part(width, side, base)
     rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
     return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave")))
 

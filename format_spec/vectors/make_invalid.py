@@ -1501,6 +1501,27 @@ header("context_shift", "a context that shifts the whole unit away", ([*CONTEXT,
 header("context_first", "a context whose first has 17 bits", ([*CONTEXT, "base", 1], 65536), base=delta)
 header("context_tables_1", "a context with one table", ([*CONTEXT, "base", 2], 1), base=delta)
 header("context_tables_65", "a context with 65 tables", ([*CONTEXT, "base", 2], 65), base=delta)
+CLASSED = {"base": [8, 100, 20], "rows": [0, 5]}
+header("context_rows_side", "a context of row classes without their side plane", (CONTEXT, CLASSED), base=delta)
+
+
+def classed() -> Parts:
+    """A file that is sound but for what is changed in it."""
+    base = bf16_base()
+    part = {"context": {"base": [8, 100, 20], "rows": [0, 5]}, "plane": 16}
+    side = Source("U8", (4,), bytes([0, 4, 2, 2]), BYTES, literal)
+    return one(Source("BF16", (4, 160), moved_weights(base.data), add_base(part), literal, None, [side], base=base))
+
+
+CLASSES = ["expressions", 1, "add", 1, "bits", 0, "context"]  # after the side plane's
+ROWS, ROW_SIDE = [*CLASSES, "rows"], ["tensors", 0, "sides", 0]
+header("context_rows_1", "row classes of a context: one class", ([*ROWS, 1], 1), base=classed)
+header("context_rows_13", "row classes of a context: more than 256 tables", ([*ROWS, 1], 13), base=classed)
+header("context_rows_65", "row classes of a context: 65", ([*CLASSES, "base", 2], 2), ([*ROWS, 1], 65), base=classed)
+header("context_rows_three", "row classes of a context: three numbers", (ROWS, [0, 5, 1]), base=classed)
+header("context_rows_alone", "row classes without the base's part", ([*CLASSES, "base"], DROP), base=classed)
+header("context_rows_shape", "row classes of two dimensions", ([*ROW_SIDE, "shape"], [2, 2]), base=classed)
+header("context_rows_uneven", "row classes of rows that do not fit", ([*ROW_SIDE, "shape"], [3]), base=classed)
 PLAIN = {"bits": [{"context": {"base": [8, 0, 2]}, "plane": 16}], "rotate": 0}
 header("context_plain", "a context of a base without one", (["expressions", 0], PLAIN), (["bases"], DROP), base=delta)
 header("context_rest", "a context whose shift leaves 17 bits", ([*CONTEXT, "base", 0], 15), base=lambda: wide())
@@ -1615,6 +1636,15 @@ def context_same_absent() -> bytes:
         chunk.planes[0].parts.table = table[:at] + b"\2\0" + table[at + length :]
 
     return delta_with(change)
+
+
+@invalid("a row's class that is not below the number of classes")
+def context_rows_class() -> bytes:
+    base = bf16_base()
+    part = {"context": {"base": [8, 100, 20], "rows": [0, 4]}, "plane": 16}
+    side = Source("U8", (4,), bytes([0, 4, 2, 2]), BYTES, literal)
+    source = Source("BF16", (4, 160), moved_weights(base.data), add_base(part), literal, None, [side], base=base)
+    return one(source).join()
 
 
 @invalid("the tables of a context are one too few")

@@ -518,6 +518,18 @@ def delta_same_tables() -> Parts:
     return one(Source("BF16", (4, 160), data, add(plane(16, base=[8, 100, 20])), code, base=base))
 
 
+@valid("add: tables for each class of rows under scatter, a chunk that begins mid-row, classes that no row has")
+def delta_row_classes() -> Parts:
+    base = bf16_base()
+    data = base.data[:320] + moved(base.data[320:640], 2, 4) + moved(base.data[640:], 2, 2)
+    part = {"scatter": [1, plane(16, base=[9, 59, 4], rows=[0, 5])]}
+    sides = [
+        Source("U8", (4,), bytes([0, 4, 2, 2]), BYTES, literal),
+        Source("U8", (4,), bytes([0, 1, 1, 1]), BYTES, literal),
+    ]
+    return one(Source("BF16", (4, 160), data, add(part), or_literal(Plane(BYPASS, 11, 1)), 300, sides, base=base))
+
+
 @valid("add: three rows more than the base has, in chunks that begin mid-row, with a tail; no context")
 def delta_longer() -> Parts:
     base = bf16_base()

@@ -147,6 +147,41 @@ def test_contexts(context: BaseContext | ClassContext | None, blocks_of: int) ->
     assert np.array_equal(out, units)
 
 
+@pytest.mark.parametrize("first", [0, 1, 4999, 123_457])
+def test_row_classes(first: int) -> None:
+    """Chunks that begin anywhere in a row."""
+    rng = np.random.default_rng(first)
+    classes = rng.integers(0, 10, 300).astype(np.uint8)
+    values = rng.normal(0, 0.04, 150_000)
+    moves = rng.normal(0, 1e-3, 150_000) * (rng.random(150_000) < np.repeat(2.0 ** (classes - 9.0), 500))
+    base = values.astype(ml_dtypes.bfloat16).view(np.uint16)[first:]
+    units = (values + moves).astype(ml_dtypes.bfloat16).view(np.uint16)[first:]
+    place = Place(150_000, first, (classes,), DTYPES["BF16"], base)
+    sizes = []
+    for context in (BaseContext(8, 100, 24), BaseContext(8, 100, 24, 0, 10)):
+        expression = Delta(Bits((Part(16, context=context),)), 0)
+        chunk = np.frombuffer(bytearray(encode_chunk(units, expression, place)), np.uint8)
+        out = np.empty_like(units)
+        decode_chunk(chunk, expression, out, place)
+        assert np.array_equal(out, units)
+        sizes.append(chunk.size)
+    assert sizes[1] < 0.9 * sizes[0] or first > 100_000
+
+
+def test_rows_that_differ_by_more_or_less_are_found() -> None:
+    rng = np.random.default_rng(5)
+    values = rng.normal(0, 0.04, (600, 400))
+    share = 2.0 ** -rng.integers(0, 9, 600)
+    share[:200] = 0
+    moves = rng.normal(0, 1e-3, values.shape) * (rng.random(values.shape) < share[:, None])
+    base, array = values.astype(ml_dtypes.bfloat16), (values + moves).astype(ml_dtypes.bfloat16)
+    data = saved(array, matched(base))
+    assert saved(array, matched(base), threads=3) == data
+    read = decode.decode_file(data, bases=lambda _identity: base.tobytes())
+    assert read.tensors["w"][2] == array.tobytes()
+    assert b'"rows":[1,10]' in data
+
+
 @pytest.mark.parametrize("octave", [0, 4, 16])
 @pytest.mark.parametrize("width", [8, 10])
 def test_classes_in_mode_coded(octave: int, width: int) -> None:

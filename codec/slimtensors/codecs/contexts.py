@@ -57,6 +57,10 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
         assert place.base is not None
         base = place.base[:count]
         coded.must(selecting.base_contexts(base, context.shift, context.first, context.tables, values))
+        if context.rows is not None:
+            classes = place.sides[context.rows]
+            length = place.units // classes.size
+            coded.must(selecting.add_row_classes(classes, length, place.first, context.tables, values))
         octave = 0
     else:
         rows, columns = place.sides[context.rows], place.sides[context.columns]
@@ -64,7 +68,7 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
         octave = context.octave
     if side is not None:
         values = place.rows(side).compact(values)
-    return Contexts(values, context.tables, octave)
+    return Contexts(values, context.all_tables, octave)
 
 
 def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:

@@ -177,13 +177,19 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
     if expression.sides != set(range(len(sides))):
         raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
     for side in expression.bits.flags:  # row flags
-        if sides[side].dtype.name != "U8" or len(sides[side].shape) != 1:
-            raise FormatError(f"side plane {side}, of row flags, is not U8 with one dimension")
-        if units % sides[side].shape[0]:
-            raise FormatError("a side plane's rows do not divide the tensor")
+        _check_rows(side, sides[side], units, "row flags")
     for context in expression.bits.contexts:
+        if isinstance(context, BaseContext) and context.rows is not None:
+            _check_rows(context.rows, sides[context.rows], units, "row classes")
         if isinstance(context, ClassContext):
             _check_classes([sides[context.rows], sides[context.columns]], units)
+
+
+def _check_rows(number: int, side: Side, units: int, what: str) -> None:
+    if side.dtype.name != "U8" or len(side.shape) != 1:
+        raise FormatError(f"side plane {number}, of {what}, is not U8 with one dimension")
+    if units % side.shape[0]:
+        raise FormatError("a side plane's rows do not divide the tensor")
 
 
 def _check_classes(sides: list[Side], units: int) -> None:

@@ -42,6 +42,24 @@ def base_contexts(base: Array, shift: int, first: int, tables: int, out: Array) 
 
 
 @kernel
+def add_row_classes(classes: Array, length: int, first: int, tables: int, out: Array) -> int:
+    """out[i] += tables * classes[(first + i) / length]: each class of rows has tables of its own. Arrays of uint8."""
+    if length < 1 or first < 0 or first + out.size > classes.size * length or not 1 <= tables <= MOST_TABLES:
+        return BAD_ARGUMENT
+    if out.size == 0:
+        return OK
+    at = 0
+    for row in range(first // length, (first + out.size - 1) // length + 1):
+        # Only the first row may begin in its middle.
+        end = min((row + 1) * length - first, out.size)
+        move = np.uint8(np.int64(classes[row]) * tables & CONTEXTS - 1)
+        for i in range(at, end):
+            out[i] += move
+        at = end
+    return OK
+
+
+@kernel
 def class_contexts(rows: Array, columns: Array, first: int, out: Array) -> int:
     """out[i] = rows[j / C] + columns[j mod C] for j = first + i, where C is the number of columns. All uint8."""
     length = columns.size
