@@ -99,6 +99,12 @@ def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> 
 
 def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
     """Plane by plane, for what has no kernel of its own."""
+    first = bits.parts[0]
+    if first.width == 8 * body.itemsize and first.side is None:
+        _decode_whole(planes[0], first, body, place)
+        if bits.rotate:
+            kernels.rotate_right(body, bits.rotate)
+        return
     body[:] = 0
     shift = 0
     for i, (plane, part) in enumerate(zip(planes, bits.parts, strict=True)):
@@ -109,6 +115,17 @@ def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> N
         shift += part.width
     if bits.rotate:
         kernels.rotate_right(body, bits.rotate)
+
+
+def _decode_whole(plane: Plane, part: PlanePart, body: Units, place: Place) -> None:
+    """A plane as wide as the units needs no joining."""
+    try:
+        contexts = _contexts(plane, part, place, body.size)
+        fields = decode_plane(plane, part.width, body.size // GROUP, contexts, body)
+    except FormatError as error:
+        raise type(error)(f"plane 0: {error}") from None
+    if fields is not body:
+        body[:] = fields
 
 
 def _join(plane: Plane, part: PlanePart, shift: int, body: Units, place: Place) -> None:

@@ -30,6 +30,7 @@ ABSENT = bytes((1, 0))  # instead of a table that no unit selects
 SAME = bytes((2, 0))  # instead of a table that is the one before it
 # 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
 PRECISION = 12
+FEW = 24  # tables that a decoder lays out one for each context
 SAMPLE_EVERY = 5  # fields, where a window is chosen
 
 
@@ -98,7 +99,15 @@ def _read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
     )  # fmt: skip
     coded.check_opened(status)
     found = int(np.max(number, where=number != payload.NO_TABLE, initial=0)) + 1
-    if found < contexts.tables:
+    if contexts.tables <= FEW and np.max(number[: contexts.tables]) != payload.NO_TABLE:
+        # Copies cost less than a look at each context, while they fit the cache.
+        rows = slots.reshape(-1, table.SLOTS)
+        for i in range(contexts.tables - 1, 0, -1):
+            if number[i] != i:
+                rows[i] = rows[number[i]]
+        rows[contexts.tables :] = 0
+        found = contexts.tables
+    elif found < contexts.tables:
         _number_tables(contexts, number)
     return coded.cut(plane, slots[: table.SLOTS << (found - 1).bit_length()], starts, parts)
 

@@ -39,8 +39,13 @@ def field_dtype(width: int) -> np.dtype[Any]:
     return np.dtype(np.uint8 if width <= 8 else np.uint16)
 
 
-def decode_plane(plane: Plane, width: int, groups: int, contexts: Contexts | None = None) -> Fields | int:
-    """The plane's 128 * groups fields, or the one value that they all have. Raises FormatError."""
+def decode_plane(
+    plane: Plane, width: int, groups: int, contexts: Contexts | None = None, into: Fields | None = None
+) -> Fields | int:
+    """The plane's 128 * groups fields, or the one value that they all have. Raises FormatError.
+
+    into: where they may be put, if they are coded; what is returned says whether they were.
+    """
     descriptor = plane.descriptor
     if groups == 0 and descriptor != Descriptor(Mode.CONSTANT):
         raise FormatError("a plane without fields is not constant 0")
@@ -58,7 +63,7 @@ def decode_plane(plane: Plane, width: int, groups: int, contexts: Contexts | Non
             return _unpack(packed, width, groups)
     if descriptor.mode == Mode.BYPASS and width <= 8:
         raise FormatError(f"mode bypass for a plane of {width} bits")
-    out = np.empty(GROUP * groups, field_dtype(width))
+    out = np.empty(GROUP * groups, field_dtype(width)) if into is None else into
     if contexts is not None:
         context_coded.decode(plane, width, groups, contexts, out)
         return out
