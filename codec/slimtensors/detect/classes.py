@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import layouts
+from slimtensors.codecs import coded, layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
 from slimtensors.inputs import Input, unit_count
+from slimtensors.kernels.cpu import scales
 
 __all__ = ["Classes", "find_classes", "with_classes"]
 
@@ -36,8 +37,10 @@ SCALE = 64  # of means, so that they round late
 ROUNDS = 3  # of fitting rows and columns by turns
 COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
 PIECE = 1 << 18  # units
+MEDIAN_SAMPLE = 1 << 14  # units, about
+TRIALS = 5  # chunks of a large tensor that are encoded both ways; one of a tensor of few chunks
 MOST = 255  # of a row's and a column's class together
-WORTH = 0.003  # of the field's bytes, for what decodes with four tables and not one
+WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
 
 
 class Classes(NamedTuple):
@@ -58,7 +61,7 @@ def with_classes(bits: Bits, dtype: DType, first_side: int) -> Bits:
 
 
 def find_classes(tensor: Input, preset: str, chunk: int) -> Classes | None:
-    """Classes that make one of the tensor's chunks (of `chunk` units) smaller, by more than they take."""
+    """Classes that make some of the tensor's chunks (of `chunk` units) smaller, by more than they take."""
     units = unit_count(tensor)
     if tensor.dtype.name not in MANTISSA or units < FEWEST or len(tensor.shape) < 2:
         return None
@@ -78,46 +81,54 @@ def _worth(
     tensor: Input, preset: str, chunk: int, rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.uint8]
 ) -> Classes | None:
     units, dtype = unit_count(tensor), tensor.dtype
-    first = -(-units // chunk) // 2 * chunk
-    sample = tensor.read(first, min(chunk, units - first))
     plain = layouts.floats(dtype, preset)
-    place = Place(units, first, (rows, columns), dtype)
-    before = len(encode_chunk(sample, plain))
-    after = len(encode_chunk(sample, with_classes(plain, dtype, 0), place))
+    chunks = -(-units // chunk)
+    looked_at = field = saved = 0
+    for k in _looked_at(chunks):
+        first = k * chunk
+        sample = tensor.read(first, min(chunk, units - first))
+        before = len(encode_chunk(sample, plain))
+        after = len(encode_chunk(sample, with_classes(plain, dtype, 0), Place(units, first, (rows, columns), dtype)))
+        looked_at += sample.size
+        field += before - sum(plain.widths[:-1]) * sample.size // 8
+        saved += before - after
     # The side planes serve all chunks.
     sides = sum(len(encode_chunk(side, layouts.BYTES, NOWHERE, try_zstd=True)) for side in (rows, columns))
-    saved = before - after - sides * sample.size / units
-    field = before - sum(plain.widths[:-1]) * sample.size / 8
-    if saved < WORTH * field:
+    gain = saved / looked_at - sides / units
+    if gain < WORTH * field / looked_at:
         return None
-    bits = 8 * saved / sample.size
-    return Classes(rows, columns, f"exponents given the scales of row and column: {bits:.3f} bit per weight saved")
+    return Classes(rows, columns, f"exponents given the scales of row and column: {8 * gain:.3f} bit per weight saved in a sample")
+
+
+def _looked_at(chunks: int) -> list[int]:
+    """The first and the last among them: vocabularies begin and end with tokens that were hardly trained."""
+    return [k * (chunks - 1) // (TRIALS - 1) for k in range(TRIALS)] if chunks > 3 * TRIALS else [chunks // 2]
 
 
 def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
     """Mean logarithms of rows and columns in 1 / (SCALE * OCTAVE) octaves: log(unit) is about row + column."""
     count = min(rows, max(SHORTEST, COLUMN_SAMPLE // columns))
-    picked = [i * rows // count for i in range(count)]
     if count == rows:
         sample = tensor.read(0, rows * columns)
     else:
-        sample = np.concatenate([tensor.read(row * columns, columns) for row in picked])
-    logs = _logs(sample, tensor.dtype).reshape(count, columns)
-    middle = int(np.sort(logs, axis=None)[logs.size // 2])
-    of_rows, of_columns = np.full(count, SCALE * middle), np.zeros(columns, np.int64)
+        sample = np.concatenate([tensor.read(i * rows // count * columns, columns) for i in range(count)])
+    logs = _logs(sample, tensor.dtype)
+    some = np.sort(logs[:: 1 + logs.size // MEDIAN_SAMPLE])
+    middle = SCALE * int(some[some.size // 2])
+    of_rows, of_columns = np.full(count, middle), np.zeros(columns, np.int64)
     for _ in range(ROUNDS):
-        of_rows = _refined(logs, of_rows, of_columns)
-        of_columns = _refined(logs.T, of_columns, of_rows)
+        of_rows, _unused = _refined(logs, of_rows, of_columns)
+        _unused, of_columns = _refined(logs, of_rows, of_columns)
     if count == rows:
         return of_rows, of_columns
     found = np.empty(rows, np.int64)
     step = max(1, PIECE // columns)
     for low in range(0, rows, step):
         high = min(low + step, rows)
-        piece = _logs(tensor.read(low * columns, (high - low) * columns), tensor.dtype).reshape(-1, columns)
-        part = np.full(high - low, SCALE * middle)
+        piece = _logs(tensor.read(low * columns, (high - low) * columns), tensor.dtype)
+        part = np.full(high - low, middle)
         for _ in range(ROUNDS):
-            part = _refined(piece, part, of_columns)
+            part, _unused = _refined(piece, part, of_columns)
         found[low:high] = part
     return found, of_columns
 
@@ -131,21 +142,22 @@ def _logs(units: Units, dtype: DType) -> npt.NDArray[np.int16]:
     return logs
 
 
-def _refined(logs: npt.NDArray[np.int16], mine: Numbers, others: Numbers) -> Numbers:
-    """A better `mine`, for each row of `logs`.
+def _refined(logs: npt.NDArray[np.int16], of_rows: Numbers, of_columns: Numbers) -> tuple[Numbers, Numbers]:
+    """Better rows if the columns are right, and better columns if the rows are.
 
     The logarithm of a small number says little of the scale, and varies much: at most an octave counts.
     """
-    expected = ((mine + SCALE // 2) // SCALE).astype(np.int16)[:, None]
-    expected = expected + ((others + SCALE // 2) // SCALE).astype(np.int16)[None, :]
-    rest = np.maximum(logs - expected, np.int16(-OCTAVE))
-    found: Numbers = (mine + SCALE // 2) // SCALE * SCALE + rest.sum(axis=1, dtype=np.int64) * SCALE // logs.shape[1]
-    return found
+    rows, columns = ((means + SCALE // 2) // SCALE for means in (of_rows, of_columns))
+    sums = np.empty(rows.size, np.int64), np.empty(columns.size, np.int64)
+    coded.must(
+        scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums)
+    )
+    return SCALE * rows + SCALE * sums[0] // columns.size, SCALE * columns + SCALE * sums[1] // rows.size
 
 
-def _quarters(scales: Numbers) -> npt.NDArray[np.uint8]:
+def _quarters(means: Numbers) -> npt.NDArray[np.uint8]:
     """Whole quarters of an octave, from 0. What lies far below all others, such as rows of zeros, is cut off there."""
     quarter = SCALE * OCTAVE // CLASSES
-    classes = (scales + quarter // 2) // quarter
+    classes = (means + quarter // 2) // quarter
     low = max(int(np.sort(classes)[classes.size // 100]) - 4 * CLASSES, int(classes.min()))
     return np.clip(classes - low, 0, MOST).astype(np.uint8)
