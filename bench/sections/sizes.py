@@ -74,7 +74,7 @@ def _record(dataset: str, file: SafeFile, codec: str, rule: str, size: int) -> R
 
 def _measure(file: SafeFile, folder: Path) -> Iterator[tuple[str, str, str | None, Callable[[], int]]]:
     """Codec, rule, why it is missing, and what measures it."""
-    for preset in ours.PRESETS:
+    for preset in (*ours.PRESETS, "small"):
         yield f"slimtensors {preset}", "file", ours.missing(), partial(_ours, preset, file, folder)
     for peer in peers.ARRAY_PEERS:
         rule = "file as bytes" if peer.name in peers.WHOLE_FILE else "tensors + header"

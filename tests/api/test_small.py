@@ -12,6 +12,9 @@ from slimtensors import safe_open
 from slimtensors.cli.why import explain
 from slimtensors.detect.classes import find_classes
 from slimtensors.inputs import ArrayInput
+from slimtensors.kernels.cpu import scales
+from slimtensors.kernels.cpu.contexts import class_contexts
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
 from slimtensors.numpy import load, save
 
 Array = npt.NDArray[np.generic]
@@ -76,6 +79,31 @@ def test_rows_that_lack_bits_too() -> None:
     data = save({"a": array}, preset="small")
     assert same(load(data)["a"], array)
     assert len(data) < len(save({"a": array}))
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (33, 40), (7, 129)])
+def test_sums_of_rests(rows: int, columns: int) -> None:
+    rng = np.random.default_rng(rows)
+    logs = rng.integers(-300, 300, (rows, columns)).astype(np.int16)
+    of_rows, of_columns = (rng.integers(-300, 300, size).astype(np.int32) for size in logs.shape)
+    sums = np.empty(rows, np.int64), np.empty(columns, np.int64)
+    assert scales.add_rests(logs.ravel(), of_rows, of_columns, -8, *sums) == OK
+    rest = np.maximum(logs.astype(int) - of_rows[:, None] - of_columns, -8)
+    assert np.array_equal(sums[0], rest.sum(axis=1))
+    assert np.array_equal(sums[1], rest.sum(axis=0))
+    assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
+
+
+@pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 64, 127])
+def test_classes_of_units(length: int) -> None:
+    rng = np.random.default_rng(length)
+    rows, columns = rng.integers(0, 120, 40).astype(np.uint8), rng.integers(0, 120, length).astype(np.uint8)
+    expected = np.add.outer(rows, columns).ravel()
+    for first in (0, 1, length - 1, 3 * length + length // 2):
+        for count in (1, length, 2 * length + 1, expected.size - first):
+            out = np.empty(min(count, expected.size - first), np.uint8)
+            assert class_contexts(rows, columns, first, out) == OK
+            assert np.array_equal(out, expected[first : first + out.size])
 
 
 def test_scales_are_found() -> None:

@@ -31,7 +31,7 @@ SAME = bytes((2, 0))  # instead of a table that is the one before it
 # 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
 PRECISION = 12
 FEW = 24  # tables that a decoder lays out one for each context
-SAMPLE_EVERY = 5  # fields, where a window is chosen
+SAMPLE_EVERY = 17  # fields, where a window is chosen
 
 
 class Contexts(NamedTuple):
@@ -130,7 +130,7 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
     """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None."""
     joined = work_space("joined", fields.size, np.uint16)
     if width <= 8 or contexts.octave:
-        base = _window_base(fields, contexts)
+        base = _window_base(fields, width, contexts)
         escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
         if escaped * ESCAPE_SHARE <= fields.size:
             symbols = joined.astype(np.uint8)
@@ -142,14 +142,14 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
     return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks)
 
 
-def _window_base(fields: Fields, contexts: Contexts) -> int:
+def _window_base(fields: Fields, width: int, contexts: Contexts) -> int:
     """The base whose window holds the most fields, each moved down by its class's octaves."""
     if fields.itemsize == 1:
         return 0
     some, values = fields[::SAMPLE_EVERY], contexts.values[::SAMPLE_EVERY]
     moved = some.astype(np.int32) - np.int32(contexts.octave) * (values >> 2).astype(np.int32)
     moved[some == 0] = 0
-    return coded.choose_window(np.bincount(np.maximum(moved, 0), minlength=1 << 16)).base
+    return coded.choose_window(np.bincount(np.maximum(moved, 0), minlength=1 << width)).base
 
 
 def _encode(

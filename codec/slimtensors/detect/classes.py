@@ -36,6 +36,7 @@ OCTAVE, CLASSES = 1 << LOG_BITS, 4  # an octave in such a logarithm, and in clas
 SCALE = 64  # of means, so that they round late
 ROUNDS = 3  # of fitting rows and columns by turns
 COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
+RUNS = 256  # of rows, that such a sample is made of
 PIECE = 1 << 18  # units
 MEDIAN_SAMPLE = 1 << 14  # units, about
 TRIALS = 5  # chunks of a large tensor that are encoded both ways; one of a tensor of few chunks
@@ -97,7 +98,8 @@ def _worth(
     gain = saved / looked_at - sides / units
     if gain < WORTH * field / looked_at:
         return None
-    return Classes(rows, columns, f"exponents given the scales of row and column: {8 * gain:.3f} bit per weight saved in a sample")
+    why = f"exponents given the scales of row and column: {8 * gain:.3f} bit per weight saved in a sample"
+    return Classes(rows, columns, why)
 
 
 def _looked_at(chunks: int) -> list[int]:
@@ -111,7 +113,10 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
     if count == rows:
         sample = tensor.read(0, rows * columns)
     else:
-        sample = np.concatenate([tensor.read(i * rows // count * columns, columns) for i in range(count)])
+        each, runs = max(1, count // RUNS), min(RUNS, count)
+        starts = [rows * i // runs for i in range(runs)]
+        sample = np.concatenate([tensor.read(start * columns, each * columns) for start in starts])
+        count = each * runs
     logs = _logs(sample, tensor.dtype)
     some = np.sort(logs[:: 1 + logs.size // MEDIAN_SAMPLE])
     middle = SCALE * int(some[some.size // 2])
@@ -119,7 +124,7 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
     for _ in range(ROUNDS):
         of_rows, _unused = _refined(logs, of_rows, of_columns)
         _unused, of_columns = _refined(logs, of_rows, of_columns)
-    if count == rows:
+    if sample.size == rows * columns:
         return of_rows, of_columns
     found = np.empty(rows, np.int64)
     step = max(1, PIECE // columns)

@@ -71,9 +71,16 @@ def class_contexts(rows: Array, columns: Array, first: int, out: Array) -> int:
     for row in range(first // length, (first + out.size - 1) // length + 1):
         # Only the first row may begin in its middle.
         column = max(first - row * length, 0)
-        for i in range(min(length - column, out.size - at)):
-            out[at + i] = rows[row] + columns[column + i]
-        at += min(length - column, out.size - at)
+        count_here = min(length - column, out.size - at)
+        if count_here >= LANES:
+            for i in range(0, count_here, LANES):
+                # The last vector begins early, so that it ends with the row.
+                i = min(i, count_here - LANES)
+                store(out, at + i, load(columns, column + i) + rows[row])
+        else:
+            for i in range(count_here):
+                out[at + i] = rows[row] + columns[column + i]
+        at += count_here
     return OK
 
 
