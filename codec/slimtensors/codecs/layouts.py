@@ -18,7 +18,7 @@ _FIELD = {
     "fast": {"F16": 8, "BF16": 8, "F32": 8, "C64": 8, "F64": 11},
     "balanced": {"F16": 8, "BF16": 10, "F32": 10, "C64": 10, "F64": 13},
 }
-_FIELD["small"] = _FIELD["balanced"]  # one mantissa bit more, given the classes, was 0.04 % larger on BF16
+_FIELD["small"] = _FIELD["balanced"]  # one mantissa bit more, given the classes, was 0.04 points larger on BF16
 
 
 def usual(dtype: DType, preset: str) -> Bits:
