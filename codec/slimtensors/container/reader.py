@@ -46,6 +46,7 @@ class Reader:
         end = index_at + self.prefix.index_length
         if end > len(start):
             start += source.read(len(start), end - len(start)).tobytes()
+        self._start = start  # in most files it has the table too
         header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
         if stored_digest(start[:SIGNED_PREFIX_BYTES], header_bytes, index) != self.prefix.file_id:
             raise ChecksumError("prefix, header or index do not match the file id: the file is damaged")
@@ -79,7 +80,7 @@ class Reader:
         self.chunks_at = aligned(table_end)
         if self.chunks_at > length:
             raise FormatError("the table reaches past the end of the file")
-        if self.source.read(table_end, self.chunks_at - table_end).any():
+        if any(self._front(table_end, self.chunks_at - table_end)):
             raise FormatError("padding after the table is not zero")
         stored = sum(record.stored_length for record in self.stream_records)
         if self.chunks_at + stored != length:
@@ -100,10 +101,16 @@ class Reader:
                 self._records[stream] = self._read_records(stream)
             return self._records[stream]
 
+    def _front(self, offset: int, length: int) -> bytes:
+        """Bytes of what lies before the chunks, of which the beginning has been read already."""
+        if offset + length <= len(self._start):
+            return self._start[offset : offset + length]
+        return self.source.read(offset, length).tobytes()
+
     def _read_records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
         plan, record = self.header.streams[stream], self.stream_records[stream]
         before = self._chunks_before(stream)
-        data = self.source.read(self.table_at + before * CHUNK_RECORD_BYTES, plan.chunks * CHUNK_RECORD_BYTES).tobytes()
+        data = self._front(self.table_at + before * CHUNK_RECORD_BYTES, plan.chunks * CHUNK_RECORD_BYTES)
         if stored_digest(data) != record.table_digest:
             raise ChecksumError(f"{plan.label}: its table records do not match the index: the file is damaged")
         records = read_chunk_records(data)
