@@ -44,8 +44,8 @@ def save_file(
     """Save arrays to a file.
 
     filename: a path, or a binary file object. The path holds the old file until the new one is complete. preset:
-    "fast" or "balanced". self_check: decode what was written and compare, before the path changes. durable: flush to
-    the disk. base, base_map: as for `slimtensors.compress`.
+    "fast", "balanced" or "small". self_check: decode what was written and compare, before the path changes. durable:
+    flush to the disk. base, base_map: as for `slimtensors.compress`.
     """
     inputs = _inputs(tensor_dict)
     with matched_bases(inputs, base, base_map, source=filename, metadata=metadata) as matched:
