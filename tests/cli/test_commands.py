@@ -77,9 +77,9 @@ def test_estimate_of_a_folder(invoke: Invoke, sharded: Path) -> None:
 def test_bench(invoke: Invoke, model: Path) -> None:
     found = json.loads(invoke("bench", model, "--json", "-j", 1).output)
     names = [result["codec"] for result in found["results"]]
-    assert names[:3] == ["memcpy", "slimtensors fast", "slimtensors balanced"]
+    assert names[:4] == ["memcpy", "slimtensors fast", "slimtensors balanced", "slimtensors small"]
     assert "zstd -3" in names
-    assert set(names[3:]) | set(found["missing"]) | set(found["failed"]) == {peer.name for peer in peers.PEERS}
+    assert set(names[4:]) | set(found["missing"]) | set(found["failed"]) == {peer.name for peer in peers.PEERS}
     assert found["failed"] == {}
     invoke("compress", model)
     result = invoke("bench", model.with_suffix(".slimtensors"), "--sample", 1)
