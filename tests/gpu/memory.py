@@ -1,0 +1,101 @@
+"""Memory that kernels see in the runner: refuses what a GPU would do in silence.
+
+Two accesses of one cell by different threads, one of them a write, need something between them: `syncthreads` if the
+threads are of one block, `syncwarp` if of one warp. Collectives such as `ballot_sync` are not enough.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class KernelError(Exception):
+    """A kernel did what is undefined, or would hang, on a GPU."""
+
+
+class Stamp(NamedTuple):
+    """Who, and when."""
+
+    block: int
+    thread: int
+    barriers: int  # that the block has passed
+    warp_barriers: int  # that the warp has passed
+
+    def is_before(self, later: Stamp) -> bool:
+        """Whether `later` certainly sees what was done then."""
+        if self.block != later.block:
+            return False
+        if self.thread == later.thread or self.barriers < later.barriers:
+            return True
+        return self.thread // 32 == later.thread // 32 and self.warp_barriers < later.warp_barriers
+
+
+class Clock:
+    """The stamp of the thread that runs."""
+
+    def __init__(self) -> None:
+        self.now = Stamp(0, 0, 0, 0)
+
+
+class Memory:
+    """An array whose cells remember who touched them."""
+
+    def __init__(self, name: str, cells: list[int | None], kind: np.dtype, clock: Clock, *, constant: bool) -> None:
+        self._name, self._cells, self._kind, self._clock = name, cells, kind, clock
+        self._constant = constant
+        self._writes: dict[int, Stamp] = {}
+        self._reads: dict[int, tuple[Stamp, Stamp]] = {}  # the last, and the last by another thread
+        self.size = len(cells)
+
+    def __getitem__(self, index: int) -> int:
+        self._check_index(index)
+        if not self._constant:
+            now = self._clock.now
+            written = self._writes.get(index)
+            if written is not None and not written.is_before(now):
+                raise KernelError(f"race: {self._name}[{index}] read by {now}, written by {written}")
+            last, other = self._reads.get(index, (now, now))
+            self._reads[index] = (now, other if last.thread == now.thread else last)
+        value = self._cells[index]
+        if value is None:
+            raise KernelError(f"{self._name}[{index}] is read before it is written")
+        return value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._check_index(index)
+        now = self._clock.now
+        if self._constant:
+            raise KernelError(f"{self._name}[{index}] is written; it is an input")
+        for before in (self._writes.get(index), *self._reads.get(index, ())):
+            if before is not None and not before.is_before(now):
+                raise KernelError(f"race: {self._name}[{index}] written by {now}, touched by {before}")
+        self._writes[index] = now
+        self._cells[index] = self._stored(value)
+
+    def update(self, index: int, value: int) -> None:
+        """By an atomic operation, which races with no other."""
+        self._check_index(index)
+        self._cells[index] = self._stored(value)
+
+    def peek(self, index: int) -> int:
+        self._check_index(index)
+        value = self._cells[index]
+        if value is None:
+            raise KernelError(f"{self._name}[{index}] is read before it is written")
+        return value
+
+    def _check_index(self, index: int) -> None:
+        if not isinstance(index, int):
+            raise KernelError(f"{self._name} indexed with {index!r}")
+        if not 0 <= index < len(self._cells):
+            raise KernelError(f"{self._name}[{index}] is out of range, there are {len(self._cells)}")
+
+    def _stored(self, value: int) -> int:
+        """Cut to the array's type, as a store does."""
+        if not isinstance(value, int):
+            raise KernelError(f"{value!r} stored in {self._name}")
+        value &= (1 << 8 * self._kind.itemsize) - 1
+        signed = self._kind.kind == "i" and value >> 8 * self._kind.itemsize - 1
+        return value - (1 << 8 * self._kind.itemsize) if signed else value
