@@ -1,0 +1,202 @@
+"""rANS decoding with the join fused, one warp a block: the layouts of `fast` and `balanced` (format_spec/coder.md).
+
+A coded plane lies on top of up to four pieces of raw planes. A thread block has up to eight blocks of one chunk, which
+share a table of 16 KiB. What a damaged stream can do is ask for too many words, and end wrongly: word indices are
+clamped, all others follow from the work list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from slimtensors.kernels.cuda import rows
+from slimtensors.kernels.cuda.pieces import make_piece
+from slimtensors.kernels.cuda.rows import ALL, STATE_MIN, THREADS
+from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.table import make_fill_table
+
+
+class Layout(NamedTuple):
+    """Raw planes below one coded plane."""
+
+    unit_bytes: int
+    widths: tuple[int, ...]  # the lowest plane first
+    rotate: int
+
+    @property
+    def width(self) -> int:
+        """Of the coded plane."""
+        return self.widths[-1]
+
+    @property
+    def rest(self) -> int:
+        """The bits below it."""
+        return sum(self.widths[:-1])
+
+    @property
+    def name(self) -> str:
+        return f"decode_u{8 * self.unit_bytes}_{'_'.join(map(str, self.widths))}"
+
+    @property
+    def pieces(self) -> list[tuple[int, int]]:
+        """(bits, place in the unit before it is rotated) of each piece."""
+        found, at = [], 0
+        for width in self.widths[:-1]:
+            for bits in (8, 4, 2, 1):
+                if width & bits:
+                    found.append((bits, at))
+                    at += bits
+        return found
+
+
+LAYOUTS = [
+    Layout(2, (8, 8), 1),
+    Layout(2, (6, 10), 1),
+    Layout(2, (4, 12), 1),
+    Layout(4, (8, 8, 8, 8), 1),
+    Layout(4, (8, 8, 6, 10), 1),
+    Layout(1, (1, 7), 1),
+    Layout(1, (8,), 0),
+]
+
+
+def make_step(cuda: Any, types: Any, device: Device) -> Any:
+    """step(table, words, last, below, x, at): read one symbol from each lane: (entry, state, index of the next word).
+
+    below: a mask of the lanes below this one
+    """
+    u32 = types.uint32
+
+    @device
+    def step(table: Any, words: Any, last: int, below: int, x: int, at: int) -> Any:
+        # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
+        entry = table[u32(x & u32(4095))]
+        x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
+        # if x < 2^16:  x = 2^16 * x + word
+        hungry = x < u32(STATE_MIN)
+        votes = u32(cuda.ballot_sync(ALL, hungry))
+        if hungry:
+            # A damaged stream may ask for more words than there are.
+            word = words[u32(min(at, last) + u32(cuda.popc(u32(votes & below))))]
+            x = u32(u32(x << u32(16)) | u32(word))
+        return entry, x, u32(at + u32(cuda.popc(votes)))
+
+    return step
+
+
+def make_unit(types: Any, device: Device, layout: Layout) -> Any:
+    """unit(entry, rest, base): the field above the rest, rotated; bits above the unit are for the store to cut."""
+    u32 = types.uint32
+    rest_bits, unit_bits = layout.rest, 8 * layout.unit_bytes
+    is_wide, rotate = layout.width > 8, layout.rotate
+
+    @device
+    def unit(entry: int, rest: int, base: int) -> Any:
+        field = u32(u32(entry >> u32(12)) & u32(255))
+        if is_wide:  # the table has symbols; symbol 0 is field 0
+            field = u32(field + base) if field > u32(0) else field
+        value = u32(u32(field << u32(rest_bits)) | rest)
+        if rotate:
+            if unit_bits == 32:
+                value = u32(u32(value >> u32(1)) | u32(value << u32(31)))
+            else:
+                value = u32(u32(value | u32(value << u32(unit_bits))) >> u32(1))
+        return value
+
+    return unit
+
+
+def make_patch(cuda: Any, types: Any, device: Device, layout: Layout) -> Any:
+    """patch(segment16, segment32, items, item, out, status): put the escapes of an item in."""
+    u32, i32 = types.uint32, types.int32
+    shift, mask = layout.rest - layout.rotate, (1 << layout.width) - 1
+
+    @device
+    def patch(segment16: Any, segment32: Any, items: Any, item: int, out: Any, status: Any) -> None:
+        first, fields = items[u32(item + u32(rows.POSITIONS))], items[u32(item + u32(rows.FIELDS))]
+        start = items[u32(item + u32(rows.OUT))]
+        for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(THREADS)):
+            at = u32(start + u32(segment32[u32(first + u32(i))]))
+            unit, field = u32(out[at]), u32(segment16[u32(fields + u32(i))])
+            if u32(u32(unit >> u32(shift)) & u32(mask)) != u32(0):
+                cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_ESCAPE))
+            else:
+                out[at] = u32(unit | u32(field << u32(shift)))
+
+    return patch
+
+
+def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callable[..., None]:
+    """A kernel for one layout. A thread block works on one item.
+
+    segment8, segment16, segment32  the stored bytes
+    items, block_rows, starts       the work list: uint32, uint32, uint16
+    out                             unsigned integers of the layout's size
+    status                          uint32, one for each item, 0 before
+    """
+    u32, i32 = types.uint32, types.int32
+    fill_table, step = make_fill_table(types, device), make_step(cuda, types, device)
+    unit, patch = make_unit(types, device, layout), make_patch(cuda, types, device, layout)
+    slots = [*layout.pieces, (0, 0), (0, 0), (0, 0), (0, 0)][: rows.MOST_PIECES]
+    piece0, piece1, piece2, piece3 = (make_piece(types, device, bits, at) for bits, at in slots)
+    is_wide = layout.width > 8
+
+    @device
+    def rests(segment8: Any, p: Any, keep: int, fill: int, group: int, lane: int) -> Any:
+        """What lies below the coded fields in the four steps of a group."""
+        a0, b0, c0, d0 = piece0(segment8, p[0], p[1], group, lane)
+        a1, b1, c1, d1 = piece1(segment8, p[2], p[3], group, lane)
+        a2, b2, c2, d2 = piece2(segment8, p[4], p[5], group, lane)
+        a3, b3, c3, d3 = piece3(segment8, p[6], p[7], group, lane)
+        a, b, c, d = u32(a0 | a1 | a2 | a3), u32(b0 | b1 | b2 | b3), u32(c0 | c1 | c2 | c3), u32(d0 | d1 | d2 | d3)
+        return u32(a & keep | fill), u32(b & keep | fill), u32(c & keep | fill), u32(d & keep | fill)
+
+    @device
+    def places(items: Any, at: int) -> Any:
+        return (
+            items[at], items[u32(at + u32(1))], items[u32(at + u32(2))], items[u32(at + u32(3))],
+            items[u32(at + u32(4))], items[u32(at + u32(5))], items[u32(at + u32(6))], items[u32(at + u32(7))],
+        )  # fmt: skip
+
+    def decode(
+        segment8: Any, segment16: Any, segment32: Any, items: Any, block_rows: Any, starts: Any, out: Any, status: Any
+    ) -> None:
+        table = cuda.shared.array(4096, u32)
+        thread = u32(cuda.threadIdx.x)
+        item = u32(u32(cuda.blockIdx.x) * u32(rows.ITEM))
+        base = items[u32(item + u32(rows.BASE))]
+        first, precision = items[u32(item + u32(rows.TABLE))], items[u32(item + u32(rows.PRECISION))]
+        fill_table(table, starts, first, precision, u32(0) if is_wide else base, thread)
+        cuda.syncthreads()
+
+        lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
+        if warp < items[u32(item + u32(rows.BLOCKS))]:
+            below = u32(u32(u32(1) << lane) - u32(1))
+            keep, fill = items[u32(item + u32(rows.KEEP))], items[u32(item + u32(rows.FILL))]
+            last = items[u32(item + u32(rows.LAST))]
+            p = places(items, u32(item + u32(rows.PIECES)))
+            row = u32(items[u32(item + u32(rows.ROW))] + u32(warp * u32(rows.BLOCK_ROW)))
+            group, groups = block_rows[row], block_rows[u32(row + u32(rows.GROUPS))]
+            at, end = block_rows[u32(row + u32(rows.WORD))], block_rows[u32(row + u32(rows.END))]
+            x = segment32[u32(items[u32(item + u32(rows.STATES))] + thread)]
+            to = u32(items[u32(item + u32(rows.OUT))] + u32(group * u32(rows.GROUP)) + lane)
+            for _ in range(i32(groups)):
+                a, b, c, d = rests(segment8, p, keep, fill, group, lane)
+                ea, x, at = step(table, segment16, last, below, x, at)
+                eb, x, at = step(table, segment16, last, below, x, at)
+                ec, x, at = step(table, segment16, last, below, x, at)
+                ed, x, at = step(table, segment16, last, below, x, at)
+                out[to] = unit(ea, a, base)
+                out[u32(to + u32(32))] = unit(eb, b, base)
+                out[u32(to + u32(64))] = unit(ec, c, base)
+                out[u32(to + u32(96))] = unit(ed, d, base)
+                to = u32(to + u32(rows.GROUP))
+                group = u32(group + u32(1))
+            # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
+            if x != u32(STATE_MIN) or at != end:
+                cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))
+        cuda.syncthreads()
+        patch(segment16, segment32, items, item, out, status)
+
+    return decode
