@@ -19,12 +19,14 @@ from slimtensors.container.source import ByteSource
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import MatchedBase, Plan, SideMaker
+from slimtensors.planner import Job, MatchedBase, Plan, SideMaker
 from slimtensors.threads import in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
 
 Units = npt.NDArray[Any]
+SIDE_UNITS = 1 << 20  # of a tensor, whose side plane is made between two signs of progress
+
 Progress = Callable[[int], object]  # called with decoded bytes done since the last call
 
 
@@ -56,12 +58,12 @@ def write_plan(
 ) -> bytes:
     """Write the file; returns its file id. Memory: a few chunks per thread."""
     writer = Writer(output, plan.header)
-    feed = _Feed(plan, inputs, image)
+    feed = _Feed(plan, inputs, image, progress)
     with ThreadPoolExecutor(threads, "slimtensors") if threads > 1 else nullcontext() as pool:
         for chunk in in_order(_encode, feed.tasks(), threads, pool):
             writer.add(chunk)
             if progress is not None:
-                progress(chunk.record.decoded_length)
+                progress(feed.not_yet_told(chunk.record.decoded_length))
     return writer.finish(feed.identities())
 
 
@@ -77,8 +79,12 @@ def _encode(task: _Task) -> Chunk:
 class _Feed:
     """Reads the inputs once, in the streams' order, and digests them on the way."""
 
-    def __init__(self, plan: Plan, inputs: Sequence[Input], image: SourceImage | None) -> None:
+    def __init__(
+        self, plan: Plan, inputs: Sequence[Input], image: SourceImage | None, progress: Progress | None = None
+    ) -> None:
         self._plan = plan
+        self._progress = progress
+        self._told = 0  # bytes that were told to `progress` ahead of their chunks
         self._inputs = inputs
         self._identity = dict(plan.identities)
         self._image = _ImageDigest(image, inputs) if image is not None else None
@@ -87,7 +93,7 @@ class _Feed:
     def tasks(self) -> Iterator[_Task]:
         for stream, job in zip(self._plan.header.streams, self._plan.jobs, strict=True):
             if job.side is not None:
-                pieces = self._side(stream, job.inputs[0], job.side)
+                pieces = self._side(stream, job, job.side)
             elif job.image:
                 pieces = self._image_pieces(stream)
             elif stream.chunks == 1:
@@ -129,16 +135,31 @@ class _Feed:
             yield units
         self._identity[index] = bytes(hasher.digest())
 
-    def _side(self, stream: Stream, index: int, make: SideMaker) -> Iterator[Units]:
-        side = np.concatenate(
-            [
-                make(self._inputs[index], low, min(low + stream.chunk, stream.units))
-                for low in range(0, stream.units, stream.chunk)
-            ]
-        )
+    def _side(self, stream: Stream, job: Job, make: SideMaker) -> Iterator[Units]:
+        (index,) = job.inputs
+        tensor = self._inputs[index]
+        made = []
+        step = max(1, SIDE_UNITS // job.each) if job.each else stream.chunk
+        for low in range(0, stream.units, step):
+            high = min(low + step, stream.units)
+            made.append(make(tensor, low, high))
+            self._tell((high - low) * job.each * tensor.dtype.unit_bytes // 2)
+        side = np.concatenate(made)
         self._sides[index] = (*self._sides.get(index, ()), side.reshape(stream.shape))
         for k in range(stream.chunks):
             yield side[k * stream.chunk : k * stream.chunk + stream.chunk_units(k)]
+
+    def _tell(self, size: int) -> None:
+        """To look for scales takes as long as to encode what they are for: half of it is done."""
+        if self._progress is not None and size:
+            self._told += size
+            self._progress(size)
+
+    def not_yet_told(self, size: int) -> int:
+        """Of a finished chunk's bytes, those to tell `progress` now."""
+        told = min(self._told, size // 2)
+        self._told -= told
+        return size - told
 
     def _image_pieces(self, stream: Stream) -> Iterator[Units]:
         assert self._image is not None

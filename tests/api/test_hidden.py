@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file as save_safetensors
 
 import slimtensors
 from api.made import same, weights
@@ -98,6 +100,15 @@ def test_what_breaks_a_plan_comes_back(name: str, wrong: float) -> None:
         wrong = 12345
     array.reshape(-1)[[5, 70_001]] = wrong
     assert same(load(save({"x": array}))["x"], array)
+
+
+def test_progress_while_scales_are_looked_for(tmp_path: Path) -> None:
+    array = np.tile(int8(), (8, 1))
+    save_safetensors({"x": array}, tmp_path / "x.safetensors")
+    told: list[int] = []
+    slimtensors.compress(tmp_path / "x.safetensors", tmp_path / "x.slimtensors", progress=told.append, self_check=False)
+    assert told[:2] == [1365 * 768 * 2] * 2  # half of each Mi of weights, before the first chunk is written
+    assert array.nbytes <= sum(told) < 1.01 * array.nbytes
 
 
 def test_nothing_is_found_in_noise() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from kernels import cases, lane_kernels, naive
+from kernels.check_scales import check_scales
 from slimtensors.kernels.cpu import (
     bypass,
     context_coding,
@@ -21,6 +22,7 @@ from slimtensors.kernels.cpu import (
     decode_kernels,
     delta,
     encode,
+    find_scales,
     histogram,
     merging,
     planes,
@@ -33,8 +35,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, context_coding, contexts, decode_kernels, delta, encode, histogram, merging, planes, rows, sparse, split,
-    table, xxh3,
+    bypass, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, merging, planes, rows,
+    sparse, split, table, xxh3,
 )  # fmt: skip
 
 
@@ -527,6 +529,8 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
+    for found in check_scales(rng):
+        digest.add(OK, found)
     return digest.sha256.hexdigest()
 
 

@@ -16,6 +16,7 @@ from slimtensors.kernels.cpu import (
     contexts,
     delta,
     encode,
+    find_scales,
     histogram,
     merging,
     payload,
@@ -140,6 +141,20 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
     payload.patch(body, 21, 1023, positions, fields)
 
 
+def feed_scales(fence: Fence) -> None:
+    """Palettes too are noise: what cannot come from ours."""
+    for dtype, half in ((np.uint32, False), (np.uint16, False), (np.uint16, True)):
+        for length, entries in ((1, 1), (70, 3), (70, 0), (16, 300)):
+            units, room, scales, used = fence.arrays(
+                (dtype, 4 * length), (np.int64, length), (np.uint32, 4), (np.float64, 4)
+            )
+            positive, negative, tops = fence.arrays((np.float64, entries), (np.float64, entries), (np.float64, 2))
+            for number in (tops[0], 1.0, 2.0):
+                tops[0] = number
+                positive[-1:] = 1.0
+                find_scales.find_scales(units, half, length, positive, negative, tops, room, scales, used)
+
+
 def feed_merging(fence: Fence, precision: int) -> None:
     counts, shared, frequencies, logarithms = fence.arrays(
         (np.int64, 256 * 5), (np.int64, 256), (np.uint16, 256), (np.int64, (1 << precision) + 1)
@@ -204,6 +219,7 @@ def main() -> None:
         feed_payload(fence, groups, blocks, precision)
         feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)
+        feed_scales(fence)
         fed += 1
     print(json.dumps({"fed": fed}))
 
