@@ -23,12 +23,13 @@ SLACK = 1e-12  # for what divisions round
 
 
 @inlined
-def place(numbers: Array, whole: bool, x: Any) -> Any:
+def place(numbers: Array, whole: bool, x: Any) -> int:
     """How many of the rising numbers are below x. whole: they are 1, 2, 3, ..."""
     if whole:
         if not x <= numbers.size:
             return numbers.size
-        return max(np.int64(np.ceil(x)) - 1, 0)
+        below: int = max(np.int64(np.ceil(x)) - 1, 0)
+        return below
     at, left = 0, numbers.size
     while left > 0:
         half = (left + 1) >> 1

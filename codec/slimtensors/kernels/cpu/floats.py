@@ -35,9 +35,10 @@ def value_of(magnitude: int, size: int, half: bool) -> Any:
 
 
 @inlined
-def bits_of(number: Any) -> Any:
+def bits_of(number: Any) -> int:
     """The unit of a float32."""
-    return np.int64(np.float32(number).view(np.uint32))
+    bits: int = np.int64(np.float32(number).view(np.uint32))
+    return bits
 
 
 @inlined
