@@ -64,3 +64,7 @@ class SelfCheckError(SlimtensorsError):
     """
 
 
+def note(error: BaseException, text: str) -> None:
+    """Say more about an error that stays what it is. Shown by Python 3.11 and later."""
+    if hasattr(error, "add_note"):
+        error.add_note(text)

@@ -105,6 +105,7 @@ class DecodedSource:
 
     def __init__(self, file: TensorFile, image: Image) -> None:
         self.label = file.reader.source.label
+        self.waits = file.reader.source.waits
         self._file = file
         self._literal = np.frombuffer(b"".join(LiteralBytes(file).take(image.literal_bytes)), np.uint8)
         # In the file's order: (bytes, tensor), or (bytes, None) for the next ones of `_literal`.

@@ -6,7 +6,6 @@ gives every file byte for byte.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import secrets
@@ -15,9 +14,9 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
+from slimtensors.shards import is_index, read_index, weight_map
 
 __all__ = [
     "COMPRESS",
@@ -26,14 +25,10 @@ __all__ = [
     "FolderPlan",
     "carry_out",
     "check_target",
-    "is_index",
     "plan_folder",
-    "read_index",
     "walk_folder",
 ]
 
-MAX_INDEX_BYTES = 100_000_000
-SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".npz", ".msgpack")
 
 
@@ -67,11 +62,6 @@ class FolderPlan:
     indexes: list[tuple[str, str, bytes]] = field(default_factory=list)  # (from, to, new content)
     copies: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
-
-
-def is_index(name: str, suffix: str) -> bool:
-    """Whether this is an index of shards that end in `suffix`: model.safetensors.index.json, or ....index.fp16.json."""
-    return re.fullmatch(r".+" + re.escape(suffix) + r"\.index(\.[A-Za-z0-9_-]+)?\.json", name) is not None
 
 
 def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
@@ -133,30 +123,6 @@ def _others(names: list[str]) -> str:
     )
 
 
-def read_index(path: Path, suffix: str) -> tuple[bytes, dict[str, str]]:
-    """(content, tensor -> shard). Raises FormatError for an unsound index, or if a shard is not there."""
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
-    data = path.read_bytes()
-    places = _weight_map(data, str(path))
-    for shard in sorted(set(places.values())):
-        if not SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
-            raise FormatError(f"{path}: {shard!r} is not a plain file name that ends in {suffix}")
-        if not (path.parent / shard).is_file():
-            raise FormatError(f"{path} names {shard}, which is not there: an incomplete download? fetch the file")
-    return data, places
-
-
-def _weight_map(data: bytes, label: str) -> dict[str, str]:
-    try:
-        places: Any = json.loads(data)["weight_map"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        raise FormatError(f"{label} is not an index of shards: it has no weight_map") from None
-    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
-        raise FormatError(f"{label} is not an index of shards: its weight_map does not lead to file names")
-    return places
-
-
 def renamed_index(path: Path, direction: Direction) -> bytes:
     """The index with its shards' new names, all other bytes as they are. Raises FormatError if that has no way back."""
     data, places = read_index(path, direction.before)
@@ -164,7 +130,7 @@ def renamed_index(path: Path, direction: Direction) -> bytes:
     made = _replaced(data, shards, direction)
     renamed = {direction.renamed(shard) for shard in shards}
     expected = {tensor: direction.renamed(shard) for tensor, shard in places.items()}
-    if _replaced(made, renamed, direction.back) != data or _weight_map(made, str(path)) != expected:
+    if _replaced(made, renamed, direction.back) != data or weight_map(made, str(path)) != expected:
         raise FormatError(
             f"{path}: its shards cannot be renamed in a way that can be undone; write the names as plain text"
         )

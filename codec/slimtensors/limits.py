@@ -30,3 +30,5 @@ BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
 MAX_BASE_DEPTH = 8  # deltas of deltas; each level decodes the one below for every chunk
 MAX_SEARCHED_FILES = 10_000  # weight files of one folder that are looked at for a base
 MAX_TRIED_BASES = 1000  # tensors looked at for one base and for what it is made from, so that no chain takes for ever
+MAX_FETCHERS = 8  # threads that only wait for a slow source; a network needs several requests under way
+FETCHED_BYTES = 64 * MEBIBYTE  # chunks that such threads may hold

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,14 +18,16 @@ from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
-from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError
+from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
 from slimtensors.expression import BaseContext, ClassContext, Delta, Mul
-from slimtensors.threads import run_all
+from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
+from slimtensors.scheduling import Cut, Job, Range, schedule
+from slimtensors.threads import Pipeline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BaseSource", "Piece", "TensorFile", "open_file"]
+__all__ = ["BaseSource", "Destination", "Load", "Piece", "TensorFile", "load_all", "most_threads", "open_file"]
 
 Units = npt.NDArray[Any]
 
@@ -33,6 +35,7 @@ BASE_ADVICE = (
     "give the base with --base or base=, or name a folder that holds it in SLIMTENSORS_BASE_DIR or with --base-dir"
 )
 VERIFY = ("none", "stored", "full")
+MANY = 8  # ranges, from where on the whole table is read at once
 MAX_CLASS = 255  # of a row and a column together
 MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
 
@@ -47,6 +50,20 @@ class BaseSource(Protocol):
         """Called when the file that needs the bases is closed."""
 
 
+class Destination(Protocol):
+    """Where units of a tensor go."""
+
+    @property
+    def wanted(self) -> Range:
+        """The units that are needed for it."""
+
+    def memory(self, start: int, units: int) -> Units | None:
+        """The place of units [start, start + units) of the tensor, if they can be decoded straight into it."""
+
+    def put(self, start: int, found: Units) -> None:
+        """Put units from `start` of the tensor into their place."""
+
+
 class Piece(NamedTuple):
     """A range of a tensor's units, and where to put it."""
 
@@ -54,21 +71,26 @@ class Piece(NamedTuple):
     start: int
     out: Units
 
+    @property
+    def wanted(self) -> Range:
+        return Range(self.tensor, self.start, self.out.size)
 
-class _Target(NamedTuple):
-    """What is wanted of a chunk."""
+    def memory(self, start: int, units: int) -> Units:
+        return self.out[start - self.start : start - self.start + units]
 
-    first: int  # unit within the chunk
-    out: Units
-    cast: tuple[DType, DType] | None  # from and to, where the tensor is the cast of the one that has the chunk
+    def put(self, start: int, found: Units) -> None:
+        self.memory(start, found.size)[:] = found
 
 
-class _Task(NamedTuple):
-    """One chunk, and the pieces that are cut from it."""
+Places = Mapping[int, Destination] | Sequence[Destination]  # by the number of the range
 
-    stream: int
-    chunk: int
-    targets: list[_Target]
+
+class Load(NamedTuple):
+    """A chunk to read and decode, of which file, and where to put its cuts."""
+
+    file: TensorFile
+    job: Job
+    places: Places
 
 
 def open_file(
@@ -142,66 +164,77 @@ class TensorFile:
         self.fill([Piece(index, 0, out)], threads)
         return out
 
-    def fill(self, pieces: Sequence[Piece], threads: int) -> None:
+    def fill(self, pieces: Sequence[Destination], threads: int) -> None:
         """Decode pieces into their places, each chunk once, in file order, in threads."""
-        tasks: dict[tuple[int, int], _Task] = {}
-        for piece in pieces:
-            self._cut(piece, tasks)
-        for index in {piece.tensor for piece in pieces}:
-            self.load_sides(self.header.holder(index))
-        run_all(self._decode, [tasks[key] for key in sorted(tasks)], min(threads, max(1, len(tasks))))
+        loads = list(self.loads(pieces))
+        if loads:
+            load_all(loads, min(threads, len(loads)), [self])
 
-    def _cut(self, piece: Piece, tasks: dict[tuple[int, int], _Task]) -> None:
-        """Add a piece to the tasks of the chunks that it touches."""
-        index = self.header.holder(piece.tensor)
-        have, want = self.header.tensors[index].dtype, self.header.tensors[piece.tensor].dtype
-        cast = None if have == want else (have, want)
-        number = self.header.tensor_stream[index]
-        if number is None or piece.out.size == 0:
-            return
-        stream = self.header.streams[number]
-        start = piece.start + self.header.pack_offset.get(index, 0)
-        end = start + piece.out.size
-        for chunk in range(start // stream.chunk, -(-end // stream.chunk)):
-            low, high = chunk * stream.chunk, chunk * stream.chunk + stream.chunk_units(chunk)
-            a, b = max(low, start), min(high, end)
-            task = tasks.setdefault((number, chunk), _Task(number, chunk, []))
-            task.targets.append(_Target(a - low, piece.out[a - start : b - start], cast))
+    def loads(self, places: Sequence[Destination]) -> Iterator[Load]:
+        """What filling these places takes, in file order."""
+        if len(places) >= MANY:
+            self.reader.read_table()
+        for job in schedule(self.header, [place.wanted for place in places], self.reader.records):
+            yield Load(self, job, places)
 
-    def _decode(self, task: _Task) -> None:
-        stream = self.header.streams[task.stream]
-        units = stream.chunk_units(task.chunk)
-        for target in task.targets:
-            if target.first == 0 and target.out.size == units and target.cast is None:
-                out = target.out  # the whole chunk, straight to its place
-                self.decode_chunk(task.stream, task.chunk, out)
-                break
-        else:
-            out = self._whole_chunk(task.stream, task.chunk)
-        for target in task.targets:
-            if target.out is not out:
-                found = out[target.first : target.first + target.out.size]
-                target.out[:] = found if target.cast is None else cast_units(found, *target.cast)
+    def fetch(self, job: Job) -> Bytes | None:
+        """A chunk's stored bytes; None if this thread has it decoded still. Side planes are seen to on the way."""
+        if self._last(job) is not None:
+            return None
+        self.load_sides(job.holder)
+        return self.fetch_chunk(job.stream, job.chunk)
 
-    def _whole_chunk(self, number: int, chunk: int) -> Units:
-        """A decoded chunk of which only parts are wanted; kept, since the next part is often wanted next."""
+    def decode(self, job: Job, data: Bytes | None, places: Places) -> None:
+        """Decode a chunk that this thread has fetched, and put its cuts into their places."""
+        whole, direct = self._last(job), None
+        if whole is None:
+            assert data is not None
+            direct = next((cut for cut in job.cuts if cut.units == job.units and not self._cast(job, cut)), None)
+            whole = None if direct is None else places[direct.wanted].memory(direct.start, direct.units)
+            if whole is not None:  # the whole chunk, straight to its place
+                self.decode_stored(job.stream, job.chunk, data, whole)
+            else:
+                direct, whole = None, np.empty(job.units, self.header.streams[job.stream].dtype.unit)
+                self.decode_stored(job.stream, job.chunk, data, whole)
+                self._local.last = (job.stream, job.chunk, whole)  # the next part of it is often wanted next
+        for cut in job.cuts:
+            if cut is not direct:
+                found, cast = whole[cut.first : cut.first + cut.units], self._cast(job, cut)
+                places[cut.wanted].put(cut.start, found if cast is None else cast_units(found, *cast))
+
+    def _cast(self, job: Job, cut: Cut) -> tuple[DType, DType] | None:
+        """From and to, where the tensor is the cast of the one that has the chunk."""
+        have, want = self.header.streams[job.stream].dtype, self.header.tensors[cut.tensor].dtype
+        return None if have == want else (have, want)
+
+    def _last(self, job: Job) -> Units | None:
+        """The chunk, if it is what this thread decoded last and not straight to its place."""
         last: tuple[int, int, Units] | None = getattr(self._local, "last", None)
-        if last is None or last[:2] != (number, chunk):
-            stream = self.header.streams[number]
-            out = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
-            self.decode_chunk(number, chunk, out)
-            last = self._local.last = (number, chunk, out)
-        return last[2]
+        return last[2] if last is not None and last[:2] == (job.stream, job.chunk) else None
 
     def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
-        """Decode one chunk into `out` and check it."""
+        """Read one chunk, decode it into `out` and check it."""
+        self.decode_stored(number, chunk, self.fetch_chunk(number, chunk), out)
+
+    def fetch_chunk(self, number: int, chunk: int) -> Bytes:
+        """A chunk's stored bytes, unchecked, in this thread's buffer: good until the thread fetches again."""
+        length = self.reader.records(number)[0][chunk].stored_length
+        try:
+            return self.reader.fetch(number, chunk, self._scratch(length))
+        except FormatError as error:
+            raise type(error)(f"{self.header.streams[number].label}, chunk {chunk}: {error}") from None
+        except Exception as error:  # of the system, or of whoever gave the source: it stays what it is
+            note(error, f"while reading {self.header.streams[number].label}, chunk {chunk}")
+            raise
+
+    def decode_stored(self, number: int, chunk: int, data: Bytes, out: Units) -> None:
+        """Check a chunk's stored bytes, decode them into `out`, and check that. On an error `out` holds noise."""
         from slimtensors.codecs.chunk import (
             decode_chunk,  # loads Numba, which those who only look at a file can do without
         )
 
         stream = self.header.streams[number]
-        stored = self.reader.records(number)[0][chunk].stored_length
-        data, record = self.reader.stored(number, chunk, self._scratch(stored))
+        record = self.reader.check(number, chunk, data)
         first = chunk * stream.chunk
         try:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
@@ -244,7 +277,7 @@ class TensorFile:
         """Decode a tensor's side planes before its data need them."""
         sides = self.header.side_streams.get(index)
         number = self.header.tensor_stream[index]
-        if not sides or number is None:
+        if not sides or number is None or number in self._sides:
             return
         with self._sides_lock:
             if number not in self._sides:
@@ -265,6 +298,33 @@ class TensorFile:
         if buffer is None or buffer.size < length:
             buffer = self._local.buffer = aligned_empty(length + length // 4)
         return buffer
+
+
+def load_all(
+    loads: Iterable[Load],
+    threads: int,
+    files: Sequence[TensorFile],
+    *,
+    done: Callable[[Load], object] | None = None,
+) -> None:
+    """Read and decode chunks of these files, in order, in threads. The first error stops the rest and is raised.
+
+    done: called after each chunk, from several threads.
+    """
+
+    def decode(load: Load, data: Bytes | None) -> None:
+        load.file.decode(load.job, data, load.places)
+        if done is not None:
+            done(load)
+
+    Pipeline(loads, lambda load: load.file.fetch(load.job), decode, threads, most=most_threads(files, threads)).run()
+
+
+def most_threads(files: Iterable[TensorFile], threads: int) -> int:
+    """With those that only wait for a slow source: no more than their buffers may take memory."""
+    streams = [stream for file in files for stream in file.header.streams if file.reader.source.waits]
+    largest = max((min(stream.chunk, stream.units) * stream.dtype.unit_bytes for stream in streams), default=0)
+    return threads + (min(MAX_FETCHERS, FETCHED_BYTES // largest) if largest else 0)
 
 
 def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, Units]]:

@@ -9,16 +9,20 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from contextlib import suppress
+from time import perf_counter
+from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["in_order", "run_all", "thread_count"]
+__all__ = ["Pipeline", "in_order", "run_all", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+D = TypeVar("D")
 
 MAX_DEFAULT_THREADS = 16  # more rarely helps: memory is then the limit
+_END = object()
 
 
 def thread_count(threads: int | None) -> int:
@@ -38,60 +42,139 @@ def thread_count(threads: int | None) -> int:
 
 def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> None:
     """Do `work(job)` for every job, in no particular order. The first error stops the rest and is raised."""
-    if threads == 1:
-        for job in jobs:
-            work(job)
-        return
-    iterator, lock = iter(jobs), threading.Lock()
-    errors: list[BaseException] = []
-    ended = threading.Semaphore(0)  # one for each worker that has come to its end
-
-    def loop() -> None:
-        try:
-            while not errors:
-                with lock:
-                    job = next(iterator, lock)
-                if job is lock:
-                    return
-                work(job)  # type: ignore[arg-type] # the sentinel has been handled
-        except BaseException as error:  # handed to the caller
-            errors.append(error)
-
-    def help_out() -> None:
-        try:
-            loop()
-        finally:
-            ended.release()
-
-    workers = [threading.Thread(target=help_out, name=f"slimtensors-{i}", daemon=True) for i in range(threads - 1)]
-    started: list[threading.Thread] = []
-    try:
-        for worker in workers:
-            worker.start()
-            started.append(worker)
-        loop()
-    except BaseException as error:  # no more threads to be had, or Ctrl-C
-        errors.append(error)
-    finally:
-        _wait(ended, len(started), errors)
-        for worker in started:  # at their last instruction by now
-            worker.join()
-    if errors:
-        raise errors[0]
+    Pipeline(jobs, lambda job: job, lambda job, _: work(job), threads).run()
 
 
-def _wait(ended: threading.Semaphore, workers: int, errors: list[BaseException]) -> None:
-    """Until all workers have ended, whatever interrupts this: they finish the job in hand and see the error.
+class Pipeline(Generic[T, D]):
+    """Threads that take jobs in their order, fetch what each needs and decode it: until all is done, an error, a stop.
 
-    Not by Thread.join: once interrupted, that of Python 3.10 to 3.12 takes a running thread for one that has ended.
+    fetch(job) waits for a source; decode(job, fetched) computes, in at most `threads` threads at a time. Where fetching
+    is seen to take longer than decoding, further threads are started, `most` in all: they fetch while others decode,
+    so that the source is never idle. admit(job): back-pressure. It is asked under `lock`; a job that it turns away
+    waits, and all those after it, until `changed` is notified.
     """
-    waited = 0
-    while waited < workers:
+
+    def __init__(
+        self,
+        jobs: Iterable[T],
+        fetch: Callable[[T], D],
+        decode: Callable[[T, D], object],
+        threads: int,
+        *,
+        most: int = 0,
+        admit: Callable[[T], bool] | None = None,
+    ) -> None:
+        self.lock = threading.Lock()
+        self.changed = threading.Condition(self.lock)
+        self.errors: list[BaseException] = []
+        self.stopped = False
+        self._jobs = iter(jobs)
+        self._fetch, self._decode, self._admit = fetch, decode, admit
+        self._threads, self._most = threads, max(threads, most)
+        self._turns = threading.Semaphore(threads)
+        self._ahead: list[T] = []  # the job that was turned away
+        self._workers: list[threading.Thread] = []
+        self._ended = threading.Semaphore(0)  # one for each worker that has come to its end
+
+    def run(self) -> None:
+        """Until all is done, in the caller's thread too. Raises the first error, when all threads have ended."""
+        if self._threads == 1 and self._most == 1:
+            for job in self._jobs:
+                self._decode(job, self._fetch(job))
+            return
         try:
-            ended.acquire()
-            waited += 1
-        except KeyboardInterrupt as interrupt:  # noqa: PERF203 # it waits; what that costs is nothing
-            errors.append(interrupt)
+            for _ in range(self._threads - 1):
+                self._begin()
+            self._work()
+        except BaseException as error:  # no more threads to be had, or Ctrl-C
+            self.stop(error)
+        self.wait()
+        if self.errors:
+            raise self.errors[0]
+
+    def start(self) -> None:
+        """Begin, in threads of its own; whoever calls this calls `stop` and `wait` in the end."""
+        try:
+            for _ in range(self._threads):
+                self._begin()
+        except BaseException as error:
+            self.stop(error)
+            self.wait()
+            raise
+
+    def stop(self, error: BaseException | None = None) -> None:
+        """No further jobs. Those in hand are brought to their end, which `wait` waits for."""
+        with self.lock:
+            if error is not None:
+                self.errors.append(error)
+            self.stopped = True
+            self.changed.notify_all()
+
+    def wait(self) -> None:
+        """Until all threads have ended, whatever interrupts this: they finish the job in hand and see the error.
+
+        Not by Thread.join: once interrupted, that of Python 3.10 to 3.12 takes a running thread for one that has ended.
+        """
+        waited = 0
+        while waited < len(self._workers):
+            try:
+                self._ended.acquire()
+                waited += 1
+            except KeyboardInterrupt as interrupt:  # noqa: PERF203 # it waits; what that costs is nothing
+                self.stop(interrupt)
+        for worker in self._workers:  # at their last instruction by now
+            worker.join()
+
+    def _begin(self) -> None:
+        worker = threading.Thread(target=self._help, name=f"slimtensors-{len(self._workers)}", daemon=True)
+        worker.start()
+        self._workers.append(worker)
+
+    def _help(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # handed to the caller
+            self.stop(error)
+        finally:
+            self._ended.release()
+
+    def _work(self) -> None:
+        while (job := self._next()) is not _END:
+            began = perf_counter()
+            fetched = self._fetch(job)  # type: ignore[arg-type] # the sentinel ends the loop
+            waited = perf_counter() - began
+            while not self._turns.acquire(timeout=1):
+                if self.stopped:  # Ctrl-C may have lost a turn
+                    return
+            try:
+                if self.stopped:
+                    return
+                began = perf_counter()
+                self._decode(job, fetched)  # type: ignore[arg-type] # as above
+            finally:
+                self._turns.release()
+            if waited > perf_counter() - began:
+                self._grow()
+
+    def _next(self) -> T | object:
+        with self.lock:
+            while not self.stopped:
+                if not self._ahead:
+                    job = next(self._jobs, _END)
+                    if job is _END:
+                        return job
+                    self._ahead.append(job)  # type: ignore[arg-type] # not the sentinel
+                if self._admit is None or self._admit(self._ahead[0]):
+                    return self._ahead.pop()
+                self.changed.wait()
+            return _END
+
+    def _grow(self) -> None:
+        """The source is what takes long: one thread more that waits for it, if there may be more."""
+        with self.lock:
+            if not self.stopped and len(self._workers) < self._most:
+                with suppress(RuntimeError):  # no more threads to be had: then it takes longer
+                    self._begin()
 
 
 def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[R]:

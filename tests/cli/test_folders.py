@@ -12,7 +12,8 @@ from click.testing import Result
 
 import slimtensors
 from cli.processes import contents
-from slimtensors.folders import COMPRESS, DECOMPRESS, is_index, renamed_index
+from slimtensors.folders import COMPRESS, DECOMPRESS, renamed_index
+from slimtensors.shards import is_index
 
 Invoke = Callable[..., Result]
 

@@ -55,7 +55,8 @@ def command(
 
 def _sources(path: Path) -> tuple[list[Path], int]:
     """(weight files, bytes of everything else)."""
-    from slimtensors.folders import COMPRESS, is_index, plan_folder
+    from slimtensors.folders import COMPRESS, plan_folder
+    from slimtensors.shards import is_index
 
     if is_index(path.name, COMPRESS.before):
         path.stat()

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slimtensors.errors import UsageError
-from slimtensors.folders import Direction, FolderPlan, check_target, is_index, plan_folder
+from slimtensors.folders import Direction, FolderPlan, check_target, plan_folder
+from slimtensors.shards import is_index
 
 __all__ = ["Conversion", "settle"]
 

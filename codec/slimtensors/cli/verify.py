@@ -69,7 +69,8 @@ def command(
 def _files(path: Path) -> tuple[list[Path], list[str]]:
     """(weight files, what is wrong with indexes)."""
     from slimtensors.errors import NotSlimtensorsError
-    from slimtensors.folders import DECOMPRESS, is_index, walk_folder
+    from slimtensors.folders import DECOMPRESS, walk_folder
+    from slimtensors.shards import is_index
 
     if is_index(path.name, DECOMPRESS.before):
         path.stat()
@@ -90,8 +91,9 @@ def _files(path: Path) -> tuple[list[Path], list[str]]:
 def _check_index(index: Path) -> list[str]:
     """Every shard is there, and has the tensors that the index says it has."""
     from slimtensors.errors import FormatError
-    from slimtensors.folders import DECOMPRESS, read_index
+    from slimtensors.folders import DECOMPRESS
     from slimtensors.reading import open_file
+    from slimtensors.shards import read_index
 
     try:
         _, places = read_index(index, DECOMPRESS.before)

@@ -101,6 +101,13 @@ class Reader:
                 self._records[stream] = self._read_records(stream)
             return self._records[stream]
 
+    def read_table(self) -> None:
+        """Read the records of all chunks at once; else a stream's are read when it is first used."""
+        end = self.table_at + self.header.table_length
+        with self._lock:
+            if end > len(self._start):
+                self._start += self.source.read(len(self._start), end - len(self._start)).tobytes()
+
     def _front(self, offset: int, length: int) -> bytes:
         """Bytes of what lies before the chunks, of which the beginning has been read already."""
         if offset + length <= len(self._start):
@@ -152,15 +159,24 @@ class Reader:
 
     def stored(self, stream: int, chunk: int, scratch: Bytes | None = None) -> tuple[Bytes, ChunkRecord]:
         """A chunk's stored bytes (checked unless verify is "none") and its record."""
+        data = self.fetch(stream, chunk, scratch)
+        return data, self.check(stream, chunk, data)
+
+    def fetch(self, stream: int, chunk: int, scratch: Bytes | None = None) -> Bytes:
+        """A chunk's stored bytes, unchecked: the part of reading that waits for the source."""
+        records, positions = self.records(stream)
+        return self.source.read(positions[chunk], records[chunk].stored_length, scratch)
+
+    def check(self, stream: int, chunk: int, data: Bytes) -> ChunkRecord:
+        """A chunk's record; raises ChecksumError if the bytes are not those that it names, unless verify is "none"."""
         records, positions = self.records(stream)
         record = records[chunk]
-        data = self.source.read(positions[chunk], record.stored_length, scratch)
         if self.verify != "none" and stored_digest(data.data) != record.stored_digest:
             raise ChecksumError(
                 f"{self.header.streams[stream].label}, chunk {chunk}: its {record.stored_length} bytes at offset "
                 f"{positions[chunk]} do not have their BLAKE3 digest: the file is damaged; copy or download it again"
             )
-        return data, record
+        return record
 
     def front_of(self, stream: int, chunk: int, length: int) -> Bytes:
         """The first bytes of a chunk, or fewer if it is shorter; unchecked, to be looked at and not decoded."""

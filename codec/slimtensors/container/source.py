@@ -42,6 +42,7 @@ class ByteSource(Protocol):
     """What readers here use."""
 
     label: str
+    waits: bool  # whether reading may wait for something else than a processor
 
     def size(self) -> int: ...
 
@@ -53,6 +54,8 @@ class ByteSource(Protocol):
 
 class FileSource:
     """A file by pread: safe against truncation, on network file systems and in forked processes."""
+
+    waits = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.label = os.fspath(path)
@@ -74,6 +77,8 @@ class FileSource:
 
 class BufferSource:
     """Bytes in memory, or a mapped file."""
+
+    waits = False
 
     def __init__(self, data: Any, label: str = "the bytes given") -> None:
         self.label = label
@@ -100,6 +105,8 @@ class BufferSource:
 
 class RangedSource:
     """A file object (one read at a time), or an object with ranged reads (as many as there are threads)."""
+
+    waits = True
 
     def __init__(self, target: RangedReads | FileObject, label: str) -> None:
         self.label = label

@@ -1,0 +1,70 @@
+"""What to read and where it goes: pure data, from a header and the table, before a byte of a chunk is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+from slimtensors.container.header import Header
+from slimtensors.container.layout import ChunkRecord
+
+__all__ = ["Cut", "Job", "Range", "jobs_of", "schedule"]
+
+Locate = Callable[[int], tuple[list[ChunkRecord], list[int]]]  # a stream's records, and where its chunks lie
+
+
+class Range(NamedTuple):
+    """Units of a tensor that are wanted."""
+
+    tensor: int
+    start: int
+    units: int
+
+
+class Cut(NamedTuple):
+    """What is wanted of a chunk, and by which range."""
+
+    wanted: int  # the range's number
+    tensor: int
+    first: int  # unit within the chunk
+    start: int  # unit within the tensor
+    units: int
+
+
+class Job(NamedTuple):
+    """A chunk to be read, decoded once, and cut up."""
+
+    stream: int
+    chunk: int
+    holder: int  # the tensor whose chunk it is, or one of those in a pack
+    offset: int  # in the file
+    length: int  # stored bytes
+    units: int
+    cuts: list[Cut]
+
+
+def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> list[Job]:
+    """Every chunk that the ranges touch, once, in the order of the file."""
+    found: dict[tuple[int, int], Job] = {}
+    for number, wanted in enumerate(ranges):
+        for job in jobs_of(header, number, wanted, locate):
+            found.setdefault((job.stream, job.chunk), job._replace(cuts=[])).cuts.extend(job.cuts)
+    return [found[key] for key in sorted(found)]
+
+
+def jobs_of(header: Header, number: int, wanted: Range, locate: Locate) -> Iterator[Job]:
+    """The chunks of one range, in the order of the file."""
+    holder = header.holder(wanted.tensor)
+    stream_number = header.tensor_stream[holder]
+    if stream_number is None or wanted.units == 0:
+        return
+    stream = header.streams[stream_number]
+    records, positions = locate(stream_number)
+    origin = header.pack_offset.get(holder, 0)
+    start, end = wanted.start + origin, wanted.start + origin + wanted.units
+    for chunk in range(start // stream.chunk, -(-end // stream.chunk)):
+        low = chunk * stream.chunk
+        a, b = max(low, start), min(low + stream.chunk_units(chunk), end)
+        cut = Cut(number, wanted.tensor, a - low, a - origin, b - a)
+        length = records[chunk].stored_length
+        yield Job(stream_number, chunk, holder, positions[chunk], length, stream.chunk_units(chunk), [cut])

@@ -1,0 +1,81 @@
+"""A model's weight files: one, those of a folder, or those that an index names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
+
+__all__ = ["is_index", "read_index", "weight_files", "weight_map"]
+
+SUFFIX = ".slimtensors"
+MAX_INDEX_BYTES = 100_000_000
+SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_index(name: str, suffix: str) -> bool:
+    """Whether this is an index of shards that end in `suffix`: model.safetensors.index.json, or ....index.fp16.json."""
+    return re.fullmatch(r".+" + re.escape(suffix) + r"\.index(\.[A-Za-z0-9_-]+)?\.json", name) is not None
+
+
+def read_index(path: Path, suffix: str) -> tuple[bytes, dict[str, str]]:
+    """(content, tensor -> shard). Raises FormatError for an unsound index, or if a shard is not there."""
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
+    data = path.read_bytes()
+    places = weight_map(data, str(path))
+    for shard in sorted(set(places.values())):
+        if not SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
+            raise FormatError(f"{path}: {shard!r} is not a plain file name that ends in {suffix}")
+        if not (path.parent / shard).is_file():
+            raise FormatError(f"{path} names {shard}, which is not there: an incomplete download? fetch the file")
+    return data, places
+
+
+def weight_map(data: bytes, label: str) -> dict[str, str]:
+    """Tensor -> shard, of an index's content. Raises FormatError."""
+    try:
+        places: Any = json.loads(data)["weight_map"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise FormatError(f"{label} is not an index of shards: it has no weight_map") from None
+    if not isinstance(places, dict) or not all(isinstance(shard, str) for shard in places.values()):
+        raise FormatError(f"{label} is not an index of shards: its weight_map does not lead to file names")
+    return places
+
+
+def weight_files(target: Any) -> list[tuple[Any, frozenset[str]]]:
+    """Files to open, in order, and the names that an index says are in each (none without an index).
+
+    target: what `safe_open` takes; a folder, whose index is used if it has one; an index; or a list of these.
+    """
+    if isinstance(target, Sequence) and not isinstance(target, (str, bytes, bytearray, memoryview)):
+        return [each for one in target for each in weight_files(one)]
+    if not isinstance(target, (str, os.PathLike)):
+        return [(target, frozenset())]
+    path = Path(target)
+    if is_index(path.name, SUFFIX):
+        return _indexed(path)
+    if not path.is_dir():
+        return [(target, frozenset())]
+    indexes = sorted(each for each in path.iterdir() if is_index(each.name, SUFFIX))
+    if len(indexes) > 1:
+        raise UsageError(f"{path} has {len(indexes)} indexes: name one of them, such as {indexes[0]}")
+    if indexes:
+        return _indexed(indexes[0])
+    files = sorted(each for each in path.iterdir() if each.name.endswith(SUFFIX) and each.is_file())
+    if not files:
+        raise NotSlimtensorsError(f"{path} holds no *{SUFFIX} file")
+    return [(each, frozenset()) for each in files]
+
+
+def _indexed(path: Path) -> list[tuple[Any, frozenset[str]]]:
+    _, places = read_index(path, SUFFIX)
+    return [
+        (path.parent / shard, frozenset(name for name, place in places.items() if place == shard))
+        for shard in sorted(set(places.values()))
+    ]
