@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from slimtensors.matching import Match, MatchReport
     from slimtensors.memory import decode, encode
     from slimtensors.resolving import BaseDir
+    from slimtensors.stream.loader import PrefetchLoader
     from slimtensors.verifying import Verified, verify
 
 __all__ = [
@@ -58,6 +59,7 @@ __all__ = [
     "MatchReport",
     "NewerFormatError",
     "NotSlimtensorsError",
+    "PrefetchLoader",
     "SelfCheckError",
     "SlimtensorsError",
     "TensorNotFoundError",
@@ -95,6 +97,7 @@ _HOME = {
     "decompress": "converting",
     "Estimate": "estimating",
     "estimate": "estimating",
+    "PrefetchLoader": "stream.loader",
     "TensorSlice": "handle",
     "safe_open": "handle",
     "FileReport": "inspecting",

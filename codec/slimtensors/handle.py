@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
@@ -11,6 +12,9 @@ from slimtensors.errors import UsageError
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.slicing import read_slice
+from slimtensors.stream.loader import PrefetchLoader
+from slimtensors.stream.ordered import AHEAD_BYTES
+from slimtensors.stream.plan import Plan, plan_items
 from slimtensors.threads import thread_count
 
 if TYPE_CHECKING:
@@ -50,21 +54,27 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
         if _FRAMEWORKS[framework] == "torch":
-            from slimtensors import torch
+            from slimtensors import torch_tensors
 
-            torch.check_device(device)
-            base = torch.as_base(base)
-            self._convert: Callable[..., Any] = lambda array, tensor: torch.from_array(array, tensor.dtype, device)
+            torch_tensors.check_device(device)
+            base = torch_tensors.as_base(base)
+            self._convert: Callable[..., Any] = lambda array, tensor: torch_tensors.from_array(
+                array, tensor.dtype, device
+            )
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             self._convert = lambda array, _tensor: array
+        self._torch, self._device = _FRAMEWORKS[framework] == "torch", device
+        self._loaders: WeakSet[PrefetchLoader] = WeakSet()
         self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for loader in list(self._loaders):
+            loader.close()
         self._file.close()
 
     def keys(self) -> list[str]:
@@ -88,6 +98,36 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     def get_slice(self, name: str) -> TensorSlice:
         """A handle that reads parts of the tensor when it is indexed."""
         return TensorSlice(self._file, name, self._threads, self._convert)
+
+    def prefetch(
+        self,
+        plan: Plan | None = None,
+        *,
+        device: Any = None,
+        threads: int | None = None,
+        ahead: int = AHEAD_BYTES,
+    ) -> PrefetchLoader:
+        """Start to decode tensors in the background, as safetensors 0.9 loads them; take them from what this returns.
+
+        plan: which tensors, in which order: names with None for the whole tensor, a slice of the first dimension
+        (step 1), or, beyond safetensors, a tuple of slices of which one leaves something out. All tensors if None.
+        device, threads: the handle's if None. ahead: decoded bytes that may wait to be taken. The loader hands tensors
+        out in the plan's order, not as they become ready. It ends with the handle.
+        """
+        count = self._threads if threads is None else thread_count(threads)
+        device = self._device if device is None else device
+        if self._torch:
+            from slimtensors import torch_tensors
+
+            torch_tensors.check_device(device)
+            convert = torch_tensors.converter(device)
+        elif str(device) != "cpu":
+            raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
+        else:
+            from slimtensors.numpy import as_array as convert
+        loader = PrefetchLoader(plan_items(self._file, plan), count, convert, ahead)
+        self._loaders.add(loader)
+        return loader
 
 
 class TensorSlice:

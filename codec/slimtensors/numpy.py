@@ -7,7 +7,7 @@ as bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,12 @@ from slimtensors.matching import matched_bases
 from slimtensors.reading import Piece, TensorFile, all_pieces
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
+from slimtensors.stream.loader import Progress, stream_files
+from slimtensors.stream.ordered import AHEAD_BYTES
+from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
 
-__all__ = ["apply_delta", "load", "load_file", "save", "save_file"]
+__all__ = ["apply_delta", "load", "load_file", "save", "save_file", "stream_tensors"]
 
 Array = npt.NDArray[Any]
 
@@ -94,6 +97,32 @@ def load(
     return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base)
 
 
+def stream_tensors(
+    paths: Any,
+    *,
+    plan: Plan | None = None,
+    threads: int | None = None,
+    verify: Verify = "full",
+    max_bytes: int | None = None,
+    base: Any = None,
+    ahead: int = AHEAD_BYTES,
+    progress: Progress | None = None,
+) -> Iterator[tuple[str, Array]]:
+    """(name, array) one after another, decoded ahead in the background. Closing the generator stops everything.
+
+    paths: what `safe_open` takes, a folder (whose index is used if it has one), an index of shards, or a list of these.
+    plan: which tensors, in which order; each name with None, a slice of the first dimension, or a slice for each of the
+    first dimensions, one of which may leave something out (what a rank of a tensor-parallel model needs). All, in the
+    files' order, if None. ahead: decoded bytes that may wait to be taken. progress: called with the bytes of each array
+    before it is handed out. The rest as for `safe_open`. Raises FormatError if a file is damaged, at once, whatever is
+    ready by then.
+    """
+    return stream_files(
+        paths, as_array, thread_count(threads), plan=plan, verify=verify, max_bytes=max_bytes, base=base, ahead=ahead,
+        progress=progress,
+    )  # fmt: skip
+
+
 def apply_delta(
     target: Any,
     arrays: Mapping[str, Array],
@@ -131,14 +160,19 @@ def whole_array(file: TensorFile, name: str, threads: int) -> Array:
     return as_array(file.read(index, threads), file.header.tensors[index])
 
 
-def as_array(units: Array, tensor: Tensor) -> Array:
-    dtype = tensor.dtype
-    if not dtype.packed:
-        return units.view(dtype.numpy()).reshape(tensor.shape)
-    row_bits = tensor.shape[-1] * dtype.bits if tensor.shape else dtype.bits
-    if row_bits % 8:
-        return units
-    return units.reshape((*tensor.shape[:-1], row_bits // 8))
+def as_array(units: Array, tensor: Tensor, shape: tuple[int, ...] | None = None) -> Array:
+    """The array that these units are. shape: if they are a part of the tensor."""
+    if not tensor.dtype.packed:
+        return units.view(tensor.dtype.numpy()).reshape(tensor.shape if shape is None else shape)
+    return units.reshape(array_shape(tensor))
+
+
+def array_shape(tensor: Tensor) -> tuple[int, ...]:
+    """The shape of a tensor's array: its own, or that of the bytes that its elements are packed into."""
+    if not tensor.dtype.packed:
+        return tensor.shape
+    row_bits = tensor.shape[-1] * tensor.dtype.bits if tensor.shape else tensor.dtype.bits
+    return (tensor.nbytes,) if row_bits % 8 else (*tensor.shape[:-1], row_bits // 8)
 
 
 def _inputs(tensors: Mapping[str, Array]) -> list[ArrayInput]:

@@ -64,7 +64,7 @@ class Pipeline(Generic[T, D]):
         most: int = 0,
         admit: Callable[[T], bool] | None = None,
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a loader that is dropped may be stopped by whoever holds it
         self.changed = threading.Condition(self.lock)
         self.errors: list[BaseException] = []
         self.stopped = False
@@ -74,7 +74,7 @@ class Pipeline(Generic[T, D]):
         self._turns = threading.Semaphore(threads)
         self._ahead: list[T] = []  # the job that was turned away
         self._workers: list[threading.Thread] = []
-        self._ended = threading.Semaphore(0)  # one for each worker that has come to its end
+        self._live = 0
 
     def run(self) -> None:
         """Until all is done, in the caller's thread too. Raises the first error, when all threads have ended."""
@@ -83,8 +83,9 @@ class Pipeline(Generic[T, D]):
                 self._decode(job, self._fetch(job))
             return
         try:
-            for _ in range(self._threads - 1):
-                self._begin()
+            with self.lock:
+                for _ in range(self._threads - 1):
+                    self._begin()
             self._work()
         except BaseException as error:  # no more threads to be had, or Ctrl-C
             self.stop(error)
@@ -95,8 +96,9 @@ class Pipeline(Generic[T, D]):
     def start(self) -> None:
         """Begin, in threads of its own; whoever calls this calls `stop` and `wait` in the end."""
         try:
-            for _ in range(self._threads):
-                self._begin()
+            with self.lock:
+                for _ in range(self._threads):
+                    self._begin()
         except BaseException as error:
             self.stop(error)
             self.wait()
@@ -115,20 +117,23 @@ class Pipeline(Generic[T, D]):
 
         Not by Thread.join: once interrupted, that of Python 3.10 to 3.12 takes a running thread for one that has ended.
         """
-        waited = 0
-        while waited < len(self._workers):
+        while True:
             try:
-                self._ended.acquire()
-                waited += 1
-            except KeyboardInterrupt as interrupt:  # noqa: PERF203 # it waits; what that costs is nothing
+                with self.lock:
+                    while self._live:
+                        self.changed.wait()
+                break
+            except KeyboardInterrupt as interrupt:
                 self.stop(interrupt)
         for worker in self._workers:  # at their last instruction by now
             worker.join()
 
     def _begin(self) -> None:
+        """One thread more. Called under the lock."""
         worker = threading.Thread(target=self._help, name=f"slimtensors-{len(self._workers)}", daemon=True)
         worker.start()
         self._workers.append(worker)
+        self._live += 1
 
     def _help(self) -> None:
         try:
@@ -136,7 +141,9 @@ class Pipeline(Generic[T, D]):
         except BaseException as error:  # handed to the caller
             self.stop(error)
         finally:
-            self._ended.release()
+            with self.lock:
+                self._live -= 1
+                self.changed.notify_all()
 
     def _work(self) -> None:
         while (job := self._next()) is not _END:

@@ -11,6 +11,7 @@ import torch
 
 import slimtensors
 from slimtensors import torch as st
+from slimtensors import torch_tensors
 from slimtensors.dtypes import DTYPES
 
 
@@ -23,7 +24,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
 def tensors() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     made: dict[str, torch.Tensor] = {}
-    for name, torch_dtype in st._TORCH.items():
+    for name, torch_dtype in torch_tensors._TORCH.items():
         size = 3000 * DTYPES[name].unit_bytes * (2 if name == "C64" else 1)
         raw = torch.randint(0, 2 if name == "BOOL" else 256, (size,), dtype=torch.uint8)
         made[name] = raw.view(torch_dtype).reshape(3, -1)

@@ -1,0 +1,91 @@
+"""Torch tensors from decoded units, and as what the library takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slimtensors.container.header import Tensor
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import UsageError
+from slimtensors.inputs import ArrayInput
+from slimtensors.numpy import as_array
+from slimtensors.stream.loader import Convert
+
+__all__ = ["as_base", "check_device", "converter", "from_array", "tensor_inputs", "torch_dtype"]
+
+# Names as torch has them; those that this torch lacks are left out.
+_NAMES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "I16": "int16", "I32": "int32", "I64": "int64", "U16": "uint16",
+    "U32": "uint32", "U64": "uint64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "F4": "float4_e2m1fn_x2",
+}  # fmt: skip
+_TORCH: dict[str, torch.dtype] = {ours: getattr(torch, name) for ours, name in _NAMES.items() if hasattr(torch, name)}
+_OURS = {dtype: DTYPES[name] for name, dtype in _TORCH.items()}
+
+
+def check_device(device: Any) -> None:
+    """Raise early for what torch does not know as a device."""
+    try:
+        torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f"device {device!r}: {error}") from None
+
+
+def torch_dtype(dtype: DType) -> torch.dtype:
+    """What torch calls it; raises UsageError for what this torch lacks."""
+    found = torch.uint8 if dtype.name.startswith("F6_") else _TORCH.get(dtype.name)  # no such dtype: the packed bytes
+    if found is None:
+        raise UsageError(f"torch {torch.__version__} has no dtype for {dtype.name}; load it with framework='np'")
+    return found
+
+
+def from_array(array: npt.NDArray[Any], dtype: DType, device: Any) -> torch.Tensor:
+    """A tensor over an array's memory, then on the device."""
+    data = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    tensor = data.view(torch_dtype(dtype)).reshape(array.shape)
+    return tensor if torch.device(device).type == "cpu" else tensor.to(device)
+
+
+def converter(device: Any) -> Convert:
+    """From decoded units to a tensor on the device."""
+
+    def convert(units: npt.NDArray[Any], tensor: Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        return from_array(as_array(units, tensor, shape), tensor.dtype, device)
+
+    return convert
+
+
+def as_base(base: Any) -> Any:
+    """A base in which torch tensors, if it is a mapping to such, are what the library takes."""
+    if isinstance(base, list):
+        return [as_base(each) for each in base]
+    if isinstance(base, Mapping) and any(isinstance(value, torch.Tensor) for value in base.values()):
+        return tuple(tensor_inputs(base))
+    return base
+
+
+def tensor_inputs(tensors: Mapping[str, torch.Tensor]) -> list[ArrayInput]:
+    """Tensors on any device, to be saved; raises UsageError for what cannot be."""
+    if not isinstance(tensors, Mapping):
+        raise UsageError(f"the tensors are a {type(tensors).__name__}; a dict from names to tensors is needed")
+    made = []
+    for name, tensor in tensors.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UsageError(f"tensor {name!r} is a {type(tensor).__name__}, not a torch tensor")
+        if tensor.layout != torch.strided:
+            raise UsageError(f"tensor {name!r} is {tensor.layout}; call .to_dense() first")
+        dtype = _OURS.get(tensor.dtype)
+        if dtype is None:
+            raise UsageError(f"tensor {name!r}: dtype {tensor.dtype} cannot be stored; convert it first")
+        shape = list(tensor.shape)
+        if dtype.packed:  # two elements to a byte, the last dimension counts bytes
+            shape[-1:] = [shape[-1] * 8 // dtype.bits] if shape else []
+        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        made.append(ArrayInput(name, flat.view(torch.uint8).numpy(), dtype, tuple(shape)))
+    return made
