@@ -56,15 +56,15 @@ class StoredInput:
 
 
 class BaseTensor(NamedTuple):
-    """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `base`: what it is
-    itself a delta from. `key`: under which a computed identity is kept, if its bytes cannot change unseen.
+    """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `bases`: what must be
+    had to read it. `key`: under which a computed identity is kept, if its bytes cannot change unseen.
     """
 
     tensor: Input
     where: str
     hints: dict[str, str]
     stored: bytes | None = None
-    base: Base | None = None
+    bases: tuple[Base, ...] = ()
     key: Hashable = None
 
     @property
@@ -178,12 +178,13 @@ def _add_file(model: BaseModel, target: Any, path: Path | None, bases: BaseSourc
         source.close()
         file = open_file(target, bases=None if bases is None else _Borrowed(bases))
         model.on_close(file.close)
+        needed = _needed(file)
         for i, tensor in enumerate(file.header.tensors):
             if tensor.units:
-                stored = BaseTensor(
-                    StoredInput(file, i), source.label, hints, file.reader.identities[i], delta_base(file, i)
-                )
-                model.add(stored)
+                stream = file.header.tensor_stream[file.header.holder(i)]
+                assert stream is not None
+                held = StoredInput(file, i)
+                model.add(BaseTensor(held, source.label, hints, file.reader.identities[i], needed[stream]))
         return
     model.on_close(source.close)
     if kind not in ("safetensors", "of an unknown kind"):
@@ -210,11 +211,19 @@ class _Borrowed:
 
 def delta_base(file: TensorFile, index: int) -> Base | None:
     """What a tensor of a slimtensors file is a delta from."""
-    number = file.header.tensor_stream[file.header.holder(index)]
-    if number is None:
+    holder = file.header.holder(index)
+    number = file.header.tensor_stream[holder]
+    expression = None if number is None else file.header.streams[number].expression
+    if not isinstance(expression, Delta):
         return None
-    expression = file.header.streams[number].expression
-    return file.header.bases[expression.base] if isinstance(expression, Delta) else None
+    return file.header.bases[expression.bases[file.header.pack_member.get(holder, 0)]]
+
+
+def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
+    """By stream, what must be had to read it: the tensors of a pack need the bases of all of them."""
+    header = file.header
+    expressions = [stream.expression for stream in header.streams]
+    return [tuple(header.bases[b] for b in e.bases) if isinstance(e, Delta) else () for e in expressions]
 
 
 def _state(path: Path | None) -> tuple[Hashable, ...] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from slimtensors.expression import BaseContext, Bits, Context, Delta, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 
-__all__ = ["DeltaPlan", "MatchedBase", "equal_rows", "plan_delta", "row_classes"]
+__all__ = ["WORTH", "BaseUnits", "DeltaPlan", "MatchedBase", "best_planes", "equal_rows", "plan_delta", "row_classes"]
 
 Units = npt.NDArray[Any]
 
@@ -47,6 +47,13 @@ class MatchedBase:
         return base_units(self.base, self.read, dtype, start, count)
 
 
+class BaseUnits(Protocol):
+    """What a chunk is a difference from."""
+
+    def units(self, dtype: DType, start: int, count: int) -> Units:
+        """In a tensor's dtype."""
+
+
 class DeltaPlan(NamedTuple):
     """The planes of the differences. by_row: side plane 0 says which rows differ at all; classes: the last side plane
     says how much they do.
@@ -64,13 +71,9 @@ def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | 
     plain: how it would be stored without a base.
     """
     sample, base = _sample(tensor, matched)
-    place = Place(sample.size, 0, (), tensor.dtype, base)
-    tried = _layouts(tensor.dtype, _context(base, tensor.dtype))
-    sizes = [len(encode_chunk(sample, Delta(bits, 0), place)) for bits in tried]
-    size = min(sizes)
+    bits, size = best_planes(sample, base, tensor.dtype)
     if size > WORTH * len(encode_chunk(sample, _without_rows(plain))):
         return None
-    bits = tried[sizes.index(size)]
     equal = _equal_share(tensor, matched)
     by_row = MIN_EQUAL <= equal < 1
     why = f"{equal:.0%} of rows equal it" if by_row else f"{8 * size / sample.size:.1f} bits a unit"
@@ -81,6 +84,14 @@ def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | 
     if by_row:
         bits = Bits(tuple(Part(part.width, 0, part.context) for part in bits.parts))
     return DeltaPlan(bits, by_row, classes, f"difference from a base; {why}")
+
+
+def best_planes(units: Units, base: Units, dtype: DType) -> tuple[Bits, int]:
+    """The planes that differences take the least in, and how many bytes that is."""
+    place = Place(units.size, 0, (), dtype, base)
+    tried = _layouts(dtype, _context(base, dtype))
+    sizes = [len(encode_chunk(units, Delta(bits, 0), place)) for bits in tried]
+    return tried[sizes.index(min(sizes))], min(sizes)
 
 
 def equal_rows(tensor: Input, low: int, high: int, *, matched: MatchedBase) -> Units:

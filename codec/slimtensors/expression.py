@@ -162,7 +162,11 @@ class Delta:
     """A tensor as its difference from a base; the planes hold the differences."""
 
     bits: Bits
-    base: int  # position in the header's list
+    base: int | tuple[int, ...]  # position in the header's list; of a pack, one for each of its tensors
+
+    @property
+    def bases(self) -> tuple[int, ...]:
+        return (self.base,) if isinstance(self.base, int) else self.base
 
     @property
     def width(self) -> int:
@@ -174,10 +178,12 @@ class Delta:
         return self.bits.sides
 
     def to_json(self) -> dict[str, Any]:
-        return {"add": [{"base": self.base}, self.bits.to_json()]}
+        base = self.base if isinstance(self.base, int) else list(self.base)
+        return {"add": [{"base": base}, self.bits.to_json()]}
 
     def __str__(self) -> str:
-        return f"base {self.base} + {self.bits}"
+        base = f"base {self.base}" if isinstance(self.base, int) else "bases"
+        return f"{base} + {self.bits}"
 
 
 @dataclass(frozen=True)
@@ -370,11 +376,19 @@ def _delta(arguments: Any) -> Delta:
         raise FormatError("add has two arguments: a base and planes")
     if _keys(arguments[0], "an argument of add") != {"base"}:
         raise FormatError("the first argument of add is not a base")
-    base = _integer(arguments[0]["base"], 0, MAX_TENSORS, "base")
+    base = _base(arguments[0]["base"])
     found = _bits(arguments[1], MAX_PLANES)
     if found.rotate:
         raise FormatError("differences from a base are not rotated")
     return Delta(found, base)
+
+
+def _base(value: Any) -> int | tuple[int, ...]:
+    if not isinstance(value, list):
+        return _integer(value, 0, MAX_TENSORS, "base")
+    if not 1 <= len(value) <= MAX_TENSORS:
+        raise FormatError(f"a list of {len(value)} bases")
+    return tuple(_integer(item, 0, MAX_TENSORS, "base") for item in value)
 
 
 def _sparse(arguments: Any) -> Sparse:

@@ -25,10 +25,12 @@ ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
 CHUNK_BYTES = MEBIBYTE  # decoded; a slice reads at least one chunk, a thread works on one at a time
 PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
+BASE_BYTES = 128  # what naming a base takes of the header
+MIN_BASED_BYTES = 512  # smaller tensors are not worth the naming
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
 MAX_BASE_DEPTH = 8  # deltas of deltas; each level decodes the one below for every chunk
 MAX_SEARCHED_FILES = 10_000  # weight files of one folder that are looked at for a base
-MAX_TRIED_BASES = 1000  # tensors looked at for one base and for what it is made from, so that no chain takes for ever
 MAX_FETCHERS = 8  # threads that only wait for a slow source; a network needs several requests under way
 FETCHED_BYTES = 64 * MEBIBYTE  # chunks that such threads may hold
+MAX_TRIED_BASES = 4096  # tensors looked at for one base and for what it is made from, so that no chain takes for ever

@@ -19,7 +19,7 @@ from slimtensors.entropy.tables import cost
 from slimtensors.errors import UsageError
 from slimtensors.hinting import find_hinted
 from slimtensors.inputs import Input, unit_count
-from slimtensors.limits import PACK_TENSOR_BYTES
+from slimtensors.limits import MIN_BASED_BYTES, PACK_TENSOR_BYTES
 from slimtensors.resolving import BaseDir, Resolver
 
 __all__ = ["Match", "MatchReport", "Matched", "match", "matched_bases"]
@@ -113,8 +113,8 @@ def matched_bases(
 
 
 def _as_matched(tensor: Input, pair: BaseTensor | None, resolver: Resolver) -> MatchedBase | None:
-    """None too for what will share a chunk with others, so that its base need not be hashed."""
-    if pair is None or tensor.dtype.bytes_of(tuple(tensor.shape)) < PACK_TENSOR_BYTES:
+    """None too for what is so small that naming a base would cost more than it gains."""
+    if pair is None or tensor.dtype.bytes_of(tuple(tensor.shape)) < MIN_BASED_BYTES:
         return None
     resolver.check_depth(pair)
     return MatchedBase(pair.as_base(), pair.tensor.read)

@@ -25,15 +25,29 @@ from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.classes import find_classes, with_classes
 from slimtensors.detect.codes import Structure, find_structure
-from slimtensors.differing import DeltaPlan, MatchedBase, equal_rows, plan_delta, row_classes
+from slimtensors.differing import (
+    BaseUnits,
+    DeltaPlan,
+    MatchedBase,
+    equal_rows,
+    plan_delta,
+    row_classes,
+)
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.expression import Bits, Cast, Delta, Expression, Ref, Sparse, Stored
 from slimtensors.inputs import Input, unit_count
-from slimtensors.limits import CHUNK_BYTES, MAX_CHUNK_BYTES, MAX_TENSORS, PACK_BYTES, PACK_TENSOR_BYTES
+from slimtensors.limits import (
+    CHUNK_BYTES,
+    MAX_CHUNK_BYTES,
+    MAX_TENSORS,
+    PACK_BYTES,
+    PACK_TENSOR_BYTES,
+)
+from slimtensors.packing import PackedBases, packed_bases, plan_pack, without_strangers
 
-__all__ = ["PRESETS", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
+__all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
 
 PRESETS = ("fast", "balanced", "small")
 
@@ -59,7 +73,7 @@ class Job:
     inputs: tuple[int, ...] = ()
     side: SideMaker | None = None
     each: int = 0
-    base: MatchedBase | None = None
+    base: BaseUnits | None = None
     try_zstd: bool = False
     image: bool = False
 
@@ -89,7 +103,8 @@ def make_plan(
     check_preset(preset)
     metadata = dict(metadata or {})
     _check_inputs(inputs, metadata)
-    builder = _Builder(preset, bases or [None] * len(inputs))
+    matched = without_strangers(inputs, bases or [None] * len(inputs), partial(layouts.usual, preset=preset))
+    builder = _Builder(preset, matched)
     same = _duplicates(inputs)
     casts = find_casts(inputs, same)
     for i, tensor in enumerate(inputs):
@@ -97,6 +112,7 @@ def make_plan(
             builder.add_cast(tensor, casts[i].source)
         else:
             builder.add(i, tensor, same.get(i))
+    builder.finish_packs(inputs)
     image = None
     if segments is not None:
         literal = 32 + sum(s for s in segments if isinstance(s, int))
@@ -160,7 +176,8 @@ class _Builder:
         self._positions: dict[Expression, int] = {}
         self._jobs: list[Job | int] = []  # an int is a pack, whose tensors are known only at the end
         self._pack_inputs: list[list[int]] = []
-        self._open_packs: dict[DType, tuple[int, int]] = {}  # (pack, bytes so far)
+        self._open_packs: dict[tuple[DType, bool], tuple[int, int]] = {}  # by dtype and based: (pack, bytes so far)
+        self._pack_bases: dict[int, PackedBases] = {}  # of packs that are differences
 
     def intern(self, expression: Expression) -> int:
         """The expression's place in the header's list."""
@@ -175,7 +192,8 @@ class _Builder:
         for job in self._jobs:
             if isinstance(job, int):
                 zstd = not self.packs[job].dtype.is_float
-                made.append(Job(inputs=tuple(self._pack_inputs[job]), try_zstd=zstd))
+                base = self._pack_bases.get(job)
+                made.append(Job(inputs=tuple(self._pack_inputs[job]), base=base, try_zstd=zstd))
             else:
                 made.append(job)
         return made + self.image_jobs
@@ -205,17 +223,37 @@ class _Builder:
         self.reasons.append(why)
 
     def _add_to_pack(self, index: int, tensor: Tensor, size: int) -> None:
-        pack, filled = self._open_packs.get(tensor.dtype, (-1, PACK_BYTES))
+        based = self._matched[index] is not None
+        pack, filled = self._open_packs.get((tensor.dtype, based), (-1, PACK_BYTES))
         if filled + size > PACK_BYTES:
             pack, filled = len(self.packs), 0
             bits = layouts.usual(tensor.dtype, self.preset)
             self.packs.append(Pack(tensor.dtype, self.intern(bits)))
             self._pack_inputs.append([])
             self._jobs.append(pack)
-        self._open_packs[tensor.dtype] = pack, filled + size
+        self._open_packs[tensor.dtype, based] = pack, filled + size
         self._pack_inputs[pack].append(index)
         packed = Tensor(tensor.name, tensor.dtype, tensor.shape, pack=pack)
         self._note(packed, f"smaller than {PACK_TENSOR_BYTES // 1024} KiB: shares a chunk")
+
+    def finish_packs(self, inputs: Sequence[Input]) -> None:
+        """Make packs whose tensors have bases differences from these, where that takes less."""
+        for number, (pack, held) in enumerate(zip(self.packs, self._pack_inputs, strict=True)):
+            bases, plain = packed_bases(inputs, held, self._matched), self.expressions[pack.expression]
+            bits = plan_pack(inputs, held, bases, plain) if bases is not None and isinstance(plain, Bits) else None
+            if bases is None or bits is None:
+                continue
+            positions = tuple(self._base(base) for base, _ in bases.members)
+            self.packs[number] = Pack(pack.dtype, self.intern(Delta(bits, positions)))
+            self._pack_bases[number] = bases
+            for i in held:
+                self.reasons[i] += ", as differences from their bases"
+
+    def _base(self, matched: MatchedBase) -> int:
+        """The base's place in the header's list."""
+        if matched.base not in self.bases:
+            self.bases.append(matched.base)
+        return self.bases.index(matched.base)
 
     def _add_stream(self, index: int, tensor: Input, shape: tuple[int, ...]) -> None:
         dtype, units = tensor.dtype, unit_count(tensor)
@@ -284,9 +322,7 @@ class _Builder:
                 each = unit_count(tensor) // shape[0]
                 self._jobs.append(Job((index,), partial(make, matched=matched), each, try_zstd=True))
         self._jobs.append(Job((index,), base=matched, try_zstd=not tensor.dtype.is_float))
-        if matched.base not in self.bases:
-            self.bases.append(matched.base)
-        expression = self.intern(Delta(plan.bits, self.bases.index(matched.base)))
+        expression = self.intern(Delta(plan.bits, self._base(matched)))
         self._note(Tensor(tensor.name, tensor.dtype, shape, expression, chunk, sides), plan.why)
 
 

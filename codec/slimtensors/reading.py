@@ -258,20 +258,27 @@ class TensorFile:
         """Which base, and what to do, as far as an error does not say it yet."""
         if not isinstance(stream.expression, Delta):
             return ""
-        base = self.header.bases[stream.expression.base]
-        named = "" if base.identity.hex() in said else f". Needed is {base}"
+        needed = [self.header.bases[number] for number in stream.expression.bases]
+        others = f" and {len(needed) - 1} more for the tensors that share its chunk" if len(needed) > 1 else ""
+        known = any(base.identity.hex() in said for base in needed)
+        named = "" if known else f". Needed is {needed[0]}{others}"
         return named if BASE_ADVICE in said else f"{named}; {BASE_ADVICE}"
 
     def _base(self, stream: Stream, first: int, count: int) -> Units | None:
         """The base's units in the range of a chunk, if its tensor has a base."""
         if not isinstance(stream.expression, Delta):
             return None
-        index = stream.expression.base
-        base = self.header.bases[index]
         if self.bases is None:
             raise BaseError("a difference from a base, which was not given")
-        source = self.bases
-        return base_units(base, lambda start, n: source.read(index, base, start, n), stream.dtype, first, count)
+        if isinstance(stream.expression.base, int):
+            return self._base_units(stream.expression.base, stream.dtype, first, count)
+        held = zip(stream.expression.base, stream.members, strict=True)  # a pack is one chunk
+        return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
+
+    def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
+        base, source = self.header.bases[number], self.bases
+        assert source is not None
+        return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
 
     def load_sides(self, index: int) -> None:
         """Decode a tensor's side planes before its data need them."""

@@ -77,6 +77,7 @@ class Resolver:
         self._folders = [each for each in given if isinstance(each, BaseDir)] + search_folders()
         self._found: dict[bytes, Found] = {}
         self._models: dict[object, BaseModel] = {}  # open, by path or by what was given
+        self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
         self._seen: dict[str, list[_Entry]] = {}  # by folder
         self._lock = threading.RLock()
         self._tried = 0  # in this search, chains and all
@@ -91,6 +92,7 @@ class Resolver:
         """Close what was opened in the search; the resolver can be used again."""
         with self._lock:
             self._found.clear()
+            self._depths.clear()
             for model in self._models.values():
                 model.close()
             self._models.clear()
@@ -118,18 +120,22 @@ class Resolver:
 
     def check_depth(self, tensor: BaseTensor) -> None:
         """Raises BaseError unless a file that is made against this tensor could be read."""
-        if tensor.base is not None:
+        if tensor.bases:
             self._accept(tensor, (tensor.identity(),))
 
     def _accept(self, tensor: BaseTensor, above: tuple[bytes, ...]) -> Found:
         """Whether a tensor leads to plain bytes: not by way of itself, and not too deep."""
-        if tensor.base is None:
+        if not tensor.bases:
             return Found(tensor, 0)
-        if tensor.base.identity in above:
-            raise BaseError(f"{tensor.where} makes it from a base that is made from it: a cycle")
-        if len(above) >= MAX_BASE_DEPTH:
-            raise BaseError(f"more than {MAX_BASE_DEPTH} deltas on top of each other; `flatten` one of them")
-        depth = self.find(tensor.base, above).depth + 1
+        known = self._depths.get(id(tensor.bases))
+        if known is None:
+            if any(base.identity in above for base in tensor.bases):
+                raise BaseError(f"{tensor.where} makes it from a base that is made from it: a cycle")
+            if len(above) >= MAX_BASE_DEPTH:
+                raise BaseError(f"more than {MAX_BASE_DEPTH} deltas on top of each other; `flatten` one of them")
+            depth = max(self.find(base, above).depth for base in tensor.bases) + 1
+            known = self._depths[id(tensor.bases)] = tensor.bases, depth
+        depth = known[1]
         if depth + len(above) > MAX_BASE_DEPTH:
             raise BaseError(f"more than {MAX_BASE_DEPTH} deltas on top of each other; `flatten` one of them")
         return Found(tensor, depth)
@@ -159,7 +165,7 @@ class Resolver:
         """Stated identities first; then tensors of the right dtype and shape, hashed, the likeliest first."""
         entries = self._entries(folder)
         known = [entry for entry in entries if entry.tensor.stored == base.identity]
-        for entry in sorted(known, key=lambda entry: entry.tensor.base is not None):
+        for entry in sorted(known, key=lambda entry: bool(entry.tensor.bases)):
             yield self._open(entry.path).tensors[entry.tensor.name]
         alike = [entry for entry in entries if entry.tensor.stored is None and _alike(entry.tensor, base)]
         for entry in sorted(alike, key=lambda entry: (*_unlikely(entry.tensor, base), str(entry.path))):

@@ -19,7 +19,7 @@ from slimtensors.container.source import ByteSource
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import Job, MatchedBase, Plan, SideMaker
+from slimtensors.planner import BaseUnits, Job, Plan, SideMaker
 from slimtensors.threads import in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
@@ -44,7 +44,7 @@ class _Task(NamedTuple):
     units: Units
     place: Place
     try_zstd: bool
-    base: MatchedBase | None
+    base: BaseUnits | None
 
 
 def write_plan(

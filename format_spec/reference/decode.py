@@ -101,6 +101,7 @@ class Stream:
     lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
     base: bytes | None = None  # the base's bytes, as many as the stream has; read_bases puts them here
+    members: list[Tensor] = field(default_factory=list)  # of a pack that has bases
     chunks: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -231,9 +232,16 @@ class HeaderReader:
         check(len({tensor.name for tensor in self.tensors}) == len(self.tensors), "two tensors of one name")
         self.check_casts()
         check(len(self.pack_place) == len(packs), "a pack without tensors")
-        for pack, units, place in zip(self.packs, self.pack_units, self.pack_place, strict=True):
+        for p, (pack, units, place) in enumerate(zip(self.packs, self.pack_units, self.pack_place, strict=True)):
             # "together they make one chunk"
-            self.streams[place] = self.stream("pack", units, pack, units)
+            stream = self.stream("pack", units, pack, units)
+            self.streams[place] = stream
+            if stream.expression.base is not None:
+                stream.members = [tensor for tensor in self.tensors if tensor.pack == p]
+                # "as many bases as the pack has tensors, in their order"
+                check(len(stream.expression.base) == len(stream.members), "bases for more or fewer tensors")
+                for tensor, j in zip(stream.members, stream.expression.base, strict=True):
+                    self.check_base(tensor, stream, j)
         self.image = self.read_image(top["image"]) if "image" in top else None
         metadata = top["metadata"]
         if not isinstance(metadata, dict):
@@ -263,7 +271,8 @@ class HeaderReader:
             contexts = [part.context for part in expression.planes()]
             check(not any(isinstance(c, BaseContext) for c in contexts), "a context of a base without a base")
         else:
-            check(kind == "tensor", "a base for what is not a tensor's stream")
+            of_one, of_many = isinstance(expression.base, int), isinstance(expression.base, tuple)
+            check((kind == "tensor" and of_one) or (kind == "pack" and of_many), "a base, or bases, for what has none")
         unit = DTYPES[dtype][1]
         chunk = integer(value["chunk"], 1, MAX_CHUNK, "chunk") if chunk is None else chunk
         return Stream(kind, units, unit, chunk, expression, dtype, look, plan)
@@ -279,7 +288,10 @@ class HeaderReader:
             dtype, shape, size = self.sizes(entry, "base")
             check(size > 0, "a base without elements")
             bases.append(Base(dtype, shape, bytes.fromhex(identity), size))
-        used = {e.base for e in self.expressions if isinstance(e, Bits)}
+        used: set[int | None] = set()
+        for e in self.expressions:
+            if isinstance(e, Bits):
+                used |= set(e.base) if isinstance(e.base, tuple) else {e.base}
         check(used >= set(range(len(bases))), "a base that no expression uses")
         return bases
 
@@ -344,7 +356,7 @@ class HeaderReader:
             used |= {data.lookup.scale}
         check(len(used) == len(sides), "a side plane that nothing names")
         if data.expression.base is not None:
-            self.check_base(tensor, data)
+            self.check_base(tensor, data, data.expression.base)
         for part in data.expression.planes():
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
@@ -362,9 +374,9 @@ class HeaderReader:
                 check(units % side["shape"][0] == 0, "scatter: the rows do not divide the units")
         self.streams += [*tensor.sides, data]
 
-    def check_base(self, tensor: Tensor, data: Stream) -> None:
-        check(data.expression.base < len(self.bases), "no such base")
-        base = self.bases[data.expression.base]
+    def check_base(self, tensor: Tensor, data: Stream, j: int) -> None:
+        check(j < len(self.bases), "no such base")
+        base = self.bases[j]
         floats = {base.dtype, tensor.dtype} <= casts.FLOATS.keys()
         check(base.dtype == tensor.dtype or floats, "base: another dtype")
         check(len(base.shape) == len(tensor.shape) and base.shape[1:] == tensor.shape[1:], "base: another shape")
@@ -674,21 +686,27 @@ def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> 
 
     `bases` gives the decoded bytes of the tensor of an identity.
     """
-    total = 0
-    for i, base in enumerate(header.bases):
+    found: list[bytes | None] = []
+    for base in header.bases:
         data = bases(base.identity) if bases else None
-        if data is None:
-            continue
-        check(len(data) == base.bytes and digest(data) == base.identity, "a base of another identity")
-        total += len(data)
-        whole = data
-        for stream in header.streams:
-            if stream.expression.base == i:
-                data = whole
-                if base.dtype != stream.dtype:
-                    data = cast_bytes(data, base.dtype, stream.dtype)
-                stream.base = data
-    return total
+        if data is not None:
+            check(len(data) == base.bytes and digest(data) == base.identity, "a base of another identity")
+        found.append(data)
+
+    def converted(i: int, dtype: str) -> bytes | None:
+        data, own = found[i], header.bases[i].dtype
+        return data if data is None or own == dtype else cast_bytes(data, own, dtype)
+
+    for stream in header.streams:
+        if isinstance(stream.expression.base, int):
+            stream.base = converted(stream.expression.base, stream.dtype)
+        elif stream.expression.base is not None:
+            each = [converted(i, stream.dtype) for i in stream.expression.base]
+            if None not in each:
+                # "those of each tensor from its base, one after another", cut or filled with zeros
+                pairs = zip(each, stream.members, strict=True)
+                stream.base = b"".join(data[: tensor.bytes].ljust(tensor.bytes, b"\0") for data, tensor in pairs)
+    return sum(len(data) for data in found if data is not None)
 
 
 def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:

@@ -64,7 +64,7 @@ class Part:
 class Bits:
     parts: tuple[Part, ...]
     rotate: int
-    base: int | None = None  # of `add`
+    base: int | tuple[int, ...] | None = None  # of `add`; a tuple: of a pack's tensors
 
     def sides(self) -> set[int]:
         return {side for part in self.parts for side in part.sides()}
@@ -164,7 +164,11 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
         check(first.keys() == {"base"}, "add: the first is not a base")
         planes = parse_bits(keyed(add[1], "add"), 16)
         check(planes.rotate == 0, "add: rotated")
-        return Bits(planes.parts, 0, integer(first["base"], 0, 2**17 - 1, "base"))
+        base = first["base"]
+        if isinstance(base, list):
+            check(1 <= len(base) <= 2**17, "base: an empty list, or too long")
+            return Bits(planes.parts, 0, tuple(integer(j, 0, 2**17 - 1, "base") for j in base))
+        return Bits(planes.parts, 0, integer(base, 0, 2**17 - 1, "base"))
     if object_.keys() == {"scatter"}:
         return parse_sparse(object_["scatter"])
     return parse_bits(object_, 16)

@@ -108,6 +108,9 @@ class BaseTensor:
         identity = decode.digest(self.data).hex()
         return {"dtype": self.dtype, "hints": self.hints, "identity": identity, "shape": list(self.shape)}
 
+    def converted(self, dtype: str) -> bytes:
+        return self.data if dtype == self.dtype else decode.cast_bytes(self.data, self.dtype, dtype)
+
 
 @dataclass
 class Source:
@@ -122,6 +125,7 @@ class Source:
     sides: list[Source] = field(default_factory=list)
     codes: list[int] | None = None
     base: BaseTensor | None = None
+    members: list[tuple[BaseTensor, int]] = field(default_factory=list)  # of a pack: a base and the bytes it is for
 
     def unit(self) -> int:
         return DTYPES[self.dtype][1]
@@ -137,11 +141,9 @@ class Source:
         chunks: list[ChunkParts] = []
         units = len(self.data) // self.unit()
         stream = decode.Stream("tensor", units, self.unit(), self.chunk_units(), bits, self.dtype)
-        if self.base:
-            data = self.base.data
-            if self.base.dtype != self.dtype:
-                data = decode.cast_bytes(data, self.base.dtype, self.dtype)
-            stream.base = data[: len(self.data)].ljust(len(self.data), b"\0")
+        members = [(self.base, len(self.data))] if self.base else self.members
+        if members:
+            stream.base = b"".join(base.converted(self.dtype)[:n].ljust(n, b"\0") for base, n in members)
         for at in range(0, len(self.data), size):
             data = self.data[at : at + size]
             start = at // self.unit()
@@ -181,11 +183,15 @@ class Writer:
                 {"dtype": side.dtype, "shape": list(side.shape), **self._keys(side)} for side in source.sides
             ]
         if source.base:
-            entries = self.header.setdefault("bases", [])
-            entries.append(source.base.entry())
-            keys["expression"] = self.expression({"add": [{"base": len(entries) - 1}, source.expression["add"][1]]})
+            add = [{"base": self.base(source.base)}, source.expression["add"][1]]
+            keys["expression"] = self.expression({"add": add})
         self.streams += [side.stream() for side in source.sides] + [source.stream()]
         return self._add(name, source.dtype, source.shape, source.data, **keys)
+
+    def base(self, base: BaseTensor) -> int:
+        entries = self.header.setdefault("bases", [])
+        entries.append(base.entry())
+        return len(entries) - 1
 
     def ref(self, name: str, target: int) -> int:
         earlier = self.header["tensors"][target]
@@ -206,12 +212,17 @@ class Writer:
         """A pack, whose first tensor must be added before the next pack is made."""
         p = len(self.pack_sources)
         self.pack_sources.append(Source(dtype, (), b"", expression, code))
-        self.header["packs"].append({"dtype": dtype, "expression": self.expression(expression)})
+        # The bases of an `add` are known at the end.
+        self.header["packs"].append({"dtype": dtype, "expression": "add" in expression or self.expression(expression)})
         self.streams.append(p)
         return p
 
-    def pack_member(self, name: str, pack: int, shape: tuple[int, ...], data: bytes) -> int:
+    def pack_member(
+        self, name: str, pack: int, shape: tuple[int, ...], data: bytes, base: BaseTensor | None = None
+    ) -> int:
         self.pack_sources[pack].data += data
+        if base:
+            self.pack_sources[pack].members.append((base, len(data)))
         return self._add(name, self.pack_sources[pack].dtype, shape, data, pack=pack)
 
     def image(
@@ -226,6 +237,10 @@ class Writer:
         self.image_stream = stored.stream()
 
     def parts(self) -> Parts:
+        for pack, source in zip(self.header["packs"], self.pack_sources, strict=True):
+            if source.members:
+                numbers = [self.base(base) for base, _ in source.members]
+                pack["expression"] = self.expression({"add": [{"base": numbers}, source.expression["add"][1]]})
         streams = [self.pack_sources[s].stream() if isinstance(s, int) else s for s in self.streams]
         if self.image_stream:
             streams.append(self.image_stream)

@@ -1560,6 +1560,43 @@ def base_pack() -> bytes:
     return parts.join()
 
 
+PACKED = ["expressions", 0, "add", 0, "base"]
+
+
+def packed() -> Parts:
+    """A pack of two tensors with a base each; its list of bases is what is changed."""
+    base = bf16_base()
+    writer = Writer()
+    p = writer.pack("BF16", add_base({"context": {"base": [8, 100, 20]}, "plane": 16}), planes(Plane(BYPASS, 11, 1)))
+    writer.pack_member("v", p, (1, 160), moved_weights(base.data[:320]), base)
+    writer.pack_member("w", p, (4, 160), moved_weights(base.data), base)
+    return writer.parts()
+
+
+header("pack_base_few", "one base for a pack of two tensors", (PACKED, [0]), (["bases", 1], DROP), base=packed)
+header("pack_base_many", "three bases for a pack of two tensors", (PACKED, [0, 1, 1]), base=packed)
+header("pack_base_none", "an empty list of bases", (PACKED, []), (["bases"], DROP), base=packed)
+header("pack_base_number", "a base of a pack that is no position", (PACKED, [1, False]), base=packed)
+header("pack_base_out_of_range", "the third base of two", (PACKED, [0, 2]), (["bases", 1], DROP), base=packed)
+header("pack_base_unused", "a pack that names the first base twice and the second never", (PACKED, [0, 0]), base=packed)
+header("pack_base_dtype", "a pack's base of another dtype", (["bases", 1, "dtype"], "I16"), base=packed)
+header("pack_base_shape", "a pack's base of other rows", (["bases", 1, "shape"], [160, 4]), base=packed)
+header("pack_base_shift", "a pack's context that shifts the whole unit away", (
+    ["expressions", 0, "add", 1, "bits", 0, "context", "base", 0], 16), base=packed)  # fmt: skip
+header("base_list", "a list of bases for a tensor with chunks of its own", ([*ADD, 0, "base"], [0]), base=delta)
+header("pack_base_side", "a pack whose differences want row flags", (
+    ["expressions", 0, "add", 1, "bits", 0], {"scatter": [0, {"plane": 16}]}), base=packed)  # fmt: skip
+
+
+@invalid("a pack's chunk that states the digest of its first tensor's base alone")
+def pack_base_digest() -> bytes:
+    parts = packed()
+    chunk = parts.chunks()[0]
+    stated = decode.decoded_digest(bf16_base().data[:320])
+    put(chunk, stored=chunk.stored[:8] + stated.to_bytes(8, "little") + chunk.stored[16:])
+    return parts.join()
+
+
 def delta_with(change: Callable[[PlanesChunk], None], source: Source | None = None) -> bytes:
     """The file `delta`, its chunk changed before it is put together."""
     base = bf16_base()

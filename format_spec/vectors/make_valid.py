@@ -582,6 +582,31 @@ def delta_i8() -> Parts:
     return one(Source("I8", (1088,), data, add(plane(8)), code, 512, base=base))
 
 
+@valid("add: a pack whose tensors have a base each, with fewer rows, more rows and another dtype, and one base twice")
+def delta_pack() -> Parts:
+    base, wide = bf16_base(), BaseTensor("F32", (256,), f32_weights())
+    writer = Writer()
+    p = writer.pack("BF16", add(plane(16, base=[8, 100, 24])), planes(Plane(BYPASS, 11, 2)))
+    writer.pack_member("fewer", p, (2, 160), moved(base.data[:640], 2, 4), base)
+    writer.tensor("between", Source("U8", (4,), b"abcd", BYTES))
+    halves = little((v >> 16 for v in to_units(wide.data, 4)), 2)
+    writer.pack_member("cast", p, (256,), moved(halves, 2, 3), wide)
+    writer.pack_member("more", p, (5, 160), moved(base.data, 2, 4) + weights(160, 7), base)
+    writer.ref("tied", 2)
+    return writer.parts()
+
+
+@valid("add: packs of one tensor each, a literal chunk and an affine one, which need no base")
+def delta_pack_plain() -> Parts:
+    base = bf16_base()
+    writer = Writer()
+    p = writer.pack("BF16", add(plane(16)), literal)
+    writer.pack_member("literal", p, (1, 160), weights(160, 7), base)
+    p = writer.pack("BF16", add(plane(16)), affine(7, 0))
+    writer.pack_member("affine", p, (1, 160), little([7] * 160, 2), base)
+    return writer.parts()
+
+
 def classes_source(
     octave: int, mode: int, width: int = 10, count: int = 5, chunk: int | None = None, least: int = 300
 ) -> Source:

@@ -69,7 +69,7 @@ def test_there_and_back(pair: tuple[Path, Path], tmp_path: Path) -> None:
     slimtensors.compress(source, file, base=base)
     slimtensors.compress(source, plain)
     assert file.stat().st_size < 0.8 * plain.stat().st_size
-    assert deltas(file) == 3
+    assert deltas(file) == 4
     slimtensors.decompress(file, tmp_path / "again.safetensors", base=base)
     assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
     assert slimtensors.verify(file, base=base).tensors == 4
@@ -93,7 +93,7 @@ def test_kinds_of_bases(pair: tuple[Path, Path], tmp_path: Path, kind: str, monk
         "variable": None,
     }
     slimtensors.compress(source, file, base=bases[kind] if kind in ("slimtensors", "bytes", "mapping") else base)
-    assert deltas(file) == 3
+    assert deltas(file) == 4
     if kind == "variable":
         monkeypatch.setenv("SLIMTENSORS_BASE_DIR", f"{tmp_path / 'no'}{os.pathsep}{base.parent}")
     if kind == "list":  # a wrong base first: of other names, so that it is passed over
@@ -110,7 +110,7 @@ def test_shards(tmp_path: Path) -> None:
     save_plain({name: base[name] for name in names[:1]}, folder / "model-00001-of-00002.safetensors")
     save_plain({name: base[name] for name in names[1:]}, folder / "model-00002-of-00002.safetensors")
     save_file(tuned(base), tmp_path / "tuned.slimtensors", base=folder)
-    assert deltas(tmp_path / "tuned.slimtensors") == 3
+    assert deltas(tmp_path / "tuned.slimtensors") == 4
     assert equal(load_file(tmp_path / "tuned.slimtensors", base=folder), tuned(base))
 
 
@@ -124,7 +124,7 @@ def test_names_and_shapes_that_changed() -> None:
         "other": model(9)["a.weight"],
     }
     data = save(changed, base=base, base_map={"b.weight": "net.new.weight"})
-    assert deltas(data) == 3
+    assert deltas(data) == 4
     assert equal(slimtensors.numpy.load(data, base=base), changed)
     with pytest.raises(UsageError, match="fits nothing"):
         save(changed, base=base, base_map={"c": "d"})
@@ -136,11 +136,11 @@ def test_a_base_of_another_dtype(tmp_path: Path) -> None:
     narrow = {name: array.astype(ml_dtypes.bfloat16) for name, array in wide.items()}
     save_plain(wide, tmp_path / "wide.safetensors")
     data = save(narrow, base=tmp_path / "wide.safetensors")
-    assert deltas(data) == 3
+    assert deltas(data) == 4
     assert len(data) < 0.1 * len(save(narrow))
     assert equal(slimtensors.numpy.load(data, base=tmp_path / "wide.safetensors"), narrow)
     back = save(wide, base=narrow)
-    assert deltas(back) == 3
+    assert deltas(back) == 4
     assert len(back) < len(save(wide))
     assert equal(slimtensors.numpy.load(back, base=narrow), wide)
 
@@ -213,8 +213,68 @@ def test_missing_wrong_and_changed(pair: tuple[Path, Path], tmp_path: Path) -> N
     with pytest.raises(BaseError, match=r"holds another one of that name, with identity [0-9a-f]{64}"):
         load_file(file, base=tmp_path / "changed.slimtensors")
     assert slimtensors.inspect(file).tensors  # needs no base
-    with slimtensors.safe_open(file) as opened:
-        assert opened.get_tensor("b.bias").shape == (256,)
+    with slimtensors.safe_open(file) as opened, pytest.raises(BaseError, match=r"pack 0.*b\.bias"):
+        opened.get_tensor("b.bias")
+
+
+def small(count: int = 12, seed: int = 0) -> Arrays:
+    """Tensors that share a chunk, one too small for a base."""
+    rng = np.random.default_rng(seed)
+    made = {f"{i}.bias": (rng.standard_normal(384 + i) * 0.1).astype(ml_dtypes.bfloat16) for i in range(count)}
+    return {**made, "scale": made["0.bias"][:5] * 2}
+
+
+def test_small_tensors_have_bases_too() -> None:
+    base = small()
+    result = tuned(base)
+    grown = np.concatenate([result["3.bias"], result["4.bias"][:9]])
+    model_ = {"new": small(1, 5)["0.bias"], **result, "3.bias": grown}
+    data = save(model_, base=base)
+    assert deltas(data) == 12
+    assert len(data) < 0.8 * len(save(model_))
+    assert save(model_, base=base, threads=3) == data
+    assert equal(slimtensors.numpy.load(data, base=base), model_)
+    with slimtensors.safe_open(data, base=base) as opened:
+        assert same(opened.get_slice("3.bias")[380:390], grown[380:390])
+    with slimtensors.safe_open(data) as opened:
+        assert same(opened.get_tensor("scale"), result["scale"])
+    changed = {**base, "7.bias": base["7.bias"] * 2}
+    with pytest.raises(BaseError, match=r"pack 1, chunk 0: the base has digest.*and 11 more"):
+        slimtensors.numpy.load(data, base=changed)
+    live = {name: array.copy() for name, array in base.items()} | {"new": np.zeros_like(model_["new"])}
+    live["3.bias"] = np.zeros_like(grown)
+    with pytest.raises(BaseError, match="another version"):
+        apply_delta(data, live)
+    plain = save(result, base=base)
+    live = {name: array.copy() for name, array in base.items()}
+    apply_delta(plain, live)
+    assert equal(live, result)
+
+
+def test_small_tensors_without_kin_stay_plain() -> None:
+    base, other = small(), small(seed=7)
+    assert save(other, base=base) == save(other)
+
+
+def test_a_cycle_by_way_of_a_shared_chunk(tmp_path: Path) -> None:
+    """One tensor leads to another of the same chunk, whose base is made from the first."""
+    one, two = small(seed=1), tuned(small(seed=1), 2)
+    save_file(one, tmp_path / "one.slimtensors", base=two)
+    save_file(two, tmp_path / "two.slimtensors", base=one)
+    with pytest.raises(BaseError, match="a cycle"):
+        load_file(tmp_path / "one.slimtensors", base=BaseDir(tmp_path))
+    three = tuned(two, 3)
+    save_plain(one, tmp_path / "one.safetensors")
+    (tmp_path / "one.slimtensors").unlink()
+    save_file(three, tmp_path / "three.slimtensors", base=[tmp_path / "two.slimtensors", BaseDir(tmp_path)])
+    assert equal(load_file(tmp_path / "three.slimtensors", base=BaseDir(tmp_path)), three)
+
+
+def test_hints_are_stated_once() -> None:
+    base = {f"layer.{i}": array for i, array in enumerate(small(40).values())}
+    data = save(tuned(base), base=base)
+    assert data.count(b'"layer.7"') == 1
+    assert all(each.hints == {"tensor": each.tensors[0]} for each in slimtensors.dependencies(data))
 
 
 def test_chains_and_cycles(tmp_path: Path) -> None:
@@ -256,7 +316,7 @@ def test_flatten_and_rebase(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert flat.read_bytes() == (tmp_path / "plain.slimtensors").read_bytes()
     other = tuned(load_plain(base), 3)
     slimtensors.rebase(file, moved, other, old_base=base)
-    assert deltas(moved) == 3
+    assert deltas(moved) == 4
     slimtensors.decompress(moved, tmp_path / "again.safetensors", base=other)
     assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
     with pytest.raises(BaseError):

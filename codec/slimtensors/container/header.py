@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimtensors.container import canonical
+from slimtensors.container.hints import first_users, shorten
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREAM_RECORD_BYTES
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Bits, Cast, Expression, Ref, Stored
@@ -134,6 +135,7 @@ class Stream:
     chunk: int
     expression: Stored
     shape: tuple[int, ...] = ()  # of a side plane
+    members: tuple[int, ...] = ()  # of a pack: the units of its tensors
 
     @property
     def bits(self) -> Bits:
@@ -166,20 +168,25 @@ class Header:
         self.side_streams: dict[int, list[int]] = {}  # by tensor
         self.pack_stream: list[int] = []
         self.pack_offset: dict[int, int] = {}  # by tensor: its first unit in its pack
+        self.pack_member: dict[int, int] = {}  # by tensor: how many of its pack come before it
         self.image_stream: int | None = None
         self._lay_out()
 
     def _lay_out(self) -> None:
         pack_units = [0] * len(self.packs)
+        members: list[list[int]] = [[] for _ in self.packs]
         for i, tensor in enumerate(self.tensors):
             if tensor.pack is not None:
                 self.pack_offset[i] = pack_units[tensor.pack]
+                self.pack_member[i] = len(members[tensor.pack])
                 pack_units[tensor.pack] += tensor.units
+                members[tensor.pack].append(tensor.units)
         for i, tensor in enumerate(self.tensors):
             if tensor.pack is not None:
                 if tensor.pack == len(self.pack_stream):
                     pack, units = self.packs[tensor.pack], pack_units[tensor.pack]
-                    self.pack_stream.append(self._add(f"pack {tensor.pack}", pack.dtype, units, units, pack.expression))
+                    held, label = tuple(members[tensor.pack]), f"pack {tensor.pack}"
+                    self.pack_stream.append(self._add(label, pack.dtype, units, units, pack.expression, members=held))
                 self.tensor_stream.append(self.pack_stream[tensor.pack])
             elif tensor.chunk is not None and tensor.expression is not None:
                 self.side_streams[i] = [
@@ -200,11 +207,18 @@ class Header:
             )
 
     def _add(
-        self, label: str, dtype: DType, units: int, chunk: int, expression: int, shape: tuple[int, ...] = ()
+        self,
+        label: str,
+        dtype: DType,
+        units: int,
+        chunk: int,
+        expression: int,
+        shape: tuple[int, ...] = (),
+        members: tuple[int, ...] = (),
     ) -> int:
         stored = self.expressions[expression]
         assert isinstance(stored, Stored)  # the schema and the planner see to it
-        self.streams.append(Stream(label, dtype, units, chunk, stored, shape))
+        self.streams.append(Stream(label, dtype, units, chunk, stored, shape, members))
         return len(self.streams) - 1
 
     def target(self, index: int) -> int:
@@ -256,5 +270,7 @@ class Header:
         if self.image is not None:
             value["image"] = self.image.to_json()
         if self.bases:
-            value["bases"] = [base.to_json() for base in self.bases]
+            users = first_users(self.tensors, self.packs, self.expressions)
+            stated = shorten(self.bases, users)
+            value["bases"] = [{**base.to_json(), "hints": h} for base, h in zip(self.bases, stated, strict=True)]
         return canonical.dumps(value)

@@ -8,6 +8,7 @@ from typing import Any
 from slimtensors import expression as expressions
 from slimtensors.container import canonical
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
+from slimtensors.container.hints import complete, first_users
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
 from slimtensors.expression import (
@@ -57,8 +58,9 @@ def parse(data: bytes) -> Header:
             raise FormatError(f"two tensors have the name {tensor.name!r}")
         names.add(tensor.name)
         tensors.append(tensor)
-    _check_packs(packs, tensors)
+    _check_packs(packs, tensors, table, bases)
     _check_casts(tensors, table)
+    complete(bases, first_users(tensors, packs, table))
     image = _image(value["image"], table, tensors) if "image" in value else None
     return Header(table, tensors, packs, metadata, image, bases)
 
@@ -110,7 +112,7 @@ def _tensor(
             sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
             _check_sides(table[index], sides, units, "sides" in keys)
             _check_palettes(table[index], sides, dtype, units)
-            _check_delta(table[index], dtype, shape, bases)
+            _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             return Tensor(name, dtype, shape, index, chunk, sides)
         if not keys and units == 0:
             return Tensor(name, dtype, shape)
@@ -224,7 +226,7 @@ def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
 
 def _no_sides(expression: Expression) -> None:
     if isinstance(expression, Delta):
-        raise FormatError("a difference from a base, which only a tensor with chunks of its own may be")
+        raise FormatError("a difference from a base, which only a tensor or a pack may be")
     if isinstance(expression, Stored) and expression.sides:
         raise FormatError("an expression with side planes, where there are none")
     if isinstance(expression, Stored):
@@ -240,7 +242,7 @@ def _bases(value: Any, table: list[Expression]) -> list[Base]:
     bases = [_base(item) for item in _array(value, "bases", MAX_TENSORS)]
     if not bases:
         raise FormatError("an empty list of bases")
-    used = {expression.base for expression in table if isinstance(expression, Delta)}
+    used = {base for expression in table if isinstance(expression, Delta) for base in expression.bases}
     if not used >= set(range(len(bases))):
         raise FormatError("a base that no expression uses")
     return bases
@@ -265,22 +267,31 @@ def _base(value: Any) -> Base:
     return Base(dtype, shape, bytes.fromhex(identity), hints)
 
 
-def _check_delta(expression: Expression, dtype: DType, shape: tuple[int, ...], bases: list[Base]) -> None:
+def _check_delta(
+    expression: Expression, tensors: list[tuple[DType, tuple[int, ...]]], bases: list[Base], *, packed: bool
+) -> None:
+    """tensors: dtype and shape of the one with this expression, or of those of a pack."""
     assert isinstance(expression, Stored)
     if not isinstance(expression, Delta):
         _no_base(expression.bits)
         return
-    if expression.base >= len(bases):
-        raise FormatError(f"base {expression.base} of {len(bases)}")
-    base = bases[expression.base]
-    if base.dtype != dtype and not {base.dtype.name, dtype.name} <= CASTABLE:
-        raise FormatError(f"a base of {base.dtype.name} for a tensor of {dtype.name}")
-    if len(base.shape) != len(shape) or base.shape[1:] != shape[1:]:
-        raise FormatError(f"a base of shape {list(base.shape)} for a tensor of {list(shape)}")
+    if isinstance(expression.base, tuple) != packed:
+        raise FormatError("a list of bases, which only a pack has" if not packed else "one base for a pack")
+    if len(expression.bases) != len(tensors):
+        raise FormatError(f"{len(expression.bases)} bases for the {len(tensors)} tensors of a pack")
+    for number, (dtype, shape) in zip(expression.bases, tensors, strict=True):
+        if number >= len(bases):
+            raise FormatError(f"base {number} of {len(bases)}")
+        base = bases[number]
+        if base.dtype != dtype and not {base.dtype.name, dtype.name} <= CASTABLE:
+            raise FormatError(f"a base of {base.dtype.name} for a tensor of {dtype.name}")
+        if len(base.shape) != len(shape) or base.shape[1:] != shape[1:]:
+            raise FormatError(f"a base of shape {list(base.shape)} for a tensor of {list(shape)}")
+    bits = tensors[0][0].unit_bits
     for context in expression.bits.contexts:
         # What the shift leaves is one of at most 2^16 numbers.
-        if isinstance(context, BaseContext) and not dtype.unit_bits - 16 <= context.shift < dtype.unit_bits:
-            raise FormatError(f"a context shifts units of {dtype.unit_bits} bits by {context.shift}")
+        if isinstance(context, BaseContext) and not bits - 16 <= context.shift < bits:
+            raise FormatError(f"a context shifts units of {bits} bits by {context.shift}")
 
 
 def _pack(value: Any, table: list[Expression]) -> Pack:
@@ -289,23 +300,29 @@ def _pack(value: Any, table: list[Expression]) -> Pack:
         raise FormatError(f"a pack has the keys {sorted(value)[:8]}")
     dtype = _dtype(value["dtype"])
     _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table)
-    _no_sides(table[index])
-    return Pack(dtype, index)
+    found = table[index]
+    if isinstance(found, Stored) and found.sides:
+        raise FormatError("a pack whose expression has side planes")
+    return Pack(dtype, index)  # what its bases are is checked when its tensors are known
 
 
-def _check_packs(packs: list[Pack], tensors: list[Tensor]) -> None:
+def _check_packs(packs: list[Pack], tensors: list[Tensor], table: list[Expression], bases: list[Base]) -> None:
     seen = 0
     sizes = [0] * len(packs)
+    members: list[list[tuple[DType, tuple[int, ...]]]] = [[] for _ in packs]
     for tensor in tensors:
         if tensor.pack is not None:
             if tensor.pack > seen:
                 raise FormatError(f"pack {tensor.pack} begins before pack {seen}")
             seen = max(seen, tensor.pack + 1)
             sizes[tensor.pack] += tensor.nbytes
+            members[tensor.pack].append((tensor.dtype, tensor.shape))
     if seen != len(packs):
         raise FormatError(f"{len(packs)} packs, of which {seen} are used")
     if max(sizes, default=0) > MAX_CHUNK_BYTES:
         raise LimitError(f"a pack of {max(sizes)} bytes; the limit of a chunk is {MAX_CHUNK_BYTES}")
+    for pack, held in zip(packs, members, strict=True):
+        _check_delta(table[pack.expression], held, bases, packed=True)
 
 
 def _check_casts(tensors: list[Tensor], table: list[Expression]) -> None:

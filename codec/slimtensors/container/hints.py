@@ -1,0 +1,59 @@
+"""Hints of bases, of which a header states only what does not follow (format_spec/container.md, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from slimtensors.expression import Delta, Expression
+
+if TYPE_CHECKING:
+    from slimtensors.container.header import Base, Pack, Tensor
+
+__all__ = ["complete", "first_users", "shorten"]
+
+INHERITED = ("file", "repository", "revision")  # absent: as of the base before
+
+
+def first_users(tensors: Sequence[Tensor], packs: Sequence[Pack], expressions: Sequence[Expression]) -> dict[int, str]:
+    """By base: the name of the first tensor that is stored as a difference from it."""
+    found: dict[int, str] = {}
+    seen = [0] * len(packs)  # tensors of each pack
+    for tensor in tensors:
+        position = tensor.expression if tensor.pack is None else packs[tensor.pack].expression
+        expression = None if position is None else expressions[position]
+        if isinstance(expression, Delta):
+            found.setdefault(expression.bases[0 if tensor.pack is None else seen[tensor.pack]], tensor.name)
+        if tensor.pack is not None:
+            seen[tensor.pack] += 1
+    return found
+
+
+def shorten(bases: Sequence[Base], users: dict[int, str]) -> list[dict[str, str]]:
+    """The hints that a header has to state."""
+    return [
+        {key: text for key, text in _wanted(base).items() if text != known.get(key, "")}
+        for base, known in zip(bases, _known(bases, users), strict=True)
+    ]
+
+
+def complete(bases: list[Base], users: dict[int, str]) -> None:
+    """Put in place what follows from the bases before, and from the tensors; an empty hint is none."""
+    for i, base in enumerate(bases):
+        before = {key: bases[i - 1].hints[key] for key in INHERITED if key in bases[i - 1].hints} if i else {}
+        named = {"tensor": users[i]} if i in users else {}
+        hints = {**before, **named, **base.hints}
+        bases[i] = replace(base, hints={key: text for key, text in hints.items() if text})
+
+
+def _wanted(base: Base) -> dict[str, str]:
+    """With an empty text for each hint that would follow and is not so."""
+    return {**dict.fromkeys((*INHERITED, "tensor"), ""), **base.hints}
+
+
+def _known(bases: Sequence[Base], users: dict[int, str]) -> Iterator[dict[str, str]]:
+    before: dict[str, str] = {}
+    for i, base in enumerate(bases):
+        yield {**before, "tensor": users.get(i, "")}
+        before = {key: base.hints[key] for key in INHERITED if key in base.hints}
