@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,13 @@ def decode(data: bytes, threads: int, verify: str = "none", out: np.ndarray | No
     """The array in a container; into `out` if given."""
     array: np.ndarray = _package().decode(data, threads=threads, verify=verify, out=out)
     return array
+
+
+def stored_bits(path: Path, wanted: Callable[[str, tuple[int, ...]], bool]) -> float | None:
+    """Stored bits per weight of the tensors that are wanted, if there are any."""
+    tensors = [t for t in _package().inspect(path).tensors if wanted(t.name, t.shape)]
+    weights = sum(math.prod(t.shape) for t in tensors)
+    return 8 * sum(t.stored_bytes for t in tensors) / weights if weights else None
 
 
 def load_file(path: Path, threads: int, verify: str) -> dict[str, np.ndarray]:

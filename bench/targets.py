@@ -114,6 +114,21 @@ def _size(name: str, dataset: str, preset: str, must: float) -> Target:
     return Target(f"size {name}, {preset}", _percent(dataset, preset), must, unit="%", lower=True)
 
 
+def _bits(dataset: str, field: str = "bits_per_weight", base: bool = False) -> Figure:
+    """The smaller of our presets' figures, since the smallest is asked."""
+
+    def seen(result: Result) -> float | None:
+        codecs = (f"slimtensors {preset}{', base' * base}" for preset in ("balanced", "small"))
+        found = [value(result, "redundancy", field, dataset=dataset, codec=codec) for codec in codecs]
+        return min((each for each in found if each is not None), default=None)
+
+    return seen
+
+
+def _asked(name: str, dataset: str, must: float, field: str = "bits_per_weight", base: bool = False) -> Target:
+    return Target(name, _bits(dataset, field, base), must, unit=" b", lower=True)
+
+
 TARGETS = [
     _size("BF16", "minilm-bf16", "fast", 66.5),
     _size("BF16", "minilm-bf16", "balanced", 66.0),
@@ -124,6 +139,21 @@ TARGETS = [
     _size("FP16", "minilm-f16", "small", 84.3),
     _size("FP32", "minilm-f32", "small", 81.4),
     _size("FP8 E4M3", "minilm-e4m3", "small", 81.5),
+    _asked("fine-tune 2e-5 x160, BF16, whole", "finetuned-2e-5x160-bf16", 1.20, base=True),
+    _asked("fine-tune 2e-5 x160, BF16, encoder matrices", "finetuned-2e-5x160-bf16", 2.2, "matrices", base=True),
+    _asked("fine-tune of the small language model, BF16, 2e-5", "language-ft-2e-5-bf16", 4.5, base=True),
+    _asked("merged LoRA r8, BF16", "merged-r8-1-bf16", 0.5, base=True),
+    _asked("merged LoRA r16, BF16", "merged-r16-1-bf16", 0.5, base=True),
+    _asked("1 % of weights changed, BF16", "changed-bf16", 0.25, base=True),
+    _asked("int8 rows in FP32", "dequantised-int8", 7.3),
+    _asked("int4 group 128 in BF16", "dequantised-int4", 3.5),
+    _asked("NF4 in BF16", "dequantised-nf4", 4.2),
+    _asked("ternary in BF16", "dequantised-ternary", 1.7),
+    _asked("pruned 50 %, BF16, matrices", "minilm-pruned-each-50", 5.6, "matrices"),
+    _asked("pruned 70 %, BF16, matrices", "minilm-pruned-each-70", 3.5, "matrices"),
+    _asked("pruned 90 %, BF16, matrices", "minilm-pruned-each-90", 1.3, "matrices"),
+    _asked("pruned 2:4, BF16, matrices", "minilm-pruned-2of4", 6.3, "matrices"),
+    _asked("AdamW checkpoint, bits a weight of 112", "language-adamw", 77.5),
     Target("decode fresh, fast, of ZipNN's", _against("speed", "fast", "decode fresh"), 2.8),
     Target("decode fresh, balanced, of ZipNN's", _against("speed", "balanced", "decode fresh"), 2.3),
     Target("decode fresh, fast, of memcpy's", _of_memcpy("fast"), 0, 60, unit="%"),

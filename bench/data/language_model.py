@@ -5,7 +5,8 @@
 | language-<step>-f32, -bf16              | its weights at the steps of CHAIN: 1, 10 and 100 steps before the last |
 | language-adamw                          | the last step as a trainer saves it: `model.*` BF16, and in F32       |
 |                                         | `master.*`, `exp_avg.*`, `exp_avg_sq.*`                               |
-| language-ft-2e-5-f32, -bf16, and -1e-4- | the last step, fine-tuned on the standard library's tests             |
+| language-ft-<rate>-f32, -bf16           | the last step, fine-tuned on the standard library's tests; at the     |
+|                                         | highest rates until nothing is left of it                             |
 
 AdamW, betas 0.9 and 0.95, decay 0.1, cosine to a tenth; in FP32, on one thread.
 """
@@ -23,12 +24,12 @@ from torch import nn
 
 from bench.data import text
 from bench.data.files import CACHE
-from bench.data.safefile import Spec, write
+from bench.data.safefile import SafeFile, Spec, write
 
 WIDTH, LAYERS, HEADS, CONTEXT, BYTES = 256, 4, 4, 128, 256
 STEPS, RATE, BATCH, WARM_UP = 600, 1.5e-3, 16, 50
 CHAIN = (STEPS - 100, STEPS - 10, STEPS - 1, STEPS)
-TUNE_STEPS, TUNE_RATES = 150, ("2e-5", "1e-4")
+TUNE_STEPS, TUNE_RATES = 150, ("2e-5", "1e-4", "1e-3", "1e-2", "5e-2")
 
 Weights = dict[str, np.ndarray]
 
@@ -167,11 +168,16 @@ NAMES = (
 
 
 def make(_name: str) -> None:
-    """Writes all of NAMES, which come from one training."""
+    """Writes what is lacking of NAMES, which come from one training."""
     torch.set_num_threads(1)
-    start = {name: value.clone() for name, value in train().state_dict().items()}
+    last = CACHE / f"language-{STEPS}-f32.safetensors"
+    if last.exists():
+        start = {spec.name: torch.from_numpy(np.array(array)) for spec, array in SafeFile(last)}
+    else:
+        start = {name: value.clone() for name, value in train().state_dict().items()}
     for rate in TUNE_RATES:
-        tune(start, rate)
+        if not (CACHE / f"language-ft-{rate}-bf16.safetensors").exists():
+            tune(start, rate)
 
 
 if __name__ == "__main__":

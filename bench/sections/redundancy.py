@@ -3,7 +3,8 @@
 Only files already in bench/data/cache are measured, since making them takes minutes (`python -m bench.data.<module>`);
 files that are not there do not show. Whole files, side information included, without the base; all are decoded and
 compared. Array peers: the safetensors header, and for every tensor the smaller of the peer's bytes and its own. A delta
-of those is against the base's tensor of the same name, dtype and shape, or else plain.
+of those is against the base's tensor of the same name, dtype and shape, or else plain. `matrices`, of ours: the bits
+per weight of the encoder's matrices alone.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ from bench.timing import Record
 
 PRESETS = ("balanced", "small")
 STATE_ARRAYS = 4  # bf16 weights, fp32 weights and two moments: the divisor is the number of weights
-KINDS = ("finetuned-*", "merged-*", "changed-*", "minilm-pruned-*", "*dequantised-*", "language-*")
+KINDS = (
+    "finetuned-*-bf16", "language-ft-*-bf16", "merged-*-1-bf16", "changed-*", "minilm-pruned-each-[579]0",
+    "minilm-pruned-2of4", "dequantised-int[48]", "dequantised-nf4", "dequantised-ternary", "language-adamw",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,8 @@ class Case:
 
 def _base_of(name: str) -> str | None:
     dtype = name.rpartition("-")[2]
+    if name == "language-adamw":
+        return None
     if name.startswith(("finetuned-", "merged-", "changed-")):
         return f"minilm-{dtype}"
     steps = sorted(int(n) for path in CACHE.glob("language-*-bf16.*") for n in re.findall(r"age-(\d+)-", path.name))
@@ -142,21 +148,26 @@ def _file_peer(peer: peers.FilePeer, case: Case) -> int:
         return packed.stat().st_size
 
 
-def _ours(case: Case, preset: str, base: Path | None) -> int:
+def _ours(case: Case, preset: str, base: Path | None) -> tuple[int, float | None]:
+    """Bytes of the file, and bits per weight of the encoder's matrices where the model has such."""
     with tempfile.TemporaryDirectory() as folder:
         packed, back = Path(folder) / "packed.slimtensors", Path(folder) / "back.safetensors"
         ours.compress(case.file.path, packed, preset, 2, base=base)
         ours.decompress(packed, back, 2, base=base)
         if back.read_bytes() != case.file.path.read_bytes():
             raise RuntimeError(f"slimtensors {preset} did not give the file back")
-        return packed.stat().st_size
+        return packed.stat().st_size, ours.stored_bits(packed, lambda name, s: "encoder" in name and len(s) == 2)
 
 
-def _codecs(case: Case) -> Iterator[tuple[str, str | None, Callable[[], int]]]:
+Measure = Callable[[], "int | tuple[int, float | None]"]
+
+
+def _codecs(case: Case) -> Iterator[tuple[str, str | None, Measure]]:
     """Codec, why it is missing, and what measures it; a codec without deltas is measured without the base."""
     for preset in PRESETS:
         lacks = ours.missing() or ours.lacks_preset(preset)
-        yield f"slimtensors {preset}", lacks, partial(_ours, case, preset, None)
+        if case.base is None or preset == "balanced":
+            yield f"slimtensors {preset}", lacks, partial(_ours, case, preset, None)
         if case.base is not None:
             base = path_of(case.base)
             yield f"slimtensors {preset}, base", lacks or ours.lacks_base(), partial(_ours, case, preset, base)
@@ -170,7 +181,8 @@ def _codecs(case: Case) -> Iterator[tuple[str, str | None, Callable[[], int]]]:
         yield peer.name, peers.missing(peer.package), partial(_file_peer, peer, case)
 
 
-def _record(case: Case, codec: str, size: int) -> Record:
+def _record(case: Case, codec: str, found: int | tuple[int, float | None]) -> Record:
+    size, matrices = found if isinstance(found, tuple) else (found, None)
     return {
         "dataset": case.name,
         "base": case.base,
@@ -179,6 +191,7 @@ def _record(case: Case, codec: str, size: int) -> Record:
         "original": case.file.nbytes,
         "bytes": size,
         "bits_per_weight": 8 * size / case.weights,
+        "matrices": matrices,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,9 @@ from slimtensors.container.layout import CHUNK_RECORD_BYTES, PREFIX_BYTES
 from slimtensors.container.source import open_source
 from slimtensors.converting import open_safetensors
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import Job, make_plan
+from slimtensors.matching import matched_bases
+from slimtensors.planner import Job, MatchedBase, make_plan
+from slimtensors.safetensors_file import SafetensorsFile
 from slimtensors.threads import run_all, thread_count
 
 __all__ = ["Estimate", "estimate"]
@@ -45,31 +47,51 @@ def estimate(
     preset: str = "balanced",
     threads: int | None = None,
     progress: Callable[[int], object] | None = None,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
+    base_dirs: Sequence[Any] = (),
 ) -> Estimate:
-    """Predict what `compress` would make of a .safetensors file, by compressing an even sample of its chunks."""
+    """Predict what `compress` would make of a .safetensors file, by compressing an even sample of its chunks.
+
+    base, base_map, base_dirs: as for `compress`; without the base's own bytes.
+    """
     source = open_source(src)
     try:
         found = open_safetensors(source)
-        plan = make_plan(found.inputs, preset=preset, metadata=found.metadata, segments=found.segments)
-        header = plan.header
-        share = min(1.0, SAMPLE_CHUNKS / max(1, header.chunks))
-        size = float(PREFIX_BYTES + len(header.to_bytes()) + header.index_length + header.table_length)
-        sizes: list[float] = []
-        sides_of: dict[int, list[tuple[Stream, Job]]] = {}
-        for stream, job in zip(header.streams, plan.jobs, strict=True):
-            if job.side is not None:
-                sides_of.setdefault(job.inputs[0], []).append((stream, job))
-
-        def measure(item: tuple[Stream, Job]) -> None:
-            stream, job = item
-            sizes.append(_stream_size(stream, job, found.inputs, share, sides_of))
-            if progress is not None:
-                progress(stream.units * stream.dtype.unit_bytes)
-
-        run_all(measure, list(zip(header.streams, plan.jobs, strict=True)), thread_count(threads))
-        return Estimate(source.size(), round(size + sum(sizes)))
+        with matched_bases(
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
+        ) as matched:
+            return _estimate(source.size(), found, matched.bases, preset, thread_count(threads), progress)
     finally:
         source.close()
+
+
+def _estimate(
+    source_bytes: int,
+    found: SafetensorsFile,
+    bases: Sequence[MatchedBase | None],
+    preset: str,
+    threads: int,
+    progress: Callable[[int], object] | None,
+) -> Estimate:
+    plan = make_plan(found.inputs, preset=preset, metadata=found.metadata, segments=found.segments, bases=bases)
+    header = plan.header
+    share = min(1.0, SAMPLE_CHUNKS / max(1, header.chunks))
+    size = float(PREFIX_BYTES + len(header.to_bytes()) + header.index_length + header.table_length)
+    sizes: list[float] = []
+    sides_of: dict[int, list[tuple[Stream, Job]]] = {}
+    for stream, job in zip(header.streams, plan.jobs, strict=True):
+        if job.side is not None:
+            sides_of.setdefault(job.inputs[0], []).append((stream, job))
+
+    def measure(item: tuple[Stream, Job]) -> None:
+        stream, job = item
+        sizes.append(_stream_size(stream, job, found.inputs, share, sides_of))
+        if progress is not None:
+            progress(stream.units * stream.dtype.unit_bytes)
+
+    run_all(measure, list(zip(header.streams, plan.jobs, strict=True)), threads)
+    return Estimate(source_bytes, round(size + sum(sizes)))
 
 
 def _stream_size(

@@ -386,6 +386,14 @@ def test_apply() -> None:
     assert equal(intact, base)
 
 
+def test_estimate(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, source = pair
+    slimtensors.compress(source, tmp_path / "tuned.slimtensors", base=base)
+    found = slimtensors.estimate(source, base=base)
+    assert found.compressed_bytes == pytest.approx((tmp_path / "tuned.slimtensors").stat().st_size, rel=0.02)
+    assert found.compressed_bytes < 0.8 * slimtensors.estimate(source).compressed_bytes
+
+
 def test_one_array() -> None:
     base = model()["a.weight"]
     result = tuned(model())["a.weight"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -14,23 +15,40 @@ __all__ = ["command"]
 @click.command("estimate", short_help="Predict how small a file or folder would become.")
 @options.path("path")
 @options.preset
+@click.option("--base", metavar="BASE", help="As differences from this model: a file, a folder, or auto.")
+@options.base_map
+@options.base_dirs
 @options.as_json
 @options.threads
 @options.progress
 @options.quiet
 @options.verbose
 def command(
-    path: str, preset: str, as_json: bool, threads: int | None, progress: bool | None, quiet: bool, verbose: int
+    path: str,
+    preset: str,
+    base: str | None,
+    base_map: dict[str, str],
+    base_dirs: list[Any],
+    as_json: bool,
+    threads: int | None,
+    progress: bool | None,
+    quiet: bool,
+    verbose: int,
 ) -> None:
     """Predict within seconds how small a .safetensors file, or a folder of them, would become."""
     del verbose  # has done its work when it was parsed
     from slimtensors.cli.output import percent, print_json, size, table
     from slimtensors.cli.progress import bar
+    from slimtensors.errors import UsageError
     from slimtensors.estimating import estimate
 
+    if base is None and (base_map or base_dirs):
+        raise UsageError("--map and --base-dir need --base (a path, or auto)")
     sources, other = _sources(Path(path))
     with bar(sum(source.stat().st_size for source in sources), "estimate", quiet=quiet, asked=progress) as advance:
-        found = [(str(each), estimate(each, preset=preset, threads=threads, progress=advance)) for each in sources]
+        extra: dict[str, Any] = {"base": base, "base_map": base_map, "base_dirs": base_dirs}
+        kept: dict[str, Any] = {"preset": preset, "threads": threads, "progress": advance}
+        found = [(str(each), estimate(each, **kept, **extra)) for each in sources]
     before = sum(each.source_bytes for _, each in found)
     after = sum(each.compressed_bytes for _, each in found)
     if as_json:
