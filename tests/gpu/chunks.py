@@ -41,8 +41,9 @@ def list_work(segment: np.ndarray, chunks: list[tuple[int, int, int, int]], bits
     items, block_rows, plain = (np.zeros(4096, np.uint32) for _ in range(3))
     tables, used = np.zeros(256 * 64, np.uint16), np.zeros(worklist.LISTS, np.int64)
     becomes, scratch = np.zeros(len(chunks), np.uint8), np.zeros(1000, np.int64)
+    ends = np.zeros(len(chunks), np.int64)
     asked = np.array(chunks, np.int64).reshape(-1)
-    status = worklist.list_chunks(segment, asked, plan, items, block_rows, tables, plain, used, scratch, becomes)
+    status = worklist.list_chunks(segment, asked, plan, items, block_rows, tables, plain, used, scratch, becomes, ends)
     assert status == OK
     counts = used.tolist()
     return WorkList(

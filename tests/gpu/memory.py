@@ -6,7 +6,7 @@ threads are of one block, `syncwarp` if of one warp. Collectives such as `ballot
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -49,7 +49,11 @@ class Memory:
         self._reads: dict[int, tuple[Stamp, Stamp]] = {}  # the last, and the last by another thread
         self.size = len(cells)
 
-    def __getitem__(self, index: int) -> int:
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            assert index.stop is None
+            assert index.step is None
+            return From(self, index.start)
         self._check_index(index)
         if not self._constant:
             now = self._clock.now
@@ -99,3 +103,24 @@ class Memory:
         value &= (1 << 8 * self._kind.itemsize) - 1
         signed = self._kind.kind == "i" and value >> 8 * self._kind.itemsize - 1
         return value - (1 << 8 * self._kind.itemsize) if signed else value
+
+
+class From:
+    """An array from some index on."""
+
+    def __init__(self, memory: Memory, start: int) -> None:
+        self._memory, self._start = memory, start
+
+    def __getitem__(self, index: int) -> int:
+        self._check_sign(index)
+        found: int = self._memory[self._start + index]
+        return found
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self._check_sign(index)
+        self._memory[self._start + index] = value
+
+    @staticmethod
+    def _check_sign(index: int) -> None:
+        if index < 0:
+            raise KernelError(f"index {index} from the end")

@@ -43,7 +43,7 @@ LEFT, LISTED = 0, 1
 
 NO_ROOM = 32  # status: a list is full
 
-FIXED = 3 + 2 * rows.MOST_PIECES
+FIXED = 3 + rows.MOST_PIECES
 HEAD, DESCRIPTOR, READ_AHEAD = 16, 16, 64
 GROUP = 128
 KIND_LITERAL, KIND_AFFINE, KIND_PLANES = 0, 1, 2
@@ -116,7 +116,8 @@ def put_plain(plain: Array, used: Array, to: int, units: int, source: int, start
         if at + rows.PLAIN_ITEM > plain.size:
             return False
         count = min(units - done, rows.PLAIN_UNITS)
-        plain[at + rows.TO] = np.uint32(to + done)
+        plain[at + rows.TO] = np.uint32(to + done & 0xFFFFFFFF)
+        plain[at + rows.TO_HIGH] = np.uint32(to + done >> 32)
         plain[at + rows.UNITS] = np.uint32(count)
         plain[at + rows.FROM] = np.uint32(rows.NOWHERE if source < 0 else source + done)
         first = start + done * step
@@ -178,7 +179,8 @@ def put_blocks(
     for block in range(0, blocks, rows.WARPS):
         members = min(rows.WARPS, blocks - block)
         item = rows.ITEM * used[ITEMS]
-        items[item + rows.OUT] = np.uint32(chunk[OUT])
+        items[item + rows.OUT] = np.uint32(chunk[OUT] & 0xFFFFFFFF)
+        items[item + rows.OUT_HIGH] = np.uint32(chunk[OUT] >> 32)
         items[item + rows.BLOCKS] = np.uint32(members)
         items[item + rows.ROW] = np.uint32(rows.BLOCK_ROW * (used[ROWS] + block))
         items[item + rows.TABLE] = np.uint32(256 * used[TABLES])
@@ -189,7 +191,7 @@ def put_blocks(
         items[item + rows.POSITIONS] = np.uint32((fixed[0] + parts[POSITIONS]) // 4 + escape)
         items[item + rows.FIELDS] = np.uint32((fixed[0] + parts[FIELDS]) // 2 + escape)
         items[item + rows.KEEP], items[item + rows.FILL] = np.uint32(fixed[1]), np.uint32(fixed[2])
-        for i in range(2 * rows.MOST_PIECES):
+        for i in range(rows.MOST_PIECES):
             items[item + rows.PIECES + i] = np.uint32(fixed[3 + i])
         end, before = (block + members) * groups // blocks * GROUP, escape
         while escape < escapes and u32_at(payload, parts[POSITIONS] + 4 * escape) < end:
@@ -224,7 +226,7 @@ def list_planes(
     at = begin + HEAD + DESCRIPTOR * planes
     if groups == 0 or at > end:
         return LEFT
-    # The coded plane's payload, KEEP and FILL, then (first byte, bytes of a group) of each piece.
+    # The coded plane's payload, KEEP and FILL, then the first byte of each piece.
     fixed = scratch[:FIXED]
     for i in range(FIXED):
         fixed[i] = 0
@@ -254,8 +256,7 @@ def list_planes(
             for bits in (8, 4, 2, 1):
                 if width & bits:
                     # Of a constant plane, any bytes will do.
-                    fixed[3 + 2 * piece] = place if mode == RAW else begin
-                    fixed[4 + 2 * piece] = 16 * bits if mode == RAW else 0
+                    fixed[3 + piece] = place if mode == RAW else begin
                     place += packed_size(groups * GROUP, bits)
                     piece += 1
         shift += width
@@ -294,6 +295,7 @@ def list_chunks(
     used: Array,
     scratch: Array,
     becomes: Array,
+    ends: Array,
 ) -> int:
     """List the work of a segment's chunks, all of one expression.
 
@@ -305,10 +307,13 @@ def list_chunks(
     used        int64[LISTS]       filled: how many items, rows, tables and plain items there are
     scratch     int64[...]         work space: 32, and one for each block of a chunk
     becomes     uint8[n]           filled: LISTED, or LEFT for the decoder for CPUs
+    ends        int64[n]           filled: the items up to each chunk's last
 
     Returns OK, BAD_ARGUMENT, or NO_ROOM if a list is too short.
     """
-    if segment.size >= 1 << 32 or chunks.size != CHUNK * becomes.size or used.size != LISTS:
+    if segment.size >= 1 << 32 or used.size != LISTS:
+        return BAD_ARGUMENT
+    if chunks.size != CHUNK * becomes.size or ends.size != becomes.size:
         return BAD_ARGUMENT
     if plan.size < WIDTHS + 1 or plan.size != WIDTHS + plan[PLANES] or scratch.size < FIXED:
         return BAD_ARGUMENT
@@ -321,7 +326,7 @@ def list_chunks(
         at, length, units, out = chunk[AT], chunk[LENGTH], chunk[CHUNK_UNITS], chunk[OUT]
         if at < 0 or at % 64 != 0 or length < 64 or length % 64 != 0 or at + length > segment.size:
             return BAD_ARGUMENT
-        if units < 1 or out < 0 or out + units >= 1 << 32:
+        if not 1 <= units < 1 << 31 or out < 0:
             return BAD_ARGUMENT
         kind, planes = segment[at], segment[at + 1]
         sound = planes == (plan[PLANES] if kind == KIND_PLANES else 0)
@@ -339,5 +344,5 @@ def list_chunks(
             found = list_planes(segment, chunk, plan, lists, plain, used, scratch)
         if found == NO_ROOM:
             return NO_ROOM
-        becomes[i] = found
+        becomes[i], ends[i] = found, used[ITEMS]
     return OK

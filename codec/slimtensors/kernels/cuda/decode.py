@@ -85,6 +85,17 @@ def make_step(cuda: Any, types: Any, device: Device) -> Any:
     return step
 
 
+def make_begin(types: Any, device: Device) -> Any:
+    """begin(items, at): the place of 64 bits that an item names."""
+    u32, u64, i64 = types.uint32, types.uint64, types.int64
+
+    @device
+    def begin(items: Any, at: int) -> Any:
+        return i64(u64(items[at]) | u64(u64(items[u32(at + u32(1))]) << u64(32)))
+
+    return begin
+
+
 def make_unit(types: Any, device: Device, layout: Layout) -> Any:
     """unit(entry, rest, base): the field above the rest, rotated; bits above the unit are for the store to cut."""
     u32 = types.uint32
@@ -115,9 +126,8 @@ def make_patch(cuda: Any, types: Any, device: Device, layout: Layout) -> Any:
     @device
     def patch(segment16: Any, segment32: Any, items: Any, item: int, out: Any, status: Any) -> None:
         first, fields = items[u32(item + u32(rows.POSITIONS))], items[u32(item + u32(rows.FIELDS))]
-        start = items[u32(item + u32(rows.OUT))]
         for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(THREADS)):
-            at = u32(start + u32(segment32[u32(first + u32(i))]))
+            at = u32(segment32[u32(first + u32(i))])
             unit, field = u32(out[at]), u32(segment16[u32(fields + u32(i))])
             if u32(u32(unit >> u32(shift)) & u32(mask)) != u32(0):
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_ESCAPE))
@@ -137,6 +147,7 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
     """
     u32, i32 = types.uint32, types.int32
     fill_table, step = make_fill_table(types, device), make_step(cuda, types, device)
+    begin = make_begin(types, device)
     unit, patch = make_unit(types, device, layout), make_patch(cuda, types, device, layout)
     slots = [*layout.pieces, (0, 0), (0, 0), (0, 0), (0, 0)][: rows.MOST_PIECES]
     piece0, piece1, piece2, piece3 = (make_piece(types, device, bits, at) for bits, at in slots)
@@ -145,19 +156,16 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
     @device
     def rests(segment8: Any, p: Any, keep: int, fill: int, group: int, lane: int) -> Any:
         """What lies below the coded fields in the four steps of a group."""
-        a0, b0, c0, d0 = piece0(segment8, p[0], p[1], group, lane)
-        a1, b1, c1, d1 = piece1(segment8, p[2], p[3], group, lane)
-        a2, b2, c2, d2 = piece2(segment8, p[4], p[5], group, lane)
-        a3, b3, c3, d3 = piece3(segment8, p[6], p[7], group, lane)
+        a0, b0, c0, d0 = piece0(segment8, p[0], keep, group, lane)
+        a1, b1, c1, d1 = piece1(segment8, p[1], keep, group, lane)
+        a2, b2, c2, d2 = piece2(segment8, p[2], keep, group, lane)
+        a3, b3, c3, d3 = piece3(segment8, p[3], keep, group, lane)
         a, b, c, d = u32(a0 | a1 | a2 | a3), u32(b0 | b1 | b2 | b3), u32(c0 | c1 | c2 | c3), u32(d0 | d1 | d2 | d3)
         return u32(a & keep | fill), u32(b & keep | fill), u32(c & keep | fill), u32(d & keep | fill)
 
     @device
     def places(items: Any, at: int) -> Any:
-        return (
-            items[at], items[u32(at + u32(1))], items[u32(at + u32(2))], items[u32(at + u32(3))],
-            items[u32(at + u32(4))], items[u32(at + u32(5))], items[u32(at + u32(6))], items[u32(at + u32(7))],
-        )  # fmt: skip
+        return items[at], items[u32(at + u32(1))], items[u32(at + u32(2))], items[u32(at + u32(3))]
 
     def decode(
         segment8: Any, segment16: Any, segment32: Any, items: Any, block_rows: Any, starts: Any, out: Any, status: Any
@@ -170,6 +178,7 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
         fill_table(table, starts, first, precision, u32(0) if is_wide else base, thread)
         cuda.syncthreads()
 
+        chunk = out[begin(items, item) :]
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         if warp < items[u32(item + u32(rows.BLOCKS))]:
             below = u32(u32(u32(1) << lane) - u32(1))
@@ -180,23 +189,23 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
             group, groups = block_rows[row], block_rows[u32(row + u32(rows.GROUPS))]
             at, end = block_rows[u32(row + u32(rows.WORD))], block_rows[u32(row + u32(rows.END))]
             x = segment32[u32(items[u32(item + u32(rows.STATES))] + thread)]
-            to = u32(items[u32(item + u32(rows.OUT))] + u32(group * u32(rows.GROUP)) + lane)
+            to = u32(u32(group * u32(rows.GROUP)) + lane)
             for _ in range(i32(groups)):
                 a, b, c, d = rests(segment8, p, keep, fill, group, lane)
                 ea, x, at = step(table, segment16, last, below, x, at)
                 eb, x, at = step(table, segment16, last, below, x, at)
                 ec, x, at = step(table, segment16, last, below, x, at)
                 ed, x, at = step(table, segment16, last, below, x, at)
-                out[to] = unit(ea, a, base)
-                out[u32(to + u32(32))] = unit(eb, b, base)
-                out[u32(to + u32(64))] = unit(ec, c, base)
-                out[u32(to + u32(96))] = unit(ed, d, base)
+                chunk[to] = unit(ea, a, base)
+                chunk[u32(to + u32(32))] = unit(eb, b, base)
+                chunk[u32(to + u32(64))] = unit(ec, c, base)
+                chunk[u32(to + u32(96))] = unit(ed, d, base)
                 to = u32(to + u32(rows.GROUP))
                 group = u32(group + u32(1))
             # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
             if x != u32(STATE_MIN) or at != end:
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))
         cuda.syncthreads()
-        patch(segment16, segment32, items, item, out, status)
+        patch(segment16, segment32, items, item, chunk, status)
 
     return decode

@@ -1,0 +1,48 @@
+"""What decoding needs of a device. Buffers are bytes of its memory; a slice of one is a buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy.typing as npt
+
+__all__ = ["Backend", "Buffer"]
+
+Buffer = Any
+Bytes = npt.NDArray[Any]  # uint8
+
+
+class Backend(Protocol):
+    """All that is asked for happens in the order in which it is asked for; only `download` and `wait` wait."""
+
+    def staging(self, length: int) -> Bytes:
+        """Host memory that uploads are fast from."""
+
+    def upload(self, data: Bytes) -> Buffer:
+        """A copy on the device. `data` is read later: it stays as it is until `wait` for a mark made since."""
+
+    def write(self, target: Buffer, data: Bytes) -> None:
+        """Copy to a buffer; `data` may change afterwards."""
+
+    def copy(self, target: Buffer, source: Buffer) -> None:
+        """From one buffer to another."""
+
+    def download(self, buffer: Buffer) -> Bytes: ...
+
+    def fresh(self, length: int) -> Buffer:
+        """Memory that holds anything."""
+
+    def zeros(self, length: int) -> Buffer: ...
+
+    def window(self, targets: Sequence[Buffer]) -> tuple[Buffer, list[int]]:
+        """A buffer that has all targets, and perhaps memory of others between them; where they begin in it."""
+
+    def launch(self, kernel: str, blocks: int, buffers: Sequence[Buffer]) -> None:
+        """Run a kernel of kernels/cuda/catalogue.py; `buffers` hold its arrays."""
+
+    def mark(self) -> Any:
+        """A point in what has been asked for."""
+
+    def wait(self, mark: Any) -> None:
+        """Until the device has got there."""

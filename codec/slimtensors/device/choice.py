@@ -1,0 +1,62 @@
+"""Whether a GPU decodes: SLIMTENSORS_DECODE, and what this machine has."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from typing import Any
+
+from slimtensors.errors import UsageError
+
+__all__ = ["VARIABLE", "asked_for", "backend_for", "why_not"]
+
+VARIABLE = "SLIMTENSORS_DECODE"
+AUTO, CPU, CUDA = "auto", "cpu", "cuda"
+
+
+def asked_for() -> str:
+    """What the variable says. Raises UsageError."""
+    value = os.environ.get(VARIABLE, AUTO) or AUTO
+    if value not in (AUTO, CPU, CUDA):
+        raise UsageError(f"{VARIABLE} is {value!r}; it can be {AUTO}, {CPU}, {CUDA}")
+    return value
+
+
+@cache
+def why_not() -> str | None:
+    """Why no GPU of this machine decodes, or None if one does. Loads torch and numba-cuda."""
+    try:
+        import torch
+    except ImportError as error:
+        return f"torch cannot be imported ({error}); pip install 'slimtensors[cuda13]'"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} sees no CUDA device"
+    try:
+        from slimtensors.kernels.cuda.seam import numba_cuda
+
+        cuda = numba_cuda().cuda
+    except ImportError as error:
+        extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+        return f"numba-cuda cannot be imported ({error}); pip install 'slimtensors[{extra}]'"
+    try:
+        return None if cuda.is_available() else "numba-cuda sees no CUDA device"
+    except Exception as error:  # a broken driver raises anything
+        return f"numba-cuda cannot be used: {type(error).__name__}: {error}"
+
+
+def backend_for(device: Any) -> Any:
+    """The backend that decodes for a torch device, or None if the CPU does.
+
+    Raises UsageError if SLIMTENSORS_DECODE=cuda and no GPU can.
+    """
+    asked = asked_for()
+    if device.type != "cuda" or asked == CPU:
+        return None
+    reason = why_not()
+    if reason is None:
+        from slimtensors.device.torch_cuda import TorchCuda
+
+        return TorchCuda(device)
+    if asked == CUDA:
+        raise UsageError(f"{VARIABLE}=cuda, but {reason}")
+    return None

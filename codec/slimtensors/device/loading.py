@@ -1,0 +1,173 @@
+"""Tensors of a file into buffers on a device: chunks that a kernel decodes by segments, all else by the CPU."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
+from slimtensors.errors import ChecksumError
+from slimtensors.kernels.cuda.decode import Layout
+from slimtensors.reading import TensorFile
+from slimtensors.threads import run_all
+
+__all__ = ["DecodedOnCpuWarning", "fill_device"]
+
+Array = npt.NDArray[Any]
+
+SEGMENT_BYTES = 32 * 1024 * 1024  # stored
+SLOTS = 3  # segments in host memory at once: read, uploaded, decoded
+ALIGNMENT = 8  # of a target that the kernels write to
+_told: set[str] = set()
+
+
+class DecodedOnCpuWarning(RuntimeWarning):
+    """Part of a file has no kernel for the GPU; it was decoded on the CPU and copied."""
+
+
+class _Task(NamedTuple):
+    stream: int
+    chunk: int
+    length: int  # stored
+    target: Buffer
+
+
+def fill_device(file: TensorFile, targets: Mapping[int, Buffer], backend: Backend, threads: int) -> None:
+    """Decode whole tensors (by their positions in the file) into buffers of their sizes."""
+    by_layout: dict[Layout, list[_Task]] = {}
+    others = {}
+    for index, target in targets.items():
+        layout = _layout(file, index)
+        if not len(target) or backend.window([target])[1][0] % ALIGNMENT:
+            layout = None
+        if layout is None:
+            others[index] = target
+        else:
+            by_layout.setdefault(layout, []).extend(_tasks(file, index, target))
+    _Loader(file, backend, threads).load(by_layout)
+    for index, target in others.items():
+        holder = file.header.holder(index)
+        if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
+            backend.copy(target, targets[holder])
+        elif len(target):
+            backend.write(target, file.read(index, threads).view(np.uint8))
+
+
+def _layout(file: TensorFile, index: int) -> Layout | None:
+    """The layout of a tensor's chunks, if kernels decode them."""
+    header = file.header
+    number = header.tensor_stream[index]
+    if number is None or header.holder(index) != index or index in header.pack_offset:
+        return None
+    stream = header.streams[number]
+    layout = layout_of(stream.expression, stream.dtype.unit_bytes)
+    if layout is None:
+        _tell(stream.label, str(type(stream.expression).__name__).lower())
+    return layout
+
+
+def _is_tie(file: TensorFile, index: int) -> bool:
+    tensors = file.header.tensors
+    return tensors[index].dtype == tensors[file.header.holder(index)].dtype
+
+
+def _tell(label: str, kind: str) -> None:
+    if kind not in _told:
+        _told.add(kind)
+        warnings.warn(
+            f"{label}: no GPU kernel decodes its chunks ({kind}); they, and others like them, are decoded on the CPU",
+            DecodedOnCpuWarning,
+            stacklevel=2,
+        )
+
+
+def _tasks(file: TensorFile, index: int, target: Buffer) -> Iterator[_Task]:
+    number = file.header.tensor_stream[index]
+    assert number is not None
+    stream = file.header.streams[number]
+    at = 0
+    for chunk, record in enumerate(file.reader.records(number)[0]):
+        yield _Task(number, chunk, record.stored_length, target[at : at + record.decoded_length])
+        at += record.decoded_length
+    assert at == len(target), stream.label
+
+
+class _Loader:
+    def __init__(self, file: TensorFile, backend: Backend, threads: int) -> None:
+        self._file, self._backend, self._threads = file, backend, threads
+        self._slots: list[Array | None] = [None] * SLOTS
+        self._marks: list[Any] = [None] * SLOTS
+        self._next = 0
+        self._pending: list[tuple[list[_Task], Pending]] = []
+
+    def load(self, by_layout: Mapping[Layout, list[_Task]]) -> None:
+        for layout, tasks in by_layout.items():
+            for segment in _segments(tasks):
+                self._decode(segment, layout)
+        for tasks, pending in self._pending:
+            self._check(tasks, pending)
+
+    def _decode(self, tasks: list[_Task], layout: Layout) -> None:
+        staging = self._slot(sum(task.length for task in tasks))
+        chunks, at = [], 0
+        for task in tasks:
+            chunks.append(Chunk(at, task.length, task.target))
+            at += task.length
+
+        def read(i: int) -> None:
+            place = staging[chunks[i].at : chunks[i].at + chunks[i].length]
+            data, _record = self._file.reader.stored(tasks[i].stream, tasks[i].chunk, place)
+            if data.ctypes.data != place.ctypes.data:
+                place[:] = data
+
+        run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
+        digests = self._file.reader.verify == "full"
+        self._pending.append((tasks, decode_segment(self._backend, staging, chunks, layout, digests=digests)))
+        self._marks[self._next] = self._backend.mark()
+        self._next = (self._next + 1) % SLOTS
+
+    def _slot(self, length: int) -> Array:
+        """Host memory that no upload reads from any more."""
+        if self._marks[self._next] is not None:
+            self._backend.wait(self._marks[self._next])
+        slot = self._slots[self._next]
+        if slot is None or slot.size < length:
+            slot = self._slots[self._next] = self._backend.staging(max(length, SEGMENT_BYTES))
+        return slot[:length]
+
+    def _check(self, tasks: list[_Task], pending: Pending) -> None:
+        """Decode again on the CPU what a kernel left or found wrong; the CPU has the words for it."""
+        faulty = set(pending.faulty(self._backend))
+        if pending.digests is not None:
+            records = [self._file.reader.records(task.stream)[0][task.chunk] for task in tasks]
+            found = pending.decoded_digests(self._backend)
+            faulty |= {i for i, record in enumerate(records) if record.decoded_digest != found[i]}
+        for i in sorted(faulty | set(pending.left)):
+            task = tasks[i]
+            stream = self._file.header.streams[task.stream]
+            units = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
+            self._file.decode_chunk(task.stream, task.chunk, units)
+            if i not in pending.left:
+                raise ChecksumError(
+                    f"{stream.label}, chunk {task.chunk}: the CPU decodes it, the GPU does not. The file is sound; "
+                    "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
+                )
+            self._backend.write(task.target, units.view(np.uint8))
+
+
+def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:
+    segment: list[_Task] = []
+    size = 0
+    for task in tasks:
+        if segment and size + task.length > SEGMENT_BYTES:
+            yield segment
+            segment, size = [], 0
+        segment.append(task)
+        size += task.length
+    if segment:
+        yield segment

@@ -1,0 +1,106 @@
+"""A CUDA device by way of torch, on torch's current stream; kernels by numba-cuda, on the same memory and stream."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slimtensors.kernels.cuda.catalogue import KERNELS
+from slimtensors.kernels.cuda.rows import THREADS
+from slimtensors.kernels.cuda.seam import numba_cuda
+
+__all__ = ["TorchCuda"]
+
+Bytes = npt.NDArray[Any]
+REGISTERS = 64  # of a thread: what tests/gpu/compile.py allows
+
+
+class TorchCuda:
+    """`Backend` for one device. Buffers are uint8 tensors."""
+
+    def __init__(self, device: torch.device) -> None:
+        index = device.index
+        self.device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+
+    def staging(self, length: int) -> Bytes:
+        found: Bytes = torch.empty(length, dtype=torch.uint8, pin_memory=True).numpy()
+        return found
+
+    def upload(self, data: Bytes) -> torch.Tensor:
+        return torch.from_numpy(data).to(self.device, non_blocking=True)
+
+    def write(self, target: torch.Tensor, data: Bytes) -> None:
+        target.copy_(torch.from_numpy(data))
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor) -> None:
+        target.copy_(source)
+
+    def download(self, buffer: torch.Tensor) -> Bytes:
+        found: Bytes = buffer.cpu().numpy()
+        return found
+
+    def fresh(self, length: int) -> torch.Tensor:
+        return torch.empty(length, dtype=torch.uint8, device=self.device)
+
+    def zeros(self, length: int) -> torch.Tensor:
+        return torch.zeros(length, dtype=torch.uint8, device=self.device)
+
+    def window(self, targets: Sequence[torch.Tensor]) -> tuple[Window, list[int]]:
+        begin = min(target.data_ptr() for target in targets)
+        begin -= begin % 8
+        end = max(target.data_ptr() + target.numel() for target in targets)
+        return Window(begin, end - begin), [target.data_ptr() - begin for target in targets]
+
+    def launch(self, kernel: str, blocks: int, buffers: Sequence[torch.Tensor | Window]) -> None:
+        cuda = numba_cuda().cuda
+        with cuda.gpus[self.device.index]:
+            stream = cuda.external_stream(torch.cuda.current_stream(self.device).cuda_stream)
+            views = [_view(buffer, kind) for buffer, kind in zip(buffers, KERNELS[kernel].arrays, strict=True)]
+            _compiled(kernel)[blocks, THREADS, stream](*views)
+
+    def mark(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
+        event.record(torch.cuda.current_stream(self.device))
+        return event
+
+    def wait(self, mark: torch.cuda.Event) -> None:
+        mark.synchronize()
+
+
+class Window:
+    """A range of a device's addresses."""
+
+    def __init__(self, address: int, length: int) -> None:
+        self.address, self.length = address, length
+
+
+class _Typed:
+    """Memory as numba-cuda takes it, of a type that torch may lack."""
+
+    def __init__(self, address: int, length: int, kind: str) -> None:
+        dtype = np.dtype(kind)
+        self.__cuda_array_interface__ = {
+            "shape": (length // dtype.itemsize,),
+            "typestr": dtype.str,
+            "data": (address, False),
+            "version": 2,  # without a stream: the launch is on the one that all else is on
+        }
+
+
+def _view(buffer: torch.Tensor | Window, kind: str) -> Any:
+    if isinstance(buffer, Window):
+        typed = _Typed(buffer.address, buffer.length, kind)
+    else:
+        typed = _Typed(buffer.data_ptr(), buffer.numel(), kind)
+    return numba_cuda().cuda.as_cuda_array(typed, sync=False)
+
+
+@cache
+def _compiled(kernel: str) -> Any:
+    seam = numba_cuda()
+    return seam.cuda.jit(KERNELS[kernel].make(seam), max_registers=REGISTERS)

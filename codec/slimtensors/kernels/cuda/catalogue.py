@@ -1,0 +1,47 @@
+"""Every kernel of this folder: how it is made, and the types of its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
+from slimtensors.kernels.cuda.digest import make_digest
+from slimtensors.kernels.cuda.plain import make_plain
+from slimtensors.kernels.cuda.seam import Seam
+
+__all__ = ["KERNELS", "Kernel", "decode_name", "plain_name"]
+
+WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+
+
+class Kernel(NamedTuple):
+    """make: a body from a seam. arrays: what its arguments, one-dimensional arrays, hold."""
+
+    make: Callable[[Seam], Callable[..., None]]
+    arrays: tuple[str, ...]
+
+
+def decode_name(layout: Layout) -> str:
+    return layout.name
+
+
+def plain_name(unit_bytes: int) -> str:
+    return f"plain_u{8 * unit_bytes}"
+
+
+def _decode(layout: Layout) -> Kernel:
+    segment, work = ("uint8", "uint16", "uint32"), ("uint32", "uint32", "uint16")
+    return Kernel(lambda seam: make_decode(*seam, layout), (*segment, *work, WORDS[layout.unit_bytes], "uint32"))
+
+
+def _plain(unit_bytes: int) -> Kernel:
+    unit = WORDS[unit_bytes]
+    return Kernel(lambda seam: make_plain(*seam), (unit, "uint32", unit))
+
+
+KERNELS: dict[str, Kernel] = {
+    **{decode_name(layout): _decode(layout) for layout in LAYOUTS},
+    **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
+    "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),
+}

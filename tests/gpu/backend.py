@@ -1,0 +1,67 @@
+"""A device that is the runner: all memory is one arena, kernels run as they are launched."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from gpu.lockstep import Cuda, Fresh, Types, device, launch
+from slimtensors.kernels.cuda.catalogue import KERNELS
+from slimtensors.kernels.cuda.rows import THREADS
+from slimtensors.kernels.cuda.seam import Seam
+
+POISON = 0xA5
+
+
+class Runner:
+    """`Backend`. What a kernel is to write it must not have read before."""
+
+    def __init__(self, length: int) -> None:
+        self._arena = np.full(length + 8, POISON, np.uint8)
+        self._arena = self._arena[-self._arena.ctypes.data % 8 :][:length]
+        self._used = 0
+        self.launched: list[str] = []
+
+    def fresh(self, length):
+        begin = self._used
+        self._used += -(-length // 256) * 256
+        assert self._used <= self._arena.size
+        return self._arena[begin : begin + length]
+
+    def zeros(self, length):
+        buffer = self.fresh(length)
+        buffer[:] = 0
+        return buffer
+
+    staging = staticmethod(lambda length: np.full(length, POISON, np.uint8))
+
+    def upload(self, data):
+        buffer = self.fresh(data.size)
+        buffer[:] = data
+        return buffer
+
+    @staticmethod
+    def write(target, data):
+        target[:] = data
+
+    copy = write
+
+    @staticmethod
+    def download(buffer):
+        return buffer.copy()
+
+    def window(self, targets):
+        return self._arena, [each.ctypes.data - self._arena.ctypes.data for each in targets]
+
+    def launch(self, kernel, blocks, buffers):
+        self.launched.append(kernel)
+        cuda, known = Cuda(), KERNELS[kernel]
+        views = [buffer.view(kind) for buffer, kind in zip(buffers, known.arrays, strict=True)]
+        for view in views[: -2 if kernel.startswith("decode") else -1]:
+            view.flags.writeable = False
+        launch(cuda, known.make(Seam(cuda, Types, device)), blocks, THREADS, *views)
+
+    mark = staticmethod(lambda: None)
+    wait = staticmethod(lambda _mark: None)
+
+
+__all__ = ["Fresh", "Runner"]

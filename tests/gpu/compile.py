@@ -1,0 +1,144 @@
+"""Compiles every kernel for every GPU that is promised, without one: python tests/gpu/compile.py
+
+Fails where a kernel needs more registers than leave a multiprocessor full, keeps any of them in memory, uses floats, or
+takes more instructions for a weight than it did. Needs what bench/requirements-gpu.txt lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from cuda.bindings import nvjitlink
+
+from slimtensors.kernels.cuda.catalogue import KERNELS, Kernel
+from slimtensors.kernels.cuda.seam import numba_cuda
+
+CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
+COUNTED = 90  # whose instructions are counted
+REGISTERS = 64  # what launches allow; four thread blocks of 256 to a multiprocessor, all that sm_75 holds
+# Instructions of the loop over groups, for each weight.
+MOST = {
+    "decode_u16_8_8": 42, "decode_u16_6_10": 47, "decode_u16_4_12": 43, "decode_u32_8_8_8_8": 49,
+    "decode_u32_8_8_6_10": 55, "decode_u8_1_7": 38, "decode_u8_8": 31,
+}  # fmt: skip
+
+
+class Compiled(NamedTuple):
+    registers: int
+    spilled: int  # bytes
+    shared: int  # bytes
+    instructions: float | None  # for each weight, of the loop that votes
+
+
+def ptx_of(kernel: Kernel, capability: int) -> str:
+    seam = numba_cuda()
+    signature = tuple(getattr(seam.types, name)[::1] for name in kernel.arrays)
+    text, _ = seam.cuda.compile_ptx(kernel.make(seam), signature, cc=divmod(capability, 10))
+    return text
+
+
+def link(ptx: str, capability: int) -> tuple[bytes, str]:
+    """(machine code, what the assembler says)."""
+    options = [f"-arch=sm_{capability}", "-verbose", f"-maxrregcount={REGISTERS}"]
+    data = ptx.encode()
+    handle = nvjitlink.create(len(options), options)
+    nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "kernel.ptx")
+    nvjitlink.complete(handle)
+    code = bytearray(nvjitlink.get_linked_cubin_size(handle))
+    nvjitlink.get_linked_cubin(handle, code)
+    log = bytearray(nvjitlink.get_info_log_size(handle))
+    nvjitlink.get_info_log(handle, log)
+    nvjitlink.destroy(handle)
+    return bytes(code), log.decode(errors="replace")
+
+
+def number(pattern: str, text: str) -> int:
+    return sum(int(found) for found in re.findall(pattern, text))
+
+
+def loop_of(code: bytes) -> list[str]:
+    """The shortest loop with at least four votes: the one over groups."""
+    tool = next(Path(__import__("nvidia").__path__[0]).rglob("nvdisasm"))
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(code)
+        file.flush()
+        text = subprocess.run([tool, "-c", file.name], capture_output=True, text=True, check=True).stdout
+    instructions: list[str] = []
+    labels: dict[str, int] = {}
+    for line in text.splitlines():
+        if label := re.match(r"\s*(\.L_x_\d+):", line):
+            labels[label[1]] = len(instructions)
+        elif found := re.match(r"\s+/\*[0-9a-f]+\*/\s+(.*?);", line):
+            instructions.append(found[1])
+    loops = []
+    for end, instruction in enumerate(instructions):
+        target = re.search(r"BRA.*?(\.L_x_\d+)", instruction)
+        if target and labels.get(target[1], end + 1) <= end:
+            loops.append(instructions[labels[target[1]] : end + 1])
+    voting = [loop for loop in loops if votes(loop) >= 4 and any("LDS" in each for each in loop)]
+    return min(voting, key=len, default=[])
+
+
+def votes(loop: list[str]) -> int:
+    return sum("VOTE" in each for each in loop)
+
+
+def compiled(ptx: str, capability: int) -> Compiled:
+    code, log = link(ptx, capability)
+    loop = loop_of(code) if capability == COUNTED else []
+    return Compiled(
+        number(r"Used (\d+) registers", log),
+        number(r"(\d+) bytes spill", log) + number(r"(\d+) bytes stack frame", log),
+        number(r"(\d+) bytes smem", log),
+        len(loop) / votes(loop) if loop else None,
+    )
+
+
+def faults_of(name: str, ptx: str, found: Compiled) -> list[str]:
+    faults = []
+    if re.search(r"\.f(32|64)\b", ptx):
+        faults.append("floats: an int64 met a uint64")
+    if not 0 < found.registers <= REGISTERS:
+        faults.append(f"{found.registers} registers, {REGISTERS} are allowed")
+    if found.spilled:
+        faults.append(f"{found.spilled} bytes of registers kept in memory")
+    if found.instructions is not None and found.instructions > MOST.get(name, 0):
+        faults.append(f"{found.instructions:.1f} instructions a weight, {MOST.get(name, 0)} are allowed")
+    return faults
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", help="kernels whose names begin so", default="")
+    wanted = parser.parse_args().only
+    began, failed = time.perf_counter(), False
+    names = " | ".join(f"sm_{each}" for each in CAPABILITIES)
+    print(f"| kernel | {names} | shared | instructions a weight, sm_{COUNTED} |")
+    print("|---" * (len(CAPABILITIES) + 3) + "|")
+    for name, kernel in KERNELS.items():
+        if not name.startswith(wanted):
+            continue
+        ptx = ptx_of(kernel, CAPABILITIES[0])  # Numba's part takes seconds, and its code for the oldest is good for all
+        rows = {each: compiled(ptx, each) for each in CAPABILITIES}
+        each_faults = {each: faults_of(name, ptx, found) for each, found in rows.items()}
+        registers = " | ".join(str(found.registers) for found in rows.values())
+        count = rows[COUNTED].instructions
+        counted = "" if count is None else f"{count:.1f}"
+        print(f"| {name} | {registers} | {rows[COUNTED].shared} | {counted} |", flush=True)
+        for capability, faults in each_faults.items():
+            for fault in faults:
+                failed = True
+                print(f"FAULT: {name}, sm_{capability}: {fault}")
+    print(f"registers of a thread; {time.perf_counter() - began:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

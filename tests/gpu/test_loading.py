@@ -1,0 +1,105 @@
+"""Files onto a device: every path through segments, with the runner for a GPU."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from gpu.backend import Runner
+from slimtensors.device import loading
+from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
+from slimtensors.errors import ChecksumError, FormatError
+from slimtensors.kernels.cuda import rows
+from slimtensors.numpy import save_file
+from slimtensors.reading import open_file
+
+
+@pytest.fixture(autouse=True)
+def small_segments(monkeypatch):
+    """Several segments and slots, of tensors that the runner can do in a second."""
+    monkeypatch.setattr(loading, "SEGMENT_BYTES", 8192)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 20 * 1024)
+    monkeypatch.setattr(loading, "_told", set())
+
+
+def tensors():
+    rng = np.random.default_rng(0)
+    w = (rng.standard_normal((90, 100)) * 0.02).astype(np.float32)
+    noise = rng.integers(0, 1 << 32, 1500, np.uint32).view(np.float32)  # stored as it is
+    return {
+        "half": (w[::-1] * 3).astype(np.float16), "whole": w, "other": w[:30] * 2, "tie": w, "bias": w[0],
+        "ones": np.ones(5000, np.float32), "counts": np.arange(7000, dtype=np.int64), "noise": noise,
+        "none": np.zeros((0, 3), np.float32), "flags": w.reshape(-1) > 0,
+    }  # fmt: skip
+
+
+def load(path, backend, **options):
+    with open_file(path, **options) as file:
+        targets = {i: backend.fresh(tensor.nbytes) for i, tensor in enumerate(file.header.tensors)}
+        fill_device(file, targets, backend, threads=2)
+        return {file.header.tensors[i].name: target for i, target in targets.items()}
+
+
+@pytest.mark.parametrize("preset", ["fast", "balanced"])
+@pytest.mark.parametrize("verify", ["full", "none"])
+def test_all_tensors(tmp_path, preset, verify):
+    given, path, backend = tensors(), tmp_path / "a.slimtensors", Runner(1 << 20)
+    save_file(given, path, preset=preset)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        found = load(path, backend, verify=verify)
+    for name, array in given.items():
+        assert found[name].tobytes() == array.tobytes(), name
+    assert any(each.category is DecodedOnCpuWarning for each in told) == (len(told) > 0)
+    assert {each.split("_")[0] for each in backend.launched} >= {"decode", "plain"}
+    assert ("digest" in backend.launched) == (verify == "full")
+
+
+def one(path, **options):
+    """A file of one tensor, in three chunks."""
+    w = (np.random.default_rng(1).standard_normal(9000) * 0.02).astype(np.float32)
+    save_file({"w": w}, path, **options)
+    return w
+
+
+@pytest.mark.parametrize("where", ["status", "digests"])
+def test_a_faulty_gpu_is_named(tmp_path, monkeypatch, where):
+    path, backend = tmp_path / "a.slimtensors", Runner(1 << 20)
+    one(path)
+    launch = backend.launch
+
+    def faulty(kernel, blocks, buffers):
+        launch(kernel, blocks, buffers)
+        if kernel.startswith("decode") and where == "status":
+            buffers[-1][0] |= rows.BAD_END
+        if kernel == "digest" and where == "digests":
+            buffers[-1][0] ^= 1
+
+    monkeypatch.setattr(backend, "launch", faulty)
+    with pytest.raises(ChecksumError, match=r"chunk 0: the CPU decodes it, the GPU does not.*SLIMTENSORS_DECODE=cpu"):
+        load(path, backend)
+
+
+def test_damage_is_named_as_on_the_cpu(tmp_path):
+    path = tmp_path / "a.slimtensors"
+    one(path)
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1  # a word of the last chunk
+    path.write_bytes(data)
+    with pytest.raises(ChecksumError, match=r"BLAKE3"):
+        load(path, Runner(1 << 20))
+    with pytest.raises(FormatError, match=r"tensor 'w', chunk \d: .*coded stream does not end"):
+        load(path, Runner(1 << 20), verify="none")
+
+
+def test_targets_that_are_not_aligned_are_filled_by_the_cpu(tmp_path):
+    path, backend = tmp_path / "a.slimtensors", Runner(1 << 20)
+    w = one(path)
+    target = backend.fresh(w.nbytes + 8)[3 : 3 + w.nbytes]
+    with open_file(path) as file:
+        fill_device(file, {0: target}, backend, threads=1)
+    assert target.tobytes() == w.tobytes()
+    assert backend.launched == []
