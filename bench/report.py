@@ -121,6 +121,20 @@ def redundancy(result: Result) -> str:
     return f"{note}\n\n{grid}"
 
 
+def streaming(result: Result) -> str:
+    note = "Wall time, two threads; per cent of what the source could give in that time."
+    loads = [r for r in records(result, "streaming") if "seconds" in r]
+    rows = [
+        [f"{r['codec']} {r['operation']}", str(r["mb_per_s"]), f"{r['seconds']:.2f}", f"{100 * r['efficiency']:.1f}"]
+        for r in loads
+    ]
+    models = [[r["codec"], f"{r['above_mib']:.0f}"] for r in records(result, "streaming", operation="load_model")]
+    return (
+        f"{note}\n\n{table(['', 'MB/s', 's', '%'], rows)}\n\n"
+        f"Peak memory of loading a model beside the model itself:\n\n{table(['load_model', 'MiB'], models)}"
+    )
+
+
 def provenance(result: Result) -> str:
     """Machine, versions, commands, loads: no number without them."""
     machine = result["machine"]
@@ -160,6 +174,7 @@ def text(result: Result) -> str:
         "memory": ("Memory", memory),
         "small": ("Many small tensors", small),
         "redundancy": ("Redundancy", redundancy),
+        "streaming": ("Slow sources", streaming),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -15,7 +15,7 @@ from typing import Any
 from bench import machine, report
 from bench.sections import Settings
 
-SECTIONS = ("sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy")
+SECTIONS = ("sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy", "streaming")
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
 

@@ -106,6 +106,15 @@ def _wait(operation: str) -> Figure:
     return lambda result: value(result, "startup", "seconds", codec="slimtensors", operation=operation)
 
 
+def _streaming(rate: int) -> Figure:
+    def seen(result: Result) -> float | None:
+        labels = {"codec": "slimtensors balanced", "operation": "load_file", "mb_per_s": rate}
+        share = value(result, "streaming", "efficiency", **labels)
+        return None if share is None else 100 * share
+
+    return seen
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -173,6 +182,7 @@ TARGETS = [
     ),
     Target("load_file, 2 threads, verify full, of ZipNN's decode (45 MB)", _whole_load("minilm-bf16"), 1.5, 2.5),
     Target("load_file, 2 threads, verify full, of ZipNN's decode (512 MiB)", _whole_load("big-512m"), 1.5, 2.5),
+    *(Target(f"load from {rate} MB/s, of that rate", _streaming(rate), 95, unit="%") for rate in (100, 500, 2000)),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),
     Target("8 first loads at once, of one", _eight_of_one, 1.5, unit="x", lower=True),

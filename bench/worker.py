@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.machine import ROOT
 
-JOBS = {"speed": "bench.sections.speed", "memory": "bench.sections.memory"}
+JOBS = {"speed": "bench.sections.speed", "memory": "bench.sections.memory", "streaming": "bench.sections.streaming"}
 
 
 def run(job: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
