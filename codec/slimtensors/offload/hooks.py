@@ -1,0 +1,157 @@
+"""`offload`: a torch module whose layers are views of two buffers, decoded one ahead of the computation. CPU only."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, NoReturn
+
+import torch
+
+from slimtensors.container.reader import Verify
+from slimtensors.errors import UsageError
+from slimtensors.numpy import as_array
+from slimtensors.offload.slots import Slots
+from slimtensors.reading import TensorFile
+from slimtensors.stream.loader import files_of, open_all
+from slimtensors.threads import thread_count
+from slimtensors.torch_modules import load_model
+from slimtensors.torch_tensors import as_base, check_device, from_array, torch_dtype
+
+__all__ = ["Offloaded", "offload"]
+
+
+class Offloaded:
+    """What `offload` returns: it holds the files open. `close` ends it; the model's layers are of no use after that."""
+
+    def __init__(self, stack: ExitStack, slots: Slots, handles: list[Any], names: list[str]) -> None:
+        self.names = names  # of the layers, in the order in which they are expected to run
+        self._stack, self._slots, self._handles = stack, slots, handles
+
+    def close(self) -> None:
+        """Wait for what is under way, and close the files."""
+        try:
+            self._slots.join()
+        finally:
+            for handle in self._handles:
+                handle.remove()
+            self._stack.close()
+
+
+def offload(
+    model: torch.nn.Module,
+    path: Any,
+    *,
+    device: Any = "cpu",
+    layers: str | None = None,
+    threads: int | None = None,
+    verify: Verify = "full",
+    base: Any = None,
+) -> Offloaded:
+    """Keep a model's layers compressed on the disk; decode each when its turn comes, while the one before it computes.
+
+    model: on the CPU, whose layers may be on the meta device; other parameters, which stay resident, are loaded. path:
+    what `load_model` takes. layers: the name of the ModuleList whose members are the layers, such as "model.layers";
+    the longest one of the model if None. Inference only: training, `state_dict`, `to`, and parameters that a layer
+    shares with another module are refused.
+    """
+    check_device(device)
+    if torch.device(device).type != "cpu":
+        raise UsageError(f"device {device!r}: layers can be decoded on the CPU only so far; use device='cpu'")
+    name = layers if layers is not None else _longest(model)
+    found = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
+    if len(found) < 2:
+        raise UsageError(f"{name!r} has {len(found)} layers; at least 2 are needed to take turns")
+    stack = ExitStack()
+    try:
+        files = open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base))
+        homes = files_of(files)
+        prefixes = [f"{name}.{i}." for i in range(len(found))]
+        _check(model, found, prefixes, homes)
+        _load_resident(model, found, path, verify, base, threads)
+        units = [
+            [(prefix + own, homes[prefix + own]) for own, _ in layer.named_parameters()]
+            for prefix, layer in zip(prefixes, found, strict=True)
+        ]
+        slots = Slots(units, thread_count(threads))
+        handles = []
+        for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
+            for own, units_of in slots.views(i).items():
+                tensor = homes[own].tensor(own)
+                made = from_array(as_array(units_of, tensor), tensor.dtype, "cpu")
+                _put(layer, own[len(prefix) :], made)
+            handles.append(layer.register_forward_pre_hook(partial(_enter, slots, i)))
+            handles.append(layer.register_state_dict_pre_hook(_refuse_state))
+            layer._apply = _refuse_apply  # what .to() and .half() call
+        return Offloaded(stack, slots, handles, [prefix[:-1] for prefix in prefixes])
+    except BaseException:
+        stack.close()
+        raise
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
+def _enter(slots: Slots, layer: int, module: torch.nn.Module, _inputs: Any) -> None:
+    if module.training or torch.is_grad_enabled():
+        raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
+    slots.enter(layer)
+
+
+def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:
+    raise UsageError("an offloaded layer has no state of its own: its file has it; load that instead")
+
+
+def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
+    raise UsageError("an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer")
+
+
+def _longest(model: torch.nn.Module) -> str:
+    lists = {name: len(each) for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    if not lists:
+        raise UsageError("the model has no ModuleList, so its layers are not known; name them with layers=")
+    return str(max(lists, key=lambda name: lists[name]))
+
+
+def _check(
+    model: torch.nn.Module, found: list[torch.nn.Module], prefixes: list[str], homes: dict[str, TensorFile]
+) -> None:
+    """Refuse what would go wrong, before anything is changed."""
+    owners: dict[int, int] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owner = next((i for i, prefix in enumerate(prefixes) if name.startswith(prefix)), -1)
+        if owners.setdefault(id(parameter), owner) != owner:
+            raise UsageError(f"{name!r} is shared with another layer, or with what stays resident; refused")
+    for prefix, layer in zip(prefixes, found, strict=True):
+        for own, parameter in layer.named_parameters():
+            name = prefix + own
+            if name not in homes:
+                raise UsageError(f"the files have no tensor {name!r}")
+            tensor = homes[name].tensor(name)
+            if tensor.shape != tuple(parameter.shape) or torch_dtype(tensor.dtype) != parameter.dtype:
+                raise UsageError(
+                    f"{name!r} is {tensor.dtype.name}{list(tensor.shape)} in the file, "
+                    f"{parameter.dtype}{list(parameter.shape)} in the model"
+                )
+        if any(True for _ in layer.buffers()):
+            raise UsageError(f"{prefix[:-1]!r} has buffers, which cannot take turns yet")
+
+
+def _load_resident(
+    model: torch.nn.Module, found: list[torch.nn.Module], path: Any, verify: Verify, base: Any, threads: int | None
+) -> None:
+    """Load all that is not in a layer: the layers are out of the way for as long as that takes."""
+    held = [(layer, dict(layer._modules), dict(layer._parameters)) for layer in found]
+    try:
+        for layer, _, _ in held:
+            layer._modules, layer._parameters = {}, {}
+        missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
+        if missing:
+            raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
+    finally:
+        for layer, modules, parameters in held:
+            layer._modules, layer._parameters = modules, parameters
+
+
+def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    parent, _, last = name.rpartition(".")
+    module = layer.get_submodule(parent)
+    module._parameters[last] = torch.nn.Parameter(tensor, requires_grad=False)

@@ -1,0 +1,87 @@
+"""Two buffers that a model's layers take turns in, filled from compressed files one layer ahead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy.typing as npt
+
+from slimtensors.container.source import Bytes, aligned_empty
+from slimtensors.reading import Load, Piece, TensorFile, load_all
+
+__all__ = ["ALIGNMENT", "Slots", "size_of"]
+
+ALIGNMENT = 64  # of each tensor in its slot
+SLOTS = 2
+
+Layer = Sequence[tuple[str, TensorFile]]  # tensors, and the files that have them
+
+
+def size_of(layer: Layer) -> int:
+    """Bytes that a layer's tensors take in a slot."""
+    return sum(-(-file.tensor(name).nbytes // ALIGNMENT) * ALIGNMENT for name, file in layer)
+
+
+class Slots:
+    """Layer i lives in slot i modulo 2. One thread fills a slot while the layer in the other one computes."""
+
+    def __init__(self, layers: Sequence[Layer], threads: int) -> None:
+        self._threads = threads
+        self._memory = [aligned_empty(max(map(size_of, layers))) for _ in range(SLOTS)]
+        self._places = [self._place(layer, self._memory[i % SLOTS]) for i, layer in enumerate(layers)]
+        self._holds: list[int | None] = [None] * SLOTS  # which layer is decoded there
+        self._ahead: tuple[int, threading.Thread] | None = None
+        self._error: BaseException | None = None
+
+    def views(self, layer: int) -> Mapping[str, npt.NDArray[Any]]:
+        """The units of a layer's tensors, where they will be whenever it is that layer's turn."""
+        return {name: piece.out for name, (_file, piece) in self._places[layer].items()}
+
+    def enter(self, layer: int) -> None:
+        """Wait until a layer is there, and begin to decode the one after it, in a circle. Raises what decoding did."""
+        self.join()
+        if self._holds[layer % SLOTS] != layer:  # out of turn, or the first
+            self._fill(layer)
+        following = (layer + 1) % len(self._places)
+        if following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following:
+            fill, name = self._fill_quietly, "slimtensors-ahead"
+            thread = threading.Thread(target=fill, args=(following,), name=name, daemon=True)
+            self._ahead = following, thread
+            thread.start()
+
+    def join(self) -> None:
+        """Wait for what is under way. Raises its error."""
+        if self._ahead is not None:
+            self._ahead[1].join()
+            self._ahead = None
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _fill_quietly(self, layer: int) -> None:
+        try:
+            self._fill(layer)
+        except BaseException as error:  # raised in the caller's thread, when the layer's turn comes
+            self._error = error
+
+    def _fill(self, layer: int) -> None:
+        self._holds[layer % SLOTS] = None  # noise, until all of it is there
+        by_file: dict[int, tuple[TensorFile, list[Piece]]] = {}
+        for file, piece in self._places[layer].values():
+            by_file.setdefault(id(file), (file, []))[1].append(piece)
+        files = [file for file, _ in by_file.values()]
+        loads: list[Load] = [load for file, pieces in by_file.values() for load in file.loads(pieces)]
+        load_all(loads, min(self._threads, max(1, len(loads))), files)
+        self._holds[layer % SLOTS] = layer
+
+    @staticmethod
+    def _place(layer: Layer, memory: Bytes) -> dict[str, tuple[TensorFile, Piece]]:
+        placed, at = {}, 0
+        for name, file in layer:
+            tensor = file.tensor(name)
+            out = memory[at : at + tensor.nbytes].view(tensor.dtype.unit)
+            placed[name] = file, Piece(file.find(name), 0, out)
+            at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        return placed
