@@ -112,9 +112,10 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        value = getattr(importlib.import_module(f"slimtensors.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
+        home = importlib.import_module(f"slimtensors.{_HOME[name]}")
+        # All names of that module: importing it has put the module itself where a function of its name belongs.
+        globals().update({each: getattr(home, each) for each, where in _HOME.items() if where == _HOME[name]})
+        return globals()[name]
     if name in ("numpy", "torch"):
         return importlib.import_module(f"slimtensors.{name}")
     raise AttributeError(f"module 'slimtensors' has no attribute {name!r}")
