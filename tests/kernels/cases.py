@@ -26,6 +26,7 @@ class Layout:
 LAYOUTS = [
     Layout("fields u8", np.uint8, (8,), 0, decode_kernels.decode_fields_u8, None),
     Layout("fields u16", np.uint16, (16,), 0, decode_kernels.decode_fields_u16, None),
+    Layout("u8 1 7", np.uint8, (1, 7), 1, decode_kernels.decode_u8_1_7, None),
     Layout("u16 8 8", np.uint16, (8, 8), 1, decode_kernels.decode_u16_8_8, split.split_u16_8_8),
     Layout("u16 6 10", np.uint16, (6, 10), 1, decode_kernels.decode_u16_6_10, split.split_u16_6_10),
     Layout("u32 8 8 8 8", np.uint32, (8, 8, 8, 8), 1, decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
@@ -86,7 +87,7 @@ def sound() -> Iterator[Chunk]:
 def make(rng: np.random.Generator, layout: Layout, kind: str, n: int, blocks: int, precision: int) -> Chunk:
     width = layout.widths[-1]
     fields = draw_fields(rng, kind, n, width)
-    base = 0 if width == 8 else min(max(int(np.median(fields)) - 128, 0), (1 << width) - 256)
+    base = 0 if width <= 8 else min(max(int(np.median(fields)) - 128, 0), (1 << width) - 256)
     symbols = np.array([naive.symbol_of(int(f), base) for f in fields], np.uint8)
     raw = [rng.integers(0, 1 << w, n).astype(np.uint16) for w in layout.widths[:-1]]
     frequencies = naive.normalise(np.bincount(symbols, minlength=256), precision)

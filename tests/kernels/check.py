@@ -15,8 +15,10 @@ import xxhash
 
 from kernels import cases, lane_kernels, naive
 from kernels.check_scales import check_scales
+from kernels.class_checks import check_classes, check_rests
 from slimtensors.kernels.cpu import (
     bypass,
+    class_kernels,
     context_coding,
     contexts,
     decode_kernels,
@@ -27,6 +29,7 @@ from slimtensors.kernels.cpu import (
     merging,
     planes,
     rows,
+    scales,
     sparse,
     split,
     table,
@@ -35,8 +38,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, merging, planes, rows,
-    sparse, split, table, xxh3,
+    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, merging,
+    planes, rows, scales, sparse, split, table, xxh3,
 )  # fmt: skip
 
 
@@ -189,9 +192,10 @@ def check_split(chunk: cases.Chunk) -> None:
         for bad in cases.shortened(arguments):
             assert layout.split(*bad) == -1, chunk.name
     else:
-        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 255, symbols) == expected.size
-        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 255, symbols[1:]) == -1
-        assert split.symbols_of(chunk.elements, chunk.base, chunk.base + 256, symbols) == -1
+        source = chunk.elements if len(layout.widths) == 1 else chunk.fields
+        assert split.symbols_of(source, chunk.base, chunk.base + 255, symbols) == expected.size
+        assert split.symbols_of(source, chunk.base, chunk.base + 255, symbols[1:]) == -1
+        assert split.symbols_of(source, chunk.base, chunk.base + 256, symbols) == -1
     assert np.array_equal(symbols, chunk.symbols), chunk.name
 
     width, shift = layout.widths[-1], sum(layout.widths[:-1])
@@ -523,6 +527,8 @@ def digest_of_all() -> str:
         check_bypass(digest, rng, groups, blocks, precision)
     for groups, blocks, precision, room in ((1, 1, 11, 1), (5, 2, 12, 1), (7, 3, 12, 4), (13, 5, 11, 64)):
         check_context_coding(digest, rng, groups, blocks, precision, room)
+    check_classes(digest.add, np.random.default_rng(9))
+    check_rests(np.random.default_rng(10))
     check_delta(digest, rng)
     check_merging(digest)
     check_planes(rng)

@@ -9,7 +9,7 @@ import mmap
 
 import numpy as np
 
-from kernels import cases
+from kernels import cases, class_checks
 from slimtensors.kernels.cpu import (
     bypass,
     context_coding,
@@ -22,6 +22,7 @@ from slimtensors.kernels.cpu import (
     payload,
     planes,
     rows,
+    scales,
     sparse,
     table,
     xxh3,
@@ -64,11 +65,16 @@ class Fence:
         return [self.array(dtype, size) for dtype, size in kinds]
 
 
+def piece_sizes(widths: tuple[int, ...], n: int) -> list[int]:
+    """Bytes of the raw planes' pieces."""
+    return [32 * -(-n // 32 * p // 8) for width in widths[:-1] for p in (8, 4, 2, 1) if width & p]
+
+
 def feed_decoders(fence: Fence, n: int, blocks: int) -> None:
     states, words = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50))
     slots, starts = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1))
     for layout in cases.LAYOUTS:
-        sizes = [n * p // 8 for width in layout.widths[:-1] for p in (8, 4, 2, 1) if width & p]
+        sizes = piece_sizes(layout.widths, n)
         pieces, out = fence.arrays(*((np.uint8, size) for size in sizes)), fence.array(layout.dtype, n)
         for base in (0, 65535):
             status = layout.decode(slots, base, states, words, starts, *pieces, out)
@@ -91,7 +97,7 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
         src = fence.array(layout.dtype, n)
         width, shift = layout.widths[-1], sum(layout.widths[:-1])
         if layout.split:
-            sizes = [n * p // 8 for w in layout.widths[:-1] for p in (8, 4, 2, 1) if w & p]
+            sizes = piece_sizes(layout.widths, n)
             pieces = fence.arrays(*((np.uint8, size) for size in sizes))
             assert layout.split(src, 77, 300, *pieces, symbols) >= 0
         field_counts = fence.array(np.uint32, 4 << width)
@@ -171,6 +177,16 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     stream = (selected, states, words, starts, out)
     assert context_coding.decode_context_bypass(slots, 16, *stream) in (OK, BAD_STREAM)
     assert context_coding.decode_context_fields(slots, 65535, 16, 16, *stream) in (OK, BAD_STREAM)
+    for decode, dtype, widths, _base, _octave in class_checks.LAYOUTS:
+        pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(widths, n)))
+        elements = fence.array(dtype, n)
+        for tables in (1, 4, 16):
+            some = fence.array(np.uint32, tables * table.SLOTS)
+            status = decode(some, 65535, 16, states, words, starts, *pieces, selected, elements)
+            assert status in (OK, BAD_STREAM)
+    sums = fence.arrays((np.int64, 7), (np.int64, n))
+    means = fence.arrays((np.int32, 7), (np.int32, n))
+    assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
     by_symbol, twice, counts, fields = fence.arrays(
         (np.uint32, 4096), (np.uint16, 2 * n), (np.int64, blocks), (np.uint16, n)
     )

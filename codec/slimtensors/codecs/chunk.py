@@ -90,9 +90,9 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
 
 
 def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
-    layout = fused.find(bits, body.dtype, [plane.descriptor.mode for plane in planes])
-    if layout is not None:
-        fused.decode(layout, planes, body)
+    decoder = fused.find(bits, body, planes, place)
+    if decoder is not None:
+        fused.decode(decoder, planes, body)
     else:
         _decode_any(planes, bits, body, place)
 

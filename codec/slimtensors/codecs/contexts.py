@@ -22,7 +22,7 @@ from slimtensors.kernels.cpu import merging, payload, table
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Contexts", "contexts_of", "decode", "encode"]
+__all__ = ["Contexts", "contexts_of", "decode", "encode", "read"]
 
 Fields = npt.NDArray[Any]
 
@@ -74,7 +74,7 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
 
 def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:
     """Fill the fields of a plane in mode coded or bypass. Raises FormatError."""
-    parts = _read(plane, width, groups, contexts)
+    parts = read(plane, width, groups, contexts)
     stream = (contexts.values, parts.states, parts.words, parts.starts, out)
     if plane.descriptor.mode == Mode.BYPASS:
         status = kernels.decode_context_bypass(parts.table, width, *stream)
@@ -86,7 +86,7 @@ def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Field
     coded.put_escapes(out, 0, width, parts.escapes)
 
 
-def _read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
+def read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
     """As `coded.read_coded`, with a table for each context."""
     coded.check_descriptor(plane.descriptor, groups)
     mode, precision, base, length, blocks, escapes = plane.descriptor

@@ -12,15 +12,19 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import coded
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs import contexts as context_coded
+from slimtensors.codecs.contexts import Contexts, contexts_of
+from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.place import Place
 from slimtensors.codecs.planes import check_status, packed_length, raw_payload
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import cost
-from slimtensors.expression import Bits
-from slimtensors.kernels.cpu import decode_kernels, split
+from slimtensors.errors import FormatError
+from slimtensors.expression import CLASS_TABLES, Bits, ClassContext
+from slimtensors.kernels.cpu import class_kernels, decode_kernels, split
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Layout", "decode", "encode", "find"]
+__all__ = ["Decoder", "decode", "encode", "find"]
 
 Units = npt.NDArray[Any]
 
@@ -37,16 +41,36 @@ class Layout(NamedTuple):
     unit_bytes: int
     widths: tuple[int, ...]
     decode: Callable[..., int]
-    split: Callable[..., int]
+    split: Callable[..., int] | None  # an encoder goes plane by plane without
+
+
+class Decoder(NamedTuple):
+    """What decodes the planes of a chunk in one pass."""
+
+    layout: Layout
+    contexts: Contexts | None
 
 
 LAYOUTS = {
     (layout.unit_bytes, layout.widths): layout
     for layout in [
+        Layout(1, (1, 7), decode_kernels.decode_u8_1_7, None),
         Layout(2, (8, 8), decode_kernels.decode_u16_8_8, split.split_u16_8_8),
         Layout(2, (6, 10), decode_kernels.decode_u16_6_10, split.split_u16_6_10),
         Layout(4, (8, 8, 8, 8), decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
         Layout(4, (8, 8, 6, 10), decode_kernels.decode_u32_8_8_6_10, split.split_u32_8_8_6_10),
+    ]
+}
+
+
+# With classes of rows and columns.
+CLASS_LAYOUTS = {
+    (layout.unit_bytes, layout.widths): layout
+    for layout in [
+        Layout(1, (1, 7), class_kernels.decode_u8_1_7, None),
+        Layout(2, (8, 8), class_kernels.decode_u16_8_8, None),
+        Layout(2, (6, 10), class_kernels.decode_u16_6_10, None),
+        Layout(4, (8, 8, 6, 10), class_kernels.decode_u32_8_8_6_10, None),
     ]
 }
 
@@ -57,11 +81,29 @@ def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
     return LAYOUTS.get((dtype.itemsize, bits.widths))
 
 
-def find(bits: Bits, dtype: np.dtype[Any], modes: list[int]) -> Layout | None:
-    """The layout that decodes planes in these modes, if there is one."""
+def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder | None:
+    """What decodes these planes, if there is such a kernel."""
+    modes = [plane.descriptor.mode for plane in planes]
     if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
         return None
-    return _layout(bits, dtype)
+    if not bits.contexts:
+        layout = _layout(bits, body.dtype)
+        return None if layout is None else Decoder(layout, None)
+    context, plain = bits.parts[-1].context, all(part.context is None for part in bits.parts[:-1])
+    layout = CLASS_LAYOUTS.get((body.itemsize, bits.widths)) if bits.rotate == 1 and not bits.flags and plain else None
+    if layout is None or not isinstance(context, ClassContext):
+        return None
+    if _highest(context, place, planes[-1].descriptor.base, bits.widths[-1]) >= (2 << bits.widths[-1]) - 1:
+        return None  # a field may be too wide; plane by plane that is seen
+    return Decoder(layout, contexts_of(context, place, body.size, None))
+
+
+def _highest(context: ClassContext, place: Place, base: int, width: int) -> int:
+    """No field is above this, before it goes round about its plane."""
+    # A table whose symbols stand for wider fields without a class is refused when it is read.
+    symbols = min(base + coded.WINDOW, 1 << width) - 1
+    highest = int(place.sides[context.rows].max()) + int(place.sides[context.columns].max())
+    return symbols + context.octave * (highest // CLASS_TABLES)
 
 
 def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
@@ -75,16 +117,25 @@ def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
     return found
 
 
-def decode(layout: Layout, planes: list[Plane], body: Units) -> None:
+def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
     """Fill the body. Raises FormatError."""
-    groups = body.size // GROUP
+    (layout, contexts), groups = decoder, body.size // GROUP
     raw: list[Bytes] = []
     for plane, width in zip(planes, layout.widths[:-1], strict=False):
         raw += pieces(raw_payload(plane, width, groups), width, body.size)
-    parts = coded.read_coded(planes[-1], layout.widths[-1], groups)
-    check_status(layout.decode(parts.table, parts.base, parts.states, parts.words, parts.starts, *raw, body))
+        if width % 2 and groups % 2 and (raw[-1][-LANES:] >> 4).any():
+            raise FormatError("unused bits of packed fields are not zero")
+    width = layout.widths[-1]
+    if contexts is None:
+        parts = coded.read_coded(planes[-1], width, groups)
+        window: tuple[int, ...] = (parts.base,)
+    else:
+        parts = context_coded.read(planes[-1], width, groups, contexts)
+        window = parts.base, contexts.octave
+        raw.append(contexts.values)
+    check_status(layout.decode(parts.table, *window, parts.states, parts.words, parts.starts, *raw, body))
     # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
-    coded.put_escapes(body, sum(layout.widths[:-1]) - 1, layout.widths[-1], parts.escapes)
+    coded.put_escapes(body, sum(layout.widths[:-1]) - 1, width, parts.escapes)
 
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:
@@ -92,7 +143,7 @@ def encode(body: Units, bits: Bits) -> list[Part] | None:
     coding.
     """
     layout = _layout(bits, body.dtype)
-    if layout is None or not _rest_is_noise(body, layout):
+    if layout is None or layout.split is None or not _rest_is_noise(body, layout):
         return None
     if body.size >= SAMPLE_FROM:
         parts = _encode(body, layout, SAMPLE_EVERY)
@@ -103,6 +154,7 @@ def encode(body: Units, bits: Bits) -> list[Part] | None:
 
 def _encode(body: Units, layout: Layout, every: int) -> list[Part] | None:
     """With the counts of one unit in `every`; None where they do not do."""
+    assert layout.split is not None
     width, shift = layout.widths[-1], sum(layout.widths[:-1])
     counts = coded.count_fields(body, 1, shift, width, every)
     window = coded.choose_window(counts)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
-from slimtensors.kernels.cpu.decode import States, decode_step, ended_well, load_states, refill
+from slimtensors.kernels.cpu.decode import States, decode_step, ended_well, load_states, one_table, refill
 from slimtensors.kernels.cpu.encode import encode_step, has_frequencies
 from slimtensors.kernels.cpu.join import symbol_at
 from slimtensors.kernels.cpu.table import ABSENT, LEAST_PRECISION, MOST_PRECISION, SLOTS, SYMBOLS
@@ -39,7 +39,7 @@ def bypass_symbols(field: Lanes) -> tuple[Lanes, Lanes]:
 @inlined
 def decode_bypass_step(table: Array, words: Array, last: int, x: States, at: int) -> tuple[Lanes, States, int]:
     """Read one field from each lane: (fields, states, index of the next word)."""
-    entry, x, at = decode_step(table, words, last, x, at)
+    entry, x, at = decode_step(one_table, (), 0, table, words, last, x, at)
     s = to_u32(symbol_at(0, entry))
     k = bypass_bits(s)
     # v = x mod 2^k; x = floor(x / 2^k); then the refill

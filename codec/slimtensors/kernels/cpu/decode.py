@@ -11,8 +11,9 @@ A state's halves lie in two vectors of 16-bit lanes. A word is then a whole lane
 product of a frequency and a state three multiplications that any processor has. In 32-bit lanes all took a quarter to a
 third longer.
 
-What to do with the symbols is passed in: `join(pieces, t, base, entry)` makes elements of a step. It is inlined into
-the loop; a call would move 32 lanes through memory.
+What differs between layouts is passed in: `slots(pieces, t, table, low)` says where the entries of step t are in the
+table, `join(pieces, t, window, entry)` makes elements of them. They are inlined into the loop; a call would move 32
+lanes through memory.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 Array = npt.NDArray[Any]
 Entry = tuple[Lanes, Lanes]  # the high and the low 16 bits of entries of the table
+MOST_TABLES = 16  # slots of more would not fit lanes of 16 bits
 States = tuple[Lanes, Lanes]  # the high and the low 16 bits of 32 states
 
 
@@ -46,11 +48,31 @@ def refill(words: Array, last: int, x: States, at: int) -> tuple[States, int]:
 
 
 @inlined
-def decode_step(table: Array, words: Array, last: int, x: States, at: int) -> tuple[Entry, States, int]:
+def one_table(_pieces: tuple[Array, ...], _t: int, _table: Array, low: Lanes) -> Lanes:
+    # slot = x mod 2^12
+    return low & 0xFFF
+
+
+@inlined
+def class_tables(pieces: tuple[Array, ...], t: int, table: Array, low: Lanes) -> Lanes:
+    """Of up to 16 tables, one after another, the one that the context says; the last piece holds the contexts."""
+    return (to_u16(load(pieces[-1], LANES * t)) << 12 | low & 0xFFF) & table.size - 1
+
+
+@inlined
+def decode_step(
+    slots: Callable[..., Lanes],
+    pieces: tuple[Array, ...],
+    t: int,
+    table: Array,
+    words: Array,
+    last: int,
+    x: States,
+    at: int,
+) -> tuple[Entry, States, int]:
     """Read one symbol from each lane: (entries, states, index of the next word)."""
     high, low = x
-    # slot = x mod 2^12
-    entry_high, entry_low = look_up(table, low & 0xFFF)
+    entry_high, entry_low = look_up(table, slots(pieces, t, table, low))
     # x = frequency * floor(x / 2^12) + bias.  With f = 16 * frequency, and high and low of the state's halves, this is
     #     f * high + floor(f * (low - low mod 2^12) / 2^16) + bias
     # The last two together are below 2^16.
@@ -77,21 +99,26 @@ def ended_well(starts: Array, block: int, x: States, at: int) -> bool:
 
 @inlined
 def decode_blocks(
+    slots: Callable[..., Lanes],
     join: Callable[..., Lanes],
     table: Array,
-    base: int,
+    window: tuple[int, ...],
     states: Array,
     words: Array,
     starts: Array,
     pieces: tuple[Array, ...],
     out: Array,
 ) -> int:
-    """The body of the decoding kernels; `pieces` have the lengths that `out` asks for."""
+    """The body of the decoding kernels; `pieces` have the lengths that `out` asks for, and `window` begins with the
+    base.
+    """
     blocks = starts.size - 1
     last = words.size - LANES
     if not are_blocks(out.size, blocks) or last < 0 or states.size != blocks * LANES:
         return BAD_ARGUMENT
-    if table.size != SLOTS or not 0 <= base < 1 << 16:
+    if not SLOTS <= table.size <= MOST_TABLES * SLOTS or table.size & table.size - 1 != 0:
+        return BAD_ARGUMENT
+    if not 0 <= window[0] < 1 << 16:
         return BAD_ARGUMENT
 
     sound = True
@@ -109,21 +136,21 @@ def decode_blocks(
         # Blocks differ by one group; here they advance together. For one or two blocks that would be a waste.
         steps = out.size // 128 // blocks * 4 if members > 2 else 0
         for t in range(steps):
-            s0, x0, at0 = decode_step(table, words, last, x0, at0)
-            s1, x1, at1 = decode_step(table, words, last, x1, at1)
-            s2, x2, at2 = decode_step(table, words, last, x2, at2)
-            s3, x3, at3 = decode_step(table, words, last, x3, at3)
-            store(out, LANES * (t0 + t), join(pieces, t0 + t, base, s0))
-            store(out, LANES * (t1 + t), join(pieces, t1 + t, base, s1))
-            store(out, LANES * (t2 + t), join(pieces, t2 + t, base, s2))
-            store(out, LANES * (t3 + t), join(pieces, t3 + t, base, s3))
+            s0, x0, at0 = decode_step(slots, pieces, t0 + t, table, words, last, x0, at0)
+            s1, x1, at1 = decode_step(slots, pieces, t1 + t, table, words, last, x1, at1)
+            s2, x2, at2 = decode_step(slots, pieces, t2 + t, table, words, last, x2, at2)
+            s3, x3, at3 = decode_step(slots, pieces, t3 + t, table, words, last, x3, at3)
+            store(out, LANES * (t0 + t), join(pieces, t0 + t, window, s0))
+            store(out, LANES * (t1 + t), join(pieces, t1 + t, window, s1))
+            store(out, LANES * (t2 + t), join(pieces, t2 + t, window, s2))
+            store(out, LANES * (t3 + t), join(pieces, t3 + t, window, s3))
 
         # What is left of each: one group or none, or the whole of it.
         firsts, states_now, ats = (t0, t1, t2, t3), (x0, x1, x2, x3), (at0, at1, at2, at3)
         for member in range(members):
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
-                s, x, at = decode_step(table, words, last, x, at)
-                store(out, LANES * t, join(pieces, t, base, s))
+                s, x, at = decode_step(slots, pieces, t, table, words, last, x, at)
+                store(out, LANES * t, join(pieces, t, window, s))
             sound &= ended_well(starts, block + member, x, at)
     return OK if sound else BAD_STREAM

@@ -17,6 +17,7 @@ from slimtensors.kernels.simd.memory import load
 Array = npt.NDArray[Any]
 Pieces = tuple[Array, ...]
 Entry = tuple[Lanes, Lanes]
+Window = tuple[int, ...]  # base; with classes also octave
 
 
 @inlined
@@ -35,6 +36,17 @@ def field_at(shift: int, base: int, entry: Entry) -> Lanes:
 
 
 @inlined
+def class_field_at(shift: int, width: int, pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    """As field_at, an octave higher for each four classes, round about the plane; the last piece holds the contexts."""
+    base, octave = window
+    symbol = symbol_at(0, entry)
+    # v = base + s + octave * floor(k / 4), less 2^w - 1 if it is 2^w or more; the caller knows that this is enough
+    v = symbol + base + (to_u16(load(pieces[-1], LANES * t)) >> 2) * octave
+    v = select(v >= 1 << width, v - ((1 << width) - 1), v)
+    return select(symbol != 0, v, symbol) << shift
+
+
+@inlined
 def packed(piece: Array, bits: int, t: int) -> tuple[Lanes, int]:
     """Step t of a piece of 2 or 4 bits: where it is in 16-bit lanes, from which bit on."""
     steps = 8 // bits
@@ -43,17 +55,17 @@ def packed(piece: Array, bits: int, t: int) -> tuple[Lanes, int]:
 
 
 @inlined
-def field_u8(_pieces: Pieces, _t: int, _base: int, entry: Entry) -> Lanes:
+def field_u8(_pieces: Pieces, _t: int, _window: Window, entry: Entry) -> Lanes:
     return to_u8(symbol_at(0, entry))
 
 
 @inlined
-def field_u16(_pieces: Pieces, _t: int, base: int, entry: Entry) -> Lanes:
-    return field_at(0, base, entry)
+def field_u16(_pieces: Pieces, _t: int, window: Window, entry: Entry) -> Lanes:
+    return field_at(0, window[0], entry)
 
 
 @inlined
-def u16_8_8(pieces: Pieces, t: int, _base: int, entry: Entry) -> Lanes:
+def u16_8_8(pieces: Pieces, t: int, _window: Window, entry: Entry) -> Lanes:
     return symbol_at(7, entry) | rotate_right(to_u16(load(pieces[0], LANES * t)), 1)
 
 
@@ -68,8 +80,20 @@ def six(pieces: Pieces, t: int, rotation: int) -> Lanes:
 
 
 @inlined
-def u16_6_10(pieces: Pieces, t: int, base: int, entry: Entry) -> Lanes:
-    return field_at(5, base, entry) | six(pieces, t, 1)
+def u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return field_at(5, window[0], entry) | six(pieces, t, 1)
+
+
+@inlined
+def top_bit(pieces: Pieces, t: int) -> Lanes:
+    """Step t of a plane of 1 bit, seven bits up."""
+    bits, at = packed(pieces[0], 1, t)
+    return bits << 7 - at & 0x80
+
+
+@inlined
+def u8_1_7(pieces: Pieces, t: int, _window: Window, entry: Entry) -> Lanes:
+    return to_u8(symbol_at(0, entry) | top_bit(pieces, t))
 
 
 @inlined
@@ -79,12 +103,36 @@ def rotated_u32(high: Lanes, low: Lanes) -> Lanes:
 
 
 @inlined
-def u32_8_8_8_8(pieces: Pieces, t: int, _base: int, entry: Entry) -> Lanes:
+def u32_8_8_8_8(pieces: Pieces, t: int, _window: Window, entry: Entry) -> Lanes:
     low, mid, high = load(pieces[0], LANES * t), load(pieces[1], LANES * t), load(pieces[2], LANES * t)
     return rotated_u32(symbol_at(8, entry) | to_u16(high), pair(mid, low))
 
 
 @inlined
-def u32_8_8_6_10(pieces: Pieces, t: int, base: int, entry: Entry) -> Lanes:
+def u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
-    return rotated_u32(field_at(6, base, entry) | six(pieces[2:], t, 0), pair(mid, low))
+    return rotated_u32(field_at(6, window[0], entry) | six(pieces[2:], t, 0), pair(mid, low))
+
+
+# ---- with classes of rows and columns
+
+
+@inlined
+def classes_u8_1_7(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return to_u8(class_field_at(0, 7, pieces, t, window, entry) | top_bit(pieces, t))
+
+
+@inlined
+def classes_u16_8_8(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return class_field_at(7, 8, pieces, t, window, entry) | rotate_right(to_u16(load(pieces[0], LANES * t)), 1)
+
+
+@inlined
+def classes_u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return class_field_at(5, 10, pieces, t, window, entry) | six(pieces, t, 1)
+
+
+@inlined
+def classes_u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
+    return rotated_u32(class_field_at(6, 10, pieces, t, window, entry) | six(pieces[2:], t, 0), pair(mid, low))

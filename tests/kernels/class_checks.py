@@ -1,0 +1,84 @@
+"""Kernels for classes of rows and columns, beside slower ways to the same: part of the program check.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from kernels import cases, naive
+from slimtensors.kernels.cpu import class_kernels, context_coding, contexts, scales, table
+from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
+
+PRECISION = 12
+# (kernel, dtype, widths, base, octave): what is coded is the last plane.
+LAYOUTS = [
+    (class_kernels.decode_u8_1_7, np.uint8, (1, 7), 0, 8),
+    (class_kernels.decode_u16_8_8, np.uint16, (8, 8), 0, 8),
+    (class_kernels.decode_u16_6_10, np.uint16, (6, 10), 700, 4),
+    (class_kernels.decode_u32_8_8_6_10, np.uint32, (8, 8, 6, 10), 300, 4),
+]
+
+
+def tables(joined: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the decoder's, the encoder's) of each context."""
+    slots, by_symbol = np.zeros(room * table.SLOTS, np.uint32), np.zeros(256 * room, np.uint32)
+    for t in range(room):
+        counts = np.bincount(joined[joined >> 8 == t] & 255, minlength=256)
+        counts[[7, 8]] += 1  # two symbols at least
+        frequencies = np.array(naive.normalise(counts, PRECISION), np.uint16)
+        assert table.build_table(frequencies, PRECISION, slots[table.SLOTS * t : table.SLOTS * (t + 1)]) == OK
+        assert table.build_encoder_table(frequencies, PRECISION, by_symbol[256 * t : 256 * t + 256]) == OK
+    return slots, by_symbol
+
+
+def check_classes(add: Callable[..., None], rng: np.random.Generator) -> None:
+    """One pass gives what decoding a plane by its contexts and then joining gives; what damage gives goes to `add`."""
+    for decode, dtype, widths, base, octave in LAYOUTS:
+        for groups, blocks, room in ((1, 1, 4), (5, 3, 2), (9, 4, 1), (21, 6, 4), (16, 8, 16)):
+            n, width = 128 * groups, widths[-1]
+            selected = rng.integers(0, 64, n).astype(np.uint8)
+            # With the class the field is anything, round about the plane; its symbol is what leads there.
+            fields = rng.integers(0, 1 << width, n).astype(np.uint8 if width <= 8 else np.uint16)
+            fields[::9] = 0
+            joined = np.zeros(n, np.uint16)
+            assert contexts.join_window(fields, selected, room - 1, base, octave, width, joined) >= 0
+            slots, by_symbol = tables(joined, room)
+            words, states = np.zeros(n, np.uint16), np.zeros(32 * blocks, np.uint32)
+            counts = np.zeros(blocks, np.int64)
+            assert context_coding.encode_context_symbols(joined, by_symbol, PRECISION, words, states, counts) == OK
+            ends = [block.stop for block in naive.blocks_of(n, blocks)]
+            runs = [words[end - count : end] for end, count in zip(ends, counts, strict=True)]
+            run, starts = np.concatenate([*runs, cases.PADDING]), np.concatenate([[0], np.cumsum(counts)])
+            coded = np.zeros_like(fields)
+            status = context_coding.decode_context_fields(
+                slots, base, octave, width, selected, states, run, starts, coded
+            )
+            assert status == OK
+            raw = [rng.integers(0, 1 << w, n).astype(np.uint16) for w in widths[:-1]]
+            pieces = [piece for plane, w in zip(raw, widths, strict=False) for piece in naive.pack(plane, w)]
+            arguments = (slots, base, octave, states, run, starts, *pieces, selected)
+            out = np.zeros(n, dtype)
+            assert decode(*arguments, out) == OK
+            assert np.array_equal(out, naive.join([*raw, coded], 1, widths, dtype))
+            for bad in cases.damaged(rng, arguments, 3):
+                add(decode(*bad, out), out)
+            for bad in cases.shortened((*arguments, out)):
+                assert decode(*bad) == BAD_ARGUMENT
+            three = np.zeros(3 * table.SLOTS, np.uint32)
+            assert decode(three, *arguments[1:], out) == BAD_ARGUMENT
+            assert decode(slots, base, 17, *arguments[3:], out) == BAD_ARGUMENT
+            assert decode(slots, base, octave, states + np.uint32(1), *arguments[4:], out) == BAD_STREAM
+
+
+def check_rests(rng: np.random.Generator) -> None:
+    """Sums of what rows and columns leave, against NumPy's."""
+    for rows, columns in ((1, 1), (7, 40), (33, 31)):
+        logs = rng.integers(-2000, 2000, (rows, columns)).astype(np.int16)
+        of_rows, of_columns = (rng.integers(-900, 900, k).astype(np.int32) for k in (rows, columns))
+        rest = np.maximum(logs.astype(np.int64) - of_rows[:, None] - of_columns, -8)
+        sums = np.zeros(rows, np.int64), np.ones(columns, np.int64)
+        assert scales.add_rests(logs.ravel(), of_rows, of_columns, -8, *sums) == OK
+        assert np.array_equal(sums[0], rest.sum(1))
+        assert np.array_equal(sums[1], rest.sum(0))
+        assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
