@@ -35,9 +35,10 @@ def runs(
     weights = rng.standard_normal((RUNS, length))
     wanted = weights / np.abs(weights).max(1, keepdims=True) * rng.choice(tops, (RUNS, 1))
     codes = palette[np.searchsorted((palette[1:] + palette[:-1]) / 2, wanted)]
-    scales = np.exp(rng.standard_normal((RUNS, 1)) * rng.choice([1, 10, 30], (RUNS, 1))).astype(np.float32)
-    scales[::3] = scales[::3].astype(ml_dtypes.bfloat16)
-    with np.errstate(all="ignore"):
+    sizes = np.exp(rng.standard_normal((RUNS, 1)) * rng.choice([1, 10, 30], (RUNS, 1)))
+    with np.errstate(all="ignore"):  # some scales are past what a float32 holds, on purpose
+        scales = sizes.astype(np.float32)
+        scales[::3] = scales[::3].astype(ml_dtypes.bfloat16)
         made = (codes * scales).astype(FLOATS[name])
     units = made.view(DTYPES[name].unit).copy()
     units[0, rng.integers(length)] ^= units.dtype.type(1 << int(rng.integers(8 * units.itemsize)))
