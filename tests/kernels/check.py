@@ -16,6 +16,7 @@ import xxhash
 from kernels import cases, lane_kernels, naive
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
+from kernels.lookup_checks import check_lookups
 from slimtensors.kernels.cpu import (
     bypass,
     class_kernels,
@@ -26,6 +27,7 @@ from slimtensors.kernels.cpu import (
     encode,
     find_scales,
     histogram,
+    lookup,
     merging,
     planes,
     rows,
@@ -38,8 +40,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, merging,
-    planes, rows, scales, sparse, split, table, xxh3,
+    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, lookup,
+    merging, planes, rows, scales, sparse, split, table, xxh3,
 )  # fmt: skip
 
 
@@ -529,6 +531,7 @@ def digest_of_all() -> str:
         check_context_coding(digest, rng, groups, blocks, precision, room)
     check_classes(digest.add, np.random.default_rng(9))
     check_rests(np.random.default_rng(10))
+    check_lookups(digest.add, np.random.default_rng(11))
     check_delta(digest, rng)
     check_merging(digest)
     check_planes(rng)

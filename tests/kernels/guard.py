@@ -18,6 +18,7 @@ from slimtensors.kernels.cpu import (
     encode,
     find_scales,
     histogram,
+    lookup,
     merging,
     payload,
     planes,
@@ -161,6 +162,26 @@ def feed_scales(fence: Fence) -> None:
                 find_scales.find_scales(units, half, length, positive, negative, tops, room, scales, used)
 
 
+def feed_lookups(fence: Fence, n: int) -> None:
+    """Codes are noise, most of them beyond a short palette."""
+    scales, table = fence.arrays((np.float32, 5), (np.uint32, 12))
+    for kind in (np.uint8, np.uint16):
+        codes = fence.array(kind, n)
+        for unit in (np.uint8, np.uint16, np.uint32):
+            out = fence.array(unit, n)
+            for entries, length, first in ((12, n, 0), (3, 1 << 62, 7), (1, n // 3, n // 3 * 2 - 1)):
+                runs = (first + n - 1) // length - first // length + 1
+                assert lookup.pick(table[: entries * runs], entries, length, first, codes, out) != BAD_ARGUMENT
+        for scaled, unit in (
+            (lookup.scaled_f32, np.uint32), (lookup.scaled_bf16, np.uint16), (lookup.scaled_f16, np.uint16),
+        ):  # fmt: skip
+            assert scaled(table, scales, -(-(n + 3) // 5), 3, codes, fence.array(unit, n)) != BAD_ARGUMENT
+    for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
+        codes = fence.array(kind, n)
+        assert lookup.decimals_f32(codes, 10.0, fence.array(np.uint32, n)) == OK
+        assert lookup.decimals_f64(codes, 10.0, fence.array(np.uint64, n)) == OK
+
+
 def feed_merging(fence: Fence, precision: int) -> None:
     counts, shared, frequencies, logarithms = fence.arrays(
         (np.int64, 256 * 5), (np.int64, 256), (np.uint16, 256), (np.int64, (1 << precision) + 1)
@@ -236,6 +257,7 @@ def main() -> None:
         feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)
         feed_scales(fence)
+        feed_lookups(fence, 128 * groups)
         fed += 1
     print(json.dumps({"fed": fed}))
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import divide
-from slimtensors.kernels.simd.lanes import count, high_u16, leading_zeros, pair, rotate_right
+from slimtensors.kernels.simd.lanes import count, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
 from slimtensors.kernels.simd.memory import gather, load, look_up, store
+from slimtensors.kernels.simd.numbers import plus, times
 from slimtensors.kernels.simd.streams import give, take
 
 
@@ -68,3 +69,21 @@ def give_all(lanes, gives, words):
         give(words, end, mask, load(lanes, i))
         end -= count(mask)
     return end
+
+
+@kernel
+def plus_all(x, number, out):
+    for at in range(0, x.size, 32):
+        store(out, at, plus(load(x, at), number))
+
+
+@kernel
+def times_all(x, number, out):
+    for at in range(0, x.size, 32):
+        store(out, at, times(load(x, at), number))
+
+
+@kernel
+def first_lanes_all(n, out):
+    zeros = load(out, 0) & 0
+    store(out, 0, select(first_lanes(n), zeros + 1, zeros))

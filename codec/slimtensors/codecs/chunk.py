@@ -13,6 +13,7 @@ from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
+from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, Delta, Sparse, Stored
@@ -84,7 +85,7 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
         values = expression.values
         sparse.decode(planes, body, lambda rest, units: _decode_bits(rest, values, units, NOWHERE))
     else:
-        codes = np.empty(body.size, lookup.code_dtype(bits))
+        codes = work_space("codes", body.size, lookup.code_dtype(bits))
         _decode_any(planes, bits, codes, place)
         lookup.decode(expression, codes, body, place)
 
@@ -100,7 +101,7 @@ def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> 
 def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
     """Plane by plane, for what has no kernel of its own."""
     first = bits.parts[0]
-    if first.width == 8 * body.itemsize and first.side is None:
+    if len(bits.parts) == 1 and body.dtype == field_dtype(first.width) and first.side is None:
         _decode_whole(planes[0], first, body, place)
         if bits.rotate:
             kernels.rotate_right(body, bits.rotate)
@@ -118,7 +119,7 @@ def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> N
 
 
 def _decode_whole(plane: Plane, part: PlanePart, body: Units, place: Place) -> None:
-    """A plane as wide as the units needs no joining."""
+    """The one plane of units as wide as its fields are held needs no joining."""
     try:
         contexts = _contexts(plane, part, place, body.size)
         fields = decode_plane(plane, part.width, body.size // GROUP, contexts, body)

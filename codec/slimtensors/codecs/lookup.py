@@ -13,6 +13,8 @@ from slimtensors.codecs.place import Place
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, Decimal, Gather, Mul
+from slimtensors.kernels.cpu import lookup as kernels
+from slimtensors.kernels.status import BAD_STREAM, OK
 
 __all__ = ["code_dtype", "decode", "encode", "numbers_of", "rounded"]
 
@@ -28,23 +30,52 @@ def code_dtype(bits: Bits) -> np.dtype[Any]:
 def decode(expression: Gather | Mul | Decimal, codes: Array, out: Array, place: Place) -> None:
     """Fill `out` with the units that codes stand for. Raises FormatError."""
     if isinstance(expression, Gather):
-        _pick(place.sides[expression.palette], codes, place, out)
+        _pick(place.sides[expression.palette], codes, out, place)
     elif isinstance(expression, Mul):
-        table = numbers_of(place.sides[expression.gather.palette])
-        numbers = np.empty(codes.size, np.float32)
-        _pick(table, codes, place, numbers)
-        with np.errstate(all="ignore"):  # overflow to infinity is meant
-            numbers *= _scales(place.sides[expression.scale], place, codes.size)
-        out[:] = rounded(numbers, _dtype(place))
+        table = numbers_of(place.sides[expression.gather.palette]).view(np.uint32)
+        scales = place.sides[expression.scale].view(np.float32)
+        kernel = _SCALED[_dtype(place).name]
+        _check(kernel(table, scales, place.units // scales.size, place.first, codes, out), codes, table.size)
     else:
-        dtype = _dtype(place)
-        # number = floor(code / 2) / 10^power, negative where the code is odd
-        numbers = (codes >> codes.dtype.type(1)).astype(np.float64)
-        numbers /= float(10**expression.power)
-        out[:] = cast_units(numbers.view("<u8"), DTYPES["F64"], dtype)
-        sign = (codes & codes.dtype.type(1)).astype(out.dtype)
-        sign <<= out.dtype.type(dtype.bits - 1)
-        out |= sign
+        _decimals(codes, float(10**expression.power), out, _dtype(place))
+
+
+_SCALED = {"F32": kernels.scaled_f32, "BF16": kernels.scaled_bf16, "F16": kernels.scaled_f16}
+
+
+def _pick(palette: Array, codes: Array, out: Array, place: Place) -> None:
+    entries = palette.shape[-1]
+    if palette.ndim == 1:
+        rows, length, first = palette, max(place.units, 1), 0
+    else:
+        length, first = place.units // palette.shape[0], place.first
+        rows = palette[first // length : -(-(first + codes.size) // length)].reshape(-1)
+    if palette.itemsize == 8:
+        # No gather of 64 bits: as two halves, it would take as long.
+        if int(codes.max(initial=0)) >= entries:
+            _check(BAD_STREAM, codes, entries)
+        index = (np.arange(codes.size) + first % length) // length * entries + codes
+        np.take(rows, index, out=out, mode="clip")
+        return
+    _check(kernels.pick(rows.astype(np.uint32), entries, length, first, codes, out), codes, entries)
+
+
+def _check(status: int, codes: Array, entries: int) -> None:
+    if status == BAD_STREAM:
+        raise FormatError(f"a code of {int(codes.max())} for a palette of {entries}")
+    assert status == OK
+
+
+def _decimals(codes: Array, divisor: float, out: Array, dtype: DType) -> None:
+    if dtype.name == "F32":
+        status = kernels.decimals_f32(codes, divisor, out)
+    elif dtype.name == "F64":
+        status = kernels.decimals_f64(codes, divisor, out)
+    else:
+        exact = np.empty(codes.size, np.uint64)
+        status = kernels.decimals_f64(codes, divisor, exact)
+        out[:] = cast_units(exact, DTYPES["F64"], dtype)
+    assert status == OK
 
 
 def numbers_of(palette: Array) -> Array:
@@ -63,19 +94,6 @@ def rounded(numbers: Array, dtype: DType) -> Array:
 def _dtype(place: Place) -> DType:
     assert place.dtype is not None
     return place.dtype
-
-
-def _pick(palette: Array, codes: Array, place: Place, out: Array) -> None:
-    size = palette.shape[-1]
-    if int(codes.max(initial=0)) >= size:
-        raise FormatError(f"a code of {int(codes.max())} for a palette of {size}")
-    if palette.ndim == 1:
-        np.take(palette, codes, out=out, mode="clip")
-        return
-    index = _runs(place, palette.shape[0], codes.size)
-    index *= size
-    index += codes
-    np.take(palette.reshape(-1), index, out=out, mode="clip")
 
 
 def _runs(place: Place, runs: int, units: int) -> Array:

@@ -169,8 +169,15 @@ def count(mask: Mask) -> int:
     return int(np.count_nonzero(mask))
 
 
+def first_lanes(n: int) -> Mask:
+    """The lanes with a number below n."""
+    mask: Mask = np.arange(LANES) < n
+    return mask
+
+
 typed(select, lambda mask, yes, no: yes if mask == MASK and yes == no else None)
 typed(count, lambda mask: types.intp if mask == MASK else None)
+typed(first_lanes, lambda n: MASK if n == types.intp else None)
 
 
 @lowered(select, LanesType, LanesType, LanesType)
@@ -181,6 +188,15 @@ def _(use: Use) -> ir.Value:
 @lowered(count, LanesType)
 def _(use: Use) -> ir.Value:
     return use.builder.zext(use.builder.ctpop(use.builder.bitcast(use.arguments[0], I32)), I64)
+
+
+@lowered(first_lanes, types.Integer)
+def _(use: Use) -> ir.Value:
+    builder, n = use.builder, use.arguments[0]
+    n = builder.select(builder.icmp_signed("<", n, I64(LANES)), n, I64(LANES))
+    n = builder.select(builder.icmp_signed(">", n, I64(0)), n, I64(0))
+    numbers = ir.Constant(vector(8), list(range(LANES)))
+    return builder.icmp_unsigned("<", numbers, splat(builder, builder.trunc(n, ir.IntType(8))))
 
 
 # ---- width

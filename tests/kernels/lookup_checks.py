@@ -1,0 +1,119 @@
+"""Kernels that look codes up, beside plainer ways to the same: part of the program check.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from itertools import product
+
+import numpy as np
+
+from kernels import lane_kernels
+from slimtensors.codecs.casts import cast_units
+from slimtensors.dtypes import DTYPES
+from slimtensors.kernels.cpu import lookup
+from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
+
+# (units of a chunk, length of a run, first unit)
+PLACES = ((128, 8, 0), (128, 128, 0), (256, 31, 5), (384, 33, 1000), (256, 1 << 40, 1 << 39), (128, 1, 77), (0, 5, 9))
+SCALED = {"F32": lookup.scaled_f32, "BF16": lookup.scaled_bf16, "F16": lookup.scaled_f16}
+
+
+def check_lookups(add: Callable[..., None], rng: np.random.Generator) -> None:
+    check_lanes(rng)
+    for (n, length, first), codes_of in product(PLACES, (np.uint8, np.uint16)):
+        begin = first // length
+        run = (first + np.arange(n)) // length - begin
+        runs = int(run.max(initial=0)) + 1
+        for entries in (1, 3, 16, 200):
+            codes = rng.integers(0, entries, n).astype(codes_of)
+            check_pick(add, rng, codes, entries, run, runs, length, first)
+            if begin == 0:
+                check_scaled(add, rng, codes, entries, run, runs, length, first)
+    check_decimals(add, rng)
+
+
+def check_lanes(rng: np.random.Generator) -> None:
+    """Operations on numbers, of which some are subnormal, infinite or no numbers; and the first lanes."""
+    bits = rng.integers(0, 2**32, 32 * 64, dtype=np.uint32)
+    bits[: 32 * 8] &= np.uint32(0x80FFFFFF)  # small ones
+    nan = bits & np.uint32(0x7FFFFFFF) > 0x7F800000
+    bits[nan] = 0  # which NaN an operation gives is the processor's choice
+    found = np.zeros_like(bits)
+    for number in np.array([0.0, -0.0, 0.5, -3.7e-3, 1e30, 1e-30], np.float32):
+        with np.errstate(all="ignore"):
+            total, made = bits.view(np.float32) + number, bits.view(np.float32) * number
+        lane_kernels.plus_all(bits, number, found)
+        assert np.array_equal(found, total.view(np.uint32))
+        lane_kernels.times_all(bits, number, found)
+        assert np.array_equal(np.isnan(made), np.isnan(found.view(np.float32)))
+        assert np.array_equal(found[~np.isnan(made)], made.view(np.uint32)[~np.isnan(made)])
+    out = np.zeros(32, np.uint8)
+    for count in (-(1 << 40), -1, 0, 1, 31, 32, 33, 256, 1 << 40):
+        lane_kernels.first_lanes_all(count, out)
+        assert out.tolist() == [int(lane < count) for lane in range(32)]
+
+
+def check_pick(
+    add: Callable[..., None], rng: np.random.Generator, codes: np.ndarray, entries: int, run: np.ndarray, runs: int,
+    length: int, first: int,
+) -> None:  # fmt: skip
+    for unit in (np.uint8, np.uint16, np.uint32):
+        palettes = rng.integers(0, int(np.iinfo(unit).max) + 1, runs * entries, dtype=np.uint32)
+        out = np.zeros(codes.size, unit)
+        arguments = (palettes, entries, length, first)
+        assert lookup.pick(*arguments, codes, out) == OK
+        assert np.array_equal(out, palettes[entries * run + codes].astype(unit))
+        add(OK, out)
+        if codes.size:
+            wrong = codes.copy()
+            wrong[[0, -1]] = entries, 255
+            assert lookup.pick(*arguments, wrong, out) == BAD_STREAM
+            assert np.array_equal(out, palettes[entries * run + np.where(wrong < entries, wrong, 0)].astype(unit))
+        for bad in ((palettes[1:], *arguments[1:]), (palettes, 0, length, first), (palettes, entries, 0, first),
+                    (palettes, entries, length, -1)):  # fmt: skip
+            assert lookup.pick(*bad, codes, out) == BAD_ARGUMENT
+        assert lookup.pick(*arguments, np.append(codes, codes[:1]), out) == BAD_ARGUMENT or not codes.size
+
+
+def check_scaled(
+    add: Callable[..., None], rng: np.random.Generator, codes: np.ndarray, entries: int, run: np.ndarray, runs: int,
+    length: int, first: int,
+) -> None:  # fmt: skip
+    """Products of all sizes, also those that are halfway between two numbers of the dtype."""
+    table = (rng.standard_normal(entries) * 10.0 ** rng.integers(-3, 4, entries)).astype(np.float32)
+    table[::5] = rng.integers(-255, 256, table[::5].size).astype(np.float32) / 256
+    scales = np.exp2(rng.integers(-149, 120, runs)).astype(np.float32)
+    scales[::3] *= -1.37
+    scales[1::7] = 0
+    with np.errstate(all="ignore"):
+        products = table[codes] * scales[run]
+    for name, kernel in SCALED.items():
+        out = np.zeros(codes.size, DTYPES[name].unit)
+        arguments = (table.view(np.uint32), scales, length, first)
+        assert kernel(*arguments, codes, out) == OK
+        assert np.array_equal(out, cast_units(products.view(np.uint32), DTYPES["F32"], DTYPES[name]))
+        add(OK, out)
+        if codes.size:
+            wrong = codes.copy()
+            wrong[5] = entries
+            assert kernel(*arguments, wrong, out) == BAD_STREAM
+            assert kernel(table.view(np.uint32), scales[:-1], length, first, codes, out) == BAD_ARGUMENT
+        assert kernel(table.view(np.uint32)[:0], scales, length, first, codes, out) == BAD_ARGUMENT
+
+
+def check_decimals(add: Callable[..., None], rng: np.random.Generator) -> None:
+    for bits, power, unit in (
+        (8, 0, np.uint8), (16, 3, np.uint16), (32, 9, np.uint32), (53, 22, np.uint64), (53, 1, np.uint64),
+    ):  # fmt: skip
+        codes = rng.integers(0, 1 << bits, 97, dtype=np.uint64).astype(unit)
+        wide, narrow = np.zeros(codes.size, np.uint64), np.zeros(codes.size, np.uint32)
+        assert lookup.decimals_f64(codes, float(10**power), wide) == OK
+        assert lookup.decimals_f32(codes, float(10**power), narrow) == OK
+        # Python's division of whole numbers is rounded once.
+        exact = [(-1.0 if code & 1 else 1.0) * float(Fraction(code >> 1, 10**power)) for code in codes.tolist()]
+        assert wide.view(np.float64).tobytes() == np.array(exact).tobytes()
+        assert narrow.view(np.float32).tobytes() == np.array(exact).astype(np.float32).tobytes()
+        add(OK, wide, narrow)
+        assert lookup.decimals_f64(codes, 1.0, wide[1:]) == BAD_ARGUMENT
+        assert lookup.decimals_f32(codes, 1.0, narrow[1:]) == BAD_ARGUMENT
