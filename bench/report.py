@@ -122,15 +122,18 @@ def redundancy(result: Result) -> str:
 
 
 def streaming(result: Result) -> str:
-    note = "Wall time, two threads; per cent of what the source could give in that time."
+    note = "Wall time, two threads; per cent of what the source could give in that time, and of the longer of that and decoding alone."
     loads = [r for r in records(result, "streaming") if "seconds" in r]
     rows = [
-        [f"{r['codec']} {r['operation']}", str(r["mb_per_s"]), f"{r['seconds']:.2f}", f"{100 * r['efficiency']:.1f}"]
+        [
+            f"{r['codec']} {r['operation']}", str(r["mb_per_s"]), f"{r['seconds']:.2f}",
+            *(f"{100 * r[share]:.1f}" if share in r else "" for share in ("efficiency", "of_bound")),
+        ]
         for r in loads
-    ]
+    ]  # fmt: skip
     models = [[r["codec"], f"{r['above_mib']:.0f}"] for r in records(result, "streaming", operation="load_model")]
     return (
-        f"{note}\n\n{table(['', 'MB/s', 's', '%'], rows)}\n\n"
+        f"{note}\n\n{table(['', 'MB/s', 's', '%', '% of bound'], rows)}\n\n"
         f"Peak memory of loading a model beside the model itself:\n\n{table(['load_model', 'MiB'], models)}"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -166,9 +167,10 @@ class TensorFile:
 
     def fill(self, pieces: Sequence[Destination], threads: int) -> None:
         """Decode pieces into their places, each chunk once, in file order, in threads."""
-        loads = list(self.loads(pieces))
-        if loads:
-            load_all(loads, min(threads, len(loads)), [self])
+        loads = self.loads(pieces)  # drawn as they are needed: the source is not kept waiting for the whole list
+        first = list(islice(loads, threads))
+        if first:
+            load_all(chain(first, loads), len(first), [self])
 
     def loads(self, places: Sequence[Destination]) -> Iterator[Load]:
         """What filling these places takes, in file order."""

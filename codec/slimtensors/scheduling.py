@@ -43,13 +43,20 @@ class Job(NamedTuple):
     cuts: list[Cut]
 
 
-def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> list[Job]:
-    """Every chunk that the ranges touch, once, in the order of the file."""
-    found: dict[tuple[int, int], Job] = {}
+def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> Iterator[Job]:
+    """Every chunk that the ranges touch, once, in the order of the file; a stream is located when its turn comes."""
+    by_stream: dict[int, list[int]] = {}
     for number, wanted in enumerate(ranges):
-        for job in jobs_of(header, number, wanted, locate):
-            found.setdefault((job.stream, job.chunk), job._replace(cuts=[])).cuts.extend(job.cuts)
-    return [found[key] for key in sorted(found)]
+        stream = header.tensor_stream[header.holder(wanted.tensor)]
+        if stream is not None and wanted.units:
+            by_stream.setdefault(stream, []).append(number)
+    for stream in sorted(by_stream):
+        found: dict[int, Job] = {}
+        for number in by_stream[stream]:
+            for job in jobs_of(header, number, ranges[number], locate):
+                found.setdefault(job.chunk, job._replace(cuts=[])).cuts.extend(job.cuts)
+        for chunk in sorted(found):
+            yield found[chunk]
 
 
 def jobs_of(header: Header, number: int, wanted: Range, locate: Locate) -> Iterator[Job]:

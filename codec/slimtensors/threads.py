@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
@@ -22,6 +22,7 @@ R = TypeVar("R")
 D = TypeVar("D")
 
 MAX_DEFAULT_THREADS = 16  # more rarely helps: memory is then the limit
+WAITING = 1 / 4  # of the time that decoding takes, from where on one more thread is worth having
 _END = object()
 
 
@@ -49,8 +50,9 @@ class Pipeline(Generic[T, D]):
     """Threads that take jobs in their order, fetch what each needs and decode it: until all is done, an error, a stop.
 
     fetch(job) waits for a source; decode(job, fetched) computes, in at most `threads` threads at a time. Where fetching
-    is seen to take longer than decoding, further threads are started, `most` in all: they fetch while others decode,
-    so that the source is never idle. admit(job): back-pressure. It is asked under `lock`; a job that it turns away
+    is seen to wait, further threads are started, `most` in all: they fetch while others decode, so that the source is
+    never idle. What a processor does for fetching, such as a copy out of the page cache, is no waiting: more threads
+    would not help. admit(job): back-pressure. It is asked under `lock`; a job that it turns away
     waits, and all those after it, until `changed` is notified.
     """
 
@@ -147,9 +149,9 @@ class Pipeline(Generic[T, D]):
 
     def _work(self) -> None:
         while (job := self._next()) is not _END:
-            began = perf_counter()
+            began, computed = perf_counter(), thread_time()
             fetched = self._fetch(job)  # type: ignore[arg-type] # the sentinel ends the loop
-            waited = perf_counter() - began
+            waited = perf_counter() - began - (thread_time() - computed)
             while not self._turns.acquire(timeout=1):
                 if self.stopped:  # Ctrl-C may have lost a turn
                     return
@@ -160,7 +162,7 @@ class Pipeline(Generic[T, D]):
                 self._decode(job, fetched)  # type: ignore[arg-type] # as above
             finally:
                 self._turns.release()
-            if waited > perf_counter() - began:
+            if waited > WAITING * (perf_counter() - began):
                 self._grow()
 
     def _next(self) -> T | object:
@@ -177,7 +179,7 @@ class Pipeline(Generic[T, D]):
             return _END
 
     def _grow(self) -> None:
-        """The source is what takes long: one thread more that waits for it, if there may be more."""
+        """The source is waited for: one thread more that does so, if there may be more."""
         with self.lock:
             if not self.stopped and len(self._workers) < self._most:
                 with suppress(RuntimeError):  # no more threads to be had: then it takes longer

@@ -55,6 +55,23 @@ def test_a_fast_source_needs_no_more_threads() -> None:
     assert len(names) <= 2
 
 
+def test_what_computes_while_it_fetches_is_no_slow_source() -> None:
+    """A copy out of the page cache: more threads would only be in each other's way."""
+    names = set()
+
+    def fetch(_job: int) -> None:
+        until = time.thread_time() + 0.002
+        while time.thread_time() < until:
+            pass
+
+    def decode(_job: int, _data: None) -> None:
+        names.add(threading.current_thread().name)
+        time.sleep(0.001)
+
+    Pipeline(range(50), fetch, decode, 1, most=10).run()
+    assert len(names) < 10
+
+
 @pytest.mark.parametrize("where", ["fetch", "decode", "jobs"])
 @pytest.mark.parametrize("threads", [1, 4])
 def test_an_error_stops_it_at_once(where: str, threads: int) -> None:

@@ -128,6 +128,10 @@ class RangedSource:
                 data = _read_all(self._target, length)
         if len(data) != length:
             raise _short(self.label, offset, length, len(data))
+        if isinstance(data, bytes) and length:  # which nobody can change: no copy is needed, as a rule
+            held = _writable(memoryview(data))
+            if held.ctypes.data % KERNEL_ALIGNMENT == 0:
+                return held
         target = _buffer(length, scratch)
         target[:] = np.frombuffer(data, np.uint8)
         return target
@@ -199,7 +203,7 @@ def _read_all(file: FileObject, length: int) -> bytes:
     while length and (part := file.read(length)):
         parts.append(part)
         length -= len(part)
-    return b"".join(parts)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _short(label: str, offset: int, length: int, count: int) -> TruncatedError:
