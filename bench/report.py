@@ -122,7 +122,10 @@ def redundancy(result: Result) -> str:
 
 
 def streaming(result: Result) -> str:
-    note = "Wall time, two threads; per cent of what the source could give in that time, and of the longer of that and decoding alone."
+    note = (
+        "Wall time, two threads; per cent of what the source could give in that time, and of the longer of that and "
+        "decoding alone."
+    )
     loads = [r for r in records(result, "streaming") if "seconds" in r]
     rows = [
         [
