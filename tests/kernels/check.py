@@ -25,6 +25,7 @@ from slimtensors.kernels.cpu import (
     decode_kernels,
     delta,
     encode,
+    find_codes,
     find_scales,
     histogram,
     lookup,
@@ -40,8 +41,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_scales, histogram, lookup,
-    merging, planes, rows, scales, sparse, split, table, xxh3,
+    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, histogram,
+    lookup, merging, planes, rows, scales, sparse, split, table, xxh3,
 )  # fmt: skip
 
 

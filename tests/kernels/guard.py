@@ -16,6 +16,7 @@ from slimtensors.kernels.cpu import (
     contexts,
     delta,
     encode,
+    find_codes,
     find_scales,
     histogram,
     lookup,
@@ -169,17 +170,29 @@ def feed_lookups(fence: Fence, n: int) -> None:
         codes = fence.array(kind, n)
         for unit in (np.uint8, np.uint16, np.uint32):
             out = fence.array(unit, n)
+            ranked, order, found = fence.arrays((np.uint32, 12), (np.uint32, 12), (np.uint16, n))
             for entries, length, first in ((12, n, 0), (3, 1 << 62, 7), (1, n // 3, n // 3 * 2 - 1)):
                 runs = (first + n - 1) // length - first // length + 1
+                rows = (ranked[: entries * runs], order[: entries * runs])
+                assert find_codes.find_entries(*rows, entries, length, first, out, found) != BAD_ARGUMENT
                 assert lookup.pick(table[: entries * runs], entries, length, first, codes, out) != BAD_ARGUMENT
-        for scaled, unit in (
-            (lookup.scaled_f32, np.uint32), (lookup.scaled_bf16, np.uint16), (lookup.scaled_f16, np.uint16),
-        ):  # fmt: skip
-            assert scaled(table, scales, -(-(n + 3) // 5), 3, codes, fence.array(unit, n)) != BAD_ARGUMENT
+        for scaled, find, unit in (
+            (lookup.scaled_f32, find_codes.find_f32, np.uint32),
+            (lookup.scaled_bf16, find_codes.find_bf16, np.uint16),
+            (lookup.scaled_f16, find_codes.find_f16, np.uint16),
+        ):
+            units, room = fence.arrays((unit, n), (np.uint32, 32))
+            numbers, order, found = fence.arrays((np.uint32, 32), (np.uint32, 32), (np.uint16, n))
+            runs = (scales, -(-(n + 3) // 5), 3)
+            assert scaled(table, *runs, codes, units) != BAD_ARGUMENT
+            assert find(numbers, order, 12, *runs, units, room, found) != BAD_ARGUMENT
     for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
         codes = fence.array(kind, n)
         assert lookup.decimals_f32(codes, 10.0, fence.array(np.uint32, n)) == OK
         assert lookup.decimals_f64(codes, 10.0, fence.array(np.uint64, n)) == OK
+    for number, unit in ((np.float32, np.uint32), (np.float64, np.uint64)):
+        arrays = fence.arrays((number, n), (unit, n))
+        assert find_codes.find_decimals(*arrays, 10.0, fence.array(np.uint64, n)) != BAD_ARGUMENT
 
 
 def feed_merging(fence: Fence, precision: int) -> None:

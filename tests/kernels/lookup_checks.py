@@ -11,12 +11,13 @@ import numpy as np
 from kernels import lane_kernels
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES
-from slimtensors.kernels.cpu import lookup
+from slimtensors.kernels.cpu import find_codes, lookup
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 # (units of a chunk, length of a run, first unit)
 PLACES = ((128, 8, 0), (128, 128, 0), (256, 31, 5), (384, 33, 1000), (256, 1 << 40, 1 << 39), (128, 1, 77), (0, 5, 9))
 SCALED = {"F32": lookup.scaled_f32, "BF16": lookup.scaled_bf16, "F16": lookup.scaled_f16}
+FIND = {"F32": find_codes.find_f32, "BF16": find_codes.find_bf16, "F16": find_codes.find_f16}
 
 
 def check_lookups(add: Callable[..., None], rng: np.random.Generator) -> None:
@@ -65,6 +66,17 @@ def check_pick(
         assert lookup.pick(*arguments, codes, out) == OK
         assert np.array_equal(out, palettes[entries * run + codes].astype(unit))
         add(OK, out)
+        rows = palettes.astype(unit).astype(np.uint32).reshape(runs, entries)
+        order, found = np.argsort(rows, axis=1, kind="stable"), np.zeros(codes.size, np.uint16)
+        ranked = np.take_along_axis(rows, order, 1).reshape(-1), order.reshape(-1).astype(np.uint32)
+        assert find_codes.find_entries(*ranked, entries, length, first, out, found) == OK
+        assert np.array_equal(rows[run, found], out)
+        add(OK, found)
+        if codes.size and unit != np.uint8:
+            odd = out.copy()
+            odd[-1] = np.setdiff1d(np.arange(entries + 1), rows[run[-1]])[0]
+            assert find_codes.find_entries(*ranked, entries, length, first, odd, found) == BAD_STREAM
+        assert find_codes.find_entries(ranked[0][1:], ranked[1][1:], entries, length, first, out, found) == BAD_ARGUMENT
         if codes.size:
             wrong = codes.copy()
             wrong[[0, -1]] = entries, 255
@@ -94,12 +106,39 @@ def check_scaled(
         assert kernel(*arguments, codes, out) == OK
         assert np.array_equal(out, cast_units(products.view(np.uint32), DTYPES["F32"], DTYPES[name]))
         add(OK, out)
+        check_found(add, name, table, entries, scales, run, length, first, out)
         if codes.size:
             wrong = codes.copy()
             wrong[5] = entries
             assert kernel(*arguments, wrong, out) == BAD_STREAM
             assert kernel(table.view(np.uint32), scales[:-1], length, first, codes, out) == BAD_ARGUMENT
         assert kernel(table.view(np.uint32)[:0], scales, length, first, codes, out) == BAD_ARGUMENT
+
+
+def check_found(
+    add: Callable[..., None], name: str, table: np.ndarray, entries: int, scales: np.ndarray, run: np.ndarray,
+    length: int, first: int, units: np.ndarray,
+) -> None:  # fmt: skip
+    """The codes found give the units; a NaN has none."""
+    order = sorted(range(entries), key=lambda k: (float(table[k]), not np.signbit(table[k])))
+    order += order[-1:] * (-entries % 32)
+    numbers, codes = table[order].view(np.uint32), np.zeros(units.size, np.uint16)
+    arguments = (numbers, np.array(order, np.uint32), entries, scales, length, first)
+    ranked = np.zeros(numbers.size, np.uint32)
+    assert FIND[name](*arguments, units, ranked, codes) == OK
+    back = np.zeros_like(units)
+    assert SCALED[name](table.view(np.uint32), scales, length, first, codes, back) == OK
+    assert np.array_equal(back, units)
+    # All products with a scale of 0 are zeros: the codes are then those of the numbers nearest to zero.
+    zero = (scales[run] == 0) & (units == 0)
+    assert zero.sum() == 0 or np.unique(np.abs(table[codes[zero]])).size == 1
+    add(OK, codes)
+    if units.size:
+        odd = units.copy()
+        odd[[0, -1]] = np.iinfo(units.dtype).max
+        assert FIND[name](*arguments, odd, ranked, codes) == BAD_STREAM
+        assert FIND[name](*arguments[:3], scales[:-1], length, first, units, ranked, codes) == BAD_ARGUMENT
+    assert FIND[name](*arguments, units, ranked[1:], codes) == BAD_ARGUMENT
 
 
 def check_decimals(add: Callable[..., None], rng: np.random.Generator) -> None:
@@ -115,5 +154,14 @@ def check_decimals(add: Callable[..., None], rng: np.random.Generator) -> None:
         assert wide.view(np.float64).tobytes() == np.array(exact).tobytes()
         assert narrow.view(np.float32).tobytes() == np.array(exact).astype(np.float32).tobytes()
         add(OK, wide, narrow)
+        for made, kind in ((wide, np.float64), (narrow, np.float32)):
+            found, back = np.zeros(codes.size, np.uint64), np.zeros_like(made)
+            status = find_codes.find_decimals(made.view(kind), made, float(10**power), found)
+            kernel = lookup.decimals_f64 if kind is np.float64 else lookup.decimals_f32
+            assert kernel(found, float(10**power), back) == OK
+            assert (status == OK) == np.array_equal(back, made) or status == BAD_STREAM
+            assert status == OK or bits > 23
+            made[3] = np.array(np.nan, kind).view(made.dtype)
+            assert find_codes.find_decimals(made.view(kind), made, float(10**power), found) == BAD_STREAM
         assert lookup.decimals_f64(codes, 1.0, wide[1:]) == BAD_ARGUMENT
         assert lookup.decimals_f32(codes, 1.0, narrow[1:]) == BAD_ARGUMENT

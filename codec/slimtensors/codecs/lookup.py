@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units, round_to_bf16
+from slimtensors.codecs.head import LANES
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, Decimal, Gather, Mul
+from slimtensors.kernels.cpu import find_codes as finding
 from slimtensors.kernels.cpu import lookup as kernels
 from slimtensors.kernels.status import BAD_STREAM, OK
 
@@ -45,19 +47,24 @@ _SCALED = {"F32": kernels.scaled_f32, "BF16": kernels.scaled_bf16, "F16": kernel
 
 def _pick(palette: Array, codes: Array, out: Array, place: Place) -> None:
     entries = palette.shape[-1]
-    if palette.ndim == 1:
-        rows, length, first = palette, max(place.units, 1), 0
-    else:
-        length, first = place.units // palette.shape[0], place.first
-        rows = palette[first // length : -(-(first + codes.size) // length)].reshape(-1)
-    if palette.itemsize == 8:
-        # No gather of 64 bits: as two halves, it would take as long.
-        if int(codes.max(initial=0)) >= entries:
-            _check(BAD_STREAM, codes, entries)
-        index = (np.arange(codes.size) + first % length) // length * entries + codes
-        np.take(rows, index, out=out, mode="clip")
+    rows, length, first = _rows(palette, codes.size, place)
+    if palette.itemsize < 8:
+        table = rows.astype(np.uint32).reshape(-1)
+        _check(kernels.pick(table, entries, length, first, codes, out), codes, entries)
         return
-    _check(kernels.pick(rows.astype(np.uint32), entries, length, first, codes, out), codes, entries)
+    # No gather of 64 bits: as two halves, it would take as long.
+    if int(codes.max(initial=0)) >= entries:
+        _check(BAD_STREAM, codes, entries)
+    index = (np.arange(codes.size) + first % length) // length * entries + codes
+    np.take(rows.reshape(-1), index, out=out, mode="clip")
+
+
+def _rows(palette: Array, units: int, place: Place) -> tuple[Array, int, int]:
+    """The palettes of a chunk's runs, the units of a run, and the chunk's first unit."""
+    if palette.ndim == 1:
+        return palette, units, 0
+    length, first = place.units // palette.shape[0], place.first
+    return palette[first // length : -(-(first + units) // length)], length, first
 
 
 def _check(status: int, codes: Array, entries: int) -> None:
@@ -96,90 +103,71 @@ def _dtype(place: Place) -> DType:
     return place.dtype
 
 
-def _runs(place: Place, runs: int, units: int) -> Array:
-    """The run that each unit of a chunk's body lies in: floor((first + i) / length)."""
-    length = place.units // runs
-    return (np.arange(place.first, place.first + units, dtype=np.int64)) // length
-
-
-def _scales(scales: Array, place: Place, units: int) -> Array:
-    """The scale of each unit."""
-    length = place.units // scales.size
-    first, end = place.first // length, -(-(place.first + units) // length)
-    starts = np.arange(first, end, dtype=np.int64) * length
-    # Of a run only the units that lie in the chunk: runs may be far longer than chunks.
-    counts = np.minimum(starts + length, place.first + units) - np.maximum(starts, place.first)
-    found: Array = np.repeat(scales.view("<f4")[first:end], counts)
-    return found
-
-
 # ---- encoding
 
 
 def encode(expression: Gather | Mul | Decimal, body: Array, place: Place) -> Array | None:
     """The codes of units; None if there are none for some of them."""
+    dtype = np.uint64 if isinstance(expression, Decimal) else np.uint16
+    codes = work_space("found codes", body.size, dtype)
     if isinstance(expression, Gather):
-        codes = _find(body, place.sides[expression.palette], place)
+        status = _find(place.sides[expression.palette], body, codes, place)
     elif isinstance(expression, Mul):
-        codes = _divide(expression, body, place)
+        status = _divide(expression, body, codes, place)
     else:
-        codes = _scale_up(expression.power, body, _dtype(place))
-    if codes is None or int(codes.max(initial=0)) >> sum(expression.bits.widths):
+        status = _scale_up(expression.power, body, codes, _dtype(place))
+    if status == BAD_STREAM or int(codes.max(initial=0)) >> sum(expression.bits.widths):
         return None
+    assert status == OK
     return codes.astype(code_dtype(expression.bits))
 
 
-def _find(body: Array, palette: Array, place: Place) -> Array | None:
-    if palette.ndim == 1:
-        return _find_in(body, palette)
-    codes = np.empty(body.size, np.int64)
-    runs = _runs(place, palette.shape[0], body.size)
-    cuts = [0, *(np.flatnonzero(np.diff(runs)) + 1).tolist(), body.size]
-    for low, high in pairwise(cuts):
-        found = _find_in(body[low:high], palette[runs[low]])
-        if found is None:
-            return None
-        codes[low:high] = found
-    return codes
+def _find(palette: Array, body: Array, codes: Array, place: Place) -> int:
+    rows, length, first = _rows(palette, body.size, place)
+    order = np.argsort(rows, axis=-1, kind="stable")
+    ranked, entries = np.take_along_axis(rows, order, -1).reshape(-1), palette.shape[-1]
+    order = order.reshape(-1)
+    if body.itemsize < 8:
+        return finding.find_entries(
+            ranked.astype(np.uint32), order.astype(np.uint32), entries, length, first, body, codes
+        )
+    for run in range(ranked.size // entries):
+        units = slice(max(run * length - first % length, 0), (run + 1) * length - first % length)
+        here = ranked[run * entries : (run + 1) * entries]
+        at = np.minimum(np.searchsorted(here, body[units]), entries - 1)
+        if not np.array_equal(here[at], body[units]):
+            return BAD_STREAM
+        codes[units] = order[run * entries + at]
+    return OK
 
 
-def _find_in(body: Array, palette: Array) -> Array | None:
-    order = np.argsort(palette, kind="stable")
-    at = np.minimum(np.searchsorted(palette[order], body), palette.size - 1)
-    codes: Array = order[at]
-    return codes if np.array_equal(palette[codes], body) else None
+_FIND = {"F32": finding.find_f32, "BF16": finding.find_bf16, "F16": finding.find_f16}
 
 
-def _divide(expression: Mul, body: Array, place: Place) -> Array | None:
-    """The code whose product is the unit: that of the entry nearest to unit / scale, or of its neighbours."""
-    dtype = _dtype(place)
+def _divide(expression: Mul, body: Array, codes: Array, place: Place) -> int:
     table = numbers_of(place.sides[expression.gather.palette])
-    scales = _scales(place.sides[expression.scale], place, body.size)
-    order = np.argsort(table, kind="stable")
-    ranked = table[order].astype(np.float64)
-    with np.errstate(all="ignore"):
-        numbers = cast_units(body, dtype, DTYPES["F64"]).view("<f8") / np.where(scales == 0, 1, scales)
-        at = np.searchsorted((ranked[1:] + ranked[:-1]) / 2, numbers)
-        wrong = np.flatnonzero(rounded(table[order[at]] * scales, dtype) != body)
-        for step in (-1, 1) if wrong.size else ():
-            other = np.clip(at[wrong] + step, 0, table.size - 1)
-            right = rounded(table[order[other]] * scales[wrong], dtype) == body[wrong]
-            at[wrong[right]] = other[right]
-            wrong = wrong[~right]
-    codes: Array = order[at]
-    return None if wrong.size else codes
+    scales = place.sides[expression.scale].view(np.float32)
+    # By the bits, so that -0 comes before 0.
+    bits = table.view(np.int32).astype(np.int64)
+    order = np.argsort(np.where(bits < 0, -1 - (bits & 0x7FFFFFFF), bits), kind="stable").astype(np.uint32)
+    order = np.concatenate([order, np.repeat(order[-1:], -order.size % LANES)])
+    return _FIND[_dtype(place).name](
+        table[order].view(np.uint32), order, table.size, scales, place.units // scales.size, place.first, body,
+        work_space("ranked", order.size, np.uint32), codes,
+    )  # fmt: skip
 
 
-def _scale_up(power: int, body: Array, dtype: DType) -> Array | None:
-    numbers = cast_units(body, dtype, DTYPES["F64"]).view("<f8")
+def _scale_up(power: int, body: Array, codes: Array, dtype: DType) -> int:
+    if dtype.name in ("F32", "F64"):
+        return finding.find_decimals(body.view(f"<f{body.itemsize}"), body, float(10**power), codes)
+    # What narrower floats hold, F64 holds as well; whether it comes back is up to their own rounding.
+    exact = cast_units(body, dtype, DTYPES["F64"])
+    numbers = exact.view(np.float64)
     with np.errstate(all="ignore"):
         whole = np.rint(np.abs(numbers) * float(10**power))
-        if not (whole < 2.0**52).all():
-            return None
-        back = cast_units((whole / float(10**power)).view("<u8"), DTYPES["F64"], dtype)
-    top = body.dtype.type(dtype.bits - 1)
-    sign = body >> top
-    if not np.array_equal(back | sign << top, body):
-        return None
-    codes: Array = whole.astype(np.uint64) << np.uint64(1) | sign.astype(np.uint64)
-    return codes
+        if not (whole < finding.LARGEST).all():
+            return BAD_STREAM
+        codes[:] = whole.astype(np.uint64) << np.uint64(1) | exact >> np.uint64(63)
+    back = np.empty_like(body)
+    _decimals(codes, float(10**power), back, dtype)
+    return OK if np.array_equal(back, body) else BAD_STREAM
