@@ -290,7 +290,7 @@ def check_planes(rng: np.random.Generator) -> None:
 
 
 def check_rows(rng: np.random.Generator) -> None:
-    for length, first, n in ((40, 17, 512), (1, 0, 30), (1000, 999, 3), (7, 350, 0), (128, 256, 384)):
+    for length, first, n in ((40, 17, 512), (32, 31, 256), (1, 0, 30), (1000, 999, 3), (7, 350, 0), (128, 256, 384)):
         present = (rng.random((first + n) // length + 2) < 0.5).astype(np.uint8) * np.uint8(3)
         there = np.repeat(present, length)[first : first + n] != 0
         for dtype in (np.uint8, np.uint16):
@@ -350,12 +350,13 @@ def check_delta(digest: Digest, rng: np.random.Generator) -> None:
         out = np.zeros(count, np.uint8)
         assert contexts.class_contexts(rows, columns, first, out) == OK
         assert np.array_equal(out, whole[first : first + count])
-    for first, count in ((0, 450), (49, 2), (77, 300), (450, 0)):
+    for first, count in ((0, 448), (49, 32), (77, 288), (449, 0)):
         out = np.ones(count, np.uint8)
         assert contexts.add_row_classes(rows % 5, 50, first, 7, out) == OK
         assert np.array_equal(out, 1 + 7 * np.repeat(rows % 5, 50)[first : first + count])
     for length, first, tables in ((50, 400, 7), (0, 0, 7), (50, -1, 7), (50, 0, 65), (50, 0, 0)):
-        assert contexts.add_row_classes(rows, length, first, tables, np.zeros(51, np.uint8)) == BAD_ARGUMENT
+        assert contexts.add_row_classes(rows, length, first, tables, np.zeros(64, np.uint8)) == BAD_ARGUMENT
+    assert contexts.add_row_classes(rows, 50, 0, 7, np.zeros(51, np.uint8)) == BAD_ARGUMENT
     for bad in ((rows, columns, 400), (rows, columns, -1), (rows, columns[:0], 0)):
         assert contexts.class_contexts(*bad, np.zeros(51, np.uint8)) == BAD_ARGUMENT
 

@@ -230,7 +230,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     assert contexts.join_bypass(fields, selected, 63, out) == OK
     assert contexts.join_window(fields, selected, 3, 65535, 16, 16, out) >= 0
     contexts.number_tables(selected, fence.array(np.uint32, 256))
-    assert contexts.add_row_classes(fence.array(np.uint8, 7), n, 5, 64, fence.array(np.uint8, 7 * n - 5)) == OK
+    assert contexts.add_row_classes(fence.array(np.uint8, 7), n, 5, 64, fence.array(np.uint8, 7 * n - 32)) == OK
     assert contexts.class_contexts(selected, fence.array(np.uint8, 7), 5, fence.array(np.uint8, 7 * n - 5)) == OK
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         base, units = fence.arrays((dtype, n), (dtype, n))

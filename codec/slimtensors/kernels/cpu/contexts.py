@@ -12,7 +12,7 @@ from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.bypass import bypass_symbols
 from slimtensors.kernels.cpu.planes import rotated_left
 from slimtensors.kernels.cpu.table import SYMBOLS
-from slimtensors.kernels.simd.lanes import count, select, to_u8, to_u16, to_u32
+from slimtensors.kernels.simd.lanes import count, first_lanes, select, to_u8, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -43,19 +43,20 @@ def base_contexts(base: Array, shift: int, first: int, tables: int, out: Array) 
 
 @kernel
 def add_row_classes(classes: Array, length: int, first: int, tables: int, out: Array) -> int:
-    """out[i] += tables * classes[(first + i) / length]: each class of rows has tables of its own. Arrays of uint8."""
+    """out[i] += tables * classes[(first + i) / length]: each class of rows has tables of its own. Arrays of uint8,
+    out a multiple of 32."""
     if length < 1 or first < 0 or first + out.size > classes.size * length or not 1 <= tables <= MOST_TABLES:
         return BAD_ARGUMENT
-    if out.size == 0:
-        return OK
-    at = 0
+    if out.size == 0 or out.size % LANES != 0:
+        return OK if out.size == 0 else BAD_ARGUMENT
     for row in range(first // length, (first + out.size - 1) // length + 1):
-        # Only the first row may begin in its middle.
-        end = min((row + 1) * length - first, out.size)
-        move = np.uint8(np.int64(classes[row]) * tables & CONTEXTS - 1)
-        for i in range(at, end):
-            out[i] += move
-        at = end
+        low, high = max(row * length - first, 0), min((row + 1) * length - first, out.size)
+        move = np.int64(classes[row]) * tables & CONTEXTS - 1
+        for at in range(low // LANES * LANES, high, LANES):
+            whole = load(out, at)
+            # Of the first step and the last, only the row's own units.
+            moved = select(first_lanes(low - at), whole, whole + move)
+            store(out, at, select(first_lanes(high - at), moved, whole))
     return OK
 
 

@@ -7,6 +7,9 @@ from typing import Any
 import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels.cpu.blocks import LANES
+from slimtensors.kernels.simd.lanes import as_in
+from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -42,8 +45,15 @@ def join_rows(compact: Array, present: Array, length: int, first: int, shift: in
     while at < out.size:
         end = min((row + 1) * length - first, out.size)
         if present[row] != 0:
-            for i in range(end - at):
-                out[at + i] |= out.dtype.type(compact[taken + i]) << out.dtype.type(shift)
+            if end - at >= LANES:
+                for i in range(0, end - at, LANES):
+                    # The last vector begins early, so that it ends with the row; what is put in twice is the same.
+                    i = min(i, end - at - LANES)
+                    fields = as_in(out, load(compact, taken + i))
+                    store(out, at + i, load(out, at + i) | fields << shift)
+            else:
+                for i in range(end - at):
+                    out[at + i] |= out.dtype.type(compact[taken + i]) << out.dtype.type(shift)
             taken += end - at
         at = end
         row += 1
@@ -59,8 +69,13 @@ def compact_rows(src: Array, present: Array, length: int, first: int, compact: A
     while at < src.size:
         end = min((row + 1) * length - first, src.size)
         if present[row] != 0:
-            for i in range(end - at):
-                compact[put + i] = src[at + i]
+            if end - at >= LANES:
+                for i in range(0, end - at, LANES):
+                    i = min(i, end - at - LANES)
+                    store(compact, put + i, load(src, at + i))
+            else:
+                for i in range(end - at):
+                    compact[put + i] = src[at + i]
             put += end - at
         at = end
         row += 1

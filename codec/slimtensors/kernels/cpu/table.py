@@ -40,11 +40,14 @@ ABSENT = 1 << 24  # marks a symbol without frequency in the encoder's table
 def fill_slots(table: Array, precision: int, slot: int, frequency: int, symbol: int) -> None:
     """Give a symbol the slots from `slot` on."""
     entry = frequency << FREQUENCY_SHIFT + MOST_PRECISION - precision | symbol << SYMBOL_SHIFT
-    for offset in range(frequency):
-        table[slot + offset] = np.uint32(entry | offset)
+    # Places are counted from a slice's beginning: LLVM then makes vectors of them.
+    here = table[slot : slot + frequency]
+    for offset in range(here.size):
+        here[offset] = np.uint32(entry | offset)
     if precision < MOST_PRECISION:
-        for offset in range(frequency):
-            table[(1 << precision) + slot + offset] = np.uint32(entry | offset + frequency)
+        here = table[(1 << precision) + slot : (1 << precision) + slot + frequency]
+        for offset in range(here.size):
+            here[offset] = np.uint32(entry | offset + frequency)
 
 
 @kernel
