@@ -110,14 +110,16 @@ def decode_blocks(
         x1, at1 = load(states, b1 * LANES), min(max(starts[b1], 0), last)
         steps = out.size // 128 // blocks * 4 if members == 2 else 0
         for t in range(steps):
-            c0, c1 = to_u32(load(contexts, LANES * (t0 + t))), to_u32(load(contexts, LANES * (t1 + t)))
-            s0, x0, at0 = decode_context_step(table, words, last, c0, x0, at0)
-            s1, x1, at1 = decode_context_step(table, words, last, c1, x1, at1)
-            f0, x0, at0 = read(window, s0, c0, words, last, x0, at0)
-            f1, x1, at1 = read(window, s1, c1, words, last, x1, at1)
-            seen = seen | f0 | f1
-            store(out, LANES * (t0 + t), as_in(out, f0))
-            store(out, LANES * (t1 + t), as_in(out, f1))
+            c = to_u32(load(contexts, LANES * (t0 + t)))
+            s, x0, at0 = decode_context_step(table, words, last, c, x0, at0)
+            f, x0, at0 = read(window, s, c, words, last, x0, at0)
+            seen = seen | f
+            store(out, LANES * (t0 + t), as_in(out, f))
+            c = to_u32(load(contexts, LANES * (t1 + t)))
+            s, x1, at1 = decode_context_step(table, words, last, c, x1, at1)
+            f, x1, at1 = read(window, s, c, words, last, x1, at1)
+            seen = seen | f
+            store(out, LANES * (t1 + t), as_in(out, f))
         firsts, states_now, ats = (t0, t1), (x0, x1), (at0, at1)
         for member in range(members):
             x, at = states_now[member], ats[member]

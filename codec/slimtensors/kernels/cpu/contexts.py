@@ -43,15 +43,17 @@ def base_contexts(base: Array, shift: int, first: int, tables: int, out: Array) 
 
 @kernel
 def add_row_classes(classes: Array, length: int, first: int, tables: int, out: Array) -> int:
-    """out[i] += tables * classes[(first + i) / length]: each class of rows has tables of its own. Arrays of uint8,
-    out a multiple of 32."""
+    """out[i] += tables * classes[(first + i) / length]: each class of rows has tables of its own.
+
+    classes uint8[rows], out uint8[n], n a multiple of 32.
+    """
     if length < 1 or first < 0 or first + out.size > classes.size * length or not 1 <= tables <= MOST_TABLES:
         return BAD_ARGUMENT
     if out.size == 0 or out.size % LANES != 0:
         return OK if out.size == 0 else BAD_ARGUMENT
     for row in range(first // length, (first + out.size - 1) // length + 1):
         low, high = max(row * length - first, 0), min((row + 1) * length - first, out.size)
-        move = np.int64(classes[row]) * tables & CONTEXTS - 1
+        move = int(np.int64(classes[row])) * tables & CONTEXTS - 1
         for at in range(low // LANES * LANES, high, LANES):
             whole = load(out, at)
             # Of the first step and the last, only the row's own units.
