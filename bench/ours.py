@@ -96,6 +96,13 @@ def load_file(path: Path, threads: int, verify: str) -> dict[str, np.ndarray]:
     return loaded
 
 
+def load(data: bytes, threads: int, verify: str, base: dict[str, np.ndarray] | None = None) -> dict[str, np.ndarray]:
+    """Every tensor of our file in memory; `base` holds what they are differences from."""
+    numpy_api = importlib.import_module("slimtensors.numpy")
+    loaded: dict[str, np.ndarray] = numpy_api.load(data, verify=verify, threads=threads, base=base)
+    return loaded
+
+
 def save_file(tensors: dict[str, np.ndarray], path: Path, preset: str) -> None:
     """Arrays to our file."""
     importlib.import_module("slimtensors.numpy").save_file(tensors, path, preset=preset)

@@ -121,6 +121,19 @@ def redundancy(result: Result) -> str:
     return f"{note}\n\n{grid}"
 
 
+def redundancy_speed(result: Result) -> str:
+    """Ours beside ZipNN's plain decode of the same file."""
+    note = "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run)."
+    found = list(records(result, "redundancy_speed"))
+    plain = {record["beside"] + record["dataset"]: record for record in found if record["codec"] == "zipnn"}
+    rows = [
+        [r["dataset"], r["codec"], f"{r['gbps']:.2f}", f"{plain[r['beside'] + r['dataset']]['gbps']:.2f}",
+         f"{r['of_zipnn']:.2f}x"]
+        for r in found if r["codec"] != "zipnn"
+    ]  # fmt: skip
+    return f"{note}\n\n{table(['file', 'codec', 'GB/s', 'ZipNN', ''], rows)}"
+
+
 def streaming(result: Result) -> str:
     note = (
         "Wall time, two threads; per cent of what the source could give in that time, and of the longer of that and "
@@ -180,6 +193,7 @@ def text(result: Result) -> str:
         "memory": ("Memory", memory),
         "small": ("Many small tensors", small),
         "redundancy": ("Redundancy", redundancy),
+        "redundancy_speed": ("Redundancy: decoding", redundancy_speed),
         "streaming": ("Slow sources", streaming),
     }
     parts = ["### Asked and seen", targets(result)]

@@ -15,7 +15,10 @@ from typing import Any
 from bench import machine, report
 from bench.sections import Settings
 
-SECTIONS = ("sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy", "streaming")
+SECTIONS = (
+    "sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy", "redundancy_speed",
+    "streaming",
+)  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1
 

@@ -138,6 +138,10 @@ def _asked(name: str, dataset: str, must: float, field: str = "bits_per_weight",
     return Target(name, _bits(dataset, field, base), must, unit=" b", lower=True)
 
 
+def _redundant(dataset: str, codec: str) -> Figure:
+    return lambda result: value(result, "redundancy_speed", "of_zipnn", dataset=dataset, codec=f"slimtensors {codec}")
+
+
 TARGETS = [
     _size("BF16", "minilm-bf16", "fast", 66.5),
     _size("BF16", "minilm-bf16", "balanced", 66.0),
@@ -163,6 +167,11 @@ TARGETS = [
     _asked("pruned 90 %, BF16, matrices", "minilm-pruned-each-90", 1.3, "matrices"),
     _asked("pruned 2:4, BF16, matrices", "minilm-pruned-2of4", 6.3, "matrices"),
     _asked("AdamW checkpoint, bits a weight of 112", "language-adamw", 77.5),
+    Target("decode, classes (small), of ZipNN's", _redundant("minilm-bf16", "small"), 2),
+    Target("decode, fine-tune 2e-5, of ZipNN's", _redundant("finetuned-2e-5x160-bf16", "balanced, base"), 1.5),
+    Target("decode, small language model's, of ZipNN's", _redundant("language-ft-2e-5-bf16", "balanced, base"), 1.5),
+    Target("decode, merged LoRA, of ZipNN's", _redundant("merged-r8-1-bf16", "balanced, base"), 1.5),
+    Target("decode, pruned 50 %, of ZipNN's", _redundant("minilm-pruned-each-50", "balanced"), 2),
     Target("decode fresh, fast, of ZipNN's", _against("speed", "fast", "decode fresh"), 2.8),
     Target("decode fresh, balanced, of ZipNN's", _against("speed", "balanced", "decode fresh"), 2.3),
     Target("decode fresh, fast, of memcpy's", _of_memcpy("fast"), 0, 60, unit="%"),
