@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import slimtensors
-from slimtensors.offload import offload
+from faults import processes
+from slimtensors.offload import LazyState, offload
+from slimtensors.offload.slots import Slots
 from slimtensors.torch import save_model
 
 
@@ -43,12 +46,16 @@ class Model(torch.nn.Module):
 TOKENS = torch.arange(60).reshape(2, 30)
 
 
+@pytest.mark.parametrize("ahead", [None, True, False])
+@pytest.mark.parametrize("host", ["disk", "memory"])
 @pytest.mark.parametrize("layers", [2, 3, 6])
-def test_the_same_outputs_bit_for_bit(tmp_path: Path, layers: int) -> None:
+def test_the_same_outputs_bit_for_bit(tmp_path: Path, layers: int, host: Any, ahead: bool | None) -> None:
     model, other = Model(layers), Model(layers, 1)
     other.layers.to("meta")  # never in memory
     save_model(model, tmp_path / "x")
-    held = offload(other, tmp_path / "x")
+    held = offload(other, tmp_path / "x", host=host, ahead=ahead)
+    if host == "memory":
+        (tmp_path / "x").unlink()
     with torch.no_grad():
         for tokens in (TOKENS, TOKENS + 5, TOKENS):
             assert torch.equal(other(tokens), model(tokens))
@@ -58,6 +65,132 @@ def test_the_same_outputs_bit_for_bit(tmp_path: Path, layers: int) -> None:
         places = [parameter.data_ptr() for parameter in layer.parameters()]
         assert places == [parameter.data_ptr() for parameter in other.layers[i % 2].parameters()]
     held.close()
+
+
+@pytest.mark.parametrize("resident", [2, ["layers.0", "layers.3"]])
+def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
+    model, other = Model(6), Model(6, 1)
+    save_model(model, tmp_path / "x")
+    with torch.no_grad():
+        held = offload(other, tmp_path / "x", resident=resident)
+        assert torch.equal(other(TOKENS), model(TOKENS))
+        assert torch.equal(other(TOKENS), model(TOKENS))
+        held.close()
+    stay = [f"layers.{i}" for i in range(2)] if resident == 2 else resident
+    assert held.names == [f"layers.{i}" for i in range(6) if f"layers.{i}" not in stay]
+    for wrong in (["layers.7"], "layers.1", 5, 6):
+        with pytest.raises(slimtensors.UsageError, match="resident"):
+            offload(Model(6), tmp_path / "x", resident=wrong)
+    with pytest.raises(slimtensors.UsageError, match="'disk' or 'memory'"):
+        offload(Model(6), tmp_path / "x", host="pinned")  # type: ignore[arg-type] # as tested
+
+
+def test_what_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None, until it is known how long a layer computes; then where computing takes long, or the source is slow."""
+    save_model(Model(4), tmp_path / "x")
+    held, ran = offload(Model(4), tmp_path / "x"), []
+    monkeypatch.setattr(Slots, "_fill_quietly", lambda slots, layer: (ran.append(layer), slots._fill(layer)))
+    slots = held._slots
+    slots.enter(0, 7)
+    slots.enter(1, 7)
+    slots.join()
+    assert slots._computed.keys() == {7}
+    for computed, waits, expected in ((1.0, False, True), (0.1, False, False), (0.1, True, True)):
+        slots._computed[7], slots._decoded, slots._waits = computed, 0.1, waits
+        assert slots._looks_ahead(7) == expected
+        assert not slots._looks_ahead(8)
+    ran.clear()
+    slots._computed[7], slots._last = 1e9, None
+    slots.enter(2, 7)
+    slots.join()
+    assert 3 in ran
+    held.close()
+
+
+def test_a_state_that_is_decoded_when_asked(tmp_path: Path) -> None:
+    model = Model(3)
+    save_model(model, tmp_path / "x")
+    with LazyState(tmp_path / "x", host="memory") as state:
+        assert state.keys() == model.state_dict().keys()
+        assert len(state) == len(model.state_dict())
+        for name, tensor in model.state_dict().items():
+            assert torch.equal(state[name], tensor)
+        with pytest.raises(KeyError):
+            state["no such"]
+    accelerate = pytest.importorskip("accelerate")
+    with LazyState(tmp_path / "x") as state, torch.no_grad():
+        other = accelerate.cpu_offload(Model(3, 1), torch.device("cpu"), state_dict=state)
+        assert torch.equal(other(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.filterwarnings("default")  # of other libraries
+def test_models_of_transformers(tmp_path: Path, ahead: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    llama = transformers.LlamaConfig(
+        hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=500, tie_word_embeddings=True,
+    )  # fmt: skip
+    bert = transformers.BertConfig(
+        hidden_size=128, intermediate_size=320, num_hidden_layers=3, num_attention_heads=4, vocab_size=500
+    )
+    for kind, config in ((transformers.LlamaForCausalLM, llama), (transformers.BertModel, bert)):
+        torch.manual_seed(3)
+        model, other = kind(config).eval(), kind(config).eval()
+        save_model(model, tmp_path / "x")
+        held = offload(other, tmp_path / "x", ahead=ahead)
+        with torch.no_grad():
+            for tokens in (TOKENS, TOKENS[:1, :1]):
+                assert torch.equal(other(tokens)[0], model(tokens)[0])
+            if kind is transformers.LlamaForCausalLM:
+                given = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+                assert torch.equal(other.generate(TOKENS, **given), model.generate(TOKENS, **given))
+        held.close()
+
+
+PEAK = """
+import json, sys
+import torch
+from slimtensors.offload import offload
+from slimtensors.torch import load_file, save_model
+
+def peak():
+    return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
+
+class Model(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(2048, 1024) for _ in range(16))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x).repeat(1, 2)
+        return x
+
+with torch.device("meta"):
+    model = Model().eval()
+held = offload(model, sys.argv[1], host=sys.argv[2])
+x = torch.ones(1, 2048)
+with torch.no_grad():
+    held._slots.enter(0)  # kernels
+    torch.nn.functional.linear(x, torch.ones(1024, 2048))
+    before = peak()
+    model(x)
+    model(x)
+print(json.dumps([held.nbytes, peak() - before]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no VmHWM")
+@pytest.mark.parametrize("host", ["disk", "memory"])
+def test_peak_memory_is_two_layers(tmp_path: Path, host: str) -> None:
+    model = torch.nn.Module()
+    model.layers = torch.nn.ModuleList(torch.nn.Linear(2048, 1024) for _ in range(16))  # 128 MiB
+    save_model(model, tmp_path / "x")
+    buffers, above = processes.run(PEAK, str(tmp_path / "x"), host)
+    layer = sum(parameter.nbytes for parameter in model.layers[0].parameters())
+    assert buffers < 2 * layer + 1024
+    assert above < 2 * layer + (16 << 20), above
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Modules whose layers do not stay in memory: they are decoded when their turn comes, one ahead of the computation."""
+"""Modules whose layers do not stay in memory: they are decoded when their turn comes."""
 
 from slimtensors.offload.hooks import Offloaded, offload
+from slimtensors.offload.lazy import LazyState
 
-__all__ = ["Offloaded", "offload"]
+__all__ = ["LazyState", "Offloaded", "offload"]

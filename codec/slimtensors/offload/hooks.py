@@ -1,10 +1,13 @@
-"""`offload`: a torch module whose layers are views of two buffers, decoded one ahead of the computation. CPU only."""
+"""`offload`: a torch module whose layers are views of two buffers, decoded when their turn comes. CPU only."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any, Literal, NoReturn
 
 import torch
 
@@ -13,19 +16,24 @@ from slimtensors.errors import UsageError
 from slimtensors.numpy import as_array
 from slimtensors.offload.slots import Slots
 from slimtensors.reading import TensorFile
+from slimtensors.shards import weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 from slimtensors.torch_modules import load_model
 from slimtensors.torch_tensors import as_base, check_device, from_array, torch_dtype
 
-__all__ = ["Offloaded", "offload"]
+__all__ = ["Host", "Offloaded", "hosted", "offload"]
+
+Host = Literal["disk", "memory"]
+HOSTS = ("disk", "memory")
 
 
 class Offloaded:
     """What `offload` returns: it holds the files open. `close` ends it; the model's layers are of no use after that."""
 
     def __init__(self, stack: ExitStack, slots: Slots, handles: list[Any], names: list[str]) -> None:
-        self.names = names  # of the layers, in the order in which they are expected to run
+        self.names = names  # of the layers that take turns, in the order in which they are expected to run
+        self.nbytes = slots.nbytes  # of the two buffers
         self._stack, self._slots, self._handles = stack, slots, handles
 
     def close(self) -> None:
@@ -43,37 +51,45 @@ def offload(
     path: Any,
     *,
     device: Any = "cpu",
+    host: Host = "disk",
     layers: str | None = None,
+    resident: int | Collection[str] = 0,
+    ahead: bool | None = None,
     threads: int | None = None,
     verify: Verify = "full",
     base: Any = None,
 ) -> Offloaded:
-    """Keep a model's layers compressed on the disk; decode each when its turn comes, while the one before it computes.
+    """Keep a model's layers compressed; decode each into one of two buffers when its turn comes.
 
-    model: on the CPU, whose layers may be on the meta device; other parameters, which stay resident, are loaded. path:
-    what `load_model` takes. layers: the name of the ModuleList whose members are the layers, such as "model.layers";
-    the longest one of the model if None. Inference only: training, `state_dict`, `to`, and parameters that a layer
-    shares with another module are refused.
+    model: on the CPU, whose layers may be on the meta device; other parameters, which stay resident, are loaded.
+    path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
+    or in "memory". layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
+    longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
+    ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
+    Inference only: training, `state_dict`, `to`, and parameters that a layer shares with another module are
+    refused.
     """
     check_device(device)
     if torch.device(device).type != "cpu":
         raise UsageError(f"device {device!r}: layers can be decoded on the CPU only so far; use device='cpu'")
     name = layers if layers is not None else _longest(model)
-    found = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
-    if len(found) < 2:
-        raise UsageError(f"{name!r} has {len(found)} layers; at least 2 are needed to take turns")
+    every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
+    turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
+    if len(turns) < 2:
+        raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
+    found, prefixes = [every[i] for i in turns], [f"{name}.{i}." for i in turns]
+    path = hosted(path, host)
     stack = ExitStack()
     try:
         files = open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base))
         homes = files_of(files)
-        prefixes = [f"{name}.{i}." for i in range(len(found))]
         _check(model, found, prefixes, homes)
         _load_resident(model, found, path, verify, base, threads)
         units = [
             [(prefix + own, homes[prefix + own]) for own, _ in layer.named_parameters()]
             for prefix, layer in zip(prefixes, found, strict=True)
         ]
-        slots = Slots(units, thread_count(threads))
+        slots = Slots(units, thread_count(threads), ahead)
         handles = []
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
             for own, units_of in slots.views(i).items():
@@ -89,11 +105,31 @@ def offload(
         raise
 
 
+def hosted(path: Any, host: str) -> Any:
+    """The files where they are, or in memory."""
+    if host not in HOSTS:
+        raise UsageError(f"host is {host!r}; on the CPU it can be {' or '.join(map(repr, HOSTS))}")
+    if host == "disk":
+        return path
+    return [Path(one).read_bytes() if isinstance(one, (str, os.PathLike)) else one for one, _ in weight_files(path)]
+
+
+def _turns(names: list[str], resident: int | Collection[str]) -> list[int]:
+    """Which layers take turns."""
+    if isinstance(resident, int):
+        return list(range(max(0, resident), len(names)))
+    unknown = sorted(set(resident) - set(names))
+    if isinstance(resident, str) or unknown:
+        raise UsageError(f"resident is {resident!r}; it can be a number, or names such as {names[:2]}")
+    return [i for i, name in enumerate(names) if name not in resident]
+
+
 @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
-def _enter(slots: Slots, layer: int, module: torch.nn.Module, _inputs: Any) -> None:
+def _enter(slots: Slots, layer: int, module: torch.nn.Module, inputs: Any) -> None:
     if module.training or torch.is_grad_enabled():
         raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
-    slots.enter(layer)
+    first = next((each for each in inputs if isinstance(each, torch.Tensor)), None)
+    slots.enter(layer, 0 if first is None else first.numel())
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:

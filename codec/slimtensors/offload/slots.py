@@ -1,9 +1,10 @@
-"""Two buffers that a model's layers take turns in, filled from compressed files one layer ahead."""
+"""Two buffers that a model's layers take turns in, filled from compressed files, one layer ahead where that pays."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy.typing as npt
@@ -15,6 +16,9 @@ __all__ = ["ALIGNMENT", "Slots", "size_of"]
 
 ALIGNMENT = 64  # of each tensor in its slot
 SLOTS = 2
+LONG = 2  # a layer computes for so many times as long as it is decoded: then the next one is decoded meanwhile
+BUSY = 0.5  # processors at work while a layer is decoded; with fewer, decoding waits for its source
+MAX_SEEN = 1000  # sizes of inputs that times are kept of
 
 Layer = Sequence[tuple[str, TensorFile]]  # tensors, and the files that have them
 
@@ -25,10 +29,17 @@ def size_of(layer: Layer) -> int:
 
 
 class Slots:
-    """Layer i lives in slot i modulo 2. One thread fills a slot while the layer in the other one computes."""
+    """Layer i lives in slot i modulo 2. A slot is filled while the layer in the other one computes, or before its own.
 
-    def __init__(self, layers: Sequence[Layer], threads: int) -> None:
-        self._threads = threads
+    ahead: which of the two. None: ahead if decoding waits for its source, or computing takes much longer. Else both
+    want all processors at once, and are slower together than one after the other.
+    """
+
+    def __init__(self, layers: Sequence[Layer], threads: int, ahead: bool | None = None) -> None:
+        self._threads, self._policy = threads, ahead
+        self._computed: dict[int, float] = {}  # seconds, by the size of the input, of a layer by itself
+        self._decoded, self._waits = 0.0, False  # seconds of the last layer that was decoded by itself
+        self._last: tuple[int, int, float] | None = None  # the layer that was entered, its input's size, and when
         self._memory = [aligned_empty(max(map(size_of, layers))) for _ in range(SLOTS)]
         self._places = [self._place(layer, self._memory[i % SLOTS]) for i, layer in enumerate(layers)]
         self._holds: list[int | None] = [None] * SLOTS  # which layer is decoded there
@@ -39,17 +50,38 @@ class Slots:
         """The units of a layer's tensors, where they will be whenever it is that layer's turn."""
         return {name: piece.out for name, (_file, piece) in self._places[layer].items()}
 
-    def enter(self, layer: int) -> None:
-        """Wait until a layer is there, and begin to decode the one after it, in a circle. Raises what decoding did."""
+    @property
+    def nbytes(self) -> int:
+        """Bytes of both buffers."""
+        return sum(memory.size for memory in self._memory)
+
+    def enter(self, layer: int, size: int = 0) -> None:
+        """Wait until a layer is there, and perhaps begin to decode the one after it, in a circle. Raises what decoding
+        did. size: of the layer's input, which tells how long it computes.
+        """
+        if self._last is not None and self._ahead is None and self._last[:2] == (layer - 1, size):
+            if len(self._computed) > MAX_SEEN:
+                self._computed.clear()
+            self._computed[size] = perf_counter() - self._last[2]
         self.join()
-        if self._holds[layer % SLOTS] != layer:  # out of turn, or the first
+        if self._holds[layer % SLOTS] != layer:  # not ahead, out of turn, or the first
+            began, computed = perf_counter(), process_time()
             self._fill(layer)
+            self._decoded = perf_counter() - began
+            self._waits = process_time() - computed < BUSY * self._decoded
         following = (layer + 1) % len(self._places)
-        if following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following:
+        free = following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following
+        if free and self._looks_ahead(size):
             fill, name = self._fill_quietly, "slimtensors-ahead"
             thread = threading.Thread(target=fill, args=(following,), name=name, daemon=True)
             self._ahead = following, thread
             thread.start()
+        self._last = layer, size, perf_counter()
+
+    def _looks_ahead(self, size: int) -> bool:
+        if self._policy is not None:
+            return self._policy
+        return size in self._computed and (self._waits or self._computed[size] > LONG * self._decoded)
 
     def join(self) -> None:
         """Wait for what is under way. Raises its error."""
