@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from slimtensors.dtypes import DType
 from slimtensors.expression import BaseContext, Bits, Context, Delta, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
+from slimtensors.predicting import Factors, find_factors
 
 __all__ = ["WORTH", "BaseUnits", "DeltaPlan", "MatchedBase", "best_planes", "equal_rows", "plan_delta", "row_classes"]
 
@@ -56,13 +58,14 @@ class BaseUnits(Protocol):
 
 class DeltaPlan(NamedTuple):
     """The planes of the differences. by_row: side plane 0 says which rows differ at all; classes: the last side plane
-    says how much they do.
+    says how much they do. factors: what moves the base first, in two side planes and no others.
     """
 
     bits: Bits
     by_row: bool
     classes: bool
     why: str
+    factors: Factors | None = None
 
 
 def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | None:
@@ -77,6 +80,11 @@ def plan_delta(tensor: Input, plain: Bits, matched: MatchedBase) -> DeltaPlan | 
     equal = _equal_share(tensor, matched)
     by_row = MIN_EQUAL <= equal < 1
     why = f"{equal:.0%} of rows equal it" if by_row else f"{8 * size / sample.size:.1f} bits a unit"
+    if not by_row:
+        tried = _layouts(tensor.dtype, _context(base, tensor.dtype))
+        factors = find_factors(tensor, partial(matched.units, tensor.dtype), tried)
+        if factors is not None:
+            return DeltaPlan(factors.bits, False, False, f"difference from a base; {factors.why}", factors)
     classed = _with_classes(bits, int(by_row))
     classes = _classes_gain(tensor, matched, bits)
     if classes:

@@ -19,6 +19,7 @@ __all__ = [
     "Delta",
     "Expression",
     "Gather",
+    "LowRank",
     "Mul",
     "Part",
     "Ref",
@@ -32,11 +33,13 @@ MASK_WIDTH = 8  # of a mask's plane: a field has a bit for each of eight units
 MAX_DECIMAL_WIDTH = 53  # of codes: integers of 52 bits and a sign
 MAX_POWER = 22  # 10^22 is the last that is exact in binary64
 MAX_SHIFT = 63
+MAX_PRODUCT_SHIFT = 60  # of a product's sums: what is left of them stays a normal number
 MAX_TABLES, MAX_CLASSES = 64, 64
 MAX_ALL_TABLES = 256  # of all classes; a context is a byte
 MAX_OCTAVE = 16
 CLASS_TABLES = 4  # classes that are an octave apart share a table
-# Names that the format keeps for later; a file that uses one is sound but not for this reader.
+# Names that the format keeps for later (`matmul` but for where `add` has it); a file that uses one is sound but not
+# for this reader.
 DRAFT = frozenset({"hadamard", "matmul", "rand", "trellis", "view"})
 
 
@@ -158,11 +161,27 @@ class Bits:
 
 
 @dataclass(frozen=True)
+class LowRank:
+    """A matrix product of two side planes, over 2^shift, that a base is moved by."""
+
+    left: int
+    right: int
+    shift: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"matmul": [self.left, self.right, self.shift]}
+
+    def __str__(self) -> str:
+        return "low rank"
+
+
+@dataclass(frozen=True)
 class Delta:
     """A tensor as its difference from a base; the planes hold the differences."""
 
     bits: Bits
     base: int | tuple[int, ...]  # position in the header's list; of a pack, one for each of its tensors
+    moved: LowRank | None = None  # what moves the base first
 
     @property
     def bases(self) -> tuple[int, ...]:
@@ -175,15 +194,16 @@ class Delta:
 
     @property
     def sides(self) -> set[int]:
-        return self.bits.sides
+        return self.bits.sides if self.moved is None else self.bits.sides | {self.moved.left, self.moved.right}
 
     def to_json(self) -> dict[str, Any]:
         base = self.base if isinstance(self.base, int) else list(self.base)
-        return {"add": [{"base": base}, self.bits.to_json()]}
+        moved = [] if self.moved is None else [self.moved.to_json()]
+        return {"add": [{"base": base}, *moved, self.bits.to_json()]}
 
     def __str__(self) -> str:
         base = f"base {self.base}" if isinstance(self.base, int) else "bases"
-        return f"{base} + {self.bits}"
+        return " + ".join([base, *([] if self.moved is None else [str(self.moved)]), str(self.bits)])
 
 
 @dataclass(frozen=True)
@@ -372,15 +392,31 @@ def _bits(value: Any, most: int) -> Bits:
 
 
 def _delta(arguments: Any) -> Delta:
-    if not isinstance(arguments, list) or len(arguments) != 2:
-        raise FormatError("add has two arguments: a base and planes")
+    if not isinstance(arguments, list) or len(arguments) not in (2, 3):
+        raise FormatError("add has two arguments, a base and planes, or a matmul between them")
     if _keys(arguments[0], "an argument of add") != {"base"}:
         raise FormatError("the first argument of add is not a base")
     base = _base(arguments[0]["base"])
-    found = _bits(arguments[1], MAX_PLANES)
+    moved = _low_rank(arguments[1]) if len(arguments) == 3 else None
+    if moved is not None and not isinstance(base, int):
+        raise FormatError("a matmul in a pack")
+    found = _bits(arguments[-1], MAX_PLANES)
     if found.rotate:
         raise FormatError("differences from a base are not rotated")
-    return Delta(found, base)
+    return Delta(found, base, moved)
+
+
+def _low_rank(value: Any) -> LowRank:
+    if not isinstance(value, dict) or value.keys() != {"matmul"}:
+        _keys(value, "an argument of add")  # says so of another name that is kept for later
+        raise FormatError("the second of three arguments of add is not a matmul")
+    numbers = value["matmul"]
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise FormatError("a matmul has three numbers: two side planes and a shift")
+    left, right = (_integer(side, 0, MAX_PLANES, "a side plane of a matmul") for side in numbers[:2])
+    if left == right:
+        raise FormatError("a matmul of a side plane with itself")
+    return LowRank(left, right, _integer(numbers[2], 0, MAX_PRODUCT_SHIFT, "the shift of a matmul"))
 
 
 def _base(value: Any) -> int | tuple[int, ...]:

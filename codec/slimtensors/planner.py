@@ -36,7 +36,7 @@ from slimtensors.differing import (
 from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Delta, Expression, Ref, Sparse, Stored
+from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse, Stored
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import (
     CHUNK_BYTES,
@@ -321,8 +321,16 @@ class _Builder:
                 sides += (Side(DTYPES["U8"], (shape[0],), min(shape[0], CHUNK_BYTES), self.intern(bits)),)
                 each = unit_count(tensor) // shape[0]
                 self._jobs.append(Job((index,), partial(make, matched=matched), each, try_zstd=True))
+        moved = None
+        if plan.factors is not None:
+            factors = plan.factors
+            for units, bits in ((factors.left, factors.left_bits), (factors.right, factors.right_bits)):
+                dtype = DTYPES[f"I{8 * units.itemsize}"]
+                sides += (Side(dtype, units.shape, chunk_units(units.size, dtype), self.intern(bits)),)
+                self._jobs.append(Job((index,), partial(_part, units.reshape(-1))))
+            moved = LowRank(0, 1, factors.shift)
         self._jobs.append(Job((index,), base=matched, try_zstd=not tensor.dtype.is_float))
-        expression = self.intern(Delta(plan.bits, self._base(matched)))
+        expression = self.intern(Delta(plan.bits, self._base(matched), moved))
         self._note(Tensor(tensor.name, tensor.dtype, shape, expression, chunk, sides), plan.why)
 
 

@@ -52,3 +52,25 @@ def cast(unit: int, source: str, target: str) -> int:
     else:
         out = infinity
     return sign << bits - 1 | out
+
+
+def number(unit: int, dtype: str) -> Fraction | None:
+    """With its sign; None if it is not finite."""
+    sign, magnitude = value(unit, dtype)
+    return magnitude and (-magnitude if sign else magnitude)
+
+
+def rounded(exact: Fraction, dtype: str) -> int:
+    """The nearest unit; +0 for 0."""
+    return (exact < 0) << FLOATS[dtype][0] - 1 | nearest(abs(exact), dtype)
+
+
+def moved(unit: int, dtype: str, total: int, shift: int) -> int:
+    """Section 8.1: "`delta = F32(s) * 2^-shift`", "`moved = dtype(F32(base) + delta)`"; `total` is `s`."""
+    base = number(unit, dtype)
+    if base is None:
+        return unit  # "A base unit that is infinite or not a number stays as it is."
+    # The base is a number of F32 already: F16 and BF16 have fewer bits.
+    delta = number(rounded(Fraction(total), "F32"), "F32") / 2**shift
+    # A sum of zeros is +0 here: `delta` is never -0.
+    return cast(rounded(base + delta, "F32"), "F32", dtype)

@@ -357,6 +357,8 @@ class HeaderReader:
         check(len(used) == len(sides), "a side plane that nothing names")
         if data.expression.base is not None:
             self.check_base(tensor, data, data.expression.base)
+        if data.expression.matmul is not None:
+            check_matmul(data, sides)
         for part in data.expression.planes():
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
@@ -567,6 +569,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         units = combine(fields, stream.expression, bits)
     if stream.expression.base is not None:
         bases = to_units(base_units(stream, start, body), stream.unit)
+        if stream.expression.matmul is not None:
+            bases = moved_units(bases, stream, start, sides)
         units = [add_difference(z, u, bits, floats=stream.dtype in FLOATS) for z, u in zip(units, bases, strict=True)]
     if stream.lookup:
         units = lookup.lookup(stream.lookup, units, stream.dtype, stream.units, start, sides, stream.plan)
@@ -581,6 +585,34 @@ def base_units(stream: Stream, start: int, n: int) -> bytes:
     check(stream.base is not None, "a base that was not given")
     # "and are 0 beyond its end"
     return stream.base[start * stream.unit : (start + n) * stream.unit].ljust(n * stream.unit, b"\0")
+
+
+def check_matmul(data: Stream, sides: list[dict]) -> None:
+    matmul = data.expression.matmul
+    check(data.dtype in ("F32", "BF16", "F16"), "matmul: dtype")
+    p, q = sides[matmul.p], sides[matmul.q]
+    # "both are `I16`, or both `I32`"
+    check(p["dtype"] == q["dtype"] and p["dtype"] in ("I16", "I32"), "matmul: dtype of the side planes")
+    check(len(p["shape"]) == len(q["shape"]) == 2 and p["shape"][1] == q["shape"][0], "matmul: shapes")
+    check(1 <= q["shape"][0] <= 64, "matmul: k")
+    check(p["shape"][0] * q["shape"][1] == data.units, "matmul: rows and columns are not the tensor's")
+
+
+def moved_units(bases: list[int], stream: Stream, start: int, sides: list[bytes]) -> list[int]:
+    """Section 8.1 of `expressions.md`."""
+    matmul = stream.expression.matmul
+    k, columns = stream.plan[matmul.q]["shape"]
+    size, modulus = (2, 1 << 32) if stream.plan[matmul.q]["dtype"] == "I16" else (4, 1 << 64)
+
+    def entry(side: int, i: int) -> int:
+        return int.from_bytes(sides[side][size * i : size * (i + 1)], "little", signed=True)
+
+    out = []
+    for j, unit in enumerate(bases):
+        r, c = divmod(start + j, columns)
+        s = sum(entry(matmul.p, r * k + i) * entry(matmul.q, i * columns + c) for i in range(k)) % modulus
+        out.append(casts.moved(unit, stream.dtype, s - modulus if s >= modulus // 2 else s, matmul.shift))
+    return out
 
 
 def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sides: list[bytes]) -> coder.Contexts:

@@ -61,13 +61,22 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Matmul:
+    p: int
+    q: int
+    shift: int
+
+
+@dataclass(frozen=True)
 class Bits:
     parts: tuple[Part, ...]
     rotate: int
     base: int | tuple[int, ...] | None = None  # of `add`; a tuple: of a pack's tensors
+    matmul: Matmul | None = None  # section 8.1
 
     def sides(self) -> set[int]:
-        return {side for part in self.parts for side in part.sides()}
+        factors = {self.matmul.p, self.matmul.q} if self.matmul else set()
+        return factors | {side for part in self.parts for side in part.sides()}
 
     def width(self) -> int:
         return sum(part.width for part in self.parts)
@@ -82,7 +91,7 @@ class Sparse:
     """ "units of which many are 0" """
 
     values: Bits
-    base = None
+    base = matmul = None
 
     def sides(self) -> set[int]:
         return set()
@@ -157,21 +166,39 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"cast"}:
         return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
     if object_.keys() == {"add"}:
-        add = object_["add"]
-        if not isinstance(add, list) or len(add) != 2:
-            raise Refused("add: not an array of two")
-        first = keyed(add[0], "add")
-        check(first.keys() == {"base"}, "add: the first is not a base")
-        planes = parse_bits(keyed(add[1], "add"), 16)
-        check(planes.rotate == 0, "add: rotated")
-        base = first["base"]
-        if isinstance(base, list):
-            check(1 <= len(base) <= 2**17, "base: an empty list, or too long")
-            return Bits(planes.parts, 0, tuple(integer(j, 0, 2**17 - 1, "base") for j in base))
-        return Bits(planes.parts, 0, integer(base, 0, 2**17 - 1, "base"))
+        return parse_add(object_["add"])
     if object_.keys() == {"scatter"}:
         return parse_sparse(object_["scatter"])
     return parse_bits(object_, 16)
+
+
+def parse_add(add: object) -> Bits:
+    """Section 8, and 8.1 where there are three arguments."""
+    if not isinstance(add, list) or not 2 <= len(add) <= 3:
+        raise Refused("add: not an array of two or three")
+    first = keyed(add[0], "add")
+    check(first.keys() == {"base"}, "add: the first is not a base")
+    matmul = parse_matmul(add[1]) if len(add) == 3 else None
+    planes = parse_bits(keyed(add[-1], "add"), 16)
+    check(planes.rotate == 0, "add: rotated")
+    base = first["base"]
+    if isinstance(base, list):
+        check(matmul is None, "add: a matmul of a pack")
+        check(1 <= len(base) <= 2**17, "base: an empty list, or too long")
+        return Bits(planes.parts, 0, tuple(integer(j, 0, 2**17 - 1, "base") for j in base))
+    return Bits(planes.parts, 0, integer(base, 0, 2**17 - 1, "base"), matmul)
+
+
+def parse_matmul(value: object) -> Matmul:
+    if not isinstance(value, dict) or value.keys() != {"matmul"}:
+        keyed(value, "add")  # another reserved name is one
+        raise Refused("add: the second of three is not a matmul")
+    numbers = value["matmul"]
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise Refused("matmul: not an array of three")
+    p, q = integer(numbers[0], 0, 2**48, "matmul"), integer(numbers[1], 0, 2**48, "matmul")
+    check(p != q, "matmul: one side plane twice")
+    return Matmul(p, q, integer(numbers[2], 0, 60, "matmul: shift"))
 
 
 def parse_sparse(value: object) -> Sparse:

@@ -46,6 +46,8 @@ class Place:
         if self.expression.base is None:
             return body
         bases = to_units(decode.base_units(self.stream, self.start, len(body)), self.unit)
+        if self.expression.matmul is not None:
+            bases = decode.moved_units(bases, self.stream, self.start, self.sides)
         floats = self.stream.dtype in FLOATS
         return [difference(u, v, 8 * self.unit, floats=floats) for u, v in zip(body, bases, strict=True)]
 
@@ -140,7 +142,8 @@ class Source:
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
         units = len(self.data) // self.unit()
-        stream = decode.Stream("tensor", units, self.unit(), self.chunk_units(), bits, self.dtype)
+        plan = [{"dtype": side.dtype, "shape": side.shape} for side in self.sides]
+        stream = decode.Stream("tensor", units, self.unit(), self.chunk_units(), bits, self.dtype, None, plan)
         members = [(self.base, len(self.data))] if self.base else self.members
         if members:
             stream.base = b"".join(base.converted(self.dtype)[:n].ljust(n, b"\0") for base, n in members)
@@ -183,7 +186,7 @@ class Writer:
                 {"dtype": side.dtype, "shape": list(side.shape), **self._keys(side)} for side in source.sides
             ]
         if source.base:
-            add = [{"base": self.base(source.base)}, source.expression["add"][1]]
+            add = [{"base": self.base(source.base)}, *source.expression["add"][1:]]
             keys["expression"] = self.expression({"add": add})
         self.streams += [side.stream() for side in source.sides] + [source.stream()]
         return self._add(name, source.dtype, source.shape, source.data, **keys)

@@ -13,7 +13,11 @@ from make_valid import (
     classes_round,
     classes_source,
     delta,
+    delta_matmul,
+    delta_pack,
+    factors,
     little,
+    moved_by,
     one,
     raw_block_frame,
     read_ahead,
@@ -1469,7 +1473,8 @@ def classes() -> Parts:
     return one(classes_source(4, CODED))
 
 
-header("add_three", "add with three arguments", (ADD, [{"base": 0}, bits(16), bits(16)]), base=delta)
+MATMUL = {"matmul": [0, 1, 18]}
+header("add_three", "add of a base and twice planes", (ADD, [{"base": 0}, bits(16), bits(16)]), base=delta)
 header("add_object", "add that is no array", (ADD, {"base": 0}), base=delta)
 header("add_first_plane", "add whose first argument is no base", ([*ADD, 0], bits(16)), base=delta)
 header("add_base_and_more", "a base with another key", ([*ADD, 0], {"base": 0, "ref": 0}), base=delta)
@@ -1583,6 +1588,56 @@ header("pack_base_dtype", "a pack's base of another dtype", (["bases", 1, "dtype
 header("pack_base_shape", "a pack's base of other rows", (["bases", 1, "shape"], [160, 4]), base=packed)
 header("pack_base_shift", "a pack's context that shifts the whole unit away", (
     ["expressions", 0, "add", 1, "bits", 0, "context", "base", 0], 16), base=packed)  # fmt: skip
+MOVED = ["expressions", 1, "add"]
+PRODUCT = [*MOVED, 1, "matmul"]
+FACTORS = ["tensors", 0, "sides"]
+
+
+def products(dtype: str, data: bytes, rows: int, columns: int, *, rank: int = 1, of: str = "I16") -> bytes:
+    """A tensor whose chunks are literal, with a base of its own shape and dtype."""
+    base, sides = BaseTensor(dtype, (rows, columns), data), factors(of, rows, rank, columns, 3)
+    return one(Source(dtype, (rows, columns), data, moved_by(0, {"plane": 8}), literal, None, sides, base=base)).join()
+
+
+header("add_four", "add with four arguments", (MOVED, [{"base": 0}, MATMUL, MATMUL, bits(16)]), base=delta_matmul)
+header("newer_matmul_first", "a product before its base", (MOVED, [MATMUL, {"base": 0}, bits(16)]), base=delta_matmul)
+header("newer_matmul_key", "a key beside `matmul`", ([*MOVED, 1, "shift"], 18), base=delta_matmul)
+header("matmul_object", "a product that is no array", (PRODUCT, {"p": 0}), base=delta_matmul)
+header("matmul_two", "a product without a shift", (PRODUCT, [0, 1]), base=delta_matmul)
+header("matmul_shift", "a product shifted by 61", ([*PRODUCT, 2], 61), base=delta_matmul)
+header("matmul_shift_negative", "a product shifted by -1", ([*PRODUCT, 2], -1), base=delta_matmul)
+header("matmul_side_out_of_range", "no such side plane", ([*PRODUCT, 1], 2), base=delta_matmul)
+header("matmul_same", "a product of a side plane with itself", ([*PRODUCT, 1], 0), base=delta_matmul)
+header("matmul_unsigned", "factors of U16", *(([*FACTORS, i, "dtype"], "U16") for i in (0, 1)), base=delta_matmul)
+header("matmul_float", "factors of F16", *(([*FACTORS, i, "dtype"], "F16") for i in (0, 1)), base=delta_matmul)
+header("matmul_flat", "factors of one dimension", ([*FACTORS, 0, "shape"], [15]), base=delta_matmul)
+header("matmul_inner", "factors that do not go together", ([*FACTORS, 0, "shape"], [3, 5]), base=delta_matmul)
+header(
+    "matmul_units",
+    "a product larger than the tensor",
+    ([*FACTORS, 0, "shape"], [15, 1]),
+    ([*FACTORS, 1, "shape"], [1, 480]),
+    base=delta_matmul,
+)
+header(
+    "matmul_pack",
+    "a product for a pack",
+    (["expressions", 2, "add"], [{"base": [0, 1, 2]}, MATMUL, bits(16)]),
+    base=delta_pack,
+)
+header("newer_add_rand", "the reserved name `rand` for a product", ([*MOVED, 1], {"rand": 0}), base=delta_matmul)
+header("add_second_base", "a base between base and planes", ([*MOVED, 1], {"base": 0}), base=delta_matmul)
+add("matmul_rank", "a product of rank 65", lambda: products("BF16", bytes(2 * 128), 2, 64, rank=65))
+add("matmul_i16", "a product for I16", lambda: products("I16", bytes(2 * 128), 2, 64))
+add("matmul_f64", "a product for F64", lambda: products("F64", bytes(8 * 128), 2, 64))
+
+
+@invalid("factors of two dtypes")
+def matmul_mixed() -> bytes:
+    base, sides = bf16_base(), [factors("I16", 4, 3, 160, 3)[0], factors("I32", 4, 3, 160, 3)[1]]
+    return one(Source("BF16", (4, 160), base.data, moved_by(0, {"plane": 16}), literal, None, sides, base=base)).join()
+
+
 header("base_list", "a list of bases for a tensor with chunks of its own", ([*ADD, 0, "base"], [0]), base=delta)
 header("pack_base_side", "a pack whose differences want row flags", (
     ["expressions", 0, "add", 1, "bits", 0], {"scatter": [0, {"plane": 16}]}), base=packed)  # fmt: skip

@@ -571,6 +571,53 @@ def delta_cast() -> Parts:
     return one(Source("BF16", (256,), data, add(plane(16, base=[8, 120, 4])), code, base=base))
 
 
+def moved_by(shift: int, *parts: dict) -> dict:
+    first, planes_ = add(*parts)["add"]
+    return {"add": [first, {"matmul": [0, 1, shift]}, planes_]}
+
+
+def factors(dtype: str, rows: int, rank: int, columns: int, most: int) -> list[Source]:
+    """Numbers from -most to most; the first row and column are as far from 0 as the dtype has them."""
+    bits = 8 * DTYPES[dtype][1]
+    left, right = (
+        [v % (2 * most + 1) - most for v in noise(count, seed)]
+        for count, seed in ((rows * rank, 21), (rank * columns, 22))
+    )
+    lowest = -1 << bits - 1
+    left[:rank] = [lowest] * rank
+    right[::columns] = [lowest] * rank
+    halves = {"bits": [{"plane": 16}] * (bits // 16), "rotate": 0}
+    return [
+        Source(dtype, shape, little((v % (1 << bits) for v in values), bits // 8), halves, literal)
+        for shape, values in (((rows, rank), left), ((rank, columns), right))
+    ]
+
+
+@valid("add: a base that a product moves first; a sum that wraps at 2^32, chunks that begin mid-row, rows past its end")
+def delta_matmul() -> Parts:
+    base = bf16_base()
+    data = moved(base.data, 2, 9) + weights(160, 7)
+    expression = moved_by(24, plane(16, base=[9, 59, 4]))
+    code, sides = or_literal(Plane(BYPASS, 11, 1)), factors("I16", 5, 3, 160, 30)
+    return one(Source("BF16", (5, 160), data, expression, code, 500, sides, base=base))
+
+
+@valid("add: F32 moved by factors of 32 bits whose sums wrap at 2^64, and that give more than F32 holds exactly")
+def delta_matmul_f32() -> Parts:
+    base = BaseTensor("F32", (256,), little(noise(256, 3), 4))
+    data, expression = moved(base.data + bytes(32), 4, 9), moved_by(60, *[plane(8)] * 4)
+    code, sides = planes(*[Plane(RAW)] * 4), factors("I32", 8, 3, 33, 1 << 30)
+    return one(Source("F32", (264,), data, expression, code, None, sides, base=base))
+
+
+@valid("add: F16 moved, its base converted from F32 first; infinities and what is not a number stay; shift 0, rank 1")
+def delta_matmul_f16() -> Parts:
+    base = BaseTensor("F32", (256,), little(noise(256, 3), 4))
+    data = moved(base.converted("F16"), 2, 9)
+    expression, code = moved_by(0, plane(8), plane(8)), planes(Plane(RAW), Plane(RAW))
+    return one(Source("F16", (256,), data, expression, code, None, factors("I16", 128, 1, 2, 3), base=base))
+
+
 @valid("add: I8, differences modulo 256; a literal chunk and an affine one need no base")
 def delta_i8() -> Parts:
     base = BaseTensor("I8", (512,), little((v % 256 for v in noise(512, 4)), 1))

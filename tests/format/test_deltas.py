@@ -20,7 +20,7 @@ from slimtensors.errors import BaseError
 from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Part
 from slimtensors.inputs import ArrayInput
 from slimtensors.planner import MatchedBase, make_plan
-from slimtensors.reading import open_file
+from slimtensors.reading import Piece, open_file
 from slimtensors.saving import write_plan
 
 VALID = Path(__file__).resolve().parents[2] / "format_spec" / "vectors" / "valid"
@@ -201,3 +201,48 @@ def test_classes_in_mode_coded(octave: int, width: int) -> None:
     assert np.array_equal(out, units)
     if octave:
         assert len(data) < len(encode_chunk(units, Bits((Part(width),)), place))
+
+
+def merged_pair(name: str, rows: int, columns: int, rank: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    """A tensor with an adapter merged into it, and its base; rows past the base's end, and what is not finite."""
+    rng = np.random.default_rng(columns)
+    base = rng.normal(0, 0.04, (rows, columns)).astype(numpy_dtype(name))
+    adapter = rng.normal(0, 0.03, (rows, rank)) @ rng.normal(0, 0.03, (rank, columns))
+    array = (base.astype(np.float64) + adapter).astype(base.dtype)
+    array[0, :3], base[1, :3] = [np.nan, np.inf, -0.0], [-np.inf, np.nan, -0.0]
+    return array, base[:-5]
+
+
+@pytest.mark.parametrize("name", ["bfloat16", "float16", "float32"])
+def test_a_merged_adapter_is_found(name: str) -> None:
+    array, base = merged_pair(name, 505, 384)
+    match = matched(base)
+    data = saved(array, match)
+    with open_file(data, bases=One(match)) as file:
+        expression = file.header.streams[-1].expression
+        assert isinstance(expression, Delta)
+        assert expression.moved is not None
+        left, right = file.header.tensors[0].sides
+        assert (left.shape[0], right.shape[1]) == (505, 384)
+        assert left.shape[1] in (8, 16)  # the rows past the base's end count too
+        units = units_of(array, from_numpy(array.dtype))
+        assert np.array_equal(file.read(0, 2), units)
+        part = np.empty(50_000, units.dtype)
+        file.fill([Piece(0, 70_001, part)], 1)  # it begins in mid-row
+        assert np.array_equal(part, units[70_001:120_001])
+    assert len(data) < array.nbytes / 4
+    assert saved(array, match, threads=3) == data
+
+
+def test_the_reference_reads_a_merged_adapter() -> None:
+    array, base = merged_pair("bfloat16", 200, 200, rank=4)
+    data = saved(array, matched(base))
+    assert b'"matmul"' in data
+    assert decode.decode_file(data, bases=lambda _identity: base.tobytes()).tensors["w"][2] == array.tobytes()
+
+
+def test_noise_is_not_predicted() -> None:
+    rng = np.random.default_rng(3)
+    base = rng.normal(0, 0.04, (512, 512)).astype(ml_dtypes.bfloat16)
+    array = (base.astype(np.float32) + rng.normal(0, 1e-3, base.shape)).astype(ml_dtypes.bfloat16)
+    assert b'"matmul"' not in saved(array, matched(base))

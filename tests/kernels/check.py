@@ -14,6 +14,7 @@ import numpy as np
 import xxhash
 
 from kernels import cases, lane_kernels, naive
+from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
 from kernels.lookup_checks import check_lookups
@@ -27,8 +28,10 @@ from slimtensors.kernels.cpu import (
     encode,
     find_codes,
     find_scales,
+    fit,
     histogram,
     lookup,
+    low_rank,
     merging,
     planes,
     rows,
@@ -41,8 +44,8 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, histogram,
-    lookup, merging, planes, rows, scales, sparse, split, table, xxh3,
+    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, fit,
+    histogram, lookup, low_rank, merging, planes, rows, scales, sparse, split, table, xxh3,
 )  # fmt: skip
 
 
@@ -540,8 +543,9 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
-    for found in check_scales(rng):
-        digest.add(OK, found)
+    for check in (check_scales, check_moves, check_fits):
+        for found in check(rng):
+            digest.add(OK, found)
     return digest.sha256.hexdigest()
 
 

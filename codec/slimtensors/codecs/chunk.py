@@ -40,11 +40,11 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
         elif kind == head.AFFINE:
             _decode_affine(data, out)
         else:
-            if has_base:
+            if isinstance(expression, Delta):
                 delta.check_base(place, base_digest)
             _decode_planes(data, expression, out, place)
-            if has_base:
-                delta.add_base(out[: out.size - out.size % GROUP], place)
+            if isinstance(expression, Delta):
+                delta.add_base(out[: out.size - out.size % GROUP], place, expression.moved)
     except struct.error:
         raise FormatError(f"a chunk of {data.size} bytes is too short") from None
 
@@ -190,7 +190,7 @@ def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, tr
 
 def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) -> list[Part] | None:
     if isinstance(expression, Delta):
-        return _encode_any(delta.differences(body, place), expression.bits, place, try_zstd)
+        return _encode_any(delta.differences(body, place, expression.moved), expression.bits, place, try_zstd)
     if isinstance(expression, Bits):
         return _encode_bits(body, expression, place, try_zstd)
     if isinstance(expression, Sparse):

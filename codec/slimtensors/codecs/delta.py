@@ -1,4 +1,4 @@
-"""A chunk as its differences from a base (format_spec/expressions.md, section 8)."""
+"""A chunk as its differences from a base, which may be moved first (format_spec/expressions.md, section 8)."""
 
 from __future__ import annotations
 
@@ -7,15 +7,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.digests import decoded_digest
-from slimtensors.dtypes import bytes_of
+from slimtensors.dtypes import DTYPES, bytes_of
 from slimtensors.errors import BaseError
+from slimtensors.expression import LowRank
 from slimtensors.kernels.cpu import delta as kernels
+from slimtensors.kernels.cpu.low_rank import WIDE, move_base
 from slimtensors.kernels.status import OK
 
 __all__ = ["add_base", "base_digest", "check_base", "differences"]
+
+F16_EXPONENT = 0x7C00
 
 Units = npt.NDArray[Any]
 
@@ -35,17 +40,17 @@ def check_base(place: Place, stated: int) -> None:
         )
 
 
-def differences(body: Units, place: Place) -> Units:
+def differences(body: Units, place: Place, moved: LowRank | None) -> Units:
     """What the planes hold. Valid until this thread asks for the next chunk's."""
     out = work_space("differences", body.size, body.dtype)
-    status = kernels.differences(body, _base(place)[: body.size], _floats(place), out)
+    status = kernels.differences(body, _start(body.size, place, moved), _floats(place), out)
     assert status == OK
     return out
 
 
-def add_base(body: Units, place: Place) -> None:
+def add_base(body: Units, place: Place, moved: LowRank | None) -> None:
     """The inverse, in place."""
-    status = kernels.add_base(body, _base(place)[: body.size], _floats(place))
+    status = kernels.add_base(body, _start(body.size, place, moved), _floats(place))
     assert status == OK
 
 
@@ -56,3 +61,24 @@ def _floats(place: Place) -> bool:
 def _base(place: Place) -> Units:
     assert place.base is not None
     return place.base if place.base.flags.c_contiguous else np.ascontiguousarray(place.base)
+
+
+def _start(count: int, place: Place, moved: LowRank | None) -> Units:
+    """The units that differences are from: the base's, moved if they are to be. Valid as `differences` says."""
+    base = _base(place)[:count]
+    if moved is None:
+        return base
+    left, right = (place.sides[side].view(f"<i{place.sides[side].itemsize}") for side in (moved.left, moved.right))
+    sums = work_space("sums", WIDE, np.int32 if left.itemsize == 2 else np.int64)
+    work = work_space("numbers", WIDE, np.uint32)
+    scale, columns = np.float32(2.0**-moved.shift), right.shape[1]
+    half = place.dtype is not None and place.dtype.name == "F16"
+    wide = cast_units(base, DTYPES["F16"], DTYPES["F32"]) if half else base
+    out = work_space("moved", count, wide.dtype)
+    with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
+        status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
+    assert status == OK
+    if not half:
+        return out
+    found = cast_units(out, DTYPES["F32"], DTYPES["F16"])
+    return np.where((base & F16_EXPONENT) == F16_EXPONENT, base, found)

@@ -32,6 +32,7 @@ from slimtensors.limits import (
     MAX_METADATA_BYTES,
     MAX_NAME_BYTES,
     MAX_PALETTE,
+    MAX_RANK,
     MAX_SIDES,
     MAX_TENSORS,
     MIN_RUN,
@@ -113,6 +114,7 @@ def _tensor(
             _check_sides(table[index], sides, units, "sides" in keys)
             _check_palettes(table[index], sides, dtype, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
+            _check_low_rank(table[index], sides, dtype, units)
             return Tensor(name, dtype, shape, index, chunk, sides)
         if not keys and units == 0:
             return Tensor(name, dtype, shape)
@@ -222,6 +224,23 @@ def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
             raise FormatError("the scales of a mul are not F32 with one dimension")
         if units % scale.shape[0] or units // scale.shape[0] < MIN_RUN:
             raise FormatError(f"{scale.shape[0]} scales for {units} units")
+
+
+def _check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
+    moved = expression.moved if isinstance(expression, Delta) else None
+    if moved is None:
+        return
+    left, right = sides[moved.left], sides[moved.right]
+    if dtype.name not in ("F32", "BF16", "F16"):
+        raise FormatError(f"a matmul in {dtype.name}")
+    if left.dtype != right.dtype or left.dtype.name not in ("I16", "I32"):
+        raise FormatError(f"a matmul of {left.dtype.name} and {right.dtype.name}: both are I16, or both I32")
+    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[0]:
+        raise FormatError(f"a matmul of shapes {list(left.shape)} and {list(right.shape)}")
+    if left.shape[0] * right.shape[1] != units:
+        raise FormatError(f"a matmul gives {left.shape[0] * right.shape[1]} numbers for {units} units")
+    if right.shape[0] > MAX_RANK:
+        raise LimitError(f"a matmul of rank {right.shape[0]}; the limit is {MAX_RANK}")
 
 
 def _no_sides(expression: Expression) -> None:
