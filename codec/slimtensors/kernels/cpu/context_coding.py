@@ -14,7 +14,7 @@ import numpy.typing as npt
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES, STATE_MIN, are_blocks, first_step
 from slimtensors.kernels.cpu.bypass import bypass_bits, encode_bypass_step
-from slimtensors.kernels.cpu.decode import ended_well, refill
+from slimtensors.kernels.cpu.decode import ended_well
 from slimtensors.kernels.cpu.encode import encode_step
 from slimtensors.kernels.cpu.table import (
     ABSENT,
@@ -29,6 +29,7 @@ from slimtensors.kernels.cpu.table import (
 )
 from slimtensors.kernels.simd.lanes import Lanes, as_in, count, high_u16, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
+from slimtensors.kernels.simd.streams import take
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 Array = npt.NDArray[Any]
@@ -38,8 +39,10 @@ Window = tuple[int, int, int]  # base, octave, width
 @inlined
 def refill_whole(words: Array, last: int, x: Lanes, at: int) -> tuple[Lanes, int]:
     """`refill` for states in 32 bits."""
-    halves, at = refill(words, last, (high_u16(x), to_u16(x)), at)
-    return to_u32(halves[0]) << 16 | to_u32(halves[1]), at
+    # if x < 2^16:  x = 2^16 * x + word
+    hungry = x < STATE_MIN
+    word = to_u32(take(words, min(at, last), hungry, to_u16(x) & 0))
+    return select(hungry, x << 16, x) | word, at + count(hungry)
 
 
 @inlined
@@ -48,8 +51,7 @@ def decode_context_step(
 ) -> tuple[Lanes, Lanes, int]:
     """Read one symbol from each lane, of its context's table: (symbols in 32 bits, states, index of the next word)."""
     # slot = x mod 2^12
-    index = context << MOST_PRECISION | x & SLOTS - 1
-    entry = gather(table, index & table.size - 1)
+    entry = gather(table, (context << MOST_PRECISION | x & SLOTS - 1) & table.size - 1)
     # x = frequency * floor(x / 2^12) + bias
     x = (entry >> FREQUENCY_SHIFT) * (x >> MOST_PRECISION) + (entry & LOW)
     x, at = refill_whole(words, last, x, at)
@@ -75,10 +77,10 @@ def read_bypass(
     k = bypass_bits(s)
     # v = x mod 2^k; x = floor(x / 2^k); then the refill
     rest = x >> k
-    v = x - (rest << k)
+    # the field is (8 + s mod 8) * 2^k + v = x + (8 + s mod 8 - rest) * 2^k
+    field = select(s < 8, s, x + ((s & 7 | 8) - rest << k))
     x, at = refill_whole(words, last, rest, at)
-    # the field is (8 + s mod 8) * 2^k + v
-    return select(s < 8, s, ((s & 7 | 8) << k) + v), x, at
+    return field, x, at
 
 
 @inlined
