@@ -73,6 +73,12 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
         for share in (0.5, 0.98):
             pruned = _cast(np.where(random.random(1 << 19) < share, 0, np.abs(np.tile(weights, 8)) * 1000), name)
             yield f"{name} with {share:.0%} zeros", _job("balanced", pruned)
+    steps, scales = random.integers(-7, 8, (256, 256)), np.abs(weights[:256, None]) + 0.01
+    for name in ("float16", "bfloat16", "float32"):
+        yield f"{name} of integers times scales", _job("balanced", _cast(steps * _cast(scales, name), name))
+        yield f"{name} with few values", _job("balanced", _cast(steps / 8, name))
+    for name in ("float32", "float64"):
+        yield f"{name} with few decimals", _job("balanced", _cast(np.round(weights, 4), name))
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
 
 
