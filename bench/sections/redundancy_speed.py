@@ -28,6 +28,7 @@ FILES = [
     ("finetuned-1e-4x160-bf16", "minilm-bf16", "balanced"),
     ("language-ft-2e-5-bf16", "language-600-bf16", "balanced"),
     ("merged-r8-1-bf16", "minilm-bf16", "balanced"),
+    ("merged-r16-1-bf16", "minilm-bf16", "balanced"),
     ("changed-bf16", "minilm-bf16", "balanced"),
     ("minilm-pruned-each-50", None, "balanced"),
     ("minilm-pruned-each-90", None, "balanced"),

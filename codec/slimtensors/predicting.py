@@ -34,7 +34,8 @@ SMALLEST = 64  # rows and columns
 RANKS = (4, 8, 16, 32)
 TRAIN, TEST = 256, 96  # rows from which a subspace is taken, and rows on which it is tried
 STEPS = 5  # of the subspace's iteration
-ROUNDS = 10  # of fitting both sides by turns
+ROUNDS = 12  # of fitting both sides by turns, at most
+STALLED = 0.98  # of what was left the round before: more rounds are not worth their time
 PIECE = 1 << 18  # units
 MOST_EQUATIONS = 1 << 25  # numbers; those of all columns are held at once
 BELOW = 1  # octaves below a typical move from where smaller weights do not count more
@@ -126,22 +127,25 @@ def find_factors(tensor: Input, base: BaseReader, tried: Sequence[Bits]) -> Fact
     if not test.moves.any() or not train.moves.any():
         return None
     subspace = _subspace(train.moves, max(rank for rank in RANKS if 2 * rank <= min(train.moves.shape)))
+    along = np.zeros(test.moves.shape[0] * subspace.shape[1])
+    _check(fit.add_product(test.moves.reshape(-1), subspace.reshape(-1), subspace.shape[1], along))
+    left = along.reshape(-1, subspace.shape[1])
     before = min(len(encode_chunk(test.units, Delta(bits, 0), _place(matrix, test))) for bits in tried)
     best: tuple[float, int] | None = None
     for rank in RANKS:
         if rank > subspace.shape[1]:
             break
-        right = np.ascontiguousarray(subspace[:, :rank])
-        size = _best_shift(matrix, test, right, tried).size
-        if best is None or size < best[0]:
-            best = size, rank
+        size = _best_shift(matrix, test, left[:, :rank], subspace[:, :rank], tried, FINENESS[1:2]).size
+        if best is not None and size > best[0]:
+            break
+        best = size, rank
     if best is None or best[0] > WORTH * before:
         return None
     rank = best[1]
     floor = _typical_exponent(test.moves, tensor.dtype.name) - BELOW
     right = _fitted(matrix, np.ascontiguousarray(subspace[:, :rank]), floor)
     weighted = test._replace(weights=matrix.rows_at(picked[apart], floor).weights)
-    trial = _best_shift(matrix, weighted, right, tried)
+    trial = _best_shift(matrix, weighted, _solved(weighted, right), right, tried, FINENESS)
     if trial.size > WORTH * before:
         return None
     saved = 8 * (before - trial.size) / test.units.size
@@ -194,17 +198,29 @@ def _subspace(moves: Numbers, rank: int) -> Numbers:
 def _fitted(matrix: _Matrix, right: Numbers, floor: int) -> Numbers:
     """The right side after some rounds of weighted least squares, left and right by turns."""
     columns, rank = right.shape
+    before = math.inf
     for _ in range(ROUNDS):
-        squares, products = np.zeros(columns * rank * rank), np.zeros(columns * rank)
+        squares, products, totals = np.zeros(columns * rank * rank), np.zeros(columns * rank), np.zeros(columns)
+        rests = []
         for _low, _high, piece in matrix.pieces(floor):
-            left, trust = _solve(piece, right)
-            weighted = (piece.weights * trust[:, None]).T
+            left, rest = _solve(piece, right)
+            weighted = (piece.weights * _trust(rest)[:, None]).T
             moves, weights = (np.ascontiguousarray(side).reshape(-1) for side in (piece.moves.T, weighted))
-            totals = np.zeros(columns)
             _check(fit.add_equations(moves, weights, left.reshape(-1), rank, squares, products, totals))
+            rests.append(rest)
         _check(fit.solve(squares, products, rank))
         right = products.reshape(columns, rank)
+        middle = float(np.median(np.concatenate(rests)))
+        if middle > STALLED * before:
+            break
+        before = middle
     return right
+
+
+def _trust(rest: Numbers) -> Numbers:
+    """How much each row counts, up to 1: one of which much is left was not moved as the others were."""
+    middle = float(np.median(rest))
+    return np.minimum(1, OUTLIER * middle / np.maximum(rest, 1e-300)) if middle > 0 else np.ones(rest.size)
 
 
 def _solved(sample: _Sample, right: Numbers) -> Numbers:
@@ -213,7 +229,7 @@ def _solved(sample: _Sample, right: Numbers) -> Numbers:
 
 
 def _solve(sample: _Sample, right: Numbers) -> tuple[Numbers, Numbers]:
-    """That, and how far each row is to be trusted, to 1: rows of which much is left are not moved as others are."""
+    """That, and the weighted mean square of what is left of each row."""
     rows, rank = sample.moves.shape[0], right.shape[1]
     squares, products, totals = np.zeros(rows * rank * rank), np.zeros(rows * rank), np.zeros(rows)
     moves, weights = sample.moves.reshape(-1), sample.weights.reshape(-1)
@@ -222,30 +238,28 @@ def _solve(sample: _Sample, right: Numbers) -> tuple[Numbers, Numbers]:
     _check(fit.solve(squares, products, rank))
     explained = np.cumsum((given * products).reshape(rows, rank), axis=1)[:, -1]
     counted = np.maximum(np.cumsum(sample.weights, axis=1)[:, -1], 1e-300)
-    rest = np.maximum(totals - explained, 0) / counted
-    middle = float(np.median(rest))
-    trust = np.minimum(1, OUTLIER * middle / np.maximum(rest, 1e-300)) if middle > 0 else np.ones(rows)
-    return products.reshape(rows, rank), trust
+    return products.reshape(rows, rank), np.maximum(totals - explained, 0) / counted
 
 
-def _best_shift(matrix: _Matrix, sample: _Sample, right: Numbers, tried: Sequence[Bits]) -> _Trial:
+def _best_shift(
+    matrix: _Matrix, sample: _Sample, left: Numbers, right: Numbers, tried: Sequence[Bits], finenesses: Sequence[float]
+) -> _Trial:
     """The best of some finenesses."""
-    left = _solved(sample, right)
-    balanced = _balanced(left, right)
-    left = _solved(sample, balanced)
-    size = max(sum(_typical_square(left[:, p]) for p in range(left.shape[1])), 1e-300)  # and of the right side
     rest = sample.moves.copy()
     for p in range(right.shape[1]):
-        rest -= left[:, p : p + 1] * balanced[:, p]
+        rest -= left[:, p : p + 1] * right[:, p]
+    scales = _scales(left, right)
+    left, right = left / scales, np.ascontiguousarray(right * scales)
+    size = max(sum(_typical_square(left[:, p]) for p in range(left.shape[1])), 1e-300)  # and of the right side
     # A step of both sides moves a number by step^2 (left^2 + right^2) / 12 of mean square.
     each = size * 2 / 12
     trials: dict[int, _Trial] = {}
-    for fineness in FINENESS:
+    for fineness in finenesses:
         aim = fineness**2 * max(_typical_square(rest), _rounding(sample, matrix))
         # frexp and not a logarithm, whose last digit is not the same everywhere
         shift = min(max(math.frexp(each / aim)[1], 0), MAX_PRODUCT_SHIFT)
         if shift not in trials:
-            trials[shift] = _trial(matrix, sample, balanced, shift, tried)
+            trials[shift] = _trial(matrix, sample, left, right, shift, tried)
     return min(trials.values(), key=lambda trial: (trial.size, trial.shift))
 
 
@@ -262,13 +276,13 @@ def _typical_square(numbers: Numbers) -> float:
     return 2 * float(np.median(numbers * numbers))
 
 
-def _balanced(left: Numbers, right: Numbers) -> Numbers:
-    """The right side scaled so that each of its columns is as large as the left one's."""
+def _scales(left: Numbers, right: Numbers) -> Numbers:
+    """What makes each column of the right side, times it, as large as the left one's divided by it."""
     scales = []
     for p in range(right.shape[1]):
         of_left, of_right = _typical_square(left[:, p]), _typical_square(right[:, p])
-        scales.append(math.sqrt(math.sqrt(of_left / of_right)) if of_left and of_right else 0.0)
-    return np.ascontiguousarray(right * np.array(scales))
+        scales.append(math.sqrt(math.sqrt(of_left / of_right)) if of_left and of_right else 1.0)
+    return np.array(scales)
 
 
 def _whole(numbers: Numbers, shift: int) -> Numbers:
@@ -276,20 +290,21 @@ def _whole(numbers: Numbers, shift: int) -> Numbers:
     return np.rint(numbers * math.sqrt(2.0**shift))
 
 
-def _trial(matrix: _Matrix, sample: _Sample, right: Numbers, shift: int, tried: Sequence[Bits]) -> _Trial:
-    """With a right side rounded to steps."""
-    whole = _whole(right, shift)
-    left = _whole(_solved(sample, whole / math.sqrt(2.0**shift)), shift)
-    dtype = _factor_dtype(left, whole)
+def _trial(
+    matrix: _Matrix, sample: _Sample, left: Numbers, right: Numbers, shift: int, tried: Sequence[Bits]
+) -> _Trial:
+    """With both sides rounded to steps."""
+    left, right = _whole(left, shift), _whole(right, shift)
+    dtype = _factor_dtype(left, right)
     if dtype is None:
         return _Trial(math.inf, shift, tried[0])
-    left_units, right_units = _units(left, dtype), _units(np.ascontiguousarray(whole.T), dtype)
+    left_units, right_units = _units(left, dtype), _units(np.ascontiguousarray(right.T), dtype)
     place = _place(matrix, sample, (left_units, right_units))
     moved = LowRank(0, 1, shift)
     sizes = [len(encode_chunk(sample.units, Delta(bits, 0, moved), place)) for bits in tried]
+    factors = [len(encode_chunk(units.reshape(-1), _usual_bits(units), NOWHERE)) for units in (left_units, right_units)]
     share = left.shape[0] / matrix.rows
-    factors = _best_bits(left_units)[1] + share * _best_bits(right_units)[1]
-    return _Trial(min(sizes) + factors, shift, tried[sizes.index(min(sizes))])
+    return _Trial(min(sizes) + factors[0] + share * factors[1], shift, tried[sizes.index(min(sizes))])
 
 
 def _factor_dtype(left: Numbers, right: Numbers) -> str | None:
@@ -307,28 +322,29 @@ def _place(matrix: _Matrix, sample: _Sample, sides: tuple[Units, ...] = ()) -> P
     return Place(sample.units.size, 0, sides, matrix.tensor.dtype, sample.base)
 
 
-def _best_bits(units: Units) -> tuple[Bits, int]:
-    """How to store factors: the lowest bits, which are noise, apart. And the bytes that it takes."""
-    flat = units.reshape(-1)
-    best: tuple[Bits, int] | None = None
-    for low in range(0 if units.itemsize == 2 else 16, 8 * units.itemsize - 7):
-        parts = [*[8] * (low // 8), low % 8, 8 * units.itemsize - low]
-        if parts[-1] > 16:
-            continue
-        bits = Bits(tuple(Part(width) for width in parts if width))
-        size = len(encode_chunk(flat, bits, NOWHERE))
-        if best is None or size < best[1]:
-            best = bits, size
-    assert best is not None
-    return best
+def _split(itemsize: int, low: int) -> Bits:
+    """The lowest bits of factors, which are noise, apart."""
+    parts = [*[8] * (low // 8), low % 8, 8 * itemsize - low]
+    return Bits(tuple(Part(width) for width in parts if width))
+
+
+def _usual_bits(units: Units) -> Bits:
+    """About the best way to store factors, at a look."""
+    middle = int(np.median(np.abs(units.view(f"<i{units.itemsize}").astype(np.int64))))
+    return _split(units.itemsize, max(8 * units.itemsize - 16, middle.bit_length() - 3, 0))
+
+
+def _best_bits(units: Units) -> Bits:
+    lows = range(8 * units.itemsize - 16, 8 * units.itemsize - 7)
+    sizes = {low: len(encode_chunk(units.reshape(-1), _split(units.itemsize, low), NOWHERE)) for low in lows}
+    return _split(units.itemsize, min(sizes, key=lambda low: (sizes[low], low)))
 
 
 def _quantised(matrix: _Matrix, right: Numbers, trial: _Trial, floor: int, why: str) -> Factors | None:
     """The factors in whole numbers: the right side rounded, the left one fitted to that and then rounded."""
     shift = trial.shift
     first = matrix.sample(0, min(matrix.rows, max(1, PIECE // matrix.columns)), floor)
-    balanced = _balanced(_solved(first, right), right)
-    whole = _whole(balanced, shift)
+    whole = _whole(right * _scales(_solved(first, right), right), shift)
     scaled = whole / math.sqrt(2.0**shift)
     left = np.empty((matrix.rows, right.shape[1]))
     for low, high, piece in matrix.pieces(floor):
@@ -337,7 +353,7 @@ def _quantised(matrix: _Matrix, right: Numbers, trial: _Trial, floor: int, why: 
     if dtype is None:
         return None
     units = _units(left, dtype), _units(np.ascontiguousarray(whole.T), dtype)
-    return Factors(*units, shift, _best_bits(units[0])[0], _best_bits(units[1])[0], trial.bits, why)
+    return Factors(*units, shift, _best_bits(units[0]), _best_bits(units[1]), trial.bits, why)
 
 
 def _check(status: int) -> None:

@@ -17,6 +17,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
 
+VECTOR = 8  # float64; a row of a triangle is summed in whole ones
 RIDGE = 1e-12  # of the mean diagonal, so that equations without a solution have one
 
 
@@ -46,7 +47,7 @@ def add_equations(
 ) -> int:
     """The normal equations of each row of the matrix, weighted, for factors of which `right` is one side.
 
-    squares[i, p, q] += sum over j of weights[i, j] * right[j, p] * right[j, q]
+    squares[i, p, q] += sum over j of weights[i, j] * right[j, p] * right[j, q]      for q <= p; noise above
     products[i, p]   += sum over j of weights[i, j] * right[j, p] * matrix[i, j]
     totals[i]        += sum over j of weights[i, j] * matrix[i, j] * matrix[i, j]
 
@@ -70,7 +71,7 @@ def add_equations(
             for p in range(rank):
                 factor = weight * row[p]
                 line = squares[(i * rank + p) * rank : (i * rank + p + 1) * rank]
-                for q in range(rank):
+                for q in range(min(rank, p + VECTOR - p % VECTOR)):
                     line[q] += factor * row[q]
     return OK
 
