@@ -134,6 +134,31 @@ def redundancy_speed(result: Result) -> str:
     return f"{note}\n\n{table(['file', 'codec', 'GB/s', 'ZipNN', ''], rows)}"
 
 
+def offload(result: Result) -> str:
+    found = list(records(result, "offload"))
+    note = (
+        "Wall time of a forward pass, two threads; computing and decoding each alone beside it. Active: torch's "
+        "threads spin while they wait, as they do unless OMP_WAIT_POLICY=passive."
+    )
+    rows = [
+        [
+            r["workload"], r["omp"], r["operation"], f"{r['seconds']:.3f}",
+            *(f"{r[share]:.2f}" if share in r else "" for share in ("of_max", "of_sum")),
+        ]
+        for r in found if "seconds" in r
+    ]  # fmt: skip
+    parts = ("above", "buffers", "resident", "file")
+    peaks = [
+        [r["workload"], r["host"], *(f"{r[f'{part}_mib']:.0f}" for part in parts)]
+        for r in found
+        if r.get("operation") == "peak"
+    ]
+    return (
+        f"{note}\n\n{table(['', 'OpenMP', '', 's', 'of the longer', 'of the sum'], rows)}\n\n"
+        f"Peak memory, MiB, and what is in it:\n\n{table(['', 'bytes in', *parts], peaks)}"
+    )
+
+
 def streaming(result: Result) -> str:
     note = (
         "Wall time, two threads; per cent of what the source could give in that time, and of the longer of that and "
@@ -195,6 +220,7 @@ def text(result: Result) -> str:
         "redundancy": ("Redundancy", redundancy),
         "redundancy_speed": ("Redundancy: decoding", redundancy_speed),
         "streaming": ("Slow sources", streaming),
+        "offload": ("Offloaded layers", offload),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -16,8 +16,8 @@ from bench import machine, report
 from bench.sections import Settings
 
 SECTIONS = (
-    "sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy", "redundancy_speed",
-    "streaming",
+    "sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy",
+    "redundancy_speed", "streaming", "offload",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1

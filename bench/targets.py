@@ -115,6 +115,11 @@ def _streaming(rate: int) -> Figure:
     return seen
 
 
+def _offloaded(workload: str) -> Figure:
+    labels = {"workload": workload, "operation": "offloaded", "omp": "active"}
+    return lambda result: value(result, "offload", "of_max", **labels)
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -192,6 +197,10 @@ TARGETS = [
     Target("load_file, 2 threads, verify full, of ZipNN's decode (45 MB)", _whole_load("minilm-bf16"), 1.5, 2.5),
     Target("load_file, 2 threads, verify full, of ZipNN's decode (512 MiB)", _whole_load("big-512m"), 1.5, 2.5),
     *(Target(f"load from {rate} MB/s, of that rate", _streaming(rate), 95, unit="%") for rate in (100, 500, 2000)),
+    *(
+        Target(f"offloaded, {workload}, of max(compute, decode)", _offloaded(workload), 1.15, lower=True)
+        for workload in ("batch 1", "batch 16", "prefill 512")
+    ),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),
     Target("8 first loads at once, of one", _eight_of_one, 1.5, unit="x", lower=True),

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.machine import ROOT
 
-JOBS = {"speed": "bench.sections.speed", "memory": "bench.sections.memory", "streaming": "bench.sections.streaming"}
+JOBS = {name: f"bench.sections.{name}" for name in ("speed", "memory", "streaming", "offload")}
 
 
 def run(job: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:
