@@ -37,7 +37,8 @@ STEPS = 5  # of the subspace's iteration
 ROUNDS = 12  # of fitting both sides by turns, at most
 STALLED = 0.98  # of what was left the round before: more rounds are not worth their time
 PIECE = 1 << 18  # units
-MOST_EQUATIONS = 1 << 25  # numbers; those of all columns are held at once
+MOST_EQUATIONS = 1 << 22  # numbers; those of all columns are held at once
+MOST_SAMPLED = 1 << 21  # units
 BELOW = 1  # octaves below a typical move from where smaller weights do not count more
 OUTLIER = 8  # times what is left of the row in the middle: a row of which more is left counts less
 FINENESS = (1.0, 0.25, 0.125, 0.0625, 0.03)  # of the step of the factors, to what is not predicted
@@ -120,13 +121,15 @@ def find_factors(tensor: Input, base: BaseReader, tried: Sequence[Bits]) -> Fact
     matrix = _matrix(tensor, base)
     if matrix is None:
         return None
-    picked = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, TRAIN + TEST)).astype(np.int64))
+    count = min(matrix.rows, TRAIN + TEST, max(SMALLEST, MOST_SAMPLED // matrix.columns))
+    picked = np.unique(np.linspace(0, matrix.rows - 1, count).astype(np.int64))
     apart = np.zeros(picked.size, bool)
     apart[:: max(2, picked.size // TEST)] = True  # spread over the tensor, as the others are
     train, test = matrix.rows_at(picked[~apart]), matrix.rows_at(picked[apart])
     if not test.moves.any() or not train.moves.any():
         return None
-    subspace = _subspace(train.moves, max(rank for rank in RANKS if 2 * rank <= min(train.moves.shape)))
+    fitting = (rank for rank in RANKS if 2 * rank <= min(train.moves.shape))
+    subspace = _subspace(train.moves, max(rank for rank in fitting if matrix.columns * rank**2 <= MOST_EQUATIONS))
     along = np.zeros(test.moves.shape[0] * subspace.shape[1])
     _check(fit.add_product(test.moves.reshape(-1), subspace.reshape(-1), subspace.shape[1], along))
     left = along.reshape(-1, subspace.shape[1])
@@ -157,7 +160,7 @@ def _matrix(tensor: Input, base: BaseReader) -> _Matrix | None:
         return None
     rows = tensor.shape[0]
     columns = unit_count(tensor) // max(rows, 1)
-    if min(rows, columns) < SMALLEST or columns * RANKS[-1] ** 2 > MOST_EQUATIONS:
+    if min(rows, columns) < SMALLEST or columns * RANKS[0] ** 2 > MOST_EQUATIONS:
         return None
     return _Matrix(tensor, base, rows, columns)
 
