@@ -86,6 +86,7 @@ class Plan:
     jobs: list[Job]
     reasons: list[str] = field(default_factory=list)  # of each tensor
     identities: dict[int, bytes] = field(default_factory=dict)  # of tensors that are never read again
+    told: int = 0  # bytes that `progress` was told of
 
 
 def make_plan(
@@ -95,16 +96,19 @@ def make_plan(
     metadata: dict[str, str] | None = None,
     segments: Sequence[int | tuple[int, int]] | None = None,
     bases: Sequence[MatchedBase | None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Plan:
     """Plan a file. Raises UsageError for what no file can hold.
 
     segments: of the source image, if there is one. bases: of each input, the tensor that it may be a difference from.
+    progress: called with half the bytes of each tensor that was compared with its base, which takes about as long as
+    to encode it.
     """
     check_preset(preset)
     metadata = dict(metadata or {})
     _check_inputs(inputs, metadata)
     matched = without_strangers(inputs, bases or [None] * len(inputs), partial(layouts.usual, preset=preset))
-    builder = _Builder(preset, matched)
+    builder, told = _Builder(preset, matched), 0
     same = _duplicates(inputs)
     casts = find_casts(inputs, same)
     for i, tensor in enumerate(inputs):
@@ -112,6 +116,9 @@ def make_plan(
             builder.add_cast(tensor, casts[i].source)
         else:
             builder.add(i, tensor, same.get(i))
+            if progress is not None and matched[i] is not None:
+                told += (half := tensor.dtype.bytes_of(tensor.shape) // 2)
+                progress(half)
     builder.finish_packs(inputs)
     image = None
     if segments is not None:
@@ -120,7 +127,7 @@ def make_plan(
         builder.image_jobs.append(Job(try_zstd=True, image=True))
     header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image, builder.bases)
     identities = {i: cast.identity for i, cast in casts.items()}
-    return Plan(header, builder.jobs(), builder.reasons, identities)
+    return Plan(header, builder.jobs(), builder.reasons, identities, told)
 
 
 def check_preset(preset: str) -> None:

@@ -42,6 +42,7 @@ MOST_SAMPLED = 1 << 21  # units
 BELOW = 1  # octaves below a typical move from where smaller weights do not count more
 OUTLIER = 8  # times what is left of the row in the middle: a row of which more is left counts less
 FINENESS = (1.0, 0.25, 0.125, 0.0625, 0.03)  # of the step of the factors, to what is not predicted
+DOUBLED = 0.98  # of the bytes with half the rank: a product takes as long as it has ranks
 WORTH = 0.97  # of the bytes without it: decoding takes a product
 
 
@@ -139,9 +140,8 @@ def find_factors(tensor: Input, base: BaseReader, tried: Sequence[Bits]) -> Fact
         if rank > subspace.shape[1]:
             break
         size = _best_shift(matrix, test, left[:, :rank], subspace[:, :rank], tried, FINENESS[1:2]).size
-        if best is not None and size > best[0]:
-            break
-        best = size, rank
+        if best is None or size < DOUBLED * best[0]:
+            best = size, rank
     if best is None or best[0] > WORTH * before:
         return None
     rank = best[1]

@@ -84,7 +84,7 @@ class _Feed:
     ) -> None:
         self._plan = plan
         self._progress = progress
-        self._told = 0  # bytes that were told to `progress` ahead of their chunks
+        self._told = plan.told  # bytes that were told to `progress` ahead of their chunks
         self._inputs = inputs
         self._identity = dict(plan.identities)
         self._image = _ImageDigest(image, inputs) if image is not None else None

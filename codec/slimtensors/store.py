@@ -35,7 +35,9 @@ def store(
     """Write a file to a path or file object. bases: of each input, or none at all."""
     count = thread_count(threads)
     segments = None if image is None else image.segments
-    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases)
+    plan = make_plan(
+        inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress
+    )
 
     def write(output: Output) -> None:
         write_plan(plan, inputs, output, threads=count, image=image, progress=progress)
