@@ -33,7 +33,7 @@ from slimtensors.errors import (
 if TYPE_CHECKING:
     from slimtensors.container.header import Base
     from slimtensors.converting import compress, decompress, match_base
-    from slimtensors.dependencies import Dependency, dependencies
+    from slimtensors.depending import Dependency, dependencies
     from slimtensors.estimating import Estimate, estimate
     from slimtensors.flattening import flatten, rebase
     from slimtensors.handle import TensorSlice, safe_open
@@ -86,10 +86,10 @@ __all__ = [
 _HOME = {
     "Base": "container.header",
     "BaseDir": "resolving",
-    "Dependency": "dependencies",
+    "Dependency": "depending",
     "Match": "matching",
     "MatchReport": "matching",
-    "dependencies": "dependencies",
+    "dependencies": "depending",
     "flatten": "flattening",
     "match_base": "converting",
     "rebase": "flattening",
@@ -112,9 +112,7 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOME:
-        home = importlib.import_module(f"slimtensors.{_HOME[name]}")
-        # All names of that module: importing it has put the module itself where a function of its name belongs.
-        globals().update({each: getattr(home, each) for each, where in _HOME.items() if where == _HOME[name]})
+        globals()[name] = getattr(importlib.import_module(f"slimtensors.{_HOME[name]}"), name)
         return globals()[name]
     if name in ("numpy", "torch"):
         return importlib.import_module(f"slimtensors.{name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import slimtensors
 
@@ -19,3 +20,9 @@ def test_every_name_is_there_and_documented() -> None:
     for name in slimtensors.__all__:
         value = getattr(slimtensors, name)
         assert isinstance(value, (str, int)) or value.__doc__, name
+
+
+def test_no_module_has_the_name_of_a_function() -> None:
+    """Importing `slimtensors.x` puts the module where `slimtensors.x()` was."""
+    modules = {path.stem for path in Path(slimtensors.__file__).parent.iterdir()}
+    assert modules & set(slimtensors.__all__) <= {"numpy", "torch"}

@@ -27,7 +27,7 @@ def command(
     Bases are looked for in --base, then by digest in --base-dir and in the folders of SLIMTENSORS_BASE_DIR.
     """
     from slimtensors.cli.output import print_json, say, table
-    from slimtensors.dependencies import dependencies
+    from slimtensors.depending import dependencies
 
     found = dependencies(file, base=[*([base] if base else []), *base_dirs], max_bytes=max_bytes)
     missing = [each for each in found if each.found is None]
