@@ -1,6 +1,7 @@
 """Save and load torch tensors: the verbs of `safetensors.torch`.
 
-Tensors are decoded on the CPU and then copied to the device asked for.
+Tensors are decoded on the CPU and then copied to the device asked for; `load_file` decodes on a CUDA device with
+SLIMTENSORS_DECODE=cuda.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import torch
 
 from slimtensors.applying import decode_over
 from slimtensors.container.reader import Verify
+from slimtensors.device.backend import Backend
+from slimtensors.device.choice import backend_for
 from slimtensors.matching import matched_bases
 from slimtensors.numpy import as_array, load_arrays
+from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Progress, stream_files
@@ -22,7 +26,7 @@ from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
 from slimtensors.torch_modules import load_model, save_model
-from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs
+from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs, torch_dtype
 
 __all__ = [
     "apply_delta", "load", "load_file", "load_model", "save", "save_file", "save_model", "stream_tensors",
@@ -79,15 +83,36 @@ def load_file(
 ) -> Tensors:
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
-    Raises FormatError if the file is damaged; see `slimtensors.safe_open` for the other arguments.
+    With SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it; tensors that no kernel is for are decoded
+    on the CPU and copied, with a `DecodedOnCpuWarning` once for each kind of them. Raises FormatError if the file is
+    damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
+    backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
+        if backend is not None:
+            return _decoded_there(file, backend, device, thread_count(threads))
         arrays = load_arrays(file, thread_count(threads))
         return {
             name: from_array(array, file.header.tensors[file.index[name]].dtype, device)
             for name, array in arrays.items()
         }
+
+
+def _decoded_there(file: TensorFile, backend: Backend, device: Any, threads: int) -> Tensors:
+    """All tensors, in memory of the backend."""
+    from slimtensors.device.loading import fill_device  # loads Numba
+
+    whole = {i: tensor for i, tensor in enumerate(file.header.tensors) if tensor.dtype.bits >= 8}
+    buffers = {i: backend.fresh(tensor.nbytes) for i, tensor in whole.items()}
+    fill_device(file, buffers, backend, threads)
+    found = {}
+    for i, tensor in enumerate(file.header.tensors):
+        if i in buffers:
+            found[tensor.name] = torch.as_tensor(buffers[i]).view(torch_dtype(tensor.dtype)).reshape(tensor.shape)
+        else:  # several elements to a byte: rare, and never large
+            found[tensor.name] = from_array(as_array(file.read(i, threads), tensor), tensor.dtype, device)
+    return found
 
 
 def load(

@@ -27,8 +27,9 @@ PACKAGES = [
     "torch",
 ]
 VARIABLES = [
-    "SLIMTENSORS_ISA", "SLIMTENSORS_NUM_THREADS", "SLIMTENSORS_CACHE_DIR", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME",
-    "NUMBA_CPU_FEATURES", "NUMBA_BOUNDSCHECK", "HF_HUB_DISABLE_PROGRESS_BARS",
+    "SLIMTENSORS_ISA", "SLIMTENSORS_NUM_THREADS", "SLIMTENSORS_CACHE_DIR", "SLIMTENSORS_BASE_DIR",
+    "SLIMTENSORS_DECODE", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_BOUNDSCHECK",
+    "HF_HUB_DISABLE_PROGRESS_BARS",
 ]  # fmt: skip
 
 
@@ -98,13 +99,17 @@ def _version(package: str) -> str | None:
 
 
 def _cuda() -> dict[str, str | None]:
-    """As torch sees it."""
+    """As torch sees it, and whether our kernels can be used."""
+    from slimtensors.device.choice import VARIABLE, why_not
+
     if _version("torch") is None:
-        return {"version": None, "device": None}
+        return {"version": None, "device": None, "kernels": why_not()}
     try:
         import torch
 
         device = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     except Exception as error:  # a broken installation raises anything; that is worth showing
-        return {"version": None, "device": f"torch cannot be used: {type(error).__name__}: {error}"}
-    return {"version": torch.version.cuda, "device": device}
+        return {"version": None, "device": f"torch cannot be used: {type(error).__name__}: {error}", "kernels": None}
+    reason = why_not()
+    usable = f"usable with {VARIABLE}=cuda: plain layouts of fast and balanced, raw, constant, digests"
+    return {"version": torch.version.cuda, "device": device, "kernels": usable if reason is None else reason}

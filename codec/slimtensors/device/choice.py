@@ -47,16 +47,14 @@ def why_not() -> str | None:
 def backend_for(device: Any) -> Any:
     """The backend that decodes for a torch device, or None if the CPU does.
 
-    Raises UsageError if SLIMTENSORS_DECODE=cuda and no GPU can.
+    `auto` is the CPU until the kernels have been seen to run on a GPU (bench/gpu_check.py). Raises UsageError if
+    SLIMTENSORS_DECODE=cuda and no GPU can.
     """
-    asked = asked_for()
-    if device.type != "cuda" or asked == CPU:
+    if device.type != "cuda" or asked_for() != CUDA:
         return None
     reason = why_not()
-    if reason is None:
-        from slimtensors.device.torch_cuda import TorchCuda
+    if reason is not None:
+        raise UsageError(f"{VARIABLE}=cuda, but {reason}; {VARIABLE}=cpu decodes on the CPU and copies")
+    from slimtensors.device.torch_cuda import TorchCuda
 
-        return TorchCuda(device)
-    if asked == CUDA:
-        raise UsageError(f"{VARIABLE}=cuda, but {reason}")
-    return None
+    return TorchCuda(device)
