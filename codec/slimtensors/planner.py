@@ -117,8 +117,9 @@ def make_plan(
         else:
             builder.add(i, tensor, same.get(i))
             if progress is not None and matched[i] is not None:
-                told += (half := tensor.dtype.bytes_of(tensor.shape) // 2)
+                half = tensor.dtype.bytes_of(tensor.shape) // 2
                 progress(half)
+                told += half
     builder.finish_packs(inputs)
     image = None
     if segments is not None:

@@ -122,7 +122,7 @@ def find_factors(tensor: Input, base: BaseReader, tried: Sequence[Bits]) -> Fact
     matrix = _matrix(tensor, base)
     if matrix is None:
         return None
-    count = min(matrix.rows, TRAIN + TEST, max(SMALLEST, MOST_SAMPLED // matrix.columns))
+    count = min(matrix.rows, TRAIN + TEST, MOST_SAMPLED // matrix.columns)
     picked = np.unique(np.linspace(0, matrix.rows - 1, count).astype(np.int64))
     apart = np.zeros(picked.size, bool)
     apart[:: max(2, picked.size // TEST)] = True  # spread over the tensor, as the others are
@@ -160,7 +160,7 @@ def _matrix(tensor: Input, base: BaseReader) -> _Matrix | None:
         return None
     rows = tensor.shape[0]
     columns = unit_count(tensor) // max(rows, 1)
-    if min(rows, columns) < SMALLEST or columns * RANKS[0] ** 2 > MOST_EQUATIONS:
+    if min(rows, columns) < SMALLEST or SMALLEST * columns > MOST_SAMPLED:  # rows too long to hold a few
         return None
     return _Matrix(tensor, base, rows, columns)
 

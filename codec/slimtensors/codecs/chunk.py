@@ -33,8 +33,8 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
     try:
-        has_base = isinstance(expression, Delta)
-        kind, base_digest = head.read_head(data, out.size, len(expression.bits.parts), has_base)
+        parts = len(expression.bits.parts)
+        kind, base_digest = head.read_head(data, out.size, parts, isinstance(expression, Delta))
         if kind == head.LITERAL:
             _decode_literal(data, out)
         elif kind == head.AFFINE:
