@@ -282,6 +282,17 @@ class TensorFile:
         assert source is not None
         return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
 
+    def base_of(self, number: int, chunk: int) -> Units | None:
+        """What a chunk of a stream is a difference from, if it is one. Raises BaseError."""
+        stream = self.header.streams[number]
+        return self._base(stream, chunk * stream.chunk, stream.chunk_units(chunk))
+
+    def sides_of(self, index: int) -> tuple[Units, ...]:
+        """A tensor's side planes, checked."""
+        self.load_sides(index)
+        number = self.header.tensor_stream[index]
+        return () if number is None else self._sides.get(number, ())
+
     def load_sides(self, index: int) -> None:
         """Decode a tensor's side planes before its data need them."""
         sides = self.header.side_streams.get(index)

@@ -56,7 +56,7 @@ class Runner:
         self.launched.append(kernel)
         cuda, known = Cuda(), KERNELS[kernel]
         views = [buffer.view(kind) for buffer, kind in zip(buffers, known.arrays, strict=True)]
-        for view in views[: -2 if kernel.startswith("decode") else -1]:
+        for view in views[: -known.written]:
             view.flags.writeable = False
         launch(cuda, known.make(Seam(cuda, Types, device)), blocks, THREADS, *views)
 

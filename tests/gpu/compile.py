@@ -27,6 +27,7 @@ REGISTERS = 64  # what launches allow; four thread blocks of 256 to a multiproce
 MOST = {
     "decode_u16_8_8": 42, "decode_u16_6_10": 47, "decode_u16_4_12": 43, "decode_u32_8_8_8_8": 49,
     "decode_u32_8_8_6_10": 55, "decode_u8_1_7": 38, "decode_u8_8": 31,
+    "plane_u8": 102, "plane_u16": 104, "plane_u32": 104, "plane_u64": 105,
 }  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def number(pattern: str, text: str) -> int:
 
 
 def loop_of(code: bytes) -> list[str]:
-    """The shortest loop with at least four votes: the one over groups."""
+    """The shortest loop with at least four votes: the one over groups. Of `plane`, with two: the one over steps."""
     tool = next(Path(__import__("nvidia").__path__[0]).rglob("nvdisasm"))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
@@ -82,8 +83,16 @@ def loop_of(code: bytes) -> list[str]:
         target = re.search(r"BRA.*?(\.L_x_\d+)", instruction)
         if target and labels.get(target[1], end + 1) <= end:
             loops.append(instructions[labels[target[1]] : end + 1])
-    voting = [loop for loop in loops if votes(loop) >= 4 and any("LDS" in each for each in loop)]
+    has_table = any("LDS" in each for each in instructions)
+    voting = [loop for loop in loops if votes(loop) >= (4 if has_table else 2)]
+    if has_table:
+        voting = [loop for loop in voting if any("LDS" in each for each in loop)]
     return min(voting, key=len, default=[])
+
+
+def weights(loop: list[str]) -> int:
+    """How many each lane decodes in it: one for each vote, but for `plane`, whose second vote is for bypass bits."""
+    return votes(loop) if any("LDS" in each for each in loop) else 1
 
 
 def votes(loop: list[str]) -> int:
@@ -97,7 +106,7 @@ def compiled(ptx: str, capability: int) -> Compiled:
         number(r"Used (\d+) registers", log),
         number(r"(\d+) bytes spill", log) + number(r"(\d+) bytes stack frame", log),
         number(r"(\d+) bytes smem", log),
-        len(loop) / votes(loop) if loop else None,
+        len(loop) / weights(loop) if loop else None,
     )
 
 

@@ -10,10 +10,12 @@ import pytest
 from gpu.backend import Runner
 from slimtensors.device import loading
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
-from slimtensors.errors import ChecksumError, FormatError
+from slimtensors.errors import BaseError, ChecksumError, FormatError
+from slimtensors.expression import Delta
 from slimtensors.kernels.cuda import rows
 from slimtensors.numpy import save_file
 from slimtensors.reading import open_file
+from slimtensors.resolving import open_with
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,53 @@ def test_all_tensors(tmp_path, preset, verify):
     assert any(each.category is DecodedOnCpuWarning for each in told) == (len(told) > 0)
     assert {each.split("_")[0] for each in backend.launched} >= {"decode", "plain"}
     assert ("digest" in backend.launched) == (verify == "full")
+
+
+def test_classes(tmp_path):
+    """Preset small: rows of very different sizes."""
+    rng, path, backend = np.random.default_rng(2), tmp_path / "a.slimtensors", Runner(1 << 21)
+    sizes = np.exp2(rng.integers(-12, 1, (130, 1)))
+    w = (rng.standard_normal((130, 130)) * sizes).astype(np.float16)
+    save_file({"w": w}, path, preset="small")
+    with open_file(path) as file:
+        assert file.header.streams[file.header.tensor_stream[0]].expression.contexts
+    assert load(path, backend)["w"].tobytes() == w.tobytes()
+    assert "contexts_u16" in backend.launched
+
+
+def fine_tune(folder):
+    """A file that is a difference from a base; (the base, what it holds)."""
+    rng = np.random.default_rng(4)
+    base = {"w": (rng.standard_normal((64, 160)) * 0.02).astype(np.float32)}
+    base["h"] = base["w"][:50].astype(np.float16)
+    turns = {name: 1 + rng.integers(-4, 5, each.shape) / 2**9 for name, each in base.items()}
+    given = {name: (each * turns[name]).astype(each.dtype) for name, each in base.items()}
+    save_file(given, folder / "tuned.slimtensors", base=base)
+    return base, given
+
+
+def load_tuned(path, base, backend):
+    with open_with(path, base) as file:
+        assert any(isinstance(stream.expression, Delta) for stream in file.header.streams)
+        targets = {i: backend.fresh(tensor.nbytes) for i, tensor in enumerate(file.header.tensors)}
+        fill_device(file, targets, backend, threads=2)
+        return {file.header.tensors[i].name: target for i, target in targets.items()}
+
+
+def test_differences(tmp_path):
+    base, given = fine_tune(tmp_path)
+    backend = Runner(1 << 21)
+    found = load_tuned(tmp_path / "tuned.slimtensors", base, backend)
+    for name, array in given.items():
+        assert found[name].tobytes() == array.tobytes(), name
+    assert any(each.startswith("finish") for each in backend.launched)
+
+
+def test_the_wrong_base_is_refused_in_words(tmp_path):
+    base, _given = fine_tune(tmp_path)
+    wrong = {name: each + each.dtype.type(1) for name, each in base.items()}
+    with pytest.raises(BaseError, match=r"tensor '\w', chunk \d: .*it is another base"):
+        load_tuned(tmp_path / "tuned.slimtensors", wrong, Runner(1 << 21))
 
 
 def one(path, **options):

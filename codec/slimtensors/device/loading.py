@@ -9,9 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.delta import check_base
+from slimtensors.codecs.head import PLANES
+from slimtensors.codecs.place import Place
 from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
-from slimtensors.errors import ChecksumError
+from slimtensors.errors import BaseError, ChecksumError
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import TensorFile
 from slimtensors.threads import run_all
@@ -21,6 +25,7 @@ __all__ = ["DecodedOnCpuWarning", "fill_device"]
 Array = npt.NDArray[Any]
 
 SEGMENT_BYTES = 32 * 1024 * 1024  # stored
+DECODED_BYTES = 4 * SEGMENT_BYTES  # of a segment: what decodes plane by plane has work space on the device
 SLOTS = 3  # segments in host memory at once: read, uploaded, decoded
 ALIGNMENT = 8  # of a target that the kernels write to
 _told: set[str] = set()
@@ -31,6 +36,7 @@ class DecodedOnCpuWarning(RuntimeWarning):
 
 
 class _Task(NamedTuple):
+    tensor: int
     stream: int
     chunk: int
     length: int  # stored
@@ -39,7 +45,7 @@ class _Task(NamedTuple):
 
 def fill_device(file: TensorFile, targets: Mapping[int, Buffer], backend: Backend, threads: int) -> None:
     """Decode whole tensors (by their positions in the file) into buffers of their sizes."""
-    by_layout: dict[Layout, list[_Task]] = {}
+    by_layout: dict[Layout | Planes, list[_Task]] = {}
     others = {}
     for index, target in targets.items():
         layout = _layout(file, index)
@@ -58,14 +64,16 @@ def fill_device(file: TensorFile, targets: Mapping[int, Buffer], backend: Backen
             backend.write(target, file.read(index, threads).view(np.uint8))
 
 
-def _layout(file: TensorFile, index: int) -> Layout | None:
+def _layout(file: TensorFile, index: int) -> Layout | Planes | None:
     """The layout of a tensor's chunks, if kernels decode them."""
     header = file.header
     number = header.tensor_stream[index]
     if number is None or header.holder(index) != index or index in header.pack_offset:
         return None
     stream = header.streams[number]
-    layout = layout_of(stream.expression, stream.dtype.unit_bytes)
+    layout: Layout | Planes | None = layout_of(stream.expression, stream.dtype.unit_bytes)
+    if layout is None:
+        layout = planes_of(stream.expression, stream.units, stream.dtype.unit_bytes, stream.dtype.is_float)
     if layout is None:
         _tell(stream.label, str(type(stream.expression).__name__).lower())
     return layout
@@ -92,7 +100,7 @@ def _tasks(file: TensorFile, index: int, target: Buffer) -> Iterator[_Task]:
     stream = file.header.streams[number]
     at = 0
     for chunk, record in enumerate(file.reader.records(number)[0]):
-        yield _Task(number, chunk, record.stored_length, target[at : at + record.decoded_length])
+        yield _Task(index, number, chunk, record.stored_length, target[at : at + record.decoded_length])
         at += record.decoded_length
     assert at == len(target), stream.label
 
@@ -105,14 +113,14 @@ class _Loader:
         self._next = 0
         self._pending: list[tuple[list[_Task], Pending]] = []
 
-    def load(self, by_layout: Mapping[Layout, list[_Task]]) -> None:
+    def load(self, by_layout: Mapping[Layout | Planes, list[_Task]]) -> None:
         for layout, tasks in by_layout.items():
             for segment in _segments(tasks):
                 self._decode(segment, layout)
         for tasks, pending in self._pending:
             self._check(tasks, pending)
 
-    def _decode(self, tasks: list[_Task], layout: Layout) -> None:
+    def _decode(self, tasks: list[_Task], layout: Layout | Planes) -> None:
         staging = self._slot(sum(task.length for task in tasks))
         chunks, at = [], 0
         for task in tasks:
@@ -127,9 +135,39 @@ class _Loader:
 
         run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
         digests = self._file.reader.verify == "full"
-        self._pending.append((tasks, decode_segment(self._backend, staging, chunks, layout, digests=digests)))
+        if isinstance(layout, Planes):
+            known = [self._known(task, chunk, staging, layout) for task, chunk in zip(tasks, chunks, strict=True)]
+            pending = decode_planes(self._backend, staging, known, layout, digests=digests)
+        else:
+            pending = decode_segment(self._backend, staging, chunks, layout, digests=digests)
+        self._pending.append((tasks, pending))
         self._marks[self._next] = self._backend.mark()
         self._next = (self._next + 1) % SLOTS
+
+    def _known(self, task: _Task, chunk: Chunk, staging: Array, layout: Planes) -> Chunk:
+        """With what decoding plane by plane needs of the chunk's tensor and of its base."""
+        stream = self._file.header.streams[task.stream]
+        base = None
+        if layout.has_base:
+            base = self._backend.fresh(len(chunk.target))
+            if staging[chunk.at] == PLANES:
+                self._backend.write(base, _bytes(self._base_units(task, staging[chunk.at :])))
+        first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
+        return chunk._replace(first=first, units=stream.units, sides=sides, base=base)
+
+    def _base_units(self, task: _Task, data: Array) -> Array:
+        """What a chunk is a difference from, checked."""
+        stream = self._file.header.streams[task.stream]
+        try:
+            units = self._file.base_of(task.stream, task.chunk)
+            assert units is not None
+            check_base(Place(stream.units, base=units), int(data[8:16].view("<u8")[0]))
+        except BaseError:
+            # The decoder for CPUs has the words for it.
+            out = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
+            self._file.decode_chunk(task.stream, task.chunk, out)
+            raise
+        return units
 
     def _slot(self, length: int) -> Array:
         """Host memory that no upload reads from any more."""
@@ -157,17 +195,21 @@ class _Loader:
                     f"{stream.label}, chunk {task.chunk}: the CPU decodes it, the GPU does not. The file is sound; "
                     "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
                 )
-            self._backend.write(task.target, units.view(np.uint8))
+            self._backend.write(task.target, _bytes(units))
 
 
 def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:
     segment: list[_Task] = []
-    size = 0
+    size = decoded = 0
     for task in tasks:
-        if segment and size + task.length > SEGMENT_BYTES:
+        if segment and (size + task.length > SEGMENT_BYTES or decoded + len(task.target) > DECODED_BYTES):
             yield segment
-            segment, size = [], 0
+            segment, size, decoded = [], 0, 0
         segment.append(task)
-        size += task.length
+        size, decoded = size + task.length, decoded + len(task.target)
     if segment:
         yield segment
+
+
+def _bytes(units: Array) -> Array:
+    return np.ascontiguousarray(units).view(np.uint8)

@@ -19,34 +19,42 @@ from slimtensors.kernels.cuda.catalogue import decode_name, plain_name
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout
 from slimtensors.kernels.status import OK
 
-__all__ = ["Chunk", "Pending", "decode_segment", "layout_of"]
+__all__ = ["Chunk", "Pending", "decode_segment", "layout_of", "take_digests", "upload_all"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 16
 
 
 class Chunk(NamedTuple):
-    """A chunk to decode: its bytes' place in the segment, and the buffer of its decoded bytes."""
+    """A chunk to decode: its bytes' place in the segment, and the buffer of its decoded bytes.
+
+    What follows is for layouts that need it: its first unit in its stream, the stream's units, the tensor's side
+    planes, and its base's units, on the device.
+    """
 
     at: int
     length: int
     target: Buffer
+    first: int = 0
+    units: int = 0
+    sides: tuple[Array, ...] = ()
+    base: Buffer | None = None
 
 
 class Pending(NamedTuple):
     """What a segment's kernels leave."""
 
     left: list[int]  # chunks that no kernel decodes
-    ends: Array  # of the items of each chunk
+    owners: Array  # the chunk of each item
     status: Buffer  # uint32, one for each item
     digests: Buffer | None  # uint64, those of a chunk after those of the one before it
     targets: list[Buffer]
-    held: Array  # host memory that is being uploaded
+    held: list[Array]  # host memory that is being uploaded
 
     def faulty(self, backend: Backend) -> list[int]:
         """Chunks whose streams did not end as they began, or have an escape where none can be."""
         bad = np.flatnonzero(backend.download(self.status).view(np.uint32))
-        found: list[int] = np.unique(np.searchsorted(self.ends, bad, side="right")).tolist()
+        found: list[int] = np.unique(self.owners[bad]).tolist()
         return found
 
     def decoded_digests(self, backend: Backend) -> list[int]:
@@ -84,10 +92,10 @@ def decode_segment(
     """
     out, places = backend.window([chunk.target for chunk in chunks])
     work = _list(segment, chunks, layout, places)
-    made = _digest_items(chunks, places) if digests else np.empty(0, np.uint32)
     stored = backend.upload(segment)
-    lists = [work.items, work.block_rows, work.tables, work.plain, ROWS, made]
-    held, (items, block_rows, tables, plain, secrets, pieces) = _upload(backend, lists)
+    held, (items, block_rows, tables, plain) = upload_all(
+        backend, [work.items, work.block_rows, work.tables, work.plain]
+    )
     count = work.items.size // rows.ITEM
     status = backend.zeros(4 * count)
     if count:
@@ -95,13 +103,23 @@ def decode_segment(
         backend.launch(decode_name(layout), count, views)
     if work.plain.size:
         backend.launch(plain_name(layout.unit_bytes), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
-    results = None
-    if digests:
-        results = backend.fresh(8 * sum(_pieces([chunk.target for chunk in chunks])))
-        if made.size:
-            backend.launch("digest", made.size // rows.DIGEST_ITEM, (out, pieces, secrets, results))
+    results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
     left = np.flatnonzero(work.becomes == worklist.LEFT).tolist()
-    return Pending(left, work.ends, status, results, [chunk.target for chunk in chunks], held)
+    owners = np.searchsorted(work.ends, np.arange(count), side="right")
+    return Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+
+
+def take_digests(
+    backend: Backend, out: Buffer, chunks: Sequence[Chunk], places: list[int]
+) -> tuple[Buffer, list[Array]]:
+    """(the digests of pieces of what is decoded, host memory that is being uploaded)."""
+    results = backend.fresh(8 * sum(_pieces([chunk.target for chunk in chunks])))
+    made = _digest_items(chunks, places)
+    if not made.size:
+        return results, []
+    held, (secrets, pieces) = upload_all(backend, [ROWS, made])
+    backend.launch("digest", made.size // rows.DIGEST_ITEM, (out, pieces, secrets, results))
+    return results, [held]
 
 
 class _Work(NamedTuple):
@@ -148,7 +166,7 @@ def _digest_items(chunks: Sequence[Chunk], places: list[int]) -> Array:
     return np.array(found, np.uint32).reshape(-1)
 
 
-def _upload(backend: Backend, arrays: Sequence[Array]) -> tuple[Array, list[Buffer]]:
+def upload_all(backend: Backend, arrays: Sequence[Array]) -> tuple[Array, list[Buffer]]:
     """Several arrays in one copy: (host memory that it is made from, buffers)."""
     starts, end = [], 0
     for array in arrays:

@@ -7,19 +7,24 @@ from typing import NamedTuple
 
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
 from slimtensors.kernels.cuda.digest import make_digest
+from slimtensors.kernels.cuda.elements import make_contexts, make_fields, make_finish
 from slimtensors.kernels.cuda.plain import make_plain
+from slimtensors.kernels.cuda.plane import make_plane, make_tables
 from slimtensors.kernels.cuda.seam import Seam
 
-__all__ = ["KERNELS", "Kernel", "decode_name", "plain_name"]
+__all__ = ["KERNELS", "Kernel", "decode_name", "plain_name", "sized_name"]
 
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
 
 class Kernel(NamedTuple):
-    """make: a body from a seam. arrays: what its arguments, one-dimensional arrays, hold."""
+    """make: a body from a seam. arrays: what its arguments, one-dimensional arrays, hold; the last `written` of them
+    are written.
+    """
 
     make: Callable[[Seam], Callable[..., None]]
     arrays: tuple[str, ...]
+    written: int = 1
 
 
 def decode_name(layout: Layout) -> str:
@@ -30,9 +35,14 @@ def plain_name(unit_bytes: int) -> str:
     return f"plain_u{8 * unit_bytes}"
 
 
+def sized_name(kernel: str, unit_bytes: int) -> str:
+    """Of plane, fields, contexts, finish."""
+    return f"{kernel}_u{8 * unit_bytes}"
+
+
 def _decode(layout: Layout) -> Kernel:
     segment, work = ("uint8", "uint16", "uint32"), ("uint32", "uint32", "uint16")
-    return Kernel(lambda seam: make_decode(*seam, layout), (*segment, *work, WORDS[layout.unit_bytes], "uint32"))
+    return Kernel(lambda seam: make_decode(*seam, layout), (*segment, *work, WORDS[layout.unit_bytes], "uint32"), 2)
 
 
 def _plain(unit_bytes: int) -> Kernel:
@@ -40,8 +50,23 @@ def _plain(unit_bytes: int) -> Kernel:
     return Kernel(lambda seam: make_plain(*seam), (unit, "uint32", unit))
 
 
+def _sized(unit_bytes: int) -> dict[str, Kernel]:
+    unit, work = WORDS[unit_bytes], ("uint32", "uint32", "uint32", "uint32", "uint8")
+    made = {
+        "plane": Kernel(
+            lambda seam: make_plane(*seam, unit_bytes), ("uint16", "uint32", *work, unit, "uint32"), 2
+        ),
+        "fields": Kernel(lambda seam: make_fields(*seam, unit_bytes), ("uint8", "uint32", unit)),
+        "contexts": Kernel(lambda seam: make_contexts(*seam, unit_bytes), ("uint32", "uint8", unit, "uint8")),
+        "finish": Kernel(lambda seam: make_finish(*seam, unit_bytes), ("uint32", unit, unit)),
+    }
+    return {sized_name(name, unit_bytes): kernel for name, kernel in made.items()}
+
+
 KERNELS: dict[str, Kernel] = {
     **{decode_name(layout): _decode(layout) for layout in LAYOUTS},
     **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
+    **{name: kernel for unit_bytes in WORDS for name, kernel in _sized(unit_bytes).items()},
+    "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),
 }

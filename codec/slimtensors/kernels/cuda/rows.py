@@ -36,10 +36,36 @@ NOWHERE = 0xFFFFFFFF
 PLAIN_ITEM = 8
 PLAIN_UNITS = 1 << 14  # of an item
 
+# An item of `plane`: up to eight blocks of one coded plane. Its words up to ESCAPES as those of `decode`, but for:
+MAP = 4  # the first of the chunk's numbers in `maps`: where the entries of each context's table begin
+CONTEXT = 5  # of the chunk's first unit, in `contexts`; NOWHERE if it has none
+SHIFT, WIDTH = 12, 13  # of the plane, in the unit before it is rotated
+BYPASS, OCTAVE, TABLE_MASK = 14, 15, 16  # whether it is in mode bypass; fields' move for each four classes; of contexts
+ABOVE = 17  # whether another plane has been there before
+PLANE_ITEM = 18
+ABSENT = 1 << 31  # in `maps`, marks a table that no unit selects
+STARTS = 257  # of a table in `starts`: where its symbols' slots start, and its precision
+
+# An item of `fields`: units of a raw or constant plane. The first three words as those of `plain`.
+UNIT_AT = 3  # the item's first unit in the chunk's body
+GROUPS_ALL = 4  # of the chunk's body
+FIELD_SHIFT, FIELD_WIDTH, FIELD_ABOVE = 5, 6, 7  # the width is 0 if the plane is constant
+VALUE = 8  # of a constant plane; else its first byte in segment8
+FIELDS_ITEM = 9
+
+# An item of `contexts` and of `finish`. The first three words as those of `plain`.
+BASE_AT, BASE_HIGH = 3, 4  # of the base's units in `bases`, 64 bits
+ROW_AT, COLUMN_AT = 5, 6  # the first unit's, in the tensor
+LENGTH = 7  # of a row
+ROWS_FROM, COLUMNS_FROM = 8, 9  # classes of rows and columns, in `sides`; NOWHERE if there are none
+FIRST, TABLES, CONTEXT_SHIFT = 10, 11, 12  # of a base context
+ROTATED, ADDED, ORDERED = 13, 14, 15  # to finish with: rotation; whether there is a base; whether it is of floats
+WIDE_ITEM = 16
+
 # An item of `digest`: up to eight pieces of 16 KiB of decoded bytes.
 DATA, DATA_HIGH, DATA_PIECES, RESULT = 0, 1, 2, 3  # in numbers of 64 bits; how many; the first result's place
 DIGEST_ITEM = 4
 PIECE_WORDS = 2048
 
 # What a kernel reports in an item's status.
-BAD_END, BAD_ESCAPE = 1, 2
+BAD_END, BAD_ESCAPE, BAD_FIELD = 1, 2, 4

@@ -1,0 +1,238 @@
+"""Chunks decoded on a device plane by plane: layouts without a kernel of their own, contexts, differences."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.segments import Chunk, Pending, take_digests, upload_all
+from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Delta, Stored
+from slimtensors.kernels.cpu import planelist as lists
+from slimtensors.kernels.cpu.worklist import CHUNK, LEFT, LISTED, NO_ROOM, PLAIN
+from slimtensors.kernels.cuda import rows
+from slimtensors.kernels.cuda.catalogue import plain_name, sized_name
+from slimtensors.kernels.status import OK
+
+__all__ = ["Planes", "decode_planes", "planes_of"]
+
+Array = npt.NDArray[Any]
+
+GROUP = 128
+WIDE_UNITS = 1 << 16  # of an item of `contexts` or `finish`
+CLASS_MASK, BYTE_MASK = 3, 255  # of the context that selects a table
+MOST_UNITS = 1 << 31  # of a tensor whose rows are counted in 32 bits
+
+
+class Planes(NamedTuple):
+    """The planes of chunks, and what becomes of them: they are rotated, or added to a base."""
+
+    unit_bytes: int
+    bits: Bits
+    has_base: bool = False
+    ordered: bool = False  # whether the base is of floats
+
+
+class _Work(NamedTuple):
+    items: Array
+    block_rows: Array
+    starts: Array
+    maps: Array
+    fields: Array
+    plain: Array
+    owners: Array
+    becomes: Array
+    ends: list[tuple[int, int]]  # of items and fields, after each plane
+
+
+def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool) -> Planes | None:
+    """The layout of a stream of so many units, if kernels decode it."""
+    if isinstance(expression, Bits):
+        found = Planes(unit_bytes, expression)
+    elif isinstance(expression, Delta) and expression.moved is None:
+        found = Planes(unit_bytes, expression.bits, True, is_float)
+    else:
+        return None
+    by_row = any(context.sides for context in found.bits.contexts)
+    return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found
+
+
+def decode_planes(
+    backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Planes, *, digests: bool
+) -> Pending:
+    """As `segments.decode_segment`."""
+    size = layout.unit_bytes
+    out, places = backend.window([chunk.target for chunk in chunks])
+    counts = [len(chunk.target) // size for chunk in chunks]
+    asked = [(c.at, c.length, n, at // size) for c, n, at in zip(chunks, counts, places, strict=True)]
+    bodies = [n - n % GROUP for n in counts]
+    context_at = np.cumsum([0, *bodies])
+    work = _list(segment, np.array(asked, np.int64).reshape(-1), context_at[:-1], layout)
+    listed = np.flatnonzero(work.becomes == LISTED).tolist()
+    bases, base_at = _bases(backend, chunks, size)
+    sides, side_at = _sides(chunks)
+    wide = _Wide(chunks, bodies, base_at, side_at, listed)
+    selecting = [wide.contexts(part.context, context_at.tolist()) for part in layout.bits.parts]
+    finishing = wide.finish(layout, [row[3] for row in asked])
+
+    stored = backend.upload(segment)
+    arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
+    held, buffers = upload_all(backend, [*arrays, *selecting])
+    items, block_rows, starts, maps, fields, plain, classes, finish = buffers[: len(arrays)]
+    tables = work.starts.size // rows.STARTS
+    entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(context_at[-1]), 1))
+    status = backend.zeros(4 * work.owners.size)
+    if tables:
+        backend.launch("tables", tables, (starts, entries))
+    item, field = 0, 0
+    for (item_end, field_end), given in zip(work.ends, buffers[len(arrays) :], strict=True):
+        if item_end > item:
+            if len(given):
+                wide_items = len(given) // (4 * rows.WIDE_ITEM)
+                backend.launch(sized_name("contexts", size), wide_items, (given, classes, bases, contexts))
+            some, result = _part(items, rows.PLANE_ITEM, item, item_end), _part(status, 1, item, item_end)
+            coded = (stored, stored, some, block_rows, maps, entries, contexts, out, result)
+            backend.launch(sized_name("plane", size), item_end - item, coded)
+        if field_end > field:
+            some = _part(fields, rows.FIELDS_ITEM, field, field_end)
+            backend.launch(sized_name("fields", size), field_end - field, (stored, some, out))
+        item, field = item_end, field_end
+    if finishing.size:
+        backend.launch(sized_name("finish", size), finishing.size // rows.WIDE_ITEM, (finish, bases, out))
+    if work.plain.size:
+        backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
+    results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
+    left = np.flatnonzero(work.becomes == LEFT).tolist()
+    return Pending(left, work.owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+
+
+def _part(items: Buffer, length: int, begin: int, end: int) -> Buffer:
+    """Some of the items of a list of 32-bit numbers."""
+    return items[4 * length * begin : 4 * length * end]
+
+
+def _bases(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[Buffer, list[int]]:
+    """A buffer that has the base units of all chunks, and where they begin in it, in units."""
+    if chunks[0].base is None:
+        return backend.fresh(16), [0] * len(chunks)
+    found, places = backend.window([chunk.base for chunk in chunks])
+    return found, [place // unit_bytes for place in places]
+
+
+def _sides(chunks: Sequence[Chunk]) -> tuple[Array, dict[int, int]]:
+    """All side planes, each once, and where they begin, by the array's id."""
+    found = {id(side): side for chunk in chunks for side in chunk.sides}
+    starts, at = {}, 0
+    for key, side in found.items():
+        starts[key] = at
+        at += side.nbytes
+    joined = [side.reshape(-1).view(np.uint8) for side in found.values()]
+    return np.concatenate(joined) if joined else np.zeros(1, np.uint8), starts
+
+
+class _Wide:
+    """Items of the kernels that see each unit by itself, for the bodies of the chunks that have planes."""
+
+    def __init__(
+        self, chunks: Sequence[Chunk], bodies: list[int], base_at: list[int], side_at: dict[int, int], listed: list[int]
+    ) -> None:
+        self._chunks, self._bodies, self._base_at, self._side_at = chunks, bodies, base_at, side_at
+        self._listed = listed
+
+    def contexts(self, context: Context | None, places: list[int]) -> Array:
+        """Which context each unit has; empty if the plane has none."""
+        made: list[tuple[int, ...]] = []
+        if context is not None:
+            for i in self._listed:
+                length, sides = self._rows(context, self._chunks[i])
+                numbers = (0, 0, 0)
+                if isinstance(context, BaseContext):
+                    numbers = (context.first, context.tables, context.shift)
+                for done, begin in self._pieces(i, places[i]):
+                    row, column = divmod(self._chunks[i].first + done, length)
+                    made.append((*begin, row, column, length, *sides, *numbers, 0, 0, 0))
+        return np.array(made, np.uint32).reshape(-1)
+
+    def finish(self, layout: Planes, places: list[int]) -> Array:
+        """What finishes the units; empty if they are as they should be."""
+        numbers = layout.bits.rotate, int(layout.has_base), int(layout.ordered)
+        made = []
+        if any(numbers[:2]):
+            for i in self._listed:
+                for _done, begin in self._pieces(i, places[i]):
+                    made.append((*begin, *(0,) * 8, *numbers))
+        return np.array(made, np.uint32).reshape(-1)
+
+    def _pieces(self, i: int, place: int) -> list[tuple[int, tuple[int, ...]]]:
+        """(units before it, its first words) of each item of a chunk."""
+        found: list[tuple[int, tuple[int, ...]]] = []
+        for done in range(0, self._bodies[i], WIDE_UNITS):
+            to, base = place + done, self._base_at[i] + done
+            units = min(WIDE_UNITS, self._bodies[i] - done)
+            found.append((done, (to & 0xFFFFFFFF, to >> 32, units, base & 0xFFFFFFFF, base >> 32)))
+        return found
+
+    def _rows(self, context: Context, chunk: Chunk) -> tuple[int, tuple[int, int]]:
+        """The units of a row, and where the classes of rows and columns are."""
+        if isinstance(context, ClassContext):
+            columns = chunk.sides[context.columns]
+            return columns.size, (self._side_at[id(chunk.sides[context.rows])], self._side_at[id(columns)])
+        if context.rows is None:
+            return max(chunk.units, 1), (rows.NOWHERE, rows.NOWHERE)
+        classes = chunk.sides[context.rows]
+        return chunk.units // classes.size, (self._side_at[id(classes)], rows.NOWHERE)
+
+
+def _list(segment: Array, asked: Array, context_at: Array, layout: Planes) -> _Work:
+    room = 1024 + 16 * (asked.size // CHUNK)
+    while True:
+        found = _listed(segment, asked, context_at, layout, room)
+        if found is not None:
+            return found
+        room *= 4
+
+
+def _listed(segment: Array, asked: Array, context_at: Array, layout: Planes, room: int) -> _Work | None:
+    """The work list, if there is room for it."""
+    chunks, parts = asked.size // CHUNK, layout.bits.parts
+    items, fields = np.empty(room * rows.PLANE_ITEM, np.uint32), np.empty(room * rows.FIELDS_ITEM, np.uint32)
+    block_rows, starts = np.empty(room * rows.BLOCK_ROW, np.uint32), np.empty(room * rows.STARTS, np.uint16)
+    maps, plain = np.empty(room, np.uint32), np.empty(room * rows.PLAIN_ITEM, np.uint32)
+    owners, scratch = np.empty(room, np.int64), np.empty(room + 64, np.int64)
+    used, becomes = np.zeros(lists.LISTS, np.int64), np.empty(chunks, np.uint8)
+    places = np.empty(chunks * len(parts), np.int64)
+    status = lists.place_planes(
+        segment, asked, layout.unit_bytes, len(parts), layout.has_base, plain, used, places, becomes
+    )
+    ends, shift = [], 0
+    for number, part in enumerate(parts):
+        if status != OK:
+            break
+        tables = 1 if part.context is None else part.context.all_tables
+        mask = 0 if part.context is None else CLASS_MASK if isinstance(part.context, ClassContext) else BYTE_MASK
+        octave = part.context.octave if isinstance(part.context, ClassContext) else 0
+        plane = np.array([shift, part.width, number, len(parts), tables, mask, octave], np.int64)
+        status = lists.list_plane(
+            segment, asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch, owners,
+            becomes,
+        )  # fmt: skip
+        shift += part.width
+        ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))
+    if status == NO_ROOM:
+        return None
+    assert status == OK
+    count = used.tolist()
+    return _Work(
+        items[: rows.PLANE_ITEM * count[lists.ITEMS]],
+        block_rows[: rows.BLOCK_ROW * count[lists.ROWS]],
+        starts[: rows.STARTS * count[lists.TABLES]],
+        maps[: count[lists.MAPS]],
+        fields[: rows.FIELDS_ITEM * count[lists.FIELD_ITEMS]],
+        plain[: rows.PLAIN_ITEM * count[PLAIN]],
+        owners[: count[lists.ITEMS]],
+        becomes,
+        ends,
+    )

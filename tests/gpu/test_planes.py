@@ -1,0 +1,157 @@
+"""Chunks decoded plane by plane: contexts, bypass bits, differences; in the runner, against what was saved."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu.backend import Runner
+from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.place import Place
+from slimtensors.device.planes import Planes, decode_planes, planes_of
+from slimtensors.device.segments import Chunk
+from slimtensors.dtypes import DTYPES
+from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Part
+from slimtensors.kernels.cuda import rows
+
+RNG = np.random.default_rng(3)
+ROWS, COLUMNS = 61, 75
+
+
+def classes(count, most):
+    return RNG.integers(0, most, count).astype(np.uint8)
+
+
+def floats(dtype, shape, seed=0):
+    values = (np.random.default_rng(seed).standard_normal(shape) * 0.02).astype(np.float32)
+    if dtype == "BF16":
+        return (values.view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype]).view(DTYPES[dtype].unit)
+
+
+def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None):
+    """Encode a tensor in so many chunks, decode them; (what came out, statuses, what was left)."""
+    backend, kind = Runner(1 << 21), DTYPES[dtype]
+    each = -(-units.size // parts)
+    layout = planes_of(expression, units.size, kind.unit_bytes, kind.is_float)
+    assert layout is not None
+    stored, chunks, at = [], [], 0
+    target = backend.fresh(units.nbytes)
+    for first in range(0, units.size, each):
+        some = units[first : first + each]
+        its_base = None if base is None else base[first : first + each]
+        place = Place(units.size, first, sides, kind, its_base)
+        data = encode_chunk(some, expression, place)
+        stored.append(data)
+        place_out = target[first * some.itemsize : (first + some.size) * some.itemsize]
+        resident = None if base is None else backend.upload(np.ascontiguousarray(its_base).view(np.uint8))
+        chunks.append(Chunk(at, len(data), place_out, first, units.size, sides, resident))
+        at += len(data)
+    segment = np.frombuffer(b"".join(stored), np.uint8).copy()
+    if change is not None:
+        change(segment)
+    pending = decode_planes(backend, segment, chunks, layout, digests=False)
+    return target.view(units.dtype), pending.faulty(backend), pending.left, backend.launched
+
+
+CLASSES = [("BF16", (6, 10)), ("F16", (8, 8)), ("F32", (8, 8, 6, 10)), ("F64", (8, 8, 8, 8, 8, 8, 3, 13))]
+
+
+@pytest.mark.parametrize(("dtype", "widths"), CLASSES)
+def test_classes_of_rows_and_columns(dtype, widths):
+    context = ClassContext(0, 1, 2)
+    top = [Part(width) for width in widths[:-1]] + [Part(widths[-1], context=context)]
+    units = floats(dtype, ROWS * COLUMNS)
+    sides = classes(ROWS, 6), classes(COLUMNS, 5)
+    found, faulty, left, launched = run(Bits(tuple(top), 1), dtype, units, sides=sides)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("contexts") for each in launched)
+
+
+def moved(units, seed=1):
+    """A fine-tune: most numbers a few steps away, some far."""
+    rng = np.random.default_rng(seed)
+    step = rng.integers(-9, 10, units.size).astype(units.dtype)
+    far = rng.random(units.size) < 0.02
+    step[far] = rng.integers(0, 1 << 15, units.size).astype(units.dtype)[far]
+    return units + step
+
+
+def exponent(dtype, tables):
+    shift = {"BF16": 8, "F16": 11, "F32": 24, "F64": 53}[dtype]
+    return BaseContext(shift, {"BF16": 110, "F16": 5, "F32": 110, "F64": 1010}[dtype], tables)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32", "F64"])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_differences(dtype, by_row):
+    base = floats(dtype, ROWS * COLUMNS)
+    units = moved(base)
+    context = exponent(dtype, 12)
+    sides = ()
+    if by_row:
+        context, sides = BaseContext(*(context.shift, context.first, 6), rows=0, classes=3), (classes(ROWS, 3),)
+    halves = base.itemsize // 2
+    expression = Delta(Bits((Part(16, context=context), *[Part(16)] * (halves - 1))), 0)
+    found, faulty, left, launched = run(expression, dtype, units, sides=sides, base=base)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("finish") for each in launched)
+
+
+def test_integers_have_no_order():
+    base = RNG.integers(0, 1 << 16, 900).astype(np.uint16)
+    units = base + RNG.integers(-3, 4, 900).astype(np.uint16)
+    found, faulty, left, _ = run(Delta(Bits((Part(16),)), 0), "I16", units, base=base)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+
+
+@pytest.mark.parametrize("widths", [(8,), (5, 3), (1, 2, 5), (7,), (3, 4)])
+def test_raw_and_constant_planes(widths):
+    units = RNG.integers(0, 1 << sum(widths), 128 * 5 + 9).astype(np.uint8)
+    units &= np.uint8(0xFD if len(widths) > 2 else 0xFF)
+    found, faulty, left, _ = run(Bits(tuple(map(Part, widths))), "U8", units)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+
+
+def test_wide_integers():
+    units = (RNG.integers(0, 1 << 40, 700).astype(np.uint64) ** 2) >> np.uint64(20)
+    found, faulty, left, _ = run(Bits((Part(16), Part(16), Part(16), Part(16))), "I64", units)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+
+
+def test_damaged_words_are_seen():
+    base = floats("BF16", 2048)
+
+    def change(segment):
+        segment[-200:-100] ^= 0x5A
+
+    expression = Delta(Bits((Part(16, context=exponent("BF16", 12)),)), 0)
+    _found, faulty, _left, _ = run(expression, "BF16", moved(base), base=base, parts=1, change=change)
+    assert faulty == [0]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_noise_stays_inside(seed):
+    """Bytes of noise in a chunk whose head is sound: indices out of range would be errors of the runner."""
+    rng, base = np.random.default_rng(seed), floats("BF16", 2048)
+
+    def change(segment):
+        for at in rng.integers(16, segment.size, 9):
+            segment[at] = rng.integers(0, 256)
+
+    expression = Delta(Bits((Part(16, context=exponent("BF16", 12)),)), 0)
+    _found, faulty, left, _ = run(expression, "BF16", moved(base), base=base, parts=1, change=change)
+    assert faulty or left
+
+
+def test_what_has_no_kernel():
+    assert planes_of(Bits((Part(4), Part(12, side=0))), 100, 2, True) is None
+    by_row = Bits((Part(16, context=BaseContext(8, 0, 4, rows=0, classes=2)),))
+    assert planes_of(Delta(by_row, 0), 1 << 31, 2, True) is None
+    assert planes_of(by_row, 100, 2, True) == Planes(2, by_row)
+    assert rows.PLANE_ITEM > rows.ABOVE
