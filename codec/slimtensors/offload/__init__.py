@@ -1,6 +1,15 @@
 """Modules whose layers do not stay in memory: they are decoded when their turn comes."""
 
+from slimtensors.offload.compressed import CompressedEmbedding, CompressedLayers, CompressedLinear, keep_compressed
 from slimtensors.offload.hooks import Offloaded, offload
 from slimtensors.offload.lazy import LazyState
 
-__all__ = ["LazyState", "Offloaded", "offload"]
+__all__ = [
+    "CompressedEmbedding",
+    "CompressedLayers",
+    "CompressedLinear",
+    "LazyState",
+    "Offloaded",
+    "keep_compressed",
+    "offload",
+]

@@ -22,7 +22,7 @@ from slimtensors.threads import thread_count
 from slimtensors.torch_modules import load_model
 from slimtensors.torch_tensors import as_base, check_device, from_array, torch_dtype
 
-__all__ = ["Host", "Offloaded", "hosted", "offload"]
+__all__ = ["Host", "Offloaded", "check_cpu", "check_fits", "hosted", "load_others", "offload"]
 
 Host = Literal["disk", "memory"]
 HOSTS = ("disk", "memory")
@@ -69,9 +69,7 @@ def offload(
     Inference only: training, `state_dict`, `to`, and parameters that a layer shares with another module are
     refused.
     """
-    check_device(device)
-    if torch.device(device).type != "cpu":
-        raise UsageError(f"device {device!r}: layers can be decoded on the CPU only so far; use device='cpu'")
+    check_cpu(device)
     name = layers if layers is not None else _longest(model)
     every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
     turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
@@ -103,6 +101,13 @@ def offload(
     except BaseException:
         stack.close()
         raise
+
+
+def check_cpu(device: Any) -> None:
+    """Raises UsageError for what layers cannot be decoded on."""
+    check_device(device)
+    if torch.device(device).type != "cpu":
+        raise UsageError(f"device {device!r}: layers can be decoded on the CPU only so far; use device='cpu'")
 
 
 def hosted(path: Any, host: str) -> Any:
@@ -158,17 +163,21 @@ def _check(
             raise UsageError(f"{name!r} is shared with another layer, or with what stays resident; refused")
     for prefix, layer in zip(prefixes, found, strict=True):
         for own, parameter in layer.named_parameters():
-            name = prefix + own
-            if name not in homes:
-                raise UsageError(f"the files have no tensor {name!r}")
-            tensor = homes[name].tensor(name)
-            if tensor.shape != tuple(parameter.shape) or torch_dtype(tensor.dtype) != parameter.dtype:
-                raise UsageError(
-                    f"{name!r} is {tensor.dtype.name}{list(tensor.shape)} in the file, "
-                    f"{parameter.dtype}{list(parameter.shape)} in the model"
-                )
+            check_fits(prefix + own, parameter, homes)
         if any(True for _ in layer.buffers()):
             raise UsageError(f"{prefix[:-1]!r} has buffers, which cannot take turns yet")
+
+
+def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile]) -> None:
+    """Raises UsageError unless the files have such a tensor."""
+    if name not in homes:
+        raise UsageError(f"the files have no tensor {name!r}")
+    tensor = homes[name].tensor(name)
+    if tensor.shape != tuple(parameter.shape) or torch_dtype(tensor.dtype) != parameter.dtype:
+        raise UsageError(
+            f"{name!r} is {tensor.dtype.name}{list(tensor.shape)} in the file, "
+            f"{parameter.dtype}{list(parameter.shape)} in the model"
+        )
 
 
 def _load_resident(
@@ -179,12 +188,17 @@ def _load_resident(
     try:
         for layer, _, _ in held:
             layer._modules, layer._parameters = {}, {}
-        missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
-        if missing:
-            raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
+        load_others(model, path, verify, base, threads)
     finally:
         for layer, modules, parameters in held:
             layer._modules, layer._parameters = modules, parameters
+
+
+def load_others(model: torch.nn.Module, path: Any, verify: Verify, base: Any, threads: int | None) -> None:
+    """Load what the model has at this moment, whatever else the files hold."""
+    missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
+    if missing:
+        raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
 
 
 def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

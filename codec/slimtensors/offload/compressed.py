@@ -1,0 +1,199 @@
+"""`keep_compressed`: linear and embedding layers whose weights stay compressed, decoded for each use. CPU only.
+
+As NeuZip (arXiv 2410.20650) and DFloat11 (arXiv 2504.11651) have it: a weight is decoded into a buffer that all of them
+share, used, and decoded again for the gradient of the layer's input, so that adapters beside it can be trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from slimtensors.container.reader import Verify
+from slimtensors.errors import UsageError
+from slimtensors.offload.hooks import Host, check_cpu, check_fits, hosted, load_others
+from slimtensors.offload.stored import Buffer, StoredWeight
+from slimtensors.stream.loader import files_of, open_all
+from slimtensors.threads import thread_count
+from slimtensors.torch_tensors import as_base
+
+__all__ = ["CompressedEmbedding", "CompressedLayers", "CompressedLinear", "keep_compressed"]
+
+
+class CompressedLayers:
+    """What `keep_compressed` returns: it holds the files. After `close` the layers are of no use."""
+
+    def __init__(self, stack: ExitStack, buffer: Buffer, names: list[str]) -> None:
+        self.names = names  # of the layers
+        self.nbytes = buffer.memory.size  # of the buffer
+        self._stack = stack
+
+    def close(self) -> None:
+        """Close the files."""
+        self._stack.close()
+
+
+def keep_compressed(
+    model: torch.nn.Module,
+    path: Any,
+    *,
+    device: Any = "cpu",
+    host: Host = "memory",
+    threads: int | None = None,
+    verify: Verify = "full",
+    base: Any = None,
+) -> CompressedLayers:
+    """Turn a model's nn.Linear and nn.Embedding layers into ones whose weights stay compressed; load all the rest.
+
+    model: on the CPU; the weights of such layers may be on the meta device. Subclasses of the two, embeddings with a
+    max_norm, and weights that a layer of another kind shares stay as they are, and are loaded.
+    path, host: as for `offload`; compressed bytes are in "memory" unless told. verify: at every use.
+
+    Outputs have the bits that they have with plain layers. Weights are frozen; gradients of inputs and biases are
+    computed, once (no gradients of gradients). `state_dict` decodes the weights; converting them is refused.
+    """
+    check_cpu(device)
+    layers = _layers(model)
+    path = hosted(path, host)
+    stack = ExitStack()
+    try:
+        homes = files_of(open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base)))
+        known = _names_in_files(layers, homes)
+        held = [layer._parameters.pop("weight") for layer in layers.values()]
+        try:
+            load_others(model, path, verify, base, threads)
+        except BaseException:
+            for layer, weight in zip(layers.values(), held, strict=True):
+                layer._parameters["weight"] = weight
+            raise
+        linear = [known[name] for name, layer in layers.items() if type(layer) is torch.nn.Linear]
+        buffer = Buffer(max((homes[name].tensor(name).nbytes for name in linear), default=0), thread_count(threads))
+        stored = {name: StoredWeight(homes[name], name, buffer) for name in set(known.values())}
+        for name, layer in layers.items():
+            layer.stored = stored[known[name]]
+            layer.__class__ = CompressedLinear if type(layer) is torch.nn.Linear else CompressedEmbedding
+        return CompressedLayers(stack, buffer, list(layers))
+    except BaseException:
+        stack.close()
+        raise
+
+
+def _layers(model: torch.nn.Module) -> dict[str, Any]:
+    """The layers whose weights can stay compressed, each once."""
+    found = {
+        name: module
+        for name, module in model.named_modules()
+        if type(module) is torch.nn.Linear or (type(module) is torch.nn.Embedding and module.max_norm is None)
+    }
+    ours = {id(module) for module in found.values()}
+    others = {
+        id(parameter)
+        for module in model.modules()
+        for own, parameter in module._parameters.items()
+        if id(module) not in ours or own != "weight"
+    }
+    found = {name: module for name, module in found.items() if id(module._parameters.get("weight")) not in others}
+    if not found:
+        raise UsageError("the model has no nn.Linear or nn.Embedding whose weight could stay compressed")
+    return found
+
+
+def _names_in_files(layers: Mapping[str, Any], homes: dict[str, Any]) -> dict[str, str]:
+    """What the files call each layer's weight; of tied ones, which share a parameter, any name will do."""
+    tied: dict[int, list[str]] = {}
+    for name, layer in layers.items():
+        tied.setdefault(id(layer.weight), []).append(f"{name}.weight" if name else "weight")
+    known = {}
+    for name, layer in layers.items():
+        names = tied[id(layer.weight)]
+        known[name] = next((each for each in names if each in homes), names[0])
+        check_fits(known[name], layer.weight, homes)
+    return known
+
+
+class _Compressed:
+    """What the two kinds of layers have in common."""
+
+    stored: StoredWeight
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """A copy of the weight, decoded at each look-up."""
+        return self.stored.fresh()
+
+    def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc] # of the module beside it
+        destination[f"{prefix}weight"] = self.weight
+
+    def _load_from_state_dict(
+        self, state: Any, prefix: str, local: Any, strict: bool, missing: Any, unexpected: Any, errors: list[str]
+    ) -> None:
+        if f"{prefix}weight" in state:
+            errors.append(f"{prefix}weight stays compressed: it is what its file holds, and cannot be set")
+            state = {name: value for name, value in state.items() if name != f"{prefix}weight"}
+        super()._load_from_state_dict(  # type: ignore[misc] # as above
+            state, prefix, local, strict, missing, unexpected, errors
+        )
+
+    def _apply(self, convert: Any, recurse: bool = True) -> Any:
+        """What .to() and .half() call."""
+        like = torch.empty(0, dtype=self.stored.dtype)
+        made = convert(like)
+        if (made.dtype, made.device) != (like.dtype, like.device):
+            raise UsageError(
+                f"a layer that stays compressed is {like.dtype} on the CPU and cannot become {made.dtype} on "
+                f"{made.device}: convert the model before its weights are saved"
+            )
+        return super()._apply(convert, recurse)  # type: ignore[misc] # as above
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, compressed"  # type: ignore[misc] # as above
+
+
+class CompressedLinear(_Compressed, torch.nn.Linear):  # type: ignore[override] # the weight is a property
+    """nn.Linear whose weight stays compressed. `keep_compressed` makes them."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # the name that torch gives it
+        made: torch.Tensor = _Product.apply(input, self.bias, self.stored)  # type: ignore[no-untyped-call] # torch's
+        return made
+
+
+class CompressedEmbedding(_Compressed, torch.nn.Embedding):  # type: ignore[override] # as above
+    """nn.Embedding whose weight stays compressed: the chunks that hold the rows asked for are decoded."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # as above
+    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # as above
+        wanted, where = torch.unique(input, return_inverse=True)
+        rows = wanted.tolist()
+        if rows and not 0 <= rows[0] <= rows[-1] < self.num_embeddings:
+            raise IndexError(f"an index of {rows[-1] if rows[0] >= 0 else rows[0]} into {self.num_embeddings} rows")
+        return torch.nn.functional.embedding(where, self.stored.rows(rows))
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b. The weight is not kept for the gradient of x, but decoded again: by then the buffer holds another."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, stored: StoredWeight) -> torch.Tensor:
+        ctx.stored, ctx.dtypes = stored, (x.dtype, None if bias is None else bias.dtype)
+        with stored.buffer.lock:
+            return torch.nn.functional.linear(x, stored.shared(), bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+        stored, (x_dtype, bias_dtype) = ctx.stored, ctx.dtypes
+        of_x = of_bias = None
+        if ctx.needs_input_grad[0]:
+            with stored.buffer.lock:
+                weight = stored.shared()
+                # Under autocast the gradient has another dtype than the weight.
+                of_x = (gradient.to(weight.dtype) @ weight).to(x_dtype)
+        if ctx.needs_input_grad[1]:
+            of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0).to(bias_dtype)
+        return of_x, of_bias, None

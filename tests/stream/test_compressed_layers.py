@@ -1,0 +1,280 @@
+"""Layers whose weights stay compressed: the bits of plain layers, their gradients, and what is refused."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from slimtensors.errors import UsageError  # noqa: E402 # after torch is known to be there
+from slimtensors.offload import CompressedEmbedding, CompressedLinear, keep_compressed  # noqa: E402
+from slimtensors.reading import TensorFile  # noqa: E402
+from slimtensors.torch import save_file, save_model  # noqa: E402
+
+WORDS, WIDTH, INNER = 3000, 96, 160
+
+
+class Model(torch.nn.Module):  # type: ignore[name-defined, misc] # torch is imported late
+    """An embedding tied to the head, two layers with a bias and one without."""
+
+    def __init__(self, seed: int, dtype: Any) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.words = torch.nn.Embedding(WORDS, WIDTH)
+        self.up, self.down = torch.nn.Linear(WIDTH, INNER), torch.nn.Linear(INNER, WIDTH)
+        self.gate = torch.nn.Linear(WIDTH, INNER, bias=False)
+        self.norm = torch.nn.LayerNorm(WIDTH)
+        self.head = torch.nn.Linear(WIDTH, WORDS, bias=False)
+        self.head.weight = self.words.weight
+        self.to(dtype)
+
+    def forward(self, tokens: Any) -> Any:
+        x = self.words(tokens)
+        return self.head(self.norm(x + self.down(torch.tanh(self.up(x)) * self.gate(x))))
+
+
+@pytest.fixture(params=["float32", "bfloat16"])
+def dtype(request: pytest.FixtureRequest) -> Any:
+    return getattr(torch, request.param)
+
+
+@pytest.fixture
+def pair(dtype: Any, tmp_path: Path) -> tuple[Any, Path]:
+    plain = Model(0, dtype)
+    save_model(plain, tmp_path / "model.slimtensors")
+    return plain, tmp_path / "model.slimtensors"
+
+
+TOKENS = torch.arange(60).reshape(3, 20) * 47 % WORDS
+TARGETS = (TOKENS.flatten() + 1) % WORDS
+
+
+@pytest.mark.parametrize("host", ["memory", "disk"])
+def test_outputs_have_the_same_bits(pair: tuple[Any, Path], dtype: Any, host: Any) -> None:
+    plain, path = pair
+    model = Model(1, dtype)
+    held = keep_compressed(model, path, host=host)
+    assert sorted(held.names) == ["down", "gate", "head", "up", "words"]
+    assert held.nbytes == WORDS * WIDTH * dtype.itemsize  # the largest weight
+    assert [name for name, _ in model.named_parameters()] == ["up.bias", "down.bias", "norm.weight", "norm.bias"]
+    for _ in range(2):
+        assert torch.equal(model(TOKENS), plain(TOKENS))
+    with torch.no_grad():
+        assert torch.equal(model(TOKENS[0, :1]), plain(TOKENS[0, :1]))
+        assert model(TOKENS[:0]).shape == (0, 20, WORDS)
+    held.close()
+
+
+def test_weights_on_the_meta_device(pair: tuple[Any, Path], dtype: Any) -> None:
+    plain, path = pair
+    model = Model(1, dtype)
+    model.gate.to("meta")
+    held = keep_compressed(model, path)
+    assert torch.equal(model(TOKENS), plain(TOKENS))
+    held.close()
+
+
+def test_an_embedding_decodes_the_chunks_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = torch.nn.Sequential(torch.nn.Embedding(20000, 128))
+    weight = model[0].weight.detach().clone()
+    save_model(model, tmp_path / "words.slimtensors")
+    held = keep_compressed(model, tmp_path / "words.slimtensors", verify="none")
+    decoded, decode = [], TensorFile.decode_stored
+
+    def counted(self: TensorFile, number: int, chunk: int, data: Any, out: Any) -> None:
+        decoded.append(chunk)
+        decode(self, number, chunk, data, out)
+
+    monkeypatch.setattr(TensorFile, "decode_stored", counted)
+    file = model[0].stored._file
+    stream = file.header.streams[file.header.tensor_stream[0]]
+    assert stream.chunks > 5
+    for wanted in ([0], [19999, 3, 2, 19999], [7, 8, 9]):
+        assert torch.equal(model(torch.tensor(wanted)), weight[wanted])
+        assert set(decoded) <= {row * 128 // stream.chunk for row in wanted}
+        decoded.clear()
+    assert held.nbytes == 0  # rows take no buffer
+    held.close()
+
+
+class Adapter(torch.nn.Module):  # type: ignore[name-defined, misc] # as above
+    """LoRA beside a frozen layer."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        torch.manual_seed(5)
+        self.layer = layer
+        self.a = torch.nn.Linear(layer.in_features, 4, bias=False)
+        self.b = torch.nn.Linear(4, layer.out_features, bias=False)
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x) + self.b(self.a(x))
+
+
+def test_adapters_train_as_beside_plain_layers(tmp_path: Path) -> None:
+    plain, model = Model(0, torch.float32), Model(1, torch.float32)
+    save_model(plain, tmp_path / "model.slimtensors")
+    held = keep_compressed(model, tmp_path / "model.slimtensors")
+    losses = []
+    for each in (plain, model):
+        each.requires_grad_(False)
+        each.up, each.gate = Adapter(each.up), Adapter(each.gate)
+        each.down.bias.requires_grad_(True)
+        optimiser = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=0.1)
+        losses.append([])
+        for _ in range(3):
+            loss = torch.nn.functional.cross_entropy(each(TOKENS).flatten(0, 1), TARGETS)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses[-1].append(loss.item())
+    assert losses[0][0] == losses[1][0]
+    assert losses[0][2] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for name, parameter in plain.named_parameters():
+        if parameter.requires_grad:
+            torch.testing.assert_close(model.get_parameter(name), parameter)
+    held.close()
+
+
+def test_gradients_of_inputs_under_autocast(tmp_path: Path) -> None:
+    layer = torch.nn.Linear(40, 30)
+    save_model(layer, tmp_path / "layer.slimtensors")
+    model = torch.nn.Sequential(copy.deepcopy(layer))
+    held = keep_compressed(model[0], tmp_path / "layer.slimtensors")
+    x, y = (torch.ones(2, 40, requires_grad=True) for _ in range(2))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = model(x), layer(y)
+    assert torch.equal(found, expected)
+    found.float().sum().backward()
+    expected.float().sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.float32
+    torch.testing.assert_close(x.grad, y.grad, rtol=0.02, atol=0.02)
+    held.close()
+
+
+def test_no_gradients_of_gradients(pair: tuple[Any, Path], dtype: Any) -> None:
+    held = keep_compressed(model := Model(1, dtype), pair[1])
+    x = torch.ones(2, WIDTH, dtype=dtype, requires_grad=True)
+    (gradient,) = torch.autograd.grad(model.gate(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
+    held.close()
+
+
+def test_threads_share_the_buffer(pair: tuple[Any, Path], dtype: Any) -> None:
+    plain, path = pair
+    held = keep_compressed(model := Model(1, dtype), path, verify="none")
+    same: list[bool] = []
+
+    def run(tokens: Any) -> None:
+        with torch.no_grad():
+            expected = plain(tokens)
+            same.extend(torch.equal(model(tokens), expected) for _ in range(10))
+
+    threads = [threading.Thread(target=run, args=(TOKENS + i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert same == [True] * 40
+    held.close()
+
+
+def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
+    plain, path = pair
+    held = keep_compressed(model := Model(1, dtype), path)
+    state = model.state_dict()
+    assert set(state) == set(plain.state_dict())
+    assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
+    assert torch.equal(model.up.weight, plain.up.weight)
+    assert isinstance(model.up, CompressedLinear)
+    assert isinstance(model.words, CompressedEmbedding)
+    assert "compressed" in repr(model)
+    copied = copy.deepcopy(model)
+    assert copied.up.stored is model.up.stored
+    assert torch.equal(copied(TOKENS), plain(TOKENS))
+    with pytest.raises(UsageError, match="cannot be pickled"):
+        pickle.dumps(model)
+    model.load_state_dict({name: t for name, t in state.items() if "bias" in name or "norm" in name})
+    with pytest.raises(RuntimeError, match=r"up\.weight stays compressed"):
+        model.load_state_dict(state)
+    model.to("cpu").to(dtype).train().eval()
+    with pytest.raises(UsageError, match="cannot become"):
+        model.double()
+    held.close()
+
+
+def test_what_stays_as_it_is(tmp_path: Path) -> None:
+    class Own(torch.nn.Linear):  # type: ignore[name-defined, misc] # as above
+        pass
+
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(9, 8, max_norm=1.0), Own(8, 8), torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)
+    )
+    model[2].weight = model[1].weight
+    save_model(model, tmp_path / "model.slimtensors")
+    plain = copy.deepcopy(model)
+    held = keep_compressed(model, tmp_path / "model.slimtensors")
+    assert held.names == ["3"]
+    assert torch.equal(model(torch.arange(9)), plain(torch.arange(9)))
+    held.close()
+
+
+def test_refused_before_anything_changes(tmp_path: Path) -> None:
+    path = tmp_path / "model.slimtensors"
+    plain = Model(0, torch.float32)
+    save_model(plain, path)
+    model = Model(1, torch.float32)
+    before = model(TOKENS)
+    state = plain.state_dict()
+    lacks = {name: t.clone() for name, t in state.items() if name not in ("gate.weight", "head.weight")}
+    no_norm = {name: t.clone() for name, t in state.items() if name not in ("norm.bias", "head.weight")}
+    wide = {name: t.double() for name, t in state.items() if name != "head.weight"}
+    for i, (tensors, match) in enumerate([(lacks, "no tensor 'gate.weight'"), (no_norm, "norm.bias"), (wide, "F64")]):
+        save_file(tensors, tmp_path / f"{i}.slimtensors")
+        with pytest.raises(UsageError, match=match):
+            keep_compressed(model, tmp_path / f"{i}.slimtensors")
+        assert type(model.up) is torch.nn.Linear
+        assert len(list(model.parameters())) == len(list(plain.parameters()))
+    assert torch.equal(model.gate.weight, Model(1, torch.float32).gate.weight)
+    assert before.shape == model(TOKENS).shape
+    with pytest.raises(UsageError, match="CPU only"):
+        keep_compressed(model, path, device="cuda")
+    with pytest.raises(UsageError, match="host"):
+        keep_compressed(model, path, host="pinned")  # type: ignore[arg-type] # what is wrong here
+    with pytest.raises(UsageError, match=r"no nn\.Linear"):
+        keep_compressed(torch.nn.LayerNorm(3), path)
+    held = keep_compressed(model, path)
+    for wrong in (-1, WORDS):
+        with pytest.raises(IndexError, match=f"index of {wrong} into {WORDS}"):
+            model(torch.tensor([0, wrong, 5]))
+    held.close()
+
+
+def test_peft_trains_beside_compressed_layers(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    plain, model = Model(0, torch.float32), Model(1, torch.float32)
+    save_model(plain, tmp_path / "model.slimtensors")
+    held = keep_compressed(model, tmp_path / "model.slimtensors")
+    losses = []
+    for each in (plain, model):
+        torch.manual_seed(3)
+        adapted = peft.get_peft_model(each, peft.LoraConfig(r=4, target_modules=["up", "down"]))
+        optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.01)
+        losses.append([])
+        for _ in range(3):
+            loss = torch.nn.functional.cross_entropy(adapted(TOKENS).flatten(0, 1), TARGETS)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            losses[-1].append(loss.item())
+    assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    held.close()
