@@ -134,6 +134,34 @@ def redundancy_speed(result: Result) -> str:
     return f"{note}\n\n{table(['file', 'codec', 'GB/s', 'ZipNN', ''], rows)}"
 
 
+def compressed_layers(result: Result) -> str:
+    found = list(records(result, "compressed_layers"))
+    note = (
+        "Wall time of a forward pass, two threads. Memory: what is held beyond the largest weight, activations too, "
+        "over the size of the file."
+    )
+    rows = [
+        [r["workload"], r["operation"], f"{r['seconds']:.3f}", f"{r['of_resident']:.2f}"]
+        for r in found
+        if "seconds" in r
+    ]
+    peaks = [
+        [
+            r["workload"],
+            f"{r['above_mib']:.0f}",
+            f"{r['largest_mib']:.0f}",
+            f"{r['file_mib']:.0f}",
+            f"{r['of_file']:.2f}",
+        ]
+        for r in found
+        if r.get("operation") == "peak"
+    ]
+    return (
+        f"{note}\n\n{table(['', '', 's', 'of resident'], rows)}\n\n"
+        f"{table(['', 'peak, MiB', 'largest weight', 'file', 'of the file'], peaks)}"
+    )
+
+
 def offload(result: Result) -> str:
     found = list(records(result, "offload"))
     note = (
@@ -221,6 +249,7 @@ def text(result: Result) -> str:
         "redundancy_speed": ("Redundancy: decoding", redundancy_speed),
         "streaming": ("Slow sources", streaming),
         "offload": ("Offloaded layers", offload),
+        "compressed_layers": ("Layers that stay compressed", compressed_layers),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

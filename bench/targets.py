@@ -120,6 +120,10 @@ def _offloaded(workload: str) -> Figure:
     return lambda result: value(result, "offload", "of_max", **labels)
 
 
+def _compressed(workload: str) -> Figure:
+    return lambda result: value(result, "compressed_layers", "of_file", operation="peak", workload=workload)
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -200,6 +204,16 @@ TARGETS = [
     *(
         Target(f"offloaded, {workload}, of max(compute, decode)", _offloaded(workload), 1.15, lower=True)
         for workload in ("batch 1", "batch 16", "prefill 512")
+    ),
+    *(
+        Target(
+            f"weights that stay compressed, {workload}: memory but for the largest, of the file",
+            _compressed(workload),
+            1.1,
+            unit="x",
+            lower=True,
+        )
+        for workload in ("batch 1", "batch 16")
     ),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),

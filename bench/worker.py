@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.machine import ROOT
 
-JOBS = {name: f"bench.sections.{name}" for name in ("speed", "memory", "streaming", "offload")}
+JOBS = {name: f"bench.sections.{name}" for name in ("speed", "memory", "streaming", "offload", "compressed_layers")}
 
 
 def run(job: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:

@@ -43,7 +43,7 @@ def _transformers() -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def _plain() -> Any:
+def plain_model() -> Any:
     """The same sizes in plain torch, without positions."""
     torch = importlib.import_module("torch")
     linear = partial(torch.nn.Linear, bias=False)
@@ -82,7 +82,7 @@ def build(seed: int) -> Any:
     """The model, in BF16."""
     torch = importlib.import_module("torch")
     torch.manual_seed(seed)
-    model = _transformers() or _plain()
+    model = _transformers() or plain_model()
     return model.to(torch.bfloat16).eval().requires_grad_(False)
 
 
@@ -133,7 +133,7 @@ def _peak(path: str, workload: str, host: str) -> Record:
     torch.set_num_threads(THREADS)
     offload, torch_api = (importlib.import_module(f"slimtensors.{name}") for name in ("offload", "torch"))
     with torch.device("meta"):
-        model = _plain().to(torch.bfloat16).eval()
+        model = plain_model().to(torch.bfloat16).eval()
     torch_api.load(torch_api.save({"x": torch.randn(1000, 1000).bfloat16()}))  # the kernels
     torch.nn.functional.linear(*(torch.ones(1000, 1000, dtype=torch.bfloat16) for _ in range(2)))
     before = peak_bytes()
@@ -163,7 +163,7 @@ def run(settings: Settings) -> list[Record]:
         timed, plain = Path(folder) / "timed.slimtensors", Path(folder) / "plain.slimtensors"
         kind = "transformers" if _transformers() is not None else "plain torch"
         save_model(build(2), timed)
-        save_model(_plain().to(importlib.import_module("torch").bfloat16), plain)
+        save_model(plain_model().to(importlib.import_module("torch").bfloat16), plain)
         common: Record = {"codec": "slimtensors balanced", "threads": THREADS, "clock": "wall", "model": kind}
         records: list[Record] = []
         for policy in POLICIES:

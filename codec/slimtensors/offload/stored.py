@@ -16,6 +16,8 @@ from slimtensors.torch_tensors import from_array, torch_dtype
 
 __all__ = ["Buffer", "StoredWeight"]
 
+CHUNKS_EACH = 4  # of a thread: to start one for less takes longer than it saves
+
 
 class Buffer:
     """Memory that all weights share. Whoever decodes into it, or computes with what is there, holds its lock."""
@@ -34,6 +36,9 @@ class StoredWeight:
         self._file, self._index, self.buffer = file, file.find(name), buffer
         self.tensor = file.tensor(name)
         self.dtype = torch_dtype(self.tensor.dtype)
+        number = file.header.tensor_stream[self._index]
+        chunks = 1 if number is None else file.header.streams[number].chunks
+        self._threads = min(buffer.threads, max(1, chunks // CHUNKS_EACH))
 
     def __deepcopy__(self, _memo: object) -> StoredWeight:
         return self
@@ -48,13 +53,13 @@ class StoredWeight:
         units = self.buffer.memory[: self.tensor.nbytes].view(self.tensor.dtype.unit)
         if self.buffer.holds is not self:
             self.buffer.holds = None  # noise, until all of it is there
-            self._file.fill([Piece(self._index, 0, units)], self.buffer.threads)
+            self._file.fill([Piece(self._index, 0, units)], self._threads)
             self.buffer.holds = self
         return from_array(as_array(units, self.tensor), self.tensor.dtype, "cpu")
 
     def fresh(self) -> torch.Tensor:
         """The weight, in memory of its own."""
-        units = self._file.read(self._index, self.buffer.threads)
+        units = self._file.read(self._index, self._threads)
         return from_array(as_array(units, self.tensor), self.tensor.dtype, "cpu")
 
     def rows(self, wanted: Sequence[int]) -> torch.Tensor:
@@ -66,5 +71,5 @@ class StoredWeight:
             if i == len(wanted) or wanted[i] != wanted[i - 1] + 1:  # a run of rows ends
                 pieces.append(Piece(self._index, wanted[begin] * columns, units[begin * columns : i * columns]))
                 begin = i
-        self._file.fill(pieces, self.buffer.threads)
+        self._file.fill(pieces, self._threads)
         return from_array(as_array(units, self.tensor, (len(wanted), columns)), self.tensor.dtype, "cpu")
