@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import slimtensors
 from faults import processes
-from slimtensors.offload import LazyState, offload
+from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
 from slimtensors.torch import save_model
 
@@ -67,6 +68,37 @@ def test_the_same_outputs_bit_for_bit(tmp_path: Path, layers: int, host: Any, ah
     held.close()
 
 
+class Scaled(torch.nn.Module):
+    """A layer with buffers, one of them in no file."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.up = torch.nn.Linear(40, 40)
+        self.register_buffer("scale", torch.randn(40))
+        self.register_buffer("shift", torch.full((40,), 0.5), persistent=False)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.up(x) * self.scale + self.shift
+
+
+def test_buffers_of_layers_stay(tmp_path: Path) -> None:
+    model, other, unset = (
+        torch.nn.Sequential(torch.nn.ModuleList(Scaled(5 * s + i) for i in range(3))) for s in range(3)
+    )
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x")
+    x = torch.ones(2, 40)
+    with torch.no_grad():
+        for mine, expected in zip(other[0], model[0], strict=True):
+            assert torch.equal(mine(x), expected(x))
+    held.close()
+    unset[0][1].shift = unset[0][1].shift.to("meta")
+    with pytest.raises(slimtensors.UsageError, match=r"0\.1\.shift"):
+        offload(unset, tmp_path / "x")
+
+
 @pytest.mark.parametrize("resident", [2, ["layers.0", "layers.3"]])
 def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
     model, other = Model(6), Model(6, 1)
@@ -121,6 +153,10 @@ def test_a_state_that_is_decoded_when_asked(tmp_path: Path) -> None:
     with LazyState(tmp_path / "x") as state, torch.no_grad():
         other = accelerate.cpu_offload(Model(3, 1), torch.device("cpu"), state_dict=state)
         assert torch.equal(other(TOKENS), model(TOKENS))
+        whole = {"": "disk"}
+        other = accelerate.dispatch_model(Model(3, 1), whole, state_dict=state, offload_index={})
+        assert other.layers[0].up.weight.is_meta  # dropped, and decoded at each use
+        assert torch.equal(other(TOKENS), model(TOKENS))
 
 
 @pytest.mark.parametrize("ahead", [True, False])
@@ -146,6 +182,26 @@ def test_models_of_transformers(tmp_path: Path, ahead: bool) -> None:
                 given = {"max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
                 assert torch.equal(other.generate(TOKENS, **given), model.generate(TOKENS, **given))
         held.close()
+
+
+@pytest.mark.filterwarnings("default")  # as above
+def test_the_minilm(minilm: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    slimtensors.compress(minilm, tmp_path / "x")
+    model, turns, stays = (
+        transformers.BertModel(transformers.BertConfig.from_pretrained(minilm.parent)).eval() for _ in range(3)
+    )
+    model.load_state_dict(safetensors.torch.load_file(minilm), strict=False)
+    held = offload(turns, tmp_path / "x")
+    assert held.names == [f"encoder.layer.{i}" for i in range(6)]
+    kept = keep_compressed(stays, tmp_path / "x")
+    given = {"input_ids": TOKENS * 100, "attention_mask": (TOKENS % 7 > 0).long()}
+    with torch.no_grad():
+        expected = model(**given).last_hidden_state
+        assert torch.equal(turns(**given).last_hidden_state, expected)
+        assert torch.equal(stays(**given).last_hidden_state, expected)
+    held.close()
+    kept.close()
 
 
 PEAK = """

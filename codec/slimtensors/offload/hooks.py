@@ -61,7 +61,8 @@ def offload(
 ) -> Offloaded:
     """Keep a model's layers compressed; decode each into one of two buffers when its turn comes.
 
-    model: on the CPU, whose layers may be on the meta device; other parameters, which stay resident, are loaded.
+    model: on the CPU; the layers' parameters may be on the meta device. Buffers and all else are loaded
+    and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
     or in "memory". layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
     longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
@@ -164,8 +165,6 @@ def _check(
     for prefix, layer in zip(prefixes, found, strict=True):
         for own, parameter in layer.named_parameters():
             check_fits(prefix + own, parameter, homes)
-        if any(True for _ in layer.buffers()):
-            raise UsageError(f"{prefix[:-1]!r} has buffers, which cannot take turns yet")
 
 
 def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile]) -> None:
@@ -183,15 +182,15 @@ def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile])
 def _load_resident(
     model: torch.nn.Module, found: list[torch.nn.Module], path: Any, verify: Verify, base: Any, threads: int | None
 ) -> None:
-    """Load all that is not in a layer: the layers are out of the way for as long as that takes."""
-    held = [(layer, dict(layer._modules), dict(layer._parameters)) for layer in found]
+    """Load all but the layers' parameters, which are out of the way for as long as that takes."""
+    held = [(module, module._parameters) for layer in found for module in layer.modules()]
     try:
-        for layer, _, _ in held:
-            layer._modules, layer._parameters = {}, {}
+        for module, _ in held:
+            module._parameters = {}
         load_others(model, path, verify, base, threads)
     finally:
-        for layer, modules, parameters in held:
-            layer._modules, layer._parameters = modules, parameters
+        for module, parameters in held:
+            module._parameters = parameters
 
 
 def load_others(model: torch.nn.Module, path: Any, verify: Verify, base: Any, threads: int | None) -> None:
@@ -199,6 +198,9 @@ def load_others(model: torch.nn.Module, path: Any, verify: Verify, base: Any, th
     missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
     if missing:
         raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
+    unset = [name for name, buffer in model.named_buffers() if buffer.is_meta]  # in no state, or it were refused
+    if unset:
+        raise UsageError(f"buffer {unset[0]!r} is on the meta device, and no file holds it: set it first")
 
 
 def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
