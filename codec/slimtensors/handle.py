@@ -20,6 +20,8 @@ from slimtensors.threads import thread_count
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from slimtensors.device.backend import Backend
+
 __all__ = ["TensorSlice", "safe_open"]
 
 _FRAMEWORKS = {"np": "numpy", "numpy": "numpy", "pt": "torch", "torch": "torch", "pytorch": "torch"}
@@ -29,7 +31,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement.
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
-    framework: "np" or "pt". device: of torch tensors; anything that torch takes. verify: "full" checks stored and
+    framework: "np" or "pt". device: of torch tensors; anything that torch takes; with SLIMTENSORS_DECODE=cuda,
+    tensors and slices for a CUDA device are decoded on it. verify: "full" checks stored and
     decoded bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap:
     map the file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow,
     if the file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
@@ -53,11 +56,13 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         if framework not in _FRAMEWORKS:
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
+        self._there: Backend | None = None  # decodes on the device
         if _FRAMEWORKS[framework] == "torch":
             from slimtensors import torch_tensors
 
             torch_tensors.check_device(device)
             base = torch_tensors.as_base(base)
+            self._there = _backend(device)
             self._convert: Callable[..., Any] = lambda array, tensor: torch_tensors.from_array(
                 array, tensor.dtype, device
             )
@@ -93,11 +98,23 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         """The whole tensor."""
         from slimtensors.numpy import whole_array
 
+        if self._there is not None:
+            from slimtensors.torch_device import read_there
+
+            index = self._file.find(name)
+            return read_there(self._file, [index], self._there, self._device, self._threads)[index]
         return self._convert(whole_array(self._file, name, self._threads), self._file.tensor(name))
 
     def get_slice(self, name: str) -> TensorSlice:
         """A handle that reads parts of the tensor when it is indexed."""
-        return TensorSlice(self._file, name, self._threads, self._convert)
+        there, read = self._there, None
+        if there is not None:
+            from slimtensors.torch_device import read_slice_there
+
+            def read(index: Any) -> Any:
+                return read_slice_there(self._file, name, index, there, self._device, self._threads)
+
+        return TensorSlice(self._file, name, self._threads, self._convert, read)
 
     def prefetch(
         self,
@@ -120,6 +137,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             from slimtensors import torch_tensors
 
             torch_tensors.check_device(device)
+            if _backend(device) is not None:
+                from slimtensors.device.loading import tell
+
+                tell(self._file.reader.source.label, "prefetch")
             convert = torch_tensors.converter(device)
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
@@ -130,15 +151,33 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         return loader
 
 
+def _backend(device: Any) -> Backend | None:
+    """What decodes on a torch device, if anything does."""
+    import torch
+
+    from slimtensors.device.choice import backend_for
+
+    found: Backend | None = backend_for(torch.device(device))
+    return found
+
+
 class TensorSlice:
     """What `get_slice` returns: index it to read."""
 
-    def __init__(self, file: TensorFile, name: str, threads: int, convert: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        file: TensorFile,
+        name: str,
+        threads: int,
+        convert: Callable[..., Any],
+        read: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._file = file
         self._name = name
         self._threads = threads
         self._convert = convert
         self._tensor: Tensor = file.tensor(name)
+        self._read = read
 
     def get_shape(self) -> list[int]:
         """The tensor's shape."""
@@ -149,4 +188,6 @@ class TensorSlice:
         return self._tensor.dtype.name
 
     def __getitem__(self, index: Any) -> Any:
+        if self._read is not None:
+            return self._read(index)
         return self._convert(read_slice(self._file, self._name, index, self._threads), self._tensor)

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.container.header import Tensor
 from slimtensors.container.source import aligned_empty
 from slimtensors.errors import UsageError
 from slimtensors.reading import Piece, TensorFile
 
-__all__ = ["read_slice"]
+__all__ = ["Axis", "axes_of", "read_slice", "strides_of"]
 
 Array = npt.NDArray[Any]
 
 MAX_RUNS = 1 << 20  # more runs than this are not worth finding one by one
 
 
-class _Axis(NamedTuple):
+class Axis(NamedTuple):
     """What is taken of one dimension: indices start, start + step, ... (length of them)."""
 
     start: int
@@ -43,14 +44,12 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
     position = file.find(name)
     tensor = file.header.tensors[position]
     dtype = tensor.dtype
-    if dtype.packed:
-        raise UsageError(f"tensor {name!r}: {dtype.name} packs elements into bytes; use get_tensor, not a slice")
-    axes = _axes(index, tensor.shape, name)
+    axes = axes_of(tensor, index, name)
     shape = tuple(axis.length for axis in axes)
     if math.prod(shape) == 0:
         return _drop(np.empty(shape, dtype.numpy()), axes)
     units_each = dtype.bits // dtype.unit_bits
-    strides = _strides(tensor.shape)
+    strides = strides_of(tensor.shape)
     # The elements wanted lie between these two; only the parts of chunks that are wanted are read.
     low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
     high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
@@ -72,16 +71,23 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
     return _drop(np.ascontiguousarray(view).reshape(shape), axes)
 
 
-def _drop(array: Array, axes: list[_Axis]) -> Array:
+def _drop(array: Array, axes: list[Axis]) -> Array:
     return array.reshape(tuple(axis.length for axis in axes if not axis.drop))
 
 
-def _strides(shape: tuple[int, ...]) -> list[int]:
+def strides_of(shape: tuple[int, ...]) -> list[int]:
     """Elements from one index to the next, for each dimension."""
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
 
 
-def _axes(index: Any, shape: tuple[int, ...], name: str) -> list[_Axis]:
+def axes_of(tensor: Tensor, index: Any, name: str) -> list[Axis]:
+    """What is taken of each dimension."""
+    if tensor.dtype.packed:
+        raise UsageError(f"tensor {name!r}: {tensor.dtype.name} packs elements into bytes; use get_tensor, not a slice")
+    return _axes(index, tensor.shape, name)
+
+
+def _axes(index: Any, shape: tuple[int, ...], name: str) -> list[Axis]:
     items = list(index) if isinstance(index, tuple) else [index]
     if sum(item is Ellipsis for item in items) > 1:
         raise UsageError(f"tensor {name!r}: an index can have only one ellipsis")
@@ -94,10 +100,10 @@ def _axes(index: Any, shape: tuple[int, ...], name: str) -> list[_Axis]:
     return [_axis(item, size, name, i) for i, (item, size) in enumerate(zip(items, shape, strict=True))]
 
 
-def _axis(item: Any, size: int, name: str, dimension: int) -> _Axis:
+def _axis(item: Any, size: int, name: str, dimension: int) -> Axis:
     if isinstance(item, slice):
         start, stop, step = item.indices(size)
-        return _Axis(start, step, len(range(start, stop, step)), False)
+        return Axis(start, step, len(range(start, stop, step)), False)
     try:
         number = item.__index__()
     except AttributeError:
@@ -106,7 +112,7 @@ def _axis(item: Any, size: int, name: str, dimension: int) -> _Axis:
         raise UsageError(f"tensor {name!r}: {item!r} is no index; integers, slices and ... are understood")
     if not -size <= number < size:
         raise IndexError(f"tensor {name!r}: index {number} is out of range for dimension {dimension} of size {size}")
-    return _Axis(number % size, 1, 1, True)
+    return Axis(number % size, 1, 1, True)
 
 
 def _chunk_elements(file: TensorFile, position: int, units_each: int) -> int:
@@ -115,7 +121,7 @@ def _chunk_elements(file: TensorFile, position: int, units_each: int) -> int:
     return max(1, file.header.streams[stream].chunk // units_each)
 
 
-def _runs(axes: list[_Axis], strides: list[int], low: int, high: int, chunk: int) -> list[tuple[int, int]]:
+def _runs(axes: list[Axis], strides: list[int], low: int, high: int, chunk: int) -> list[tuple[int, int]]:
     """Ranges, from `low`, that cover the elements wanted; gaps shorter than a chunk are not worth leaving out."""
     # Trailing dimensions whose gaps lie within a chunk make one run; the dimensions before them enumerate the runs.
     outer = len(axes)

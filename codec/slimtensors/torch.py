@@ -1,7 +1,7 @@
 """Save and load torch tensors: the verbs of `safetensors.torch`.
 
 Tensors are decoded on the CPU and then copied to the device asked for; `load_file` decodes on a CUDA device with
-SLIMTENSORS_DECODE=cuda.
+SLIMTENSORS_DECODE=cuda, and so do `stream_tensors`, `load_model` and `safe_open`.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import torch
 
 from slimtensors.applying import decode_over
 from slimtensors.container.reader import Verify
-from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for
 from slimtensors.matching import matched_bases
 from slimtensors.numpy import as_array, load_arrays
-from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Progress, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
+from slimtensors.torch_device import read_there, stream_there
 from slimtensors.torch_modules import load_model, save_model
-from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs, torch_dtype
+from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs
 
 __all__ = [
     "apply_delta", "load", "load_file", "load_model", "save", "save_file", "save_model", "stream_tensors",
@@ -91,28 +90,13 @@ def load_file(
     backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         if backend is not None:
-            return _decoded_there(file, backend, device, thread_count(threads))
+            found = read_there(file, range(len(file.header.tensors)), backend, device, thread_count(threads))
+            return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
         arrays = load_arrays(file, thread_count(threads))
         return {
             name: from_array(array, file.header.tensors[file.index[name]].dtype, device)
             for name, array in arrays.items()
         }
-
-
-def _decoded_there(file: TensorFile, backend: Backend, device: Any, threads: int) -> Tensors:
-    """All tensors, in memory of the backend."""
-    from slimtensors.device.loading import fill_device  # loads Numba
-
-    whole = {i: tensor for i, tensor in enumerate(file.header.tensors) if tensor.dtype.bits >= 8}
-    buffers = {i: backend.fresh(tensor.nbytes) for i, tensor in whole.items()}
-    fill_device(file, buffers, backend, threads)
-    found = {}
-    for i, tensor in enumerate(file.header.tensors):
-        if i in buffers:
-            found[tensor.name] = torch.as_tensor(buffers[i]).view(torch_dtype(tensor.dtype)).reshape(tensor.shape)
-        else:  # several elements to a byte: rare, and never large
-            found[tensor.name] = from_array(as_array(file.read(i, threads), tensor), tensor.dtype, device)
-    return found
 
 
 def load(
@@ -141,11 +125,18 @@ def stream_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) one after another, decoded ahead in the background: see `slimtensors.numpy.stream_tensors`.
 
-    device: whatever torch takes; tensors are decoded on the CPU and copied to it when they are handed out.
+    device: whatever torch takes; tensors are decoded on the CPU and copied to it when they are handed out. With
+    SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it, some tensors at a time, as `load_file` does.
     """
     check_device(device)
+    backend, count = backend_for(torch.device(device)), thread_count(threads)
+    if backend is not None:
+        return stream_files(
+            paths, converter(device), count, plan=plan, verify=verify, max_bytes=max_bytes, base=as_base(base),
+            loader=lambda wanted: stream_there(wanted, backend, device, count, progress),
+        )  # fmt: skip
     return stream_files(
-        paths, converter(device), thread_count(threads), plan=plan, verify=verify, max_bytes=max_bytes,
+        paths, converter(device), count, plan=plan, verify=verify, max_bytes=max_bytes,
         base=as_base(base), ahead=ahead, progress=progress,
     )  # fmt: skip
 

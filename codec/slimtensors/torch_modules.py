@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 
 from slimtensors.container.reader import Verify
+from slimtensors.device.backend import Backend
+from slimtensors.device.choice import backend_for
 from slimtensors.errors import SlimtensorsError, UsageError, note
 from slimtensors.matching import matched_bases
 from slimtensors.numpy import array_shape
@@ -21,6 +23,7 @@ from slimtensors.store import store
 from slimtensors.stream.loader import PrefetchLoader, Progress, files_of, open_all
 from slimtensors.stream.plan import want
 from slimtensors.threads import thread_count
+from slimtensors.torch_device import fill_tensors
 from slimtensors.torch_tensors import as_base, check_device, converter, tensor_inputs, torch_dtype
 
 __all__ = ["load_model", "save_model"]
@@ -71,7 +74,8 @@ def load_model(
     """Load a file into a module; returns (missing, unexpected) names, as safetensors does.
 
     filename: also a folder, an index of shards, or a list of files. Parameters stay where they are, and are decoded
-    into in place; only those on another device or of another dtype are decoded beside it first, one after another.
+    into in place; only those on another device or of another dtype are decoded beside it first, one after another. With
+    SLIMTENSORS_DECODE=cuda, parameters on a CUDA device are decoded into in place as well, by the device.
     device: as in safetensors; where a module that loads its state in a way of its own gets its tensors.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
@@ -118,6 +122,7 @@ def _load_into(
 ) -> None:
     """Decode these tensors where they are; those that cannot be, beside them, and copy."""
     homes = files_of(files)
+    there, names = _split(names, held, homes)
     direct: dict[int, list[_Parameter]] = {}
     indirect: list[str] = []
     for name in names:
@@ -140,7 +145,14 @@ def _load_into(
                 unit = load.file.header.streams[load.job.stream].dtype.unit_bytes
                 progress(sum(cut.units for cut in load.job.cuts) * unit)
 
+    filled: list[str] = []
     try:
+        for file, backend, some in there:
+            filled = [file.header.tensors[i].name for i in some]
+            fill_tensors(file, some, backend, threads)
+            copied.update(filled)
+            if progress is not None:
+                progress(sum(tensor.nbytes for tensor in some.values()))
         loads = (load for file in files for load in file.loads(direct.get(id(file), [])))
         load_all(loads, threads, files, done=done)
         with PrefetchLoader([want(homes[name], name, None) for name in indirect], threads, converter("cpu")) as loader:
@@ -151,13 +163,34 @@ def _load_into(
                 if progress is not None:
                     progress(made.nbytes)
     except BaseException as error:
-        unbegun = [place.name for place in places if not place.begun] + [n for n in indirect if n not in copied]
-        text = _state([place.name for place in places if place.begun and place.left], unbegun)
+        others = [file.header.tensors[i].name for file, _, some in there for i in some] + indirect
+        begun = [name for name in filled if name not in copied]
+        unbegun = [place.name for place in places if not place.begun]
+        unbegun += [name for name in others if name not in copied and name not in begun]
+        text = _state(begun + [place.name for place in places if place.begun and place.left], unbegun)
         if isinstance(error, SlimtensorsError):
             raise type(error)(f"{error}. {text}") from error
         note(error, text)
         raise
-    _changed([held[place.name] for place in places])
+    _changed([held[place.name] for place in places] + [tensor for _, _, some in there for tensor in some.values()])
+
+
+def _split(
+    names: Iterable[str], held: Tensors, homes: Mapping[str, TensorFile]
+) -> tuple[list[tuple[TensorFile, Backend, dict[int, torch.Tensor]]], list[str]]:
+    """What a device decodes where it is, by file and device; and the other names."""
+    found: dict[tuple[int, torch.device], tuple[TensorFile, Backend, dict[int, torch.Tensor]]] = {}
+    rest = []
+    for name in names:
+        file, tensor = homes[name], held[name]
+        index = file.find(name)
+        backend = backend_for(tensor.device)
+        if backend is None or not _has_bytes(tensor, torch_dtype(file.header.tensors[index].dtype)):
+            rest.append(name)
+        else:
+            place = found.setdefault((id(file), tensor.device), (file, backend, {}))
+            place[2][index] = tensor
+    return list(found.values()), rest
 
 
 def _state(incomplete: list[str], unbegun: list[str]) -> str:
@@ -183,10 +216,14 @@ def _changed(tensors: list[torch.Tensor]) -> None:
 
 
 def _is_direct(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether the file's bytes are the tensor's, and the CPU can write them."""
+    return tensor.device.type == "cpu" and _has_bytes(tensor, dtype)
+
+
+def _has_bytes(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
     """Whether the file's bytes are the tensor's."""
     return (
-        tensor.device.type == "cpu"
-        and tensor.dtype == dtype
+        tensor.dtype == dtype
         and tensor.is_contiguous()
         and not tensor.is_conj()
         and not tensor.is_neg()

@@ -41,16 +41,17 @@ class Runner:
 
     @staticmethod
     def write(target, data):
-        target[:] = data
+        np.asarray(target)[:] = np.asarray(data)
 
     copy = write
 
     @staticmethod
     def download(buffer):
-        return buffer.copy()
+        return np.asarray(buffer).copy()
 
     def window(self, targets):
-        return self._arena, [each.ctypes.data - self._arena.ctypes.data for each in targets]
+        places = [np.asarray(each).ctypes.data - self._arena.ctypes.data for each in targets]
+        return self._arena, places
 
     def launch(self, kernel, blocks, buffers):
         self.launched.append(kernel)

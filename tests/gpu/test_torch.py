@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+import slimtensors
 import slimtensors.torch
+import slimtensors.torch_device
 from gpu.backend import Runner
 from slimtensors.device import loading
-from slimtensors.errors import UsageError
+from slimtensors.errors import ChecksumError, UsageError
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -34,6 +36,78 @@ def test_load_file(tmp_path, monkeypatch):
         assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
         assert torch.equal(found[name], tensor), name
     assert any(each.startswith("decode") for each in backend.launched)
+
+
+@pytest.fixture
+def backend(monkeypatch):
+    """The runner, as the device that decodes whatever is asked for."""
+    made = Runner(1 << 21)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 8 * 1024)
+    monkeypatch.setattr(loading, "_told", set())
+    for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.torch_modules"):
+        monkeypatch.setattr(f"{place}.backend_for", lambda _device: made)
+    return made
+
+
+def matrix():
+    return torch.randn(70, 100, generator=torch.Generator().manual_seed(2)) * 0.02
+
+
+def test_stream_tensors(tmp_path, monkeypatch, backend):
+    monkeypatch.setattr(slimtensors.torch_device, "BATCH_BYTES", 20_000)
+    given = {"w": matrix(), "half": matrix()[:40].to(torch.bfloat16), "tie": matrix(), "n": torch.tensor(3)}
+    slimtensors.torch.save_file(given, tmp_path / "a.slimtensors")
+    seen: list[int] = []
+    found = list(slimtensors.torch.stream_tensors(tmp_path / "a.slimtensors", progress=seen.append))
+    assert [name for name, _ in found] == list(given)
+    assert all(torch.equal(tensor, given[name]) for name, tensor in found)
+    assert sum(seen) == sum(tensor.nbytes for tensor in given.values())
+    plan = {"half": (slice(None), slice(3, 50)), "w": slice(11, 60), "n": None}
+    parts = dict(slimtensors.torch.stream_tensors(tmp_path / "a.slimtensors", plan=plan))
+    assert torch.equal(parts["half"], given["half"][:, 3:50])
+    assert torch.equal(parts["w"], given["w"][11:60])
+    assert any(each.startswith("decode") for each in backend.launched)
+
+
+@pytest.mark.parametrize("index", [slice(3, 9), (slice(60, 2, -7), 5), (..., slice(1, 90, 3)), 69, slice(4, 4)])
+def test_safe_open(tmp_path, backend, index):
+    w = matrix()
+    slimtensors.torch.save_file({"w": w}, tmp_path / "a.slimtensors")
+    with slimtensors.safe_open(tmp_path / "a.slimtensors", "pt") as file:
+        assert torch.equal(file.get_tensor("w"), w)
+        del backend.launched[:]
+        expected = torch.from_numpy(w.numpy()[index].copy())
+        assert torch.equal(file.get_slice("w")[index], expected)
+        assert len([each for each in backend.launched if each.startswith("decode")]) <= 1
+        with pytest.warns(loading.DecodedOnCpuWarning, match="prefetch"):
+            assert torch.equal(dict(file.prefetch())["w"], w)
+
+
+def test_load_model(tmp_path, backend):
+    """Into parameters that are in the device's memory, in place; what is of another dtype, beside it."""
+    model = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 30))
+    slimtensors.torch.save_model(model, tmp_path / "a.slimtensors")
+    there = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 30).to(torch.float64))
+    for parameter in there.parameters():
+        memory = torch.as_tensor(backend.fresh(parameter.nbytes)).view(parameter.dtype)
+        parameter.data = memory.reshape(parameter.shape)
+    places = [parameter.data_ptr() for parameter in there.parameters()]
+    assert slimtensors.torch.load_model(there, tmp_path / "a.slimtensors") == ([], [])
+    assert [parameter.data_ptr() for parameter in there.parameters()] == places
+    for ours, theirs in zip(there.parameters(), model.parameters(), strict=True):
+        assert torch.equal(ours, theirs.to(ours.dtype))
+    assert any(each.startswith("decode") for each in backend.launched)
+
+
+def test_load_model_says_what_is_not_whole(tmp_path, monkeypatch, backend):
+    model = torch.nn.Linear(64, 40)
+    slimtensors.torch.save_model(model, tmp_path / "a.slimtensors")
+    for parameter in model.parameters():
+        parameter.data = torch.as_tensor(backend.fresh(parameter.nbytes)).view(torch.float32).reshape(parameter.shape)
+    monkeypatch.setattr(backend, "launch", lambda *_: None)
+    with pytest.raises(ChecksumError, match=r"GPU does not.*Incomplete, and noise in part: 'weight'"):
+        slimtensors.torch.load_model(model, tmp_path / "a.slimtensors")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="it says why there is none")

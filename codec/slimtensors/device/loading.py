@@ -17,10 +17,10 @@ from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
 from slimtensors.errors import BaseError, ChecksumError
 from slimtensors.kernels.cuda.decode import Layout
-from slimtensors.reading import TensorFile
+from slimtensors.reading import Piece, TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["DecodedOnCpuWarning", "fill_device"]
+__all__ = ["DecodedOnCpuWarning", "fill_device", "tell"]
 
 Array = npt.NDArray[Any]
 
@@ -43,8 +43,17 @@ class _Task(NamedTuple):
     target: Buffer
 
 
-def fill_device(file: TensorFile, targets: Mapping[int, Buffer], backend: Backend, threads: int) -> None:
-    """Decode whole tensors (by their positions in the file) into buffers of their sizes."""
+def fill_device(
+    file: TensorFile,
+    targets: Mapping[int, Buffer],
+    backend: Backend,
+    threads: int,
+    *,
+    chunks: range | None = None,
+) -> None:
+    """Decode tensors (by their positions in the file) into buffers of their sizes; or these chunks of each, which then
+    have streams of their own.
+    """
     by_layout: dict[Layout | Planes, list[_Task]] = {}
     others = {}
     for index, target in targets.items():
@@ -54,14 +63,26 @@ def fill_device(file: TensorFile, targets: Mapping[int, Buffer], backend: Backen
         if layout is None:
             others[index] = target
         else:
-            by_layout.setdefault(layout, []).extend(_tasks(file, index, target))
+            by_layout.setdefault(layout, []).extend(_tasks(file, index, target, chunks))
     _Loader(file, backend, threads).load(by_layout)
     for index, target in others.items():
         holder = file.header.holder(index)
         if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
             backend.copy(target, targets[holder])
         elif len(target):
-            backend.write(target, file.read(index, threads).view(np.uint8))
+            backend.write(target, _read(file, index, len(target), threads, chunks))
+
+
+def _read(file: TensorFile, index: int, length: int, threads: int, chunks: range | None) -> Array:
+    """What no kernel decodes."""
+    if chunks is None:
+        return _bytes(file.read(index, threads))
+    number = file.header.tensor_stream[index]
+    assert number is not None
+    stream = file.header.streams[number]
+    out = np.empty(length // stream.dtype.unit_bytes, stream.dtype.unit)
+    file.fill([Piece(index, chunks.start * stream.chunk, out)], threads)
+    return _bytes(out)
 
 
 def _layout(file: TensorFile, index: int) -> Layout | Planes | None:
@@ -75,7 +96,7 @@ def _layout(file: TensorFile, index: int) -> Layout | Planes | None:
     if layout is None:
         layout = planes_of(stream.expression, stream.units, stream.dtype.unit_bytes, stream.dtype.is_float)
     if layout is None:
-        _tell(stream.label, str(type(stream.expression).__name__).lower())
+        tell(stream.label, str(type(stream.expression).__name__).lower())
     return layout
 
 
@@ -84,7 +105,8 @@ def _is_tie(file: TensorFile, index: int) -> bool:
     return tensors[index].dtype == tensors[file.header.holder(index)].dtype
 
 
-def _tell(label: str, kind: str) -> None:
+def tell(label: str, kind: str) -> None:
+    """Warn, once for each kind."""
     if kind not in _told:
         _told.add(kind)
         warnings.warn(
@@ -94,12 +116,14 @@ def _tell(label: str, kind: str) -> None:
         )
 
 
-def _tasks(file: TensorFile, index: int, target: Buffer) -> Iterator[_Task]:
+def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -> Iterator[_Task]:
     number = file.header.tensor_stream[index]
     assert number is not None
     stream = file.header.streams[number]
     at = 0
-    for chunk, record in enumerate(file.reader.records(number)[0]):
+    records = file.reader.records(number)[0]
+    for chunk in range(len(records)) if chunks is None else chunks:
+        record = records[chunk]
         yield _Task(index, number, chunk, record.stored_length, target[at : at + record.decoded_length])
         at += record.decoded_length
     assert at == len(target), stream.label

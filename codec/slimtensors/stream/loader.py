@@ -88,13 +88,20 @@ def stream_files(
     base: Any = None,
     ahead: int = AHEAD_BYTES,
     progress: Progress | None = None,
+    loader: Callable[[Sequence[Wanted]], Iterator[tuple[str, Any]]] | None = None,
 ) -> Iterator[tuple[str, Any]]:
-    """(name, tensor) of all files, in order; closing the generator stops everything."""
+    """(name, tensor) of all files, in order; closing the generator stops everything.
+
+    loader: what decodes them, if it is not a PrefetchLoader; it calls `progress` itself.
+    """
     with ExitStack() as stack:
         files = open_all(target, stack, verify=verify, max_bytes=max_bytes, base=base)
         wanted = _planned(files, plan)
-        with PrefetchLoader(wanted, threads, convert, ahead) as loader:
-            for each, (name, tensor) in zip(wanted, loader, strict=True):
+        if loader is not None:
+            yield from loader(wanted)
+            return
+        with PrefetchLoader(wanted, threads, convert, ahead) as prefetched:
+            for each, (name, tensor) in zip(wanted, prefetched, strict=True):
                 if progress is not None:
                     progress(each.nbytes)
                 yield name, tensor
