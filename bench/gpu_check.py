@@ -1,7 +1,8 @@
 """What a GPU makes of files: python -m bench.gpu_check [--out FILE.json]. Exits with 3 where no GPU can decode.
 
-Correctness over presets, dtypes and sizes against the CPU's decoder, then loading against a plain copy from pinned
-memory. Not yet here: times of single kernels, nvCOMP, a CUDA C++ twin, offload. Never run on a GPU so far.
+Correctness over presets, dtypes and sizes, differences and codes, against the CPU's decoder; then kernels against the
+time in which the device copies as many bytes, and loading against a copy from pinned memory and against our own raw
+mode (noise, stored as it is). Not yet here: nvCOMP, a CUDA C++ twin, offload. Never run on a GPU so far.
 """
 
 from __future__ import annotations
@@ -12,72 +13,174 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from slimtensors.device.choice import why_not
 from slimtensors.device.loading import fill_device
-from slimtensors.numpy import load_file, save_file
-from slimtensors.reading import open_file
+from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
+from slimtensors.torch import save_file
+from slimtensors.torch_tensors import as_base
 
 NO_GPU = 3
 SIZES = (1, 127, 128, 129, 40_000, 524_288, 1_000_007)
-KINDS = {"F32": np.float32, "F16": np.float16}
+DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn")
+PRESETS = ("fast", "balanced", "small")
 TIMED_UNITS = 1 << 28
+REPEATS = 20
+
+Tensors = dict[str, torch.Tensor]
 
 
-def onto(path: Path, backend: Any) -> dict[str, Any]:
+def onto(path: Path, backend: Any, base: Tensors | None = None) -> dict[str, Any]:
     """All tensors of a file, as bytes on the device."""
-    with open_file(path) as file:
+    with open_with(path, as_base(base)) as file:
         tensors = file.header.tensors
         targets = {i: backend.fresh(tensor.nbytes) for i, tensor in enumerate(tensors)}
         fill_device(file, targets, backend, thread_count(None))
         return {tensors[i].name: target for i, target in targets.items()}
 
 
-def correctness(folder: Path, backend: Any) -> list[str]:
-    """Tensors that differ from what the CPU decodes."""
-    rng = np.random.default_rng(0)
+def weights(count: int, seed: int) -> torch.Tensor:
+    """Rows of different scales, as far as there are rows."""
+    generator = torch.Generator().manual_seed(seed)
+    w = torch.randn(count, generator=generator) * 0.02
+    if count % 512 == 0 and count > 1 << 16:
+        w = w.view(-1, 512)
+        w = w * torch.exp2(torch.randint(-6, 1, (w.shape[0], 1), generator=generator))
+    return w
+
+
+def cases(sizes: Sequence[int]) -> dict[str, tuple[Tensors, Tensors | None, str]]:
+    """What is saved, its base, and the preset, by a name."""
+    found: dict[str, tuple[Tensors, Tensors | None, str]] = {}
+    for preset in PRESETS:
+        made = {f"{name}.{n}": weights(n, n).to(getattr(torch, name)) for n in sizes for name in DTYPES}
+        found[preset] = made, None, preset
+    base = {f"{name}.{n}": weights(n, n).to(getattr(torch, name)) for n in sizes for name in DTYPES[:3]}
+    tuned = {name: w + (torch.randn(w.shape, generator=torch.Generator().manual_seed(7)) * 1e-4).to(w.dtype)
+             for name, w in base.items()}  # fmt: skip
+    found["differences"] = tuned, base, "balanced"
+    generator = torch.Generator().manual_seed(9)
+    odd: Tensors = {}
+    for n in sizes:
+        whole = torch.randint(-40, 40, (n,), generator=generator)
+        odd |= {f"int8.{n}": whole.to(torch.int8), f"int64.{n}": whole**5, f"flags.{n}": whole > 0}
+        odd |= {f"ternary.{n}": whole.sign().to(torch.bfloat16) * 0.5, f"codes.{n}": (whole % 16).float() * 0.0137}
+        w = weights(n, n)
+        odd |= {f"range.{n}": torch.arange(n), f"zeros.{n}": torch.zeros(n), f"pruned.{n}": w * (w > 0)}
+    found["others"] = odd, None, "balanced"
+    return found
+
+
+def correctness(folder: Path, backend: Any, sizes: Sequence[int] = SIZES) -> list[str]:
+    """Tensors that differ from what was saved, which is what the CPU decodes."""
     wrong = []
-    for preset in ("fast", "balanced"):
-        arrays = {}
-        for n in SIZES:
-            w = (rng.standard_normal(n) * 0.02).astype(np.float32)
-            arrays |= {f"{name}.{n}": (w * (1 + i)).astype(kind) for i, (name, kind) in enumerate(KINDS.items())}
-        path = folder / f"{preset}.slimtensors"
-        save_file(arrays, path, preset=preset)
-        expected, found = load_file(path), onto(path, backend)
-        same = {name: backend.download(found[name]).tobytes() == expected[name].tobytes() for name in expected}
-        wrong += [f"{preset} {name}" for name in expected if not same[name]]
+    for case, (tensors, base, preset) in cases(sizes).items():
+        path = folder / f"{case}.slimtensors"
+        save_file(tensors, path, preset=preset, base=base)
+        found = onto(path, backend, base)
+        for name, tensor in tensors.items():
+            expected = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            if backend.download(found[name]).tobytes() != expected:
+                wrong.append(f"{case} {name}")
     return wrong
 
 
-def loading(folder: Path, backend: Any) -> dict[str, float]:
-    """GB/s of decoded bytes, warm, from the page cache, beside a copy of as many bytes from pinned memory."""
-    rng = np.random.default_rng(1)
-    w = (rng.standard_normal(1 << 22) * 0.02).astype(np.float16)
-    arrays = {str(i): np.roll(w, i) for i in range(TIMED_UNITS // w.size)}
-    path = folder / "timed.slimtensors"
-    save_file(arrays, path, self_check=False)
-    size, pinned = TIMED_UNITS * 2, backend.staging(256 << 20)
+def timed(backend: Any) -> tuple[Any, dict[str, list[tuple[Any, Any]]]]:
+    """A backend that notes when each kernel began and ended."""
+    events: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
 
-    def seconds(work: Any) -> float:
-        began = time.perf_counter()
-        work()
-        backend.wait(backend.mark())
-        return time.perf_counter() - began
+    class Timed(type(backend)):  # type: ignore[misc] # whatever backend it is
+        def launch(self, kernel: str, blocks: int, buffers: Sequence[Any]) -> None:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            super().launch(kernel, blocks, buffers)
+            end.record()
+            events[kernel].append((begin, end))
 
-    onto(path, backend)  # compiles
-    loads = [seconds(lambda: onto(path, backend)) for _ in range(5)]
-    copies = [seconds(lambda: backend.upload(pinned)) for _ in range(20)]
-    return {
-        "load GB/s": size / statistics.median(loads) / 1e9,
-        "pinned copy GB/s": pinned.size / statistics.median(copies) / 1e9,
-        "stored / decoded": path.stat().st_size / size,
-    }
+    return Timed(backend.device), events
+
+
+def copy_rate() -> float:
+    """Bytes a second, read and written, of a copy within the device."""
+    source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    found = []
+    for _ in range(REPEATS):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        target.copy_(source)
+        end.record()
+        torch.cuda.synchronize()
+        found.append(2 * source.numel() / begin.elapsed_time(end) * 1e3)
+    return statistics.median(found)
+
+
+def timed_files(folder: Path) -> dict[str, tuple[Path, Tensors | None]]:
+    """Half a gigabyte each: one matrix many times, turned, so that none is a duplicate."""
+    found: dict[str, tuple[Path, Tensors | None]] = {}
+    w = weights(1 << 22, 1)
+
+    def many(dtype: torch.dtype) -> Tensors:
+        one = w.to(dtype)
+        return {str(i): one.roll(i, 1) for i in range(TIMED_UNITS // w.numel())}
+
+    for name, preset in [*(("bfloat16", preset) for preset in PRESETS), ("float32", "balanced")]:
+        path = folder / f"{name}.{preset}.slimtensors"
+        save_file(many(getattr(torch, name)), path, preset=preset, self_check=False)
+        found[f"{name}, {preset}"] = path, None
+    base = many(torch.bfloat16)
+    steps = torch.randn(w.shape, generator=torch.Generator().manual_seed(5)) * 1e-4
+    path = folder / "differences.slimtensors"
+    save_file({name: each + steps.to(each.dtype) for name, each in base.items()}, path, base=base, self_check=False)
+    found["bfloat16, differences"] = path, base
+    noise = torch.randint(0, 1 << 62, (TIMED_UNITS // 4,), generator=torch.Generator().manual_seed(6))
+    path = folder / "raw.slimtensors"
+    save_file({"noise": noise}, path, self_check=False)
+    found["raw"] = path, None
+    return found
+
+
+def seconds(work: Callable[[], object], backend: Any) -> float:
+    """How long it takes, to the end of what it asked of the device."""
+    began = time.perf_counter()
+    work()
+    backend.wait(backend.mark())
+    return time.perf_counter() - began
+
+
+def loading(folder: Path, backend: Any) -> dict[str, Any]:
+    """For each file: GB/s of decoded bytes, warm, from the page cache; and each kernel's time beside the floor, in
+    which the device copies what is stored and what is decoded.
+    """
+    rate, pinned = copy_rate(), backend.staging(256 << 20)
+    copies = [seconds(lambda: backend.upload(pinned), backend) for _ in range(REPEATS)]
+    link = pinned.size / statistics.median(copies)
+    result: dict[str, Any] = {"device copy GB/s": rate / 1e9, "pinned copy GB/s": link / 1e9}
+    for name, (path, base) in timed_files(folder).items():
+        decoded = sum(len(each) for each in onto(path, backend, base).values())  # compiles
+        stored = path.stat().st_size
+        loads = [seconds(lambda path=path, base=base: onto(path, backend, base), backend) for _ in range(5)]
+        noting, events = timed(backend)
+        onto(path, noting, base)
+        torch.cuda.synchronize()
+        kernels = {kernel: sum(a.elapsed_time(b) for a, b in pairs) for kernel, pairs in events.items()}
+        result[name] = {
+            "stored / decoded": stored / decoded,
+            "load GB/s": decoded / statistics.median(loads) / 1e9,
+            "load / floor of the link": stored / link / statistics.median(loads),
+            "kernels ms": kernels,
+            "all kernels GB/s": decoded / sum(kernels.values()) / 1e6,
+            "floor ms": (stored + decoded) / rate * 1e3,
+        }
+    return result
 
 
 def main() -> int:
@@ -89,7 +192,6 @@ def main() -> int:
     if reason is not None:
         print(f"no GPU can decode here: {reason}")
         return NO_GPU
-    import torch
 
     from slimtensors.device.torch_cuda import TorchCuda
 
@@ -97,7 +199,7 @@ def main() -> int:
     result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "numpy": np.__version__}
     with tempfile.TemporaryDirectory() as name:
         result["wrong"] = correctness(Path(name), backend)
-        result["loading, balanced, F16"] = loading(Path(name), backend)
+        result |= loading(Path(name), backend)
     print("\n".join(f"| {key} | {value} |" for key, value in result.items()))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")

@@ -1,0 +1,31 @@
+"""bench/gpu_check.py finds nothing wrong with the runner, and finds what is."""
+
+from __future__ import annotations
+
+import pytest
+from bench import gpu_check
+
+from gpu.backend import Runner
+from slimtensors.device import loading
+
+
+@pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
+def test_correctness(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr(gpu_check, "DTYPES", ("bfloat16",))
+    monkeypatch.setattr(gpu_check, "PRESETS", ("balanced",))
+    backend = Runner(1 << 21)
+    assert gpu_check.correctness(tmp_path, backend, (129, 1500)) == []
+    assert {each.split("_")[0] for each in backend.launched} >= {"decode", "plain", "plane", "contexts", "finish"}
+
+
+def test_what_is_wrong_is_named(tmp_path, monkeypatch):
+    w = gpu_check.weights(129, 1)
+    monkeypatch.setattr(gpu_check, "cases", lambda _sizes: {"a": ({"w": w}, None, "fast")})
+    backend = Runner(1 << 16)
+    download = backend.download
+    monkeypatch.setattr(
+        backend, "download", lambda buffer: download(buffer) ^ 1 if len(buffer) == w.nbytes else download(buffer)
+    )
+    assert gpu_check.correctness(tmp_path, backend) == ["a w"]
