@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import numpy.typing as npt
@@ -14,7 +15,7 @@ Bytes = npt.NDArray[Any]  # uint8
 
 
 class Backend(Protocol):
-    """All that is asked for happens in the order in which it is asked for; only `download` and `wait` wait."""
+    """All that a queue is asked for happens in the order in which it is asked for; only `download` and `wait` wait."""
 
     def staging(self, length: int) -> Bytes:
         """Host memory that uploads are fast from."""
@@ -46,3 +47,12 @@ class Backend(Protocol):
 
     def wait(self, mark: Any) -> None:
         """Until the device has got there."""
+
+    def new_queue(self) -> Any:
+        """Another queue, beside the one that the thread uses."""
+
+    def using(self, queue: Any) -> AbstractContextManager[Any]:
+        """Inside, this thread asks that queue. What two queues are asked for happens in no order, but for `follow`."""
+
+    def follow(self, mark: Any) -> None:
+        """What this queue is asked for from now on happens when the mark, of another one, has been reached."""

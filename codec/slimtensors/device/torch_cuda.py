@@ -71,6 +71,15 @@ class TorchCuda:
     def wait(self, mark: torch.cuda.Event) -> None:
         mark.synchronize()
 
+    def new_queue(self) -> torch.cuda.Stream:
+        return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's
+
+    def using(self, queue: torch.cuda.Stream) -> torch.cuda.StreamContext:
+        return torch.cuda.stream(queue)
+
+    def follow(self, mark: torch.cuda.Event) -> None:
+        torch.cuda.current_stream(self.device).wait_event(mark)
+
 
 class Window:
     """A range of a device's addresses."""

@@ -1,4 +1,4 @@
-"""`offload`: a torch module whose layers are views of two buffers, decoded when their turn comes. CPU only."""
+"""`offload`: a torch module whose layers are views of two buffers, decoded when their turn comes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from slimtensors.container.reader import Verify
+from slimtensors.device.choice import VARIABLE, backend_for
 from slimtensors.errors import UsageError
-from slimtensors.numpy import as_array
+from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
 from slimtensors.reading import TensorFile
 from slimtensors.shards import weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 from slimtensors.torch_modules import load_model
-from slimtensors.torch_tensors import as_base, check_device, from_array, torch_dtype
+from slimtensors.torch_tensors import as_base, check_device, torch_dtype
 
 __all__ = ["Host", "Offloaded", "check_cpu", "check_fits", "hosted", "load_others", "offload"]
 
@@ -61,6 +62,7 @@ def offload(
 ) -> Offloaded:
     """Keep a model's layers compressed; decode each into one of two buffers when its turn comes.
 
+    device: "cpu"; or a CUDA device with SLIMTENSORS_DECODE=cuda, to which the rest of the model is moved.
     model: on the CPU; the layers' parameters may be on the meta device. Buffers and all else are loaded
     and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
@@ -70,7 +72,7 @@ def offload(
     Inference only: training, `state_dict`, `to`, and parameters that a layer shares with another module are
     refused.
     """
-    check_cpu(device)
+    home = _home(device)
     name = layers if layers is not None else _longest(model)
     every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
     turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
@@ -83,18 +85,18 @@ def offload(
         files = open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base))
         homes = files_of(files)
         _check(model, found, prefixes, homes)
-        _load_resident(model, found, path, verify, base, threads)
+        _load_resident(model, found, path, verify, base, threads, device)
         units = [
             [(prefix + own, homes[prefix + own]) for own, _ in layer.named_parameters()]
             for prefix, layer in zip(prefixes, found, strict=True)
         ]
-        slots = Slots(units, thread_count(threads), ahead)
+        if isinstance(home, DeviceMemory) and ahead is None:
+            ahead = True  # the device decodes beside what it computes; its times are not seen here
+        slots = Slots(units, thread_count(threads), ahead, home)
         handles = []
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
-            for own, units_of in slots.views(i).items():
-                tensor = homes[own].tensor(own)
-                made = from_array(as_array(units_of, tensor), tensor.dtype, "cpu")
-                _put(layer, own[len(prefix) :], made)
+            for own, tensor in slots.tensors(i).items():
+                _put(layer, own[len(prefix) :], tensor)
             handles.append(layer.register_forward_pre_hook(partial(_enter, slots, i)))
             handles.append(layer.register_state_dict_pre_hook(_refuse_state))
             layer._apply = _refuse_apply  # what .to() and .half() call
@@ -104,11 +106,24 @@ def offload(
         raise
 
 
+def _home(device: Any) -> Memory:
+    """Where layers are decoded to. Raises UsageError for what none can be."""
+    check_device(device)
+    wanted = torch.device(device)
+    backend = backend_for(wanted)
+    if backend is not None:
+        return DeviceMemory(backend)
+    if wanted.type == "cuda":
+        raise UsageError(f"device {device!r}: its kernels have not been seen to run yet; try them with {VARIABLE}=cuda")
+    check_cpu(device)
+    return HostMemory()
+
+
 def check_cpu(device: Any) -> None:
     """Raises UsageError for what layers cannot be decoded on."""
     check_device(device)
     if torch.device(device).type != "cpu":
-        raise UsageError(f"device {device!r}: layers can be decoded on the CPU only so far; use device='cpu'")
+        raise UsageError(f"device {device!r}: such layers can be decoded on the CPU only so far; use device='cpu'")
 
 
 def hosted(path: Any, host: str) -> Any:
@@ -180,13 +195,20 @@ def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile])
 
 
 def _load_resident(
-    model: torch.nn.Module, found: list[torch.nn.Module], path: Any, verify: Verify, base: Any, threads: int | None
+    model: torch.nn.Module,
+    found: list[torch.nn.Module],
+    path: Any,
+    verify: Verify,
+    base: Any,
+    threads: int | None,
+    device: Any,
 ) -> None:
     """Load all but the layers' parameters, which are out of the way for as long as that takes."""
     held = [(module, module._parameters) for layer in found for module in layer.modules()]
     try:
         for module, _ in held:
             module._parameters = {}
+        model.to(device)
         load_others(model, path, verify, base, threads)
     finally:
         for module, parameters in held:

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from time import perf_counter, process_time
 from typing import Any
 
-import numpy.typing as npt
+import torch
 
-from slimtensors.container.source import Bytes, aligned_empty
-from slimtensors.reading import Load, Piece, TensorFile, load_all
+from slimtensors.offload.memory import HostMemory, Memory, Place
+from slimtensors.reading import TensorFile
 
 __all__ = ["ALIGNMENT", "Slots", "size_of"]
 
@@ -35,30 +35,35 @@ class Slots:
     want all processors at once, and are slower together than one after the other.
     """
 
-    def __init__(self, layers: Sequence[Layer], threads: int, ahead: bool | None = None) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], threads: int, ahead: bool | None = None, home: Memory | None = None
+    ) -> None:
+        self._home: Memory = HostMemory() if home is None else home
         self._threads, self._policy = threads, ahead
         self._computed: dict[int, float] = {}  # seconds, by the size of the input, of a layer by itself
         self._decoded, self._waits = 0.0, False  # seconds of the last layer that was decoded by itself
         self._last: tuple[int, int, float] | None = None  # the layer that was entered, its input's size, and when
-        self._memory = [aligned_empty(max(map(size_of, layers))) for _ in range(SLOTS)]
+        self._memory = [self._home.allocate(max(map(size_of, layers))) for _ in range(SLOTS)]
         self._places = [self._place(layer, self._memory[i % SLOTS]) for i, layer in enumerate(layers)]
         self._holds: list[int | None] = [None] * SLOTS  # which layer is decoded there
         self._ahead: tuple[int, threading.Thread] | None = None
         self._error: BaseException | None = None
 
-    def views(self, layer: int) -> Mapping[str, npt.NDArray[Any]]:
-        """The units of a layer's tensors, where they will be whenever it is that layer's turn."""
-        return {name: piece.out for name, (_file, piece) in self._places[layer].items()}
+    def tensors(self, layer: int) -> Mapping[str, torch.Tensor]:
+        """A layer's tensors, where they will be whenever it is that layer's turn."""
+        return {place.name: self._home.tensor(place) for place in self._places[layer]}
 
     @property
     def nbytes(self) -> int:
         """Bytes of both buffers."""
-        return sum(memory.size for memory in self._memory)
+        return sum(map(len, self._memory))
 
     def enter(self, layer: int, size: int = 0) -> None:
         """Wait until a layer is there, and perhaps begin to decode the one after it, in a circle. Raises what decoding
         did. size: of the layer's input, which tells how long it computes.
         """
+        if self._last is not None:
+            self._home.used(self._last[0] % SLOTS)
         if self._last is not None and self._ahead is None and self._last[:2] == (layer - 1, size):
             if len(self._computed) > MAX_SEEN:
                 self._computed.clear()
@@ -69,6 +74,7 @@ class Slots:
             self._fill(layer)
             self._decoded = perf_counter() - began
             self._waits = process_time() - computed < BUSY * self._decoded
+        self._home.ready(layer % SLOTS)
         following = (layer + 1) % len(self._places)
         free = following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following
         if free and self._looks_ahead(size):
@@ -100,20 +106,14 @@ class Slots:
 
     def _fill(self, layer: int) -> None:
         self._holds[layer % SLOTS] = None  # noise, until all of it is there
-        by_file: dict[int, tuple[TensorFile, list[Piece]]] = {}
-        for file, piece in self._places[layer].values():
-            by_file.setdefault(id(file), (file, []))[1].append(piece)
-        files = [file for file, _ in by_file.values()]
-        loads: list[Load] = [load for file, pieces in by_file.values() for load in file.loads(pieces)]
-        load_all(loads, min(self._threads, max(1, len(loads))), files)
+        self._home.fill(layer % SLOTS, self._places[layer], self._threads)
         self._holds[layer % SLOTS] = layer
 
     @staticmethod
-    def _place(layer: Layer, memory: Bytes) -> dict[str, tuple[TensorFile, Piece]]:
-        placed, at = {}, 0
+    def _place(layer: Layer, memory: Any) -> list[Place]:
+        placed, at = [], 0
         for name, file in layer:
-            tensor = file.tensor(name)
-            out = memory[at : at + tensor.nbytes].view(tensor.dtype.unit)
-            placed[name] = file, Piece(file.find(name), 0, out)
-            at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+            nbytes = file.tensor(name).nbytes
+            placed.append(Place(name, file, file.find(name), memory[at : at + nbytes]))
+            at += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return placed

@@ -1,0 +1,101 @@
+"""Layers that are decoded on a device while others compute there, on queues that run in any order that they may."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from gpu.queued import Queued
+from slimtensors.errors import UsageError
+from slimtensors.offload import hooks, offload
+from slimtensors.torch import save_model
+
+
+@pytest.fixture(autouse=True)
+def no_packs(monkeypatch):
+    """The weights are small, and kernels decode them all the same."""
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+
+
+class Layer(torch.nn.Module):
+    """Computes when its device gets to it: what it sees then is written down."""
+
+    def __init__(self, seen=None, backend=None):
+        super().__init__()
+        self.up = torch.nn.Linear(24, 40)
+        self.seen, self.backend = seen, backend
+
+    def forward(self, x):
+        weight, bias = self.up.weight, self.up.bias
+        self.backend.ask(lambda: self.seen.append((weight.detach().clone(), bias.detach().clone())))
+        return x
+
+
+class Model(torch.nn.Module):
+    def __init__(self, layers, seed, seen=None, backend=None):
+        super().__init__()
+        torch.manual_seed(seed)
+        self.before = torch.nn.Linear(3, 3)
+        self.layers = torch.nn.ModuleList(Layer(seen, backend) for _ in range(layers))
+        self.eval()
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+@pytest.mark.parametrize("layers", [2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_each_layer_sees_its_weights(tmp_path, monkeypatch, layers, seed):
+    plain, seen, backend = Model(layers, 0), [], Queued(1 << 22, seed)
+    save_model(plain, tmp_path / "x")
+    monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
+    model = Model(layers, 1, seen, backend)
+    held = offload(model, tmp_path / "x", ahead=None if seed % 2 else True)
+    assert torch.equal(model.before.weight, plain.before.weight)
+    with torch.no_grad():
+        for _ in range(2):
+            model(torch.ones(1))
+        model.layers[0](torch.ones(1))  # out of turn
+    held.close()
+    backend.wait(backend.mark())
+    order = [*range(layers), *range(layers), 0]
+    assert len(seen) == len(order)
+    for (weight, bias), i in zip(seen, order, strict=True):
+        assert torch.equal(weight, plain.layers[i].up.weight)
+        assert torch.equal(bias, plain.layers[i].up.bias)
+    assert any(each.startswith("decode") for each in backend.launched)
+
+
+@pytest.mark.parametrize("forgotten", ["used", "ready"])
+def test_marks_are_needed(tmp_path, monkeypatch, forgotten):
+    """Without either, some order shows other weights: the queues are as adversarial as the test above needs."""
+    plain = Model(3, 0)
+    save_model(plain, tmp_path / "x")
+    monkeypatch.setattr(hooks.DeviceMemory, forgotten, lambda _self, _slot: None)
+
+    def sees_others(seed):
+        seen, backend = [], Queued(1 << 22, seed)
+        monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
+        model = Model(3, 1, seen, backend)
+        held = offload(model, tmp_path / "x", verify="none")
+        with torch.no_grad():
+            model(torch.ones(1))
+            model(torch.ones(1))
+        held.close()
+        backend.wait(backend.mark())
+        expected = [(layer.up.weight, layer.up.bias) for layer in (*plain.layers, *plain.layers)]
+        return any(
+            not torch.equal(found, given)
+            for pair, other in zip(seen, expected, strict=True)
+            for found, given in zip(pair, other, strict=True)
+        )
+
+    assert any(sees_others(seed) for seed in range(12))
+
+
+def test_a_device_without_leave(tmp_path):
+    save_model(Model(2, 0), tmp_path / "x")
+    with pytest.raises(UsageError, match="SLIMTENSORS_DECODE=cuda"):
+        offload(Model(2, 0), tmp_path / "x", device="cuda")
