@@ -208,21 +208,24 @@ def _load_resident(
     try:
         for module, _ in held:
             module._parameters = {}
-        model.to(device)
-        load_others(model, path, verify, base, threads)
+        load_others(model, path, verify, base, threads, device)
     finally:
         for module, parameters in held:
             module._parameters = parameters
 
 
-def load_others(model: torch.nn.Module, path: Any, verify: Verify, base: Any, threads: int | None) -> None:
+def load_others(
+    model: torch.nn.Module, path: Any, verify: Verify, base: Any, threads: int | None, device: Any = "cpu"
+) -> None:
     """Load what the model has at this moment, whatever else the files hold."""
+    unset = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
+    if unset:
+        raise UsageError(f"{unset[0]!r} stays, and is on the meta device: make room for it with to_empty() first")
+    if torch.device(device).type != "cpu":
+        model.to(device)
     missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
     if missing:
         raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
-    unset = [name for name, buffer in model.named_buffers() if buffer.is_meta]  # in no state, or it were refused
-    if unset:
-        raise UsageError(f"buffer {unset[0]!r} is on the meta device, and no file holds it: set it first")
 
 
 def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
