@@ -73,6 +73,11 @@ class Cuda:
         return bin(value & ALL).count("1")
 
     @staticmethod
+    def clz(value: int) -> int:
+        """Of 64 bits."""
+        return 64 - value.bit_length()
+
+    @staticmethod
     def umul64hi(a: int, b: int) -> int:
         return a * b >> 64
 

@@ -7,11 +7,12 @@ import pytest
 
 from gpu.backend import Runner
 from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.lookup import rounded
 from slimtensors.codecs.place import Place
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk
 from slimtensors.dtypes import DTYPES
-from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Part
+from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Gather, Mul, Part
 from slimtensors.kernels.cuda import rows
 
 RNG = np.random.default_rng(3)
@@ -33,7 +34,7 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None):
     """Encode a tensor in so many chunks, decode them; (what came out, statuses, what was left)."""
     backend, kind = Runner(1 << 21), DTYPES[dtype]
     each = -(-units.size // parts)
-    layout = planes_of(expression, units.size, kind.unit_bytes, kind.is_float)
+    layout = planes_of(expression, units.size, kind.unit_bytes, kind.is_float, dtype)
     assert layout is not None
     stored, chunks, at = [], [], 0
     target = backend.fresh(units.nbytes)
@@ -122,6 +123,33 @@ def test_wide_integers():
     found, faulty, left, _ = run(Bits((Part(16), Part(16), Part(16), Part(16))), "I64", units)
     assert (faulty, left) == ([], [])
     assert (found == units).all()
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("F16", (7,)), ("U8", (4,)), ("F32", (ROWS, 5)), ("I64", (3,))])
+def test_palettes(dtype, shape):
+    unit = DTYPES[dtype].unit
+    palette = RNG.integers(0, 1 << 7, shape).astype(unit) << unit.type(1)
+    codes = RNG.integers(0, shape[-1], ROWS * COLUMNS)
+    runs = np.arange(codes.size) // COLUMNS
+    units = palette[runs, codes] if len(shape) == 2 else palette[codes]
+    found, faulty, left, launched = run(Gather(0, Bits((Part(3),))), dtype, units, sides=(palette,))
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("pick") for each in launched)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("kind", [np.int8, np.int16, np.float32])
+def test_palettes_times_scales(dtype, kind):
+    palette = (np.arange(-8, 8) * (0.3 if kind == np.float32 else 1)).astype(kind)
+    scales = np.exp2(RNG.normal(-6, 1, ROWS)).astype(np.float32)
+    codes = RNG.integers(0, 16, (ROWS, COLUMNS))
+    units = rounded((palette.astype(np.float32)[codes] * scales[:, None]).reshape(-1), DTYPES[dtype])
+    sides = palette.view(f"<u{palette.itemsize}"), scales.view(np.uint32)
+    found, faulty, left, launched = run(Mul(Gather(0, Bits((Part(4),))), 1), dtype, units, sides=sides)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("scaled") for each in launched)
 
 
 def test_damaged_words_are_seen():

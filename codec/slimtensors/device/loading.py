@@ -94,7 +94,8 @@ def _layout(file: TensorFile, index: int) -> Layout | Planes | None:
     stream = header.streams[number]
     layout: Layout | Planes | None = layout_of(stream.expression, stream.dtype.unit_bytes)
     if layout is None:
-        layout = planes_of(stream.expression, stream.units, stream.dtype.unit_bytes, stream.dtype.is_float)
+        kind = stream.dtype
+        layout = planes_of(stream.expression, stream.units, kind.unit_bytes, kind.is_float, kind.name)
     if layout is None:
         tell(stream.label, str(type(stream.expression).__name__).lower())
     return layout

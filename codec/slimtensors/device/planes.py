@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.lookups import CODE_BYTES, looked_up
 from slimtensors.device.segments import Chunk, Pending, take_digests, upload_all
-from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Delta, Stored
+from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Delta, Gather, Mul, Stored
 from slimtensors.kernels.cpu import planelist as lists
-from slimtensors.kernels.cpu.worklist import CHUNK, LEFT, LISTED, NO_ROOM, PLAIN
+from slimtensors.kernels.cpu.worklist import CHUNK, LEFT, LISTED, NO_ROOM, OUT, PLAIN
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.cuda.catalogue import plain_name, sized_name
+from slimtensors.kernels.cuda.catalogue import plain_name, scaled_name, sized_name
 from slimtensors.kernels.status import OK
 
 __all__ = ["Planes", "decode_planes", "planes_of"]
@@ -34,6 +35,13 @@ class Planes(NamedTuple):
     bits: Bits
     has_base: bool = False
     ordered: bool = False  # whether the base is of floats
+    codes: Gather | Mul | None = None  # what the planes are codes of
+    dtype: str = ""  # of products
+
+    @property
+    def plane_bytes(self) -> int:
+        """Of what the planes are put into."""
+        return self.unit_bytes if self.codes is None else CODE_BYTES
 
 
 class _Work(NamedTuple):
@@ -48,15 +56,17 @@ class _Work(NamedTuple):
     ends: list[tuple[int, int]]  # of items and fields, after each plane
 
 
-def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool) -> Planes | None:
+def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, dtype: str = "") -> Planes | None:
     """The layout of a stream of so many units, if kernels decode it."""
     if isinstance(expression, Bits):
         found = Planes(unit_bytes, expression)
     elif isinstance(expression, Delta) and expression.moved is None:
         found = Planes(unit_bytes, expression.bits, True, is_float)
+    elif isinstance(expression, Gather | Mul):
+        found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
     else:
         return None
-    by_row = any(context.sides for context in found.bits.contexts)
+    by_row = found.codes is not None or any(context.sides for context in found.bits.contexts)
     return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found
 
 
@@ -64,27 +74,32 @@ def decode_planes(
     backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Planes, *, digests: bool
 ) -> Pending:
     """As `segments.decode_segment`."""
-    size = layout.unit_bytes
+    size, plane_size = layout.unit_bytes, layout.plane_bytes
     out, places = backend.window([chunk.target for chunk in chunks])
     counts = [len(chunk.target) // size for chunk in chunks]
     asked = [(c.at, c.length, n, at // size) for c, n, at in zip(chunks, counts, places, strict=True)]
     bodies = [n - n % GROUP for n in counts]
     context_at = np.cumsum([0, *bodies])
-    work = _list(segment, np.array(asked, np.int64).reshape(-1), context_at[:-1], layout)
+    plane_at = [row[3] for row in asked] if layout.codes is None else context_at[:-1].tolist()
+    work = _list(segment, np.array(asked, np.int64), np.array(plane_at, np.int64), context_at[:-1], layout)
     listed = np.flatnonzero(work.becomes == LISTED).tolist()
     bases, base_at = _bases(backend, chunks, size)
     sides, side_at = _sides(chunks)
     wide = _Wide(chunks, bodies, base_at, side_at, listed)
     selecting = [wide.contexts(part.context, context_at.tolist()) for part in layout.bits.parts]
     finishing = wide.finish(layout, [row[3] for row in asked])
+    looking = looked_up(chunks, bodies, [row[3] for row in asked], plane_at, listed, layout)
 
     stored = backend.upload(segment)
     arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
+    arrays += [looking.items, looking.palettes, looking.scales]
     held, buffers = upload_all(backend, [*arrays, *selecting])
-    items, block_rows, starts, maps, fields, plain, classes, finish = buffers[: len(arrays)]
+    items, block_rows, starts, maps, fields, plain, classes, finish, look, palettes, scales = buffers[: len(arrays)]
     tables = work.starts.size // rows.STARTS
     entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(context_at[-1]), 1))
-    status = backend.zeros(4 * work.owners.size)
+    into = out if layout.codes is None else backend.fresh(max(plane_size * int(context_at[-1]), 16))
+    owners = np.concatenate([work.owners, looking.owners])
+    status = backend.zeros(4 * owners.size)
     if tables:
         backend.launch("tables", tables, (starts, entries))
     item, field = 0, 0
@@ -94,19 +109,25 @@ def decode_planes(
                 wide_items = len(given) // (4 * rows.WIDE_ITEM)
                 backend.launch(sized_name("contexts", size), wide_items, (given, classes, bases, contexts))
             some, result = _part(items, rows.PLANE_ITEM, item, item_end), _part(status, 1, item, item_end)
-            coded = (stored, stored, some, block_rows, maps, entries, contexts, out, result)
-            backend.launch(sized_name("plane", size), item_end - item, coded)
+            coded = (stored, stored, some, block_rows, maps, entries, contexts, into, result)
+            backend.launch(sized_name("plane", plane_size), item_end - item, coded)
         if field_end > field:
             some = _part(fields, rows.FIELDS_ITEM, field, field_end)
-            backend.launch(sized_name("fields", size), field_end - field, (stored, some, out))
+            backend.launch(sized_name("fields", plane_size), field_end - field, (stored, some, into))
         item, field = item_end, field_end
     if finishing.size:
         backend.launch(sized_name("finish", size), finishing.size // rows.WIDE_ITEM, (finish, bases, out))
+    if looking.items.size:
+        count, verdict = looking.items.size // rows.WIDE_ITEM, status[4 * work.owners.size :]
+        if isinstance(layout.codes, Mul):
+            backend.launch(scaled_name(layout.dtype), count, (look, into, palettes, scales, out, verdict))
+        else:
+            backend.launch(sized_name("pick", size), count, (look, into, palettes, out, verdict))
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
     results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
     left = np.flatnonzero(work.becomes == LEFT).tolist()
-    return Pending(left, work.owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+    return Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
 
 
 def _part(items: Buffer, length: int, begin: int, end: int) -> Buffer:
@@ -186,16 +207,21 @@ class _Wide:
         return chunk.units // classes.size, (self._side_at[id(classes)], rows.NOWHERE)
 
 
-def _list(segment: Array, asked: Array, context_at: Array, layout: Planes) -> _Work:
-    room = 1024 + 16 * (asked.size // CHUNK)
+def _list(segment: Array, asked: Array, plane_at: Array, context_at: Array, layout: Planes) -> _Work:
+    """asked: the chunks, as worklist.py has them. plane_at: where their planes go."""
+    planes_asked = asked.copy()
+    planes_asked[:, OUT] = plane_at
+    room = 1024 + 16 * asked.shape[0]
     while True:
-        found = _listed(segment, asked, context_at, layout, room)
+        found = _listed(segment, asked.reshape(-1), planes_asked.reshape(-1), context_at, layout, room)
         if found is not None:
             return found
         room *= 4
 
 
-def _listed(segment: Array, asked: Array, context_at: Array, layout: Planes, room: int) -> _Work | None:
+def _listed(
+    segment: Array, asked: Array, planes_asked: Array, context_at: Array, layout: Planes, room: int
+) -> _Work | None:
     """The work list, if there is room for it."""
     chunks, parts = asked.size // CHUNK, layout.bits.parts
     items, fields = np.empty(room * rows.PLANE_ITEM, np.uint32), np.empty(room * rows.FIELDS_ITEM, np.uint32)
@@ -216,8 +242,8 @@ def _listed(segment: Array, asked: Array, context_at: Array, layout: Planes, roo
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0
         plane = np.array([shift, part.width, number, len(parts), tables, mask, octave], np.int64)
         status = lists.list_plane(
-            segment, asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch, owners,
-            becomes,
+            segment, planes_asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
+            owners, becomes,
         )  # fmt: skip
         shift += part.width
         ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))

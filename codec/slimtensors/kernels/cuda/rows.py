@@ -62,6 +62,11 @@ FIRST, TABLES, CONTEXT_SHIFT = 10, 11, 12  # of a base context
 ROTATED, ADDED, ORDERED = 13, 14, 15  # to finish with: rotation; whether there is a base; whether it is of floats
 WIDE_ITEM = 16
 
+# An item of `pick` and `scaled`: as the former, but the codes' place is at BASE_AT, and the run's number and length at
+# ROW_AT and LENGTH, with the first unit's place in its run at COLUMN_AT.
+PALETTE, ENTRIES = 10, 11  # its first entry in `palettes`, or the first run's, and how many it has
+SCALES, EACH_RUN = 12, 13  # the first run's, in `scales`; entries from one run's palette to the next
+
 # An item of `digest`: up to eight pieces of 16 KiB of decoded bytes.
 DATA, DATA_HIGH, DATA_PIECES, RESULT = 0, 1, 2, 3  # in numbers of 64 bits; how many; the first result's place
 DIGEST_ITEM = 4

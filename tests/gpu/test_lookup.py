@@ -1,0 +1,54 @@
+"""Products of palettes and scales in the runner, against NumPy's."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu.chunks import read_only
+from gpu.lockstep import Cuda, Fresh, Types, device, launch
+from slimtensors.codecs.lookup import rounded
+from slimtensors.dtypes import DTYPES
+from slimtensors.kernels.cuda import rows
+from slimtensors.kernels.cuda.lookup import make_scaled
+
+RUN = 128
+
+
+def numbers(n, seed):
+    """Finite ones of all sizes: subnormal, zero, huge, few bits."""
+    rng = np.random.default_rng(seed)
+    bits = rng.integers(0, 1 << 32, n, np.uint32)
+    bits[::3] = (bits[::3] & 0x807FFFFF) | (rng.integers(90, 165, bits[::3].size).astype(np.uint32) << 23)
+    bits[::5] &= 0xFFF80000  # ties
+    bits[::11] &= 0x807FFFFF  # subnormal
+    bits[7::40] &= 0x80000000
+    bits[(bits & 0x7F800000) == 0x7F800000] &= 0xBFFFFFFF
+    return bits
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_products(dtype):
+    palette, scales = numbers(RUN, 1), numbers(60, 2)
+    items = np.zeros(rows.WIDE_ITEM, np.uint32)
+    items[[rows.UNITS, rows.LENGTH, rows.ENTRIES]] = RUN * scales.size, RUN, RUN
+    codes = np.tile(np.arange(RUN, dtype=np.uint16), scales.size)
+    out, status, cuda = np.zeros(codes.size, DTYPES[dtype].unit), np.zeros(1, np.uint32), Cuda()
+    given = map(read_only, (items, codes, palette, scales))
+    launch(cuda, make_scaled(cuda, Types, device, dtype), 1, rows.THREADS, *given, Fresh(out), status)
+    with np.errstate(all="ignore"):
+        products = (scales.view(np.float32)[:, None] * palette.view(np.float32)).reshape(-1)
+    expected = rounded(products, DTYPES[dtype])
+    assert np.isinf(products).any()
+    assert (products == 0).any()
+    assert (out == expected).all(), np.flatnonzero(out != expected)[:9]
+    assert status[0] == 0
+
+
+def test_a_code_without_an_entry():
+    items = np.zeros(rows.WIDE_ITEM, np.uint32)
+    items[[rows.UNITS, rows.LENGTH, rows.ENTRIES]] = 2, 8, 3
+    out, status, cuda = np.zeros(2, np.uint32), np.zeros(1, np.uint32), Cuda()
+    given = map(read_only, (items, np.array([2, 3], np.uint16), numbers(3, 1), numbers(1, 2)))
+    launch(cuda, make_scaled(cuda, Types, device, "F32"), 1, rows.THREADS, *given, Fresh(out), status)
+    assert status[0] == rows.BAD_FIELD
