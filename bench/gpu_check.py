@@ -2,13 +2,15 @@
 
 Correctness over presets, dtypes and sizes, differences and codes, against the CPU's decoder; then kernels against the
 time in which the device copies as many bytes, and loading against a copy from pinned memory and against our own raw
-mode (noise, stored as it is). Not yet here: nvCOMP, a CUDA C++ twin, offload. Never run on a GPU so far.
+mode (noise, stored as it is); then offloaded layers beside the link and Accelerate, where that is installed. Not yet
+here: nvCOMP, a CUDA C++ twin. Never run on a GPU so far.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -21,7 +23,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimtensors.device.choice import why_not
+from bench.gpu_offload import offloading
+from bench.sections.offload import WORDS, WORKLOADS, plain_model
+from slimtensors.device.choice import VARIABLE, why_not
 from slimtensors.device.loading import fill_device
 from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
@@ -200,6 +204,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         result["wrong"] = correctness(Path(name), backend)
         result |= loading(Path(name), backend)
+        os.environ[VARIABLE] = "cuda"
+        tokens = {
+            workload: torch.arange(n * length).reshape(n, length) % WORDS for workload, (n, length) in WORKLOADS.items()
+        }
+        link = 1e9 * result["pinned copy GB/s"]
+        offloaded = offloading(Path(name), lambda: plain_model().to(torch.bfloat16), tokens, "cuda", link)
+        result["wrong"] += offloaded.pop("wrong")
+        result["offloaded"] = offloaded
     print("\n".join(f"| {key} | {value} |" for key, value in result.items()))
     if out is not None:
         out.write_text(json.dumps(result, indent=1) + "\n")

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from bench.gpu_offload import offloading
 
+from gpu.backend import Runner
 from gpu.queued import Queued
 from slimtensors.errors import UsageError
 from slimtensors.offload import hooks, offload
@@ -99,3 +103,27 @@ def test_a_device_without_leave(tmp_path):
     save_model(Model(2, 0), tmp_path / "x")
     with pytest.raises(UsageError, match="SLIMTENSORS_DECODE=cuda"):
         offload(Model(2, 0), tmp_path / "x", device="cuda")
+
+
+class Tiny(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(30, 30) for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def test_the_part_of_gpu_check(tmp_path, monkeypatch):
+    backend = Runner(1 << 24)
+    for name in ("new_queue", "follow"):
+        monkeypatch.setattr(backend, name, lambda *_: None, raising=False)
+    monkeypatch.setattr(backend, "using", lambda _queue: nullcontext(), raising=False)
+    monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
+    monkeypatch.setattr("bench.gpu_offload.REPEATS", 1)
+    found = offloading(tmp_path, Tiny, {"one": torch.ones(1, 30)}, "cpu", 1e9)
+    assert found["wrong"] == []
+    assert found["one"]["s"] > 0
+    assert any(each.startswith("decode") for each in backend.launched)
