@@ -83,14 +83,15 @@ def load_file(
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
     With SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it; tensors that no kernel is for are decoded
-    on the CPU and copied, with a `DecodedOnCpuWarning` once for each kind of them. Raises FormatError if the file is
+    on the CPU and copied, with a `DecodedOnCpuWarning` once for each kind of them. A base that is given as a mapping to
+    tensors on that device is used where it is. Raises FormatError if the file is
     damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
     backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         if backend is not None:
-            found = read_there(file, range(len(file.header.tensors)), backend, device, thread_count(threads))
+            found = read_there(file, range(len(file.header.tensors)), backend, device, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
         arrays = load_arrays(file, thread_count(threads))
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -14,7 +14,10 @@ from slimtensors.reading import TensorFile
 from slimtensors.slicing import Axis, axes_of, strides_of
 from slimtensors.stream.loader import Progress
 from slimtensors.stream.plan import Wanted
-from slimtensors.torch_tensors import from_array, torch_dtype
+from slimtensors.torch_tensors import from_array, our_dtype, torch_dtype
+
+if TYPE_CHECKING:
+    from slimtensors.device.loading import Resident
 
 __all__ = ["fill_tensors", "read_slice_there", "read_there", "stream_there"]
 
@@ -22,15 +25,17 @@ BATCH_BYTES = 64 << 20  # decoded together, where tensors are handed out one aft
 
 
 def read_there(
-    file: TensorFile, indices: Iterable[int], backend: Backend, device: Any, threads: int
+    file: TensorFile, indices: Iterable[int], backend: Backend, device: Any, threads: int, base: Any = None
 ) -> dict[int, torch.Tensor]:
-    """Whole tensors, by their positions in the file, in memory of the backend. Ties share none."""
+    """Whole tensors, by their positions in the file, in memory of the backend. Ties share none. base: as the caller
+    gave it; of a mapping, tensors on the device are used where they are.
+    """
     from slimtensors.device.loading import fill_device  # loads Numba
 
     wanted = list(indices)
     tensors = file.header.tensors
     buffers = {i: backend.fresh(tensors[i].nbytes) for i in wanted if tensors[i].dtype.bits >= 8}
-    fill_device(file, buffers, backend, threads)
+    fill_device(file, buffers, backend, threads, resident=_resident(base, backend))
     found = {}
     for i in wanted:
         tensor = tensors[i]
@@ -39,6 +44,22 @@ def read_there(
         else:  # several elements to a byte: rare, and never large
             found[i] = from_array(as_array(file.read(i, threads), tensor), tensor.dtype, device)
     return found
+
+
+def _resident(base: Any, backend: Backend) -> dict[str, Resident]:
+    from slimtensors.device.loading import Resident
+
+    if not isinstance(base, Mapping):
+        return {}
+    there = {
+        name: tensor.detach().reshape(-1)
+        for name, tensor in base.items()
+        if isinstance(tensor, torch.Tensor) and tensor.is_contiguous() and tensor.numel() and backend.holds(tensor)
+    }
+    return {
+        name: Resident(our_dtype(flat.dtype), tuple(base[name].shape), flat.view(torch.uint8))
+        for name, flat in there.items()
+    }
 
 
 def read_slice_there(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import as_array
 from slimtensors.stream.loader import Convert
 
-__all__ = ["as_base", "check_device", "converter", "from_array", "tensor_inputs", "torch_dtype"]
+__all__ = ["as_base", "check_device", "converter", "from_array", "our_dtype", "tensor_inputs", "torch_dtype"]
 
 # Names as torch has them; those that this torch lacks are left out.
 _NAMES = {
@@ -45,6 +45,29 @@ def torch_dtype(dtype: DType) -> torch.dtype:
     return found
 
 
+def our_dtype(dtype: torch.dtype) -> str:
+    """What the format calls it; empty if it has none."""
+    found = _OURS.get(dtype)
+    return "" if found is None else found.name
+
+
+class _There(ArrayInput):
+    """A tensor on another device, copied from it only as far as it is read."""
+
+    def __init__(self, name: str, flat: torch.Tensor, dtype: DType, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+        self._flat = flat
+
+    @property
+    def place(self) -> Hashable:
+        return str(self._flat.device), self._flat.data_ptr(), self._flat.nbytes
+
+    def read(self, start: int, count: int) -> npt.NDArray[Any]:
+        size = self.dtype.unit_bytes
+        found: npt.NDArray[Any] = self._flat[start * size : (start + count) * size].cpu().numpy()
+        return found.view(self.dtype.unit)
+
+
 def from_array(array: npt.NDArray[Any], dtype: DType, device: Any) -> torch.Tensor:
     """A tensor over an array's memory, then on the device."""
     data = torch.from_numpy(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
@@ -66,15 +89,17 @@ def as_base(base: Any) -> Any:
     if isinstance(base, list):
         return [as_base(each) for each in base]
     if isinstance(base, Mapping) and any(isinstance(value, torch.Tensor) for value in base.values()):
-        return tuple(tensor_inputs(base))
+        return tuple(tensor_inputs(base, lazy=True))
     return base
 
 
-def tensor_inputs(tensors: Mapping[str, torch.Tensor]) -> list[ArrayInput]:
-    """Tensors on any device, to be saved; raises UsageError for what cannot be."""
+def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) -> list[ArrayInput]:
+    """Tensors on any device, to be saved; raises UsageError for what cannot be. lazy: those on a GPU are copied from it
+    when they are read, not before.
+    """
     if not isinstance(tensors, Mapping):
         raise UsageError(f"the tensors are a {type(tensors).__name__}; a dict from names to tensors is needed")
-    made = []
+    made: list[ArrayInput] = []
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise UsageError(f"tensor {name!r} is a {type(tensor).__name__}, not a torch tensor")
@@ -86,6 +111,10 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor]) -> list[ArrayInput]:
         shape = list(tensor.shape)
         if dtype.packed:  # two elements to a byte, the last dimension counts bytes
             shape[-1:] = [shape[-1] * 8 // dtype.bits] if shape else []
+        plain = tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+        if lazy and plain and tensor.device.type == "cuda":
+            made.append(_There(name, tensor.detach().reshape(-1).view(torch.uint8), dtype, tuple(shape)))
+            continue
         flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         made.append(ArrayInput(name, flat.view(torch.uint8).numpy(), dtype, tuple(shape)))
     return made

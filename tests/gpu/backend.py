@@ -53,6 +53,10 @@ class Runner:
         places = [np.asarray(each).ctypes.data - self._arena.ctypes.data for each in targets]
         return self._arena, places
 
+    def holds(self, tensor):
+        begin = self._arena.ctypes.data
+        return begin <= tensor.data_ptr() < begin + self._arena.size
+
     def launch(self, kernel, blocks, buffers):
         self.launched.append(kernel)
         cuda, known = Cuda(), KERNELS[kernel]

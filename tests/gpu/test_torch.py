@@ -6,11 +6,14 @@ import pytest
 import torch
 
 import slimtensors
+import slimtensors.reading
 import slimtensors.torch
 import slimtensors.torch_device
 from gpu.backend import Runner
+from slimtensors import torch_tensors
 from slimtensors.device import loading
-from slimtensors.errors import ChecksumError, UsageError
+from slimtensors.dtypes import DTYPES
+from slimtensors.errors import BaseError, ChecksumError, UsageError
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -82,6 +85,32 @@ def test_safe_open(tmp_path, backend, index):
         assert len([each for each in backend.launched if each.startswith("decode")]) <= 1
         with pytest.warns(loading.DecodedOnCpuWarning, match="prefetch"):
             assert torch.equal(dict(file.prefetch())["w"], w)
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_base_on_the_device(tmp_path, monkeypatch, backend, wrong):
+    """It is read where it is, and checked there."""
+    base = {"w": matrix().to(torch.bfloat16)}
+    tuned = {"w": base["w"] + (matrix()[torch.randperm(70)] * 0.02).to(torch.bfloat16)}
+    slimtensors.torch.save_file(tuned, tmp_path / "a.slimtensors", base=base)
+    there = torch.as_tensor(backend.fresh(base["w"].nbytes)).view(torch.bfloat16).reshape(70, 100)
+    there.copy_(base["w"])
+    if wrong:
+        there[69, 99] += 1
+        with pytest.raises(BaseError, match="it is another base"):
+            slimtensors.torch.load_file(tmp_path / "a.slimtensors", base={"w": there})
+        return
+    monkeypatch.setattr(slimtensors.reading.TensorFile, "base_of", None)  # the CPU is not asked
+    found = slimtensors.torch.load_file(tmp_path / "a.slimtensors", base={"w": there})
+    assert torch.equal(found["w"], tuned["w"])
+    assert "finish_u16" in backend.launched
+
+
+def test_a_base_is_copied_as_far_as_it_is_read():
+    w = matrix()
+    there = torch_tensors._There("w", w.reshape(-1).view(torch.uint8), DTYPES["F32"], (70, 100))
+    assert there.read(5, 9).tobytes() == w.reshape(-1)[5:14].numpy().tobytes()
+    assert there.place == ("cpu", w.data_ptr(), w.nbytes)
 
 
 def test_load_model(tmp_path, backend):

@@ -39,6 +39,9 @@ class Backend(Protocol):
     def window(self, targets: Sequence[Buffer]) -> tuple[Buffer, list[int]]:
         """A buffer that has all targets, and perhaps memory of others between them; where they begin in it."""
 
+    def holds(self, tensor: Any) -> bool:
+        """Whether a torch tensor is in memory that kernels of this device can read."""
+
     def launch(self, kernel: str, blocks: int, buffers: Sequence[Buffer]) -> None:
         """Run a kernel of kernels/cuda/catalogue.py; `buffers` hold its arrays."""
 

@@ -16,11 +16,12 @@ from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
 from slimtensors.errors import BaseError, ChecksumError
+from slimtensors.expression import Delta
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import Piece, TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["DecodedOnCpuWarning", "fill_device", "tell"]
+__all__ = ["DecodedOnCpuWarning", "Resident", "fill_device", "tell"]
 
 Array = npt.NDArray[Any]
 
@@ -33,6 +34,14 @@ _told: set[str] = set()
 
 class DecodedOnCpuWarning(RuntimeWarning):
     """Part of a file has no kernel for the GPU; it was decoded on the CPU and copied."""
+
+
+class Resident(NamedTuple):
+    """A tensor on the device."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    memory: Buffer
 
 
 class _Task(NamedTuple):
@@ -50,9 +59,10 @@ def fill_device(
     threads: int,
     *,
     chunks: range | None = None,
+    resident: Mapping[str, Resident] | None = None,
 ) -> None:
     """Decode tensors (by their positions in the file) into buffers of their sizes; or these chunks of each, which then
-    have streams of their own.
+    have streams of their own. resident: tensors on the device, by name, that may be bases.
     """
     by_layout: dict[Layout | Planes, list[_Task]] = {}
     others = {}
@@ -64,7 +74,7 @@ def fill_device(
             others[index] = target
         else:
             by_layout.setdefault(layout, []).extend(_tasks(file, index, target, chunks))
-    _Loader(file, backend, threads).load(by_layout)
+    _Loader(file, backend, threads, resident or {}).load(by_layout)
     for index, target in others.items():
         holder = file.header.holder(index)
         if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
@@ -131,8 +141,8 @@ def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -
 
 
 class _Loader:
-    def __init__(self, file: TensorFile, backend: Backend, threads: int) -> None:
-        self._file, self._backend, self._threads = file, backend, threads
+    def __init__(self, file: TensorFile, backend: Backend, threads: int, resident: Mapping[str, Resident]) -> None:
+        self._file, self._backend, self._threads, self._resident = file, backend, threads, resident
         self._slots: list[Array | None] = [None] * SLOTS
         self._marks: list[Any] = [None] * SLOTS
         self._next = 0
@@ -172,13 +182,32 @@ class _Loader:
     def _known(self, task: _Task, chunk: Chunk, staging: Array, layout: Planes) -> Chunk:
         """With what decoding plane by plane needs of the chunk's tensor and of its base."""
         stream = self._file.header.streams[task.stream]
-        base = None
+        base, stated = None, None
         if layout.has_base:
-            base = self._backend.fresh(len(chunk.target))
-            if staging[chunk.at] == PLANES:
-                self._backend.write(base, _bytes(self._base_units(task, staging[chunk.at :])))
+            needed = staging[chunk.at] == PLANES
+            base = self._base_there(task, len(chunk.target)) if needed else None
+            if base is not None:
+                stated = int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
+            else:
+                base = self._backend.fresh(len(chunk.target))
+                if needed:
+                    self._backend.write(base, _bytes(self._base_units(task, staging[chunk.at :])))
         first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
-        return chunk._replace(first=first, units=stream.units, sides=sides, base=base)
+        return chunk._replace(first=first, units=stream.units, sides=sides, base=base, base_digest=stated)
+
+    def _base_there(self, task: _Task, length: int) -> Buffer | None:
+        """What a chunk is a difference from, if the device has it as it is needed; unchecked."""
+        stream = self._file.header.streams[task.stream]
+        if not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
+            return None
+        base = self._file.header.bases[stream.expression.base]
+        held = self._resident.get(base.hints.get("tensor", ""))
+        if held is None or base.dtype != stream.dtype or (held.dtype, held.shape) != (base.dtype.name, base.shape):
+            return None
+        begin = task.chunk * stream.chunk * stream.dtype.unit_bytes
+        found = held.memory[begin : begin + length]
+        aligned = len(found) == length and self._backend.window([found])[1][0] % ALIGNMENT == 0
+        return found if aligned else None
 
     def _base_units(self, task: _Task, data: Array) -> Array:
         """What a chunk is a difference from, checked."""
@@ -205,7 +234,7 @@ class _Loader:
 
     def _check(self, tasks: list[_Task], pending: Pending) -> None:
         """Decode again on the CPU what a kernel left or found wrong; the CPU has the words for it."""
-        faulty = set(pending.faulty(self._backend))
+        faulty = set(pending.faulty(self._backend)) | set(pending.of_another_base(self._backend))
         if pending.digests is not None:
             records = [self._file.reader.records(task.stream)[0][task.chunk] for task in tasks]
             found = pending.decoded_digests(self._backend)

@@ -127,7 +127,19 @@ def decode_planes(
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
     results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
     left = np.flatnonzero(work.becomes == LEFT).tolist()
-    return Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+    pending = Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+    stated = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
+    if not stated:
+        return pending
+    return pending._replace(bases=_base_digests(backend, [chunks[i] for i in stated]), stated=stated)
+
+
+def _base_digests(backend: Backend, chunks: Sequence[Chunk]) -> Pending:
+    """Digests of what chunks are differences from."""
+    held = [chunk._replace(target=chunk.base) for chunk in chunks]
+    out, places = backend.window([chunk.target for chunk in held])
+    results, kept = take_digests(backend, out, held, places)
+    return Pending([], np.empty(0, np.int64), backend.zeros(0), results, [chunk.target for chunk in held], kept)
 
 
 def _part(items: Buffer, length: int, begin: int, end: int) -> Buffer:

@@ -39,6 +39,7 @@ class Chunk(NamedTuple):
     units: int = 0
     sides: tuple[Array, ...] = ()
     base: Buffer | None = None
+    base_digest: int | None = None  # that the base must have, where the CPU has not seen it
 
 
 class Pending(NamedTuple):
@@ -50,12 +51,21 @@ class Pending(NamedTuple):
     digests: Buffer | None  # uint64, those of a chunk after those of the one before it
     targets: list[Buffer]
     held: list[Array]  # host memory that is being uploaded
+    bases: Pending | None = None  # digests of bases on the device
+    stated: dict[int, int] | None = None  # by chunk: the digest that its base must have
 
     def faulty(self, backend: Backend) -> list[int]:
         """Chunks whose streams did not end as they began, or have an escape where none can be."""
         bad = np.flatnonzero(backend.download(self.status).view(np.uint32))
         found: list[int] = np.unique(self.owners[bad]).tolist()
         return found
+
+    def of_another_base(self, backend: Backend) -> list[int]:
+        """Chunks that are differences from something else than what the device has."""
+        if self.bases is None or self.stated is None:
+            return []
+        found = zip(self.stated.items(), self.bases.decoded_digests(backend), strict=True)
+        return [i for (i, stated), digest in found if stated != digest]
 
     def decoded_digests(self, backend: Backend) -> list[int]:
         """The digest of each chunk's decoded bytes (container.md, section 7)."""

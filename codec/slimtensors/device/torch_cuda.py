@@ -56,6 +56,9 @@ class TorchCuda:
         end = max(target.data_ptr() + target.numel() for target in targets)
         return Window(begin, end - begin), [target.data_ptr() - begin for target in targets]
 
+    def holds(self, tensor: torch.Tensor) -> bool:
+        return tensor.device == self.device
+
     def launch(self, kernel: str, blocks: int, buffers: Sequence[torch.Tensor | Window]) -> None:
         cuda = numba_cuda().cuda
         with cuda.gpus[self.device.index]:
