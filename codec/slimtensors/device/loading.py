@@ -171,7 +171,7 @@ class _Loader:
         run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
         digests = self._file.reader.verify == "full"
         if isinstance(layout, Planes):
-            known = [self._known(task, chunk, staging, layout) for task, chunk in zip(tasks, chunks, strict=True)]
+            known = self._known(tasks, chunks, staging, layout)
             pending = decode_planes(self._backend, staging, known, layout, digests=digests)
         else:
             pending = decode_segment(self._backend, staging, chunks, layout, digests=digests)
@@ -179,21 +179,33 @@ class _Loader:
         self._marks[self._next] = self._backend.mark()
         self._next = (self._next + 1) % SLOTS
 
-    def _known(self, task: _Task, chunk: Chunk, staging: Array, layout: Planes) -> Chunk:
-        """With what decoding plane by plane needs of the chunk's tensor and of its base."""
-        stream = self._file.header.streams[task.stream]
-        base, stated = None, None
-        if layout.has_base:
-            needed = staging[chunk.at] == PLANES
-            base = self._base_there(task, len(chunk.target)) if needed else None
-            if base is not None:
-                stated = int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
-            else:
-                base = self._backend.fresh(len(chunk.target))
-                if needed:
-                    self._backend.write(base, _bytes(self._base_units(task, staging[chunk.at :])))
-        first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
-        return chunk._replace(first=first, units=stream.units, sides=sides, base=base, base_digest=stated)
+    def _known(self, tasks: list[_Task], chunks: list[Chunk], staging: Array, layout: Planes) -> list[Chunk]:
+        """With what decoding plane by plane needs of the chunks' tensors and of their bases."""
+        found, missing = [], []
+        for i, (task, chunk) in enumerate(zip(tasks, chunks, strict=True)):
+            stream = self._file.header.streams[task.stream]
+            base, stated = None, None
+            if layout.has_base:
+                needed = staging[chunk.at] == PLANES
+                base = self._base_there(task, len(chunk.target)) if needed else None
+                if base is not None:
+                    stated = int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
+                else:
+                    base = self._backend.fresh(len(chunk.target))
+                    missing += [i] if needed else []
+            first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
+            known = chunk._replace(first=first, units=stream.units, sides=sides, base=base, base_digest=stated)
+            found.append(known)
+        units: dict[int, Array] = {}
+
+        def read(i: int) -> None:
+            units[i] = self._base_units(tasks[i], staging[chunks[i].at :])
+
+        if missing:
+            run_all(read, missing, min(self._threads, len(missing)))
+        for i in missing:
+            self._backend.write(found[i].base, _bytes(units[i]))
+        return found
 
     def _base_there(self, task: _Task, length: int) -> Buffer | None:
         """What a chunk is a difference from, if the device has it as it is needed; unchecked."""
