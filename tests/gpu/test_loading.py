@@ -114,6 +114,17 @@ def one(path, **options):
     return w
 
 
+def test_chunks_that_a_kernel_leaves_are_told(tmp_path):
+    """The kernel of the layout wants raw low planes."""
+    rng, path = np.random.default_rng(3), tmp_path / "a.slimtensors"
+    w = (rng.standard_normal(9000) * 0.02).astype(np.float32)
+    w = (w.view(np.uint32) & 0xFFFFFF00 | rng.choice([1, 1, 1, 77], w.size)).astype(np.uint32).view(np.float32)
+    save_file({"w": w}, path, preset="fast")
+    with pytest.warns(DecodedOnCpuWarning, match=r"tensor 'w'.*modes that its kernel lacks"):
+        found = load(path, Runner(1 << 20))
+    assert found["w"].tobytes() == w.tobytes()
+
+
 @pytest.mark.parametrize("where", ["status", "digests"])
 def test_a_faulty_gpu_is_named(tmp_path, monkeypatch, where):
     path, backend = tmp_path / "a.slimtensors", Runner(1 << 20)

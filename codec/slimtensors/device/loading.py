@@ -261,6 +261,7 @@ class _Loader:
                     f"{stream.label}, chunk {task.chunk}: the CPU decodes it, the GPU does not. The file is sound; "
                     "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
                 )
+            tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
             self._backend.write(task.target, _bytes(units))
 
 
