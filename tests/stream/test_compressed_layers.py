@@ -117,6 +117,19 @@ class Adapter(torch.nn.Module):  # type: ignore[name-defined, misc] # as above
         return self.layer(x) + self.b(self.a(x))
 
 
+def train(model: Any) -> list[float]:
+    """The losses of three steps."""
+    optimiser = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+    losses = []
+    for _ in range(3):
+        loss = torch.nn.functional.cross_entropy(model(TOKENS).flatten(0, 1), TARGETS)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    return losses
+
+
 def test_adapters_train_as_beside_plain_layers(tmp_path: Path) -> None:
     plain, model = Model(0, torch.float32), Model(1, torch.float32)
     save_model(plain, tmp_path / "model.slimtensors")
@@ -126,14 +139,7 @@ def test_adapters_train_as_beside_plain_layers(tmp_path: Path) -> None:
         each.requires_grad_(False)
         each.up, each.gate = Adapter(each.up), Adapter(each.gate)
         each.down.bias.requires_grad_(True)
-        optimiser = torch.optim.SGD([p for p in each.parameters() if p.requires_grad], lr=0.1)
-        losses.append([])
-        for _ in range(3):
-            loss = torch.nn.functional.cross_entropy(each(TOKENS).flatten(0, 1), TARGETS)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses[-1].append(loss.item())
+        losses.append(train(each))
     assert losses[0][0] == losses[1][0]
     assert losses[0][2] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
@@ -267,14 +273,6 @@ def test_peft_trains_beside_compressed_layers(tmp_path: Path) -> None:
     losses = []
     for each in (plain, model):
         torch.manual_seed(3)
-        adapted = peft.get_peft_model(each, peft.LoraConfig(r=4, target_modules=["up", "down"]))
-        optimiser = torch.optim.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.01)
-        losses.append([])
-        for _ in range(3):
-            loss = torch.nn.functional.cross_entropy(adapted(TOKENS).flatten(0, 1), TARGETS)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            losses[-1].append(loss.item())
+        losses.append(train(peft.get_peft_model(each, peft.LoraConfig(r=4, target_modules=["up", "down"]))))
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
     held.close()

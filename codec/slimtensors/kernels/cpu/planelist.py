@@ -48,6 +48,7 @@ from slimtensors.kernels.cpu.worklist import (
     READ_AHEAD,
     list_affine,
     odd_bits_are_zero,
+    put_block_rows,
     put_plain,
     read_starts,
     u16_at,
@@ -302,13 +303,6 @@ def list_plane(
             items[item + rows.ESCAPES] = np.uint32(escape - before)
             owners[used[ITEMS]] = i
             used[ITEMS] += 1
-        for block in range(blocks):
-            row = rows.BLOCK_ROW * (used[ROWS] + block)
-            group = block * groups // blocks
-            block_rows[row + rows.GROUP_AT] = np.uint32(group)
-            block_rows[row + rows.GROUPS] = np.uint32((block + 1) * groups // blocks - group)
-            block_rows[row + rows.WORD] = np.uint32(first_word + firsts[block])
-            block_rows[row + rows.END] = np.uint32(first_word + firsts[block + 1])
-        used[ROWS] += blocks
+        put_block_rows(block_rows, used, groups, blocks, first_word, firsts)
         becomes[i] = LISTED
     return OK

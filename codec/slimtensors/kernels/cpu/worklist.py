@@ -145,6 +145,19 @@ def list_affine(
 
 
 @inlined
+def put_block_rows(block_rows: Array, used: Array, groups: int, blocks: int, first_word: int, starts: Array) -> None:
+    """A row for each block of a plane: its groups and its words."""
+    for block in range(blocks):
+        row = rows.BLOCK_ROW * (used[ROWS] + block)
+        group = block * groups // blocks
+        block_rows[row + rows.GROUP_AT] = np.uint32(group)
+        block_rows[row + rows.GROUPS] = np.uint32((block + 1) * groups // blocks - group)
+        block_rows[row + rows.WORD] = np.uint32(first_word + starts[block])
+        block_rows[row + rows.END] = np.uint32(first_word + starts[block + 1])
+    used[ROWS] += blocks
+
+
+@inlined
 def put_blocks(
     segment: Array,
     chunk: Array,
@@ -198,14 +211,7 @@ def put_blocks(
             escape += 1
         items[item + rows.ESCAPES] = np.uint32(escape - before)
         used[ITEMS] += 1
-    for block in range(blocks):
-        row = rows.BLOCK_ROW * (used[ROWS] + block)
-        group = block * groups // blocks
-        block_rows[row + rows.GROUP_AT] = np.uint32(group)
-        block_rows[row + rows.GROUPS] = np.uint32((block + 1) * groups // blocks - group)
-        block_rows[row + rows.WORD] = np.uint32(first_word + starts[block])
-        block_rows[row + rows.END] = np.uint32(first_word + starts[block + 1])
-    used[ROWS] += blocks
+    put_block_rows(block_rows, used, groups, blocks, first_word, starts)
     used[TABLES] += 1
     return LISTED
 
