@@ -89,6 +89,13 @@ def stored_bits(path: Path, wanted: Callable[[str, tuple[int, ...]], bool]) -> f
     return 8 * sum(t.stored_bytes for t in tensors) / weights if weights else None
 
 
+def share_of_differences(path: Path) -> float:
+    """How many of the weights are stored as differences from a base, of 1."""
+    tensors = _package().inspect(path).tensors
+    based = sum(math.prod(t.shape) for t in tensors if t.base is not None)
+    return based / sum(math.prod(t.shape) for t in tensors)
+
+
 def load_file(path: Path, threads: int, verify: str) -> dict[str, np.ndarray]:
     """Every tensor of our file as NumPy arrays."""
     numpy_api = importlib.import_module("slimtensors.numpy")

@@ -118,7 +118,16 @@ def small(result: Result) -> str:
 def redundancy(result: Result) -> str:
     note = "Bits per weight, whole files without the base; optimiser state is counted to the weights it belongs to."
     grid = _grid(list(records(result, "redundancy")), "dataset", "codec", lambda r: f"{r['bits_per_weight']:.3f}")
-    return f"{note}\n\n{grid}"
+    based = [
+        r for r in records(result, "redundancy") if r.get("effort") is not None and r.get("differences") is not None
+    ]
+    rows = [
+        [r["dataset"], f"{r['effort']:.4g}", f"{r['bits_per_weight']:.3f}", f"{100 * r['differences']:.0f} %"]
+        for r in sorted(based, key=lambda r: (r["dataset"].split("-")[0], r["effort"]))
+        if r["codec"] == "slimtensors balanced, base" and r["dataset"].endswith("-bf16")
+    ]
+    shares = table(["", "learning rate x steps", "bits per weight", "of the weights as differences"], rows)
+    return f"{note}\n\n{grid}\n\nWhere a difference would be larger, the tensor is stored without the base:\n\n{shares}"
 
 
 def redundancy_speed(result: Result) -> str:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -59,6 +60,14 @@ class Case:
             return None
         rate, steps, language_rate = tuned.groups()
         return float(language_rate) * 150 if language_rate else float(rate) * int(steps)
+
+
+class Found(NamedTuple):
+    """Of a file of ours."""
+
+    size: int
+    matrices: float | None
+    differences: float | None
 
 
 def _base_of(name: str) -> str | None:
@@ -148,18 +157,21 @@ def _file_peer(peer: peers.FilePeer, case: Case) -> int:
         return packed.stat().st_size
 
 
-def _ours(case: Case, preset: str, base: Path | None) -> tuple[int, float | None]:
-    """Bytes of the file, and bits per weight of the encoder's matrices where the model has such."""
+def _ours(case: Case, preset: str, base: Path | None) -> Found:
+    """Bytes of the file, bits per weight of the encoder's matrices where the model has such, and how many of the
+    weights are stored as differences: the rest is smaller without the base.
+    """
     with tempfile.TemporaryDirectory() as folder:
         packed, back = Path(folder) / "packed.slimtensors", Path(folder) / "back.safetensors"
         ours.compress(case.file.path, packed, preset, 2, base=base)
         ours.decompress(packed, back, 2, base=base)
         if back.read_bytes() != case.file.path.read_bytes():
             raise RuntimeError(f"slimtensors {preset} did not give the file back")
-        return packed.stat().st_size, ours.stored_bits(packed, lambda name, s: "encoder" in name and len(s) == 2)
+        matrices = ours.stored_bits(packed, lambda name, s: "encoder" in name and len(s) == 2)
+        return Found(packed.stat().st_size, matrices, ours.share_of_differences(packed))
 
 
-Measure = Callable[[], "int | tuple[int, float | None]"]
+Measure = Callable[[], "int | Found"]
 
 
 def _codecs(case: Case) -> Iterator[tuple[str, str | None, Measure]]:
@@ -181,8 +193,8 @@ def _codecs(case: Case) -> Iterator[tuple[str, str | None, Measure]]:
         yield peer.name, peers.missing(peer.package), partial(_file_peer, peer, case)
 
 
-def _record(case: Case, codec: str, found: int | tuple[int, float | None]) -> Record:
-    size, matrices = found if isinstance(found, tuple) else (found, None)
+def _record(case: Case, codec: str, measured: int | Found) -> Record:
+    size, matrices, differences = measured if isinstance(measured, Found) else Found(measured, None, None)
     return {
         "dataset": case.name,
         "base": case.base,
@@ -192,6 +204,7 @@ def _record(case: Case, codec: str, found: int | tuple[int, float | None]) -> Re
         "bytes": size,
         "bits_per_weight": 8 * size / case.weights,
         "matrices": matrices,
+        "differences": differences,
     }
 
 
