@@ -11,13 +11,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
-from slimtensors.container.source import ByteSource
+from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
+from slimtensors.errors import FormatError, SelfCheckError
 from slimtensors.inputs import Input, unit_count
 from slimtensors.planner import BaseUnits, Job, Plan, SideMaker
 from slimtensors.threads import in_order
@@ -55,12 +56,16 @@ def write_plan(
     threads: int,
     image: SourceImage | None = None,
     progress: Progress | None = None,
+    check: bool = False,
 ) -> bytes:
-    """Write the file; returns its file id. Memory: a few chunks per thread."""
+    """Write the file; returns its file id. Memory: a few chunks per thread.
+
+    check: decode each chunk before it is written, where the output cannot be read back. Raises SelfCheckError.
+    """
     writer = Writer(output, plan.header)
     feed = _Feed(plan, inputs, image, progress)
     with ThreadPoolExecutor(threads, "slimtensors") if threads > 1 else nullcontext() as pool:
-        for chunk in in_order(_encode, feed.tasks(), threads, pool):
+        for chunk in in_order(_encode_checked if check else _encode, feed.tasks(), threads, pool):
             writer.add(chunk)
             if progress is not None:
                 progress(feed.not_yet_told(chunk.record.decoded_length))
@@ -68,10 +73,35 @@ def write_plan(
 
 
 def _encode(task: _Task) -> Chunk:
-    place = task.place
-    if task.base is not None:
-        base = task.base.units(task.stream.dtype, place.first, task.units.size)
-        place = place._replace(base=base)
+    return _sealed(task, _placed(task))
+
+
+def _encode_checked(task: _Task) -> Chunk:
+    place = _placed(task)
+    chunk = _sealed(task, place)
+    stored = aligned_empty(len(chunk.data))
+    stored[:] = np.frombuffer(chunk.data, np.uint8)
+    found = np.empty_like(task.units)
+    try:
+        decode_chunk(stored, task.stream.expression, found, place)
+        same = np.array_equal(found, task.units)
+    except FormatError:
+        same = False
+    if not same:
+        raise SelfCheckError(
+            f"{task.stream.label}: a chunk does not decode to what was given; nothing was stored. If nothing changed "
+            "the tensor meanwhile, test this machine's memory and processor; if they are sound, please report this"
+        )
+    return chunk
+
+
+def _placed(task: _Task) -> Place:
+    if task.base is None:
+        return task.place
+    return task.place._replace(base=task.base.units(task.stream.dtype, task.place.first, task.units.size))
+
+
+def _sealed(task: _Task, place: Place) -> Chunk:
     data = encode_chunk(task.units, task.stream.expression, place, try_zstd=task.try_zstd)
     return seal(data, bytes_of(task.units))
 

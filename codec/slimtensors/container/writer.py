@@ -21,7 +21,7 @@ from slimtensors.container.system import advise_huge_pages
 from slimtensors.errors import UsageError
 from slimtensors.limits import MAX_HEADER_BYTES
 
-__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "seal"]
+__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "front_length", "seal"]
 
 
 LARGE_BYTES = 4 << 20  # from here on huge pages are worth asking for
@@ -79,6 +79,12 @@ def seal(data: bytes, decoded: memoryview) -> Chunk:
     return Chunk(data, record)
 
 
+def front_length(header: Header, header_length: int | None = None) -> int:
+    """Bytes of a file before its first chunk, which are filled in last."""
+    length = len(header.to_bytes()) if header_length is None else header_length
+    return aligned(PREFIX_BYTES + length + header.index_length + header.table_length)
+
+
 class Writer:
     """Takes the chunks of a header's streams in order."""
 
@@ -89,8 +95,7 @@ class Writer:
         if len(self.header_bytes) > MAX_HEADER_BYTES:
             raise UsageError(f"the header would take {len(self.header_bytes)} bytes; the limit is {MAX_HEADER_BYTES}")
         schema.parse(self.header_bytes)  # a reader must accept what a writer writes
-        front = PREFIX_BYTES + len(self.header_bytes) + header.index_length + header.table_length
-        self.position = aligned(front)
+        self.position = front_length(header, len(self.header_bytes))
         self._table = bytearray()
         self._streams: list[StreamRecord] = []
         self._records: list[bytes] = []  # of the stream in hand

@@ -33,6 +33,7 @@ __all__ = [
 
 Tensors = dict[str, torch.Tensor]
 
+
 def save_file(
     tensors: Mapping[str, torch.Tensor],
     filename: str | os.PathLike[str] | Any,

@@ -1,0 +1,1 @@
+"""Checkpoints of many files that are whole or invisible: manifest, commit, `latest`, retention. No torch here."""

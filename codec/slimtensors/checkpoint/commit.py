@@ -1,0 +1,108 @@
+"""Making a checkpoint visible, when every file of it is where it belongs (format_spec/checkpoint.md, section 4)."""
+
+from __future__ import annotations
+
+import warnings
+
+from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, read_ledger, read_manifest
+from slimtensors.checkpoint.manifest import MANIFEST, NAME, Manifest, file_name, run_of
+from slimtensors.checkpoint.places import StorePlace
+from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
+
+__all__ = ["RetentionWarning", "bases_for", "check_free", "commit", "missing_ranks"]
+
+
+class RetentionWarning(UserWarning):
+    """A checkpoint was committed, but what it replaces or outlives could not be removed."""
+
+
+def check_free(place: StorePlace, *, overwrite: bool) -> None:
+    """Raises UsageError if a checkpoint may not be saved there; FormatError if `latest.json` is damaged."""
+    above = place.parent()
+    if above is None:
+        raise UsageError(f"{place.label} is no place for a checkpoint: name a folder in it")
+    if not NAME.fullmatch(place.name):
+        raise UsageError(f"{place.name!r} is no name for a checkpoint: up to 200 letters, digits and ._=+- are")
+    needing = read_ledger(above).needing(place.name)
+    if needing:
+        raise UsageError(f"{place.label} is the base of {', '.join(needing)}: save under another name")
+    if not overwrite and read_manifest(place) is not None:
+        raise UsageError(f"{place.label} holds a checkpoint already: name another place, or pass overwrite=True")
+
+
+def bases_for(place: StorePlace, ranks: int, full_every: int) -> list[tuple[str, str]]:
+    """(name, run) of what a new checkpoint may be a difference from, nearest first; none if it has to be a full one."""
+    above = place.parent()
+    if full_every == 1 or above is None:
+        return []
+    latest = read_ledger(above).latest
+    if not latest or latest == place.name:
+        return []
+    try:
+        before = read_manifest(above.child(latest))
+    except FormatError:
+        return []
+    if before is None or len(before.files) != ranks or len(before.bases) + 1 >= full_every:
+        return []
+    chain = [(latest, before.run), *before.bases]
+    return [] if place.name in [name for name, _ in chain] else chain
+
+
+def missing_ranks(place: StorePlace, run: str, ranks: int) -> list[int]:
+    """The ranks whose files of a run are not there."""
+    there = place.sizes()
+    return [rank for rank in range(ranks) if file_name(rank, run) not in there]
+
+
+def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, durable: bool = True) -> None:
+    """Write the manifest, when all its files are there, then `latest.json`; then remove what is not needed any more.
+
+    Raises SlimtensorsError if a file is not as it was reported. An error after the manifest was written says so: the
+    checkpoint can be loaded by its own name. keep: how many checkpoints to keep; all if None. Only those that
+    `latest.json` knows are ever removed, and none that a kept one needs.
+    """
+    there = place.sizes()
+    for rank, file in enumerate(manifest.files):
+        if there.get(file.name) != file.size:
+            raise SlimtensorsError(
+                f"{place.label}/{file.name}, which rank {rank} wrote with {file.size} bytes, "
+                + (f"has {there[file.name]}" if file.name in there else "is not there")
+                + ": do all ranks see the same storage?"
+            )
+    above = place.parent()
+    assert above is not None
+    place.replace(MANIFEST, manifest.to_bytes(), durable=durable)
+    try:
+        ledger = read_ledger(above)
+        ledger.add(place.name, manifest.run, tuple(name for name, _ in manifest.bases))
+        above.replace(LATEST, ledger.to_bytes(), durable=durable)
+    except Exception as error:
+        note(error, f"the checkpoint {place.label} is whole, but {above.label}/{LATEST} does not name it")
+        raise
+    try:
+        _reclaim(place, there, manifest.run)
+        if keep is not None:
+            _retain(above, ledger, keep, durable)
+    except Exception as error:
+        text = f"{place.label} is saved, but old files could not be removed: {error}"
+        warnings.warn(text, RetentionWarning, stacklevel=2)
+
+
+def _reclaim(place: StorePlace, there: dict[str, int], run: str) -> None:
+    """What saves to this place left behind that did not finish, or that this one replaces."""
+    for name in there:
+        if run_of(name) not in (None, run):
+            place.remove(name)
+    place.abandon(run)
+
+
+def _retain(above: StorePlace, ledger: Ledger, keep: int, durable: bool) -> None:
+    gone = ledger.beyond(keep)
+    for each in gone:
+        old = above.child(each.name)
+        manifest = read_manifest(old)
+        if manifest is None or manifest.run == each.run:  # else somebody else's is there now
+            clear(old, {each.run})
+        ledger.drop(each.name)
+    if gone:
+        above.replace(LATEST, ledger.to_bytes(), durable=durable)

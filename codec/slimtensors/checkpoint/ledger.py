@@ -1,0 +1,162 @@
+"""Which checkpoints lie beside each other, which is the latest, and which may go: the file latest.json above them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from slimtensors.checkpoint.manifest import (
+    MANIFEST,
+    MAX_BYTES,
+    Manifest,
+    check_checkpoint,
+    check_run,
+    need,
+    number,
+    run_of,
+    seal,
+    unseal,
+    with_keys,
+)  # fmt: skip
+from slimtensors.checkpoint.places import StorePlace
+from slimtensors.errors import FormatError, UsageError
+
+__all__ = ["LATEST", "Known", "Ledger", "find_checkpoint", "read_ledger", "read_manifest", "remove"]
+
+LATEST = "latest.json"
+VERSION = 0
+MAX_LEDGER_BYTES = 1 << 24
+
+
+class Known(NamedTuple):
+    """A checkpoint that was committed. bases: names of those without which it cannot be read."""
+
+    name: str
+    number: int  # rises from save to save
+    run: str
+    bases: tuple[str, ...] = ()
+
+
+@dataclass
+class Ledger:
+    """What `latest.json` says."""
+
+    latest: str
+    known: list[Known] = field(default_factory=list)  # by number
+
+    def find(self, name: str) -> Known | None:
+        return next((each for each in self.known if each.name == name), None)
+
+    def needing(self, name: str) -> list[str]:
+        """The checkpoints that have this one as a base."""
+        return [each.name for each in self.known if name in each.bases]
+
+    def add(self, name: str, run: str, bases: tuple[str, ...]) -> None:
+        """A new latest one; what had its name is gone."""
+        number = max((each.number for each in self.known), default=0) + 1
+        self.known = [each for each in self.known if each.name != name] + [Known(name, number, run, bases)]
+        self.latest = name
+
+    def drop(self, name: str) -> None:
+        self.known = [each for each in self.known if each.name != name]
+        if self.latest == name:
+            self.latest = self.known[-1].name if self.known else ""
+
+    def beyond(self, keep: int) -> list[Known]:
+        """Those that are neither among the newest `keep` nor a base of one of these."""
+        kept = self.known[-keep:]
+        needed = {name for each in kept for name in (each.name, *each.bases)}
+        return [each for each in self.known if each.name not in needed]
+
+    def to_bytes(self) -> bytes:
+        known = [{**each._asdict(), "bases": list(each.bases)} for each in self.known]
+        return seal({"format": VERSION, "known": known, "latest": self.latest})
+
+
+def read_ledger(above: StorePlace) -> Ledger:
+    """Empty if there is none. Raises FormatError for a damaged one."""
+    try:
+        data = above.read(LATEST, MAX_LEDGER_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return Ledger("")
+    try:
+        found = with_keys(unseal(data), "format known latest", "the list of checkpoints")
+        need(isinstance(found["known"], list), "known is not an array")
+        known = [_known(each) for each in found["known"]]
+        need(len({each.name for each in known}) == len(known), "a checkpoint is named twice")
+        need([each.number for each in known] == sorted({each.number for each in known}), "numbers do not rise")
+        latest = found["latest"]
+        need(latest == "" if not known else latest in [each.name for each in known], "the latest is not known")
+    except FormatError as error:
+        raise type(error)(
+            f"{above.label}/{LATEST}: {error}. Checkpoints can still be loaded by their own names; "
+            "delete the file, and the next save makes a new one"
+        ) from None
+    return Ledger(latest, known)
+
+
+def _known(value: object) -> Known:
+    found = with_keys(value, "bases name number run", "a known checkpoint")
+    need(isinstance(found["bases"], list), "bases is not an array")
+    bases = tuple(check_checkpoint(base) for base in found["bases"])
+    count = number(found["number"], 1 << 53, "the number of a checkpoint")
+    return Known(check_checkpoint(found["name"]), count, check_run(found["run"]), bases)
+
+
+def read_manifest(place: StorePlace) -> Manifest | None:
+    """None if no checkpoint was committed there. Raises FormatError for a damaged manifest."""
+    try:
+        data = place.read(MANIFEST, MAX_BYTES)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return Manifest.parse(data, f"{place.label}/{MANIFEST}")
+
+
+def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
+    """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
+    found = read_manifest(place)
+    if found is not None:
+        return place, found
+    ledger = read_ledger(place)
+    if not ledger.latest:
+        raise FileNotFoundError(
+            f"{place.label} holds no checkpoint: neither {MANIFEST} nor {LATEST} is there. "
+            "A save that did not finish leaves none: name an earlier one"
+        )
+    inner = place.child(ledger.latest)
+    found = read_manifest(inner)
+    if found is None:
+        others = [each.name for each in ledger.known if each.name != ledger.latest]
+        raise FileNotFoundError(
+            f"{place.label}/{LATEST} names {ledger.latest}, which is not there"
+            + (f"; name another one: {', '.join(reversed(others))}" if others else "")
+        )
+    return inner, found
+
+
+def remove(place: StorePlace, *, durable: bool = True) -> None:
+    """Remove a checkpoint: first its manifest, so that it is gone at once, then its files, and nothing that it does not
+    name. Raises UsageError if another one needs it as a base.
+    """
+    above = place.parent()
+    ledger = Ledger("") if above is None else read_ledger(above)
+    needing = ledger.needing(place.name)
+    if needing:
+        raise UsageError(f"{place.label} is the base of {', '.join(needing)}; remove these first, or save them whole")
+    manifest = read_manifest(place)
+    if manifest is None and ledger.find(place.name) is None:
+        raise UsageError(f"{place.label} holds no checkpoint")
+    known = ledger.find(place.name)
+    clear(place, {run for run in (manifest and manifest.run, known and known.run) if run})
+    if above is not None and known is not None:
+        ledger.drop(place.name)
+        above.replace(LATEST, ledger.to_bytes(), durable=durable)
+
+
+def clear(place: StorePlace, runs: set[str]) -> None:
+    """Remove what these runs wrote."""
+    place.remove(MANIFEST)
+    for name in place.sizes():
+        if run_of(name) in runs:
+            place.remove(name)
+    place.remove_if_empty()

@@ -1,0 +1,272 @@
+"""The manifest: which files make a checkpoint, and where each part of each tensor is (format_spec/checkpoint.md)."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from slimtensors.container import canonical
+from slimtensors.container.digest import new_identity
+from slimtensors.container.schema import check_name
+from slimtensors.dtypes import DTYPES
+from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
+from slimtensors.limits import MAX_BASE_DEPTH, MAX_DIMENSIONS, MAX_ELEMENTS
+
+__all__ = [
+    "MANIFEST",
+    "MAX_BYTES",
+    "NAME",
+    "OBJECTS",
+    "Entry",
+    "File",
+    "Manifest",
+    "check_checkpoint",
+    "check_run",
+    "file_name",
+    "need",
+    "number",
+    "part_name",
+    "run_of",
+    "seal",
+    "unseal",
+    "with_keys",
+]  # fmt: skip
+
+MANIFEST = "manifest.json"
+VERSION = 0
+MAX_BYTES = 1 << 28
+MAX_LOOSE_PARTS = 8192  # of one tensor, where they are no grid: compared pair by pair
+OBJECTS = "__objects__"  # the tensor of a file that holds what is no tensor
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")  # of a checkpoint beside others
+
+_RUN = re.compile(r"[0-9a-f]{32}")
+_FILE = re.compile(r"rank-(\d{5,7})\.([0-9a-f]{32})\.slimtensors")
+_HEAD = b'{"digest":"'
+_MIDDLE = b'","value":'
+
+
+def file_name(rank: int, run: str) -> str:
+    """The file that a rank writes in a run: a run never touches the files of another."""
+    return f"rank-{rank:05}.{run}.slimtensors"
+
+
+def run_of(name: str) -> str | None:
+    """The run that a file of ours, or the temporary file of one, belongs to; None for any other file."""
+    stem = name[1:] if name.startswith(".") and name.endswith(".tmp") else name
+    found = _FILE.match(stem)
+    if found is None or (stem is name and found.end() != len(name)):
+        return None
+    return found[2]
+
+
+def part_name(name: str, shape: tuple[int, ...], offsets: tuple[int, ...], sizes: tuple[int, ...]) -> str:
+    """What a part of a tensor is called in its file: the tensor's name, and "@" and its offsets if it is not all."""
+    return name if sizes == shape else f"{name}@{','.join(map(str, offsets))}"
+
+
+class File(NamedTuple):
+    """One file of a checkpoint."""
+
+    name: str
+    size: int  # bytes
+    file_id: str  # hex
+
+
+class Entry(NamedTuple):
+    """A tensor: parts are [file number, offset of each dimension, size of each dimension]."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    parts: list[list[int]]
+
+    def split(self, part: list[int]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+        """(file number, offsets, sizes) of a part."""
+        n = len(self.shape)
+        return part[0], tuple(part[1 : 1 + n]), tuple(part[1 + n :])
+
+
+@dataclass
+class Manifest:
+    """A whole checkpoint."""
+
+    run: str
+    files: list[File]
+    tensors: dict[str, Entry]
+    objects: dict[str, int] = field(default_factory=dict)  # name -> file number
+    planner: Any = None  # what the planner keeps beside the tensors, as plain values
+    bases: list[tuple[str, str]] = field(default_factory=list)  # (name, run), nearest first
+
+    def to_bytes(self) -> bytes:
+        """Sealed; raises FormatError for what a reader would refuse."""
+        value = {
+            "bases": [list(base) for base in self.bases],
+            "files": [file._asdict() for file in self.files],
+            "format": VERSION,
+            "objects": self.objects,
+            "planner": self.planner,
+            "run": self.run,
+            "tensors": {
+                name: {"dtype": each.dtype, "parts": each.parts, "shape": list(each.shape)}
+                for name, each in self.tensors.items()
+            },
+        }
+        _manifest(value)
+        data = seal(value)
+        if len(data) > MAX_BYTES:
+            raise LimitError(f"the manifest would take {len(data)} bytes; the limit is {MAX_BYTES}")
+        return data
+
+    @classmethod
+    def parse(cls, data: bytes, label: str) -> Manifest:
+        """Raises FormatError, naming `label`, unless every rule of format_spec/checkpoint.md holds."""
+        try:
+            return _manifest(unseal(data))
+        except FormatError as error:
+            raise type(error)(f"{label}: {error}") from None
+
+
+def seal(value: Any) -> bytes:
+    """Canonical JSON with the BLAKE3 of itself: torn or flipped bytes are told from what was written."""
+    body = canonical.dumps(value)
+    digest: str = new_identity(body).hexdigest()
+    return b"".join((_HEAD, digest.encode(), _MIDDLE, body, b"}"))
+
+
+def unseal(data: bytes) -> Any:
+    """What was sealed. Raises FormatError."""
+    if len(data) > MAX_BYTES:
+        raise LimitError(f"{len(data)} bytes; the limit is {MAX_BYTES}")
+    start = len(_HEAD) + 64 + len(_MIDDLE)
+    whole = data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")
+    if not whole:
+        raise FormatError("it does not begin and end as it should: cut off, or not written by slimtensors")
+    body = data[start:-1]
+    if new_identity(body).hexdigest().encode() != data[len(_HEAD) : len(_HEAD) + 64]:
+        raise ChecksumError("its content does not have its BLAKE3 digest: it was damaged or only partly written")
+    try:
+        return canonical.loads(body)
+    except FormatError as error:
+        raise type(error)(str(error).replace("the header", "the content")) from None
+
+
+def need(condition: object, message: str) -> None:
+    """Raises FormatError unless it holds."""
+    if not condition:
+        raise FormatError(message)
+
+
+def with_keys(value: Any, keys: str, what: str) -> dict[str, Any]:
+    need(isinstance(value, dict), f"{what} is not an object")
+    if "format" in value and value["format"] != VERSION:
+        raise NewerFormatError(f"{what} has version {value['format']!r}, this reader knows {VERSION}")
+    need(set(value) == set(keys.split()), f"{what} has the keys {sorted(value)}; expected are {keys}")
+    found: dict[str, Any] = value
+    return found
+
+
+def number(value: Any, below: int, what: str) -> int:
+    """A number from 0 up. Raises FormatError."""
+    need(type(value) is int and 0 <= value < below, f"{what} is {value!r}; a number below {below} is expected")
+    found: int = value
+    return found
+
+
+def check_run(value: Any) -> str:
+    """A run id. Raises FormatError."""
+    need(isinstance(value, str) and _RUN.fullmatch(value), f"{value!r} is no run id")
+    found: str = value
+    return found
+
+
+def check_checkpoint(value: Any) -> str:
+    """The name of a checkpoint beside others: never a path. Raises FormatError."""
+    need(isinstance(value, str) and NAME.fullmatch(value), f"{value!r} is not a plain name of a checkpoint")
+    found: str = value
+    return found
+
+
+def _manifest(value: Any) -> Manifest:
+    found = with_keys(value, "bases files format objects planner run tensors", "the manifest")
+    run = check_run(found["run"])
+    need(isinstance(found["files"], list), "files is not an array")
+    files = [_file(each, rank, run) for rank, each in enumerate(found["files"])]
+    need(isinstance(found["tensors"], dict), "tensors is not an object")
+    tensors = {name: _entry(name, each, len(files)) for name, each in found["tensors"].items()}
+    need(isinstance(found["objects"], dict), "objects is not an object")
+    for name, at in found["objects"].items():
+        need(name not in tensors, f"{name!r} is a tensor and an object")
+        number(at, len(files), f"the file of object {name!r}")
+    bases = found["bases"]
+    need(isinstance(bases, list) and len(bases) <= MAX_BASE_DEPTH, f"bases is no array of at most {MAX_BASE_DEPTH}")
+    for base in bases:
+        need(isinstance(base, list) and len(base) == 2, "a base is not [name, run]")
+    pairs = [(check_checkpoint(name), check_run(base)) for name, base in bases]
+    need(run not in [base for _, base in pairs], "the checkpoint is its own base")
+    return Manifest(run, files, tensors, found["objects"], found["planner"], pairs)
+
+
+def _file(value: Any, rank: int, run: str) -> File:
+    found = with_keys(value, "file_id name size", f"file {rank}")
+    expected = file_name(rank, run)
+    need(found["name"] == expected, f"file {rank} is called {found['name']!r}; {expected} is expected")
+    identity = found["file_id"]
+    need(isinstance(identity, str) and re.fullmatch("[0-9a-f]{64}", identity), f"file {rank}: {identity!r} is no id")
+    return File(expected, number(found["size"], 1 << 62, f"the size of file {rank}"), identity)
+
+
+def _entry(name: str, value: Any, files: int) -> Entry:
+    found = with_keys(value, "dtype parts shape", f"tensor {name!r}")
+    check_name(name)
+    dtype, shape, parts = found["dtype"], found["shape"], found["parts"]
+    need(isinstance(dtype, str) and dtype in DTYPES, f"tensor {name!r} has the unknown dtype {dtype!r}")
+    need(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS, f"tensor {name!r}: bad shape")
+    for size in shape:
+        number(size, MAX_ELEMENTS + 1, f"tensor {name!r}: a dimension")
+    need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, f"tensor {name!r}: too many elements")
+    need(isinstance(parts, list) and parts, f"tensor {name!r} has no parts")
+    width, most = 1 + 2 * len(shape), MAX_ELEMENTS
+    for part in parts:
+        need(
+            isinstance(part, list) and len(part) == width and all(type(n) is int and 0 <= n <= most for n in part),
+            f"tensor {name!r}: a part is not {width} numbers",
+        )
+    try:
+        _check_parts(np.array(parts, np.int64), np.array(shape, np.int64), files)
+    except FormatError as error:
+        raise type(error)(f"tensor {name!r}: {error}") from None
+    return Entry(dtype, tuple(shape), parts)
+
+
+def _check_parts(parts: Any, shape: Any, files: int) -> None:
+    """Parts lie inside the tensor, do not overlap, and leave nothing out."""
+    n = len(shape)
+    need((parts[:, 0] < files).all(), f"a part is in a file beyond the {files} that there are")
+    low, high = parts[:, 1 : 1 + n], parts[:, 1 : 1 + n] + parts[:, 1 + n :]
+    need((high <= shape).all(), "a part reaches out of it")
+    volumes = (high - low).prod(axis=1)
+    need(sum(volumes.tolist()) == math.prod(shape.tolist()), "its parts do not cover it, or overlap")
+    some = volumes > 0
+    low, high = low[some], high[some]
+    if len(low) < 2 or _is_grid(low, high):
+        return
+    if len(low) > MAX_LOOSE_PARTS:
+        raise LimitError(f"{len(low)} parts that are no grid; the limit is {MAX_LOOSE_PARTS}")
+    for i in range(len(low) - 1):
+        apart = ((low[i + 1 :] >= high[i]) | (high[i + 1 :] <= low[i])).any(axis=1)
+        need(apart.all(), "its parts overlap")
+
+
+def _is_grid(low: Any, high: Any) -> bool:
+    """Whether parts that fill a box are the cells of a grid, so that none overlap: rows, columns, blocks."""
+    cell = np.zeros(len(low), np.int64)
+    for axis in range(low.shape[1]):
+        starts, place = np.unique(low[:, axis], return_inverse=True)
+        ends = np.unique(high[:, axis])
+        if len(ends) != len(starts) or (starts[1:] != ends[:-1]).any() or (ends[place] != high[:, axis]).any():
+            return False
+        cell = cell * len(starts) + place
+    return len(np.unique(cell)) == len(low)

@@ -1,0 +1,34 @@
+"""A file of a checkpoint, and what it is made from."""
+
+from __future__ import annotations
+
+from slimtensors.checkpoint.manifest import Manifest, file_name
+from slimtensors.checkpoint.places import StorePlace
+from slimtensors.container.reader import Verify
+from slimtensors.errors import FormatError
+from slimtensors.reading import TensorFile
+from slimtensors.resolving import open_with
+
+__all__ = ["open_rank"]
+
+
+def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Verify = "full") -> TensorFile:
+    """File `number` of a checkpoint, with its bases. Raises FormatError unless it is the one that was committed."""
+    expected = manifest.files[number]
+    above = place.parent()
+    bases = []
+    if above is not None:
+        bases = [above.child(name).source(file_name(number, run)) for name, run in manifest.bases]
+    label = f"{place.label}/{expected.name}"
+    try:
+        file = open_with(place.source(expected.name), bases, verify=verify)
+    except FileNotFoundError:
+        raise FormatError(f"{label}, which the manifest names, is not there: restore it, or load another one") from None
+    found = file.reader.file_id.hex()
+    if found != expected.file_id or file.reader.prefix.file_length != expected.size:
+        file.close()
+        raise FormatError(
+            f"{label} is another file than the one committed: {file.reader.prefix.file_length} bytes, id {found}; the "
+            f"manifest says {expected.size} bytes, id {expected.file_id}"
+        )
+    return file

@@ -1,0 +1,19 @@
+"""Checkpoints of torch.distributed.checkpoint (DCP), compressed, and committed as a whole or not at all.
+
+    import torch.distributed.checkpoint as dcp
+    from slimtensors.torch.distributed import StorageReader, StorageWriter
+
+    dcp.save(state, storage_writer=StorageWriter("run/step-100", keep=3))
+    dcp.load(state, storage_reader=StorageReader("run"))        # the latest; on any number of ranks
+
+`dcp.async_save` takes the writer too. What is no tensor is stored as JSON, never as a pickle (`values`). Developed and
+tested with torch 2.13; it uses only what torch documents of DCP since 2.4.
+"""
+
+from slimtensors.checkpoint.commit import RetentionWarning
+from slimtensors.torch.distributed.ranks import RanksMissingError
+from slimtensors.torch.distributed.reader import StorageReader
+from slimtensors.torch.distributed.removing import remove_checkpoint
+from slimtensors.torch.distributed.writer import StorageWriter
+
+__all__ = ["RanksMissingError", "RetentionWarning", "StorageReader", "StorageWriter", "remove_checkpoint"]

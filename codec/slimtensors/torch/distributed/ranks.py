@@ -1,0 +1,73 @@
+"""What the ranks of a save tell each other: which run it is, and that all of them have finished."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from slimtensors.errors import SlimtensorsError, UsageError
+
+__all__ = ["Ranks", "RanksMissingError"]
+
+MESSAGE_BYTES = 8192
+_groups: dict[tuple[int, ...], Any] = {}  # of gloo, by their ranks; made once for each set
+
+
+class RanksMissingError(SlimtensorsError):
+    """Ranks did not finish their part of a save in time, or ended; nothing was committed.
+
+    It is raised on every rank that is left, each for itself: DCP would gather errors from all ranks, and so wait for
+    those that are missing, but an error that refuses to be sent ends the save at once.
+    """
+
+    def __reduce__(self) -> NoReturn:
+        raise self
+
+
+class Ranks:
+    """The ranks that take part in a save, or this process alone."""
+
+    def __init__(self, process_group: Any, timeout: float) -> None:
+        self.distributed = dist.is_available() and dist.is_initialized()
+        self.rank, self.count = 0, 1
+        if not self.distributed:
+            return
+        self.rank, self.count = dist.get_rank(process_group), dist.get_world_size(process_group)
+        if self.rank < 0:
+            raise UsageError("this process is not in the process_group given")
+        self._group = process_group
+        if dist.get_backend(process_group) != "gloo":  # what watches over a barrier is gloo's
+            members = tuple(dist.get_process_group_ranks(process_group or dist.group.WORLD))
+            if members not in _groups:
+                _groups[members] = dist.new_group(
+                    list(members), datetime.timedelta(seconds=timeout), "gloo", use_local_synchronization=True
+                )
+            self._group = _groups[members]
+        self._first = 0 if self._group is None else dist.get_global_rank(self._group, 0)
+
+    def agree(self, message: dict[str, Any] | None) -> dict[str, Any]:
+        """Rank 0's message, on all ranks."""
+        if not self.distributed:
+            assert message is not None
+            return message
+        text = b"" if message is None else json.dumps(message).encode()
+        assert len(text) <= MESSAGE_BYTES
+        shared = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
+        shared[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else shared[:0]
+        dist.broadcast(shared, src=self._first, group=self._group)
+        found: dict[str, Any] = json.loads(shared.numpy().tobytes().rstrip(b"\0"))
+        return found
+
+    def wait_for_all(self, seconds: float) -> str | None:
+        """Until all ranks are here. What went wrong, if some are not in time, or have ended."""
+        if not self.distributed:
+            return None
+        try:
+            dist.monitored_barrier(self._group, datetime.timedelta(seconds=seconds), wait_all_ranks=True)
+        except RuntimeError as error:
+            return str(error).splitlines()[0]
+        return None

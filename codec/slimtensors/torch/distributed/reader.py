@@ -1,0 +1,247 @@
+"""The reader that `dcp.load` takes."""
+
+from __future__ import annotations
+
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch.distributed.checkpoint.metadata import (
+    BytesStorageMetadata,
+    ChunkStorageMetadata,
+    Metadata,
+    TensorProperties,
+    TensorStorageMetadata,
+)
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem
+from torch.distributed.checkpoint.storage import StorageReader as TorchStorageReader
+from torch.futures import Future
+
+from slimtensors.checkpoint.ledger import find_checkpoint
+from slimtensors.checkpoint.manifest import OBJECTS, Entry, Manifest, part_name
+from slimtensors.checkpoint.opening import open_rank
+from slimtensors.checkpoint.places import StorePlace, open_place
+from slimtensors.container.reader import Verify
+from slimtensors.dtypes import DTYPES
+from slimtensors.errors import FormatError, UsageError
+from slimtensors.numpy import whole_array
+from slimtensors.reading import Destination, TensorFile, load_all
+from slimtensors.slicing import read_slice
+from slimtensors.threads import thread_count
+from slimtensors.torch.distributed import values
+from slimtensors.torch.distributed.boxes import destination, lay_out
+from slimtensors.torch_tensors import from_array, our_dtype, torch_dtype
+
+__all__ = ["StorageReader"]
+
+OPEN_AT_ONCE = 16  # files; a header in memory may take as much as its file's smallest tensors
+_SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+class StorageReader(TorchStorageReader):
+    """Reads a checkpoint into the tensors of a state dict, whatever the number of ranks that wrote it or read it now.
+
+    path: a checkpoint, or the folder or URL that holds some, of which `latest.json` names the latest; `checkpoint_id`
+    of `dcp.load` takes its place. Of each file, only the chunks that a rank needs are read and decoded, straight into
+    contiguous tensors on the CPU. verify, threads: as for `slimtensors.safe_open`; storage_options: for fsspec.
+
+    Raises FileNotFoundError where no checkpoint was committed, FormatError if one is damaged. DCP hands both on within
+    a CheckpointException that names the ranks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        verify: Verify = "full",
+        threads: int | None = None,
+        storage_options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._verify, self._threads, self._storage_options = verify, thread_count(threads), storage_options
+        self._path = path
+        self._place: StorePlace | None = None
+        self._manifest: Manifest | None = None
+
+    @classmethod
+    def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
+        """Whether it can name a place."""
+        return isinstance(checkpoint_id, (str, os.PathLike))
+
+    @property
+    def checkpoint_id(self) -> str | os.PathLike[str] | None:
+        """What is read."""
+        return self._path
+
+    def reset(self, checkpoint_id: str | os.PathLike[str] | None = None) -> None:
+        """A new load begins."""
+        if checkpoint_id is not None:
+            self._path = checkpoint_id
+        self._place = self._manifest = None
+
+    def read_metadata(self) -> Metadata:
+        """What the manifest says. Raises FileNotFoundError, FormatError."""
+        if self._path is None:
+            raise UsageError("nothing to read: give StorageReader a path, or dcp.load a checkpoint_id")
+        self._place, self._manifest = find_checkpoint(open_place(self._path, self._storage_options))
+        found = self._manifest
+        state: dict[str, Any] = {name: _tensor_metadata(entry) for name, entry in found.tensors.items()}
+        state |= {name: BytesStorageMetadata() for name in found.objects}
+        return Metadata(state, values.decode(found.planner), found)
+
+    def set_up_storage_reader(self, metadata: Metadata, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
+        del is_coordinator, args, kwargs  # named as torch names them
+        if not isinstance(metadata.storage_data, Manifest):
+            raise UsageError("the metadata are not those that this reader read")
+        self._manifest = metadata.storage_data
+
+    def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
+        return replace(plan, storage_data=self._known().run)
+
+    def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
+        """Raises FormatError if a save came between, so that ranks would load different checkpoints."""
+        if len({plan.storage_data for plan in plans}) != 1:
+            raise FormatError(f"{self._path}: the latest checkpoint changed while ranks looked for it; load again")
+        return plans
+
+    def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
+        """Fill the planner's tensors, each chunk of a file decoded once."""
+        by_file: dict[int, list[_Read]] = {}
+        for item in plan.items:
+            read = self._locate(item)
+            by_file.setdefault(read.file, []).append(read)
+        numbers = iter(sorted(by_file))
+        with ThreadPoolExecutor(OPEN_AT_ONCE, "slimtensors-open") as pool:
+            while some := list(islice(numbers, OPEN_AT_ONCE)):
+                with ExitStack() as stack:
+                    opened = [pool.submit(self._open, number) for number in some]
+                    files = {}
+                    for number, each in zip(some, opened, strict=True):
+                        files[number] = stack.enter_context(each.result())
+                    self._read(files, by_file, planner)
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def _known(self) -> Manifest:
+        if self._manifest is None:
+            raise UsageError("read_metadata comes first")
+        return self._manifest
+
+    def _open(self, number: int) -> TensorFile:
+        assert self._place is not None
+        return open_rank(self._place, self._known(), number, verify=self._verify)
+
+    def _locate(self, item: ReadItem) -> _Read:
+        found, name = self._known(), item.storage_index.fqn
+        if item.type == LoadItemType.BYTE_IO:
+            return _Read(item, found.objects[name], OBJECTS)
+        entry = found.tensors[name]
+        part = self._part(entry, item)
+        number, offsets, sizes = entry.split(part)
+        return _Read(item, number, part_name(name, entry.shape, offsets, sizes))
+
+    def _part(self, entry: Entry, item: ReadItem) -> list[int]:
+        wanted = [*(item.storage_index.offset or [0] * len(entry.shape))]
+        hint = item.storage_index.index
+        if hint is not None and hint < len(entry.parts) and entry.parts[hint][1 : 1 + len(wanted)] == wanted:
+            return entry.parts[hint]
+        for part in entry.parts:
+            if part[1 : 1 + len(wanted)] == wanted:
+                return part
+        raise UsageError(f"tensor {item.storage_index.fqn!r} has no part at {wanted}")
+
+    def _read(self, files: dict[int, TensorFile], by_file: dict[int, list[_Read]], planner: LoadPlanner) -> None:
+        """The reads of some open files: in place where that can be, all at once; then the others one by one."""
+        places: dict[int, list[Destination]] = {number: [] for number in files}
+        filled: list[tuple[ReadItem, torch.Tensor]] = []
+        others: list[tuple[TensorFile, _Read, torch.Tensor]] = []
+        for number, file in files.items():
+            objects: dict[str, Any] | None = None
+            for read in by_file[number]:
+                if read.item.type == LoadItemType.BYTE_IO:
+                    if objects is None:
+                        objects = values.loads(whole_array(file, OBJECTS, self._threads).tobytes())
+                    planner.load_bytes(read.item, _as_stream(objects, read.item.storage_index.fqn))
+                    continue
+                target = planner.resolve_tensor(read.item).detach()
+                place = _place(file, read, target)
+                if place is None:
+                    others.append((file, read, target))
+                else:
+                    places[number].append(place)
+                filled.append((read.item, target))
+        loads = (load for number, file in files.items() if places[number] for load in file.loads(places[number]))
+        load_all(loads, self._threads, list(files.values()))
+        for each in others:
+            self._copy(*each)
+        for item, target in filled:
+            planner.commit_tensor(item, target)
+
+    def _copy(self, file: TensorFile, read: _Read, target: torch.Tensor) -> None:
+        """By way of memory of its own: to a device, to another dtype, to where memory is scattered."""
+        item = read.item
+        index = tuple(slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True))
+        array: npt.NDArray[Any] = read_slice(file, read.name, index, self._threads)
+        found = from_array(array, file.tensor(read.name).dtype, "cpu")
+        if found.shape != target.shape:
+            raise UsageError(f"tensor {read.name!r}: {list(found.shape)} is read for {list(target.shape)}")
+        target.copy_(found)
+
+
+class _Read(NamedTuple):
+    """What DCP asks for, the number of the file that has it, and what it is called there."""
+
+    item: ReadItem
+    file: int
+    name: str
+
+
+def _tensor_metadata(entry: Entry) -> TensorStorageMetadata:
+    chunks = []
+    for part in entry.parts:
+        _, offsets, sizes = entry.split(part)
+        chunks.append(ChunkStorageMetadata(torch.Size(offsets), torch.Size(sizes)))
+    properties = TensorProperties(dtype=torch_dtype(DTYPES[entry.dtype]))
+    return TensorStorageMetadata(properties, torch.Size(entry.shape), chunks)
+
+
+def _as_stream(objects: dict[str, Any], name: str) -> io.BytesIO:
+    """As DCP's planner expects it, which unpickles: a pickle of what was just made from JSON, and of nothing else."""
+    if name not in objects:
+        raise FormatError(f"the file does not hold {name!r}, which the manifest says is in it")
+    stored = objects[name]
+    if isinstance(stored, dict) and set(stored) == {"stream"}:
+        return io.BytesIO(values.decode({"bytes": stored["stream"]}))
+    stream = io.BytesIO()
+    torch.save(values.decode(stored), stream)
+    stream.seek(0)
+    return stream
+
+
+def _place(file: TensorFile, read: _Read, target: torch.Tensor) -> Destination | None:
+    """Where the chunks go, if they can go straight into the target's memory."""
+    index = file.find(read.name)
+    tensor, item = file.header.tensors[index], read.item
+    if target.device.type != "cpu" or our_dtype(target.dtype) != tensor.dtype.name or not target.numel():
+        return None
+    if tensor.dtype.bits != tensor.dtype.unit_bits or target.is_conj() or target.is_neg():
+        return None
+    if tuple(target.shape) != tuple(item.lengths):
+        return None
+    layout = lay_out(tensor.shape, tuple(item.storage_offsets), tuple(item.lengths))
+    if layout is None:
+        return None
+    try:
+        rows = target.view(_SAME_SIZE[tensor.dtype.unit_bytes]).view(layout.rows, layout.width)
+    except RuntimeError:  # its memory is not laid out in such rows
+        return None
+    if layout.width != 1 and rows.stride(1) != 1:
+        return None
+    return destination(index, layout, rows.numpy().view(tensor.dtype.unit))
