@@ -120,7 +120,9 @@ class Resolver:
 
     def check_depth(self, tensor: BaseTensor) -> None:
         """Raises BaseError unless a file that is made against this tensor could be read."""
-        if tensor.bases:
+        if any(base.identity == tensor.identity() for base in tensor.bases):
+            self.find(tensor.as_base())  # it is what its base was: one further down the chain has to hold it
+        elif tensor.bases:
             self._accept(tensor, (tensor.identity(),))
 
     def _accept(self, tensor: BaseTensor, above: tuple[bytes, ...]) -> Found:

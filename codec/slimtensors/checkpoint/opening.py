@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimtensors.checkpoint.manifest import Manifest, file_name
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.reader import Verify
-from slimtensors.errors import FormatError
+from slimtensors.errors import BaseError, FormatError
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 
@@ -17,8 +17,15 @@ def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Ver
     expected = manifest.files[number]
     above = place.parent()
     bases = []
-    if above is not None:
-        bases = [above.child(name).source(file_name(number, run)) for name, run in manifest.bases]
+    for name, run in manifest.bases:
+        assert above is not None
+        base = above.child(name)
+        if file_name(number, run) not in base.sizes():
+            raise BaseError(
+                f"{place.label} is stored as differences from {base.label}, whose {file_name(number, run)} is not "
+                "there: put it back, or load an older checkpoint"
+            )
+        bases.append(base.source(file_name(number, run)))
     label = f"{place.label}/{expected.name}"
     try:
         file = open_with(place.source(expected.name), bases, verify=verify)
