@@ -14,7 +14,8 @@ from typing import Any
 
 from bench.machine import ROOT
 
-JOBS = {name: f"bench.sections.{name}" for name in ("speed", "memory", "streaming", "offload", "compressed_layers")}
+OWN = ("speed", "memory", "streaming", "offload", "compressed_layers", "distributed")
+JOBS = {name: f"bench.sections.{name}" for name in OWN}
 
 
 def run(job: str, environment: dict[str, str] | None = None, **arguments: Any) -> Any:

@@ -9,6 +9,7 @@
 |               | largest magnitude mapped to 448, stored beside as `<name>.scale`; other floats BF16   |
 | big-512m, -2g | BF16 tensors of 64 MiB, N(0, 1) x 0.02 x lognormal(0, 0.25) per row                   |
 | finetuned-*   | minilm trained on, at several rates and lengths: finetuned.py                         |
+| minilm-adamw  | the state of AdamW after one of these: BF16 and F32 weights, two moments; finetuned.py |
 | language-*    | a small language model: its last steps, its optimiser, its fine-tunes: language_model |
 | merged-*      | minilm with LoRA adapters merged by PEFT: merged.py                                   |
 | changed-bf16  | minilm-bf16 with one weight in a hundred changed: changed.py                          |

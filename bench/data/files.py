@@ -89,6 +89,7 @@ FILES: dict[str, Callable[[Path], None]] = {
 # Files that take minutes or packages of their own, by the first word of their names: modules with `make(name)`.
 MODULES = {
     "finetuned": "bench.data.finetuned",
+    "minilm": "bench.data.finetuned",  # minilm-adamw; the others are above, or made by pruned.py
     "language": "bench.data.language_model",
     "merged": "bench.data.merged",
     "dequantised": "bench.data.dequantised",

@@ -3,7 +3,8 @@
 The loss is SimCSE's: a sentence, encoded twice under different dropout, has to find its other half among the batch's.
 AdamW, weight decay 0.01, warmed up over 10 steps, then falling linearly to 0; weights in FP32, products in BF16.
 Every run gives `finetuned-<rate>x<steps>-f32` and `-bf16`, the second rounded from the first; their bases are
-`minilm-f32` and `minilm-bf16`.
+`minilm-f32` and `minilm-bf16`. The run of ADAMW also gives `minilm-adamw`, as a trainer saves it: `model.*` in BF16,
+and in F32 `master.*`, `exp_avg.*`, `exp_avg_sq.*`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ POINTS = (
     ("5e-4", 160),
     ("2e-3", 160),
 )
+ADAMW = ("2e-5", 160)
 LAYERS, HEADS, WIDTH = 6, 12, 384
 BATCH, LONGEST, WARM_UP = 24, 48, 10
 SHARPNESS = 20  # of the softmax over cosines
@@ -117,8 +119,8 @@ def rate_at(step: int, steps: int, rate: float) -> float:
     return rate * min(1.0, (step + 1) / WARM_UP) * (1 - step / steps)
 
 
-def train(rate: float, steps: int) -> dict[str, np.ndarray]:
-    """The model's float tensors after `steps` steps."""
+def train(rate: float, steps: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """The model's float tensors after `steps` steps, and the optimiser's two moments of each."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     draw = random.Random(1)  # noqa: S311  # for reproducibility, not for secrets
@@ -136,7 +138,14 @@ def train(rate: float, steps: int) -> dict[str, np.ndarray]:
         optimiser.zero_grad(set_to_none=True)
         if step % 20 == 0 or step == steps - 1:
             print(f"rate {rate:g}, step {step}: loss {loss.item():.2e}", file=sys.stderr, flush=True)
-    return {name: value.detach().numpy() for name, value in model.named.items()}
+    weights = {name: value.detach().numpy() for name, value in model.named.items()}
+    moments = {
+        f"{kind}.{name}": optimiser.state[value][kind].numpy()
+        for kind in ("exp_avg", "exp_avg_sq")
+        for name, value in model.named.items()
+        if value in optimiser.state
+    }
+    return weights, moments
 
 
 def _save(trained: dict[str, np.ndarray], stem: str) -> None:
@@ -149,14 +158,27 @@ def _save(trained: dict[str, np.ndarray], stem: str) -> None:
         write(CACHE / f"{stem}-{dtype.lower()}.safetensors", specs, arrays)
 
 
+def _save_state(weights: dict[str, np.ndarray], moments: dict[str, np.ndarray]) -> None:
+    saved = {f"master.{name}": array for name, array in weights.items()} | moments
+    saved |= {f"model.{name}": array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}
+    kinds = {np.dtype(np.float32): "F32", np.dtype(ml_dtypes.bfloat16): "BF16"}
+    specs = [Spec(name, kinds[array.dtype], array.shape) for name, array in saved.items()]
+    write(CACHE / "minilm-adamw.safetensors", specs, saved.values())
+
+
 NAMES = tuple(f"finetuned-{rate}x{steps}-{dtype}" for rate, steps in POINTS for dtype in ("f32", "bf16"))
 
 
 def make(name: str) -> None:
     """Writes the file `name`, and its other dtype with it."""
+    if name == "minilm-adamw":
+        name = f"finetuned-{ADAMW[0]}x{ADAMW[1]}-bf16"
     stem = name.rpartition("-")[0]
     rate, steps = stem.removeprefix("finetuned-").rsplit("x", 1)
-    _save(train(float(rate), int(steps)), stem)
+    weights, moments = train(float(rate), int(steps))
+    _save(weights, stem)
+    if (rate, int(steps)) == ADAMW:
+        _save_state(weights, moments)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from array import array
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -31,23 +33,27 @@ from slimtensors.torch_tensors import our_dtype, tensor_inputs
 __all__ = ["StorageWriter"]
 
 
-class _Part(NamedTuple):
-    """A part of a tensor in a rank's file."""
-
-    tensor: str
-    offsets: tuple[int, ...]
-    sizes: tuple[int, ...]
-
-
 class _Written(NamedTuple):
-    """What a rank reports."""
+    """What a rank reports: few objects, since the coordinator gets one from each of perhaps thousands of ranks.
+
+    numbers: of each part in turn, how many dimensions its tensor has, its offsets and its sizes.
+    """
 
     run: str
     bases: list[tuple[str, str]]
     rank: int
     file: File
-    parts: list[_Part]
+    tensors: list[str]  # of each part
+    numbers: array[int]
     objects: list[str]
+
+    def parts(self, number: int) -> Iterator[tuple[str, list[int]]]:
+        """(tensor, part) as a manifest has them, of file `number`."""
+        numbers, at = self.numbers.tolist(), 0
+        for tensor in self.tensors:
+            end = at + 1 + 2 * numbers[at]
+            yield tensor, [number, *numbers[at + 1 : end]]
+            at = end
 
 
 class StorageWriter(TorchStorageWriter):
@@ -187,18 +193,22 @@ class StorageWriter(TorchStorageWriter):
     def _write(self, plan: SavePlan, planner: SavePlanner, run: str, bases: list[tuple[str, str]]) -> _Written:
         rank, place = self._ranks.rank, self._at()
         tensors: dict[str, torch.Tensor] = {}
-        parts, objects = [], {}
+        names, numbers, objects = list[str](), array("q"), {}
         for item in plan.items:
             if item.type == WriteItemType.BYTE_IO:
                 objects[item.index.fqn] = _object(planner, item)
                 continue
-            part, name = _part(item)
+            data = item.tensor_data
+            assert data is not None
+            offsets, sizes = tuple(data.chunk.offsets), tuple(data.chunk.sizes)
+            name = part_name(item.index.fqn, tuple(data.size), offsets, sizes)
             if name in tensors or name == OBJECTS:
                 raise UsageError(f"tensor {name!r}: a file can hold only one of that name; rename it")
             found = planner.resolve_data(item)
             assert isinstance(found, torch.Tensor)
             tensors[name] = _storable(found, name)
-            parts.append(part)
+            names.append(item.index.fqn)
+            numbers.extend((len(sizes), *offsets, *sizes))
         inputs: list[Input] = [*tensor_inputs(tensors, lazy=True)]
         if objects:
             text = torch.frombuffer(bytearray(values.dumps(objects)), dtype=torch.uint8)
@@ -216,15 +226,7 @@ class StorageWriter(TorchStorageWriter):
         except Exception as error:
             note(error, f"while rank {rank} wrote {place.label}/{label}")
             raise
-        return _Written(run, bases, rank, file, parts, list(objects))
-
-
-def _part(item: WriteItem) -> tuple[_Part, str]:
-    """A part, and what it is called in the file."""
-    data = item.tensor_data
-    assert data is not None
-    part = _Part(item.index.fqn, tuple(data.chunk.offsets), tuple(data.chunk.sizes))
-    return part, part_name(part.tensor, tuple(data.size), part.offsets, part.sizes)
+        return _Written(run, bases, rank, file, names, numbers, list(objects))
 
 
 def _storable(tensor: torch.Tensor, name: str) -> torch.Tensor:
@@ -254,8 +256,8 @@ def _manifest(metadata: Metadata, written: list[_Written]) -> Manifest:
     parts: dict[str, list[list[int]]] = {}
     objects: dict[str, int] = {}
     for number, each in enumerate(written):
-        for part in each.parts:
-            parts.setdefault(part.tensor, []).append([number, *part.offsets, *part.sizes])
+        for tensor, part in each.parts(number):
+            parts.setdefault(tensor, []).append(part)
         objects |= dict.fromkeys(each.objects, number)
     tensors = {}
     for name, found in metadata.state_dict_metadata.items():
