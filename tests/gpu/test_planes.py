@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 from gpu.backend import Runner
+from gpu.chunks import read_only
+from gpu.lockstep import Cuda, Fresh, Types, device, launch
+from slimtensors.codecs import lookup
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.lookup import rounded
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.sparse import stored_mask
+from slimtensors.device.lookups import divided
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk
 from slimtensors.dtypes import DTYPES
-from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Gather, Mul, Part
+from slimtensors.expression import BaseContext, Bits, ClassContext, Decimal, Delta, Gather, Mul, Part, Sparse
 from slimtensors.kernels.cuda import rows
+from slimtensors.kernels.cuda.decimal import make_decimals
 
 RNG = np.random.default_rng(3)
 ROWS, COLUMNS = 61, 75
@@ -46,7 +52,10 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None):
         stored.append(data)
         place_out = target[first * some.itemsize : (first + some.size) * some.itemsize]
         resident = None if base is None else backend.upload(np.ascontiguousarray(its_base).view(np.uint8))
-        chunks.append(Chunk(at, len(data), place_out, first, units.size, sides, resident))
+        mask = None
+        if isinstance(expression, Sparse):
+            mask = stored_mask(np.frombuffer(data, np.uint8), some.size, some.itemsize, expression)
+        chunks.append(Chunk(at, len(data), place_out, first, units.size, sides, resident, mask=mask))
         at += len(data)
     segment = np.frombuffer(b"".join(stored), np.uint8).copy()
     if change is not None:
@@ -150,6 +159,48 @@ def test_palettes_times_scales(dtype, kind):
     assert (faulty, left) == ([], [])
     assert (found == units).all()
     assert any(each.startswith("scaled") for each in launched)
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16"])
+@pytest.mark.parametrize("power", [0, 2, 7, 22])
+def test_decimals(dtype, power):
+    """Of all sizes, what is subnormal or infinite in F16 among them, zeros, and ties."""
+    codes = RNG.integers(0, 1 << 53, 300) >> RNG.integers(0, 54, 300)
+    codes[::7] = (codes[::7] & ~1) | 1
+    codes[:4] = 0, 1, (1 << 53) - 1, 2 * 65520
+    units, place = np.empty(codes.size, DTYPES[dtype].unit), Place(codes.size, 0, (), DTYPES[dtype], None)
+    expression = Decimal(power, Bits((Part(16), Part(16), Part(16), Part(5))))
+    lookup.decode(expression, codes.astype(np.uint64), units, place)
+    found, faulty, left, launched = run(expression, dtype, units, parts=1)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all(), np.flatnonzero(found != units)[:5]
+    # What is wide, or what is odd in F16, is no decimal to the encoder: the kernel alone is asked for all.
+    out, cuda = np.zeros_like(units), Cuda()
+    items = divided([codes.size], [0], [0], [0], power)
+    given = map(read_only, (items, codes.astype(np.uint64)))
+    launch(cuda, make_decimals(cuda, Types, device, dtype), 1, rows.THREADS, *given, Fresh(out))
+    assert (out == units).all(), np.flatnonzero(out != units)[:5]
+    assert launched
+
+
+SPARSE = [
+    ("BF16", (6, 10), 0.5), ("F16", (8, 8), 0.97), ("F32", (8, 8, 6, 10), 0.3), ("F64", (8,) * 8, 0.6),
+    ("U8", (8,), 0.4), ("BF16", (6, 10), 0.0),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "widths", "zeros"), SPARSE)
+def test_zeros_left_out(dtype, widths, zeros):
+    """By noise, and by a run of zeros in the middle: words of the mask that are empty, and full ones."""
+    n = 5003
+    units = floats(dtype, n) if dtype != "U8" else RNG.integers(1, 256, n).astype(np.uint8)
+    units[RNG.random(n) < zeros] = 0
+    units[2000:2300] = 0
+    expression = Sparse(Bits(tuple(map(Part, widths)), int(dtype != "U8")))
+    found, faulty, left, launched = run(expression, dtype, units)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("scatter") for each in launched)
 
 
 def test_damaged_words_are_seen():

@@ -509,6 +509,10 @@ def check_sparse(rng: np.random.Generator) -> None:
             assert np.array_equal(bits.view(np.uint8), np.packbits(there, bitorder="little"))
             assert np.array_equal(values[:m], src[there])
             assert sparse.count_bits(bits) == m
+            each = np.empty(3, np.uint32)
+            assert sparse.count_each(bits, 8, each) == OK
+            assert each.tolist() == [np.count_nonzero(there[at : at + 256]) for at in (0, 256, 512)]
+            assert sparse.count_each(bits, 8, each[1:]) == BAD_ARGUMENT
             out = np.ones_like(src)
             assert sparse.spread_values(bits, values[: m + 32], out) == OK
             assert np.array_equal(out, src)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs import head
 from slimtensors.codecs.head import GROUP, LANES, Descriptor, Mode, Part, Plane, up
 from slimtensors.codecs.planes import decode_plane, encode_plane
 from slimtensors.codecs.workspace import work_space
@@ -16,7 +17,7 @@ from slimtensors.expression import MASK_WIDTH, Sparse
 from slimtensors.kernels.cpu import sparse as kernels
 from slimtensors.kernels.status import OK
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "stored_mask"]
 
 Units = npt.NDArray[Any]
 DecodeBits = Callable[[list[Plane], Units], None]
@@ -36,6 +37,15 @@ def decode(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:
         raise FormatError("the units after the last one of the mask are not zero")
     status = kernels.spread_values(mask, values[: count + LANES], body)
     assert status == OK
+
+
+def stored_mask(data: head.Bytes, units: int, unit_bytes: int, expression: Sparse) -> npt.NDArray[np.uint32] | None:
+    """The mask of a chunk that has one, a bit for each unit of its body. Raises FormatError."""
+    if data[0] != head.PLANES or units < GROUP:
+        return None
+    head.read_head(data, units, len(expression.bits.parts))
+    planes, _tail = head.read_planes(data, len(expression.bits.parts), units % GROUP * unit_bytes)
+    return _decode_mask(planes[0], units - units % GROUP)
 
 
 def _decode_mask(plane: Plane, units: int) -> npt.NDArray[np.uint32]:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from slimtensors.codecs.delta import check_base
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.sparse import stored_mask
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
-from slimtensors.errors import BaseError, ChecksumError
-from slimtensors.expression import Delta
+from slimtensors.errors import BaseError, ChecksumError, FormatError
+from slimtensors.expression import Delta, Sparse
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import Piece, TensorFile
 from slimtensors.threads import run_all
@@ -167,6 +168,8 @@ class _Loader:
             data, _record = self._file.reader.stored(tasks[i].stream, tasks[i].chunk, place)
             if data.ctypes.data != place.ctypes.data:
                 place[:] = data
+            if isinstance(layout, Planes) and layout.masked:
+                chunks[i] = chunks[i]._replace(mask=self._mask(tasks[i], place))
 
         run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
         digests = self._file.reader.verify == "full"
@@ -178,6 +181,15 @@ class _Loader:
         self._pending.append((tasks, pending))
         self._marks[self._next] = self._backend.mark()
         self._next = (self._next + 1) % SLOTS
+
+    def _mask(self, task: _Task, data: Array) -> Array | None:
+        """Decoded by the CPU: it tells how many values there are, without which none can be found."""
+        stream = self._file.header.streams[task.stream]
+        assert isinstance(stream.expression, Sparse)
+        try:
+            return stored_mask(data, stream.chunk_units(task.chunk), stream.dtype.unit_bytes, stream.expression)
+        except FormatError:
+            return None  # the CPU decodes all of the chunk, and has the words
 
     def _known(self, tasks: list[_Task], chunks: list[Chunk], staging: Array, layout: Planes) -> list[Chunk]:
         """With what decoding plane by plane needs of the chunks' tensors and of their bases."""

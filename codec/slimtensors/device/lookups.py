@@ -10,13 +10,14 @@ import numpy.typing as npt
 
 from slimtensors.codecs.lookup import numbers_of
 from slimtensors.device.segments import Chunk
-from slimtensors.expression import Gather, Mul
+from slimtensors.expression import Decimal, Gather, Mul
 
-__all__ = ["CODE_BYTES", "LookedUp", "looked_up"]
+__all__ = ["CODE_BYTES", "WIDE_CODE_BYTES", "LookedUp", "divided", "looked_up"]
 
 Array = npt.NDArray[Any]
 
-CODE_BYTES = 2  # of a code, on the device
+CODE_BYTES, WIDE_CODE_BYTES = 2, 8  # of a code, on the device; of a decimal's
+DIVISOR_BITS = 53
 ITEM_UNITS = 1 << 16
 
 
@@ -25,7 +26,7 @@ class _Layout(Protocol):
     def unit_bytes(self) -> int: ...
 
     @property
-    def codes(self) -> Gather | Mul | None: ...
+    def codes(self) -> Gather | Mul | Decimal | None: ...
 
 
 class LookedUp(NamedTuple):
@@ -45,7 +46,8 @@ def looked_up(
     palettes, scales = _Joined(kind), _Joined(np.dtype("<u4"))
     items: list[tuple[int, ...]] = []
     owners: list[int] = []
-    for i in listed if layout.codes is not None else []:
+    for i in [] if layout.codes is None or isinstance(layout.codes, Decimal) else listed:
+        assert isinstance(layout.codes, Gather | Mul)
         gather = layout.codes.gather if isinstance(layout.codes, Mul) else layout.codes
         assert gather is not None
         palette, scale_at, each = chunks[i].sides[gather.palette], 0, 0
@@ -66,6 +68,22 @@ def looked_up(
             owners.append(i)
     made = np.array(items, np.uint32).reshape(-1)
     return LookedUp(made, np.array(owners, np.int64), palettes.array(), scales.array())
+
+
+def divided(bodies: list[int], places: list[int], codes: list[int], listed: list[int], power: int) -> Array:
+    """Items for decimals over 10^power = 5^power * 2^power; no code can be wrong."""
+    five = 5**power
+    up = DIVISOR_BITS - five.bit_length()
+    divisor = five << up
+    # code / (five * 2^power) = code / divisor * 2^(up - power)
+    numbers = divisor & 0xFFFFFFFF, divisor >> 32, power + DIVISOR_BITS - 1 - up
+    items: list[tuple[int, ...]] = []
+    for i in listed:
+        for done in range(0, bodies[i], ITEM_UNITS):
+            to, code = places[i] + done, codes[i] + done
+            where = (to & 0xFFFFFFFF, to >> 32, min(ITEM_UNITS, bodies[i] - done), code & 0xFFFFFFFF, code >> 32)
+            items.append((*where, *numbers, *(0,) * 8))
+    return np.array(items, np.uint32).reshape(-1)
 
 
 class _Joined:

@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.device.backend import Backend, Buffer
-from slimtensors.device.lookups import CODE_BYTES, looked_up
+from slimtensors.device.lookups import CODE_BYTES, WIDE_CODE_BYTES, divided, looked_up
+from slimtensors.device.masks import scattered, values_of
 from slimtensors.device.segments import Chunk, Pending, take_digests, upload_all
-from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Delta, Gather, Mul, Stored
+from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Decimal, Delta, Gather, Mul, Sparse, Stored
 from slimtensors.kernels.cpu import planelist as lists
-from slimtensors.kernels.cpu.worklist import CHUNK, LEFT, LISTED, NO_ROOM, OUT, PLAIN
+from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, NO_ROOM, OUT, PLAIN
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.cuda.catalogue import plain_name, scaled_name, sized_name
+from slimtensors.kernels.cuda.catalogue import decimals_name, plain_name, scaled_name, sized_name
 from slimtensors.kernels.status import OK
 
 __all__ = ["Planes", "decode_planes", "planes_of"]
@@ -35,13 +36,21 @@ class Planes(NamedTuple):
     bits: Bits
     has_base: bool = False
     ordered: bool = False  # whether the base is of floats
-    codes: Gather | Mul | None = None  # what the planes are codes of
+    codes: Gather | Mul | Decimal | None = None  # what the planes are codes of
     dtype: str = ""  # of products
+    masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
 
     @property
     def plane_bytes(self) -> int:
         """Of what the planes are put into."""
-        return self.unit_bytes if self.codes is None else CODE_BYTES
+        if self.codes is None:
+            return self.unit_bytes
+        return WIDE_CODE_BYTES if isinstance(self.codes, Decimal) else CODE_BYTES
+
+    @property
+    def apart(self) -> bool:
+        """Whether the planes make something else than units at their places."""
+        return self.codes is not None or self.masked
 
 
 class _Work(NamedTuple):
@@ -62,8 +71,10 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         found = Planes(unit_bytes, expression)
     elif isinstance(expression, Delta) and expression.moved is None:
         found = Planes(unit_bytes, expression.bits, True, is_float)
-    elif isinstance(expression, Gather | Mul):
+    elif isinstance(expression, Gather | Mul | Decimal):
         found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
+    elif isinstance(expression, Sparse):
+        found = Planes(unit_bytes, expression.values, masked=True)
     else:
         return None
     by_row = found.codes is not None or any(context.sides for context in found.bits.contexts)
@@ -79,26 +90,34 @@ def decode_planes(
     counts = [len(chunk.target) // size for chunk in chunks]
     asked = [(c.at, c.length, n, at // size) for c, n, at in zip(chunks, counts, places, strict=True)]
     bodies = [n - n % GROUP for n in counts]
-    context_at = np.cumsum([0, *bodies])
-    plane_at = [row[3] for row in asked] if layout.codes is None else context_at[:-1].tolist()
-    work = _list(segment, np.array(asked, np.int64), np.array(plane_at, np.int64), context_at[:-1], layout)
+    out_at = [row[3] for row in asked]
+    ranks = [None if chunk.mask is None else values_of(chunk.mask) for chunk in chunks]
+    # How many units' planes each chunk has, and where they begin among all.
+    held = [0 if known is None else -(-known[1] // GROUP) * GROUP for known in ranks] if layout.masked else bodies
+    held_at = np.cumsum([0, *held])
+    plane_at = held_at[:-1].tolist() if layout.apart else out_at
+    work = _list(segment, np.array(asked, np.int64), np.array([plane_at, held], np.int64), held_at[:-1], ranks, layout)
     listed = np.flatnonzero(work.becomes == LISTED).tolist()
     bases, base_at = _bases(backend, chunks, size)
     sides, side_at = _sides(chunks)
-    wide = _Wide(chunks, bodies, base_at, side_at, listed)
-    selecting = [wide.contexts(part.context, context_at.tolist()) for part in layout.bits.parts]
-    finishing = wide.finish(layout, [row[3] for row in asked])
-    looking = looked_up(chunks, bodies, [row[3] for row in asked], plane_at, listed, layout)
+    wide = _Wide(chunks, held, base_at, side_at, listed)
+    selecting = [wide.contexts(part.context, held_at.tolist()) for part in layout.bits.parts]
+    finishing = wide.finish(layout, plane_at)
+    looking = looked_up(chunks, bodies, out_at, plane_at, listed, layout)
+    power = layout.codes.power if isinstance(layout.codes, Decimal) else None
+    dividing = divided(bodies, out_at, plane_at, [] if power is None else listed, power or 0)
+    spreading = scattered(chunks, ranks, out_at, plane_at, listed if layout.masked else [])
 
     stored = backend.upload(segment)
     arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
-    arrays += [looking.items, looking.palettes, looking.scales]
-    held, buffers = upload_all(backend, [*arrays, *selecting])
-    items, block_rows, starts, maps, fields, plain, classes, finish, look, palettes, scales = buffers[: len(arrays)]
+    arrays += [looking.items, looking.palettes, looking.scales, dividing]
+    arrays += [spreading.items, spreading.masks, spreading.ranks]
+    uploaded, buffers = upload_all(backend, [*arrays, *selecting])
+    items, block_rows, starts, maps, fields, plain, classes, finish, look, palettes, scales, divide = buffers[:12]
     tables = work.starts.size // rows.STARTS
-    entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(context_at[-1]), 1))
-    into = out if layout.codes is None else backend.fresh(max(plane_size * int(context_at[-1]), 16))
-    owners = np.concatenate([work.owners, looking.owners])
+    entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(held_at[-1]), 1))
+    into = backend.fresh(max(plane_size * int(held_at[-1]), 16)) if layout.apart else out
+    owners = np.concatenate([work.owners, looking.owners, spreading.owners])
     status = backend.zeros(4 * owners.size)
     if tables:
         backend.launch("tables", tables, (starts, entries))
@@ -116,18 +135,23 @@ def decode_planes(
             backend.launch(sized_name("fields", plane_size), field_end - field, (stored, some, into))
         item, field = item_end, field_end
     if finishing.size:
-        backend.launch(sized_name("finish", size), finishing.size // rows.WIDE_ITEM, (finish, bases, out))
+        backend.launch(sized_name("finish", size), finishing.size // rows.WIDE_ITEM, (finish, bases, into))
     if looking.items.size:
         count, verdict = looking.items.size // rows.WIDE_ITEM, status[4 * work.owners.size :]
         if isinstance(layout.codes, Mul):
             backend.launch(scaled_name(layout.dtype), count, (look, into, palettes, scales, out, verdict))
         else:
             backend.launch(sized_name("pick", size), count, (look, into, palettes, out, verdict))
+    if dividing.size:
+        backend.launch(decimals_name(layout.dtype), dividing.size // rows.WIDE_ITEM, (divide, into, out))
+    if spreading.items.size:
+        count, verdict = spreading.owners.size, status[4 * work.owners.size :]
+        backend.launch(sized_name("scatter", size), count, (*buffers[12 : len(arrays)], into, out, verdict))
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
     results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
     left = np.flatnonzero(work.becomes == LEFT).tolist()
-    pending = Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+    pending = Pending(left, owners, status, results, [chunk.target for chunk in chunks], [uploaded, *kept])
     stated = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
     if not stated:
         return pending
@@ -219,32 +243,38 @@ class _Wide:
         return chunk.units // classes.size, (self._side_at[id(classes)], rows.NOWHERE)
 
 
-def _list(segment: Array, asked: Array, plane_at: Array, context_at: Array, layout: Planes) -> _Work:
-    """asked: the chunks, as worklist.py has them. plane_at: where their planes go."""
+def _list(
+    segment: Array, asked: Array, planes: Array, context_at: Array, ranks: Sequence[Any], layout: Planes
+) -> _Work:
+    """asked: the chunks, as worklist.py has them. planes: where their planes go, and how many units these have."""
     planes_asked = asked.copy()
-    planes_asked[:, OUT] = plane_at
+    planes_asked[:, OUT], planes_asked[:, CHUNK_UNITS] = planes
+    unknown = np.array([layout.masked and each is None for each in ranks], bool)
     room = 1024 + 16 * asked.shape[0]
     while True:
-        found = _listed(segment, asked.reshape(-1), planes_asked.reshape(-1), context_at, layout, room)
+        given = asked.reshape(-1), planes_asked.reshape(-1)
+        found = _listed(segment, *given, context_at, unknown, layout, room)
         if found is not None:
             return found
         room *= 4
 
 
 def _listed(
-    segment: Array, asked: Array, planes_asked: Array, context_at: Array, layout: Planes, room: int
+    segment: Array, asked: Array, planes_asked: Array, context_at: Array, unknown: Array, layout: Planes, room: int
 ) -> _Work | None:
-    """The work list, if there is room for it."""
+    """The work list, if there is room for it. unknown: chunks whose masks are not known."""
     chunks, parts = asked.size // CHUNK, layout.bits.parts
+    before = int(layout.masked)  # planes
+    planes = before + len(parts)
     items, fields = np.empty(room * rows.PLANE_ITEM, np.uint32), np.empty(room * rows.FIELDS_ITEM, np.uint32)
     block_rows, starts = np.empty(room * rows.BLOCK_ROW, np.uint32), np.empty(room * rows.STARTS, np.uint16)
     maps, plain = np.empty(room, np.uint32), np.empty(room * rows.PLAIN_ITEM, np.uint32)
     owners, scratch = np.empty(room, np.int64), np.empty(room + 64, np.int64)
     used, becomes = np.zeros(lists.LISTS, np.int64), np.empty(chunks, np.uint8)
-    places = np.empty(chunks * len(parts), np.int64)
-    status = lists.place_planes(
-        segment, asked, layout.unit_bytes, len(parts), layout.has_base, plain, used, places, becomes
-    )
+    places = np.empty(chunks * planes, np.int64)
+    given = layout.unit_bytes, planes, layout.has_base
+    status = lists.place_planes(segment, asked, *given, plain, used, places, becomes)
+    becomes[unknown & (becomes == LISTED)] = LEFT
     ends, shift = [], 0
     for number, part in enumerate(parts):
         if status != OK:
@@ -252,7 +282,7 @@ def _listed(
         tables = 1 if part.context is None else part.context.all_tables
         mask = 0 if part.context is None else CLASS_MASK if isinstance(part.context, ClassContext) else BYTE_MASK
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0
-        plane = np.array([shift, part.width, number, len(parts), tables, mask, octave], np.int64)
+        plane = np.array([shift, part.width, before + number, planes, tables, mask, octave], np.int64)
         status = lists.list_plane(
             segment, planes_asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
             owners, becomes,

@@ -29,7 +29,7 @@ class Chunk(NamedTuple):
     """A chunk to decode: its bytes' place in the segment, and the buffer of its decoded bytes.
 
     What follows is for layouts that need it: its first unit in its stream, the stream's units, the tensor's side
-    planes, and its base's units, on the device.
+    planes, its base's units, on the device, and its mask.
     """
 
     at: int
@@ -40,6 +40,7 @@ class Chunk(NamedTuple):
     sides: tuple[Array, ...] = ()
     base: Buffer | None = None
     base_digest: int | None = None  # that the base must have, where the CPU has not seen it
+    mask: Array | None = None  # uint32, of a chunk that leaves zeros out
 
 
 class Pending(NamedTuple):

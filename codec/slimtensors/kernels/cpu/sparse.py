@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.kernels._jit import kernel
@@ -28,6 +29,19 @@ def count_bits(bits: Array) -> int:
     for at in range(bits.size):
         total += count(mask_of(bits, at))
     return total
+
+
+@kernel
+def count_each(bits: Array, words: int, counts: Array) -> int:
+    """counts[i] = how many bits are set in the i-th so many words; counts uint32[ceil(n / words)]."""
+    if words < 1 or counts.size != (bits.size + words - 1) // words:
+        return BAD_ARGUMENT
+    for i in range(counts.size):
+        total = 0
+        for at in range(words * i, min(words * (i + 1), bits.size)):
+            total += count(mask_of(bits, at))
+        counts[i] = np.uint32(total)
+    return OK
 
 
 @kernel

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+from slimtensors.kernels.cuda.decimal import MANTISSAS, make_decimals
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
 from slimtensors.kernels.cuda.digest import make_digest
 from slimtensors.kernels.cuda.elements import make_contexts, make_fields, make_finish
 from slimtensors.kernels.cuda.lookup import make_pick, make_scaled
 from slimtensors.kernels.cuda.plain import make_plain
 from slimtensors.kernels.cuda.plane import make_plane, make_tables
+from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.kernels.cuda.seam import Seam
 
-__all__ = ["KERNELS", "Kernel", "decode_name", "plain_name", "scaled_name", "sized_name"]
+__all__ = ["KERNELS", "Kernel", "decimals_name", "decode_name", "plain_name", "scaled_name", "sized_name"]
 
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
@@ -37,7 +39,7 @@ def plain_name(unit_bytes: int) -> str:
 
 
 def sized_name(kernel: str, unit_bytes: int) -> str:
-    """Of plane, fields, contexts, pick, finish."""
+    """Of plane, fields, contexts, pick, scatter, finish."""
     return f"{kernel}_u{8 * unit_bytes}"
 
 
@@ -55,12 +57,21 @@ def scaled_name(dtype: str) -> str:
     return f"scaled_{dtype.lower()}"
 
 
+def decimals_name(dtype: str) -> str:
+    return f"decimals_{dtype.lower()}"
+
+
 SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of products, and their units
 
 
 def _scaled(dtype: str) -> Kernel:
     given = ("uint32", "uint16", "uint32", "uint32")
     return Kernel(lambda seam: make_scaled(*seam, dtype), (*given, SCALED[dtype], "uint32"), 2)
+
+
+def _decimals(dtype: str) -> Kernel:
+    unit = {"F64": "uint64", **SCALED}[dtype]
+    return Kernel(lambda seam: make_decimals(*seam, dtype), ("uint32", "uint64", unit))
 
 
 def _sized(unit_bytes: int) -> dict[str, Kernel]:
@@ -72,6 +83,9 @@ def _sized(unit_bytes: int) -> dict[str, Kernel]:
         "fields": Kernel(lambda seam: make_fields(*seam, unit_bytes), ("uint8", "uint32", unit)),
         "contexts": Kernel(lambda seam: make_contexts(*seam, unit_bytes), ("uint32", "uint8", unit, "uint8")),
         "pick": Kernel(lambda seam: make_pick(*seam), ("uint32", "uint16", unit, unit, "uint32"), 2),
+        "scatter": Kernel(
+            lambda seam: make_scatter(*seam, unit_bytes), ("uint32", "uint32", "uint32", unit, unit, "uint32"), 2
+        ),
         "finish": Kernel(lambda seam: make_finish(*seam, unit_bytes), ("uint32", unit, unit)),
     }
     return {sized_name(name, unit_bytes): kernel for name, kernel in made.items()}
@@ -82,6 +96,7 @@ KERNELS: dict[str, Kernel] = {
     **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
     **{name: kernel for unit_bytes in WORDS for name, kernel in _sized(unit_bytes).items()},
     **{scaled_name(dtype): _scaled(dtype) for dtype in SCALED},
+    **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
     "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),
 }

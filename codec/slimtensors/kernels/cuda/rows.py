@@ -67,6 +67,19 @@ WIDE_ITEM = 16
 PALETTE, ENTRIES = 10, 11  # its first entry in `palettes`, or the first run's, and how many it has
 SCALES, EACH_RUN = 12, 13  # the first run's, in `scales`; entries from one run's palette to the next
 
+# An item of `decimals`: as `pick`, up to the codes' place.
+DIVISOR, DIVISOR_HIGH = 5, 6  # a power of five, times the power of two that makes it a number of 53 bits
+PLACES = 7  # of bits by which the quotient is too large
+
+# An item of `scatter`: up to eight times 1024 units of a body. The first two words as those of `plain`.
+MASK_WORDS = 2  # how many
+VALUES_AT, VALUES_HIGH = 3, 4  # the chunk's first value in `values`, 64 bits
+LAST_VALUE = 5  # of the chunk's, zeros that fill up a group among them; counted from its first
+MASK_AT, RANKS_AT = 6, 7  # the item's first word and first rank
+FILLED_FROM, FILLED_TO = 8, 9  # values that have to be zero
+SCATTER_ITEM = 10
+RANKED_UNITS = 1024  # of a rank
+
 # An item of `digest`: up to eight pieces of 16 KiB of decoded bytes.
 DATA, DATA_HIGH, DATA_PIECES, RESULT = 0, 1, 2, 3  # in numbers of 64 bits; how many; the first result's place
 DIGEST_ITEM = 4
