@@ -14,15 +14,17 @@ import numpy.typing as npt
 
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Base
+from slimtensors.container.remote import is_remote, last_part, list_remote
 from slimtensors.container.source import ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.expression import Delta
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.reading import BaseSource, Piece, TensorFile, open_file
+from slimtensors.reading import BaseSource, Piece, TensorFile, open_from
 from slimtensors.recognise import what_is
 from slimtensors.safetensors_file import read_safetensors
+from slimtensors.shards import is_index, remote_shards
 
 __all__ = ["BaseModel", "BaseTensor", "StoredInput", "delta_base", "open_base", "weight_files"]
 
@@ -31,6 +33,8 @@ Units = npt.NDArray[Any]
 SUFFIXES = (".safetensors", ".slimtensors")
 # The Hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE.
 _CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+
+_PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/")
 
 _hashes: dict[Hashable, bytes] = {}  # identities taken by this process, by file, its state and the range
 _hashes_lock = threading.Lock()
@@ -138,7 +142,10 @@ def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
         return model
     model = BaseModel(os.fspath(target) if isinstance(target, (str, os.PathLike)) else "the base")
     try:
-        if isinstance(target, (str, os.PathLike)):
+        if is_remote(target):
+            for name in _remote_weights(target):
+                _add_file(model, name, name, bases)
+        elif isinstance(target, (str, os.PathLike)):
             for path in weight_files(Path(target)):
                 _add_file(model, path, path, bases)
         else:
@@ -166,17 +173,31 @@ def weight_files(path: Path) -> list[Path]:
     raise NotSlimtensorsError(f"{path} holds no *.safetensors or *.slimtensors file, so it is no base")
 
 
-def _add_file(model: BaseModel, target: Any, path: Path | None, bases: BaseSource | None) -> None:
+def _remote_weights(name: str) -> list[str]:
+    """As `weight_files`, of a name elsewhere."""
+    suffix = next((each for each in SUFFIXES if is_index(last_part(name), each)), None)
+    if suffix is not None:
+        return list(remote_shards(name, suffix))
+    found = list_remote(name)
+    if found is None:
+        return [name]
+    weights = [each for each in found if each.endswith(SUFFIXES)]
+    if not weights:
+        raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
+    return sorted(weights, key=lambda each: SUFFIXES.index("." + each.rpartition(".")[2]))
+
+
+def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None) -> None:
     source: ByteSource = open_source(target)
     try:
         kind, advice = what_is(source)
     except BaseException:
         source.close()
         raise
-    hints = _hints(path) if path is not None else {}
+    # A source elsewhere knows by now which commit it reads.
+    hints = {} if path is None else _hints(getattr(source, "name", path))
     if kind == "slimtensors":
-        source.close()
-        file = open_file(target, bases=None if bases is None else _Borrowed(bases))
+        file = open_from(source, bases=None if bases is None else _Borrowed(bases))
         model.on_close(file.close)
         needed = _needed(file)
         for i, tensor in enumerate(file.header.tensors):
@@ -226,16 +247,20 @@ def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
     return [tuple(header.bases[b] for b in e.bases) if isinstance(e, Delta) else () for e in expressions]
 
 
-def _state(path: Path | None) -> tuple[Hashable, ...] | None:
+def _state(path: Path | str | None) -> tuple[Hashable, ...] | None:
     """What changes when a file does."""
-    if path is None:
+    if path is None or isinstance(path, str):  # what lies elsewhere may change unseen
         return None
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _hints(path: Path) -> dict[str, str]:
+def _hints(path: Path | str) -> dict[str, str]:
     """For people: where the base came from. Nothing here is ever opened."""
+    if isinstance(path, str):
+        pinned = _PINNED.match(path)
+        origin = {"repository": pinned[1], "revision": pinned[2]} if pinned else {}
+        return {"file": last_part(path), **origin}
     hints = {"file": path.name}
     cached = _CACHED.search(Path(os.path.abspath(path)).as_posix())  # noqa: PTH100 # not through the cache's links
     if cached:

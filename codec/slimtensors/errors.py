@@ -7,6 +7,7 @@ __all__ = [
     "LimitError",
     "NewerFormatError",
     "NotSlimtensorsError",
+    "RemoteError",
     "SelfCheckError",
     "SlimtensorsError",
     "TensorNotFoundError",
@@ -55,6 +56,10 @@ class NewerFormatError(FormatError):
 
 class BaseError(FormatError):
     """What a file holds is a difference from a base that is missing, changed, another one, or itself."""
+
+
+class RemoteError(SlimtensorsError, OSError):
+    """A server refused, could not be reached, or has another file now than a moment ago."""
 
 
 class SelfCheckError(SlimtensorsError):

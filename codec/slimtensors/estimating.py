@@ -6,24 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from slimtensors.codecs.chunk import encode_chunk
-from slimtensors.codecs.place import Place
 from slimtensors.container.header import Stream
-from slimtensors.container.layout import CHUNK_RECORD_BYTES, PREFIX_BYTES
+from slimtensors.container.layout import PREFIX_BYTES
+from slimtensors.container.remote import is_remote
 from slimtensors.container.source import open_source
 from slimtensors.converting import open_safetensors
-from slimtensors.inputs import Input, unit_count
+from slimtensors.errors import UsageError
 from slimtensors.matching import matched_bases
 from slimtensors.planner import Job, MatchedBase, make_plan
 from slimtensors.safetensors_file import SafetensorsFile
+from slimtensors.sampling import sampled_sizes, stream_size
 from slimtensors.threads import run_all, thread_count
 
 __all__ = ["Estimate", "estimate"]
-
-Units = npt.NDArray[Any]
 
 SAMPLE_CHUNKS = 192  # in all, so that a file of any size takes seconds
 
@@ -53,15 +48,23 @@ def estimate(
 ) -> Estimate:
     """Predict what `compress` would make of a .safetensors file, by compressing an even sample of its chunks.
 
+    src: what `compress` takes; or the name of a file, repository or index of shards elsewhere, of which headers and a
+    few MiB are read. progress: called with bytes of tensors that have been seen to since the last call.
+
     base, base_map, base_dirs: as for `compress`; without the base's own bytes.
     """
+    if is_remote(src):
+        if base is not None:
+            raise UsageError(f"{src}: differences from a base can be estimated of local files only; download it first")
+        found = sampled_sizes(src, preset, thread_count(threads), progress)
+        return Estimate(sum(each.before for each in found), round(sum(each.after for each in found)))
     source = open_source(src)
     try:
-        found = open_safetensors(source)
+        file = open_safetensors(source)
         with matched_bases(
-            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
+            file.inputs, base, base_map, source=src, metadata=file.metadata, base_dirs=base_dirs
         ) as matched:
-            return _estimate(source.size(), found, matched.bases, preset, thread_count(threads), progress)
+            return _estimate(source.size(), file, matched.bases, preset, thread_count(threads), progress)
     finally:
         source.close()
 
@@ -86,45 +89,9 @@ def _estimate(
 
     def measure(item: tuple[Stream, Job]) -> None:
         stream, job = item
-        sizes.append(_stream_size(stream, job, found.inputs, share, sides_of))
+        sizes.append(stream_size(stream, job, found.inputs, share, sides_of))
         if progress is not None:
             progress(stream.units * stream.dtype.unit_bytes)
 
     run_all(measure, list(zip(header.streams, plan.jobs, strict=True)), threads)
     return Estimate(source_bytes, round(size + sum(sizes)))
-
-
-def _stream_size(
-    stream: Stream, job: Job, inputs: Sequence[Input], share: float, sides_of: dict[int, list[tuple[Stream, Job]]]
-) -> float:
-    """Stored bytes of a stream, from a sample of its chunks."""
-    if job.image or job.side is not None:  # text and flags; a guess does, they are small
-        share = 1 / 4 if job.image else 1 / 2 if stream.dtype.is_float else 1 / 8
-        return share * stream.units * stream.dtype.unit_bytes + CHUNK_RECORD_BYTES
-    picked = np.unique(np.linspace(0, stream.chunks - 1, max(1, round(share * stream.chunks))).astype(np.int64))
-    stored = units = 0
-    side_jobs = sides_of.get(job.inputs[0], []) if len(job.inputs) == 1 else []
-    for chunk in picked.tolist():
-        count = stream.chunk_units(chunk)
-        if len(job.inputs) > 1:
-            data = np.concatenate([inputs[i].read(0, unit_count(inputs[i])) for i in job.inputs])
-        else:
-            data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
-        first = chunk * stream.chunk
-        sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
-        base = None if job.base is None else job.base.units(stream.dtype, first, count)
-        place = Place(stream.units, first, sides, stream.dtype, base)
-        stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd))
-        units += count
-    return stored * stream.units / units
-
-
-def _side(stream: Stream, job: Job, tensor: Input, first: int, count: int) -> Units:
-    """A side plane, of which only the units that a chunk needs are looked at."""
-    assert job.side is not None
-    low, high = 0, stream.units
-    if job.each:
-        low, high = first // job.each, -(-(first + count) // job.each)
-    side = np.zeros(stream.units, stream.dtype.unit)
-    side[low:high] = job.side(tensor, low, high)
-    return side.reshape(stream.shape)

@@ -10,7 +10,7 @@ import numpy as np
 
 from slimtensors.bases import StoredInput
 from slimtensors.container.header import Image
-from slimtensors.container.source import Bytes, aligned_empty
+from slimtensors.container.source import Bytes, LocalSource, aligned_empty
 from slimtensors.dtypes import bytes_of
 from slimtensors.matching import MatchReport, matched_bases
 from slimtensors.reading import Piece, TensorFile
@@ -100,7 +100,7 @@ def _convert(
             )  # fmt: skip
 
 
-class DecodedSource:
+class DecodedSource(LocalSource):
     """The source file that a slimtensors file gives back, as bytes to read from; tensors are decoded when read."""
 
     def __init__(self, file: TensorFile, image: Image) -> None:

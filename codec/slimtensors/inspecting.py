@@ -26,7 +26,7 @@ class TensorReport:
     decoded_bytes: int
     stored_bytes: float
     chunks: int
-    storage: str  # what its chunks and planes came to, most frequent first
+    storage: str  # what its chunks and planes came to, most frequent first; "" of a remote file, which is not asked
     base: Base | None = None  # what it is a difference from
 
     @property
@@ -59,7 +59,9 @@ class FileReport:
 
 
 def inspect(target: Any, *, max_bytes: int | None = None) -> FileReport:
-    """Read header, table and the chunks' heads. Raises FormatError."""
+    """Read header, table and the chunks' heads; of a file elsewhere header and table only, since every head would be a
+    request. Raises FormatError.
+    """
     from slimtensors.container.layout import FORMAT_VERSION
 
     # Nothing is decoded, so nothing needs a digest; header, index and table are always checked.
@@ -97,7 +99,7 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
             header.streams[s].chunks * CHUNK_RECORD_BYTES + file.reader.stream_records[s].stored_length for s in streams
         )
         expression = str(stream.expression) + (f" in pack {tensor.pack}" if tensor.pack is not None else "")
-        chunks, storage = stream.chunks, _storage(file, number)
+        chunks, storage = stream.chunks, "" if file.reader.source.remote else _storage(file, number)
     return TensorReport(
         tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage,
         delta_base(file, index),

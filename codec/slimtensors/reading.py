@@ -17,7 +17,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
-from slimtensors.container.source import Bytes, aligned_empty, open_source
+from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
 from slimtensors.expression import BaseContext, ClassContext, Delta, Mul
@@ -105,7 +105,13 @@ def open_file(
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
         raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
-    source = open_source(target, use_mmap=mmap)
+    return open_from(open_source(target, use_mmap=mmap), verify=verify, max_bytes=max_bytes, bases=bases)
+
+
+def open_from(
+    source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None, bases: BaseSource | None = None
+) -> TensorFile:
+    """Open what a source holds, which is closed with the file, or now if this raises."""
     try:
         return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes), bases)
     except FormatError as error:
@@ -129,6 +135,7 @@ class TensorFile:
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
         self._local = threading.local()
         self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
+        self._sides_of = {self.header.tensor_stream[index]: sides for index, sides in self.header.side_streams.items()}
         self._sides_lock = threading.Lock()
 
     def __enter__(self) -> Self:
@@ -176,8 +183,28 @@ class TensorFile:
         """What filling these places takes, in file order."""
         if len(places) >= MANY:
             self.reader.read_table()
+        if self.reader.source.remote:
+            jobs = schedule(self.header, [place.wanted for place in places], self.reader.records)
+            self.expect((job.stream, job.chunk) for job in jobs)
         for job in schedule(self.header, [place.wanted for place in places], self.reader.records):
             yield Load(self, job, places)
+
+    def expect(self, chunks: Iterable[tuple[int, int]]) -> None:
+        """Tell a source that answers requests which chunks of which streams will be read soon, in this order."""
+        self.reader.source.expect(self._with_sides(chunks))
+
+    def _with_sides(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Offsets and lengths, the side planes' before the first chunk that needs them."""
+        seen = set()
+        for stream, chunk in chunks:
+            wanted = [(stream, chunk)]
+            if stream not in seen:
+                seen.add(stream)
+                sides = self._sides_of.get(stream, []) if stream not in self._sides else []
+                wanted[:0] = [(side, i) for side in sides for i in range(self.header.streams[side].chunks)]
+            for number, i in wanted:
+                records, positions = self.reader.records(number)
+                yield positions[i], records[i].stored_length
 
     def fetch(self, job: Job) -> Bytes | None:
         """A chunk's stored bytes; None if this thread has it decoded still. Side planes are seen to on the way."""

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from slimtensors.container.remote import is_remote, last_part, list_remote, open_remote, sibling
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 
-__all__ = ["is_index", "read_index", "weight_files", "weight_map"]
+__all__ = ["is_index", "read_index", "remote_shards", "weight_files", "weight_map"]
 
 SUFFIX = ".slimtensors"
 MAX_INDEX_BYTES = 100_000_000
@@ -29,12 +30,19 @@ def read_index(path: Path, suffix: str) -> tuple[bytes, dict[str, str]]:
         raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
     data = path.read_bytes()
     places = weight_map(data, str(path))
-    for shard in sorted(set(places.values())):
-        if not SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
-            raise FormatError(f"{path}: {shard!r} is not a plain file name that ends in {suffix}")
+    for shard in _shards(places, suffix, str(path)):
         if not (path.parent / shard).is_file():
             raise FormatError(f"{path} names {shard}, which is not there: an incomplete download? fetch the file")
     return data, places
+
+
+def _shards(places: dict[str, str], suffix: str, label: str) -> list[str]:
+    """The files that an index names, sorted. Raises FormatError for a name that leads elsewhere."""
+    found = sorted(set(places.values()))
+    for shard in found:
+        if not SHARD_NAME.fullmatch(shard) or not shard.endswith(suffix):
+            raise FormatError(f"{label}: {shard!r} is not a plain file name that ends in {suffix}")
+    return found
 
 
 def weight_map(data: bytes, label: str) -> dict[str, str]:
@@ -51,12 +59,15 @@ def weight_map(data: bytes, label: str) -> dict[str, str]:
 def weight_files(target: Any) -> list[tuple[Any, frozenset[str]]]:
     """Files to open, in order, and the names that an index says are in each (none without an index).
 
-    target: what `safe_open` takes; a folder, whose index is used if it has one; an index; or a list of these.
+    target: what `safe_open` takes; a folder or repository, whose index is used if it has one; an index; or a list of
+    these.
     """
     if isinstance(target, Sequence) and not isinstance(target, (str, bytes, bytearray, memoryview)):
         return [each for one in target for each in weight_files(one)]
     if not isinstance(target, (str, os.PathLike)):
         return [(target, frozenset())]
+    if is_remote(target):
+        return _remote_files(target)
     path = Path(target)
     if is_index(path.name, SUFFIX):
         return _indexed(path)
@@ -75,7 +86,43 @@ def weight_files(target: Any) -> list[tuple[Any, frozenset[str]]]:
 
 def _indexed(path: Path) -> list[tuple[Any, frozenset[str]]]:
     _, places = read_index(path, SUFFIX)
-    return [
-        (path.parent / shard, frozenset(name for name, place in places.items() if place == shard))
-        for shard in sorted(set(places.values()))
-    ]
+    return [(path.parent / shard, _held(places, shard)) for shard in _shards(places, SUFFIX, str(path))]
+
+
+def _held(places: dict[str, str], shard: str) -> frozenset[str]:
+    return frozenset(name for name, place in places.items() if place == shard)
+
+
+def _remote_files(name: str) -> list[tuple[Any, frozenset[str]]]:
+    if is_index(last_part(name), SUFFIX):
+        return _remote_indexed(name)
+    found = list_remote(name)
+    if found is None:
+        return [(name, frozenset())]
+    indexes = [each for each in found if is_index(last_part(each), SUFFIX)]
+    if len(indexes) > 1:
+        raise UsageError(f"{name} has {len(indexes)} indexes: name one of them, such as {indexes[0]}")
+    if indexes:
+        return _remote_indexed(indexes[0])
+    files = [each for each in found if each.endswith(SUFFIX)]
+    if not files:
+        raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} file")
+    return [(each, frozenset()) for each in files]
+
+
+def _remote_indexed(name: str) -> list[tuple[Any, frozenset[str]]]:
+    return list(remote_shards(name, SUFFIX).items())
+
+
+def remote_shards(name: str, suffix: str) -> dict[str, frozenset[str]]:
+    """The shards beside an index elsewhere, of the same commit, and the tensors that each should have."""
+    source = open_remote(name)
+    try:
+        size = source.size()
+        if size > MAX_INDEX_BYTES:
+            raise FormatError(f"{name}: an index of shards of {size} bytes; {MAX_INDEX_BYTES} are allowed")
+        data, pinned = source.read(0, size).tobytes(), source.name
+    finally:
+        source.close()
+    places = weight_map(data, name)
+    return {sibling(pinned, shard): _held(places, shard) for shard in _shards(places, suffix, name)}

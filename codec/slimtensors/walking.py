@@ -37,6 +37,10 @@ class _Job(NamedTuple):
 def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[Run]:
     """The tensors' decoded bytes, tensor by tensor, chunk by chunk; those without elements are passed over."""
 
+    tensors = list(tensors)
+    if file.reader.source.remote:
+        file.expect(_chunks(file, tensors))
+
     def jobs() -> Iterator[_Job]:
         for visit, tensor in enumerate(tensors):
             target = file.header.holder(tensor)
@@ -62,6 +66,14 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
         return Run(job.visit, job.tensor, bytes_of(out))
 
     return in_order(decode, jobs(), threads, pool)
+
+
+def _chunks(file: TensorFile, tensors: list[int]) -> Iterator[tuple[int, int]]:
+    """Streams and chunks that hold these tensors, in order, each once."""
+    streams = (file.header.tensor_stream[file.header.holder(tensor)] for tensor in tensors)
+    for number in dict.fromkeys(streams):
+        if number is not None:
+            yield from ((number, chunk) for chunk in range(file.header.streams[number].chunks))
 
 
 class LiteralBytes:

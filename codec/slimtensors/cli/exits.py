@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from slimtensors.errors import FormatError, SelfCheckError, SlimtensorsError
+from slimtensors.errors import FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
 __all__ = ["EXIT_CODES", "VERBOSITY", "naming", "printable", "reported"]
 
@@ -22,7 +22,7 @@ Exit codes:
   0    done
   1    a file is damaged, or not what it should be
   2    wrong usage
-  3    the system refused: no such file, disk full, no permission, no memory
+  3    the system or a server refused: no such file, disk full, no permission, no memory, no network
   4    the self-check failed, or a fault of slimtensors; no result was written
   130  interrupted; nothing half-written is left
 """
@@ -90,6 +90,8 @@ def _judge(error: BaseException) -> tuple[int, str]:
             return FAULT, f"self-check failed: {error}"
         case FormatError():
             return WRONG_FILE, f"wrong file: {error}"
+        case RemoteError():
+            return SYSTEM, str(error)
         case SlimtensorsError():
             return WRONG_USAGE, f"wrong usage: {error}"
         case OSError():

@@ -31,6 +31,10 @@ Verify = Literal["none", "stored", "full"]
 
 # Prefix, header and index of most files; saves a second request where each costs a round trip.
 FIRST_READ_BYTES = 64 * 1024
+# A chunk of most of 1 MiB has a record of 48 bytes; where tensors are small or compress well there are more.
+TABLE_SHARE = 8192
+# Tables up to this length are read as a whole, by one read, when the first record is needed.
+WHOLE_TABLE_BYTES = 4 << 20
 
 
 class Reader:
@@ -45,7 +49,8 @@ class Reader:
         index_at = PREFIX_BYTES + self.prefix.header_length
         end = index_at + self.prefix.index_length
         if end > len(start):
-            start += source.read(len(start), end - len(start)).tobytes()
+            end_of_table = min(size, end + size // TABLE_SHARE)  # about: the header would tell
+            start += source.read(len(start), max(end, end_of_table) - len(start)).tobytes()
         self._start = start  # in most files it has the table too
         header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
         if stored_digest(start[:SIGNED_PREFIX_BYTES], header_bytes, index) != self.prefix.file_id:
@@ -103,10 +108,13 @@ class Reader:
 
     def read_table(self) -> None:
         """Read the records of all chunks at once; else a stream's are read when it is first used."""
-        end = self.table_at + self.header.table_length
         with self._lock:
-            if end > len(self._start):
-                self._start += self.source.read(len(self._start), end - len(self._start)).tobytes()
+            self._read_whole_table()
+
+    def _read_whole_table(self) -> None:
+        end = self.table_at + self.header.table_length
+        if end > len(self._start):
+            self._start += self.source.read(len(self._start), end - len(self._start)).tobytes()
 
     def _front(self, offset: int, length: int) -> bytes:
         """Bytes of what lies before the chunks, of which the beginning has been read already."""
@@ -116,6 +124,8 @@ class Reader:
 
     def _read_records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
         plan, record = self.header.streams[stream], self.stream_records[stream]
+        if self.header.table_length <= WHOLE_TABLE_BYTES:
+            self._read_whole_table()
         before = self._chunks_before(stream)
         data = self._front(self.table_at + before * CHUNK_RECORD_BYTES, plan.chunks * CHUNK_RECORD_BYTES)
         if stored_digest(data) != record.table_digest:

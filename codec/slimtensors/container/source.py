@@ -5,15 +5,17 @@ from __future__ import annotations
 import mmap
 import os
 import threading
+from collections.abc import Iterable
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.container.system import RandomAccessFile
 from slimtensors.errors import TruncatedError, UsageError
 
-__all__ = ["ByteSource", "Bytes", "FileObject", "RangedReads", "open_source"]
+__all__ = ["ByteSource", "Bytes", "FileObject", "LocalSource", "NamedSource", "RangedReads", "open_source"]
 
 Bytes = npt.NDArray[np.uint8]
 KERNEL_ALIGNMENT = 16  # of what a kernel views as wider integers
@@ -43,8 +45,12 @@ class ByteSource(Protocol):
 
     label: str
     waits: bool  # whether reading may wait for something else than a processor
+    remote: bool  # whether every read is a request over a network
 
     def size(self) -> int: ...
+
+    def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Offsets and lengths that will be read soon, in this order: neighbours can share a request."""
 
     def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
         """These bytes as an aligned array, in `scratch` where that is given and a copy is needed. Never write to it."""
@@ -52,7 +58,22 @@ class ByteSource(Protocol):
     def close(self) -> None: ...
 
 
-class FileSource:
+class NamedSource(ByteSource, Protocol):
+    """A source elsewhere."""
+
+    name: str  # opens the same bytes again, for good where the place can promise that
+
+
+class LocalSource:
+    """What sources on this machine have in common."""
+
+    remote = False
+
+    def expect(self, _ranges: Iterable[tuple[int, int]]) -> None:
+        """One read is as good as another."""
+
+
+class FileSource(LocalSource):
     """A file by pread: safe against truncation, on network file systems and in forked processes."""
 
     waits = True
@@ -65,17 +86,17 @@ class FileSource:
         return self._file.size()
 
     def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
-        target = _buffer(length, scratch)
+        target = buffer(length, scratch)
         count = self._file.read_into(offset, target.data)
         if count != length:
-            raise _short(self.label, offset, length, count)
+            raise short(self.label, offset, length, count)
         return target
 
     def close(self) -> None:
         self._file.close()
 
 
-class BufferSource:
+class BufferSource(LocalSource):
     """Bytes in memory, or a mapped file."""
 
     waits = False
@@ -91,9 +112,9 @@ class BufferSource:
     def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
         piece = self._array[offset : offset + length]
         if piece.size != length:
-            raise _short(self.label, offset, length, piece.size)
+            raise short(self.label, offset, length, piece.size)
         if length and piece.ctypes.data % KERNEL_ALIGNMENT:
-            target = _buffer(length, scratch)
+            target = buffer(length, scratch)
             target[:] = piece
             return target
         return piece
@@ -103,7 +124,7 @@ class BufferSource:
         self._data = memoryview(b"")
 
 
-class RangedSource:
+class RangedSource(LocalSource):
     """A file object (one read at a time), or an object with ranged reads (as many as there are threads)."""
 
     waits = True
@@ -127,12 +148,12 @@ class RangedSource:
                 self._target.seek(offset)
                 data = _read_all(self._target, length)
         if len(data) != length:
-            raise _short(self.label, offset, length, len(data))
+            raise short(self.label, offset, length, len(data))
         if isinstance(data, bytes) and length:  # which nobody can change: no copy is needed, as a rule
             held = _writable(memoryview(data))
             if held.ctypes.data % KERNEL_ALIGNMENT == 0:
                 return held
-        target = _buffer(length, scratch)
+        target = buffer(length, scratch)
         target[:] = np.frombuffer(data, np.uint8)
         return target
 
@@ -141,7 +162,13 @@ class RangedSource:
 
 
 def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
-    """A source for a path, bytes-like object, seekable file object or object with ranged reads."""
+    """A source for a path, a name such as hf://org/repo/file, a bytes-like object, a seekable file object or an object
+    with ranged reads. Raises RemoteError if a server refuses.
+    """
+    if is_remote(target):
+        if use_mmap:
+            raise UsageError(f"{target} cannot be mapped: only local files can")
+        return open_remote(target)
     if isinstance(target, (str, os.PathLike)):
         if use_mmap:
             file = RandomAccessFile(target)
@@ -161,7 +188,7 @@ def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
     )
 
 
-def _buffer(length: int, scratch: Bytes | None) -> Bytes:
+def buffer(length: int, scratch: Bytes | None) -> Bytes:
     if scratch is not None and scratch.size >= length:
         return scratch[:length]
     return aligned_empty(length)
@@ -206,7 +233,7 @@ def _read_all(file: FileObject, length: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _short(label: str, offset: int, length: int, count: int) -> TruncatedError:
+def short(label: str, offset: int, length: int, count: int) -> TruncatedError:
     return TruncatedError(
         f"{label}: {length} bytes wanted from offset {offset}, {count} were there; "
         "the file was cut off or has changed: copy or download it again"

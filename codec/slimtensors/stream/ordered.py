@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from slimtensors.container.source import Bytes
 from slimtensors.errors import UsageError
-from slimtensors.reading import Destination, most_threads
+from slimtensors.reading import Destination, TensorFile, most_threads
 from slimtensors.scheduling import Job, jobs_of
 from slimtensors.stream.plan import Wanted
 from slimtensors.threads import Pipeline
@@ -48,6 +48,8 @@ class Ordered:
         files = {id(each.file): each.file for each in wanted}.values()
         for file in files:
             file.reader.read_table()
+            if file.reader.source.remote:
+                file.expect(self._chunks(file))
         most = most_threads(files, threads)
         self._work = Pipeline(self._loads(), self._fetch, self._decode, threads, most=most, admit=self._admit)
         self._work.start()
@@ -105,6 +107,17 @@ class Ordered:
                 jobs = self._begin(packs.pop(pack))
                 if jobs:
                     yield _Load(item, jobs[0]._replace(cuts=[cut for job in jobs for cut in job.cuts]))
+
+    def _chunks(self, file: TensorFile) -> Iterator[tuple[int, int]]:
+        """Streams and chunks of a file that will be read, in order; a pack's once."""
+        packs = set()
+        for item, each in enumerate(self.wanted):
+            if each.file is file:
+                pack = self._pack(each)
+                if pack is None or pack not in packs:
+                    packs.add(pack)
+                    for job in jobs_of(file.header, item, each.range, file.reader.records):
+                        yield job.stream, job.chunk
 
     @staticmethod
     def _pack(wanted: Wanted) -> tuple[int, int] | None:

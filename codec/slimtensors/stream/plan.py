@@ -72,6 +72,16 @@ class Wanted(NamedTuple):
     def nbytes(self) -> int:
         return self.file.header.tensors[self.tensor].dtype.bytes_of(self.shape)
 
+    @property
+    def range(self) -> Range:
+        """The units of the tensor that are needed for it."""
+        tensor = self.file.header.tensors[self.tensor]
+        if self.dimension:
+            return Range(self.tensor, 0, tensor.nbytes // tensor.dtype.unit_bytes if self.nbytes else 0)
+        each = 1 if tensor.dtype.packed else tensor.dtype.bits // tensor.dtype.unit_bits
+        first = self.start * math.prod(tensor.shape[1:]) * each
+        return Range(self.tensor, first, self.nbytes // tensor.dtype.unit_bytes)
+
     def place(self) -> tuple[Units, Destination]:
         """Fresh memory, and how it is filled."""
         tensor = self.file.header.tensors[self.tensor]

@@ -1,0 +1,85 @@
+"""Names of remote files: what hf://, https:// and s3:// names mean, and how they are shown."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+from slimtensors.errors import UsageError
+
+__all__ = ["HubName", "Origin", "hub_name", "is_file", "is_local", "origin", "shown"]
+
+_HUB = re.compile(
+    r"hf://(?:(models|datasets|spaces)/)?([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(.*))?"
+)
+# What the Hub's pages link to: /[datasets/]owner/name/resolve/revision/path.
+_PAGE = re.compile(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/(?:resolve|blob)/(refs/(?:pr|convert)/[^/]+|[^/]+)/(.+)")
+_FILES = (".slimtensors", ".safetensors", ".json")  # what else a name ends with, it is a folder's
+_LOCAL = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
+
+Origin = tuple[str, str, int]
+
+
+class HubName(NamedTuple):
+    """A file or folder of a repository on a hub."""
+
+    kind: str  # model, dataset or space
+    repository: str  # owner/name
+    revision: str | None  # None: the default branch
+    path: str  # "" for the repository itself
+
+    def __str__(self) -> str:
+        kind = "" if self.kind == "model" else f"{self.kind}s/"
+        at = f"@{self.revision}" if self.revision else ""
+        path = f"/{self.path}" if self.path else ""
+        return f"hf://{kind}{self.repository}{at}{path}"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the revision is a commit, which cannot move."""
+        return self.revision is not None and re.fullmatch("[0-9a-f]{40}", self.revision) is not None
+
+
+def hub_name(name: str, endpoint: str) -> HubName | None:
+    """What an hf:// name, or an address of a file on the hub's own pages, leads to; None for any other address."""
+    if name.startswith("hf://"):
+        found = _HUB.fullmatch(name)
+        if found is None or ".." in (found[4] or "").split("/"):
+            raise UsageError(f"{name} is not of the form hf://owner/name[@revision][/file]")
+        kind, repository, revision, path = found.groups()
+        return HubName((kind or "models")[:-1], repository, _plain(revision), (path or "").strip("/"))
+    if origin(name) != origin(endpoint):
+        return None
+    page = _PAGE.fullmatch(urlsplit(name).path.removeprefix(urlsplit(endpoint).path.rstrip("/")))
+    if page is None:
+        return None
+    kind, repository, revision, path = page.groups()
+    return HubName((kind or "models")[:-1], repository, _plain(revision), unquote(path))
+
+
+def _plain(revision: str | None) -> str | None:
+    return None if revision is None else unquote(revision)  # refs%2Fpr%2F1
+
+
+def is_file(path: str) -> bool:
+    """Whether a path within a repository or bucket is a file's, going by its name."""
+    return path.endswith(_FILES)
+
+
+def origin(address: str) -> Origin:
+    """Scheme, host and port: what a credential is good for."""
+    parts = urlsplit(address)
+    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+
+
+def is_local(address: str) -> bool:
+    """Whether an address is this machine's own."""
+    return _LOCAL.fullmatch(urlsplit(address).hostname or "") is not None
+
+
+def shown(address: str) -> str:
+    """An address for people and logs: without a password, and without the query, which may be a signature."""
+    parts = urlsplit(address)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}"
