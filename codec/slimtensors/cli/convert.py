@@ -11,11 +11,12 @@ from slimtensors.cli.exits import naming
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion
+from slimtensors.container.remote import last_part
 from slimtensors.errors import UsageError
 from slimtensors.folders import carry_out
 from slimtensors.reading import open_file
 
-__all__ = ["Settings", "rewrite", "run"]
+__all__ = ["Settings", "rewrite", "run", "run_remote"]
 
 Work = Callable[[Path, Path, Callable[[int], object] | None], object]
 
@@ -46,6 +47,26 @@ def run(conversions: Sequence[Conversion], work: Work, amount: Callable[[Path], 
             _convert(each, work, advance, settings.force)
         if not settings.quiet:
             _say_result(each, time.perf_counter() - begin, settings.verbose)
+
+
+def run_remote(
+    source: str,
+    target: Path,
+    work: Callable[[Callable[[int], object] | None], object],
+    amount: Callable[[str], int],
+    settings: Settings,
+) -> None:
+    """Convert a file that lies elsewhere."""
+    with naming(source):
+        total = amount(source)
+    if settings.dry_run:
+        say(f"would write {target} from {source}")
+        return
+    begin = time.perf_counter()
+    with naming(source), bar(total, last_part(source), quiet=settings.quiet, asked=settings.progress) as advance:
+        work(advance)
+    if not settings.quiet:
+        say(f"{source} -> {target}: {size(target.stat().st_size)}, {time.perf_counter() - begin:.1f} s")
 
 
 def _convert(each: Conversion, work: Work, advance: Callable[[int], object] | None, force: bool) -> None:

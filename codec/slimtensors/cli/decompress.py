@@ -41,22 +41,28 @@ def command(
     """Give back the files that were compressed, byte for byte.
 
     model.slimtensors becomes model.safetensors beside it, its SHA-256 checked before it takes its name. A folder, or
-    the index of its shards, becomes FOLDER-restored. Nothing is deleted.
+    the index of its shards, becomes FOLDER-restored. Of a file elsewhere (hf://owner/name/file, https://, s3://) it is
+    written into the current folder. Nothing is deleted.
     """
-    from slimtensors.cli.convert import Settings, run
-    from slimtensors.cli.targets import settle
+    from slimtensors.cli.convert import Settings, run, run_remote
+    from slimtensors.cli.targets import settle, settle_remote
+    from slimtensors.container.remote import is_remote
     from slimtensors.converting import decompress
     from slimtensors.folders import DECOMPRESS
     from slimtensors.reading import open_file
 
     bases = [*([base] if base else []), *base_dirs]
+    settings = Settings(force, dry_run, quiet, verbose, progress)
 
-    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+    def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
-    def amount(path: Path) -> int:
+    def amount(path: Path | str) -> int:
         with open_file(path, max_bytes=max_bytes) as file:
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
-    conversions = settle(paths, out, DECOMPRESS, force=force)
-    run(conversions, work, amount, Settings(force, dry_run, quiet, verbose, progress))
+    if any(map(is_remote, paths)):
+        source, target = settle_remote(paths, out, DECOMPRESS, force=force)
+        run_remote(source, target, lambda advance: work(source, target, advance), amount, settings)
+        return
+    run(settle(paths, out, DECOMPRESS, force=force), work, amount, settings)

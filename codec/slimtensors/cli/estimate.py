@@ -35,20 +35,27 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> None:
-    """Predict within seconds how small a .safetensors file, or a folder of them, would become."""
+    """Predict within seconds how small a .safetensors file, or a folder of them, would become.
+
+    Of a repository (hf://owner/name), or a file elsewhere, headers and a few MiB are read.
+    """
     del verbose  # has done its work when it was parsed
     from slimtensors.cli.output import percent, print_json, size, table
     from slimtensors.cli.progress import bar
+    from slimtensors.container.remote import is_remote
     from slimtensors.errors import UsageError
     from slimtensors.estimating import estimate
 
     if base is None and (base_map or base_dirs):
         raise UsageError("--map and --base-dir need --base (a path, or auto)")
-    sources, other = _sources(Path(path))
-    with bar(sum(source.stat().st_size for source in sources), "estimate", quiet=quiet, asked=progress) as advance:
-        extra: dict[str, Any] = {"base": base, "base_map": base_map, "base_dirs": base_dirs}
-        kept: dict[str, Any] = {"preset": preset, "threads": threads, "progress": advance}
-        found = [(str(each), estimate(each, **kept, **extra)) for each in sources]
+    if is_remote(path) and base is None:
+        found, other = _remote(path, preset, threads), 0
+    else:
+        sources, other = _sources(path)
+        with bar(sum(map(_size, sources)), "estimate", quiet=quiet, asked=progress) as advance:
+            extra: dict[str, Any] = {"base": base, "base_map": base_map, "base_dirs": base_dirs}
+            kept: dict[str, Any] = {"preset": preset, "threads": threads, "progress": advance}
+            found = [(str(each), estimate(each, **kept, **extra)) for each in sources]
     before = sum(each.source_bytes for _, each in found)
     after = sum(each.compressed_bytes for _, each in found)
     if as_json:
@@ -71,11 +78,29 @@ def command(
     table(["file", "size", f"with {preset}", "ratio", "saved"], cells)
 
 
-def _sources(path: Path) -> tuple[list[Path], int]:
+def _remote(name: str, preset: str, threads: int | None) -> list[tuple[str, Any]]:
+    """(name, estimate) of every safetensors file that the name stands for."""
+    from slimtensors.estimating import Estimate
+    from slimtensors.sampling import sampled_sizes
+    from slimtensors.threads import thread_count
+
+    found = sampled_sizes(name, preset, thread_count(threads))
+    return [(each.name, Estimate(each.before, round(each.after))) for each in found]
+
+
+def _size(source: Any) -> int:
+    return source.stat().st_size if isinstance(source, Path) else 0
+
+
+def _sources(given: str) -> tuple[list[Any], int]:
     """(weight files, bytes of everything else)."""
+    from slimtensors.container.remote import is_remote
     from slimtensors.folders import COMPRESS, plan_folder
     from slimtensors.shards import is_index
 
+    if is_remote(given):
+        return [given], 0
+    path = Path(given)
     if is_index(path.name, COMPRESS.before):
         path.stat()
         path = path.parent

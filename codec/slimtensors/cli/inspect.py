@@ -45,7 +45,8 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
     rows = []
     for t in report.tensors:
         shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
-        row = [t.name, t.dtype, shape, t.expression, t.storage, size(t.decoded_bytes), size(t.stored_bytes), bits]
+        row = [t.name, t.dtype, shape, t.expression, t.storage or "?"]
+        row += [size(t.decoded_bytes), size(t.stored_bytes), bits]
         rows.append(row)
     if narrow():  # the planes are for those who look closely
         table([*COLUMNS[:3], *COLUMNS[4:]], [[*row[:3], *row[4:]] for row in rows], left=4)

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from slimtensors.container.remote import last_part
 from slimtensors.errors import UsageError
 from slimtensors.folders import Direction, FolderPlan, check_target, plan_folder
 from slimtensors.shards import is_index
 
-__all__ = ["Conversion", "settle"]
+__all__ = ["Conversion", "settle", "settle_remote"]
 
 
 class Conversion(NamedTuple):
@@ -45,6 +46,19 @@ def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force
     return made
 
 
+def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> tuple[str, Path]:
+    """A file elsewhere, and where what is made from it goes. Raises UsageError for what would overwrite something."""
+    if len(paths) > 1:
+        raise UsageError("files elsewhere are converted one at a time")
+    (name,) = paths
+    if not last_part(name).endswith(direction.before):
+        raise UsageError(f"{name} is not a file that ends in {direction.before}: name one")
+    made = direction.renamed(last_part(name))
+    target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
+    _check_file(None, target, force=force, make_parent=False)
+    return name, target
+
+
 def _is_folder(out: str, path: str) -> bool:
     """Whether one file goes into this folder; one folder becomes it."""
     return Path(out).is_dir() and not Path(path).is_dir()
@@ -71,11 +85,11 @@ def _target(beside: Path, out: str | None, into: bool) -> Path:
     return Path(out) / beside.name if into else Path(out)
 
 
-def _check_file(source: Path, target: Path, *, force: bool, make_parent: bool) -> None:
+def _check_file(source: Path | None, target: Path, *, force: bool, make_parent: bool) -> None:
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file with -o")
     if target.exists():
-        if source.samefile(target):
+        if source is not None and source.samefile(target):
             raise UsageError(f"{source} would be replaced by what is made from it; name another file with -o")
         if not force:
             raise UsageError(f"{target} is there already; --force replaces it, -o names another file")

@@ -43,7 +43,7 @@ def command(
     from slimtensors.cli.output import print_json, say, size
     from slimtensors.errors import FormatError
 
-    files, problems = _files(Path(path))
+    files, problems = _files(path)
     bases = [*([base] if base else []), *base_dirs]
     results: list[dict[str, Any]] = []
     for file in files:
@@ -66,12 +66,16 @@ def command(
         raise click.exceptions.Exit(1)
 
 
-def _files(path: Path) -> tuple[list[Path], list[str]]:
-    """(weight files, what is wrong with indexes)."""
+def _files(given: str) -> tuple[list[Any], list[str]]:
+    """(weight files: paths, or names of files elsewhere; what is wrong with indexes)."""
+    from slimtensors.container.remote import is_remote
     from slimtensors.errors import NotSlimtensorsError
     from slimtensors.folders import DECOMPRESS, walk_folder
-    from slimtensors.shards import is_index
+    from slimtensors.shards import is_index, weight_files
 
+    if is_remote(given):
+        return [name for name, _ in weight_files(given)], []
+    path = Path(given)
     if is_index(path.name, DECOMPRESS.before):
         path.stat()
         path = path.parent
@@ -114,15 +118,17 @@ def _check_index(index: Path) -> list[str]:
 
 
 def _verify(
-    file: Path, threads: int | None, bases: list[Any], max_bytes: int | None, quiet: bool, progress: bool | None
+    file: Any, threads: int | None, bases: list[Any], max_bytes: int | None, quiet: bool, progress: bool | None
 ) -> dict[str, Any]:
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
-    from slimtensors.reading import open_file
-    from slimtensors.verifying import verify
+    from slimtensors.container.remote import last_part
+    from slimtensors.resolving import open_with
+    from slimtensors.threads import thread_count
+    from slimtensors.verifying import verify_opened
 
-    with open_file(file, verify="none", max_bytes=max_bytes) as opened:
+    with naming(file), open_with(file, bases, max_bytes=max_bytes) as opened:
         total = opened.header.decoded_bytes
-    with naming(file), bar(total, file.name, quiet=quiet, asked=progress) as advance:
-        found = verify(file, base=bases, threads=threads, max_bytes=max_bytes, progress=advance)
+        with bar(total, last_part(str(file)), quiet=quiet, asked=progress) as advance:
+            found = verify_opened(opened, thread_count(threads), advance)
     return {"file": str(file), **found._asdict()}

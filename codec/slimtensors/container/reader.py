@@ -31,8 +31,7 @@ Verify = Literal["none", "stored", "full"]
 
 # Prefix, header and index of most files; saves a second request where each costs a round trip.
 FIRST_READ_BYTES = 64 * 1024
-# A chunk of most of 1 MiB has a record of 48 bytes; where tensors are small or compress well there are more.
-TABLE_SHARE = 8192
+TABLE_SHARE = 8192  # of large files, one byte in so many: chunks of most of 1 MiB decoded have a record of 48 bytes
 # Tables up to this length are read as a whole, by one read, when the first record is needed.
 WHOLE_TABLE_BYTES = 4 << 20
 
@@ -49,8 +48,9 @@ class Reader:
         index_at = PREFIX_BYTES + self.prefix.header_length
         end = index_at + self.prefix.index_length
         if end > len(start):
-            end_of_table = min(size, end + size // TABLE_SHARE)  # about: the header would tell
-            start += source.read(len(start), max(end, end_of_table) - len(start)).tobytes()
+            # Every stream has a record in the index and at least one, about as long, in the table.
+            table = self.prefix.index_length + size // TABLE_SHARE
+            start += source.read(len(start), max(end, min(size, end + table)) - len(start)).tobytes()
         self._start = start  # in most files it has the table too
         header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
         if stored_digest(start[:SIGNED_PREFIX_BYTES], header_bytes, index) != self.prefix.file_id:

@@ -44,8 +44,9 @@ class RemoteSource:
         """See ByteSource. What is expected and never read is never asked for, unless a later neighbour is read."""
         run: dict[int, int] = {}
         end = 0
+        wanted = list(ranges)  # which may have to read for it
         with self._lock:
-            for offset, length in ranges:
+            for offset, length in wanted:
                 if offset < self._front.size or offset in self._expected or not length:
                     continue
                 if run and (offset != end or offset + length - min(run) > SPAN_BYTES):

@@ -12,7 +12,8 @@ from slimtensors.errors import RemoteError
 
 __all__ = ["Answer", "Interrupted", "RemoteFile", "Span", "front_bytes"]
 
-TRIES = 5  # in a row without a byte
+TRIES = 5  # in a row that brought next to nothing
+PROGRESS = 16 * 1024  # bytes that are more than that
 FIRST_WAIT, MAX_WAIT = 0.5, 8.0  # seconds, doubled from try to try
 MAX_ASKED_WAIT = 60.0  # of what a server asks for
 FRONT_BYTES = 64 * 1024  # asked for first: prefix, header, index and table of most files
@@ -101,7 +102,7 @@ class Span:
                 self._read_on(wanted)
             except Interrupted as error:
                 self._drop()
-                tries = 1 if self._filled > before else tries + 1
+                tries = 1 if self._filled - before >= PROGRESS else tries + 1
                 if tries == TRIES:
                     raise RemoteError(f"{self._file.label}: {error}, {TRIES} times in a row; try again later") from None
                 asked = min(MAX_ASKED_WAIT, error.wait or 0)
