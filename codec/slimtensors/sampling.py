@@ -30,7 +30,7 @@ __all__ = ["Sizes", "sampled_sizes", "stream_size"]
 
 Units = npt.NDArray[Any]
 
-SAMPLE_BYTES = 8 << 20  # of all files together
+SAMPLE_BYTES = 8 << 20  # of all files together, or a quarter of them
 PIECE_BYTES = 256 * 1024  # of one tensor, in whole rows
 REQUESTS = 8  # at a time
 SUFFIX = ".safetensors"
@@ -110,11 +110,12 @@ def _pieces(groups: Mapping[Alike, Sequence[Input]]) -> list[_Piece]:
     as long as the sample lasts; from tensors and places spread evenly.
     """
     sizes = {alike: sum(unit_count(each) * each.dtype.unit_bytes for each in held) for alike, held in groups.items()}
-    whole, left, pieces = sum(sizes.values()), SAMPLE_BYTES, list[_Piece]()
+    whole, pieces = sum(sizes.values()), list[_Piece]()
+    left = sample = min(SAMPLE_BYTES, whole // 4)
     for alike in sorted(sizes, key=lambda each: -sizes[each]):
-        wanted = max(1, round(SAMPLE_BYTES * sizes[alike] / whole / PIECE_BYTES))
+        wanted = max(1, round(sample * sizes[alike] / whole / PIECE_BYTES))
         for k in range(wanted):
-            if left <= 0:
+            if left <= 0 and pieces:
                 return pieces
             piece = _piece(alike, groups[alike], (k + 0.5) / wanted)
             left -= piece.units * piece.tensor.dtype.unit_bytes

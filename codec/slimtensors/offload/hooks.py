@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn
 import torch
 
 from slimtensors.container.reader import Verify
+from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.device.choice import VARIABLE, backend_for
 from slimtensors.errors import UsageError
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
@@ -132,7 +133,18 @@ def hosted(path: Any, host: str) -> Any:
         raise UsageError(f"host is {host!r}; on the CPU it can be {' or '.join(map(repr, HOSTS))}")
     if host == "disk":
         return path
-    return [Path(one).read_bytes() if isinstance(one, (str, os.PathLike)) else one for one, _ in weight_files(path)]
+    return [_held(one) if isinstance(one, (str, os.PathLike)) else one for one, _ in weight_files(path)]
+
+
+def _held(path: Any) -> bytes | memoryview:
+    """A file in memory."""
+    if not is_remote(path):
+        return Path(path).read_bytes()
+    source = open_remote(path)
+    try:
+        return source.read(0, source.size()).data
+    finally:
+        source.close()
 
 
 def _turns(names: list[str], resident: int | Collection[str]) -> list[int]:

@@ -19,7 +19,7 @@ def _store() -> Any:
         import s3fs
     except ImportError:
         raise UsageError("s3:// needs s3fs: pip install 'slimtensors[s3]'") from None
-    return s3fs.S3FileSystem()
+    return s3fs.S3FileSystem(use_listings_cache=False)
 
 
 class StoredObject:
