@@ -130,8 +130,8 @@ class _Handler(BaseHTTPRequestHandler):
                     time.sleep(odd.pause[1])
                 if at and odd.trickle is not None:
                     time.sleep(odd.trickle[1])
+                self.web.count(len(piece))  # before it is there, so that whoever has it can look
                 self.wfile.write(b"%x\r\n%b\r\n" % (len(piece), piece) if odd.chunked else piece)
-                self.web.count(len(piece))
             if odd.chunked:
                 self.wfile.write(b"0\r\n\r\n")
         except OSError:  # the client has had enough
