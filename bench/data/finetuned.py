@@ -34,7 +34,7 @@ POINTS = (
     ("5e-4", 160),
     ("2e-3", 160),
 )
-ADAMW = ("2e-5", 160)
+ADAMW = ("2e-5", 20)
 LAYERS, HEADS, WIDTH = 6, 12, 384
 BATCH, LONGEST, WARM_UP = 24, 48, 10
 SHARPNESS = 20  # of the softmax over cosines

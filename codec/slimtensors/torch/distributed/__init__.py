@@ -11,9 +11,17 @@ tested with torch 2.13; it uses only what torch documents of DCP since 2.4.
 """
 
 from slimtensors.checkpoint.commit import RetentionWarning
+from slimtensors.torch.distributed.convert import convert_checkpoint
 from slimtensors.torch.distributed.ranks import RanksMissingError
 from slimtensors.torch.distributed.reader import StorageReader
 from slimtensors.torch.distributed.removing import remove_checkpoint
 from slimtensors.torch.distributed.writer import StorageWriter
 
-__all__ = ["RanksMissingError", "RetentionWarning", "StorageReader", "StorageWriter", "remove_checkpoint"]
+__all__ = [
+    "RanksMissingError",
+    "RetentionWarning",
+    "StorageReader",
+    "StorageWriter",
+    "convert_checkpoint",
+    "remove_checkpoint",
+]

@@ -1,0 +1,96 @@
+"""The tensors of a checkpoint of ours as whole ones, a few chunks of a few files in memory at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.checkpoint.ledger import find_checkpoint
+from slimtensors.checkpoint.manifest import OBJECTS, Entry, part_name
+from slimtensors.checkpoint.opening import open_rank
+from slimtensors.checkpoint.places import StorePlace
+from slimtensors.dtypes import DTYPES, units_of
+from slimtensors.numpy import whole_array
+from slimtensors.reading import TensorFile
+from slimtensors.slicing import read_slice
+from slimtensors.torch.distributed import values
+
+__all__ = ["AssembledInput", "OpenCheckpoint"]
+
+OPEN_FILES = 16
+
+Units = npt.NDArray[Any]
+
+
+class OpenCheckpoint:
+    """A checkpoint whose files are opened as they are needed."""
+
+    def __init__(self, place: StorePlace) -> None:
+        self.place, self.manifest = find_checkpoint(place)
+        self._files: OrderedDict[int, TensorFile] = OrderedDict()
+
+    def file(self, number: int) -> TensorFile:
+        """One of its files; the one used longest ago is closed for it if there are many."""
+        if number not in self._files:
+            while len(self._files) >= OPEN_FILES:
+                self._files.popitem(last=False)[1].close()
+            self._files[number] = open_rank(self.place, self.manifest, number)
+        self._files.move_to_end(number)
+        return self._files[number]
+
+    def inputs(self) -> list[AssembledInput]:
+        return [AssembledInput(self, name, entry) for name, entry in self.manifest.tensors.items()]
+
+    def objects(self) -> dict[str, Any]:
+        """What is no tensor, encoded."""
+        found: dict[str, Any] = {}
+        for number in sorted(set(self.manifest.objects.values())):
+            held = values.loads(whole_array(self.file(number), OBJECTS, 1).tobytes())
+            found |= {name: held[name] for name, at in self.manifest.objects.items() if at == number and name in held}
+        return found
+
+    def close(self) -> None:
+        while self._files:
+            self._files.popitem()[1].close()
+
+
+class AssembledInput:
+    """A tensor put together from its parts, some rows of the first dimension at a time."""
+
+    def __init__(self, checkpoint: OpenCheckpoint, name: str, entry: Entry) -> None:
+        self.name, self.dtype, self.shape = name, DTYPES[entry.dtype], entry.shape
+        self._checkpoint, self._entry = checkpoint, entry
+
+    @property
+    def place(self) -> Hashable:
+        return None
+
+    def read(self, start: int, count: int) -> Units:
+        each = self.dtype.bits // self.dtype.unit_bits
+        row = math.prod(self.shape[1:]) * each
+        first, end = start // row, -(-(start + count) // row)
+        rows = self._rows(first, end)
+        return units_of(rows, self.dtype)[start - first * row : start - first * row + count]
+
+    def _rows(self, first: int, end: int) -> Units:
+        if not self.shape:
+            return self._part(self._entry.parts[0], ...)
+        out = np.empty((end - first, *self.shape[1:]), self.dtype.numpy())
+        for part in self._entry.parts:
+            _, offsets, sizes = self._entry.split(part)
+            low, high = max(first, offsets[0]), min(end, offsets[0] + sizes[0])
+            if low < high and 0 not in sizes:
+                inner = tuple(slice(o, o + n) for o, n in zip(offsets[1:], sizes[1:], strict=True))
+                box = (slice(low - first, high - first), *inner)
+                out[box] = self._part(part, slice(low - offsets[0], high - offsets[0]))
+        return out
+
+    def _part(self, part: list[int], index: Any) -> Units:
+        number, offsets, sizes = self._entry.split(part)
+        name = part_name(self.name, self.shape, offsets, sizes)
+        return read_slice(self._checkpoint.file(number), name, index, 1)

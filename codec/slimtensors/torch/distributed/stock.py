@@ -1,0 +1,238 @@
+"""Checkpoints of DCP's own FileSystemWriter, read and written tensor by tensor.
+
+Their `.metadata` is a pickle. It is read by an unpickler that knows the classes that DCP's metadata are made of and
+nothing else: none of these does anything but hold what it is given, so what a hostile file can build is nonsense, but
+not code. There is no other way to read such a checkpoint. Its items are read by torch with weights_only=True.
+"""
+
+from __future__ import annotations
+
+import io
+import pathlib
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any
+
+import numpy.typing as npt
+import torch
+from torch.distributed.checkpoint import filesystem, metadata
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, WriteItem, WriteItemType
+from torch.distributed.checkpoint.state_dict_saver import save
+
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import FormatError, LimitError, UsageError
+from slimtensors.torch.distributed import values
+from slimtensors.torch_tensors import our_dtype, tensor_inputs
+
+__all__ = ["METADATA", "StockCheckpoint", "StockInput", "write_stock"]
+
+METADATA = ".metadata"
+MAX_METADATA_BYTES = 1 << 30
+
+_KNOWN: dict[tuple[str, str], Any] = {
+    **{
+        (metadata.__name__, name): getattr(metadata, name)
+        for name in (
+            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
+            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+        )
+    },
+    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): lambda name: {"torch.strided": torch.strided}[name],
+    ("collections", "OrderedDict"): OrderedDict,
+    **{
+        (module, name): pathlib.PurePosixPath
+        for module in ("pathlib", "pathlib._local")
+        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
+    },
+}  # fmt: skip
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows DCP's metadata, and torch's dtypes."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        found = _KNOWN.get((module, name))
+        if found is None and module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
+            found = getattr(torch, name)
+        if found is None:
+            raise FormatError(f"it names {module}.{name}, which is no part of DCP's metadata: it is not read further")
+        return found
+
+
+def read_metadata(path: pathlib.Path) -> metadata.Metadata:
+    """A stock checkpoint's metadata. Raises FormatError for anything else."""
+    data = path.read_bytes() if path.stat().st_size <= MAX_METADATA_BYTES else None
+    if data is None:
+        raise LimitError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_METADATA_BYTES}")
+    try:
+        found = _MetadataUnpickler(io.BytesIO(data)).load()
+    except Exception as error:  # whatever such bytes make of the unpickler
+        raise FormatError(f"{path} is not what torch writes there: {error}") from None
+    if not isinstance(found, metadata.Metadata):
+        raise FormatError(f"{path} holds a {type(found).__name__}, not DCP's metadata")
+    return found
+
+
+class _Reader(filesystem.FileSystemReader):
+    """Torch's reader over metadata that are read already."""
+
+    def __init__(self, folder: pathlib.Path, found: metadata.Metadata) -> None:
+        super().__init__(folder)
+        self.set_up_storage_reader(found, True)
+
+
+class _Into(LoadPlanner):
+    """Puts what is read where it is told."""
+
+    def __init__(self, tensor: torch.Tensor | None = None) -> None:
+        self.tensor, self.stream = tensor, b""
+
+    def resolve_tensor(self, read_item: ReadItem) -> torch.Tensor:
+        found = self.tensor
+        assert found is not None
+        for axis, (offset, length) in enumerate(zip(read_item.dest_offsets, read_item.lengths, strict=True)):
+            found = found.narrow(axis, offset, length)
+        return found
+
+    def load_bytes(self, read_item: ReadItem, value: io.BytesIO) -> None:
+        del read_item
+        self.stream = value.getvalue()
+
+    def commit_tensor(self, read_item: ReadItem, tensor: torch.Tensor) -> None: ...
+    def set_up_planner(self, state_dict: Any, metadata: Any = None, is_coordinator: bool = False) -> None: ...
+    def create_local_plan(self) -> LoadPlan:
+        raise NotImplementedError
+
+    def create_global_plan(self, global_plan: list[LoadPlan]) -> list[LoadPlan]:
+        return global_plan
+
+    def finish_plan(self, central_plan: LoadPlan) -> LoadPlan:
+        return central_plan
+
+
+class StockCheckpoint:
+    """A folder that DCP's FileSystemWriter has filled."""
+
+    def __init__(self, folder: pathlib.Path) -> None:
+        self.label = str(folder)
+        self.metadata = read_metadata(folder / METADATA)
+        for index, info in (self.metadata.storage_data or {}).items():
+            name = getattr(info, "relative_path", None)
+            if not isinstance(index, MetadataIndex) or not isinstance(name, str) or pathlib.PurePath(name).name != name:
+                raise FormatError(f"{folder / METADATA}: {name!r} is no plain file name")
+        self._reader = _Reader(folder, self.metadata)
+        self._last: tuple[str, torch.Tensor] | None = None  # one tensor in memory at a time
+
+    def inputs(self) -> list[StockInput]:
+        """Its tensors. Raises UsageError for a dtype that has no place here."""
+        found = self.metadata.state_dict_metadata.items()
+        return [StockInput(self, name, each) for name, each in found if isinstance(each, TensorStorageMetadata)]
+
+    def objects(self) -> dict[str, Any]:
+        """What is no tensor, encoded. Raises UsageError for what only a pickle could hold."""
+        found = {}
+        for name, each in self.metadata.state_dict_metadata.items():
+            if isinstance(each, TensorStorageMetadata):
+                continue
+            index, into = MetadataIndex(name), _Into()
+            no = torch.Size([0])
+            self._read([ReadItem(LoadItemType.BYTE_IO, index, no, index, no, no)], into)
+            try:
+                value = torch.load(io.BytesIO(into.stream), weights_only=True)
+            except Exception as error:
+                raise UsageError(
+                    f"{self.label}: {name!r} holds more than plain values, and is not unpickled: {error}"
+                ) from None
+            found[name] = values.encode(value, name)
+        return found
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """A whole one."""
+        if self._last is None or self._last[0] != name:
+            self._last = None
+            entry = self.metadata.state_dict_metadata[name]
+            assert isinstance(entry, TensorStorageMetadata)
+            made = torch.empty(entry.size, dtype=entry.properties.dtype)
+            items = []
+            for number, chunk in enumerate(entry.chunks):
+                index = MetadataIndex(name, chunk.offsets, number)
+                zeros = torch.Size([0] * len(chunk.sizes))
+                items.append(ReadItem(LoadItemType.TENSOR, index, chunk.offsets, index, zeros, chunk.sizes))
+            if sum(chunk.sizes.numel() for chunk in entry.chunks) != made.numel():
+                raise FormatError(f"{self.label}: the parts of tensor {name!r} do not cover it, or overlap")
+            self._read(items, _Into(made))
+            self._last = name, made
+        return self._last[1]
+
+    def _read(self, items: list[ReadItem], into: _Into) -> None:
+        try:
+            self._reader.read_data(LoadPlan(items), into).wait()
+        except (KeyError, OSError, RuntimeError, ValueError, AssertionError, pickle.UnpicklingError) as error:
+            name = items[0].storage_index.fqn if items else ""
+            raise FormatError(f"{self.label}: {name!r} cannot be read: {type(error).__name__}: {error}") from None
+
+
+class StockInput:
+    """A tensor of a stock checkpoint; all of it is loaded when some of it is read, and let go for the next one."""
+
+    def __init__(self, checkpoint: StockCheckpoint, name: str, found: TensorStorageMetadata) -> None:
+        self.name, self.shape = name, tuple(found.size)
+        ours = our_dtype(found.properties.dtype)
+        if not ours or DTYPES[ours].packed:
+            raise UsageError(f"tensor {name!r}: dtype {found.properties.dtype} cannot be stored")
+        self.dtype: DType = DTYPES[ours]
+        self._checkpoint = checkpoint
+
+    @property
+    def place(self) -> Hashable:
+        return None
+
+    def read(self, start: int, count: int) -> npt.NDArray[Any]:
+        (whole,) = tensor_inputs({self.name: self._checkpoint.tensor(self.name)})
+        return whole.read(start, count)
+
+
+class _LazyPlanner(DefaultSavePlanner):
+    """Plans with tensors that have no memory; each is loaded when it is written."""
+
+    def __init__(self, load: Callable[[str], torch.Tensor], mappings: Any) -> None:
+        super().__init__(flatten_state_dict=False)
+        self._load, self._kept = load, mappings
+
+    def create_global_plan(self, all_plans: Any) -> Any:
+        plans, found = super().create_global_plan(all_plans)
+        found.planner_data = self._kept
+        return plans, found
+
+    def resolve_data(self, write_item: WriteItem) -> Any:
+        if write_item.type == WriteItemType.BYTE_IO:
+            return super().resolve_data(write_item)
+        return self._load(write_item.index.fqn)
+
+
+def write_stock(
+    folder: pathlib.Path, specs: Mapping[str, tuple[torch.dtype, tuple[int, ...]]], objects: Mapping[str, Any],
+    mappings: Any, load: Callable[[str], torch.Tensor],
+) -> None:  # fmt: skip
+    """What DCP's own reader reads: it pickles what is no tensor, as torch does."""
+    import warnings
+
+    state: dict[str, Any] = {
+        name: torch.empty(shape, dtype=dtype, device="meta") for name, (dtype, shape) in specs.items()
+    }
+    state |= {name: values.decode(each) for name, each in objects.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that there is one process
+        planner, writer = _LazyPlanner(load, mappings), filesystem.FileSystemWriter(folder)
+        try:
+            save(state, storage_writer=writer, planner=planner, no_dist=True)
+        except CheckpointException as error:  # what it wraps tells more
+            for found, _ in error.failures.values():
+                raise found from None
+            raise

@@ -1,0 +1,168 @@
+"""Checkpoints to model files and back, ours and stock; stock metadata that try something."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
+
+import slimtensors
+from distributed.test_checkpoints import blank, load, same, save
+from slimtensors.torch.distributed import StorageReader, convert_checkpoint
+from slimtensors.torch.distributed.stock import read_metadata
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+
+def state() -> dict[str, Any]:
+    torch.manual_seed(1)
+    return {
+        "w": torch.randn(700, 300).to(torch.bfloat16),
+        "m": {"a": torch.randn(300, 100), "b": [torch.randn(7), torch.arange(5)]},
+        "complex": torch.randn(30, 2, dtype=torch.complex64),
+        "scalar": torch.tensor(1.5),
+        "empty": torch.zeros(0, 3),
+        "step": 7,
+        "betas": (0.9, 0.95),
+    }
+
+
+def load_stock(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = blank(state())
+    dcp.load(found, storage_reader=dcp.FileSystemReader(path))
+    return found
+
+
+def test_there_and_back(tmp_path: Path) -> None:
+    """Stock, ours, both kinds of model files, in one shard and in many, and back: the same state each time."""
+    dcp.save(state(), storage_writer=dcp.FileSystemWriter(tmp_path / "stock"))
+    told: list[int] = []
+    convert_checkpoint(
+        tmp_path / "stock", tmp_path / "ours", "checkpoint", max_shard_bytes=200_000, progress=told.append
+    )
+    assert sum(told) >= state()["w"].nbytes
+    assert same(load(tmp_path / "ours", state()), state())
+    assert len(list((tmp_path / "ours").glob("rank-*"))) > 1
+    before = tmp_path / "ours"
+    for kind in ("safetensors", "slimtensors"):
+        for most in (200_000, 1 << 30):
+            after = tmp_path / f"{kind}-{most}"
+            convert_checkpoint(before, after, kind, max_shard_bytes=most)
+            assert (after / f"model.{kind}.index.json").exists() == (most == 200_000)
+            before = after
+    tensors = load_file(tmp_path / f"safetensors-{1 << 30}" / "model.safetensors")
+    assert torch.equal(tensors["m.a"], state()["m"]["a"])
+    convert_checkpoint(before, tmp_path / "again", "dcp")
+    assert same(load_stock(tmp_path / "again"), state())
+    convert_checkpoint(before, tmp_path / "ours-again", "checkpoint")
+    assert same(load(tmp_path / "ours-again", state()), state())
+
+
+def test_what_is_in_the_way(tmp_path: Path) -> None:
+    save(tmp_path / "a", state())
+    with pytest.raises(slimtensors.UsageError, match="is there already"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "a", "dcp")
+    with pytest.raises(slimtensors.UsageError, match="kind is"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "pickle")  # type: ignore[arg-type] # that is what is tried
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(slimtensors.NotSlimtensorsError, match="holds no"):
+        convert_checkpoint(tmp_path / "empty", tmp_path / "b", "dcp")
+    (file,) = (tmp_path / "a").glob("rank-*")
+    data = bytearray(file.read_bytes())
+    data[-300] ^= 1
+    file.write_bytes(data)
+    for kind in ("checkpoint", "dcp", "safetensors", "slimtensors"):
+        with pytest.raises(slimtensors.ChecksumError):
+            convert_checkpoint(tmp_path / "a", tmp_path / "b", kind)  # type: ignore[arg-type] # one of a list
+        assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "empty", "latest.json"]
+
+
+class Odd:
+    """Not a plain value."""
+
+
+def test_stock_objects_that_are_not_plain(tmp_path: Path) -> None:
+    dcp.save({"x": torch.ones(2), "odd": Odd()}, storage_writer=dcp.FileSystemWriter(tmp_path / "a"))
+    with pytest.raises(slimtensors.UsageError, match="'odd' holds more than plain values"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "slimtensors")
+
+
+class Hostile:
+    """Its pickle calls something."""
+
+    def __init__(self, call: Any, *arguments: Any) -> None:
+        self.call = call, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def test_metadata_that_try_to_run_something(tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    for number, call in enumerate(
+        [
+            (os.system, f"touch {marker}"),
+            (eval, "1"),
+            (torch.load, "x"),
+            (getattr, marker, "touch"),
+            (open, str(marker), "w"),
+        ]
+    ):
+        path = tmp_path / f"{number}"
+        path.write_bytes(pickle.dumps(Hostile(*call)))
+        with pytest.raises(slimtensors.FormatError, match="which is no part of DCP's metadata"):
+            read_metadata(path)
+    for data in (
+        b"",
+        b"\x80",
+        pickle.dumps([1]),
+        b"cos\nsystem\n(S'true'\ntR.",
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93.",
+    ):
+        path.write_bytes(data)
+        with pytest.raises(slimtensors.FormatError):
+            read_metadata(path)
+    assert not marker.exists()
+
+
+def test_stock_files_elsewhere_are_not_opened(tmp_path: Path) -> None:
+    dcp.save({"x": torch.ones(2)}, storage_writer=dcp.FileSystemWriter(tmp_path / "a"))
+    path = tmp_path / "a" / ".metadata"
+    found = pickle.loads(path.read_bytes())  # noqa: S301 # torch has just written it
+    for info in found.storage_data.values():
+        info.relative_path = "../secret"
+    path.write_bytes(pickle.dumps(found))
+    with pytest.raises(slimtensors.FormatError, match="no plain file name"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "dcp")
+
+
+def test_what_eight_ranks_wrote(tmp_path: Path) -> None:
+    """Parts of both dimensions, put together."""
+    from slimtensors.checkpoint.ledger import read_manifest
+    from slimtensors.checkpoint.places import LocalPlace
+    from slimtensors.torch.distributed.assembled import OpenCheckpoint
+
+    full = torch.randn(50, 60)
+    save(tmp_path / "a", {f"x@{r},{c}": full[r : r + 25, c : c + 20].clone() for r in (0, 25) for c in (0, 20, 40)})
+    manifest = read_manifest(LocalPlace(tmp_path / "a"))
+    assert manifest is not None
+    entry = type(next(iter(manifest.tensors.values())))
+    parts = [[0, r, c, 25, 20] for r in (0, 25) for c in (0, 20, 40)]
+    manifest.tensors = {"x": entry("F32", (50, 60), parts)}
+    manifest.planner = None
+    (tmp_path / "a" / "manifest.json").write_bytes(manifest.to_bytes())
+    found = {"x": torch.zeros(50, 60)}
+    dcp.load(found, storage_reader=StorageReader(tmp_path / "a"))
+    assert torch.equal(found["x"], full)
+    (tensor,) = OpenCheckpoint(LocalPlace(tmp_path / "a")).inputs()
+    flat = full.reshape(-1).view(torch.int32).numpy()
+    for start, count in ((0, 3000), (7, 1), (59, 2), (1433, 400), (2999, 1)):
+        assert (tensor.read(start, count) == flat[start : start + count].view("<u4")).all()
+    convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
+    assert torch.equal(load_file(tmp_path / "b" / "model.safetensors")["x"], full)
