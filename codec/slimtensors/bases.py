@@ -32,7 +32,7 @@ Units = npt.NDArray[Any]
 
 SUFFIXES = (".safetensors", ".slimtensors")
 # The Hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE.
-_CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})(?:/|$)")
+_CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")
 
 _PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/")
 
@@ -264,7 +264,7 @@ def _hints(path: Path | str) -> dict[str, str]:
     hints = {"file": path.name}
     cached = _CACHED.search(Path(os.path.abspath(path)).as_posix())  # noqa: PTH100 # not through the cache's links
     if cached:
-        hints |= {"repository": cached[1].replace("--", "/"), "revision": cached[2]}
+        hints = {"file": cached[3], "repository": cached[1].replace("--", "/"), "revision": cached[2]}
     return hints
 
 

@@ -144,7 +144,11 @@ class Resolver:
 
     def _candidates(self, base: Base, notes: list[str]) -> Iterator[BaseTensor]:
         for given in self._given:
-            model = self._model_of(given, base)
+            try:
+                model = self._model_of(given, base)
+            except BaseError as error:  # of a function that has no more to say
+                notes.append(str(error))
+                continue
             if model is not None:
                 yield from _in_model(model, base, notes)
         for folder in self._folders:

@@ -1,0 +1,145 @@
+"""Bases of differences, fetched from the repositories that a file's header names: at that commit, only those files."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import warnings
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from slimtensors.container.header import Base
+from slimtensors.errors import BaseError, UsageError
+from slimtensors.limits import MAX_BASE_DEPTH
+from slimtensors_hub.errors import HubError
+from slimtensors_hub.fetching import Place, fetch
+from slimtensors_hub.listing import Listing, is_commit, list_repository, parse_name
+
+if TYPE_CHECKING:
+    from slimtensors.resolving import Resolver
+
+__all__ = ["Origin", "fetch_bases", "hub_base", "named_base", "warn_of_access"]
+
+WEIGHTS = (".safetensors", ".slimtensors")
+
+
+class Origin(NamedTuple):
+    """A file of a repository at a commit."""
+
+    repo_id: str
+    commit: str
+    file: str
+
+
+def hub_base(
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Callable[[Base], Path | None]:
+    """What to pass as `base=` to whatever opens a slimtensors file: bases then come from the Hub, by way of its cache.
+
+    A file is fetched if the header names it with its repository and a commit, and it is not in the cache. What it
+    holds counts only if it has the digests that the file which needs it states.
+    """
+    place = Place(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+    known: dict[Origin, Path | BaseError] = {}
+    lock = threading.Lock()
+
+    def find(base: Base) -> Path | None:
+        origin = origin_of(base)
+        if origin is None:
+            return None
+        with lock:
+            if origin not in known:
+                try:
+                    known[origin] = fetch(origin.repo_id, origin.commit, [origin.file], place, None) / origin.file
+                except HubError as error:
+                    known[origin] = BaseError(str(error))
+            found = known[origin]
+        if isinstance(found, BaseError):
+            raise BaseError(str(found))
+        return found
+
+    return find
+
+
+def origin_of(base: Base) -> Origin | None:
+    """Where a base comes from, if its hints say it in full and are no more than names: a header may say anything."""
+    hints = base.hints
+    repo_id, commit, file = hints.get("repository", ""), hints.get("revision", ""), hints.get("file", "")
+    try:
+        repo_id, _ = parse_name(repo_id)
+    except UsageError:
+        return None
+    plain = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]{0,200}/)*[A-Za-z0-9][A-Za-z0-9._-]{0,200}", file) is not None
+    return Origin(repo_id, commit, file) if plain and file.endswith(WEIGHTS) and is_commit(commit) else None
+
+
+def fetch_bases(files: Iterable[Path], find: Callable[[Base], Path | None]) -> None:
+    """Fetch the bases that files need, and theirs, so that they open without a network. Raises BaseError.
+
+    Bases that no repository is named for, or that are in a folder of SLIMTENSORS_BASE_DIR, are left to whoever opens
+    the files.
+    """
+    from slimtensors.reading import open_file
+    from slimtensors.resolving import Resolver
+
+    waiting = [(path, 0) for path in files]
+    seen: set[Path] = set()
+    while waiting:
+        path, depth = waiting.pop()
+        if path in seen or path.suffix != ".slimtensors":
+            continue
+        if depth > MAX_BASE_DEPTH:
+            raise BaseError(f"{path.name}: more than {MAX_BASE_DEPTH} differences on top of each other")
+        seen.add(path)
+        with open_file(path, verify="none") as file:
+            bases = file.header.bases
+        for base in bases:
+            try:
+                found = find(base)
+            except BaseError as error:
+                _find_here(Resolver(), base, BaseError(f"{path.name} needs {base}: {error}"))
+                continue
+            if found is not None:
+                waiting.append((found, depth + 1))
+
+
+def _find_here(resolver: Resolver, base: Base, problem: BaseError) -> None:
+    """Raises what is the problem unless a local folder has the base."""
+    try:
+        resolver.find(base)
+    except BaseError:
+        raise problem from None
+    finally:
+        resolver.close()
+
+
+def named_base(base: Any, place: Place) -> tuple[Any, Listing | None]:
+    """What `push` and `convert` take as base: a repository of the Hub is fetched, everything else is as it was."""
+    if not isinstance(base, str) or base == "auto" or (not base.startswith("hf://") and Path(base).exists()):
+        return base, None
+    repo_id, revision = parse_name(base)
+    listing = list_repository(repo_id, revision, place.token)
+    names = [name for name in listing.files if name.endswith(WEIGHTS)]
+    top = [name for name in names if "/" not in name] or names
+    kinds = {Path(name).suffix for name in top}
+    wanted = [name for name in top if name.endswith(".safetensors") or kinds == {".slimtensors"}]
+    if not wanted:
+        raise UsageError(f"the base {repo_id} has no .safetensors or .slimtensors file")
+    folder = fetch(repo_id, listing.commit, wanted, place, listing)
+    return str(folder), listing
+
+
+def warn_of_access(listing: Listing) -> None:
+    """Readers need the base too."""
+    if listing.gated or listing.private:
+        kind = "private" if listing.private else "gated"
+        warnings.warn(
+            f"the base {listing.repo_id} is {kind}: only those who may read it can read what is stored as a difference "
+            "from it; leave out the base for a repository that everybody can read",
+            stacklevel=4,
+        )

@@ -1,0 +1,174 @@
+"""`ModelHubMixin`: a torch module's `save_pretrained`, `from_pretrained` and `push_to_hub`, with compressed weights."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import huggingface_hub
+from typing_extensions import Self
+
+from slimtensors.inspecting import inspect
+from slimtensors_hub.bases import fetch_bases, hub_base, named_base
+from slimtensors_hub.fetching import Place
+from slimtensors_hub.listing import LIBRARY
+from slimtensors_hub.pulling import snapshot
+from slimtensors_hub.pushing import push
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["ModelHubMixin"]
+
+SINGLE, PATTERN = "model.slimtensors", "model{suffix}.slimtensors"
+MAX_SHARD_SIZE = "5GB"  # as huggingface_hub's
+M = TypeVar("M", bound="ModelHubMixin")
+
+
+class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[LIBRARY]):
+    """Beside `torch.nn.Module` among a class's bases, it does what huggingface_hub's mixin for PyTorch does.
+
+        class MyModel(nn.Module, ModelHubMixin):
+            ...
+
+        model.save_pretrained("folder")                    # model.slimtensors, config.json, README.md
+        model.push_to_hub("me/model", base="org/base")
+        model = MyModel.from_pretrained("me/model")
+
+    What is larger than `max_shard_size` once it is compressed is split into several files with an index.
+    """
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = MAX_SHARD_SIZE,
+        preset: str = "balanced",
+        base: Any = None,
+        **kwargs: Any,
+    ) -> str | None:
+        """Save weights, config.json and README.md. preset, base: as for `slimtensors.torch.save_file`; the other
+        arguments: huggingface_hub's.
+        """
+        # The class that is derived from hands no options to `_save_pretrained`.
+        self._slimtensors_options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
+        try:
+            return super().save_pretrained(Path(save_directory), **kwargs)
+        finally:
+            del self._slimtensors_options
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        options = getattr(self, "_slimtensors_options", {})
+        save_shards(_module(self).state_dict(), save_directory, **options)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: Any = "cpu",
+        strict: bool = True,
+        **model_kwargs: Any,
+    ) -> Self:
+        from slimtensors.torch import load_model
+
+        find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+        folder = Path(model_id)
+        if not folder.is_dir():
+            place = Place(cache_dir, None, token, force_download, local_files_only)
+            folder = snapshot(model_id, revision, place, ["*.slimtensors", "*.slimtensors.index.json", "config.json"])
+            fetch_bases(sorted(folder.glob("*.slimtensors")), find)
+        model = cls(**model_kwargs)
+        module = _module(model).to(map_location)
+        load_model(module, folder, strict=strict, base=find)
+        module.eval()
+        return model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        config: Any = None,
+        commit_message: str = "Model, with slimtensors",
+        private: bool | None = None,
+        token: str | None = None,
+        branch: str | None = None,
+        create_pr: bool | None = None,
+        allow_patterns: Any = None,
+        ignore_patterns: Any = None,
+        delete_patterns: Any = None,
+        model_card_kwargs: dict[str, Any] | None = None,
+        base: Any = None,
+        verify: bool = True,
+        **save: Any,
+    ) -> Any:
+        """Save, and `slimtensors_hub.push`: base and verify are as there, other arguments as in `save_pretrained`."""
+        if delete_patterns is not None:
+            raise NotImplementedError("delete_patterns: delete files with huggingface_hub.HfApi.delete_files")
+        found, _ = named_base(base, Place(token=token))
+        with tempfile.TemporaryDirectory(prefix="slimtensors-") as work:
+            folder = Path(work) / repo_id.rpartition("/")[2]
+            self.save_pretrained(folder, config=config, model_card_kwargs=model_card_kwargs, base=found, **save)
+            return push(
+                folder, repo_id, base=base, private=private, revision=branch, create_pr=bool(create_pr), token=token,
+                commit_message=commit_message, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns,
+                verify=verify,
+            )  # fmt: skip
+
+
+def _module(model: Any) -> torch.nn.Module:
+    """What holds the weights: itself, or what it is wrapped around."""
+    import torch
+
+    inner = model.module if hasattr(model, "module") else model
+    if not isinstance(inner, torch.nn.Module):
+        raise TypeError(f"{type(model).__name__} must derive from torch.nn.Module as well as from ModelHubMixin")
+    return inner
+
+
+def save_shards(
+    state: dict[str, torch.Tensor],
+    folder: Path,
+    *,
+    max_shard_size: int | str = MAX_SHARD_SIZE,
+    preset: str = "balanced",
+    base: Any = None,
+) -> None:
+    """A state dict into model.slimtensors, or if that is larger than `max_shard_size` into shards and their index.
+
+    Compressed sizes are known once all is compressed; what must be split is compressed once more.
+    """
+    from huggingface_hub import split_state_dict_into_shards_factory
+
+    from slimtensors.torch import save_file
+
+    metadata = {"format": "pt"}
+    whole = folder / SINGLE
+    save_file(state, whole, metadata, preset=preset, base=base)
+    sizes = {each.name: round(each.stored_bytes) for each in inspect(whole).tensors}
+    storages = {name: (t.untyped_storage().data_ptr(), t.device) if t.numel() else None for name, t in state.items()}
+    # What it splits need not be tensors: names stand for them.
+    split = split_state_dict_into_shards_factory(
+        {name: (name,) for name in state},
+        get_storage_size=lambda name: sizes[name[0]],
+        get_storage_id=lambda name: storages[name[0]],
+        filename_pattern=PATTERN,
+        max_shard_size=max_shard_size,
+    )
+    if not split.is_sharded:
+        return
+    whole.unlink()
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: state[name] for name in names}, folder / file, metadata, preset=preset, base=base)
+    stored = sum((folder / file).stat().st_size for file in split.filename_to_tensors)
+    index = {"metadata": {"total_size": stored}, "weight_map": split.tensor_to_filename}
+    text = json.dumps(index, indent=2, sort_keys=True) + "\n"
+    (folder / "model.slimtensors.index.json").write_text(text, encoding="utf-8")

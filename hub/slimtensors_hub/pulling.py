@@ -1,0 +1,118 @@
+"""`pull`: a repository as it is, or as it was before it was compressed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from slimtensors.converting import decompress as decompress_file
+from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder
+from slimtensors.saving import Progress
+from slimtensors_hub.bases import fetch_bases, hub_base
+from slimtensors_hub.card import CARD, restore_card
+from slimtensors_hub.fetching import Place, fetch
+from slimtensors_hub.listing import Listing, list_repository, parse_name, selected
+from slimtensors_hub.marks import remove_attributes
+
+__all__ = ["pull", "snapshot"]
+
+ATTRIBUTES = ".gitattributes"
+
+
+def pull(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    decompress: bool = False,
+    local_dir: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    token: str | bool | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    allow_patterns: Sequence[str] | str | None = None,
+    ignore_patterns: Sequence[str] | str | None = None,
+    max_workers: int = 8,
+    tqdm_class: Any = None,
+    base: Any = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Path:
+    """Download a repository, and give the folder in which it is. What has not the digest that was committed is refused.
+
+    repo_id: "OWNER/NAME", also "OWNER/NAME@REVISION" and with "hf://" before it. One commit counts for all files.
+    Bases of differences are fetched into the cache as well, from the repositories that the files' headers name; base:
+    what else to look for them in, as for `slimtensors.safe_open`; it is asked first.
+
+    decompress: give back the repository as it was before it was compressed, every file byte for byte, the SHA-256 of
+    weight files checked: `.safetensors` and their index, without our lines in README.md and .gitattributes. Then
+    local_dir is the folder to make, by default one of the repository's name in the working directory; overwrite: it may
+    hold something, and files of the same names are replaced.
+
+    The other arguments are those of `huggingface_hub.snapshot_download`; its environment variables count.
+
+    Raises
+    HubError (an OSError) if the hub refuses, is not reachable or sends damaged files; FormatError for damaged weights,
+    of these BaseError if a base cannot be had; UsageError. Nothing half-written is left.
+    """
+    repo_id, revision = parse_name(repo_id, revision)
+    place = Place(cache_dir, None, token, force_download, local_files_only, max_workers, tqdm_class)
+    target = Path(local_dir or repo_id.rpartition("/")[2])
+    if decompress:
+        check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
+    else:
+        place = place._replace(local_dir=local_dir)
+    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns)
+    find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
+    bases = [*([] if base is None else base if isinstance(base, list) else [base]), find]
+    if base is None:
+        fetch_bases(sorted(folder.rglob("*.slimtensors")), find)
+    if not decompress:
+        return folder
+    plan = _plan(folder, repo_id)
+
+    def convert(source: Path, to: Path) -> None:
+        decompress_file(source, to, threads=threads, base=bases, progress=progress)
+
+    carry_out(plan, target, convert, force=overwrite)
+    return target
+
+
+def snapshot(
+    repo_id: str,
+    revision: str | None,
+    place: Place,
+    allow_patterns: Sequence[str] | str | None = None,
+    ignore_patterns: Sequence[str] | str | None = None,
+) -> Path:
+    """The files of a repository at one commit, checked. Raises HubError."""
+    from huggingface_hub import constants
+
+    listing: Listing | None = None
+    names: list[str] | None = None
+    if not (place.local_files_only or constants.HF_HUB_OFFLINE):
+        listing = list_repository(repo_id, revision, place.token)
+        names = selected(listing.files, allow_patterns, ignore_patterns)
+        revision = listing.commit
+    return fetch(repo_id, revision, names, place, listing)
+
+
+def _plan(folder: Path, repo_id: str) -> FolderPlan:
+    """What becomes of each file; the two that hold lines of ours get their old content."""
+    try:
+        plan = plan_folder(folder, DECOMPRESS)
+    except NotSlimtensorsError:
+        raise UsageError(f"{repo_id} holds no .slimtensors file; it can be pulled without decompressing") from None
+    for name in [name for name in plan.copies if name in (CARD, ATTRIBUTES)]:
+        data = (folder / name).read_bytes()
+        text = data.decode("utf-8", "surrogateescape")
+        restored = restore_card(data) if name == CARD else remove_attributes(text)
+        if restored == text:
+            continue
+        plan.copies.remove(name)
+        if restored or (restored == "" and name == CARD):
+            plan.indexes.append((name, name, restored.encode("utf-8", "surrogateescape")))
+    return plan

@@ -1,0 +1,280 @@
+"""`push`: a folder or a model into a repository, its weights compressed, all in one commit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from slimtensors.converting import compress
+from slimtensors.errors import FormatError, NotSlimtensorsError, SlimtensorsError, UsageError
+from slimtensors.folders import COMPRESS, plan_folder, walk_folder
+from slimtensors.matching import MatchReport
+from slimtensors.planner import check_preset
+from slimtensors.saving import Progress
+from slimtensors_hub.bases import named_base, warn_of_access
+from slimtensors_hub.card import CARD, Facts, Weights, extend_card
+from slimtensors_hub.errors import HubError, told
+from slimtensors_hub.fetching import Place, fetch, matches
+from slimtensors_hub.listing import Listing, api, list_repository, parse_name, selected
+from slimtensors_hub.marks import add_attributes
+from slimtensors_hub.pulling import ATTRIBUTES
+
+__all__ = ["push", "push_folder"]
+
+NEVER = [".git/*", "*/.git/*", ".cache/huggingface/*", "*/.cache/huggingface/*"]  # as huggingface_hub
+
+
+@dataclass
+class Cargo:
+    """What a repository will hold: by path in it, a file on disk or bytes; and paths that go."""
+
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    weights: list[Weights] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+
+
+def push(
+    folder_or_model: Any,
+    repo_id: str,
+    *,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
+    preset: str = "balanced",
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+    allow_patterns: Sequence[str] | str | None = None,
+    ignore_patterns: Sequence[str] | str | None = None,
+    verify: bool = True,
+    threads: int | None = None,
+    progress: Progress | None = None,
+    on_match: Callable[[Path, MatchReport], object] | None = None,
+) -> Any:
+    """Compress a model's weights and upload all of it in one commit; gives huggingface_hub's `CommitInfo`.
+
+    folder_or_model: a folder, a weight file, or an object with `save_pretrained` or `state_dict`. `.safetensors` files
+    become `.slimtensors`, with their index; files that are compressed already go as they are; everything else travels
+    unchanged. README.md and .gitattributes get marked lines of ours, which `pull(decompress=True)` takes out again. A
+    plain weight file of the same name that the repository holds goes away in the same commit.
+
+    base: store differences from this model: a repository ("OWNER/NAME", also "OWNER/NAME@REVISION"), whose commit is
+    then pinned in the files, or what `slimtensors.compress` takes. A warning says if not everybody can read it.
+    revision: the branch to commit to; it must exist. create_pr: open a pull request instead. private: of a repository
+    that is made. verify: download what was uploaded and compare it, byte for byte.
+
+    Raises
+    UsageError, before anything is uploaded; HubError (an OSError) if the hub refuses or cannot be reached, or somebody
+    else commits meanwhile. The repository has the whole commit, or is as it was.
+    """
+    repo_id, revision = parse_name(repo_id, revision)
+    check_preset(preset)
+    with tempfile.TemporaryDirectory(prefix="slimtensors-") as work:
+        folder = _as_folder(folder_or_model, Path(work) / "model")
+        return push_folder(
+            folder, repo_id, Path(work), base=base, base_map=base_map, preset=preset, private=private,
+            revision=revision, create_pr=create_pr, token=token, commit_message=commit_message,
+            allow_patterns=allow_patterns, ignore_patterns=ignore_patterns, verify=verify, threads=threads,
+            progress=progress, on_match=on_match,
+        )  # fmt: skip
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    work: Path,
+    *,
+    base: Any,
+    base_map: Mapping[str, str] | None,
+    preset: str,
+    private: bool | None,
+    revision: str | None,
+    create_pr: bool,
+    token: str | bool | None,
+    commit_message: str | None,
+    allow_patterns: Sequence[str] | str | None,
+    ignore_patterns: Sequence[str] | str | None,
+    verify: bool,
+    threads: int | None,
+    progress: Progress | None,
+    on_match: Callable[[Path, MatchReport], object] | None,
+    converted_from: str | None = None,
+) -> Any:
+    """`push` of a folder; `work` is an empty place on the disk for what is made."""
+    client = api(token)
+    with told(repo_id):
+        who = client.whoami()  # before the work
+    if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(f"{repo_id}: your token may only read; make one that may write, and set HF_TOKEN to it")
+    place = Place(token=token)
+    found, listing = named_base(base, place)
+    if listing is not None:
+        warn_of_access(listing)
+
+    def make(source: Path, target: Path) -> None:
+        compress(
+            source, target, preset=preset, threads=threads, base=found, base_map=base_map, progress=progress,
+            on_match=None if on_match is None else partial(on_match, source),
+        )  # fmt: skip
+
+    cargo = _load(folder, work / "weights", make, allow_patterns, ignore_patterns)
+    with told(repo_id):
+        client.create_repo(repo_id, private=private, exist_ok=True)
+    there = list_repository(repo_id, revision, token)
+    _dress(cargo, there, listing, base, converted_from, token)
+    info = _commit(client, cargo, there, revision, create_pr, commit_message)
+    if verify:
+        _compare(cargo, repo_id, info.oid, token, work / "back")
+    return info
+
+
+def _as_folder(given: Any, made: Path) -> Path:
+    """A folder with the model's files; `made` is where one may be made."""
+    if isinstance(given, (str, os.PathLike)):
+        path = Path(given)
+        path.stat()  # raises for a path that leads nowhere
+        if path.is_dir():
+            return path
+        if path.suffix not in (COMPRESS.before, COMPRESS.after):
+            raise UsageError(f"{path} is neither a folder nor a {COMPRESS.before} or {COMPRESS.after} file")
+        made.mkdir()
+        (made / path.name).symlink_to(path.resolve())
+        return made
+    made.mkdir()
+    if hasattr(given, "save_pretrained"):
+        given.save_pretrained(made)
+    elif hasattr(given, "state_dict"):
+        from slimtensors.torch import save_model
+
+        save_model(given, made / "model.slimtensors")
+    else:
+        raise UsageError(f"a {type(given).__name__} is neither a path nor a model with save_pretrained or state_dict")
+    return made
+
+
+def _load(
+    folder: Path,
+    made: Path,
+    make: Callable[[Path, Path], object],
+    allow_patterns: Sequence[str] | str | None,
+    ignore_patterns: Sequence[str] | str | None,
+) -> Cargo:
+    """Compress what is to be compressed; everything else is named where it lies."""
+    cargo = Cargo()
+
+    def wanted(names: Sequence[str]) -> list[str]:
+        return selected(selected(names, allow_patterns, ignore_patterns), None, NEVER)
+
+    try:
+        plan = plan_folder(folder, COMPRESS)
+    except NotSlimtensorsError as error:
+        names = wanted(list(walk_folder(folder)))
+        if not any(name.endswith(COMPRESS.after) for name in names):
+            raise UsageError(f"{error}; there is nothing to compress") from None
+        cargo.files = {name: folder / name for name in names}
+        cargo.weights = [_stored(folder, name) for name in sorted(names) if name.endswith(COMPRESS.after)]
+        return cargo
+    cargo.files = {name: folder / name for name in wanted(plan.copies)}
+    for name, to, content in plan.indexes:
+        if wanted([name]):
+            cargo.files[to] = content
+            cargo.replaced.append(name)
+    for name, to in plan.weights:
+        if wanted([name]):
+            target = made / to
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                make(folder / name, target)
+            except FormatError as error:
+                raise type(error)(f"{name}: {error}") from error
+            cargo.files[to] = target
+            cargo.weights.append(Weights(to, (folder / name).stat().st_size, target.stat().st_size))
+            cargo.replaced.append(name)
+    return cargo
+
+
+def _stored(folder: Path, name: str) -> Weights:
+    """A file that is compressed already. Raises FormatError if its header is not sound."""
+    from slimtensors.reading import open_file
+
+    with open_file(folder / name, verify="none") as file:
+        return Weights(name, file.header.decoded_bytes, (folder / name).stat().st_size)
+
+
+def _dress(
+    cargo: Cargo,
+    there: Listing,
+    base: Listing | None,
+    given: Any,
+    converted_from: str | None,
+    token: str | bool | None,
+) -> None:
+    """The two files that say what the repository is: extended from the folder's, else from the repository's."""
+
+    def text_of(name: str) -> bytes | None:
+        found = cargo.files.get(name)
+        if found is None and name in there.files:
+            with tempfile.TemporaryDirectory() as cache:
+                folder = fetch(there.repo_id, there.commit, [name], Place(cache_dir=cache, token=token), there)
+                return (folder / name).read_bytes()
+        return found.read_bytes() if isinstance(found, Path) else found
+
+    rules = (text_of(ATTRIBUTES) or b"").decode("utf-8", "surrogateescape")
+    cargo.files[ATTRIBUTES] = add_attributes(rules).encode("utf-8", "surrogateescape")
+    access = "" if base is None else "private" if base.private else "gated" if base.gated else ""
+    facts = Facts(
+        there.repo_id,
+        cargo.weights,
+        None if base is None else base.repo_id,
+        None if base is None else base.commit,
+        access,
+        converted_from,
+        others=base is None and given is not None,
+    )
+    cargo.files[CARD] = extend_card(text_of(CARD), facts)
+
+
+def _commit(
+    client: Any, cargo: Cargo, there: Listing, revision: str | None, create_pr: bool, message: str | None
+) -> Any:
+    """One commit on top of what was listed; it fails if somebody else has committed since."""
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    operations: list[Any] = [
+        CommitOperationAdd(path_in_repo=name, path_or_fileobj=data if isinstance(data, bytes) else str(data))
+        for name, data in sorted(cargo.files.items())
+    ]
+    gone = [name for name in cargo.replaced if name in there.files and name not in cargo.files]
+    operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+    with told(there.repo_id, revision):
+        return client.create_commit(
+            there.repo_id,
+            operations,
+            commit_message=message or "Compressed weights, with slimtensors",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=there.commit,
+        )
+
+
+def _compare(cargo: Cargo, repo_id: str, commit: str, token: str | bool | None, back: Path) -> None:
+    """Download the commit, past the cache, and compare. Raises HubError."""
+    try:
+        there = list_repository(repo_id, commit, token)
+        large = [each.path for each in cargo.weights]
+        fetch(repo_id, commit, [*large, CARD, ATTRIBUTES], Place(cache_dir=back, token=token), there)
+        for name, data in cargo.files.items():
+            known = there.files.get(name)
+            path = data if isinstance(data, Path) else back / "bytes"
+            if isinstance(data, bytes):
+                path.write_bytes(data)
+            if known is None or not matches(path, known):
+                raise HubError(f"{repo_id}: {name} is not there as it was sent")
+    except SlimtensorsError as error:
+        raise HubError(f"commit {commit} is made, but what it holds could not be verified: {error}") from error
