@@ -10,7 +10,6 @@ from typing import Any
 
 from slimtensors.matching import MatchReport
 from slimtensors.planner import check_preset
-from slimtensors.saving import Progress
 from slimtensors_hub.errors import told
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import api, parse_name
@@ -37,7 +36,7 @@ def convert(
     ignore_patterns: Sequence[str] | str | None = None,
     verify: bool = True,
     threads: int | None = None,
-    progress: Progress | None = None,
+    tqdm_class: Any = None,
     on_match: Callable[[Path, MatchReport], object] | None = None,
 ) -> Any:
     """Download a repository, compress its weights and upload all of it; gives huggingface_hub's `CommitInfo`.
@@ -55,11 +54,12 @@ def convert(
             owner = api(token).whoami()["name"]
         to = f"{owner}/{repo_id.rpartition('/')[2]}-slim"
     to, _ = parse_name(to)
-    folder = snapshot(repo_id, revision, Place(cache_dir=cache_dir, token=token), allow_patterns, ignore_patterns)
+    place = Place(cache_dir=cache_dir, token=token, tqdm_class=tqdm_class)
+    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns)
     with tempfile.TemporaryDirectory(prefix="slimtensors-") as work:
         return push_folder(
             folder, to, Path(work), base=base, base_map=base_map, preset=preset, private=private, revision=None,
             create_pr=create_pr, token=token, commit_message=commit_message, allow_patterns=None, ignore_patterns=None,
-            verify=verify, threads=threads, progress=progress, on_match=on_match,
+            verify=verify, threads=threads, tqdm_class=tqdm_class, on_match=on_match,
             converted_from=None if to == repo_id else repo_id,
         )  # fmt: skip

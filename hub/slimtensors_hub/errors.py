@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from slimtensors.errors import SlimtensorsError
+from slimtensors.errors import RemoteError
 
 __all__ = ["HubError", "told"]
 
 
-class HubError(SlimtensorsError, OSError):
+class HubError(RemoteError):
     """A repository, a revision or a file cannot be read or written: not there, not allowed, not reachable, not whole.
 
     `passing`: whether the same call may succeed a little later.

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple
 from slimtensors_hub.errors import HubError, told
 from slimtensors_hub.listing import IDENTITY, Listing, RemoteFile
 
-__all__ = ["Place", "check_files", "fetch", "matches"]
+__all__ = ["Place", "check_files", "fetch", "matches", "remember"]
 
 TRIES = 3
 PAUSE = 1.0  # seconds before the second try, twice that before the third
@@ -73,6 +74,17 @@ def _snapshot(repo_id: str, revision: str | None, names: list[str] | None, place
                 raise
         time.sleep(PAUSE * tried)
     raise AssertionError
+
+
+def remember(repo_id: str, revision: str | None, commit: str, cache_dir: str | os.PathLike[str] | None) -> None:
+    """Note in the cache what a branch pointed to, where huggingface_hub notes it, for when there is no network."""
+    from huggingface_hub import constants
+
+    cache = Path(cache_dir or constants.HF_HUB_CACHE) / f"models--{repo_id.replace('/', '--')}"
+    path = cache / "refs" / (revision or constants.DEFAULT_REVISION)
+    with suppress(OSError):  # a cache that is only read serves as well
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(commit)
 
 
 def check_files(folder: Path, names: list[str] | None, listing: Listing | None) -> list[str]:

@@ -10,12 +10,13 @@ from typing import Any
 from slimtensors.converting import decompress as decompress_file
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder
-from slimtensors.saving import Progress
+from slimtensors.reading import open_file
 from slimtensors_hub.bases import fetch_bases, hub_base
 from slimtensors_hub.card import CARD, restore_card
-from slimtensors_hub.fetching import Place, fetch
-from slimtensors_hub.listing import Listing, list_repository, parse_name, selected
+from slimtensors_hub.fetching import Place, fetch, remember
+from slimtensors_hub.listing import is_commit, list_repository, parse_name, selected
 from slimtensors_hub.marks import remove_attributes
+from slimtensors_hub.progress import bar
 
 __all__ = ["pull", "snapshot"]
 
@@ -39,7 +40,6 @@ def pull(
     base: Any = None,
     threads: int | None = None,
     overwrite: bool = False,
-    progress: Progress | None = None,
 ) -> Path:
     """Download a repository, and give the folder in which it is. What has not the digest that was committed is refused.
 
@@ -75,7 +75,10 @@ def pull(
     plan = _plan(folder, repo_id)
 
     def convert(source: Path, to: Path) -> None:
-        decompress_file(source, to, threads=threads, base=bases, progress=progress)
+        with open_file(source, verify="none") as file:
+            total = file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
+        with bar(total, f"Decompressing {source.name}", tqdm_class) as advance:
+            decompress_file(source, to, threads=threads, base=bases, progress=advance)
 
     carry_out(plan, target, convert, force=overwrite)
     return target
@@ -91,13 +94,14 @@ def snapshot(
     """The files of a repository at one commit, checked. Raises HubError."""
     from huggingface_hub import constants
 
-    listing: Listing | None = None
-    names: list[str] | None = None
     if not (place.local_files_only or constants.HF_HUB_OFFLINE):
         listing = list_repository(repo_id, revision, place.token)
         names = selected(listing.files, allow_patterns, ignore_patterns)
-        revision = listing.commit
-    return fetch(repo_id, revision, names, place, listing)
+        folder = fetch(repo_id, listing.commit, names, place, listing)
+        if place.local_dir is None and not is_commit(revision):
+            remember(repo_id, revision, listing.commit, place.cache_dir)
+        return folder
+    return fetch(repo_id, revision, None, place, None)
 
 
 def _plan(folder: Path, repo_id: str) -> FolderPlan:

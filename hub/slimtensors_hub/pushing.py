@@ -11,17 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors.converting import compress
-from slimtensors.errors import FormatError, NotSlimtensorsError, SlimtensorsError, UsageError
+from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.folders import COMPRESS, plan_folder, walk_folder
 from slimtensors.matching import MatchReport
 from slimtensors.planner import check_preset
-from slimtensors.saving import Progress
+from slimtensors.reading import open_file
+from slimtensors.walking import image_tensors
 from slimtensors_hub.bases import named_base, warn_of_access
 from slimtensors_hub.card import CARD, Facts, Weights, extend_card
 from slimtensors_hub.errors import HubError, told
 from slimtensors_hub.fetching import Place, fetch, matches
 from slimtensors_hub.listing import Listing, api, list_repository, parse_name, selected
 from slimtensors_hub.marks import add_attributes
+from slimtensors_hub.progress import bar
 from slimtensors_hub.pulling import ATTRIBUTES
 
 __all__ = ["push", "push_folder"]
@@ -54,7 +56,7 @@ def push(
     ignore_patterns: Sequence[str] | str | None = None,
     verify: bool = True,
     threads: int | None = None,
-    progress: Progress | None = None,
+    tqdm_class: Any = None,
     on_match: Callable[[Path, MatchReport], object] | None = None,
 ) -> Any:
     """Compress a model's weights and upload all of it in one commit; gives huggingface_hub's `CommitInfo`.
@@ -81,7 +83,7 @@ def push(
             folder, repo_id, Path(work), base=base, base_map=base_map, preset=preset, private=private,
             revision=revision, create_pr=create_pr, token=token, commit_message=commit_message,
             allow_patterns=allow_patterns, ignore_patterns=ignore_patterns, verify=verify, threads=threads,
-            progress=progress, on_match=on_match,
+            tqdm_class=tqdm_class, on_match=on_match,
         )  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def push_folder(
     ignore_patterns: Sequence[str] | str | None,
     verify: bool,
     threads: int | None,
-    progress: Progress | None,
+    tqdm_class: Any,
     on_match: Callable[[Path, MatchReport], object] | None,
     converted_from: str | None = None,
 ) -> Any:
@@ -112,16 +114,18 @@ def push_folder(
         who = client.whoami()  # before the work
     if who.get("auth", {}).get("accessToken", {}).get("role") == "read":
         raise HubError(f"{repo_id}: your token may only read; make one that may write, and set HF_TOKEN to it")
-    place = Place(token=token)
+    place = Place(token=token, tqdm_class=tqdm_class)
     found, listing = named_base(base, place)
     if listing is not None:
         warn_of_access(listing)
 
     def make(source: Path, target: Path) -> None:
-        compress(
-            source, target, preset=preset, threads=threads, base=found, base_map=base_map, progress=progress,
-            on_match=None if on_match is None else partial(on_match, source),
-        )  # fmt: skip
+        total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
+        with bar(total, f"Compressing {source.name}", tqdm_class) as advance:
+            compress(
+                source, target, preset=preset, threads=threads, base=found, base_map=base_map, progress=advance,
+                on_match=None if on_match is None else partial(on_match, source),
+            )  # fmt: skip
 
     cargo = _load(folder, work / "weights", make, allow_patterns, ignore_patterns)
     with told(repo_id):
@@ -171,15 +175,13 @@ def _load(
     def wanted(names: Sequence[str]) -> list[str]:
         return selected(selected(names, allow_patterns, ignore_patterns), None, NEVER)
 
-    try:
-        plan = plan_folder(folder, COMPRESS)
-    except NotSlimtensorsError as error:
-        names = wanted(list(walk_folder(folder)))
-        if not any(name.endswith(COMPRESS.after) for name in names):
-            raise UsageError(f"{error}; there is nothing to compress") from None
+    names = wanted(list(walk_folder(folder)))
+    stored = sorted(name for name in names if name.endswith(COMPRESS.after))
+    if stored and not any(name.endswith(COMPRESS.before) for name in names):
         cargo.files = {name: folder / name for name in names}
-        cargo.weights = [_stored(folder, name) for name in sorted(names) if name.endswith(COMPRESS.after)]
+        cargo.weights = [_stored(folder, name) for name in stored]
         return cargo
+    plan = plan_folder(folder, COMPRESS)
     cargo.files = {name: folder / name for name in wanted(plan.copies)}
     for name, to, content in plan.indexes:
         if wanted([name]):
@@ -201,10 +203,12 @@ def _load(
 
 def _stored(folder: Path, name: str) -> Weights:
     """A file that is compressed already. Raises FormatError if its header is not sound."""
-    from slimtensors.reading import open_file
-
     with open_file(folder / name, verify="none") as file:
-        return Weights(name, file.header.decoded_bytes, (folder / name).stat().st_size)
+        header, image = file.header, file.header.image
+    before = header.decoded_bytes
+    if image is not None:
+        before = image.literal_bytes + sum(header.tensors[i].nbytes for i in image_tensors(image))
+    return Weights(name, before, (folder / name).stat().st_size)
 
 
 def _dress(

@@ -52,7 +52,7 @@ def command(
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
     that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
     """
-    from slimtensors.cli.convert import Settings, run
+    from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.targets import settle
     from slimtensors.converting import compress, match_base

@@ -44,7 +44,7 @@ def command(
     the index of its shards, becomes FOLDER-restored. Of a file elsewhere (hf://owner/name/file, https://, s3://) it is
     written into the current folder. Nothing is deleted.
     """
-    from slimtensors.cli.convert import Settings, run, run_remote
+    from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
     from slimtensors.converting import decompress

@@ -39,7 +39,7 @@ def command(
 ) -> None:
     """Write to OUT the tensors of FILE without bases. OUT gives back the same source file."""
     del verbose  # has done its work when it was parsed
-    from slimtensors.cli.convert import rewrite
+    from slimtensors.cli.conversions import rewrite
     from slimtensors.flattening import flatten
 
     rewrite(

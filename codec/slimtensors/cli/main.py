@@ -18,8 +18,8 @@ from slimtensors.cli.exits import EXIT_CODES, printable, reported
 __all__ = ["cli", "main"]
 
 NAMES = [
-    "compress", "decompress", "inspect", "verify", "estimate", "deps", "flatten", "rebase", "bench", "warmup", "env",
-    "demo",
+    "compress", "decompress", "inspect", "verify", "estimate", "deps", "flatten", "rebase", "push", "pull", "convert",
+    "bench", "warmup", "env", "demo",
 ]  # fmt: skip
 
 

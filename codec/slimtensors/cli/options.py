@@ -15,12 +15,17 @@ __all__ = [
     "base",
     "base_dirs",
     "base_map",
+    "create_pr",
     "dry_run",
     "force",
+    "hub_base",
     "max_bytes",
+    "message",
+    "no_verify",
     "output",
     "path",
     "preset",
+    "private",
     "progress",
     "quiet",
     "threads",
@@ -78,6 +83,17 @@ base_map = click.option(
     metavar="OLD=NEW",
     help="A tensor, or prefix that ends in a dot, is OLD in the base and NEW here; may be repeated.",
 )
+hub_base = click.option(
+    "--base",
+    metavar="BASE",
+    help="Store differences from this model: OWNER/NAME, also with @REVISION, a file, a folder, or auto.",
+)
+private = click.option(
+    "--private/--public", "private", default=None, help="Of a repository that is made; by default as your account's."
+)
+create_pr = click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing.")
+message = click.option("-m", "--message", metavar="TEXT", help="The commit's message.")
+no_verify = click.option("--no-verify", is_flag=True, help="Do not download what was uploaded to compare it.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
 verbose = click.option(
     "-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; -vv also shows tracebacks."

@@ -8,12 +8,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["bar"]
+__all__ = ["bar", "wanted"]
 
 HUB_SWITCH = "HF_HUB_DISABLE_PROGRESS_BARS"
 
 
-def _wanted(quiet: bool, asked: bool | None) -> bool:
+def wanted(quiet: bool, asked: bool | None) -> bool:
     """Not with -q; else as asked; else as Hugging Face's switch says; else on a terminal."""
     if quiet:
         return False
@@ -29,7 +29,7 @@ def bar(
     total: int, label: str, *, quiet: bool, asked: bool | None, unit: str = "B"
 ) -> Iterator[Callable[[int], object] | None]:
     """What to call with each amount done, from any thread; None if no bar is wanted."""
-    if not _wanted(quiet, asked):
+    if not wanted(quiet, asked):
         yield None
         return
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore] # hints are a package of their own

@@ -42,7 +42,7 @@ def command(
     verbose: int,
 ) -> None:
     """Write to OUT the tensors of FILE as differences from NEW. OUT gives back the same source file."""
-    from slimtensors.cli.convert import rewrite
+    from slimtensors.cli.conversions import rewrite
     from slimtensors.cli.matches import say_matches
     from slimtensors.flattening import rebase
 

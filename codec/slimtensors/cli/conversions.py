@@ -1,0 +1,129 @@
+"""What `compress` and `decompress` have in common."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from slimtensors.cli.exits import naming
+from slimtensors.cli.output import percent, say, size, speed
+from slimtensors.cli.progress import bar
+from slimtensors.cli.targets import Conversion
+from slimtensors.container.remote import last_part
+from slimtensors.errors import UsageError
+from slimtensors.folders import carry_out
+from slimtensors.reading import open_file
+
+__all__ = ["Settings", "rewrite", "run", "run_remote"]
+
+Work = Callable[[Path, Path, Callable[[int], object] | None], object]
+
+
+class Settings(NamedTuple):
+    """Options of both commands."""
+
+    force: bool
+    dry_run: bool
+    quiet: bool
+    verbose: int
+    progress: bool | None
+
+
+def run(conversions: Sequence[Conversion], work: Work, amount: Callable[[Path], int], settings: Settings) -> None:
+    """Carry out all conversions.
+
+    amount: bytes of progress that a file will report; it also checks what the file is, before anything is written.
+    """
+    totals = [sum(amount(source) for source, _ in each.files) for each in conversions]
+    if settings.dry_run:
+        for each in conversions:
+            _say_plan(each)
+        return
+    for each, total in zip(conversions, totals, strict=True):
+        begin = time.perf_counter()
+        with bar(total, each.source.name, quiet=settings.quiet, asked=settings.progress) as advance:
+            _convert(each, work, advance, settings.force)
+        if not settings.quiet:
+            _say_result(each, time.perf_counter() - begin, settings.verbose)
+
+
+def run_remote(
+    source: str,
+    target: Path,
+    work: Callable[[Callable[[int], object] | None], object],
+    amount: Callable[[str], int],
+    settings: Settings,
+) -> None:
+    """Convert a file that lies elsewhere."""
+    with naming(source):
+        total = amount(source)
+    if settings.dry_run:
+        say(f"would write {target} from {source}")
+        return
+    begin = time.perf_counter()
+    with naming(source), bar(total, last_part(source), quiet=settings.quiet, asked=settings.progress) as advance:
+        work(advance)
+    if not settings.quiet:
+        say(f"{source} -> {target}: {size(target.stat().st_size)}, {time.perf_counter() - begin:.1f} s")
+
+
+def _convert(each: Conversion, work: Work, advance: Callable[[int], object] | None, force: bool) -> None:
+    def one(source: Path, target: Path) -> None:
+        with naming(source):
+            work(source, target, advance)
+
+    each.target.parent.mkdir(parents=True, exist_ok=True)
+    if each.plan is None:
+        one(each.source, each.target)
+    else:
+        carry_out(each.plan, each.target, one, force=force)
+
+
+def _say_plan(each: Conversion) -> None:
+    for source, target in each.files:
+        say(f"would write {target} from {source} ({size(source.stat().st_size)})")
+    if each.plan is not None:
+        for name, to, _ in each.plan.indexes:
+            say(f"would write {each.target / to} from {each.source / name}")
+        say(f"would copy {len(each.plan.copies)} other files to {each.target}")
+
+
+def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
+    files = [(source.stat().st_size, target.stat().st_size) for source, target in each.files]
+    before, after = sum(a for a, _ in files), sum(b for _, b in files)
+    if each.plan is not None and verbose:
+        for (source, target), (a, b) in zip(each.files, files, strict=True):
+            say(f"  {source.name} -> {target.name}: {size(a)} -> {size(b)} ({percent(b, a)})")
+    count = f" ({len(files)} weight files)" if each.plan is not None else ""
+    say(
+        f"{each.source} -> {each.target}{count}: {size(before)} -> {size(after)} ({percent(after, before)}), "
+        f"{elapsed:.1f} s, {speed(max(before, after), elapsed)}"
+    )
+
+
+def rewrite(
+    source: Path,
+    target: Path,
+    force: bool,
+    max_bytes: int | None,
+    quiet: bool,
+    asked: bool | None,
+    work: Callable[[Callable[[int], object] | None], object],
+) -> None:
+    """One slimtensors file into another: `flatten` and `rebase`."""
+    with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
+        total = 2 * file.header.decoded_bytes
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file")
+    if target.exists():
+        if source.samefile(target):
+            raise UsageError(f"{source} would be replaced by what is made from it; name another file")
+        if not force:
+            raise UsageError(f"{target} is there already; --force replaces it")
+    with naming(source), bar(total, source.name, quiet=quiet, asked=asked) as advance:
+        work(advance)
+    if not quiet:
+        before, after = source.stat().st_size, target.stat().st_size
+        say(f"{source} -> {target}: {size(before)} -> {size(after)}")

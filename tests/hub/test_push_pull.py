@@ -1,0 +1,135 @@
+"""push, pull and convert between folders and a Hub on localhost, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from hub import ALICE, BOB, READER, Client, HubServer
+from hub.models import contents, fine_tune, plain_model, sharded_model
+
+
+def slim(client: Client, *args: object, **options: object):
+    return client.run("slimtensors", *args, **options)  # type: ignore[arg-type]
+
+
+def test_a_folder_there_and_back(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = sharded_model(tmp_path / "in")
+    done = slim(client, "push", folder, "alice/tiny", "--private")
+    assert done.stdout.startswith(f"{hub.endpoint}/alice/tiny/commit/")
+    assert hub.store.repository("alice/tiny").private
+    files = hub.store.files("alice/tiny")
+    plain = contents(folder)
+    for name in ("config.json", "deep/vocabulary.bin"):
+        assert files[name] == plain[name]
+    assert not any(name.endswith(".safetensors") for name in files)
+    shards = set(json.loads(files["model.slimtensors.index.json"])["weight_map"].values())
+    assert shards == {name for name in files if name.endswith(".slimtensors")}
+    assert len(shards) == 2
+    tree = hub.store.repository("alice/tiny").commits[hub.store.repository("alice/tiny").refs["main"]]
+    assert all(tree[shard].large for shard in shards)
+    assert b"*.slimtensors filter=lfs" in files[".gitattributes"]
+
+    other = Client(hub, tmp_path / "other")  # somebody else's machine
+    slim(other, "pull", "alice/tiny", "--decompress", "-o", tmp_path / "out")
+    back = contents(tmp_path / "out")
+    assert b"slimtensors" not in back.pop(".gitattributes")
+    assert back == plain
+    # The hub's own command gives what is there.
+    other.run("hf", "download", "alice/tiny", "--local-dir", tmp_path / "hf")
+    assert contents(tmp_path / "hf") == files
+    # Without --decompress the folder in the cache is printed, and nothing is downloaded twice.
+    hub.requests.clear()
+    cached = Path(slim(other, "pull", "alice/tiny").stdout.strip())
+    assert contents(cached) == files
+    assert not any("GET /files" in path or "GET /alice" in path for path in hub.requests.paths())
+
+
+def test_the_card_says_what_it_is_and_keeps_what_it_said(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    slim(client, "push", folder, "alice/tiny")
+    script = "from huggingface_hub import ModelCard; import json; c = ModelCard.load('alice/tiny'); "
+    said = json.loads(client.python(script + "print(json.dumps([c.data.to_dict(), c.text]))"))
+    assert said[0] == {"license": "mit", "library_name": "slimtensors", "tags": ["slimtensors", "tiny"]}
+    assert said[1].startswith("# A model\n\nNo line end\n")
+    assert "| `model.slimtensors` | 132.3 kB |" in said[1]
+    assert "slimtensors pull alice/tiny --decompress" in said[1]
+    # Pushed once more from what was pulled, nothing of ours is there twice.
+    card = hub.store.files("alice/tiny")["README.md"]
+    cached = slim(client, "pull", "alice/tiny").stdout.strip()
+    slim(client, "push", cached, "alice/again")
+    again = hub.store.files("alice/again")["README.md"]
+    assert again == card.replace(b"alice/tiny", b"alice/again").replace(b"-o tiny", b"-o again")
+
+
+def test_a_difference_names_its_base_and_fetches_it(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    base = hub.store.add_folder("bob/base", plain_model(tmp_path / "base"))
+    hub.store.add("bob/base", {"config.json": b"{}"})  # main moves on
+    folder = fine_tune(tmp_path / "in")
+    slim(client, "push", folder, "alice/tuned", "--base", f"bob/base@{base}")
+    files = hub.store.files("alice/tuned")
+    assert len(files["model.slimtensors"]) < 0.2 * len(contents(folder)["model.safetensors"])
+    assert b"base_model: bob/base" in files["README.md"]
+    assert base.encode() in files["README.md"]
+
+    other = Client(hub, tmp_path / "other")
+    hub.requests.clear()
+    slim(other, "pull", "alice/tuned", "--decompress", "-o", tmp_path / "out", token=BOB)
+    assert contents(tmp_path / "out")["model.safetensors"] == contents(folder)["model.safetensors"]
+    fetched = [path for path in hub.requests.paths("HEAD") if path.startswith("/bob/base")]
+    assert fetched == [f"/bob/base/resolve/{base}/model.safetensors"]  # of that commit, and nothing else
+    # Cached: everything again without a network, for Python too.
+    hub.close()
+    slim(other, "pull", "alice/tuned", "--decompress", "-o", tmp_path / "off", HF_HUB_OFFLINE="1")
+    assert contents(tmp_path / "off") == contents(tmp_path / "out")
+    names = other.python(
+        "from slimtensors_hub import hub_base, pull; from slimtensors.torch import stream_tensors\n"
+        "print(sorted(name for name, _ in stream_tensors(pull('alice/tuned'), base=hub_base())))",
+        HF_HUB_OFFLINE="1",
+    )
+    assert names == "['layers.0.bias', 'layers.0.weight']"
+
+
+def test_a_base_that_not_everybody_can_read(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    hub.store.add_folder("bob/gated", plain_model(tmp_path / "base"), gated=True)
+    hub.store.repository("bob/gated").granted.add("alice")
+    done = slim(client, "push", fine_tune(tmp_path / "in"), "alice/tuned", "--base", "bob/gated")
+    assert "the base bob/gated is gated" in done.stderr
+    assert b"It is gated: who may not read it cannot read this." in hub.store.files("alice/tuned")["README.md"]
+    # Who has no access is told so, in a line, and nothing is left.
+    other = Client(hub, tmp_path / "other")
+    done = slim(other, "pull", "alice/tuned", "--decompress", "-o", tmp_path / "out", check=False, token=READER)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert f"bob/gated is gated, and your account has no access yet: ask for it at {hub.endpoint}" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_convert_makes_a_repository_or_a_pull_request(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    hub.store.add_folder("bob/plain", folder)
+    before = hub.store.files("bob/plain")
+    slim(client, "convert", "bob/plain")
+    files = hub.store.files("alice/plain-slim")
+    assert b"base_model: bob/plain" in files["README.md"]
+    slim(client, "pull", "alice/plain-slim", "--decompress", "-o", tmp_path / "out")
+    assert contents(tmp_path / "out") == before
+    done = slim(client, "convert", "hf://bob/plain", "--create-pr", token=ALICE)
+    assert done.stdout.strip() == f"{hub.endpoint}/bob/plain/discussions/1"
+    assert hub.store.files("bob/plain") == before
+    proposed = hub.store.files("bob/plain", "refs/pr/1")
+    assert "model.safetensors" not in proposed
+    slim(client, "pull", "bob/plain", "--revision", "refs/pr/1", "--decompress", "-o", tmp_path / "pr")
+    assert contents(tmp_path / "pr") == before
+
+
+def test_pushing_replaces_the_plain_file_of_that_name(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    hub.store.add_folder("alice/tiny", folder)
+    hub.store.add("alice/tiny", {"other.safetensors": b"stays"})
+    hub.store.repository("alice/tiny").refs["next"] = hub.store.repository("alice/tiny").refs["main"]
+    slim(client, "push", folder, "alice/tiny", "--revision", "next")
+    assert "model.safetensors" in hub.store.files("alice/tiny")
+    names = hub.store.files("alice/tiny", "next").keys()
+    assert {"model.slimtensors", "other.safetensors"} <= names
+    assert "model.safetensors" not in names
