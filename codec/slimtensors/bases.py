@@ -34,7 +34,7 @@ SUFFIXES = (".safetensors", ".slimtensors")
 # The Hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE.
 _CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")
 
-_PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/")
+_PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/(.+)")
 
 _hashes: dict[Hashable, bytes] = {}  # identities taken by this process, by file, its state and the range
 _hashes_lock = threading.Lock()
@@ -259,8 +259,9 @@ def _hints(path: Path | str) -> dict[str, str]:
     """For people: where the base came from. Nothing here is ever opened."""
     if isinstance(path, str):
         pinned = _PINNED.match(path)
-        origin = {"repository": pinned[1], "revision": pinned[2]} if pinned else {}
-        return {"file": last_part(path), **origin}
+        if pinned is None:
+            return {"file": last_part(path)}
+        return {"file": pinned[3], "repository": pinned[1], "revision": pinned[2]}
     hints = {"file": path.name}
     cached = _CACHED.search(Path(os.path.abspath(path)).as_posix())  # noqa: PTH100 # not through the cache's links
     if cached:

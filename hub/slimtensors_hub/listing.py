@@ -91,7 +91,7 @@ def selected(
     names: Iterable[str], allow_patterns: Sequence[str] | str | None, ignore_patterns: Sequence[str] | str | None
 ) -> list[str]:
     """The names that huggingface_hub would take, by its arguments of these names."""
-    from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined] # documented there
+    from huggingface_hub.utils import filter_repo_objects
 
     def as_list(patterns: Sequence[str] | str | None) -> list[str] | None:
         return None if patterns is None else [patterns] if isinstance(patterns, str) else list(patterns)

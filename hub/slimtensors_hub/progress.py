@@ -13,7 +13,7 @@ __all__ = ["bar"]
 @contextmanager
 def bar(total: int, label: str, tqdm_class: Any = None) -> Iterator[Callable[[int], object]]:
     """What to call with each number of bytes done, from any thread."""
-    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined] # documented there
+    from huggingface_hub.utils import tqdm
 
     lock = threading.Lock()
     with (tqdm_class or tqdm)(total=total, desc=label, unit="B", unit_scale=True) as shown:

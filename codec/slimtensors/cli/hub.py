@@ -15,7 +15,7 @@ __all__ = ["matches_said", "say_commit", "set_bars"]
 
 def set_bars(quiet: bool, asked: bool | None) -> None:
     """huggingface_hub's progress bars, as for the other commands."""
-    from huggingface_hub.utils import disable_progress_bars  # type: ignore[attr-defined] # documented there
+    from huggingface_hub.utils import disable_progress_bars
 
     if not wanted(quiet, asked):
         disable_progress_bars()
