@@ -12,7 +12,7 @@ from typing import Any
 from slimtensors.container.remote import is_remote, last_part, list_remote, open_remote, sibling
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 
-__all__ = ["is_index", "read_index", "remote_shards", "weight_files", "weight_map"]
+__all__ = ["is_index", "read_index", "remote_shards", "shard_names", "weight_files", "weight_map"]
 
 SUFFIX = ".slimtensors"
 MAX_INDEX_BYTES = 100_000_000
@@ -26,14 +26,23 @@ def is_index(name: str, suffix: str) -> bool:
 
 def read_index(path: Path, suffix: str) -> tuple[bytes, dict[str, str]]:
     """(content, tensor -> shard). Raises FormatError for an unsound index, or if a shard is not there."""
-    if path.stat().st_size > MAX_INDEX_BYTES:
-        raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
-    data = path.read_bytes()
-    places = weight_map(data, str(path))
+    data, places = _content(path)
     for shard in _shards(places, suffix, str(path)):
         if not (path.parent / shard).is_file():
             raise FormatError(f"{path} names {shard}, which is not there: an incomplete download? fetch the file")
     return data, places
+
+
+def shard_names(path: Path, suffix: str) -> list[str]:
+    """The shards that an index names, whether they are there or not. Raises FormatError for an unsound index."""
+    return _shards(_content(path)[1], suffix, str(path))
+
+
+def _content(path: Path) -> tuple[bytes, dict[str, str]]:
+    if path.stat().st_size > MAX_INDEX_BYTES:
+        raise FormatError(f"{path}: an index of shards of {path.stat().st_size} bytes; {MAX_INDEX_BYTES} are allowed")
+    data = path.read_bytes()
+    return data, weight_map(data, str(path))
 
 
 def _shards(places: dict[str, str], suffix: str, label: str) -> list[str]:

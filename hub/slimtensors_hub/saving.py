@@ -1,0 +1,113 @@
+"""`save_pretrained` with compressed weights, for whatever has a `save_pretrained` of its own."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from slimtensors.errors import UsageError
+from slimtensors.folders import COMPRESS, carry_out, plan_folder, walk_folder
+
+__all__ = ["check_arguments", "put_in_place", "save_compressed"]
+
+# model-00001-of-00002.safetensors, model.safetensors.index.fp16.json: the name without what tells shards and kind.
+_SHARD = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(?P<kind>safetensors|slimtensors)")
+_INDEX = re.compile(r"(?P<stem>.+)\.(?P<kind>safetensors|slimtensors)\.index(?P<variant>\.[A-Za-z0-9_-]+)?\.json")
+
+
+def save_compressed(
+    model: Any,
+    save_directory: Any,
+    *,
+    preset: str = "balanced",
+    base: Any = None,
+    threads: int | None = None,
+    self_check: bool = True,
+    **kwargs: Any,
+) -> None:
+    """`model.save_pretrained(save_directory, **kwargs)`, its .safetensors files compressed.
+
+    model: of transformers, diffusers, PEFT or sentence-transformers, or a pipeline of them. What its own method writes
+    goes into a folder beside `save_directory` first, which takes that much of the disk for a while; `slimtensors
+    decompress` gives these files back byte for byte. The new files take their places when all of them are complete and
+    checked; shards of an earlier save are removed. preset, base, threads, self_check: as for `slimtensors.compress`.
+
+    Raises UsageError if `save_directory` holds plain weights of the same name, which would then be out of date.
+    """
+    from slimtensors.converting import compress
+
+    check_arguments(preset, kwargs)
+    target = Path(save_directory)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
+        plain = Path(made, "plain")
+        model.save_pretrained(plain, **kwargs)
+        plan = plan_folder(plain, COMPRESS)
+        earlier = _earlier([to for _, to in plan.weights] + [to for _, to, _ in plan.indexes], target)
+        carry_out(
+            plan, target, force=True,
+            convert=lambda source, to: compress(
+                source, to, preset=preset, base=base, threads=threads, self_check=self_check
+            ),
+        )  # fmt: skip
+        for path in earlier:
+            path.unlink(missing_ok=True)
+
+
+def check_arguments(preset: str, kwargs: dict[str, Any]) -> None:
+    """Raises UsageError before anything is written."""
+    from slimtensors.planner import check_preset
+
+    check_preset(preset)
+    if kwargs.get("safe_serialization") is False:
+        raise UsageError("safe_serialization=False writes pickles, which are not compressed; leave it out")
+    if kwargs.get("push_to_hub"):
+        raise UsageError("push_to_hub=True would upload the plain files; save, and then push the folder")
+
+
+def put_in_place(made: Path, target: Path) -> None:
+    """Move the files of one folder into another on the same disk; shards of an earlier save there are removed."""
+    names = list(walk_folder(made))
+    earlier = _earlier(names, target)
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (made / name).replace(target / name)
+    for path in earlier:
+        path.unlink(missing_ok=True)
+
+
+def _earlier(names: Iterable[str], target: Path) -> list[Path]:
+    """Weights of an earlier save to this folder that the new ones do not replace.
+
+    Raises UsageError for those of the other kind.
+    """
+    new = {Path(name): _family(name) for name in names}
+    kinds = {(path.parent, family): _kind(path.name) for path, family in new.items() if family is not None}
+    found = []
+    for (folder, family), kind in kinds.items():
+        there = target / folder
+        for path in sorted(there.iterdir()) if there.is_dir() else []:
+            if _family(path.name) != family or folder / path.name in new:
+                continue
+            if _kind(path.name) != kind:
+                raise UsageError(
+                    f"{path} holds weights of the same name, which would be out of date; remove it, or save elsewhere"
+                )
+            found.append(path)
+    return found
+
+
+def _kind(name: str) -> str:
+    return ".slimtensors" if ".slimtensors" in name else ".safetensors"
+
+
+def _family(name: str) -> str | None:
+    """Weights of one model and variant have one name: that of their shards and index, without number and kind."""
+    name = Path(name).name
+    index, shard = _INDEX.fullmatch(name), _SHARD.fullmatch(name)
+    if index is not None:
+        return index["stem"] + (index["variant"] or "")
+    return None if shard is None else shard["stem"]
