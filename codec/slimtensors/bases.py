@@ -52,6 +52,11 @@ class StoredInput:
     def place(self) -> Hashable:
         return id(self._file), self._file.header.target(self._index)
 
+    @property
+    def where(self) -> tuple[TensorFile, int]:
+        """The file, and the position there."""
+        return self._file, self._index
+
     def read(self, start: int, count: int) -> Units:
         """Units [start, start + count), decoded in the caller's thread."""
         out = aligned_empty(count * self.dtype.unit_bytes).view(self.dtype.unit)
@@ -224,7 +229,7 @@ class _Borrowed:
     """A source of bases that does not end with the file that it is lent to."""
 
     def __init__(self, bases: BaseSource) -> None:
-        self.read = bases.read
+        self.read, self.stored = bases.read, bases.stored
 
     def close(self) -> None:
         """Its owner closes it."""

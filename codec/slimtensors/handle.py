@@ -12,7 +12,7 @@ from slimtensors.errors import UsageError
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.slicing import read_slice
-from slimtensors.stream.loader import PrefetchLoader
+from slimtensors.stream.loader import PrefetchLoader, Source
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan, plan_items
 from slimtensors.threads import thread_count
@@ -57,6 +57,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
         self._there: Backend | None = None  # decodes on the device
+        self._given_base = base
         if _FRAMEWORKS[framework] == "torch":
             from slimtensors import torch_tensors
 
@@ -102,7 +103,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             from slimtensors.torch_device import read_there
 
             index = self._file.find(name)
-            return read_there(self._file, [index], self._there, self._device, self._threads)[index]
+            return read_there(self._file, [index], self._there, self._threads, self._given_base)[index]
         return self._convert(whole_array(self._file, name, self._threads), self._file.tensor(name))
 
     def get_slice(self, name: str) -> TensorSlice:
@@ -112,7 +113,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             from slimtensors.torch_device import read_slice_there
 
             def read(index: Any) -> Any:
-                return read_slice_there(self._file, name, index, there, self._device, self._threads)
+                return read_slice_there(self._file, name, index, there, self._device, self._threads, self._given_base)
 
         return TensorSlice(self._file, name, self._threads, self._convert, read)
 
@@ -128,25 +129,30 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
         plan: which tensors, in which order: names with None for the whole tensor, a slice of the first dimension
         (step 1), or, beyond safetensors, a tuple of slices of which one leaves something out. All tensors if None.
-        device, threads: the handle's if None. ahead: decoded bytes that may wait to be taken. The loader hands tensors
-        out in the plan's order, not as they become ready. It ends with the handle.
+        device, threads: the handle's if None; with SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on
+        it, on a stream of its own, and handed out for work on torch's current one. ahead: decoded bytes that may wait
+        to be taken. The loader keeps to the plan's order, not to what becomes ready first. It ends with the handle.
         """
         count = self._threads if threads is None else thread_count(threads)
         device = self._device if device is None else device
+        source: Source | None = None
         if self._torch:
             from slimtensors import torch_tensors
 
             torch_tensors.check_device(device)
-            if _backend(device) is not None:
-                from slimtensors.device.loading import tell
+            backend = _backend(device)
+            if backend is None:
+                convert = torch_tensors.converter(device)
+            else:
+                from slimtensors.torch_ahead import as_decoded as convert
+                from slimtensors.torch_ahead import source_there
 
-                tell(self._file.reader.source.label, "prefetch")
-            convert = torch_tensors.converter(device)
+                source = source_there(backend, count, ahead, self._given_base)
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             from slimtensors.numpy import as_array as convert
-        loader = PrefetchLoader(plan_items(self._file, plan), count, convert, ahead)
+        loader = PrefetchLoader(plan_items(self._file, plan), count, convert, ahead, source)
         self._loaders.add(loader)
         return loader
 

@@ -47,6 +47,9 @@ class BaseSource(Protocol):
     def read(self, index: int, base: Base, start: int, count: int) -> Units:
         """Units [start, start + count) of base `index` of the header, in the base's dtype. Raises BaseError."""
 
+    def stored(self, base: Base) -> tuple[TensorFile, int] | None:
+        """The slimtensors file that has a base, and its position there; None if it is elsewhere. Raises BaseError."""
+
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from slimtensors.bases import SUFFIXES, BaseModel, BaseTensor, open_base
+from slimtensors.bases import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
 from slimtensors.container.header import Base
 from slimtensors.container.reader import Verify
 from slimtensors.errors import BaseError, SlimtensorsError
@@ -87,6 +87,12 @@ class Resolver:
         with self._lock:
             found = self.find(base)
         return found.tensor.tensor.read(start, count)
+
+    def stored(self, base: Base) -> tuple[TensorFile, int] | None:
+        """Where a slimtensors file has a base; None if it is elsewhere. Raises BaseError."""
+        with self._lock:
+            found = self.find(base).tensor.tensor
+        return found.where if isinstance(found, StoredInput) else None
 
     def close(self) -> None:
         """Close what was opened in the search; the resolver can be used again."""
@@ -209,6 +215,9 @@ class KnownBases:
         if base.identity not in self._reads:
             raise BaseError(f"{base} is not among the arrays given")
         return self._reads[base.identity](start, count)
+
+    def stored(self, _base: Base) -> None:
+        """They are in memory."""
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -3,47 +3,60 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from slimtensors.container.header import Tensor
 from slimtensors.device.backend import Backend
-from slimtensors.numpy import array_shape, as_array
+from slimtensors.numpy import array_shape
 from slimtensors.reading import TensorFile
 from slimtensors.slicing import Axis, axes_of, strides_of
-from slimtensors.stream.loader import Progress
 from slimtensors.stream.plan import Wanted
-from slimtensors.torch_tensors import from_array, our_dtype, torch_dtype
+from slimtensors.torch_tensors import our_dtype, torch_dtype
 
 if TYPE_CHECKING:
     from slimtensors.device.loading import Resident
 
-__all__ = ["fill_tensors", "read_slice_there", "read_there", "stream_there"]
-
-BATCH_BYTES = 64 << 20  # decoded together, where tensors are handed out one after another
+__all__ = ["empty_there", "read_into", "read_slice_there", "read_there"]
 
 
 def read_there(
-    file: TensorFile, indices: Iterable[int], backend: Backend, device: Any, threads: int, base: Any = None
+    file: TensorFile, indices: Iterable[int], backend: Backend, threads: int, base: Any = None
 ) -> dict[int, torch.Tensor]:
     """Whole tensors, by their positions in the file, in memory of the backend. Ties share none. base: as the caller
     gave it; of a mapping, tensors on the device are used where they are.
     """
+    tensors = file.header.tensors
+    found = {i: _empty(tensors[i], array_shape(tensors[i]), tensors[i].nbytes, backend) for i in indices}
+    read_into(file, found, backend, threads, base)
+    return found
+
+
+def _empty(tensor: Tensor, shape: tuple[int, ...], nbytes: int, backend: Backend) -> torch.Tensor:
+    return torch.as_tensor(backend.fresh(nbytes)).view(torch_dtype(tensor.dtype)).reshape(shape)
+
+
+def empty_there(wanted: Wanted, backend: Backend) -> torch.Tensor:
+    """Memory for a tensor of a plan, or the part of it."""
+    tensor = wanted.file.header.tensors[wanted.tensor]
+    shape = array_shape(tensor) if wanted.shape == tensor.shape else wanted.shape
+    return _empty(tensor, shape, wanted.nbytes, backend)
+
+
+def read_into(
+    file: TensorFile, targets: Mapping[int, torch.Tensor], backend: Backend, threads: int, base: Any = None
+) -> None:
+    """Whole tensors, by their positions in the file, into contiguous ones of their shapes and dtypes. base: as for
+    `read_there`.
+    """
     from slimtensors.device.loading import fill_device  # loads Numba
 
-    wanted = list(indices)
-    tensors = file.header.tensors
-    buffers = {i: backend.fresh(tensors[i].nbytes) for i in wanted if tensors[i].dtype.bits >= 8}
-    fill_device(file, buffers, backend, threads, resident=_resident(base, backend))
-    found = {}
-    for i in wanted:
-        tensor = tensors[i]
-        if i in buffers:
-            found[i] = torch.as_tensor(buffers[i]).view(torch_dtype(tensor.dtype)).reshape(tensor.shape)
-        else:  # several elements to a byte: rare, and never large
-            found[i] = from_array(as_array(file.read(i, threads), tensor), tensor.dtype, device)
-    return found
+    for i, target in targets.items():
+        assert tuple(target.shape) == array_shape(file.header.tensors[i])
+    flat = {i: target.detach().reshape(-1).view(torch.uint8) for i, target in targets.items()}
+    fill_device(file, flat, backend, threads, resident=_resident(base, backend))
 
 
 def _resident(base: Any, backend: Backend) -> dict[str, Resident]:
@@ -63,7 +76,7 @@ def _resident(base: Any, backend: Backend) -> dict[str, Resident]:
 
 
 def read_slice_there(
-    file: TensorFile, name: str, index: Any, backend: Backend, device: Any, threads: int
+    file: TensorFile, name: str, index: Any, backend: Backend, device: Any, threads: int, base: Any = None
 ) -> torch.Tensor:
     """`tensor[index]` as `slicing.read_slice` has it, of the chunks that it touches."""
     position = file.find(name)
@@ -76,7 +89,7 @@ def read_slice_there(
         return torch.empty(kept, dtype=dtype, device=device)
     low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
     high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
-    elements, first = _range(file, position, low, high, backend, threads)
+    elements, first = _range(file, position, low, high, backend, threads, base)
     flat = elements.view(dtype)
     steps = tuple(abs(axis.step) * stride for axis, stride in zip(axes, strides, strict=True))
     part = flat.as_strided(shape, steps, flat.storage_offset() + low - first)
@@ -90,7 +103,7 @@ def _turned(part: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:
 
 
 def _range(
-    file: TensorFile, position: int, low: int, high: int, backend: Backend, threads: int
+    file: TensorFile, position: int, low: int, high: int, backend: Backend, threads: int, base: Any
 ) -> tuple[torch.Tensor, int]:
     """The bytes of elements that include [low, high), whole chunks, and the first one's number."""
     from slimtensors.device.loading import fill_device
@@ -100,55 +113,14 @@ def _range(
     size = tensor.dtype.bits // 8
     if number is None or file.header.tensors[position].pack is not None:
         buffer = backend.fresh(tensor.nbytes)
-        fill_device(file, {position: buffer}, backend, threads)
+        fill_device(file, {position: buffer}, backend, threads, resident=_resident(base, backend))
+        backend.wait(backend.mark())  # from here on it is torch that works on it
         return torch.as_tensor(buffer), 0
     stream = file.header.streams[number]
     units = tensor.dtype.bits // tensor.dtype.unit_bits
     chunks = range(low * units // stream.chunk, -(-high * units // stream.chunk))
     length = sum(stream.chunk_units(chunk) for chunk in chunks) * stream.dtype.unit_bytes
     buffer = backend.fresh(length)
-    fill_device(file, {position: buffer}, backend, threads, chunks=chunks)
+    fill_device(file, {position: buffer}, backend, threads, chunks=chunks, resident=_resident(base, backend))
+    backend.wait(backend.mark())
     return torch.as_tensor(buffer), chunks.start * stream.chunk * stream.dtype.unit_bytes // size
-
-
-def stream_there(
-    wanted: Sequence[Wanted], backend: Backend, device: Any, threads: int, progress: Progress | None
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """(name, tensor) in order, decoded some at a time."""
-    for batch in _batches(wanted):
-        whole = [each for each in batch if each.shape == each.file.header.tensors[each.tensor].shape]
-        made: dict[str, torch.Tensor] = {}
-        for file in {id(each.file): each.file for each in whole}.values():
-            names = {each.tensor: each.name for each in whole if each.file is file}
-            read = read_there(file, names, backend, device, threads)
-            made |= {names[i]: tensor for i, tensor in read.items()}
-        for each in batch:
-            found = made.pop(each.name, None)
-            if found is None:
-                part = slice(each.start, each.start + each.shape[each.dimension])
-                index = (*[slice(None)] * each.dimension, part)
-                found = read_slice_there(each.file, each.name, index, backend, device, threads)
-            if progress is not None:
-                progress(each.nbytes)
-            yield each.name, found
-
-
-def _batches(wanted: Sequence[Wanted]) -> Iterator[list[Wanted]]:
-    batch: list[Wanted] = []
-    for each in wanted:
-        if batch and sum(one.nbytes for one in batch) + each.nbytes > BATCH_BYTES:
-            yield batch
-            batch = []
-        batch.append(each)
-    if batch:
-        yield batch
-
-
-def fill_tensors(file: TensorFile, targets: Mapping[int, torch.Tensor], backend: Backend, threads: int) -> None:
-    """Decode whole tensors (by their positions in the file) into contiguous ones of their shapes and dtypes."""
-    from slimtensors.device.loading import fill_device
-
-    for i, target in targets.items():
-        assert tuple(target.shape) == array_shape(file.header.tensors[i])
-    flat = {i: target.detach().reshape(-1).view(torch.uint8) for i, target in targets.items()}
-    fill_device(file, flat, backend, threads)

@@ -23,7 +23,7 @@ from slimtensors.store import store
 from slimtensors.stream.loader import PrefetchLoader, Progress, files_of, open_all
 from slimtensors.stream.plan import want
 from slimtensors.threads import thread_count
-from slimtensors.torch_device import fill_tensors
+from slimtensors.torch_device import read_into
 from slimtensors.torch_tensors import as_base, check_device, converter, tensor_inputs, torch_dtype
 
 __all__ = ["load_model", "save_model"]
@@ -149,7 +149,7 @@ def _load_into(
     try:
         for file, backend, some in there:
             filled = [file.header.tensors[i].name for i in some]
-            fill_tensors(file, some, backend, threads)
+            read_into(file, some, backend, threads)
             copied.update(filled)
             if progress is not None:
                 progress(sum(tensor.nbytes for tensor in some.values()))

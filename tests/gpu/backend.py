@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import nullcontext
+
 import numpy as np
 
 from gpu.lockstep import Cuda, Fresh, Types, device, launch
@@ -19,11 +22,13 @@ class Runner:
         self._arena = np.full(length + 8, POISON, np.uint8)
         self._arena = self._arena[-self._arena.ctypes.data % 8 :][:length]
         self._used = 0
+        self._lock = threading.RLock()
         self.launched: list[str] = []
 
     def fresh(self, length):
-        begin = self._used
-        self._used += -(-length // 256) * 256
+        with self._lock:
+            begin = self._used
+            self._used += -(-length // 256) * 256
         assert self._used <= self._arena.size
         return self._arena[begin : begin + length]
 
@@ -65,7 +70,9 @@ class Runner:
             view.flags.writeable = False
         launch(cuda, known.make(Seam(cuda, Types, device)), blocks, THREADS, *views)
 
-    mark = staticmethod(lambda: None)
+    new_queue = mark = staticmethod(lambda: None)
+    follow = staticmethod(lambda _mark: None)
+    using = staticmethod(lambda _queue: nullcontext())
     wait = staticmethod(lambda _mark: None)
 
 

@@ -21,6 +21,7 @@ class Queued(Runner):
         self._queues = [[]]
         self._done = [0]  # by queue: of all that it was ever asked for
         self._current = threading.local()
+        self.late = None  # a queue that does nothing until something waits for it
 
     def new_queue(self):
         with self._lock:
@@ -48,7 +49,7 @@ class Queued(Runner):
 
     def _step(self):
         """Run one piece of work, of any queue; False if none may run."""
-        able = [i for i, queue in enumerate(self._queues) if queue and self._reached(queue[0][1])]
+        able = [i for i, queue in enumerate(self._queues) if queue and self._reached(queue[0][1]) and i != self.late]
         if not able:
             return False
         chosen = self._random.choice(able)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import pytest
 import torch
 from bench.gpu_offload import offloading
@@ -118,9 +116,6 @@ class Tiny(torch.nn.Module):
 
 def test_the_part_of_gpu_check(tmp_path, monkeypatch):
     backend = Runner(1 << 24)
-    for name in ("new_queue", "follow"):
-        monkeypatch.setattr(backend, name, lambda *_: None, raising=False)
-    monkeypatch.setattr(backend, "using", lambda _queue: nullcontext(), raising=False)
     monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
     monkeypatch.setattr("bench.gpu_offload.REPEATS", 1)
     found = offloading(tmp_path, Tiny, {"one": torch.ones(1, 30)}, "cpu", 1e9)

@@ -8,7 +8,7 @@ import torch
 import slimtensors
 import slimtensors.reading
 import slimtensors.torch
-import slimtensors.torch_device
+import slimtensors.torch_ahead
 from gpu.backend import Runner
 from slimtensors import torch_tensors
 from slimtensors.device import loading
@@ -57,7 +57,7 @@ def matrix():
 
 
 def test_stream_tensors(tmp_path, monkeypatch, backend):
-    monkeypatch.setattr(slimtensors.torch_device, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(slimtensors.torch_ahead, "BATCH_BYTES", 20_000)
     given = {"w": matrix(), "half": matrix()[:40].to(torch.bfloat16), "tie": matrix(), "n": torch.tensor(3)}
     slimtensors.torch.save_file(given, tmp_path / "a.slimtensors")
     seen: list[int] = []
@@ -82,8 +82,10 @@ def test_safe_open(tmp_path, backend, index):
         expected = torch.from_numpy(w.numpy()[index].copy())
         assert torch.equal(file.get_slice("w")[index], expected)
         assert len([each for each in backend.launched if each.startswith("decode")]) <= 1
-        with pytest.warns(loading.DecodedOnCpuWarning, match="prefetch"):
-            assert torch.equal(dict(file.prefetch())["w"], w)
+        del backend.launched[:]
+        with file.prefetch({"w": slice(2, 50)}) as loader:
+            assert torch.equal(loader.take("w"), w[2:50])
+        assert any(each.startswith("decode") for each in backend.launched)
 
 
 @pytest.mark.parametrize("wrong", [False, True])
@@ -103,6 +105,30 @@ def test_a_base_on_the_device(tmp_path, monkeypatch, backend, wrong):
     found = slimtensors.torch.load_file(tmp_path / "a.slimtensors", base={"w": there})
     assert torch.equal(found["w"], tuned["w"])
     assert "finish_u16" in backend.launched
+
+
+@pytest.mark.parametrize("wrong", [False, True])
+def test_a_base_in_a_file(tmp_path, monkeypatch, backend, wrong):
+    """It is decoded on the device, and checked there; chunks of the two files do not coincide."""
+    base = {"w": matrix().to(torch.bfloat16)}
+    tuned = {"w": base["w"][:69] + (matrix()[torch.randperm(70)][:69] * 0.02).to(torch.bfloat16)}
+    slimtensors.torch.save_file(tuned, tmp_path / "a.slimtensors", base=base)
+    if wrong:
+        base["w"][-4, 99] += 1
+    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 5 * 1024)
+    slimtensors.torch.save_file({"other": matrix() * 1.5, **base}, tmp_path / "base.slimtensors")
+    if wrong:  # by name it would be found, but its identity is stated
+        with pytest.raises(BaseError, match="holds another one of that name"):
+            slimtensors.torch.load_file(tmp_path / "a.slimtensors", base=tmp_path / "base.slimtensors")
+        return
+    monkeypatch.setattr(slimtensors.reading.TensorFile, "base_of", None)  # the CPU is not asked
+    found = slimtensors.torch.load_file(tmp_path / "a.slimtensors", base=tmp_path / "base.slimtensors")
+    assert torch.equal(found["w"], tuned["w"])
+    assert backend.launched.count("finish_u16") == 1
+    part = {"w": slice(40, 60)}
+    files = tmp_path / "a.slimtensors", tmp_path / "base.slimtensors"
+    found = dict(slimtensors.torch.stream_tensors(files[0], plan=part, base=files[1]))
+    assert torch.equal(found["w"], tuned["w"][40:60])
 
 
 def test_a_base_is_copied_as_far_as_it_is_read():

@@ -201,13 +201,14 @@ class _Loader:
                 needed = staging[chunk.at] == PLANES
                 base = self._base_there(task, len(chunk.target)) if needed else None
                 if base is not None:
-                    stated = int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
+                    stated = _stated(staging, chunk)
                 else:
                     base = self._backend.fresh(len(chunk.target))
                     missing += [i] if needed else []
             first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
             known = chunk._replace(first=first, units=stream.units, sides=sides, base=base, base_digest=stated)
             found.append(known)
+        missing = self._decode_bases(tasks, found, missing, staging)
         units: dict[int, Array] = {}
 
         def read(i: int) -> None:
@@ -218,6 +219,49 @@ class _Loader:
         for i in missing:
             self._backend.write(found[i].base, _bytes(units[i]))
         return found
+
+    def _decode_bases(self, tasks: list[_Task], chunks: list[Chunk], missing: list[int], staging: Array) -> list[int]:
+        """Give chunks their bases that slimtensors files have, decoded on the device; those without are returned."""
+        by_stream: dict[int, list[int]] = {}
+        for i in missing:
+            by_stream.setdefault(tasks[i].stream, []).append(i)
+        left = []
+        for number, some in by_stream.items():
+            stream, last = self._file.header.streams[number], tasks[some[-1]].chunk
+            high = last * stream.chunk + stream.chunk_units(last)
+            made = self._base_decoded(number, tasks[some[0]].chunk * stream.chunk, high)
+            for i in some:
+                begin = 0 if made is None else (tasks[i].chunk * stream.chunk - made[1]) * stream.dtype.unit_bytes
+                if made is None or begin % ALIGNMENT:
+                    left.append(i)
+                    continue
+                base = made[0][begin : begin + len(tasks[i].target)]
+                chunks[i] = chunks[i]._replace(base=base, base_digest=_stated(staging, chunks[i]))
+        return left
+
+    def _base_decoded(self, number: int, low: int, high: int) -> tuple[Buffer, int] | None:
+        """A buffer that has these units of a stream's base, unchecked, and the first unit that it has."""
+        stream, bases = self._file.header.streams[number], self._file.bases
+        if bases is None or not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
+            return None
+        base = self._file.header.bases[stream.expression.base]
+        try:
+            where = bases.stored(base) if base.dtype == stream.dtype else None
+        except BaseError:
+            return None  # the CPU has the words
+        if where is None:
+            return None
+        file, index = where
+        holder = file.header.tensor_stream[index]
+        plain = file.header.holder(index) == index and index not in file.header.pack_offset
+        if holder is None or not plain or high > file.header.streams[holder].units:
+            return None
+        held = file.header.streams[holder]
+        chunks = range(low // held.chunk, -(-high // held.chunk))
+        length = sum(held.chunk_units(chunk) for chunk in chunks) * held.dtype.unit_bytes
+        buffer = self._backend.fresh(length)
+        fill_device(file, {index: buffer}, self._backend, self._threads, chunks=chunks)
+        return buffer, chunks.start * held.chunk
 
     def _base_there(self, task: _Task, length: int) -> Buffer | None:
         """What a chunk is a difference from, if the device has it as it is needed; unchecked."""
@@ -288,6 +332,11 @@ def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:
         size, decoded = size + task.length, decoded + len(task.target)
     if segment:
         yield segment
+
+
+def _stated(staging: Array, chunk: Chunk) -> int:
+    """The digest that a chunk's base must have."""
+    return int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
 
 
 def _bytes(units: Array) -> Array:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any, Protocol
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
@@ -21,10 +19,23 @@ from slimtensors.stream.plan import Plan, Wanted, plan_items, want
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["PrefetchLoader", "files_of", "open_all", "stream_files"]
+__all__ = ["Convert", "InOrder", "PrefetchLoader", "Source", "files_of", "open_all", "stream_files"]
 
-Convert = Callable[[npt.NDArray[Any], Tensor, tuple[int, ...]], Any]  # units, what they are of, and the shape wanted
+Convert = Callable[[Any, Tensor, tuple[int, ...]], Any]  # units, what they are of, and the shape wanted
+Source = Callable[[Sequence[Wanted]], "InOrder"]
 Progress = Callable[[int], object]  # called with decoded bytes handed out since the last call
+
+
+class InOrder(Protocol):
+    """What decodes ahead; `Ordered`, or what takes its place for another device."""
+
+    def take(self, item: int) -> Any: ...
+
+    def left(self) -> Iterator[int]: ...
+
+    def stop(self) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class PrefetchLoader:
@@ -35,11 +46,18 @@ class PrefetchLoader:
     statement, or `close` it.
     """
 
-    def __init__(self, wanted: Sequence[Wanted], threads: int, convert: Convert, ahead: int = AHEAD_BYTES) -> None:
+    def __init__(
+        self,
+        wanted: Sequence[Wanted],
+        threads: int,
+        convert: Convert,
+        ahead: int = AHEAD_BYTES,
+        source: Source | None = None,
+    ) -> None:
         self._wanted = wanted
         self._item = {each.name: item for item, each in enumerate(wanted)}
         self._convert = convert
-        self._ordered = Ordered(wanted, threads, ahead)
+        self._ordered: InOrder = Ordered(wanted, threads, ahead) if source is None else source(wanted)
         # The threads keep what they work on alive, so a loader that is dropped has to stop them.
         self._drop = weakref.finalize(self, self._ordered.stop)
 
@@ -88,19 +106,16 @@ def stream_files(
     base: Any = None,
     ahead: int = AHEAD_BYTES,
     progress: Progress | None = None,
-    loader: Callable[[Sequence[Wanted]], Iterator[tuple[str, Any]]] | None = None,
+    source: Source | None = None,
 ) -> Iterator[tuple[str, Any]]:
     """(name, tensor) of all files, in order; closing the generator stops everything.
 
-    loader: what decodes them, if it is not a PrefetchLoader; it calls `progress` itself.
+    source: what decodes them, if it is not `Ordered`; what it gives is what `convert` takes.
     """
     with ExitStack() as stack:
         files = open_all(target, stack, verify=verify, max_bytes=max_bytes, base=base)
         wanted = _planned(files, plan)
-        if loader is not None:
-            yield from loader(wanted)
-            return
-        with PrefetchLoader(wanted, threads, convert, ahead) as prefetched:
+        with PrefetchLoader(wanted, threads, convert, ahead, source) as prefetched:
             for each, (name, tensor) in zip(wanted, prefetched, strict=True):
                 if progress is not None:
                     progress(each.nbytes)

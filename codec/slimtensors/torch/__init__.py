@@ -19,11 +19,12 @@ from slimtensors.matching import matched_bases
 from slimtensors.numpy import as_array, load_arrays
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
-from slimtensors.stream.loader import Progress, stream_files
+from slimtensors.stream.loader import Convert, Progress, Source, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
-from slimtensors.torch_device import read_there, stream_there
+from slimtensors.torch_ahead import as_decoded, source_there
+from slimtensors.torch_device import read_there
 from slimtensors.torch_modules import load_model, save_model
 from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs
 
@@ -92,7 +93,7 @@ def load_file(
     backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         if backend is not None:
-            found = read_there(file, range(len(file.header.tensors)), backend, device, thread_count(threads), base)
+            found = read_there(file, range(len(file.header.tensors)), backend, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
         arrays = load_arrays(file, thread_count(threads))
         return {
@@ -128,18 +129,18 @@ def stream_tensors(
     """(name, tensor) one after another, decoded ahead in the background: see `slimtensors.numpy.stream_tensors`.
 
     device: whatever torch takes; tensors are decoded on the CPU and copied to it when they are handed out. With
-    SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it, some tensors at a time, as `load_file` does.
+    SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it, a batch of tensors while the caller works on
+    the one before it; what is handed out is for work on torch's current stream.
     """
     check_device(device)
     backend, count = backend_for(torch.device(device)), thread_count(threads)
+    convert: Convert = converter(device)
+    source: Source | None = None
     if backend is not None:
-        return stream_files(
-            paths, converter(device), count, plan=plan, verify=verify, max_bytes=max_bytes, base=as_base(base),
-            loader=lambda wanted: stream_there(wanted, backend, device, count, progress),
-        )  # fmt: skip
+        convert, source = as_decoded, source_there(backend, count, ahead, base)
     return stream_files(
-        paths, converter(device), count, plan=plan, verify=verify, max_bytes=max_bytes,
-        base=as_base(base), ahead=ahead, progress=progress,
+        paths, convert, count, plan=plan, verify=verify, max_bytes=max_bytes,
+        base=as_base(base), ahead=ahead, progress=progress, source=source,
     )  # fmt: skip
 
 
