@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from slimtensors.errors import RemoteError
 
-__all__ = ["HubError", "told"]
+__all__ = ["HubError", "retried", "told"]
+
+T = TypeVar("T")
+TRIES = 3
+PAUSE = 1.0  # seconds before the second try, twice that before the third
 
 
 class HubError(RemoteError):
@@ -30,10 +36,27 @@ def told(repo_id: str, revision: str | None = None) -> Iterator[None]:
     except HubError:
         raise
     except Exception as error:
-        words, passing = _words(error, repo_id, revision)
+        cause = error
+        while isinstance(cause, RuntimeError) and isinstance(cause.__cause__, Exception):
+            cause = cause.__cause__  # it wraps what happens in its threads
+        words, passing = _words(cause, repo_id, revision)
         if words is None:
             raise
         raise HubError(words, passing=passing) from error
+
+
+def retried(call: Callable[[], T], repo_id: str, revision: str | None = None) -> T:
+    """What only reads is tried again where that may help. Raises HubError."""
+    for tried in range(1, TRIES):
+        try:
+            with told(repo_id, revision):
+                return call()
+        except HubError as error:
+            if not error.passing:
+                raise
+        time.sleep(PAUSE * tried)
+    with told(repo_id, revision):
+        return call()
 
 
 def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | None, bool]:

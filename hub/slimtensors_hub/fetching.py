@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -13,13 +12,10 @@ from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from slimtensors_hub.errors import HubError, told
+from slimtensors_hub.errors import HubError, retried, told
 from slimtensors_hub.listing import IDENTITY, Listing, RemoteFile
 
 __all__ = ["Place", "check_files", "fetch", "matches", "remember"]
-
-TRIES = 3
-PAUSE = 1.0  # seconds before the second try, twice that before the third
 
 
 class Place(NamedTuple):
@@ -65,15 +61,14 @@ def _snapshot(repo_id: str, revision: str | None, names: list[str] | None, place
     options: dict[str, Any] = IDENTITY | place._asdict()
     if names is not None:
         options["allow_patterns"] = [escape(name) for name in names]
-    for tried in range(1, TRIES + 1):
-        try:
-            with told(repo_id, revision):
-                return Path(snapshot_download(repo_id, revision=revision, **options))
-        except HubError as error:
-            if not error.passing or tried == TRIES or place.local_files_only:
-                raise
-        time.sleep(PAUSE * tried)
-    raise AssertionError
+
+    def download() -> Path:
+        return Path(snapshot_download(repo_id, revision=revision, **options))
+
+    if place.local_files_only:
+        with told(repo_id, revision):
+            return download()
+    return retried(download, repo_id, revision)
 
 
 def remember(repo_id: str, revision: str | None, commit: str, cache_dir: str | os.PathLike[str] | None) -> None:

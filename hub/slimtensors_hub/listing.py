@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from slimtensors._version import __version__
 from slimtensors.errors import UsageError
-from slimtensors_hub.errors import HubError, told
+from slimtensors_hub.errors import HubError, retried
 
 __all__ = [
     "IDENTITY",
@@ -69,8 +69,7 @@ def is_commit(revision: str | None) -> bool:
 
 def list_repository(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> Listing:
     """One request, whose answer pins the commit for all that follows. Raises HubError."""
-    with told(repo_id, revision):
-        info = api(token).model_info(repo_id, revision=revision, files_metadata=True)
+    info = retried(lambda: api(token).model_info(repo_id, revision=revision, files_metadata=True), repo_id, revision)
     if not is_commit(info.sha):
         raise HubError(f"{repo_id}: the hub states no commit; check HF_ENDPOINT")
     files: dict[str, RemoteFile] = {}

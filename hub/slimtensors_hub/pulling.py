@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors.converting import decompress as decompress_file
-from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder
 from slimtensors.reading import open_file
 from slimtensors_hub.bases import fetch_bases, hub_base
@@ -78,7 +78,10 @@ def pull(
         with open_file(source, verify="none") as file:
             total = file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
         with bar(total, f"Decompressing {source.name}", tqdm_class) as advance:
-            decompress_file(source, to, threads=threads, base=bases, progress=advance)
+            try:
+                decompress_file(source, to, threads=threads, base=bases, progress=advance)
+            except FormatError as error:
+                raise type(error)(f"{source.name}: {error}") from error
 
     carry_out(plan, target, convert, force=overwrite)
     return target

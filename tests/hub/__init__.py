@@ -7,6 +7,8 @@
         client = Client(hub, home=tmp_path)                          # someone's machine, with a cache of its own
         client.run("hf", "download", "alice/tiny")                   # a command of this environment
         client.python("import huggingface_hub; ...", token=BOB)      # what a script prints
+        with client.talk(log) as talk:                               # a process that evaluates line after line
+            talk("import huggingface_hub"); talk("1 / 0").error      # "ZeroDivisionError"
         hub.requests.paths(), hub.requests.sent()                    # what was asked; bytes of all answers' bodies
         hub.faults.add(path="/resolve/", status=503, times=2)        # faults.py has all that can go wrong
 

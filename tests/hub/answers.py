@@ -37,6 +37,9 @@ class Answers(BaseHTTPRequestHandler):
         raise NotImplementedError
 
     def answer(self) -> None:
+        if self.hub.closed:  # a connection that outlives the server is not answered
+            self.close_connection = True
+            return
         parts = urllib.parse.urlsplit(self.path)
         self.address = urllib.parse.unquote(parts.path)
         self.query = dict(urllib.parse.parse_qsl(parts.query, keep_blank_values=True))
@@ -72,7 +75,9 @@ class Answers(BaseHTTPRequestHandler):
             raise RefusedError(302, "elsewhere", Location=fault.redirect + self.path)
         if fault.status is not None:
             raise RefusedError(fault.status, fault.words, fault.code)
-        self.route()
+        if fault.answer is not None:
+            return self.send_json(fault.answer)
+        return self.route()
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer  # noqa: N815
 

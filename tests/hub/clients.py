@@ -2,14 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from .server import HubServer
 from .store import ALICE
 
-__all__ = ["Client"]
+__all__ = ["Client", "Outcome"]
+
+# Evaluates line after line and tells what came of it, on a stream that nothing else writes to.
+TALK = """if True:
+    import json, os, sys
+    answers, names = os.fdopen(os.dup(1), "w"), {}
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        try:
+            code = json.loads(line)
+            try:
+                came = ["", repr(eval(code, names))]
+            except SyntaxError:
+                came = ["", repr(exec(code, names))]
+        except Exception as error:
+            came = [type(error).__name__, str(error)]
+        print(json.dumps(came), file=answers, flush=True)
+"""
+
+
+class Outcome(NamedTuple):
+    """Of a line: the error's class, or nothing; its words, or what the line came to."""
+
+    error: str
+    words: str
+
+
+class Talk:
+    """A process of a client that evaluates one line after another, so that a test can change the Hub in between."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def __call__(self, code: str) -> Outcome:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(code) + "\n")
+        self._process.stdin.flush()
+        return Outcome(*json.loads(self._process.stdout.readline()))
 
 
 class Client:
@@ -37,3 +79,23 @@ class Client:
     def python(self, script: str, **options: object) -> str:
         """What a script prints."""
         return self.run("python", "-c", script, **options).stdout.strip()  # type: ignore[arg-type]
+
+    @contextmanager
+    def talk(self, log: Path, token: str | None = ALICE, **variables: str) -> Iterator[Talk]:
+        """A process for a conversation. log: where its output goes."""
+        environment = self.hub.environment(self.home, token, **variables)
+        with (
+            log.open("w") as errors,
+            subprocess.Popen(
+                [sys.executable, "-c", TALK],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            ) as process,
+        ):
+            try:
+                yield Talk(process)
+            finally:
+                process.kill()

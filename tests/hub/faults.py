@@ -35,6 +35,7 @@ class Fault:
     stall_at: int | None = None  # stop for `delay` seconds after so many bytes of the body, not before it
     stale: str | None = None  # answer as if this commit were what the branch points to
     redirect: str | None = None  # send the client to another server: scheme and netloc
+    answer: object = None  # JSON to answer with instead
     then: Callable[[], object] | None = None  # called before the answer, e.g. to commit a changed file
 
     def matches(self, where: str, method: str, path: str, ranged: bool) -> bool:

@@ -101,6 +101,7 @@ class HubServer:
         self.requests, self.faults, self.link = Requests(), Faults(), Link(rate, latency)
         self.signatures = downloads.Signatures()
         self.redirect, self.part_size = redirect, part_size
+        self.closed = False
         self.parts: dict[tuple[str, int], bytes] = {}
         self._front = self._listen(Front, port)
         self._storage = self._listen(Storage, 0)
@@ -119,6 +120,7 @@ class HubServer:
         self.close()
 
     def close(self) -> None:
+        self.closed = True
         for server in (self._front, self._storage):
             server.shutdown()
             server.server_close()

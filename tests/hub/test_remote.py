@@ -353,7 +353,11 @@ def test_names() -> None:
         "https://huggingface.co/datasets/a/b/blob/main/x.slimtensors": ("dataset", "a/b", "main", "x.slimtensors"),
     }.items():  # fmt: skip
         assert names.hub_name(name, endpoint) == names.HubName(*expected)
-    for elsewhere in ("https://huggingface.co.example.org/a/b/resolve/main/x", "https://huggingface.co/a/b", "http://x/y"):
+    for elsewhere in (
+        "https://huggingface.co.example.org/a/b/resolve/main/x",
+        "https://huggingface.co/a/b",
+        "http://x/y",
+    ):
         assert names.hub_name(elsewhere, endpoint) is None
     for wrong in ("hf://", "hf://a", "hf://a/b@", "hf://a/b/../c", "hf://a/b@v/../../c"):
         with pytest.raises(UsageError, match="is not of the form"):

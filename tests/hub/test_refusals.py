@@ -1,0 +1,219 @@
+"""What goes wrong with a Hub is one line with the next step; nothing half-written is left, no token gets about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hub import ALICE, BOB, READER, Client, HubServer
+from hub.clients import Outcome, Talk
+from hub.models import contents, fine_tune, plain_model
+
+
+@pytest.fixture
+def talk(client: Client, tmp_path: Path) -> Iterator[Talk]:
+    """Alice's Python. What it says or logs, tracebacks and all, never holds her token."""
+    log = tmp_path / "log.txt"
+    with client.talk(log, HF_DEBUG="0", HF_HUB_VERBOSITY="debug", HF_HUB_DOWNLOAD_TIMEOUT="1") as talk:
+        talk("from slimtensors_hub import convert, errors, pull, push; errors.PAUSE = 0.01")
+        yield talk
+    assert ALICE not in log.read_text()
+
+
+def refused(outcome: Outcome, *words: str, error: str = "HubError") -> None:
+    assert outcome.error == error, outcome
+    assert "\n" not in outcome.words
+    assert "hf_alice" not in outcome.words
+    for word in words:
+        assert word in outcome.words, outcome
+
+
+def test_what_cannot_be_pulled(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    hub.store.add("alice/there", {"config.json": b"{}"})
+    hub.store.add("bob/private", {"config.json": b"{}"}, private=True)
+    hub.store.add("bob/gated", {"config.json": b"{}"}, gated=True)
+    refused(talk("pull('alice/missing')"), "alice/missing is not there, or private", "hf auth login")
+    refused(talk("pull('bob/private')"), "bob/private is not there, or private")
+    refused(talk("pull('bob/gated')"), "bob/gated is gated", f"{hub.endpoint}/bob/gated")
+    refused(talk("pull('alice/there', revision='gone')"), "alice/there has no revision gone", "name another one")
+    refused(talk("pull('../there')"), "name one as OWNER/NAME", error="UsageError")
+    refused(talk("pull('alice/there@')"), "name one as OWNER/NAME", error="UsageError")
+    refused(talk("pull('alice/there', decompress=True, local_dir='/')"), "contain each other", error="UsageError")
+    out = str(tmp_path / "out")
+    refused(
+        talk(f"pull('alice/there', decompress=True, local_dir={out!r})"), "no .slimtensors file", error="UsageError"
+    )
+    assert not Path(out).exists()
+    hub.faults.add(path="/api/models", status=503, times=3)
+    refused(talk("pull('alice/there')"), "answers 503; try again later")
+    assert talk("pull('alice/there')").error == ""
+    del hub.store.tokens[ALICE]
+    refused(talk("pull('alice/there')"), "your token was refused; it may be revoked")
+    assert talk("pull('alice/there', local_files_only=True)").error == ""
+    hub.close()
+    refused(talk("pull('alice/there')"), f"no connection to {hub.endpoint}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../evil", "/evil", "a/../../evil", "a//b", "a\\..\\evil", "C:evil", "a/.git/config", "x\n", "b/", "x" * 300],
+)
+def test_names_that_lead_elsewhere_are_refused(path: str) -> None:
+    from slimtensors_hub import HubError
+    from slimtensors_hub.listing import _check_path
+
+    for good in ("model.slimtensors", "a/b c/d-e_f.json", ".gitattributes", "模型.json", "..x"):
+        _check_path(good, "alice/tiny")
+    with pytest.raises(HubError, match="no plain path; nothing was downloaded"):
+        _check_path(path, "alice/tiny")
+
+
+def test_hostile_listings_and_indexes(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    commit = hub.store.add("alice/odd", {"config.json": b"{}"})
+    tree = hub.store.repository("alice/odd").commits[commit]
+    tree["../../evil.json"] = tree["config.json"]
+    hub.requests.clear()
+    refused(talk("pull('alice/odd')"), "'../../evil.json'", "nothing was downloaded")
+    assert len(hub.requests) == 1
+    twice = [{"rfilename": "a", "size": 1, "blobId": "0" * 40}] * 2
+    hub.faults.add(path="/api/models", answer={"id": "alice/odd", "sha": commit, "siblings": twice})
+    refused(talk("pull('alice/odd')"), "lists 'a' twice")
+    hub.faults.add(path="/api/models", answer={"id": "alice/odd", "sha": "../..", "siblings": []})
+    refused(talk("pull('alice/odd')"), "states no commit")
+    # An index that leads out of the folder, a link's text where a weight file should be.
+    del tree["../../evil.json"]
+    index = b'{"metadata": {}, "weight_map": {"a": "../../../config.slimtensors"}}'
+    hub.store.add("alice/odd", {"model.slimtensors.index.json": index, "model.slimtensors": b"../../../etc/passwd"})
+    out = str(tmp_path / "out")
+    refused(talk(f"pull('alice/odd', decompress=True, local_dir={out!r})"), "64 bytes", error="TruncatedError")
+    hub.store.add("bob/odd", {"model.slimtensors.index.json": index, "config.json": b"{}"})
+    refused(talk(f"pull('bob/odd', decompress=True, local_dir={out!r})"), "plain file name", error="FormatError")
+    assert not Path(out).exists()
+    assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
+
+
+def test_what_the_network_does_to_a_download(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    assert talk(f"push({str(folder)!r}, 'alice/tiny')").error == ""
+    stored = hub.store.files("alice/tiny")["model.slimtensors"]
+    tree = hub.store.repository("alice/tiny").commits[hub.store.repository("alice/tiny").refs["main"]]
+    pulled = "pull('alice/tiny', cache_dir={!r})"
+
+    def attempt(number: int) -> tuple[Outcome, Path]:
+        cache = tmp_path / f"cache{number}"
+        return talk(pulled.format(str(cache))), cache
+
+    faults = [
+        {"where": "storage", "drop_after": 5000, "times": 2},
+        {"where": "storage", "status": 503, "times": 2},
+        {"path": "/resolve/", "method": "HEAD", "status": 500, "times": 3},
+        {"where": "storage", "stall_at": 1000, "delay": 1.5},  # longer than the client waits
+        {"where": "storage", "flip_at": 20_000},  # huggingface_hub does not check what it gets; we do
+        {"path": "/resolve/.*config.json", "method": "GET", "flip_at": 3},
+    ]
+    for number, fault in enumerate(faults):
+        hub.faults.add(**fault)
+        happened = hub.faults.happened
+        outcome, cache = attempt(number)
+        assert outcome.error == "", (fault, outcome)
+        assert hub.faults.happened > happened
+        assert {path.read_bytes() for path in cache.rglob("*") if path.name == "model.slimtensors"} == {stored}
+    # Wrong bytes every time: refused, and not left in the cache for others.
+    hub.faults.add(where="storage", flip_at=20_000, times=None)
+    outcome, cache = attempt(len(faults))
+    refused(outcome, "model.slimtensors has not the digest", "it was removed")
+    assert not [path for path in cache.rglob("*") if path.name == tree["model.slimtensors"].digest]
+    hub.faults.clear()
+    # A branch that moves between two requests: everything is of the commit that was found first.
+    hub.faults.add(path="/resolve/", then=lambda: hub.store.add("alice/tiny", {"config.json": b"[]", "new": b""}))
+    outcome, cache = attempt(len(faults) + 1)
+    assert outcome.error == ""
+    assert contents(folder)["config.json"] in [path.read_bytes() for path in cache.rglob("config.json")]
+    assert not list(cache.rglob("new"))
+
+
+def test_tokens_stay_with_the_host_that_they_are_for(hub: HubServer, talk: Talk) -> None:
+    hub.store.add("alice/tiny", {"config.json": b"{}", "model.bin": bytes(1000)})
+    with HubServer() as elsewhere:
+        hub.faults.add(path="/resolve/", method="GET", redirect=elsewhere.endpoint, times=None)
+        outcome = talk("pull('alice/tiny')")
+        assert outcome.error == "HubError"
+        seen = [request.authorization for request in elsewhere.requests]
+        assert seen
+        assert set(seen) == {None}
+    assert f"Bearer {ALICE}" in [request.authorization for request in hub.requests]
+    hub.faults.clear()
+    assert talk("pull('alice/tiny')").error == ""  # from the storage, on another port
+    assert {request.authorization for request in hub.requests if request.where == "storage"} == {None}
+
+
+def test_what_cannot_be_pushed(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    push = f"push({str(folder)!r}, 'alice/tiny'"
+    # Before anything is made.
+    refused(talk(push + ", base='alice/missing')"), "alice/missing is not there")
+    refused(talk(push + ", base='bob/private')"), "bob/private is not there")
+    refused(talk(push + ", preset='huge')"), "huge", error="UsageError")
+    refused(talk("push(3, 'alice/tiny')"), "a int is neither a path nor a model", error="UsageError")
+    refused(talk(push + f", token={READER!r})"), "your token may only read")
+    refused(talk(push + ", token='hf_nobody')"), "your token was refused")
+    assert not hub.store.repositories
+    refused(talk(push + f", token={BOB!r})"), "your token may not do this")
+    before = hub.store.add("alice/tiny", {"config.json": b"old"})
+    refused(talk(push + ", revision='gone')"), "has no revision gone")
+    # Half-way: the weights cannot be uploaded.
+    hub.faults.add(where="storage", method="PUT", status=403, times=None)
+    refused(talk(push + ")"), "alice/tiny: your token may not do this")
+    hub.faults.clear()
+    assert hub.store.repository("alice/tiny").refs["main"] == before
+    # Somebody else commits after we have looked.
+    hub.faults.add(path="/commit/", then=lambda: hub.store.add("alice/tiny", {"theirs": b""}))
+    refused(talk(push + ")"), "somebody else committed meanwhile; run it again")
+    assert hub.store.files("alice/tiny")["config.json"] == b"old"
+    assert talk(push + ")").error == ""
+    assert {"theirs", "model.slimtensors"} <= hub.store.files("alice/tiny").keys()
+    # What is there is not what was sent.
+    hub.faults.add(where="storage", method="GET", flip_at=100, times=None)
+    refused(talk(push + ")"), "is made, but what it holds could not be verified", "has not the digest")
+    assert talk(push + ", verify=False)").error == ""
+
+
+def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    commit = hub.store.add_folder("bob/base", plain_model(tmp_path / "base"))
+    folder = fine_tune(tmp_path / "in")
+    assert talk(f"push({str(folder)!r}, 'alice/tuned', base='bob/base')").error == ""
+    other = str(tmp_path / "other")
+    out = str(tmp_path / "out")
+    pull = f"pull('alice/tuned', cache_dir={other!r}, decompress=True, local_dir={out!r}"
+    repository = hub.store.repository("bob/base")
+    kept = repository.commits.pop(commit)
+    refused(talk(pull + ")"), f"of bob/base at revision {commit}", "bob/base has no revision", error="BaseError")
+    assert not Path(out).exists()
+    # Another file under the base's name: its digest tells.
+    entry = hub.store.keep((tmp_path / "in" / "model.safetensors").read_bytes(), large=True)
+    repository.commits[commit] = {**kept, "model.safetensors": entry}
+    refused(talk(pull + ")"), "model.slimtensors", error="BaseError")
+    assert not Path(out).exists()
+    # The base from somewhere else helps.
+    base = str(tmp_path / "base")
+    assert talk(pull + f", base={base!r})").error == ""
+    assert contents(Path(out))["model.safetensors"] == contents(folder)["model.safetensors"]
+
+
+def test_hints_of_bases_are_names_or_nothing() -> None:
+    from slimtensors.container.header import Base
+    from slimtensors.dtypes import DTYPES
+    from slimtensors_hub.bases import origin_of
+
+    good = Base(DTYPES["BF16"], (1,), bytes(32), {"repository": "a/b", "revision": "0" * 40, "file": "x/m.safetensors"})
+    assert origin_of(good) == ("a/b", "0" * 40, "x/m.safetensors")
+    bad = [
+        ("repository", "../b"), ("repository", "a/b/c"), ("repository", "https://evil/x"), ("repository", ""),
+        ("revision", "main"), ("revision", "../" + "0" * 37), ("file", "../m.safetensors"), ("file", "/m.safetensors"),
+        ("file", "m.bin"), ("file", "x/../../m.safetensors"), ("file", "x//m.safetensors"), ("file", ".m.safetensors"),
+    ]  # fmt: skip
+    for key, value in bad:
+        assert origin_of(replace(good, hints={**good.hints, key: value})) is None, (key, value)
