@@ -46,6 +46,7 @@ class StoredInput:
     def __init__(self, file: TensorFile, index: int) -> None:
         tensor = file.header.tensors[index]
         self.name, self.dtype, self.shape = tensor.name, tensor.dtype, tensor.shape
+        self.encoding = tensor.encoding
         self._file, self._index = file, index
 
     @property
@@ -213,6 +214,8 @@ def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: Bas
                 model.add(BaseTensor(held, source.label, hints, file.reader.identities[i], needed[stream]))
         return
     model.on_close(source.close)
+    if kind == "gguf":
+        kind = "a GGUF file"
     if kind not in ("safetensors", "of an unknown kind"):
         raise NotSlimtensorsError(
             f"the base {source.label} is neither safetensors nor slimtensors but {kind}"

@@ -12,18 +12,20 @@ from slimtensors.container.source import ByteSource, open_source
 from slimtensors.container.writer import Output
 from slimtensors.destinations import write_to
 from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.gguf.file import read_gguf
+from slimtensors.inputs import SourceFile
 from slimtensors.matching import MatchReport, matched_bases
 from slimtensors.reading import TensorFile
 from slimtensors.recognise import what_is
 from slimtensors.resolving import BaseDir, open_with
-from slimtensors.safetensors_file import SafetensorsFile, plain_header, read_safetensors
+from slimtensors.safetensors_file import plain_header, read_safetensors
 from slimtensors.saving import Progress, SourceImage
 from slimtensors.store import store
 from slimtensors.threads import thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
 
-__all__ = ["compress", "decompress", "match_base", "open_safetensors"]
+__all__ = ["compress", "decompress", "match_base", "open_weights"]
 
 
 def compress(
@@ -40,7 +42,7 @@ def compress(
     base_dirs: Sequence[BaseDir] = (),
     on_match: Callable[[MatchReport], object] | None = None,
 ) -> None:
-    """Compress a .safetensors file; `decompress` gives the identical file back.
+    """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
     existing file keeps its place until the new one is complete and checked; a symbolic link is followed.
@@ -56,8 +58,8 @@ def compress(
     """
     source = open_source(src)
     try:
-        found = open_safetensors(source)
-        image = SourceImage(source, found.segments)
+        found = open_weights(source)
+        image = SourceImage(source, found.segments, found.kind)
         with matched_bases(
             found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
         ) as matched:
@@ -77,7 +79,7 @@ def match_base(
     """What `compress` would compare with what, without compressing anything. Arguments as there."""
     source = open_source(src)
     try:
-        found = open_safetensors(source)
+        found = open_weights(source)
         with matched_bases(
             found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs, identify=False
         ) as matched:
@@ -88,14 +90,16 @@ def match_base(
         source.close()
 
 
-def open_safetensors(source: ByteSource) -> SafetensorsFile:
-    """The tensors of a safetensors source. Raises NotSlimtensorsError for one of another kind, with advice."""
+def open_weights(source: ByteSource) -> SourceFile:
+    """The tensors of a safetensors or GGUF source. Raises NotSlimtensorsError for one of another kind, with advice."""
     kind, advice = what_is(source)
     if kind == "slimtensors":
         raise UsageError(f"{source.label} is compressed already")
+    if kind == "gguf":
+        return read_gguf(source)
     if kind not in ("safetensors", "of an unknown kind"):
         raise NotSlimtensorsError(
-            f"{source.label} is not a safetensors file but {kind}" + (f"; {advice}" if advice else "")
+            f"{source.label} is neither safetensors nor GGUF but {kind}" + (f"; {advice}" if advice else "")
         )
     return read_safetensors(source)
 

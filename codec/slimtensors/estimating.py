@@ -10,11 +10,11 @@ from slimtensors.container.header import Stream
 from slimtensors.container.layout import PREFIX_BYTES
 from slimtensors.container.remote import is_remote
 from slimtensors.container.source import open_source
-from slimtensors.converting import open_safetensors
+from slimtensors.converting import open_weights
 from slimtensors.errors import UsageError
+from slimtensors.inputs import SourceFile
 from slimtensors.matching import matched_bases
 from slimtensors.planner import Job, MatchedBase, make_plan
-from slimtensors.safetensors_file import SafetensorsFile
 from slimtensors.sampling import sampled_sizes, stream_size
 from slimtensors.threads import run_all, thread_count
 
@@ -46,7 +46,7 @@ def estimate(
     base_map: Mapping[str, str] | None = None,
     base_dirs: Sequence[Any] = (),
 ) -> Estimate:
-    """Predict what `compress` would make of a .safetensors file, by compressing an even sample of its chunks.
+    """Predict what `compress` would make of a .safetensors or .gguf file, by compressing an even sample of its chunks.
 
     src: what `compress` takes; or the name of a file, repository or index of shards elsewhere, of which headers and a
     few MiB are read. progress: called with bytes of tensors that have been seen to since the last call.
@@ -60,7 +60,7 @@ def estimate(
         return Estimate(sum(each.before for each in found), round(sum(each.after for each in found)))
     source = open_source(src)
     try:
-        file = open_safetensors(source)
+        file = open_weights(source)
         with matched_bases(
             file.inputs, base, base_map, source=src, metadata=file.metadata, base_dirs=base_dirs
         ) as matched:
@@ -71,13 +71,15 @@ def estimate(
 
 def _estimate(
     source_bytes: int,
-    found: SafetensorsFile,
+    found: SourceFile,
     bases: Sequence[MatchedBase | None],
     preset: str,
     threads: int,
     progress: Callable[[int], object] | None,
 ) -> Estimate:
-    plan = make_plan(found.inputs, preset=preset, metadata=found.metadata, segments=found.segments, bases=bases)
+    plan = make_plan(
+        found.inputs, preset=preset, metadata=found.metadata, segments=found.segments, bases=bases, source=found.kind
+    )
     header = plan.header
     share = min(1.0, SAMPLE_CHUNKS / max(1, header.chunks))
     size = float(PREFIX_BYTES + len(header.to_bytes()) + header.index_length + header.table_length)

@@ -18,11 +18,15 @@ __all__ = [
     "Decimal",
     "Delta",
     "Expression",
+    "Field",
+    "FieldContext",
     "Gather",
     "LowRank",
     "Mul",
     "Part",
+    "Record",
     "Ref",
+    "Span",
     "Sparse",
     "Stored",
     "parse",
@@ -37,6 +41,7 @@ MAX_PRODUCT_SHIFT = 60  # of a product's sums: what is left of them stays a norm
 MAX_TABLES, MAX_CLASSES = 64, 64
 MAX_ALL_TABLES = 256  # of all classes; a context is a byte
 MAX_OCTAVE = 16
+MAX_RECORD = 512  # bytes of a pattern that repeats
 CLASS_TABLES = 4  # classes that are an octave apart share a table
 # Names that the format keeps for later (`matmul` but for where `add` has it); a file that uses one is sound but not
 # for this reader.
@@ -328,7 +333,81 @@ class Decimal:
         return f"decimal{self.power}({self.bits})"
 
 
-Stored = Bits | Delta | Sparse | Gather | Mul | Decimal  # what a stream holds
+@dataclass(frozen=True)
+class Span:
+    """`count` fields, each put together from pieces: (bit of the record for the first field, step, width)."""
+
+    count: int
+    pieces: tuple[tuple[int, int, int], ...]
+
+    @property
+    def width(self) -> int:
+        return sum(width for _bit, _step, width in self.pieces)
+
+    def to_json(self) -> list[int]:
+        return [self.count, *(number for piece in self.pieces for number in piece)]
+
+
+@dataclass(frozen=True)
+class FieldContext:
+    """A field of an earlier plane selects the table: floor(field / 2^shift) - first, cut to 0 ... tables - 1."""
+
+    field: int  # the plane
+    shift: int
+    first: int
+    tables: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"field": [self.field, self.shift, self.first, self.tables]}
+
+
+@dataclass(frozen=True)
+class Field:
+    """What lies in one plane of a record, and where."""
+
+    width: int
+    spans: tuple[Span, ...]
+    context: FieldContext | None = None
+
+    @cached_property
+    def count(self) -> int:
+        """Fields of each record."""
+        return sum(span.count for span in self.spans)
+
+    def to_json(self) -> dict[str, Any]:
+        value = {"plane": self.width, "spans": [span.to_json() for span in self.spans]}
+        return value if self.context is None else {**value, "context": self.context.to_json()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """Units whose bytes repeat a pattern of fields; each kind of field has a plane at its own rate."""
+
+    size: int  # bytes
+    fields: tuple[Field, ...]
+    width = 0  # no plane says how wide a unit is: records may be longer
+
+    @cached_property
+    def bits(self) -> Bits:
+        """The planes of a chunk."""
+        return Bits(tuple(Part(field.width) for field in self.fields))
+
+    @property
+    def sides(self) -> set[int]:
+        return set()
+
+    def to_json(self) -> dict[str, Any]:
+        return {"record": [self.size, *(field.to_json() for field in self.fields)]}
+
+    def __str__(self) -> str:
+        fields = " ".join(
+            f"{field.count}x{field.width}" + ("" if field.context is None else f" given {field.context.field}")
+            for field in self.fields
+        )
+        return f"record of {self.size} bytes[{fields}]"
+
+
+Stored = Bits | Delta | Sparse | Gather | Mul | Decimal | Record  # what a stream holds
 Expression = Stored | Ref | Cast
 
 
@@ -358,6 +437,8 @@ def parse(value: Any) -> Expression:
     if keys == {"decimal"}:
         power, codes = _pair(value["decimal"], "decimal")
         return Decimal(_integer(power, 0, MAX_POWER, "the power of a decimal"), _codes(codes, MAX_DECIMAL_WIDTH))
+    if keys == {"record"}:
+        return _record(value["record"])
     if keys == {"cast"}:
         return Cast(_integer(value["cast"], 0, MAX_TENSORS, "cast"))
     raise FormatError(f"an expression has the keys {sorted(keys)}")
@@ -374,6 +455,79 @@ def _codes(value: Any, most: int) -> Bits:
     if not isinstance(codes, Bits) or codes.sides or codes.contexts or codes.rotate or sum(codes.widths) > most:
         raise FormatError(f"codes are not bits of up to {most}, without rotation and side planes")
     return codes
+
+
+def _record(value: Any) -> Record:
+    if not isinstance(value, list) or not 2 <= len(value) <= MAX_PLANES + 1:
+        raise FormatError(f"a record has a size and 1 to {MAX_PLANES} fields")
+    size = _integer(value[0], 1, MAX_RECORD, "the size of a record")
+    taken = 0  # a bit for each bit of the record that a field has
+    fields: list[Field] = []
+    for item in value[1:]:
+        if _keys(item, "a field of a record") - {"context"} != {"plane", "spans"}:
+            raise FormatError(f"a field of a record has the keys {sorted(item)}")
+        width = _integer(item["plane"], 1, MAX_WIDTH, "the width of a plane")
+        if not isinstance(item["spans"], list) or not item["spans"]:
+            raise FormatError("the spans of a field are not a list of some")
+        spans = []
+        for numbers in item["spans"]:
+            span = _span(numbers, 8 * size)
+            if span.width != width:
+                raise FormatError(f"a span of {span.width} bits for a plane of {width}")
+            for bit, step, piece in span.pieces:
+                bits = _repeated(span.count, bit, step, piece)
+                if bits & taken:
+                    raise FormatError("two fields of a record share a bit")
+                taken |= bits
+            spans.append(span)
+        found = Field(width, tuple(spans))
+        if "context" in item:
+            found = replace(found, context=_field_context(item["context"], found, fields))
+        fields.append(found)
+    if taken != (1 << 8 * size) - 1:
+        raise FormatError("some bits of a record belong to no field")
+    return Record(size, tuple(fields))
+
+
+def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldContext:
+    if _keys(value, "a context") != {"field"}:
+        raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
+    numbers = value["field"]
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise FormatError("a context of a field has four numbers")
+    found = FieldContext(
+        _integer(numbers[0], 0, len(earlier) - 1, "the field of a context, which comes earlier,"),
+        _integer(numbers[1], 0, MAX_WIDTH - 1, "the shift of a context"),
+        _integer(numbers[2], 0, 2**MAX_WIDTH - 1, "the first of a context"),
+        _integer(numbers[3], 2, MAX_TABLES, "the tables of a context"),
+    )
+    if field.count % earlier[found.field].count:
+        raise FormatError(f"{field.count} fields of a record given {earlier[found.field].count}")
+    return found
+
+
+def _span(numbers: Any, bits: int) -> Span:
+    if not isinstance(numbers, list) or len(numbers) % 3 != 1 or not 4 <= len(numbers) <= 1 + 3 * MAX_WIDTH:
+        raise FormatError("a span is not a number of fields and some triples of bit, step and width")
+    count = _integer(numbers[0], 1, bits, "the number of fields of a span")
+    pieces = []
+    for at in range(1, len(numbers), 3):
+        bit = _integer(numbers[at], 0, bits, "the first bit of a piece")
+        step = _integer(numbers[at + 1], 0, bits, "the step of a piece")
+        width = _integer(numbers[at + 2], 1, MAX_WIDTH, "the width of a piece")
+        if (step < width) if count > 1 else step:
+            raise FormatError(f"{count} pieces of {width} bits, {step} apart")
+        if bit + (count - 1) * step + width > bits:
+            raise FormatError("a field reaches out of its record")
+        pieces.append((bit, step, width))
+    return Span(count, tuple(pieces))
+
+
+def _repeated(count: int, bit: int, step: int, width: int) -> int:
+    """The bits of a record that pieces take."""
+    # 1 + 2^step + 2^(2 step) + ... is (2^(count step) - 1) / (2^step - 1)
+    starts = ((1 << count * step) - 1) // ((1 << step) - 1) if step else 1
+    return starts * ((1 << width) - 1) << bit
 
 
 def _pair(value: Any, what: str) -> tuple[Any, Any]:

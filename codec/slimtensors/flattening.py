@@ -88,7 +88,7 @@ def _convert(
         inputs = [StoredInput(file, i) for i in range(len(header.tensors))]
         image = None
         if header.image is not None:
-            image = SourceImage(DecodedSource(file, header.image), header.image.segments)
+            image = SourceImage(DecodedSource(file, header.image), header.image.segments, header.image.format)
         with matched_bases(
             inputs, base, base_map, source=src, metadata=header.metadata, base_dirs=base_dirs
         ) as matched:

@@ -29,7 +29,10 @@ __all__ = [
     "walk_folder",
 ]
 
-NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".npz", ".msgpack")
+NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".npz", ".msgpack")
+
+
+PLAIN = (".safetensors", ".gguf")  # what can be compressed
 
 
 @dataclass(frozen=True)
@@ -40,9 +43,18 @@ class Direction:
     after: str
     suffix: str  # of the folder made, where no name is given
 
+    def takes(self, name: str) -> bool:
+        """Whether this is the name of a weight file."""
+        return name.endswith(PLAIN if self.before in PLAIN else self.before)
+
     def renamed(self, name: str) -> str:
-        """The name of what a weight file becomes."""
-        return (name[: -len(self.before)] if name.endswith(self.before) else name) + self.after
+        """The name of what a weight file becomes: model.safetensors and model.slimtensors, and back; where that would
+        not lead back, as of model.gguf, the whole name is kept: model.gguf.slimtensors.
+        """
+        stem = name[: -len(self.before)] if name.endswith(self.before) else name
+        if self.before in PLAIN:
+            return (name if name.endswith(".gguf") or stem.endswith(PLAIN) else stem) + self.after
+        return stem if stem.endswith(PLAIN) and stem != name else stem + self.after
 
     @property
     def back(self) -> Direction:
@@ -71,7 +83,7 @@ def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
     """
     plan = FolderPlan(folder)
     for name in walk_folder(folder, plan.folders):
-        if name.endswith(direction.before):
+        if direction.takes(name):
             plan.weights.append((name, direction.renamed(name)))
         elif is_index(name, direction.before):
             stem, _, ending = name.rpartition(f"{direction.before}.index")
@@ -85,7 +97,8 @@ def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
         else:
             plan.copies.append(name)
     if not plan.weights:
-        raise NotSlimtensorsError(f"{folder} holds no *{direction.before} file{_others(plan.copies)}")
+        wanted = " or *".join(PLAIN if direction is COMPRESS else (direction.before,))
+        raise NotSlimtensorsError(f"{folder} holds no *{wanted} file{_others(plan.copies)}")
     targets = [to for _, to in plan.weights] + [to for _, to, _ in plan.indexes] + plan.copies
     for name in plan.copies:
         if targets.count(name) > 1:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, Protocol
+from collections.abc import Hashable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.dtypes import DType, from_numpy, units_of
+from slimtensors.errors import FormatError, TruncatedError
 
-__all__ = ["ArrayInput", "FileInput", "Input"]
+__all__ = ["ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "unit_count"]
 
 Units = npt.NDArray[Any]
 
@@ -21,6 +22,7 @@ class Input(Protocol):
     name: str
     dtype: DType
     shape: tuple[int, ...]
+    encoding: str | None  # what the elements are, where the dtype does not tell
 
     @property
     def place(self) -> Hashable:
@@ -37,6 +39,8 @@ def unit_count(tensor: Input) -> int:
 
 class ArrayInput:
     """An array in memory."""
+
+    encoding: str | None = None
 
     def __init__(
         self, name: str, array: npt.NDArray[Any], dtype: DType | None = None, shape: tuple[int, ...] | None = None
@@ -57,10 +61,19 @@ class ArrayInput:
 class FileInput:
     """A range of a source file."""
 
-    def __init__(self, name: str, dtype: DType, shape: tuple[int, ...], source: ByteSource, offset: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        dtype: DType,
+        shape: tuple[int, ...],
+        source: ByteSource,
+        offset: int,
+        encoding: str | None = None,
+    ) -> None:
         self.name = name
         self.dtype = dtype
         self.shape = shape
+        self.encoding = encoding
         self.offset = offset
         self._source = source
 
@@ -72,3 +85,57 @@ class FileInput:
         size = self.dtype.unit_bytes
         data = self._source.read(self.offset + start * size, count * size, aligned_empty(count * size))
         return data.view(self.dtype.unit)
+
+
+class SourceFile(NamedTuple):
+    """A source file, laid open. `segments` as in format_spec/container.md, section 8."""
+
+    kind: str  # "safetensors" or "gguf"
+    inputs: list[FileInput]
+    metadata: dict[str, str]
+    segments: list[int | tuple[int, int]]
+
+
+class Located(NamedTuple):
+    """A tensor of a source file: its bytes are [at, end)."""
+
+    at: int
+    end: int
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    encoding: str | None = None
+
+
+def lay_open(
+    source: ByteSource, kind: str, metadata: dict[str, str], begin: int, found: Iterable[Located]
+) -> SourceFile:
+    """A source file whose tensors lie here, none before `begin`; what is between them is literal.
+
+    Raises FormatError, TruncatedError where tensors overlap or the file ends too soon.
+    """
+    size = source.size()
+    inputs: list[FileInput] = []
+    segments: list[int | tuple[int, int]] = []
+    literal, end = begin, begin
+    for tensor in sorted(found, key=lambda tensor: tensor[:2]):
+        if tensor.at < end:
+            raise FormatError(f"{source.label}: tensor {tensor.name!r} overlaps what is before it")
+        if tensor.end > size:
+            raise TruncatedError(
+                f"{source.label}: tensor {tensor.name!r} ends at byte {tensor.end}, the file at {size}; "
+                "it was cut off, download it again"
+            )
+        literal += tensor.at - end
+        last = segments[-1] if segments else 0
+        if literal:
+            segments += [literal, (len(inputs), 1)]
+        elif isinstance(last, tuple):
+            segments[-1] = (last[0], last[1] + 1)
+        else:
+            segments.append((len(inputs), 1))
+        literal, end = 0, tensor.end
+        inputs.append(FileInput(tensor.name, tensor.dtype, tensor.shape, source, tensor.at, tensor.encoding))
+    if literal + size - end:
+        segments.append(literal + size - end)
+    return SourceFile(kind, inputs, metadata, segments)

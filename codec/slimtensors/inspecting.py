@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from slimtensors.bases import delta_base
 from slimtensors.codecs.head import AFFINE, HEAD_BYTES, LITERAL, Mode
 from slimtensors.container.header import Base
 from slimtensors.container.layout import CHUNK_RECORD_BYTES
+from slimtensors.gguf.blocks import block_of
 from slimtensors.reading import TensorFile, open_file
 
 __all__ = ["FileReport", "TensorReport", "inspect"]
@@ -28,13 +30,13 @@ class TensorReport:
     chunks: int
     storage: str  # what its chunks and planes came to, most frequent first; "" of a remote file, which is not asked
     base: Base | None = None  # what it is a difference from
+    encoding: str | None = None  # what the elements are, where the dtype does not tell
 
     @property
     def bits_per_weight(self) -> float:
-        """Stored bits per element."""
-        count = 1
-        for n in self.shape:
-            count *= n
+        """Stored bits per element; per weight where the elements are bytes of blocks."""
+        block = block_of(self.encoding)
+        count = math.prod(self.shape if block is None else block.shape(self.shape))
         return 8 * self.stored_bytes / count if count else 0.0
 
 
@@ -102,7 +104,7 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
         chunks, storage = stream.chunks, "" if file.reader.source.remote else _storage(file, number)
     return TensorReport(
         tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage,
-        delta_base(file, index),
+        delta_base(file, index), tensor.encoding,
     )  # fmt: skip
 
 

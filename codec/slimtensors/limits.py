@@ -17,6 +17,7 @@ MAX_ELEMENTS = 1 << 48  # sizes in bytes stay below 2^53
 MAX_NAME_BYTES = 512
 MAX_METADATA_BYTES = 8 * MEBIBYTE
 MAX_CHUNK_BYTES = 16 * MEBIBYTE
+MAX_RECORD_CHUNK_BYTES = 4 * MEBIBYTE  # a chunk of records: fields of one bit take eight times their room
 EXPANSION = 1024  # decoded bytes for each stored byte
 EXPANSION_SLACK = 256 * MEBIBYTE
 ESCAPE_SHARE = 16  # at most one unit in so many may be an escape

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.classes import find_classes, with_classes
 from slimtensors.detect.codes import Structure, find_structure
+from slimtensors.detect.records import with_context
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -37,6 +38,7 @@ from slimtensors.dtypes import DTYPES, DType, bytes_of
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse, Stored
+from slimtensors.gguf.blocks import Block, block_of
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import (
     CHUNK_BYTES,
@@ -97,12 +99,13 @@ def make_plan(
     segments: Sequence[int | tuple[int, int]] | None = None,
     bases: Sequence[MatchedBase | None] | None = None,
     progress: Callable[[int], object] | None = None,
+    source: str = "safetensors",
 ) -> Plan:
     """Plan a file. Raises UsageError for what no file can hold.
 
-    segments: of the source image, if there is one. bases: of each input, the tensor that it may be a difference from.
-    progress: called with half the bytes of each tensor that was compared with its base, which takes about as long as
-    to encode it.
+    segments: of the source image, if there is one; source: its format. bases: of each input, the tensor that it may be
+    a difference from. progress: called with half the bytes of each tensor that was compared with its base, which takes
+    about as long as to encode it.
     """
     check_preset(preset)
     metadata = dict(metadata or {})
@@ -116,6 +119,8 @@ def make_plan(
             builder.add_cast(tensor, casts[i].source)
         else:
             builder.add(i, tensor, same.get(i))
+            if tensor.encoding is not None:
+                builder.tensors[-1] = replace(builder.tensors[-1], encoding=tensor.encoding)
             if progress is not None and matched[i] is not None:
                 half = tensor.dtype.bytes_of(tensor.shape) // 2
                 progress(half)
@@ -124,7 +129,7 @@ def make_plan(
     image = None
     if segments is not None:
         literal = 32 + sum(s for s in segments if isinstance(s, int))
-        image = Image("safetensors", tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
+        image = Image(source, tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
         builder.image_jobs.append(Job(try_zstd=True, image=True))
     header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image, builder.bases)
     identities = {i: cast.identity for i, cast in casts.items()}
@@ -263,7 +268,24 @@ class _Builder:
             self.bases.append(matched.base)
         return self.bases.index(matched.base)
 
+    def _add_blocks(self, index: int, tensor: Input, block: Block) -> None:
+        """A tensor of blocks: each kind of field in a plane of its own."""
+        records = unit_count(tensor) // block.size
+        chunks = -(-records * block.size // CHUNK_BYTES)
+        chunk = -(-records // chunks) * block.size
+        record, why = block.record, f"blocks of {block.name}, field by field"
+        if block.scale is not None:
+            record = with_context(tensor, record, block.scale, chunk)
+            if record.fields[-1].context is not None:
+                why += ", codes given the size of their scale"
+        self._jobs.append(Job(inputs=(index,)))
+        self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), self.intern(record), chunk), why)
+
     def _add_stream(self, index: int, tensor: Input, shape: tuple[int, ...]) -> None:
+        block = block_of(tensor.encoding)
+        if block is not None and self._matched[index] is None:
+            self._add_blocks(index, tensor, block)
+            return
         dtype, units = tensor.dtype, unit_count(tensor)
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""

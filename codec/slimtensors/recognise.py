@@ -22,7 +22,6 @@ _STARTS = [
     (b"\x80\x03", "a Python pickle", _TO_SAFETENSORS),
     (b"\x80\x04", "a Python pickle", _TO_SAFETENSORS),
     (b"\x80\x05", "a Python pickle", _TO_SAFETENSORS),
-    (b"GGUF", "a GGUF file", "this version reads safetensors only"),
     (b"ZN", "a ZipNN file", "decompress it with zipnn first"),
     (b"BGSM", "a BigSmall file", "decompress it with bigsmall first"),
     (b"\x28\xb5\x2f\xfd", "a Zstandard file", "decompress it with zstd first"),
@@ -34,7 +33,7 @@ _STARTS = [
 
 
 def what_is(source: ByteSource) -> tuple[str, str]:
-    """(kind, advice): kind is "slimtensors", "safetensors", or words for a person; advice is empty if there is none."""
+    """(kind, advice): kind is "slimtensors", "safetensors", "gguf", or words for a person; advice may be empty."""
     size = source.size()
     if size == 0:
         return "an empty file", "download or copy it again"
@@ -45,6 +44,8 @@ def what_is(source: ByteSource) -> tuple[str, str]:
         return "a slimtensors file whose line ends were changed in transfer", "transfer it again in binary mode"
     if len(start) > 9 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") <= MAX_SAFETENSORS_HEADER:
         return "safetensors", ""
+    if start.startswith(b"GGUF"):
+        return "gguf", ""
     for magic, kind, advice in _STARTS:
         if start.startswith(magic):
             return kind, advice
@@ -68,6 +69,9 @@ def explain(source: ByteSource, error: FormatError) -> SlimtensorsError:
     if kind == "safetensors":
         advice = "it is not compressed: load it with safetensors, or compress it with `slimtensors compress`"
         kind = "a safetensors file"
+    if kind == "gguf":
+        advice = "it is not compressed: load it with what reads GGUF, or compress it with `slimtensors compress`"
+        kind = "a GGUF file"
     if isinstance(error, TruncatedError) and kind == "of an unknown kind":
         return TruncatedError(f"{source.label}: {error}")
     rest = f"; {advice}" if advice else ""

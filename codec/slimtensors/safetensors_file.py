@@ -8,28 +8,20 @@ from __future__ import annotations
 
 import json
 import struct
-from typing import Any, NamedTuple
+from typing import Any
 
 from slimtensors.container.source import ByteSource
-from slimtensors.dtypes import DTYPES, DType
+from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError, TruncatedError, UsageError
-from slimtensors.inputs import FileInput
+from slimtensors.inputs import Located, SourceFile, lay_open
 
-__all__ = ["SafetensorsFile", "plain_header", "read_safetensors"]
+__all__ = ["plain_header", "read_safetensors"]
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
 LENGTH_BYTES = 8
 
 
-class SafetensorsFile(NamedTuple):
-    """A source file, laid open. `segments` as in format_spec/container.md, section 8."""
-
-    inputs: list[FileInput]
-    metadata: dict[str, str]
-    segments: list[int | tuple[int, int]]
-
-
-def read_safetensors(source: ByteSource) -> SafetensorsFile:
+def read_safetensors(source: ByteSource) -> SourceFile:
     """Tensors in the order of their bytes. Raises FormatError for what is not a sound safetensors file."""
     size = source.size()
     if size < LENGTH_BYTES:
@@ -44,40 +36,8 @@ def read_safetensors(source: ByteSource) -> SafetensorsFile:
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{source.label}: its metadata are not strings")
-    entries = sorted(
-        (_entry(name, value, source.label) for name, value in header.items()), key=lambda entry: entry[3:]
-    )
-    inputs: list[FileInput] = []
-    segments: list[int | tuple[int, int]] = [start]
-    end = start
-    for name, dtype, shape, begin, stop in entries:
-        at = start + begin
-        if at < end:
-            raise FormatError(f"{source.label}: tensor {name!r} overlaps the one before it")
-        if start + stop > size:
-            raise TruncatedError(
-                f"{source.label}: tensor {name!r} ends at byte {start + stop}, the file at {size}; "
-                "it was cut off, download it again"
-            )
-        _append(segments, at - end)
-        last = segments[-1]
-        if isinstance(last, tuple):
-            segments[-1] = (last[0], last[1] + 1)
-        else:
-            segments.append((len(inputs), 1))
-        inputs.append(FileInput(name, dtype, shape, source, at))
-        end = start + stop
-    _append(segments, size - end)
-    return SafetensorsFile(inputs, metadata, segments)
-
-
-def _append(segments: list[int | tuple[int, int]], literal: int) -> None:
-    if literal:
-        last = segments[-1]
-        if isinstance(last, int):
-            segments[-1] = last + literal
-        else:
-            segments.append(literal)
+    found = [_entry(name, value, start, source.label) for name, value in header.items()]
+    return lay_open(source, "safetensors", metadata, start, found)
 
 
 def _parse(data: bytes, label: str) -> dict[str, Any]:
@@ -97,7 +57,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _entry(name: str, value: Any, label: str) -> tuple[str, DType, tuple[int, ...], int, int]:
+def _entry(name: str, value: Any, start: int, label: str) -> Located:
     try:
         dtype = DTYPES.get(value["dtype"])
         shape = tuple(value["shape"])
@@ -115,7 +75,7 @@ def _entry(name: str, value: Any, label: str) -> tuple[str, DType, tuple[int, ..
         raise FormatError(f"{label}: tensor {name!r}: {error}") from None
     if stop - begin != size:
         raise FormatError(f"{label}: tensor {name!r} has {stop - begin} bytes; dtype and shape say {size}")
-    return name, dtype, shape, begin, stop
+    return Located(start + begin, start + stop, name, dtype, shape)
 
 
 def plain_header(tensors: list[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:

@@ -36,6 +36,7 @@ class SourceImage(NamedTuple):
 
     source: ByteSource
     segments: Sequence[int | tuple[int, int]]
+    kind: str = "safetensors"
 
 
 class _Task(NamedTuple):

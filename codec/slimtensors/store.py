@@ -34,10 +34,11 @@ def store(
 ) -> None:
     """Write a file to a path or file object. bases: of each input, or none at all."""
     count = thread_count(threads)
-    segments = None if image is None else image.segments
+    segments, source = (None, "") if image is None else (image.segments, image.kind)
     plan = make_plan(
-        inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress
-    )
+        inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress,
+        source=source,
+    )  # fmt: skip
 
     def write(output: Output) -> None:
         write_plan(plan, inputs, output, threads=count, image=image, progress=progress)

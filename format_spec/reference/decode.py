@@ -32,16 +32,20 @@ from expressions import (
     Cast,
     ClassContext,
     Decimal,
+    Field,
+    FieldContext,
     Gather,
     Mul,
     NeedsNewerReader,
     Part,
+    Records,
     Ref,
     Sparse,
     add_difference,
     combine,
     integer,
     parse_expression,
+    records_of,
     scattered,
 )
 
@@ -73,6 +77,7 @@ MAX_ELEMENTS = 1 << 48
 MAX_NAME = 512
 MAX_METADATA = 8 << 20
 MAX_CHUNK = 16 << 20
+MAX_RECORDS = 4 << 20
 MAX_RATIO = 1024
 FREE_BYTES = 256 << 20
 
@@ -96,7 +101,7 @@ class Stream:
     units: int
     unit: int  # bytes of a unit
     chunk: int
-    expression: Bits | Sparse
+    expression: Bits | Sparse | Records
     dtype: str = "U8"
     lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
@@ -109,6 +114,12 @@ class Stream:
         check(self.units >= 1, f"{self.kind} stream without units")
         check(self.chunk >= 1 and self.chunk * self.unit <= MAX_CHUNK, "decoded bytes of a chunk over the limit")
         check(self.expression.width() <= 8 * self.unit, "the parts are wider than the unit")
+        if isinstance(self.expression, Records):
+            # `records.md`: "`B` divides their number of bytes, and the bytes of `chunk` units, which are at most 4 MiB"
+            check(self.kind == "tensor", "a record that is not a tensor with a stream of its own")
+            size, chunk = self.expression.size, self.chunk * self.unit
+            check(self.bytes() % size == chunk % size == 0, "records that do not divide chunks or tensor")
+            check(min(chunk, self.bytes()) <= MAX_RECORDS, "a chunk of records over the limit")
         self.chunks = -(-self.units // self.chunk)
 
     def bytes(self) -> int:
@@ -264,11 +275,11 @@ class HeaderReader:
         expression = look.codes if look else found
         if look:
             lookup.check_use(look, dtype, units, plan)
-        if not isinstance(expression, Bits | Sparse):
+        if not isinstance(expression, Bits | Sparse | Records):
             raise Refused(f"{kind}: a ref has no stream")
         check(max(expression.sides(), default=-1) < len(plan), "no such side plane")
         if expression.base is None:
-            contexts = [part.context for part in expression.planes()]
+            contexts = [part.context for part in expression.planes()]  # of records, others
             check(not any(isinstance(c, BaseContext) for c in contexts), "a context of a base without a base")
         else:
             of_one, of_many = isinstance(expression.base, int), isinstance(expression.base, tuple)
@@ -313,6 +324,11 @@ class HeaderReader:
     def tensor(self, value: object) -> None:
         every = {"dtype", "name", "shape"}
         with_stream = every | {"chunk", "expression"}
+        if isinstance(value, dict) and "encoding" in value:
+            # `records.md`, section 3: "1 to 64 characters from `A` to `Z`, `0` to `9` and `_`"
+            encoding = value.pop("encoding")
+            check(isinstance(encoding, str) and 1 <= len(encoding) <= 64, "encoding: not a string of 1 to 64")
+            check(set(encoding) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"), "encoding: another character")
         value = object_of(
             value, "tensor", every, every | {"pack"}, every | {"expression"}, with_stream, with_stream | {"sides"}
         )
@@ -415,7 +431,7 @@ class HeaderReader:
     def read_image(self, value: object) -> Image:
         """Section 8."""
         value = object_of(value, "image", {"chunk", "expression", "format", "segments"})
-        check(value["format"] == "safetensors", "image: format")
+        check(value["format"] in ("gguf", "safetensors"), "image: format")
         segments: list[int | tuple[int, int]] = []
         literal_bytes = total = after = 0
         bytes_before = [0, *accumulate(tensor.bytes for tensor in self.tensors)]
@@ -520,7 +536,8 @@ def decode_chunk(stored: bytes, stream: Stream, start: int, n: int, sides: list[
 def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list[bytes]) -> bytes:
     check(n >= GROUP, "planes of fewer than 128 units")
     parts = stream.expression.planes()
-    body = n - n % GROUP
+    record = stream.expression if isinstance(stream.expression, Records) else None
+    body = n if record else n - n % GROUP  # `records.md`: "There is no tail"
     at = HEAD.size + DESCRIPTOR.size * len(parts)
     check(at <= len(stored), "descriptors cut short")
     fields: list[list[int]] = []
@@ -538,6 +555,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             # "has only the fields of the body's units whose row is present"
             row = stream.units // len(sides[part.side])
             here = [j for j in range(body) if sides[part.side][(start + j) // row]]
+        elif record:
+            here = range(n * stream.unit // record.size * part.count())
         elif isinstance(stream.expression, Sparse):
             # "a field for every 8 units of the body, and each of the others a field for every bit of the mask that is
             # 1"
@@ -545,7 +564,12 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         # "With none, the plane is constant 0."
         check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
         groups = -(-len(here) // GROUP)
-        contexts = contexts_of(stream, part, start, here, sides) if part.context and mode in (CODED, BYPASS) else None
+        contexts = None
+        if part.context and mode in (CODED, BYPASS):
+            if isinstance(part.context, FieldContext):
+                contexts = field_contexts(part.context, fields[part.context.plane], len(here), record.fields, part)
+            else:
+                contexts = contexts_of(stream, part, start, here, sides)
         plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes, contexts)
         # "followed by as many zeros as make a multiple of 128"
         check(not any(plane[len(here) :]), "fields after the last present one are not zero")
@@ -561,6 +585,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         at = begin + tail_bytes
     check(at + READ_AHEAD <= len(stored), "fewer than 64 bytes after the last")
     check(zero(stored[at:]), "bytes after the chunk's last are not zero")
+    if record:
+        return records_of(fields, record, n * stream.unit // record.size)
     bits = 8 * stream.unit
     if isinstance(stream.expression, Sparse):
         mask, *values = fields
@@ -638,6 +664,16 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
     fill = [0] * (-len(table) % GROUP)
     number = context.tables * context.classes if isinstance(context, BaseContext) else context.tables
     return coder.Contexts(number, table + fill, moved + fill)
+
+
+def field_contexts(
+    context: FieldContext, given: list[int], count: int, fields: Sequence[Field], field: Field
+) -> coder.Contexts:
+    """`records.md`, section 2; `given`: the fields of the plane that selects."""
+    each = field.count() // fields[context.plane].count()
+    table = [max(0, min((given[i // each] >> context.shift) - context.first, context.tables - 1)) for i in range(count)]
+    fill = [0] * (-count % GROUP)
+    return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))
 
 
 def decode_plane(

@@ -13,7 +13,7 @@ import zstandard
 
 from coder import GROUP, LANES, LOW_STATE, Contexts, pieces, round_up
 from decode import AFFINE, BYPASS, CONSTANT, DESCRIPTOR, HEAD, LITERAL, MAX_RATIO, PLANES, RAW, READ_AHEAD, ZSTD
-from expressions import Bits, ordered
+from expressions import Bits, Records, ordered
 
 # -- planes ----------------------------------------------------------------------------------------------------------
 
@@ -282,6 +282,22 @@ def difference(unit: int, base: int, bits: int, *, floats: bool) -> int:
     """The inverse of `add_difference`."""
     d = (ordered(unit, bits, floats=floats) - ordered(base, bits, floats=floats)) % (1 << bits)
     return 2 * d if d < 1 << bits - 1 else 2 * ((1 << bits) - d) - 1
+
+
+def record_fields(data: bytes, record: Records) -> list[list[int]]:
+    """The planes of whole records, each followed by zeros up to a multiple of 128."""
+    planes: list[list[int]] = [[] for _ in record.fields]
+    for at in range(0, len(data), record.size):
+        bits = int.from_bytes(data[at : at + record.size], "little")
+        for plane, field in zip(planes, record.fields, strict=True):
+            for n, cuts in field.spans:
+                for i in range(n):
+                    value = below = 0
+                    for bit, step, width in cuts:
+                        value |= (bits >> bit + i * step) % (1 << width) << below
+                        below += width
+                    plane.append(value)
+    return [plane + [0] * (-len(plane) % GROUP) for plane in planes]
 
 
 def mask_and_values(units: Sequence[int], keep: frozenset[int] = frozenset()) -> tuple[list[int], list[int]]:

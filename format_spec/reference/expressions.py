@@ -105,6 +105,47 @@ class Sparse:
 
 
 @dataclass(frozen=True)
+class FieldContext:
+    """`records.md`, section 2."""
+
+    plane: int
+    shift: int
+    first: int
+    tables: int
+
+
+@dataclass(frozen=True)
+class Field:
+    """A plane of a record. A span is a number of fields and its pieces: bit, step, width."""
+
+    width: int
+    spans: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
+    context: FieldContext | None
+    side = None
+
+    def count(self) -> int:
+        return sum(n for n, _ in self.spans)
+
+
+@dataclass(frozen=True)
+class Records:
+    """`records.md`, section 1: "a pattern that repeats" """
+
+    size: int
+    fields: tuple[Field, ...]
+    base = matmul = None
+
+    def sides(self) -> set[int]:
+        return set()
+
+    def width(self) -> int:
+        return 0  # a record's planes may be wider than the unit
+
+    def planes(self) -> tuple[Field, ...]:
+        return self.fields
+
+
+@dataclass(frozen=True)
 class Ref:
     target: int
 
@@ -149,8 +190,10 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
+def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Records | Ref | Cast:
     object_ = keyed(value, "expression")
+    if object_.keys() == {"record"}:
+        return parse_record(object_["record"])
     if object_.keys() == {"ref"}:
         return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
     if object_.keys() == {"gather"}:
@@ -199,6 +242,80 @@ def parse_matmul(value: object) -> Matmul:
     p, q = integer(numbers[0], 0, 2**48, "matmul"), integer(numbers[1], 0, 2**48, "matmul")
     check(p != q, "matmul: one side plane twice")
     return Matmul(p, q, integer(numbers[2], 0, 60, "matmul: shift"))
+
+
+def parse_record(value: object) -> Records:
+    """`records.md`, section 1."""
+    if not isinstance(value, list) or not 2 <= len(value) <= 17:
+        raise Refused("record: not a size and 1 to 16 fields")
+    size = integer(value[0], 1, 512, "record")
+    free = [True] * (8 * size)
+    fields: list[Field] = []
+    for item in value[1:]:
+        object_ = keyed(item, "record")
+        check(object_.keys() in ({"plane", "spans"}, {"context", "plane", "spans"}), "record: keys of a field")
+        width = integer(object_["plane"], 1, 16, "plane")
+        if not isinstance(object_["spans"], list):
+            raise Refused("spans: not an array")
+        check(len(object_["spans"]) > 0, "spans: none")
+        field = Field(width, tuple(parse_span(span, width, free) for span in object_["spans"]), None)
+        if "context" in object_:
+            field = replace(field, context=parse_field_context(object_["context"], field, fields))
+        fields.append(field)
+    # "Every bit of the record belongs to exactly one field."
+    check(not any(free), "record: a bit that belongs to no field")
+    return Records(size, tuple(fields))
+
+
+def parse_span(value: object, width: int, free: list[bool]) -> tuple[int, tuple[tuple[int, int, int], ...]]:
+    # "`n` (at least 1) and 1 to 16 triples"
+    if not isinstance(value, list) or len(value) not in range(4, 50, 3):
+        raise Refused("span: not a number and 1 to 16 triples")
+    n = integer(value[0], 1, len(free), "span")
+    pieces = []
+    for at in range(1, len(value), 3):
+        bit = integer(value[at], 0, len(free) - 1, "bit")
+        step = integer(value[at + 1], 0, len(free), "step")
+        w = integer(value[at + 2], 1, width, "width")
+        # "`step` is at least `width`, but 0 where `n` is 1"
+        check(step == 0 if n == 1 else step >= w, "span: step")
+        for i in range(n):
+            for b in range(bit + i * step, bit + i * step + w):
+                check(b < len(free) and free[b], "record: a bit of two fields, or beyond its end")
+                free[b] = False
+        pieces.append((bit, step, w))
+    check(sum(w for _, _, w in pieces) == width, "span: its widths are not the plane's")
+    return n, tuple(pieces)
+
+
+def parse_field_context(value: object, field: Field, earlier: list[Field]) -> FieldContext:
+    context = keyed(value, "context")
+    check(context.keys() == {"field"}, "context: unknown keys")
+    numbers = context["field"]
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise Refused("context: not an array of four")
+    plane = integer(numbers[0], 0, len(earlier) - 1, "context: not an earlier plane")
+    check(field.count() % earlier[plane].count() == 0, "context: fields that are not a multiple")
+    shift, first = integer(numbers[1], 0, 15, "shift"), integer(numbers[2], 0, 65535, "first")
+    return FieldContext(plane, shift, first, integer(numbers[3], 2, 64, "tables"))
+
+
+def records_of(planes: list[list[int]], record: Records, n: int) -> bytes:
+    """The bytes of `n` records. "Bit `k` of a record is bit `k mod 8` of its byte `floor(k / 8)`." """
+    fields = [iter(plane) for plane in planes]
+    out = []
+    for _ in range(n):
+        bits = 0
+        for each, field in zip(fields, record.fields, strict=True):
+            for count, pieces in field.spans:
+                for i in range(count):
+                    value = next(each)
+                    # "put together from its least significant bits up"
+                    for bit, step, width in pieces:
+                        bits |= (value % (1 << width)) << bit + i * step
+                        value >>= width
+        out.append(bits.to_bytes(record.size, "little"))
+    return b"".join(out)
 
 
 def parse_sparse(value: object) -> Sparse:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 import decode
 from coder import GROUP
 from encode import (
+    Coded,
     Plane,
     PlanesChunk,
     affine_chunk,
@@ -16,11 +17,12 @@ from encode import (
     encode_plane,
     literal_chunk,
     mask_and_values,
+    record_fields,
     split_fields,
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, Sparse, parse_expression
+from expressions import DTYPES, FLOATS, Bits, Records, Sparse, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -32,7 +34,7 @@ class Place:
 
     data: bytes
     unit: int
-    expression: Bits | Sparse
+    expression: Bits | Sparse | Records
     start: int  # its first unit, counted from the stream's
     units: int  # of the stream
     sides: list[bytes]
@@ -53,6 +55,8 @@ class Place:
 
     def fields(self) -> list[list[int]]:
         """Per plane, the fields that are stored (a multiple of 128 of them)."""
+        if isinstance(self.expression, Records):
+            return record_fields(self.data, self.expression)
         body = self.body()
         if isinstance(self.expression, Sparse):
             mask, values = mask_and_values(body)
@@ -66,6 +70,8 @@ class Place:
     def planes(self, *plans: Plane, extra: int = 0) -> PlanesChunk:
         parts = zip(self.fields(), self.expression.planes(), plans, strict=True)
         n = len(self.data) // self.unit
+        if isinstance(self.expression, Records):
+            return PlanesChunk(n, self.unit, [self.record_plane(i, plan) for i, plan in enumerate(plans)], b"", extra)
         coded = []
         for fields, part, plan in parts:
             here = range(n - n % GROUP)
@@ -78,6 +84,14 @@ class Place:
         if self.expression.base is None:
             return chunk
         return replace(chunk, base_digest=decode.decoded_digest(decode.base_units(self.stream, self.start, n)))
+
+
+    def record_plane(self, i: int, plan: Plane) -> Coded:
+        planes, every = self.fields(), self.expression.fields
+        field, count = every[i], len(self.data) // self.expression.size * every[i].count()
+        context = field.context
+        contexts = context and decode.field_contexts(context, planes[context.plane], count, every, field)
+        return encode_plane(planes[i], field.width, plan, contexts)
 
 
 Coding = Callable[[Place], bytes]
@@ -127,6 +141,7 @@ class Source:
     sides: list[Source] = field(default_factory=list)
     codes: list[int] | None = None
     base: BaseTensor | None = None
+    encoding: str | None = None
     members: list[tuple[BaseTensor, int]] = field(default_factory=list)  # of a pack: a base and the bytes it is for
 
     def unit(self) -> int:
@@ -138,7 +153,7 @@ class Source:
     def stream(self) -> StreamParts:
         size = self.chunk_units() * self.unit()
         expression = parse_expression(self.expression)
-        bits = expression if isinstance(expression, Bits | Sparse) else expression.codes
+        bits = expression if isinstance(expression, Bits | Sparse | Records) else expression.codes
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
         units = len(self.data) // self.unit()
@@ -188,6 +203,8 @@ class Writer:
         if source.base:
             add = [{"base": self.base(source.base)}, *source.expression["add"][1:]]
             keys["expression"] = self.expression({"add": add})
+        if source.encoding:
+            keys["encoding"] = source.encoding
         self.streams += [side.stream() for side in source.sides] + [source.stream()]
         return self._add(name, source.dtype, source.shape, source.data, **keys)
 
@@ -229,14 +246,19 @@ class Writer:
         return self._add(name, self.pack_sources[pack].dtype, shape, data, pack=pack)
 
     def image(
-        self, segments: list[bytes | tuple[int, int]], expression: dict, code: Coding, chunk: int | None = None
+        self,
+        segments: list[bytes | tuple[int, int]],
+        expression: dict,
+        code: Coding,
+        chunk: int | None = None,
+        kind: str = "safetensors",
     ) -> None:
         """Literal bytes, or (first, count)."""
         self.source = b"".join(s if isinstance(s, bytes) else b"".join(self.decoded[s[0] : sum(s)]) for s in segments)
         data = hashlib.sha256(self.source).digest() + b"".join(s for s in segments if isinstance(s, bytes))
         stored = Source("U8", (len(data),), data, expression, code, chunk)
         named = [len(s) if isinstance(s, bytes) else list(s) for s in segments]
-        self.header["image"] = {"format": "safetensors", "segments": named, **self._keys(stored)}
+        self.header["image"] = {"format": kind, "segments": named, **self._keys(stored)}
         self.image_stream = stored.stream()
 
     def parts(self) -> Parts:

@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from make_valid import (
     COMPRESSED_FRAME,
     COMPRESSED_PLAIN,
+    NIBBLES,
     bf16_base,
     bits,
+    blocks,
     classes_round,
     classes_source,
     delta,
@@ -699,7 +701,7 @@ header(
 
 # -- section 8: image ------------------------------------------------------------------------------------------------
 
-header("image_format", "a format that is not known", (["image", "format"], "gguf"))
+header("image_format", "a format that is not known", (["image", "format"], "npz"))
 header("image_missing_format", "no format", (["image", "format"], DROP))
 header("image_literal_0", "a literal segment of 0 bytes", (["image", "segments"], [4, [0, 2], 3, 0, [4, 1]]))
 header("image_count_0", "a segment of 0 tensors", (["image", "segments"], [4, [0, 2], 3, [2, 0], [4, 1]]))
@@ -1906,3 +1908,137 @@ header(
     (["image", "chunk"], 16 << 20),
 )
 header("bomb_side", "a side plane of 2^40 rows", (ROW_SHAPE, [2**40]), base=rows)
+
+
+# records
+
+RECORD = ["expressions", 0, "record"]
+WHOLE_BYTES = {"record": [1, {"plane": 8, "spans": [[1, 0, 0, 8]]}]}
+
+
+def nibbles() -> Parts:
+    return one(Source("U8", (1440,), blocks(80, 18), NIBBLES, planes(Plane(RAW), Plane(CODED), Plane(CODED))))
+
+
+def pieces() -> Parts:
+    """Two planes, the second given the first, which is even, so that every other table is absent."""
+    data = bytes(v & 0xFE if i % 2 == 0 else v for i, v in enumerate(blocks(4096, 2)))
+    second = {"context": {"field": [0, 0, 0, 16]}, "plane": 4, "spans": [[2, 8, 4, 4]]}
+    expression = {"record": [2, {"plane": 8, "spans": [[1, 0, 0, 8]]}, second]}
+    return one(Source("U8", (8192,), data, expression, planes(Plane(RAW), Plane(CODED))))
+
+
+def nibble_header(name: str, what: str, *changes: tuple[Sequence[str | int], object]) -> None:
+    header(f"record_{name}", what, *changes, base=nibbles)
+
+
+FIRST_SPAN = [*RECORD, 3, "spans", 0]
+nibble_header("object", "a record that is an object", (RECORD, {"size": 18}))
+nibble_header("size_only", "a record without fields", (RECORD, [18]))
+nibble_header("size_0", "records of no bytes", ([*RECORD, 0], 0))
+nibble_header("size_513", "records of 513 bytes", ([*RECORD, 0], 513))
+nibble_header("size_17", "records of 17 bytes whose fields take 18", ([*RECORD, 0], 17))
+nibble_header("gap", "bits that belong to no field", ([*RECORD, 0], 20))
+nibble_header("overlap", "two spans that share bits", ([*RECORD, 3, "spans", 1, 1], 16))
+nibble_header("shared", "two fields that share a bit", ([*RECORD, 1, "spans"], [[1, 1, 0, 7]]))
+nibble_header("plain_plane", "a field without spans", ([*RECORD, 1], {"plane": 7}))
+nibble_header("key", "an unknown key of a field", ([*RECORD, 1, "scatter"], 0))
+nibble_header("spans_empty", "a field of no spans", ([*RECORD, 1, "spans"], []))
+nibble_header("spans_object", "spans that are an object", ([*RECORD, 1, "spans"], {}))
+nibble_header("span_number", "a span that is a number", ([*RECORD, 1, "spans", 0], 7))
+nibble_header("span_three", "a span of three integers", ([*RECORD, 1, "spans", 0], [1, 0, 7]))
+nibble_header("span_no_fields", "a span of no fields", ([*FIRST_SPAN, 0], 0))
+nibble_header("span_count", "more fields than a record has bits", ([*FIRST_SPAN, 0], 145))
+nibble_header("span_bit", "a field beyond the end of its record", ([*FIRST_SPAN, 1], 144))
+nibble_header("span_bit_negative", "a field before its record", ([*FIRST_SPAN, 1], -1))
+nibble_header("span_step", "fields that overlap each other", ([*FIRST_SPAN, 2], 3))
+nibble_header("span_step_of_one", "a step of a single field", ([*RECORD, 1, "spans", 0, 2], 8))
+nibble_header("span_width", "a span wider than its plane", ([*FIRST_SPAN, 3], 5))
+nibble_header("span_width_0", "a piece of no bits", ([*RECORD, 1, "spans", 0], [1, 0, 0, 7, 16, 0, 0]))
+nibble_header("width_17", "a plane of 17 bits", ([*RECORD, 1, "plane"], 17))
+nibble_header("chunk", "a chunk that is not whole records", (["tensors", 0, "chunk"], 1439))
+nibble_header("units", "a tensor that is not whole records", (["tensors", 0, "shape"], [1439]))
+nibble_header("beside", "an unknown key beside `record`", (["expressions", 0, "rotate"], 0))
+nibble_header("rotated", "a record within `bits`", (["expressions", 0], {"bits": [NIBBLES], "rotate": 0}))
+header(
+    "record_17_fields",
+    "records of 17 fields",
+    (RECORD, [17, *({"plane": 8, "spans": [[1, 8 * i, 0, 8]]} for i in range(17))]),
+    base=nibbles,
+)
+header(
+    "record_sides",
+    "a record with side planes",
+    (["tensors", 0, "sides"], [{"chunk": 1, "dtype": "U8", "expression": 1, "shape": [1]}]),
+    (["expressions"], [NIBBLES, BYTES]),
+    base=nibbles,
+)
+header("record_image", "an image of records", (["expressions", 1], WHOLE_BYTES))
+header(
+    "record_chunk_limit",
+    "a chunk of records of more than 4 MiB",
+    (["tensors", 0, "chunk"], 18 << 18),
+    (["tensors", 0, "shape"], [18 << 18]),
+    base=nibbles,
+)
+GIVEN = [*RECORD, 2, "context"]
+header("record_context_later", "a context by the field itself", ([*GIVEN, "field", 0], 1), base=pieces)
+header(
+    "record_context_first",
+    "a context of the first field",
+    ([*RECORD, 1, "context"], {"field": [0, 0, 0, 2]}),
+    base=pieces,
+)
+header("record_context_shift", "a context's shift of 16", ([*GIVEN, "field", 1], 16), base=pieces)
+header("record_context_tables_1", "a context of one table", ([*GIVEN, "field", 3], 1), base=pieces)
+header("record_context_tables_65", "a context of 65 tables", ([*GIVEN, "field", 3], 65), base=pieces)
+header("record_context_five", "a context of five numbers", ([*GIVEN, "field"], [0, 0, 0, 16, 0]), base=pieces)
+header("record_context_base", "a context of a base in a record", (GIVEN, {"base": [0, 0, 2]}), base=pieces)
+header(
+    "record_context_multiple",
+    "a field given one of which there are more",
+    ([*RECORD, 1], {"plane": 4, "spans": [[2, 0, 4, 4]]}),
+    ([*RECORD, 2, "plane"], 8),
+    ([*RECORD, 2, "spans"], [[1, 8, 0, 8]]),
+    base=pieces,
+)
+header("encoding_empty", "an encoding of no characters", (["tensors", 0, "encoding"], ""))
+header("encoding_65", "an encoding of 65 characters", (["tensors", 0, "encoding"], "A" * 65))
+header("encoding_lower", "an encoding in lower case", (["tensors", 0, "encoding"], "gguf_Q4_0"))
+header("encoding_number", "an encoding that is a number", (["tensors", 0, "encoding"], 4))
+header("encoding_arabic", "an encoding with a digit beyond ASCII", (["tensors", 0, "encoding"], "Q\u0664"))
+
+
+@invalid("a pack of records")
+def record_pack() -> bytes:
+    writer = Writer()
+    pack = writer.pack("U8", WHOLE_BYTES)
+    writer.pack_member("a", pack, (3,), b"abc")
+    return writer.parts().join()
+
+
+@invalid("fields after the last record that are not zero")
+def record_rest() -> bytes:
+    parts = nibbles()
+    chunk = parts.streams[0].chunks[0]
+    at = 16 + 16 * 3 + len(raw_payload([0] * 128, 7)) - 1  # the first plane's last byte, of no record
+    chunk.stored = chunk.stored[:at] + bytes([chunk.stored[at] | 8]) + chunk.stored[at + 1 :]
+    return parts.join()
+
+
+@invalid("a constant other than 0 of a plane of records that does not fill its groups")
+def record_constant_rest() -> bytes:
+    parts = one(Source("U8", (130,), bytes(130), WHOLE_BYTES, planes(Plane(CONSTANT))))
+    chunk = parts.streams[0].chunks[0]
+    chunk.stored = chunk.stored[:18] + b"\1" + chunk.stored[19:]
+    return parts.join()
+
+
+@invalid("a plane of records that selects an absent table")
+def record_absent_table() -> bytes:
+    parts = pieces()
+    chunk = parts.streams[0].chunks[0]
+    kept = bytearray(chunk.stored)
+    kept[16 + 32] ^= 1  # the first field of the raw plane, which selects
+    chunk.stored = bytes(kept)
+    return parts.join()

@@ -916,3 +916,76 @@ def read_ahead() -> Parts:
     assert len(stored) == 512
     assert stored[447]
     return parts
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+def field(width: int, *spans: list[int], context: list[int] | None = None) -> dict:
+    made: dict = {"plane": width, "spans": list(spans)}
+    return made if context is None else {**made, "context": {"field": context}}
+
+
+# A scale of 16 bits and 32 codes of four, the lower halves of the bytes first: GGUF's Q4_0.
+NIBBLES = {"record": [18, field(7, [1, 0, 0, 7]), field(9, [1, 7, 0, 9]), field(4, [16, 16, 8, 4], [16, 20, 8, 4])]}
+# Fields of five bits from nibbles and a word of single bits, and what is left of 13 bytes.
+PIECES = {
+    "record": [
+        13,
+        field(8, [1, 0, 0, 8]),
+        field(5, [8, 32, 8, 4, 8, 1, 1], [8, 36, 8, 4, 16, 1, 1], context=[0, 1, 3, 6]),
+        field(8, [1, 24, 0, 8]),
+        field(8, [1, 96, 0, 8]),
+    ]
+}
+
+
+def blocks(count: int, size: int, seed: int = 1) -> bytes:
+    """Bytes whose nibbles and scales are not uniform."""
+    low, high = skewed(count * size, 15, seed), skewed(count * size, 15, seed + 1)
+    return bytes(a | b << 4 for a, b in zip(low, high, strict=True))
+
+
+def records(expression: dict, data: bytes, *plans: Plane, dtype: str = "U8", chunk: int | None = None) -> Parts:
+    units = len(data) // DTYPES[dtype][1]
+    source = Source(dtype, (units,), data, expression, planes(*plans), chunk, encoding="GGUF_Q4_0")
+    return one(source)
+
+
+@valid("records: scales of 16 bits in two planes, 32 nibbles; two chunks, the second shorter; an encoding")
+def record_nibbles() -> Parts:
+    return records(NIBBLES, blocks(400, 18), Plane(RAW), Plane(CODED), Plane(CODED), chunk=18 * 250)
+
+
+@valid("records of fields put together from pieces, which select their tables by the plane before")
+def record_pieces() -> Parts:
+    return records(PIECES, blocks(500, 13), Plane(RAW), Plane(CODED), Plane(RAW), Plane(CODED))
+
+
+@valid("records of units of four bytes: eight nibbles in each, raw; as many fields as fill their last group")
+def record_words() -> Parts:
+    expression = {"record": [4, field(4, [8, 0, 4, 4])]}
+    return records(expression, blocks(144, 4), Plane(RAW), dtype="I32")
+
+
+@valid("records of which one plane is constant, and one that fills its groups, and is not 0")
+def record_constant() -> Parts:
+    data = bytes(v for x in blocks(1024, 1) for v in (x, 7))
+    return records({"record": [2, field(8, [1, 0, 0, 8]), field(8, [1, 8, 0, 8])]}, data, Plane(CODED), Plane(CONSTANT))
+
+
+@valid("records longer than what fills a group: chunks that are literal and affine hold units as ever")
+def record_literal() -> Parts:
+    def code(place: Place) -> bytes:
+        return affine(0, 0)(place) if place.start else literal(place)
+
+    expression = {"record": [2, field(16, [1, 0, 0, 16])]}
+    return one(Source("U8", (20,), bytes([*range(10), *bytes(10)]), expression, code, 10))
+
+
+@valid("an image of a GGUF file")
+def image_gguf() -> Parts:
+    writer = Writer()
+    writer.tensor("a", Source("U8", (3,), b"abc", BYTES))
+    writer.image([b"GGUF", (0, 1), b"end"], BYTES, literal, kind="gguf")
+    return writer.parts()

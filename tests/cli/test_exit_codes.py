@@ -18,7 +18,7 @@ Invoke = Callable[..., Result]
 WRONG = {
     "zip": (b"PK\x03\x04" + bytes(100), "pickle"),
     "pickle": (b"\x80\x02}q\x00." + bytes(100), "old PyTorch checkpoint"),
-    "gguf": (b"GGUF\x03\0\0\0" + bytes(100), "a GGUF file"),
+    "gguf": (b"GGUF\x01\0\0\0" + bytes(100), "a GGUF file"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n", "git lfs pull"),
     "page": (b"<!DOCTYPE html><html><body>404</body></html>", "a web page"),
     "empty": (b"", "an empty file"),

@@ -44,13 +44,16 @@ KEYS = [
     "chunk",
     "context",
     "dtype",
+    "encoding",
     "expression",
     "image",
     "pack",
+    "record",
     "ref",
     "scatter",
     "sides",
     "shape",
+    "spans",
 ]
 DTYPES = list(decode.DTYPES)
 

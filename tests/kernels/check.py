@@ -18,6 +18,7 @@ from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
 from kernels.lookup_checks import check_lookups
+from kernels.record_checks import check_records
 from slimtensors.kernels.cpu import (
     bypass,
     class_kernels,
@@ -34,6 +35,7 @@ from slimtensors.kernels.cpu import (
     low_rank,
     merging,
     planes,
+    records,
     rows,
     scales,
     sparse,
@@ -45,7 +47,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
     bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, fit,
-    histogram, lookup, low_rank, merging, planes, rows, scales, sparse, split, table, xxh3,
+    histogram, lookup, low_rank, merging, planes, records, rows, scales, sparse, split, table, xxh3,
 )  # fmt: skip
 
 
@@ -547,7 +549,7 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
-    for check in (check_scales, check_moves, check_fits):
+    for check in (check_scales, check_moves, check_fits, check_records):
         for found in check(rng):
             digest.add(OK, found)
     return digest.sha256.hexdigest()

@@ -9,7 +9,7 @@ import mmap
 
 import numpy as np
 
-from kernels import cases, class_checks
+from kernels import cases, class_checks, record_checks
 from slimtensors.kernels.cpu import (
     bypass,
     context_coding,
@@ -23,6 +23,7 @@ from slimtensors.kernels.cpu import (
     merging,
     payload,
     planes,
+    records,
     rows,
     scales,
     sparse,
@@ -130,6 +131,20 @@ def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
         for spare in (n, n // 2, 1, 0):  # also fewer values than the noise of the mask asks for
             assert sparse.spread_values(bits, fence.array(dtype, spare + 32), out) != BAD_ARGUMENT
         assert 0 <= sparse.squeeze_values(fence.array(dtype, n), bits, values) <= n
+
+
+def feed_records(fence: Fence, n: int) -> None:
+    """Layouts that are sound, and layouts of noise."""
+    for size, per, layout in record_checks.LAYOUTS:
+        count = n // per
+        runs, data = fence.arrays((np.int64, 6 * len(layout)), (np.uint8, count * size))
+        for dtype in (np.uint8, np.uint16):
+            fields = fence.array(dtype, count * per)
+            for each in (runs.reshape(-1, 6), np.array(layout, np.int64)):
+                records.put_fields(fields, per, each, size, data)
+                records.cut_fields(data, per, each, size, fields)
+            selected = fence.array(np.uint8, 3 * fields.size)
+            assert records.field_contexts(fields, 3, 1, 5, 64, selected) == OK
 
 
 def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:
@@ -266,6 +281,7 @@ def main() -> None:
         feed_decoders(fence, 128 * groups, blocks)
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
+        feed_records(fence, 128 * groups)
         feed_payload(fence, groups, blocks, precision)
         feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)

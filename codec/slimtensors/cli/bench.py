@@ -52,7 +52,8 @@ def command(
 ) -> None:
     """Compare sizes and speeds on your own weights: a copy, both presets, and other compressors that are installed.
 
-    FILE is a .safetensors or .slimtensors file. All work is done in memory. Ours checks every digest when it decodes.
+    FILE is a .safetensors, .gguf or .slimtensors file. All work is done in memory. Ours checks every digest when it
+    decodes.
     """
     del verbose  # has done its work when it was parsed
     from slimtensors.cli.output import print_json, say
@@ -115,14 +116,17 @@ def take_sample(file: str, most: int) -> list[Block]:
         whole = sum(tensor.dtype.bytes_of(tensor.shape) for tensor in inputs)
         if not whole:
             raise UsageError(f"{file} holds no weights")
-        parts: dict[str, list[Any]] = {}
+        parts: dict[tuple[str, str | None], list[Any]] = {}
         for tensor in inputs:
             part = _part(tensor, min(1.0, most / whole))
             if part.size:
-                parts.setdefault(tensor.dtype.name, []).append(part)
+                parts.setdefault((tensor.dtype.name, tensor.encoding), []).append(part)
         return [
-            Block(DTYPES[dtype], np.concatenate([part.reshape(-1) for part in found]), [part.shape for part in found])
-            for dtype, found in parts.items()
+            Block(
+                DTYPES[dtype], np.concatenate([part.reshape(-1) for part in found]), [part.shape for part in found],
+                encoding,
+            )
+            for (dtype, encoding), found in parts.items()
         ]
     finally:
         source.close()
@@ -142,21 +146,22 @@ def _part(tensor: Any, share: float) -> Any:
 
 
 def _inputs(file: str, source: Any) -> list[Any]:
-    from slimtensors.converting import open_safetensors
+    from slimtensors.converting import open_weights
     from slimtensors.inputs import ArrayInput
     from slimtensors.reading import open_file
     from slimtensors.recognise import what_is
     from slimtensors.threads import thread_count
 
     if what_is(source)[0] != "slimtensors":
-        return list(open_safetensors(source).inputs)
+        return list(open_weights(source).inputs)
     with open_file(file) as opened:
         tensors = opened.header.tensors
-        return [
-            ArrayInput(tensor.name, opened.read(i, thread_count(None)), tensor.dtype, tensor.shape)
-            for i, tensor in enumerate(tensors)
-            if opened.header.target(i) == i
-        ]
+        found = []
+        for i, tensor in enumerate(tensors):
+            if opened.header.target(i) == i:
+                found.append(ArrayInput(tensor.name, opened.read(i, thread_count(None)), tensor.dtype, tensor.shape))
+                found[-1].encoding = tensor.encoding
+        return found
 
 
 def measure(
@@ -233,6 +238,7 @@ def _ours() -> list[Peer]:
             at += units.size
             elements = (*shape[:-1], shape[-1] * block.dtype.unit_bits // block.dtype.bits)
             inputs.append(ArrayInput(str(i), units, block.dtype, elements))
+            inputs[-1].encoding = block.encoding
         return store_bytes(inputs, {}, preset, threads, self_check=False)
 
     def decode(blob: Any, block: Block, threads: int) -> Any:

@@ -13,7 +13,7 @@ from slimtensors.cli import options
 __all__ = ["command"]
 
 
-@click.command("compress", short_help="Compress .safetensors files or folders.")
+@click.command("compress", short_help="Compress .safetensors or .gguf files, or folders.")
 @options.path("paths", many=True)
 @options.output
 @options.preset
@@ -44,10 +44,11 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> None:
-    """Compress .safetensors files, or whole folders of them.
+    """Compress .safetensors and .gguf files, or whole folders of them.
 
-    model.safetensors becomes model.slimtensors beside it, checked by decoding it before it takes its name. A folder,
-    or the index of its shards, becomes FOLDER-slim, with all other files copied. Nothing is deleted.
+    model.safetensors becomes model.slimtensors beside it (model.gguf model.gguf.slimtensors), checked by decoding it
+    before it takes its name. A folder, or the index of its shards, becomes FOLDER-slim, with all other files copied.
+    Nothing is deleted.
 
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
     that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
@@ -97,11 +98,11 @@ def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
 def _amount(path: Path) -> int:
     """The file is encoded, then decoded to check it."""
     from slimtensors.container.source import open_source
-    from slimtensors.converting import open_safetensors
+    from slimtensors.converting import open_weights
 
     source = open_source(path)
     try:
-        open_safetensors(source)
+        open_weights(source)
         return 2 * source.size()
     finally:
         source.close()

@@ -40,14 +40,15 @@ def command(
 ) -> None:
     """Give back the files that were compressed, byte for byte.
 
-    model.slimtensors becomes model.safetensors beside it, its SHA-256 checked before it takes its name. A folder, or
-    the index of its shards, becomes FOLDER-restored. Of a file elsewhere (hf://owner/name/file, https://, s3://) it is
-    written into the current folder. Nothing is deleted.
+    model.slimtensors becomes model.safetensors beside it (model.gguf.slimtensors model.gguf), its SHA-256 checked
+    before it takes its name. A folder, or the index of its shards, becomes FOLDER-restored. Of a file elsewhere
+    (hf://owner/name/file, https://, s3://) it is written into the current folder. Nothing is deleted.
     """
     from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
     from slimtensors.converting import decompress
+    from slimtensors.errors import UsageError
     from slimtensors.folders import DECOMPRESS
     from slimtensors.reading import open_file
 
@@ -55,6 +56,10 @@ def command(
     settings = Settings(force, dry_run, quiet, verbose, progress)
 
     def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:
+        with open_file(source, verify="none", max_bytes=max_bytes) as file:
+            kind = file.header.image.format if file.header.image else "safetensors"
+        if kind != "safetensors" and target.suffix == ".safetensors":
+            raise UsageError(f"{source} gives back a {kind.upper()} file: name it with -o {target.stem}.{kind}")
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
     def amount(path: Path | str) -> int:

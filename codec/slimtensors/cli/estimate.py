@@ -35,7 +35,7 @@ def command(
     quiet: bool,
     verbose: int,
 ) -> None:
-    """Predict within seconds how small a .safetensors file, or a folder of them, would become.
+    """Predict within seconds how small a .safetensors or .gguf file, or a folder of them, would become.
 
     Of a repository (hf://owner/name), or a file elsewhere, headers and a few MiB are read.
     """

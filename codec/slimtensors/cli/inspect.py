@@ -45,7 +45,7 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
     rows = []
     for t in report.tensors:
         shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
-        row = [t.name, t.dtype, shape, t.expression, t.storage or "?"]
+        row = [t.name, t.encoding or t.dtype, shape, t.expression, t.storage or "?"]
         row += [size(t.decoded_bytes), size(t.stored_bytes), bits]
         rows.append(row)
     if narrow():  # the planes are for those who look closely
@@ -94,6 +94,8 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
             "stored_bytes": round(t.stored_bytes),
             "bits_per_weight": round(t.bits_per_weight, 4),
         }
+        if t.encoding is not None:
+            entry["encoding"] = t.encoding
         if t.base is not None:
             entry["base"] = {"identity": t.base.identity.hex(), "hints": dict(t.base.hints)}
         if reasons:

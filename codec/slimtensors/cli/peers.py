@@ -18,11 +18,12 @@ DTYPE_NAMES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F8_E4M3"
 
 
 class Block(NamedTuple):
-    """Tensors of one dtype, one after the other; shapes in units."""
+    """Tensors of one dtype and encoding, one after the other; shapes in units."""
 
     dtype: DType
     units: Units
     shapes: list[tuple[int, ...]]
+    encoding: str | None = None
 
 
 class Peer(NamedTuple):

@@ -79,6 +79,8 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
         yield f"{name} with few values", _job("balanced", _cast(steps / 8, name))
     for name in ("float32", "float64"):
         yield f"{name} with few decimals", _job("balanced", _cast(np.round(weights, 4), name))
+    for kind in ("Q4_0", "Q5_0", "Q8_0"):
+        yield f"blocks of {kind}", _blocks_job(kind, random)
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
 
 
@@ -96,6 +98,30 @@ def _with_outliers(array: npt.NDArray[Any], random: np.random.Generator) -> npt.
     octets = made.view("u1").reshape(made.size, -1)
     octets[::500] = random.integers(0, 256, octets[::500].shape)
     return made
+
+
+def _blocks_job(kind: str, random: np.random.Generator) -> Callable[[], None]:
+    """Store and read blocks of GGUF, by scales that codes depend on."""
+
+    def job() -> None:
+        import numpy as np
+
+        from slimtensors.gguf.blocks import PREFIX, block_of
+        from slimtensors.handle import safe_open
+        from slimtensors.inputs import ArrayInput
+        from slimtensors.store import store_bytes
+
+        block = block_of(PREFIX + kind)
+        assert block is not None
+        scales = random.integers(0, 4, (1 << 13, 1))
+        array = (random.integers(0, 256, (1 << 13, block.size)) >> scales).astype(np.uint8)
+        array[:, 1] = scales[:, 0] + 40
+        blocks = ArrayInput("blocks", array.reshape(1 << 10, -1))
+        blocks.encoding = PREFIX + kind
+        with safe_open(store_bytes([blocks], None, "balanced", 1, self_check=False), threads=1) as file:
+            file.get_tensor("blocks")
+
+    return job
 
 
 def _job(preset: str, array: np.ndarray[Any, Any]) -> Callable[[], None]:

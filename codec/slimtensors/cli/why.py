@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.dtypes import DType
-from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Sparse
+from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -90,6 +91,8 @@ def _stream(file: TensorFile, number: int) -> str:
         said.append("numbers from a palette times a scale for each run: codes are kept, and the scales apart")
     elif isinstance(stream.expression, Decimal):
         said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
+    if isinstance(stream.expression, Record):
+        return "; ".join([*said, *(_record(stream.expression, found) if parts else [])])
     low = 0
     masks = 0  # planes that hold no bits of the numbers
     if isinstance(stream.expression, Sparse) and parts:
@@ -107,6 +110,17 @@ def _stream(file: TensorFile, number: int) -> str:
         said.append(f"{name}: {words}" + _cost(mode, cost, width))
         low += width
     return "; ".join(said)
+
+
+def _record(record: Record, found: _Stored) -> Iterator[str]:
+    """What became of each kind of field."""
+    yield f"bytes in which a pattern of {record.size} repeats, each kind of field by itself"
+    records = found.units / record.size
+    for i, field in enumerate(record.fields):
+        (mode, _count), *_rest = found.modes[i].most_common()
+        given = "" if field.context is None else f", given those of kind {field.context.field + 1}"
+        cost = _cost(mode, 8 * found.lengths[i] / (records * field.count), field.width)
+        yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}{cost}"
 
 
 def _mask(found: _Stored) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, sparse
+from slimtensors.codecs import delta, fused, head, lookup, records, sparse
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -16,7 +16,7 @@ from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, Delta, Sparse, Stored
+from slimtensors.expression import Bits, Delta, Record, Sparse, Stored
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -73,6 +73,10 @@ def _decode_affine(data: Bytes, out: Units) -> None:
 def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) -> None:
     if out.size < GROUP:
         raise FormatError(f"planes for a chunk of {out.size} units; {GROUP} are needed")
+    if isinstance(expression, Record):
+        planes, _none = head.read_planes(data, len(expression.fields), 0)
+        records.decode(planes, expression, out)
+        return
     tail_units = out.size % GROUP
     body = out[: out.size - tail_units]
     bits = expression.bits
@@ -176,7 +180,7 @@ def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, tr
         return head.assemble(head.AFFINE, units.size, units.nbytes, [], _AFFINE.pack(*affine))
     literal_length = head.up(head.HEAD_BYTES + units.nbytes, head.CHUNK_ALIGNMENT)
     if units.size >= GROUP:
-        tail_units = units.size % GROUP
+        tail_units = 0 if isinstance(expression, Record) else units.size % GROUP
         body = units[: units.size - tail_units]
         base_digest = delta.base_digest(place) if isinstance(expression, Delta) else 0
         parts = _encode_body(body, expression, place, try_zstd)
@@ -193,6 +197,8 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
         return _encode_any(delta.differences(body, place, expression.moved), expression.bits, place, try_zstd)
     if isinstance(expression, Bits):
         return _encode_bits(body, expression, place, try_zstd)
+    if isinstance(expression, Record):
+        return records.encode(body, expression, try_zstd=try_zstd)
     if isinstance(expression, Sparse):
         values = expression.values
         return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))

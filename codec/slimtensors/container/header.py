@@ -77,6 +77,7 @@ class Tensor:
     chunk: int | None = None
     sides: tuple[Side, ...] = ()
     pack: int | None = None
+    encoding: str | None = None  # what the elements are, where the dtype does not tell (format_spec/records.md)
 
     @property
     def nbytes(self) -> int:
@@ -88,7 +89,7 @@ class Tensor:
 
     def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {"dtype": self.dtype.name, "name": self.name, "shape": list(self.shape)}
-        for key in ("chunk", "expression", "pack"):
+        for key in ("chunk", "encoding", "expression", "pack"):
             if getattr(self, key) is not None:
                 value[key] = getattr(self, key)
         if self.sides:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 from slimtensors import expression as expressions
@@ -21,6 +22,7 @@ from slimtensors.expression import (
     Expression,
     Gather,
     Mul,
+    Record,
     Ref,
     Stored,
 )
@@ -33,12 +35,16 @@ from slimtensors.limits import (
     MAX_NAME_BYTES,
     MAX_PALETTE,
     MAX_RANK,
+    MAX_RECORD_CHUNK_BYTES,
     MAX_SIDES,
     MAX_TENSORS,
     MIN_RUN,
 )
 
-__all__ = ["check_metadata", "check_name", "parse"]
+__all__ = ["SOURCES", "check_metadata", "check_name", "parse"]
+
+SOURCES = ("gguf", "safetensors")  # formats of an image
+_ENCODING = re.compile("[A-Z0-9_]{1,64}", re.ASCII)
 
 
 def parse(data: bytes) -> Header:
@@ -94,8 +100,8 @@ def _tensor(
     value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]
 ) -> Tensor:
     value = _object(value, "a tensor")
-    keys = value.keys() - {"dtype", "name", "shape"}
-    if len(value) != len(keys) + 3:
+    keys = value.keys() - {"dtype", "encoding", "name", "shape"}
+    if not value.keys() >= {"dtype", "name", "shape"}:
         raise FormatError(f"a tensor has the keys {sorted(value)[:8]}; dtype, name and shape are needed")
     check_name(value["name"])
     name: str = value["name"]
@@ -103,11 +109,13 @@ def _tensor(
         dtype = _dtype(value["dtype"])
         shape = _shape(value["shape"])
         units = dtype.bytes_of(shape) // dtype.unit_bytes
+        encoding = _encoding(value["encoding"]) if "encoding" in value else None
         if keys == {"pack"}:
-            return Tensor(name, dtype, shape, pack=_pack_of(value["pack"], dtype, units, packs))
+            pack = _pack_of(value["pack"], dtype, units, packs)
+            return Tensor(name, dtype, shape, pack=pack, encoding=encoding)
         if keys == {"expression"}:
             index, found = _expression(value["expression"], table)
-            return Tensor(name, dtype, shape, _ref(index, found, dtype, shape, earlier, table))
+            return Tensor(name, dtype, shape, _ref(index, found, dtype, shape, earlier, table), encoding=encoding)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
             sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
@@ -115,13 +123,27 @@ def _tensor(
             _check_palettes(table[index], sides, dtype, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             _check_low_rank(table[index], sides, dtype, units)
-            return Tensor(name, dtype, shape, index, chunk, sides)
+            _check_record(table[index], chunk * dtype.unit_bytes, units * dtype.unit_bytes)
+            return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding)
         if not keys and units == 0:
-            return Tensor(name, dtype, shape)
+            return Tensor(name, dtype, shape, encoding=encoding)
         raise FormatError(f"the keys {sorted(keys)} do not go together")
     except (FormatError, UsageError) as error:
         kind = type(error) if isinstance(error, FormatError) else FormatError
         raise kind(f"tensor {name!r}: {error}") from None
+
+
+def _encoding(value: Any) -> str:
+    if not isinstance(value, str) or not _ENCODING.fullmatch(value):
+        raise FormatError(f"the encoding {value!r:.80} is not 1 to 64 capital letters, digits and underlines")
+    return value
+
+
+def _check_record(expression: Expression, chunk: int, size: int) -> None:
+    if isinstance(expression, Record) and (chunk % expression.size or size % expression.size):
+        raise FormatError(f"records of {expression.size} bytes in chunks of {chunk} of {size} bytes")
+    if isinstance(expression, Record) and min(chunk, size) > MAX_RECORD_CHUNK_BYTES:
+        raise LimitError(f"records in a chunk of {min(chunk, size)} bytes; the limit is {MAX_RECORD_CHUNK_BYTES}")
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
@@ -244,6 +266,8 @@ def _check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
 
 
 def _no_sides(expression: Expression) -> None:
+    if isinstance(expression, Record):
+        raise FormatError("a record, which only a tensor with a stream of its own may be")
     if isinstance(expression, Delta):
         raise FormatError("a difference from a base, which only a tensor or a pack may be")
     if isinstance(expression, Stored) and expression.sides:
@@ -320,6 +344,8 @@ def _pack(value: Any, table: list[Expression]) -> Pack:
     dtype = _dtype(value["dtype"])
     _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table)
     found = table[index]
+    if isinstance(found, Record):
+        raise FormatError("a record, which only a tensor with a stream of its own may be")
     if isinstance(found, Stored) and found.sides:
         raise FormatError("a pack whose expression has side planes")
     return Pack(dtype, index)  # what its bases are is checked when its tensors are known
@@ -366,7 +392,7 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
     value = _object(value, "the image")
     if value.keys() != {"chunk", "expression", "format", "segments"}:
         raise FormatError(f"the image has the keys {sorted(value)[:8]}")
-    if value["format"] != "safetensors":
+    if value["format"] not in SOURCES:
         raise FormatError(f"the image has the format {value['format']!r}")
     segments: list[int | tuple[int, int]] = []
     after = 0  # no tensor comes again
@@ -385,7 +411,7 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
         raise LimitError("the image has too many literal bytes")
     chunk, index = _stream(value, DTYPES["U8"], 32 + literal, table)
     _no_sides(table[index])
-    return Image("safetensors", tuple(segments), chunk, index)
+    return Image(value["format"], tuple(segments), chunk, index)
 
 
 def _dtype(value: Any) -> DType:

@@ -1,0 +1,120 @@
+"""Chunks of records: each kind of field in a plane of its own (format_spec/records.md)."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.contexts import Contexts
+from slimtensors.codecs.head import GROUP, Mode, Part, Plane, up
+from slimtensors.codecs.planes import decode_plane, encode_plane, field_dtype
+from slimtensors.codecs.workspace import work_space
+from slimtensors.errors import FormatError
+from slimtensors.expression import Field, Record
+from slimtensors.kernels.cpu import records as kernels
+from slimtensors.kernels.status import OK
+
+__all__ = ["cut", "decode", "encode"]
+
+Units = npt.NDArray[Any]
+Fields = npt.NDArray[Any]  # uint8 or uint16, whole groups of 128
+
+
+@lru_cache(maxsize=256)
+def _runs(field: Field) -> npt.NDArray[np.int64]:
+    """One row for each piece of a field's spans, as the kernels have them."""
+    rows = []
+    first = 0
+    for span in field.spans:
+        shift = 0
+        for bit, step, width in span.pieces:
+            rows.append((first, span.count, step, bit, shift, width))
+            shift += width
+        first += span.count
+    return np.array(rows, np.int64)
+
+
+def decode(planes: list[Plane], record: Record, out: Units) -> None:
+    """Fill `out`, all of the chunk's units, whole records. Raises FormatError."""
+    data = out.view(np.uint8)
+    records = data.size // record.size
+    data[:] = 0
+    found: list[Fields] = []
+    for i, (plane, field) in enumerate(zip(planes, record.fields, strict=True)):
+        steered = plane.descriptor.mode in (Mode.CODED, Mode.BYPASS)
+        contexts = _contexts(field, found, record, records) if steered else None
+        try:
+            fields = _decode_field(plane, field, records, contexts, _space(i, field, records))
+        except FormatError as error:
+            raise type(error)(f"plane {i}: {error}") from None
+        status = kernels.put_fields(fields, field.count, _runs(field), record.size, data)
+        assert status == OK
+        found.append(fields)
+
+
+def _space(plane: int, field: Field, records: int) -> Fields:
+    return work_space(f"record {plane}", up(records * field.count, GROUP), field_dtype(field.width))
+
+
+def _decode_field(plane: Plane, field: Field, records: int, contexts: Contexts | None, space: Fields) -> Fields:
+    """All of the chunk's fields of one kind, in whole groups."""
+    used = records * field.count
+    fields = decode_plane(plane, field.width, -(-used // GROUP), contexts, space)
+    if isinstance(fields, int):
+        if fields and used % GROUP:
+            raise FormatError("the fields after the last record are not zero")
+        space[:] = fields
+        return space
+    if fields[used:].any():
+        raise FormatError("the fields after the last record are not zero")
+    return fields
+
+
+def _contexts(field: Field, found: list[Fields], record: Record, records: int) -> Contexts | None:
+    """What selects the tables of a plane's fields: those of an earlier plane."""
+    context = field.context
+    if context is None:
+        return None
+    given, used = record.fields[context.field].count, records * field.count
+    values = work_space("contexts", up(used, GROUP), np.uint8)
+    values[used:] = 0
+    status = kernels.field_contexts(
+        found[context.field][: records * given], field.count // given, context.shift, context.first, context.tables,
+        values[:used],
+    )  # fmt: skip
+    assert status == OK
+    return Contexts(values, context.tables)
+
+
+# ---- encoding
+
+
+def cut(data: npt.NDArray[np.uint8], record: Record, plane: int) -> Fields:
+    """The fields of one plane, in whole groups; good until the next call for the same plane."""
+    field = record.fields[plane]
+    space = _space(plane, field, data.size // record.size)
+    space[:] = 0
+    status = kernels.cut_fields(data, field.count, _runs(field), record.size, space)
+    assert status == OK
+    return space
+
+
+def encode(units: Units, record: Record, *, try_zstd: bool) -> list[Part] | None:
+    """Descriptors and payloads; None if some plane has no mode that can hold it."""
+    data = units.view(np.uint8)
+    found: list[Fields] = []
+    parts = []
+    for i, field in enumerate(record.fields):
+        fields = cut(data, record, i)
+        contexts = _contexts(field, found, record, data.size // record.size)
+        # A block is as long as for units of as many bytes as a field is for.
+        each = max(1, data.size // max(1, fields.size))
+        part = encode_plane(fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts)
+        if part is None:
+            return None
+        parts.append(part)
+        found.append(fields)
+    return parts

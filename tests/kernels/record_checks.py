@@ -1,0 +1,93 @@
+"""The kernels of records against naive twins, on layouts of every kind."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from slimtensors.kernels.cpu import records
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
+
+# first field, number, step, bit, bit of the field, width
+LAYOUTS = [
+    (18, 32, [(0, 16, 8, 16, 0, 4), (16, 16, 8, 20, 0, 4)]),  # nibbles
+    (18, 1, [(0, 1, 0, 0, 0, 16)]),  # a field of two bytes
+    (34, 32, [(0, 32, 8, 16, 0, 8)]),  # bytes
+    (22, 32, [(0, 16, 8, 48, 0, 4), (0, 16, 1, 16, 4, 1), (16, 16, 8, 52, 0, 4), (16, 16, 1, 32, 4, 1)]),
+    (100, 70, [(0, 70, 8, 8, 3, 5)]),  # more than two vectors, shifted within the field
+    (66, 4, [(0, 4, 7, 64, 0, 7)]),  # across bytes
+    (7, 2, [(0, 2, 20, 3, 0, 16)]),
+    (1, 8, [(0, 8, 1, 0, 0, 1)]),
+]
+
+
+def naive_put(fields: np.ndarray, per: int, runs: np.ndarray, size: int, data: np.ndarray) -> np.ndarray:
+    bits = np.unpackbits(data, bitorder="little")
+    for record in range(data.size // size):
+        for first, count, step, bit, shift, width in runs.tolist():
+            for i in range(count):
+                value = int(fields[record * per + first + i]) >> shift
+                for k in range(width):
+                    bits[8 * size * record + bit + i * step + k] |= value >> k & 1
+    return np.packbits(bits, bitorder="little")
+
+
+def check_records(rng: np.random.Generator) -> list[np.ndarray]:
+    found = []
+    for size, per, rows in LAYOUTS:
+        runs = np.array(rows, np.int64)
+        for dtype in (np.uint8, np.uint16):
+            if int((runs[:, 4] + runs[:, 5]).max()) > 8 * np.dtype(dtype).itemsize:
+                continue
+            for count, spare in ((1, 0), (3, 0), (9, 128)):
+                fields = rng.integers(0, 1 << 8 * np.dtype(dtype).itemsize, count * per + spare).astype(dtype)
+                data = np.zeros(count * size, np.uint8)
+                assert records.put_fields(fields, per, runs, size, data) == OK
+                assert np.array_equal(data, naive_put(fields, per, runs, size, np.zeros_like(data)))
+                back = np.zeros_like(fields)
+                assert records.cut_fields(data, per, runs, size, back) == OK
+                kept = np.zeros(per, np.int64)
+                for first, number, _step, _bit, shift, width in runs.tolist():
+                    kept[first : first + number] |= (1 << width) - 1 << shift
+                assert np.array_equal(back[: count * per], fields[: count * per] & np.tile(kept, count).astype(dtype))
+                assert not back[count * per :].any()
+                # What is there already stays, and what else is in the data comes to nothing.
+                data[:] = 255
+                assert records.cut_fields(data, per, runs, size, back) == OK
+                assert np.array_equal(back[: count * per], np.tile(kept, count).astype(dtype))
+                found += [data, back]
+                check_refusals(fields, per, runs, size, data)
+        check_contexts(rng)
+    return found
+
+
+def check_refusals(fields: np.ndarray, per: int, runs: np.ndarray, size: int, data: np.ndarray) -> None:
+    """Whatever reaches out of its record or its fields."""
+    wrong = [(fields[: data.size // size * per - 1], per, runs, size, data), (fields, per, runs, size + 1, data)]
+    wrong += [(fields, per, runs, 0, data), (fields, 0, runs, size, data)]
+    wrong += [(fields, per, runs[:, :5].copy(), size, data)]
+    for column, value in ((0, -1), (0, per), (1, 0), (1, per + 1), (2, -1), (2, 1 << 40), (3, -1), (3, 8 * size)):
+        changed = runs.copy()
+        changed[-1, column] = value
+        wrong.append((fields, per, changed, size, data))
+    for column, value in ((4, -1), (4, 64), (5, 0), (5, 65)):
+        changed = runs.copy()
+        changed[0, column] = value
+        wrong.append((fields, per, changed, size, data))
+    for numbers in wrong[1:]:
+        if numbers[3] and numbers[4].size % numbers[3] == 0 and numbers[3] != size:
+            continue  # another size that divides as well
+        assert records.put_fields(*numbers) == BAD_ARGUMENT
+        given, *middle, target = numbers
+        assert records.cut_fields(target, *middle, given) == BAD_ARGUMENT
+    assert records.put_fields(*wrong[0]) == BAD_ARGUMENT
+
+
+def check_contexts(rng: np.random.Generator) -> None:
+    for dtype in (np.uint8, np.uint16):
+        given = rng.integers(0, 1 << 8 * np.dtype(dtype).itemsize, 50).astype(dtype)
+        out = np.empty(350, np.uint8)
+        assert records.field_contexts(given, 7, 2, 9, 20, out) == OK
+        assert np.array_equal(out, np.repeat(np.clip((given.astype(int) >> 2) - 9, 0, 19), 7))
+        lengths, others = [(0, 2, 9, 20), (6, 2, 9, 20)], [(7, -1, 9, 20), (7, 16, 9, 20), (7, 2, -1, 20)]
+        for wrong in (*lengths, *others, (7, 2, 9, 0), (7, 2, 9, 257)):
+            assert records.field_contexts(given, *wrong, out) == BAD_ARGUMENT
