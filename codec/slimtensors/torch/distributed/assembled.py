@@ -62,6 +62,8 @@ class OpenCheckpoint:
 class AssembledInput:
     """A tensor put together from its parts, some rows of the first dimension at a time."""
 
+    encoding: str | None = None
+
     def __init__(self, checkpoint: OpenCheckpoint, name: str, entry: Entry) -> None:
         self.name, self.dtype, self.shape = name, DTYPES[entry.dtype], entry.shape
         self._checkpoint, self._entry = checkpoint, entry

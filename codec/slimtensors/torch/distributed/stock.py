@@ -181,6 +181,8 @@ class StockCheckpoint:
 class StockInput:
     """A tensor of a stock checkpoint; all of it is loaded when some of it is read, and let go for the next one."""
 
+    encoding: str | None = None
+
     def __init__(self, checkpoint: StockCheckpoint, name: str, found: TensorStorageMetadata) -> None:
         self.name, self.shape = name, tuple(found.size)
         ours = our_dtype(found.properties.dtype)

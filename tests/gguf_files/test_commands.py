@@ -1,0 +1,74 @@
+"""The command line on GGUF files: names that lead back, folders, what is said of a tensor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from gguf_files import made
+from slimtensors.cli.main import cli
+
+
+def run(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(cli, [str(each) for each in arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def model(minilm: Path, tmp_path: Path) -> Path:
+    tensors = {"w": (made.packed(minilm, "Q4_0"), "Q4_0"), "norm": (np.ones(384, np.float32), "")}
+    return made.write(tmp_path / "model.gguf", tensors)
+
+
+def test_there_and_back(model: Path) -> None:
+    data = model.read_bytes()
+    assert run("compress", model)[0] == 0
+    packed = model.with_name("model.gguf.slimtensors")
+    assert packed.stat().st_size < 0.95 * len(data)
+    model.unlink()
+    assert run("decompress", packed)[0] == 0
+    assert model.read_bytes() == data
+    assert run("verify", packed)[0] == 0
+
+
+def test_folders(model: Path) -> None:
+    (model.parent / "config.json").write_text("{}")
+    folder = model.parent.rename(model.parent.with_name("repository"))
+    assert run("compress", folder)[0] == 0
+    slim = folder.with_name("repository-slim")
+    assert sorted(path.name for path in slim.iterdir()) == ["config.json", "model.gguf.slimtensors"]
+    assert run("decompress", slim, "-o", folder.with_name("back"))[0] == 0
+    assert (folder.with_name("back") / "model.gguf").read_bytes() == (folder / "model.gguf").read_bytes()
+
+
+def test_a_name_that_says_otherwise(model: Path) -> None:
+    assert run("compress", model, "-o", model.with_name("short.slimtensors"))[0] == 0
+    code, said = run("decompress", model.with_name("short.slimtensors"))
+    assert code == 2
+    assert "-o short.gguf" in said
+    assert not model.with_name("short.safetensors").exists()
+    assert run("decompress", model.with_name("short.slimtensors"), "-o", model.with_name("other.gguf"))[0] == 0
+    assert model.with_name("other.gguf").read_bytes() == model.read_bytes()
+
+
+def test_names_that_end_like_others(model: Path) -> None:
+    odd = model.with_name("model.gguf.safetensors")
+    odd.write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    assert run("compress", odd)[0] == 0
+    odd.unlink()
+    assert run("decompress", f"{odd}.slimtensors")[0] == 0
+    assert odd.read_bytes() == b"\x02\0\0\0\0\0\0\0{}"
+
+
+def test_what_is_said(model: Path) -> None:
+    assert run("compress", model)[0] == 0
+    packed = model.with_name("model.gguf.slimtensors")
+    assert "GGUF_Q4_0" in run("inspect", packed)[1]
+    code, why = run("inspect", "--why", packed)
+    assert code == 0
+    assert "32 of 4 bits, given those of kind 2: uneven" in " ".join(why.split())
+    assert run("estimate", model)[0] == 0
+    assert "a GGUF file" in run("inspect", model)[1]
