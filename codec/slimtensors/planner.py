@@ -41,6 +41,8 @@ from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, 
 from slimtensors.gguf.blocks import Block, block_of
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import (
+    BLOCK_BYTES,
+    BLOCK_UNITS,
     CHUNK_BYTES,
     MAX_CHUNK_BYTES,
     MAX_TENSORS,
@@ -55,6 +57,7 @@ PRESETS = ("fast", "balanced", "small")
 
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
+TALL = 4  # times as many rows as columns, from where on a matrix is taken for a table of rows
 MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
 MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
 SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
@@ -172,6 +175,19 @@ def chunk_units(units: int, dtype: DType) -> int:
     chunks = -(-units // limit)
     each = -(-units // chunks)
     return units if chunks == 1 else min(limit, -(-each // 512) * 512)
+
+
+def table_chunk(shape: tuple[int, ...], dtype: DType) -> int:
+    """Units of a chunk of a table of which single rows are wanted, such as an embedding: whole rows, in four blocks,
+    which decode in step; fewer take more room. 0: it is no table, or its rows do not fit.
+    """
+    if len(shape) != 2 or shape[0] <= TALL * shape[1]:
+        return 0
+    row = math.prod(shape[1:])
+    limit, step = 4 * max(BLOCK_BYTES // dtype.unit_bytes, BLOCK_UNITS), math.lcm(row, 512)
+    chunks = -(-shape[0] * row // limit)
+    each = -(-shape[0] * row // chunks)
+    return min(-(-each // step), limit // step) * step if chunks > 1 else 0
 
 
 class _Builder:
@@ -307,6 +323,8 @@ class _Builder:
         if structure is not None:
             self._add_structure(index, tensor, structure, chunk)
             return
+        if self.preset != "small":  # whose contexts have more tables in a chunk
+            chunk = table_chunk(shape, dtype) or chunk
         expression, why_sparse = _sparse(tensor, bits, self.preset)
         if isinstance(expression, Sparse):
             by_row, why = False, why_sparse
