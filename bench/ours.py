@@ -152,3 +152,26 @@ def raw_decode(chunks: list[np.ndarray], like: np.ndarray, preset: str) -> np.nd
     for i, chunk in enumerate(chunks):
         decode_chunk(chunk, bits, units[i * step : (i + 1) * step])
     return out
+
+
+def names(path: Path, start: str) -> list[str]:
+    """Tensors of a file of ours whose names begin so."""
+    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+        return [name for name in file.index if name.startswith(start)]
+
+
+def part_bytes(path: Path, tensors: list[str], rows: tuple[int, int] | None = None) -> int:
+    """What tensors take in a file of ours: prefix, header, index, table, and every chunk that holds some of them.
+
+    rows: of the first dimension, if not all of it is wanted.
+    """
+    scheduling = importlib.import_module("slimtensors.scheduling")
+    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+        ranges = []
+        for name in tensors:
+            tensor = file.tensor(name)
+            row = tensor.units // tensor.shape[0] if tensor.shape else tensor.units
+            low, high = rows or (0, tensor.units // row)
+            ranges.append(scheduling.Range(file.index[name], low * row, (high - low) * row))
+        jobs = scheduling.schedule(file.header, ranges, file.reader.records)
+        return int(file.reader.chunks_at + sum(job.length for job in jobs))

@@ -216,6 +216,39 @@ def streaming(result: Result) -> str:
     )
 
 
+def remote(result: Result) -> str:
+    note = (
+        "From a hub on localhost. Requests and bytes as the server counts them; its own: prefix, header, index, table "
+        "and the chunks that hold the part. Times: the least of the samples, 10 ms before each answer; gain: against "
+        "plain safetensors read the same way, over the size ratio. The Hub's own saving is emulated (its chunks, byte "
+        "grouping and LZ4)."
+    )
+    parts = [
+        [r["part"], r["dataset"], str(r["requests"]), f"{r['bytes']:,}", f"{r['own']:,}", f"{r['over']:.2f} %"]
+        for r in records(result, "remote")
+        if "part" in r
+    ]
+    times = [
+        [
+            f"{r['mbit']} Mbit/s", r["dataset"], r["codec"], f"{r['first']:.2f}", f"{r['whole']:.2f}",
+            *(f"{r[gain]:.2f}" if r["codec"] != "safetensors" else "" for gain in ("first_gain", "whole_gain")),
+        ]
+        for r in records(result, "remote") if "mbit" in r
+    ]  # fmt: skip
+    wire = [
+        [r["dataset"], f"{r['hub_percent']:.1f} %", f"{r['percent']:.1f} %", f"{r['of_hub']:.1f} %"]
+        for r in records(result, "remote", codec="wire")
+    ]
+    return "\n\n".join(
+        [
+            note,
+            table(["part", "file", "requests", "bytes", "its own", "above"], parts),
+            table(["link", "file", "", "first tensor, s", "whole, s", "gain", "gain, whole"], times),
+            table(["file", "the Hub sends", "ours", "ours of the Hub's"], wire),
+        ]
+    )
+
+
 def provenance(result: Result) -> str:
     """Machine, versions, commands, loads: no number without them."""
     machine = result["machine"]
@@ -259,6 +292,7 @@ def text(result: Result) -> str:
         "streaming": ("Slow sources", streaming),
         "offload": ("Offloaded layers", offload),
         "compressed_layers": ("Layers that stay compressed", compressed_layers),
+        "remote": ("By range", remote),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -17,7 +17,7 @@ from bench.sections import Settings
 
 SECTIONS = (
     "sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy",
-    "redundancy_speed", "streaming", "offload", "compressed_layers", "distributed",
+    "redundancy_speed", "streaming", "offload", "compressed_layers", "distributed", "remote",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1

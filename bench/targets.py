@@ -124,6 +124,22 @@ def _compressed(workload: str) -> Figure:
     return lambda result: value(result, "compressed_layers", "of_file", operation="peak", workload=workload)
 
 
+def _over(part: str) -> Figure:
+    return lambda result: value(result, "remote", "over", codec="slimtensors balanced", part=part)
+
+
+def _row_requests(result: Result) -> float | None:
+    return value(result, "remote", "requests", codec="slimtensors balanced", part="row")
+
+
+def _gain(what: str, mbit: int) -> Figure:
+    return lambda result: value(result, "remote", f"{what}_gain", codec="slimtensors balanced", mbit=mbit)
+
+
+def _of_hub(dataset: str) -> Figure:
+    return lambda result: value(result, "remote", "of_hub", codec="wire", dataset=dataset)
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -214,6 +230,20 @@ TARGETS = [
             lower=True,
         )
         for workload in ("batch 1", "batch 16")
+    ),
+    Target("by range: requests for a row of an embedding", _row_requests, 3, unit="", lower=True),
+    *(
+        Target(f"by range: {part}, bytes above its own", _over(part), 2, unit="%", lower=True)
+        for part in ("layer", "whole", "fine-tune, base cached")
+    ),
+    *(
+        Target(f"by range at {mbit} Mbit/s: {said}, gain of the size ratio", _gain(what, mbit), 0.95)
+        for mbit in (50, 1000)
+        for what, said in (("first", "first tensor"), ("whole", "whole model"))
+    ),
+    *(
+        Target(f"bytes of those that the Hub sends (emulated), {name}", _of_hub(dataset), 0, 100, unit="%", lower=True)
+        for name, dataset in (("BF16", "minilm-bf16"), ("FP16", "minilm-f16"), ("FP32", "minilm-f32"))
     ),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),

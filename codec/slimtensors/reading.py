@@ -28,7 +28,10 @@ from slimtensors.threads import Pipeline
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["BaseSource", "Destination", "Load", "Piece", "TensorFile", "load_all", "most_threads", "open_file"]
+__all__ = [
+    "BaseSource", "Destination", "Load", "Piece", "TensorFile", "first_threads", "load_all", "most_threads",
+    "open_file",
+]  # fmt: skip
 
 Units = npt.NDArray[Any]
 
@@ -178,9 +181,9 @@ class TensorFile:
     def fill(self, pieces: Sequence[Destination], threads: int) -> None:
         """Decode pieces into their places, each chunk once, in file order, in threads."""
         loads = self.loads(pieces)  # drawn as they are needed: the source is not kept waiting for the whole list
-        first = list(islice(loads, threads))
+        first = list(islice(loads, first_threads([self], threads)))
         if first:
-            load_all(chain(first, loads), len(first), [self])
+            load_all(chain(first, loads), min(threads, len(first)), [self], begin=len(first))
 
     def loads(self, places: Sequence[Destination]) -> Iterator[Load]:
         """What filling these places takes, in file order."""
@@ -355,11 +358,12 @@ def load_all(
     threads: int,
     files: Sequence[TensorFile],
     *,
+    begin: int = 0,
     done: Callable[[Load], object] | None = None,
 ) -> None:
     """Read and decode chunks of these files, in order, in threads. The first error stops the rest and is raised.
 
-    done: called after each chunk, from several threads.
+    begin: threads to begin with, if they are more. done: called after each chunk, from several threads.
     """
 
     def decode(load: Load, data: Bytes | None) -> None:
@@ -367,7 +371,8 @@ def load_all(
         if done is not None:
             done(load)
 
-    Pipeline(loads, lambda load: load.file.fetch(load.job), decode, threads, most=most_threads(files, threads)).run()
+    most = most_threads(files, threads)
+    Pipeline(loads, lambda load: load.file.fetch(load.job), decode, threads, most=most, begin=begin).run()
 
 
 def most_threads(files: Iterable[TensorFile], threads: int) -> int:
@@ -375,6 +380,12 @@ def most_threads(files: Iterable[TensorFile], threads: int) -> int:
     streams = [stream for file in files for stream in file.header.streams if file.reader.source.waits]
     largest = max((min(stream.chunk, stream.units) * stream.dtype.unit_bytes for stream in streams), default=0)
     return threads + (min(MAX_FETCHERS, FETCHED_BYTES // largest) if largest else 0)
+
+
+def first_threads(files: Iterable[TensorFile], threads: int) -> int:
+    """How many to begin with: all that there may be, where every read is a request."""
+    files = list(files)
+    return most_threads(files, threads) if any(file.reader.source.remote for file in files) else threads
 
 
 def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, Units]]:

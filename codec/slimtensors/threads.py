@@ -51,9 +51,9 @@ class Pipeline(Generic[T, D]):
 
     fetch(job) waits for a source; decode(job, fetched) computes, in at most `threads` threads at a time. Where fetching
     is seen to wait, further threads are started, `most` in all: they fetch while others decode, so that the source is
-    never idle. What a processor does for fetching, such as a copy out of the page cache, is no waiting: more threads
-    would not help. admit(job): back-pressure. It is asked under `lock`; a job that it turns away
-    waits, and all those after it, until `changed` is notified.
+    never idle; `begin` of them at once, where that is known beforehand. What a processor does for fetching, such as a
+    copy out of the page cache, is no waiting: more threads would not help. admit(job): back-pressure. It is asked under
+    `lock`; a job that it turns away waits, and all those after it, until `changed` is notified.
     """
 
     def __init__(
@@ -64,6 +64,7 @@ class Pipeline(Generic[T, D]):
         threads: int,
         *,
         most: int = 0,
+        begin: int = 0,
         admit: Callable[[T], bool] | None = None,
     ) -> None:
         self.lock = threading.RLock()  # a loader that is dropped may be stopped by whoever holds it
@@ -72,7 +73,8 @@ class Pipeline(Generic[T, D]):
         self.stopped = False
         self._jobs = iter(jobs)
         self._fetch, self._decode, self._admit = fetch, decode, admit
-        self._threads, self._most = threads, max(threads, most)
+        self._threads, self._most = threads, max(threads, most, begin)
+        self._first = max(threads, begin)
         self._turns = threading.Semaphore(threads)
         self._ahead: list[T] = []  # the job that was turned away
         self._workers: list[threading.Thread] = []
@@ -86,7 +88,7 @@ class Pipeline(Generic[T, D]):
             return
         try:
             with self.lock:
-                for _ in range(self._threads - 1):
+                for _ in range(self._first - 1):
                     self._begin()
             self._work()
         except BaseException as error:  # no more threads to be had, or Ctrl-C
@@ -99,7 +101,7 @@ class Pipeline(Generic[T, D]):
         """Begin, in threads of its own; whoever calls this calls `stop` and `wait` in the end."""
         try:
             with self.lock:
-                for _ in range(self._threads):
+                for _ in range(self._first):
                     self._begin()
         except BaseException as error:
             self.stop(error)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from slimtensors.container.source import Bytes
 from slimtensors.errors import UsageError
-from slimtensors.reading import Destination, TensorFile, most_threads
+from slimtensors.reading import Destination, TensorFile, first_threads, most_threads
 from slimtensors.scheduling import Job, jobs_of
 from slimtensors.stream.plan import Wanted
 from slimtensors.threads import Pipeline
@@ -50,8 +50,10 @@ class Ordered:
             file.reader.read_table()
             if file.reader.source.remote:
                 file.expect(self._chunks(file))
-        most = most_threads(files, threads)
-        self._work = Pipeline(self._loads(), self._fetch, self._decode, threads, most=most, admit=self._admit)
+        most, begin = most_threads(files, threads), first_threads(files, threads)
+        self._work = Pipeline(
+            self._loads(), self._fetch, self._decode, threads, most=most, begin=begin, admit=self._admit
+        )
         self._work.start()
 
     def take(self, item: int) -> Units:
