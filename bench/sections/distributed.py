@@ -62,7 +62,7 @@ def writers(*, check: bool = True) -> dict[str, Callable[[str], Any]]:
         "stock, ZStandard": lambda path: dcp.FileSystemWriter(path, _extensions=[zstandard()], **plain),
         "stock, safetensors": lambda path: dcp.FileSystemWriter(path, serialization_format=names.SAFETENSORS, **plain),
     }
-    for preset in ("fast", "balanced", "small"):
+    for preset in ("balanced", "small"):
         made[f"slimtensors {preset}"] = lambda path, preset=preset: mine(
             path, preset=preset, threads=1, durable=False, self_check=check
         )

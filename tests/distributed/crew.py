@@ -44,7 +44,7 @@ class Ended(NamedTuple):
     seconds: float = 0.0
 
 
-def run(work: Work, ranks: int, *, hung: int = -1, seconds: float = 60) -> list[Ended]:
+def run(work: Work, ranks: int, *, hung: int = -1, seconds: float = 120) -> list[Ended]:
     """work(rank) in processes of their own. Whoever is left after `seconds`, or the `hung` one when all others have
     ended, is killed, and "stuck".
     """

@@ -21,7 +21,14 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 import slimtensors
 from slimtensors.checkpoint import ledger, manifest
 from slimtensors.checkpoint.places import LocalPlace, open_place
-from slimtensors.torch.distributed import RetentionWarning, StorageReader, StorageWriter, remove_checkpoint, values
+from slimtensors.torch.distributed import (
+    RetentionWarning,
+    SavePlanner,
+    StorageReader,
+    StorageWriter,
+    remove_checkpoint,
+    values,
+)
 from slimtensors.torch.distributed.boxes import destination, lay_out
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -404,3 +411,36 @@ def test_a_failed_save_leaves_nothing_in_a_store(monkeypatch: pytest.MonkeyPatch
     monkeypatch.undo()
     assert open_place(f"{root}/b").sizes() == {}
     assert same(load(root, state(1)), state(1))
+
+
+# ---- planning
+
+
+def test_a_plan_of_many_ranks() -> None:
+    """Against DCP's own planner: the same metadata; each part written once, what several hold shared out."""
+    from bench.many_ranks import local_plan
+
+    ranks, tensors = 8, 30
+    kinds = (SavePlanner, DefaultSavePlanner)
+    both: list[Any] = [[local_plan(kind, rank, ranks, tensors) for rank in range(ranks)] for kind in kinds]
+    written = []
+    for made in both:
+        plans, found = made[0][0].create_global_plan([plan for _, plan in made])
+        items = [planner.finish_plan(plan).items for (planner, _), plan in zip(made, plans, strict=True)]
+        written.append(sorted((each.index.fqn, tuple(each.index.offset)) for one in items for each in one))
+        assert len(set(written[-1])) == len(written[-1]) == tensors * ranks + 10
+        assert max(map(len, items)) <= tensors + 2, "ten replicated tensors on eight ranks"
+        assert found.planner_data["model.layers.0.mlp.3.weight"] == ("model", "layers.0.mlp.3.weight")
+        made.append(found)
+    assert written[0] == written[1]
+    ours, theirs = (each[-1].state_dict_metadata for each in both)
+    assert ours.keys() == theirs.keys()
+    for name, each in theirs.items():
+        assert ours[name].size == each.size
+        assert sorted(ours[name].chunks, key=lambda c: c.offsets) == sorted(each.chunks, key=lambda c: c.offsets)
+
+
+def test_our_planner_saves_what_dcps_does(tmp_path: Path) -> None:
+    made = state(1)
+    dcp.save(made, storage_writer=StorageWriter(tmp_path / "a"), planner=SavePlanner())
+    assert same(load(tmp_path / "a", made), made)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -228,22 +229,26 @@ def _entry(name: str, value: Any, files: int) -> Entry:
         number(size, MAX_ELEMENTS + 1, f"tensor {name!r}: a dimension")
     need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, f"tensor {name!r}: too many elements")
     need(isinstance(parts, list) and parts, f"tensor {name!r} has no parts")
-    width, most = 1 + 2 * len(shape), MAX_ELEMENTS
-    for part in parts:
-        need(
-            isinstance(part, list) and len(part) == width and all(type(n) is int and 0 <= n <= most for n in part),
-            f"tensor {name!r}: a part is not {width} numbers",
-        )
+    width = 1 + 2 * len(shape)
+    need(
+        set(map(type, parts)) == {list}
+        and set(map(len, parts)) == {width}
+        and set(map(type, chain.from_iterable(parts))) == {int},
+        f"tensor {name!r}: a part is not {width} numbers",
+    )
     try:
         _check_parts(np.array(parts, np.int64), np.array(shape, np.int64), files)
     except FormatError as error:
         raise type(error)(f"tensor {name!r}: {error}") from None
+    except OverflowError:
+        raise FormatError(f"tensor {name!r}: a part has a number above 2^63") from None
     return Entry(dtype, tuple(shape), parts)
 
 
 def _check_parts(parts: Any, shape: Any, files: int) -> None:
     """Parts lie inside the tensor, do not overlap, and leave nothing out."""
     n = len(shape)
+    need((parts >= 0).all() and (parts <= MAX_ELEMENTS).all(), "a part has a number beyond all limits")
     need((parts[:, 0] < files).all(), f"a part is in a file beyond the {files} that there are")
     low, high = parts[:, 1 : 1 + n], parts[:, 1 : 1 + n] + parts[:, 1 + n :]
     need((high <= shape).all(), "a part reaches out of it")

@@ -12,6 +12,7 @@ tested with torch 2.13; it uses only what torch documents of DCP since 2.4.
 
 from slimtensors.checkpoint.commit import RetentionWarning
 from slimtensors.torch.distributed.convert import convert_checkpoint
+from slimtensors.torch.distributed.planning import SavePlanner
 from slimtensors.torch.distributed.ranks import RanksMissingError
 from slimtensors.torch.distributed.reader import StorageReader
 from slimtensors.torch.distributed.removing import remove_checkpoint
@@ -20,6 +21,7 @@ from slimtensors.torch.distributed.writer import StorageWriter
 __all__ = [
     "RanksMissingError",
     "RetentionWarning",
+    "SavePlanner",
     "StorageReader",
     "StorageWriter",
     "convert_checkpoint",
