@@ -166,3 +166,16 @@ def test_what_eight_ranks_wrote(tmp_path: Path) -> None:
         assert (tensor.read(start, count) == flat[start : start + count].view("<u4")).all()
     convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
     assert torch.equal(load_file(tmp_path / "b" / "model.safetensors")["x"], full)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    from slimtensors.cli.convert import command
+
+    save(tmp_path / "a", state())
+    done = CliRunner().invoke(command, [str(tmp_path / "a"), str(tmp_path / "b"), "--as", "safetensors"])
+    assert done.exception is None, done.output
+    assert torch.equal(load_file(tmp_path / "b" / "model.safetensors")["w"], state()["w"])
+    done = CliRunner().invoke(command, [str(tmp_path / "a"), "--as", "safetensors"])
+    assert "name the folder to make" in str(done.exception)
