@@ -15,20 +15,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slimtensors_hub.bases import hub_base
     from slimtensors_hub.converting import convert
+    from slimtensors_hub.decompressed import decompressed
     from slimtensors_hub.errors import HubError
     from slimtensors_hub.mixin import ModelHubMixin
     from slimtensors_hub.pulling import pull
     from slimtensors_hub.pushing import push
+    from slimtensors_hub.saving import save_pretrained
 
-__all__ = ["HubError", "ModelHubMixin", "convert", "hub_base", "pull", "push"]
+__all__ = ["HubError", "ModelHubMixin", "convert", "decompressed", "hub_base", "pull", "push", "save_pretrained"]
 
 _HOME = {
     "HubError": "errors",
     "ModelHubMixin": "mixin",
     "convert": "converting",
+    "decompressed": "decompressed",
     "hub_base": "bases",
     "pull": "pulling",
     "push": "pushing",
+    "save_pretrained": "saving",
 }
 
 

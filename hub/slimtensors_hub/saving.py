@@ -11,14 +11,14 @@ from typing import Any
 from slimtensors.errors import UsageError
 from slimtensors.folders import COMPRESS, carry_out, plan_folder, walk_folder
 
-__all__ = ["check_arguments", "put_in_place", "save_compressed"]
+__all__ = ["check_arguments", "put_in_place", "save_pretrained"]
 
 # model-00001-of-00002.safetensors, model.safetensors.index.fp16.json: the name without what tells shards and kind.
 _SHARD = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(?P<kind>safetensors|slimtensors)")
 _INDEX = re.compile(r"(?P<stem>.+)\.(?P<kind>safetensors|slimtensors)\.index(?P<variant>\.[A-Za-z0-9_-]+)?\.json")
 
 
-def save_compressed(
+def save_pretrained(
     model: Any,
     save_directory: Any,
     *,

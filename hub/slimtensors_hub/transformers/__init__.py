@@ -16,9 +16,9 @@ import transformers
 
 from slimtensors_hub.transformers.auto import auto_class
 from slimtensors_hub.transformers.loading import from_pretrained
-from slimtensors_hub.transformers.saving import save_pretrained  # registers the quantiser of the layout "safetensors"
+from slimtensors_hub.transformers.saving import push_to_hub, save_pretrained  # registers a quantiser
 
-__all__ = ["from_pretrained", "save_pretrained"]
+__all__ = ["from_pretrained", "push_to_hub", "save_pretrained"]
 
 
 def __getattr__(name: str) -> Any:

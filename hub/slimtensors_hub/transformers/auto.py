@@ -22,9 +22,9 @@ class _Compressed:
         """As transformers' own, for a folder or repository whose weights may be compressed.
 
         Where it holds model.slimtensors, or its index, these are loaded; otherwise the call goes to transformers as it
-        is. base: what the weights are differences from, if they are, as for `slimtensors.safe_open`; bases in
-        huggingface_hub's cache and in the folders of SLIMTENSORS_BASE_DIR are found without. Raises FormatError for
-        damaged weights, BaseError for a base that is missing.
+        is. base: what the weights are differences from, if they are: a repository, or as for `slimtensors.safe_open`;
+        those that the files name themselves come from the Hub, or from the folders of SLIMTENSORS_BASE_DIR, without.
+        Raises FormatError for damaged weights, BaseError for a base that is missing.
         """
         name = pretrained_model_name_or_path
         hub = hub_arguments(name, kwargs)

@@ -11,10 +11,12 @@ from transformers.utils import find_adapter_config_file, is_peft_available
 from transformers.utils.hub import resolve_revision
 
 from slimtensors.errors import UsageError
+from slimtensors_hub.bases import hub_base, named_base
+from slimtensors_hub.fetching import Place
 from slimtensors_hub.transformers.lazy import first_float, open_lazily
 from slimtensors_hub.transformers.locating import HUB_ARGUMENTS, find_weights
 
-__all__ = ["from_pretrained", "hub_arguments", "load"]
+__all__ = ["check_no_base", "from_pretrained", "hub_arguments", "load", "read_config"]
 
 # What AutoConfig would take for attributes of the config.
 _NOT_FOR_CONFIG = ("dtype", "torch_dtype", "quantization_config", "generation_config", "output_loading_info")
@@ -27,7 +29,7 @@ def from_pretrained(
 
     pretrained_model_name_or_path: a folder or a repository. Where it holds model.slimtensors, or its index, these
     weights are loaded; otherwise the call goes to transformers as it is. base: what the weights are differences from,
-    if they are, as for `slimtensors.safe_open`. All other arguments are transformers'.
+    if they are: a repository, or as for `slimtensors.safe_open`. All other arguments are transformers'.
     """
     name = pretrained_model_name_or_path
     hub = hub_arguments(name, kwargs)
@@ -64,6 +66,13 @@ def check_no_base(name: Any, base: Any) -> None:
         raise UsageError(f"base= is given, but {name} holds no model.slimtensors that could need it; leave it out")
 
 
+def bases(base: Any, hub: Mapping[str, Any]) -> list[Any]:
+    """Where bases are looked for: what the caller names, then the repositories that the files' headers name."""
+    place = {key: hub[key] for key in ("cache_dir", "token", "local_files_only") if key in hub}
+    given, _ = named_base(base, Place(**place))
+    return [*(given if isinstance(given, list) else [] if given is None else [given]), hub_base(**place)]
+
+
 def load(
     model_class: Any, name: Any, *model_args: Any, weights: Path, config: Any, hub: Mapping[str, Any], base: Any = None,
     **kwargs: Any,
@@ -76,7 +85,7 @@ def load(
     for handled in ("variant", "use_safetensors", "tqdm_class"):
         kwargs.pop(handled, None)
     adapter = dict(kwargs.pop("adapter_kwargs", None) or {})
-    with open_lazily(weights, base) as tensors:
+    with open_lazily(weights, bases(base, hub)) as tensors:
         if kwargs.get("dtype", kwargs.get("torch_dtype", "auto")) in (None, "auto") and config.dtype is None:
             kwargs.pop("torch_dtype", None)
             kwargs["dtype"] = first_float(tensors)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any, Literal
 
 from slimtensors.errors import UsageError
-from slimtensors_hub.saving import save_compressed
+from slimtensors_hub import saving
+from slimtensors_hub.errors import told
+from slimtensors_hub.listing import api, parse_name
+from slimtensors_hub.pushing import push
+from slimtensors_hub.saving import check_arguments
 from slimtensors_hub.transformers.payloads import save_payloads
 
-__all__ = ["Layout", "save_pretrained"]
+__all__ = ["Layout", "push_to_hub", "save_pretrained"]
 
 Layout = Literal["slimtensors", "safetensors"]
 
@@ -37,7 +43,7 @@ def save_pretrained(
     are in it.
     """
     if layout == "slimtensors":
-        save_compressed(
+        saving.save_pretrained(
             model, save_directory, preset=preset, base=base, threads=threads, self_check=self_check, **kwargs
         )
     elif layout == "safetensors":
@@ -46,3 +52,44 @@ def save_pretrained(
         save_payloads(model, save_directory, preset=preset, threads=threads, self_check=self_check, **kwargs)
     else:
         raise UsageError(f"layout is {layout!r}; it can be slimtensors or safetensors")
+
+
+def push_to_hub(
+    model: Any,
+    repo_id: str,
+    *,
+    layout: Layout = "slimtensors",
+    preset: str = "balanced",
+    base: Any = None,
+    private: bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    commit_message: str | None = None,
+    verify: bool = True,
+    threads: int | None = None,
+    **kwargs: Any,
+) -> Any:
+    """Save a model and upload it in one commit; gives huggingface_hub's `CommitInfo`.
+
+    layout, preset, base, threads and kwargs: as for `save_pretrained`; base may be a repository. The others, and what
+    is raised: as for `slimtensors_hub.push`, which uploads the layout "slimtensors"; verify is for that layout.
+    """
+    check_arguments(preset, kwargs)
+    with tempfile.TemporaryDirectory(prefix="slimtensors-") as made:
+        folder = Path(made, "model")
+        if layout == "slimtensors":
+            model.save_pretrained(folder, **kwargs)
+            return push(
+                folder, repo_id, base=base, preset=preset, private=private, revision=revision, create_pr=create_pr,
+                token=token, commit_message=commit_message, verify=verify, threads=threads,
+            )  # fmt: skip
+        save_pretrained(model, folder, layout=layout, preset=preset, base=base, threads=threads, **kwargs)
+        repo_id, revision = parse_name(repo_id, revision)
+        client = api(token)
+        with told(repo_id, revision):
+            client.create_repo(repo_id, private=private, exist_ok=True)
+            return client.upload_folder(
+                repo_id=repo_id, folder_path=folder, revision=revision, create_pr=create_pr,
+                commit_message=commit_message or "Upload model",
+            )  # fmt: skip
