@@ -90,6 +90,8 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
             return f"{repo_id} needs a token: {login}", False
         case errors.HfHubHTTPError():
             return _status(error, name, login)
+        case _ if isinstance(error, transport) and getattr(error, "response", None) is not None:
+            return _status(error, name, login)
         case _ if isinstance(error, transport):
             kind = type(error).__name__
             return f"{name}: no connection to {constants.ENDPOINT} ({kind}); try again, or set HF_HUB_OFFLINE=1", True

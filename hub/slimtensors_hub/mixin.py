@@ -6,26 +6,25 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
-from typing_extensions import Self
 
 from slimtensors.inspecting import inspect
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
 from slimtensors_hub.fetching import Place
-from slimtensors_hub.listing import LIBRARY
-from slimtensors_hub.pulling import snapshot
+from slimtensors_hub.listing import LIBRARY, parse_name
+from slimtensors_hub.pulling import pinned, snapshot
 from slimtensors_hub.pushing import push
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Self
 
 __all__ = ["ModelHubMixin"]
 
 SINGLE, PATTERN = "model.slimtensors", "model{suffix}.slimtensors"
 MAX_SHARD_SIZE = "5GB"  # as huggingface_hub's
-M = TypeVar("M", bound="ModelHubMixin")
 
 
 class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[LIBRARY]):
@@ -63,6 +62,33 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     def _save_pretrained(self, save_directory: Path) -> None:
         options = getattr(self, "_slimtensors_options", {})
         save_shards(_module(self).state_dict(), save_directory, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """As huggingface_hub's; one commit counts for config and weights, and bases are fetched into the cache too.
+        The module is in evaluation mode. strict, map_location: as for PyTorchModelHubMixin; names must fit by default.
+        """
+        name = os.fspath(pretrained_model_name_or_path)
+        if not Path(name).is_dir():
+            name, revision = parse_name(name, revision)
+            revision = pinned(name, revision, Place(cache_dir, token=token, local_files_only=local_files_only))
+        return super().from_pretrained(
+            name,
+            token=token,
+            cache_dir=None if cache_dir is None else Path(cache_dir),
+            local_files_only=local_files_only,
+            revision=revision,
+            **kwargs,
+        )
 
     @classmethod
     def _from_pretrained(

@@ -18,7 +18,7 @@ from slimtensors_hub.listing import is_commit, list_repository, parse_name, sele
 from slimtensors_hub.marks import remove_attributes
 from slimtensors_hub.progress import bar
 
-__all__ = ["pull", "snapshot"]
+__all__ = ["pinned", "pull", "snapshot"]
 
 ATTRIBUTES = ".gitattributes"
 
@@ -105,6 +105,17 @@ def snapshot(
             remember(repo_id, revision, listing.commit, place.cache_dir)
         return folder
     return fetch(repo_id, revision, None, place, None)
+
+
+def pinned(repo_id: str, revision: str | None, place: Place) -> str | None:
+    """The commit that a revision is, for several downloads; as it is where the hub must not be asked."""
+    from huggingface_hub import constants
+
+    if is_commit(revision) or place.local_files_only or constants.HF_HUB_OFFLINE:
+        return revision
+    commit = list_repository(repo_id, revision, place.token).commit
+    remember(repo_id, revision, commit, place.cache_dir)
+    return commit
 
 
 def _plan(folder: Path, repo_id: str) -> FolderPlan:
