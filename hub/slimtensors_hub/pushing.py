@@ -145,8 +145,8 @@ def _as_folder(given: Any, made: Path) -> Path:
         path.stat()  # raises for a path that leads nowhere
         if path.is_dir():
             return path
-        if path.suffix not in (COMPRESS.before, COMPRESS.after):
-            raise UsageError(f"{path} is neither a folder nor a {COMPRESS.before} or {COMPRESS.after} file")
+        if not COMPRESS.takes(path.name) and path.suffix != COMPRESS.after:
+            raise UsageError(f"{path} is neither a folder nor a weight file (.safetensors, .gguf or .slimtensors)")
         made.mkdir()
         (made / path.name).symlink_to(path.resolve())
         return made
@@ -177,7 +177,7 @@ def _load(
 
     names = wanted(list(walk_folder(folder)))
     stored = sorted(name for name in names if name.endswith(COMPRESS.after))
-    if stored and not any(name.endswith(COMPRESS.before) for name in names):
+    if stored and not any(map(COMPRESS.takes, names)):
         cargo.files = {name: folder / name for name in names}
         cargo.weights = [_stored(folder, name) for name in stored]
         return cargo
