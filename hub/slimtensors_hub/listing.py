@@ -25,6 +25,7 @@ __all__ = [
 LIBRARY = "slimtensors"
 IDENTITY: dict[str, Any] = {"library_name": LIBRARY, "library_version": __version__}  # what the hub is told of us
 MAX_FILES = 100_000
+RELIABLE = 1000  # so many files at most are named along with the commit; of more, some may be missing
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}(/[A-Za-z0-9][A-Za-z0-9._-]{0,95})?")
 
 
@@ -72,17 +73,20 @@ def list_repository(repo_id: str, revision: str | None = None, token: str | bool
     info = retried(lambda: api(token).model_info(repo_id, revision=revision, files_metadata=True), repo_id, revision)
     if not is_commit(info.sha):
         raise HubError(f"{repo_id}: the hub states no commit; check HF_ENDPOINT")
+    entries = [(each.rfilename, each) for each in info.siblings or []]
+    if len(entries) > RELIABLE:
+        tree = retried(lambda: list(api(token).list_repo_tree(repo_id, recursive=True, revision=info.sha)), repo_id)
+        entries = [(each.path, each) for each in tree if hasattr(each, "blob_id")]
+    if len(entries) > MAX_FILES:
+        raise HubError(f"{repo_id} lists {len(entries)} files; {MAX_FILES} are allowed")
     files: dict[str, RemoteFile] = {}
-    siblings = info.siblings or []
-    if len(siblings) > MAX_FILES:
-        raise HubError(f"{repo_id} lists {len(siblings)} files; {MAX_FILES} are allowed")
-    for each in siblings:
-        _check_path(each.rfilename, repo_id)
-        if each.rfilename in files:
-            raise HubError(f"{repo_id} lists {each.rfilename!r} twice: the hub is faulty; nothing was downloaded")
+    for path, each in entries:
+        _check_path(path, repo_id)
+        if path in files:
+            raise HubError(f"{repo_id} lists {path!r} twice: the hub is faulty; nothing was downloaded")
         lfs = each.lfs
         sha256 = None if lfs is None else lfs["sha256"] if isinstance(lfs, dict) else lfs.sha256
-        files[each.rfilename] = RemoteFile(each.size or 0, each.blob_id, sha256)
+        files[path] = RemoteFile(each.size or 0, each.blob_id, sha256)
     return Listing(repo_id, info.sha, files, bool(info.private), bool(info.gated))
 
 

@@ -46,12 +46,16 @@ class Talk:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
+    def kill(self) -> None:
+        self._process.kill()
+
     def __call__(self, code: str) -> Outcome:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(code) + "\n")
         self._process.stdin.flush()
-        return Outcome(*json.loads(self._process.stdout.readline()))
+        answer = self._process.stdout.readline()
+        return Outcome(*json.loads(answer)) if answer else Outcome("Killed", "")
 
 
 class Client:

@@ -35,7 +35,12 @@ def test_a_folder_there_and_back(hub: HubServer, client: Client, tmp_path: Path)
     back = contents(tmp_path / "out")
     assert b"slimtensors" not in back.pop(".gitattributes")
     assert back == plain
-    # The hub's own command gives what is there.
+    # So it is with what was compressed here and uploaded by the hub's own command, which knows nothing of us.
+    slim(client, "compress", folder, "-o", tmp_path / "slim")
+    client.run("hf", "upload", "alice/by-hand", tmp_path / "slim")
+    slim(other, "pull", "alice/by-hand", "--decompress", "-o", tmp_path / "hand")
+    assert {**contents(tmp_path / "hand"), ".gitattributes": b""} == {**plain, ".gitattributes": b""}
+    # And that command gives what is there.
     other.run("hf", "download", "alice/tiny", "--local-dir", tmp_path / "hf")
     assert contents(tmp_path / "hf") == files
     # Without --decompress the folder in the cache is printed, and nothing is downloaded twice.

@@ -95,6 +95,31 @@ def test_hostile_listings_and_indexes(hub: HubServer, talk: Talk, tmp_path: Path
     assert not [path for path in tmp_path.rglob("*") if ".tmp" in path.name]
 
 
+def test_many_files_are_listed_page_by_page(hub: HubServer, talk: Talk) -> None:
+    names = [f"d{i:04}/f" for i in range(1100)]
+    commit = hub.store.add("alice/many", dict.fromkeys(names, b""))
+    some = [{"rfilename": name, "size": 0, "blobId": "0" * 40} for name in names[:1001]]
+    hub.faults.add(path="/api/models", answer={"id": "alice/many", "sha": commit, "siblings": some})
+    assert talk("found = pull('alice/many', allow_patterns='d1099/*')").error == ""
+    assert talk("[path.name for path in found.glob('d*/*')]").words == "['f']"
+    assert sum("/tree/" in path for path in hub.requests.paths("GET")) >= 2
+
+
+def test_a_push_that_is_killed_half_way(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    before = hub.store.add("alice/tiny", {"config.json": b"old"})
+    push = f"__import__('slimtensors_hub').push({str(folder)!r}, 'alice/tiny')"
+    with client.talk(tmp_path / "log.txt", TMPDIR=str(tmp_path)) as talk:
+        hub.faults.add(where="storage", method="PUT", skip=1, then=talk.kill)
+        assert talk(push).error == "Killed"
+    assert hub.store.repository("alice/tiny").refs == {"main": before}
+    hub.requests.clear()
+    with client.talk(tmp_path / "log.txt") as talk:
+        assert talk(push).error == ""
+    assert "model.slimtensors" in hub.store.files("alice/tiny")
+    assert hub.requests.paths("PUT") == []  # what had arrived is not sent again
+
+
 def test_what_the_network_does_to_a_download(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
     folder = plain_model(tmp_path / "in")
     assert talk(f"push({str(folder)!r}, 'alice/tiny')").error == ""
