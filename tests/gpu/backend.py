@@ -54,6 +54,9 @@ class Runner:
     def download(buffer):
         return np.asarray(buffer).copy()
 
+    def fetch(self, buffer):
+        return self.download(buffer)
+
     def window(self, targets):
         places = [np.asarray(each).ctypes.data - self._arena.ctypes.data for each in targets]
         return self._arena, places

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from gpu.backend import Runner
+from gpu.backend import POISON, Runner
 
 
 class Queued(Runner):
@@ -103,6 +103,11 @@ class Queued(Runner):
     def download(self, buffer):
         self.wait(self.mark())
         return np.asarray(buffer).copy()
+
+    def fetch(self, buffer):
+        there = np.full(len(buffer), POISON, np.uint8)
+        self.ask(lambda: np.copyto(there, np.asarray(buffer)))
+        return there
 
     def launch(self, kernel, blocks, buffers):
         launched = super().launch

@@ -8,7 +8,7 @@ from bench.gpu_offload import offloading
 
 from gpu.backend import Runner
 from gpu.queued import Queued
-from slimtensors.errors import UsageError
+from slimtensors.errors import ChecksumError, UsageError
 from slimtensors.offload import hooks, offload
 from slimtensors.torch import save_model
 
@@ -50,12 +50,16 @@ class Model(torch.nn.Module):
 @pytest.mark.parametrize("layers", [2, 3])
 @pytest.mark.parametrize("seed", range(4))
 def test_each_layer_sees_its_weights(tmp_path, monkeypatch, layers, seed):
+    host = "disk" if seed < 2 else "pinned"
     plain, seen, backend = Model(layers, 0), [], Queued(1 << 22, seed)
     save_model(plain, tmp_path / "x")
     monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
     model = Model(layers, 1, seen, backend)
-    held = offload(model, tmp_path / "x", ahead=None if seed % 2 else True)
+    held = offload(model, tmp_path / "x", ahead=None if seed % 2 else True, host=host)
     assert torch.equal(model.before.weight, plain.before.weight)
+    if host == "pinned":  # nothing is read any more
+        monkeypatch.setattr("slimtensors.container.reader.Reader.stored", None)
+        monkeypatch.setattr("slimtensors.reading.TensorFile.read", None)
     with torch.no_grad():
         for _ in range(2):
             model(torch.ones(1))
@@ -79,6 +83,7 @@ def test_marks_are_needed(tmp_path, monkeypatch, forgotten):
 
     def sees_others(seed):
         seen, backend = [], Queued(1 << 22, seed)
+        backend.late = {"used": 0, "ready": 1}[forgotten]
         monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
         model = Model(3, 1, seen, backend)
         held = offload(model, tmp_path / "x", verify="none")
@@ -94,7 +99,85 @@ def test_marks_are_needed(tmp_path, monkeypatch, forgotten):
             for found, given in zip(pair, other, strict=True)
         )
 
-    assert any(sees_others(seed) for seed in range(12))
+    assert any(sees_others(seed) for seed in range(4))
+
+
+def offloaded(folder, monkeypatch, backend, **options):
+    save_model(Model(3, 0), folder / "x")
+    monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
+    model = Model(3, 1, [], backend)
+    return model, offload(model, folder / "x", **options)
+
+
+def test_hooks_only_ask(tmp_path, monkeypatch):
+    """A layer's forward begins though nothing of the layer is decoded yet."""
+    backend, waiting = Queued(1 << 22, 3), []
+    backend.late = 1
+    model, held = offloaded(tmp_path, monkeypatch, backend)
+    for layer in model.layers:
+        layer.register_forward_hook(lambda *_: waiting.append(len(backend._queues[1])), prepend=True)
+    with torch.no_grad():
+        model(torch.ones(1))
+    held.close()
+    assert all(waiting)
+
+
+def breaking(backend, turn):
+    """A device whose kernels find the layer of the so manieth decoding damaged."""
+    launch, seen = backend.launch, []
+
+    def broken(kernel, blocks, buffers):
+        if kernel.startswith("decode"):
+            seen.append(kernel)
+            if len(seen) == turn:
+                return
+        launch(kernel, blocks, buffers)
+
+    backend.launch = broken
+
+
+@pytest.mark.parametrize(("turn", "late"), [(1, None), (2, 0), (3, 1), (3, None)])
+def test_no_output_before_the_verdict(tmp_path, monkeypatch, turn, late):
+    backend = Queued(1 << 22, turn)
+    backend.late = late
+    breaking(backend, turn)
+    model, held = offloaded(tmp_path, monkeypatch, backend)
+    with torch.no_grad():
+        with pytest.raises(ChecksumError, match=r"chunk 0: the CPU decodes it, the GPU does not"):
+            model(torch.ones(1))
+        model(torch.ones(1))  # all of it is decoded again
+    held.close()
+    backend.wait(backend.mark())
+    assert "forward" not in vars(model)
+    for (weight, _bias), layer in zip(model.layers[0].seen[-3:], Model(3, 0).layers, strict=True):
+        assert torch.equal(weight, layer.up.weight)
+
+
+def test_a_layer_by_itself_is_checked_at_its_end(tmp_path, monkeypatch):
+    backend = Queued(1 << 22, 1)
+    model, held = offloaded(tmp_path, monkeypatch, backend, ahead=False)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    handle = model.layers[0].register_forward_pre_hook(interrupted)
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        model(torch.ones(1))
+    handle.remove()
+    breaking(backend, 1)
+    with torch.no_grad(), pytest.raises(ChecksumError, match="the GPU does not"):
+        model.layers[1](torch.ones(1))
+    held.close()
+
+
+def test_pinned_bytes_are_checked_as_they_are_read(tmp_path, monkeypatch):
+    backend = Runner(1 << 22)
+    breaking(backend, 2)
+    with pytest.raises(ChecksumError, match="the GPU does not"):
+        offloaded(tmp_path, monkeypatch, backend, host="pinned")
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="host='memory'"):
+        offload(Model(3, 1), tmp_path / "x", host="pinned")
 
 
 def test_a_device_without_leave(tmp_path):

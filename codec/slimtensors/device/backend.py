@@ -31,6 +31,11 @@ class Backend(Protocol):
 
     def download(self, buffer: Buffer) -> Bytes: ...
 
+    def fetch(self, buffer: Buffer) -> Bytes:
+        """Host memory that holds what the buffer holds when the device gets here; to be read after `wait` for a mark
+        made since.
+        """
+
     def fresh(self, length: int) -> Buffer:
         """Memory that holds anything."""
 

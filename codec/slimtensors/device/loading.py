@@ -13,6 +13,7 @@ from slimtensors.codecs.delta import check_base
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.sparse import stored_mask
+from slimtensors.container.header import Stream
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
@@ -22,7 +23,7 @@ from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import Piece, TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["DecodedOnCpuWarning", "Resident", "fill_device", "tell"]
+__all__ = ["DecodedOnCpuWarning", "Filling", "Kept", "Resident", "begin_fill", "fill_device", "tell"]
 
 Array = npt.NDArray[Any]
 
@@ -53,6 +54,20 @@ class _Task(NamedTuple):
     target: Buffer
 
 
+Kept = dict[Any, Any]  # what `begin_fill` keeps of a file's tensors between calls
+
+
+class Filling:
+    """What has been asked of a device, and is not checked yet."""
+
+    def __init__(self, loader: _Loader, mark: Any) -> None:
+        self._loader, self._mark = loader, mark  # behind all of it
+
+    def check(self) -> None:
+        """Wait for it. Raises ChecksumError or FormatError for what is wrong."""
+        self._loader.check(self._mark)
+
+
 def fill_device(
     file: TensorFile,
     targets: Mapping[int, Buffer],
@@ -65,6 +80,24 @@ def fill_device(
     """Decode tensors (by their positions in the file) into buffers of their sizes; or these chunks of each, which then
     have streams of their own. resident: tensors on the device, by name, that may be bases.
     """
+    begin_fill(file, targets, backend, threads, chunks=chunks, resident=resident).check()
+
+
+def begin_fill(
+    file: TensorFile,
+    targets: Mapping[int, Buffer],
+    backend: Backend,
+    threads: int,
+    *,
+    chunks: range | None = None,
+    resident: Mapping[str, Resident] | None = None,
+    kept: Kept | None = None,
+) -> Filling:
+    """Ask for what `fill_device` does, and leave the verdict for later.
+
+    kept: stored bytes, checked and in memory that uploads are fast from, and what the CPU has decoded; filled at the
+    first call, so that later ones for the same tensors read nothing.
+    """
     by_layout: dict[Layout | Planes, list[_Task]] = {}
     others = {}
     for index, target in targets.items():
@@ -75,13 +108,20 @@ def fill_device(
             others[index] = target
         else:
             by_layout.setdefault(layout, []).extend(_tasks(file, index, target, chunks))
-    _Loader(file, backend, threads, resident or {}).load(by_layout)
+    loader = _Loader(file, backend, threads, resident or {}, kept)
+    loader.load(by_layout)
     for index, target in others.items():
         holder = file.header.holder(index)
         if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
             backend.copy(target, targets[holder])
         elif len(target):
-            backend.write(target, _read(file, index, len(target), threads, chunks))
+            found = None if kept is None else kept.get(index)
+            if found is None:
+                found = _read(file, index, len(target), threads, chunks)
+                if kept is not None:
+                    kept[index] = found
+            backend.write(target, found)
+    return Filling(loader, backend.mark())
 
 
 def _read(file: TensorFile, index: int, length: int, threads: int, chunks: range | None) -> Array:
@@ -141,37 +181,53 @@ def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -
     assert at == len(target), stream.label
 
 
+class _Segment(NamedTuple):
+    """Stored bytes of whole chunks in the host's memory, and their masks, where they have any."""
+
+    staging: Array
+    masks: list[Array | None]
+
+
 class _Loader:
-    def __init__(self, file: TensorFile, backend: Backend, threads: int, resident: Mapping[str, Resident]) -> None:
+    def __init__(
+        self,
+        file: TensorFile,
+        backend: Backend,
+        threads: int,
+        resident: Mapping[str, Resident],
+        kept: Kept | None,
+    ) -> None:
         self._file, self._backend, self._threads, self._resident = file, backend, threads, resident
+        self._kept = kept
         self._slots: list[Array | None] = [None] * SLOTS
         self._marks: list[Any] = [None] * SLOTS
         self._next = 0
         self._pending: list[tuple[list[_Task], Pending]] = []
 
     def load(self, by_layout: Mapping[Layout | Planes, list[_Task]]) -> None:
-        for layout, tasks in by_layout.items():
-            for segment in _segments(tasks):
-                self._decode(segment, layout)
+        """Ask for all, and decode what no kernel does."""
+        try:
+            for layout, tasks in by_layout.items():
+                for segment in _segments(tasks):
+                    self._decode(segment, layout)
+            for tasks, pending in self._pending:
+                self._decode_left(tasks, pending)
+        except BaseException:
+            self._backend.wait(self._backend.mark())  # host memory goes, which is uploaded from
+            raise
+
+    def check(self, mark: Any) -> None:
+        """The verdict, when the device has got to the mark."""
+        self._backend.wait(mark)
         for tasks, pending in self._pending:
             self._check(tasks, pending)
 
     def _decode(self, tasks: list[_Task], layout: Layout | Planes) -> None:
-        staging = self._slot(sum(task.length for task in tasks))
+        staging, masks = self._segment(tasks, layout)
         chunks, at = [], 0
-        for task in tasks:
-            chunks.append(Chunk(at, task.length, task.target))
+        for task, mask in zip(tasks, masks, strict=True):
+            chunks.append(Chunk(at, task.length, task.target, mask=mask))
             at += task.length
-
-        def read(i: int) -> None:
-            place = staging[chunks[i].at : chunks[i].at + chunks[i].length]
-            data, _record = self._file.reader.stored(tasks[i].stream, tasks[i].chunk, place)
-            if data.ctypes.data != place.ctypes.data:
-                place[:] = data
-            if isinstance(layout, Planes) and layout.masked:
-                chunks[i] = chunks[i]._replace(mask=self._mask(tasks[i], place))
-
-        run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
         digests = self._file.reader.verify == "full"
         if isinstance(layout, Planes):
             known = self._known(tasks, chunks, staging, layout)
@@ -179,8 +235,34 @@ class _Loader:
         else:
             pending = decode_segment(self._backend, staging, chunks, layout, digests=digests)
         self._pending.append((tasks, pending))
-        self._marks[self._next] = self._backend.mark()
-        self._next = (self._next + 1) % SLOTS
+        if self._kept is None:
+            self._marks[self._next] = self._backend.mark()
+            self._next = (self._next + 1) % SLOTS
+
+    def _segment(self, tasks: list[_Task], layout: Layout | Planes) -> _Segment:
+        """Read, or kept."""
+        length, key = sum(task.length for task in tasks), (tasks[0].stream, tasks[0].chunk)
+        if self._kept is not None and key in self._kept:
+            found: _Segment = self._kept[key]
+            assert found.staging.size == length
+            return found
+        staging = self._slot(length) if self._kept is None else self._backend.staging(length)
+        ends = np.cumsum([task.length for task in tasks]).tolist()
+        masks: list[Array | None] = [None] * len(tasks)
+
+        def read(i: int) -> None:
+            place = staging[ends[i] - tasks[i].length : ends[i]]
+            data, _record = self._file.reader.stored(tasks[i].stream, tasks[i].chunk, place)
+            if data.ctypes.data != place.ctypes.data:
+                place[:] = data
+            if isinstance(layout, Planes) and layout.masked:
+                masks[i] = self._mask(tasks[i], place)
+
+        run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
+        made = _Segment(staging, masks)
+        if self._kept is not None:
+            self._kept[key] = made
+        return made
 
     def _mask(self, task: _Task, data: Array) -> Array | None:
         """Decoded by the CPU: it tells how many values there are, without which none can be found."""
@@ -300,25 +382,32 @@ class _Loader:
             slot = self._slots[self._next] = self._backend.staging(max(length, SEGMENT_BYTES))
         return slot[:length]
 
+    def _decode_left(self, tasks: list[_Task], pending: Pending) -> None:
+        """Decode on the CPU what a kernel left; for what is malformed the CPU has the words."""
+        for i in pending.left:
+            stream, units = self._decode_here(tasks[i])
+            tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
+            self._backend.write(tasks[i].target, _bytes(units))
+
     def _check(self, tasks: list[_Task], pending: Pending) -> None:
-        """Decode again on the CPU what a kernel left or found wrong; the CPU has the words for it."""
-        faulty = set(pending.faulty(self._backend)) | set(pending.of_another_base(self._backend))
+        """Decode again on the CPU what a kernel found wrong; the CPU has the words for it."""
+        faulty = set(pending.faulty()) | set(pending.of_another_base())
         if pending.digests is not None:
             records = [self._file.reader.records(task.stream)[0][task.chunk] for task in tasks]
-            found = pending.decoded_digests(self._backend)
+            found = pending.digests.all()
             faulty |= {i for i, record in enumerate(records) if record.decoded_digest != found[i]}
-        for i in sorted(faulty | set(pending.left)):
-            task = tasks[i]
-            stream = self._file.header.streams[task.stream]
-            units = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
-            self._file.decode_chunk(task.stream, task.chunk, units)
-            if i not in pending.left:
-                raise ChecksumError(
-                    f"{stream.label}, chunk {task.chunk}: the CPU decodes it, the GPU does not. The file is sound; "
-                    "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
-                )
-            tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
-            self._backend.write(task.target, _bytes(units))
+        for i in sorted(faulty - set(pending.left)):
+            stream, _units = self._decode_here(tasks[i])
+            raise ChecksumError(
+                f"{stream.label}, chunk {tasks[i].chunk}: the CPU decodes it, the GPU does not. The file is sound; "
+                "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
+            )
+
+    def _decode_here(self, task: _Task) -> tuple[Stream, Array]:
+        stream = self._file.header.streams[task.stream]
+        units = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
+        self._file.decode_chunk(task.stream, task.chunk, units)
+        return stream, units
 
 
 def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.lookups import CODE_BYTES, WIDE_CODE_BYTES, divided, looked_up
 from slimtensors.device.masks import scattered, values_of
-from slimtensors.device.segments import Chunk, Pending, take_digests, upload_all
+from slimtensors.device.segments import Chunk, Digests, Pending, take_digests, upload_all
 from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Decimal, Delta, Gather, Mul, Sparse, Stored
 from slimtensors.kernels.cpu import planelist as lists
 from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, NO_ROOM, OUT, PLAIN
@@ -149,21 +149,20 @@ def decode_planes(
         backend.launch(sized_name("scatter", size), count, (*buffers[12 : len(arrays)], into, out, verdict))
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
-    results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
+    results = take_digests(backend, out, chunks, places) if digests else None
     left = np.flatnonzero(work.becomes == LEFT).tolist()
-    pending = Pending(left, owners, status, results, [chunk.target for chunk in chunks], [uploaded, *kept])
+    pending = Pending(left, owners, backend.fetch(status), results, [uploaded])
     stated = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
     if not stated:
         return pending
     return pending._replace(bases=_base_digests(backend, [chunks[i] for i in stated]), stated=stated)
 
 
-def _base_digests(backend: Backend, chunks: Sequence[Chunk]) -> Pending:
+def _base_digests(backend: Backend, chunks: Sequence[Chunk]) -> Digests:
     """Digests of what chunks are differences from."""
     held = [chunk._replace(target=chunk.base) for chunk in chunks]
     out, places = backend.window([chunk.target for chunk in held])
-    results, kept = take_digests(backend, out, held, places)
-    return Pending([], np.empty(0, np.int64), backend.zeros(0), results, [chunk.target for chunk in held], kept)
+    return take_digests(backend, out, held, places)
 
 
 def _part(items: Buffer, length: int, begin: int, end: int) -> Buffer:

@@ -19,7 +19,7 @@ from slimtensors.kernels.cuda.catalogue import decode_name, plain_name
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout
 from slimtensors.kernels.status import OK
 
-__all__ = ["Chunk", "Pending", "decode_segment", "layout_of", "take_digests", "upload_all"]
+__all__ = ["Chunk", "Digests", "Pending", "decode_segment", "layout_of", "take_digests", "upload_all"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 16
@@ -43,43 +43,49 @@ class Chunk(NamedTuple):
     mask: Array | None = None  # uint32, of a chunk that leaves zeros out
 
 
-class Pending(NamedTuple):
-    """What a segment's kernels leave."""
+class Digests(NamedTuple):
+    """Of chunks' decoded bytes, on the way to the host."""
 
-    left: list[int]  # chunks that no kernel decodes
-    owners: Array  # the chunk of each item
-    status: Buffer  # uint32, one for each item
-    digests: Buffer | None  # uint64, those of a chunk after those of the one before it
-    targets: list[Buffer]
+    pieces: Array  # uint64 as bytes, those of a chunk after those of the one before it
+    rests: list[Array]  # of each chunk, the bytes after its last whole piece
+    counts: list[int]  # pieces of each chunk
     held: list[Array]  # host memory that is being uploaded
-    bases: Pending | None = None  # digests of bases on the device
-    stated: dict[int, int] | None = None  # by chunk: the digest that its base must have
 
-    def faulty(self, backend: Backend) -> list[int]:
-        """Chunks whose streams did not end as they began, or have an escape where none can be."""
-        bad = np.flatnonzero(backend.download(self.status).view(np.uint32))
-        found: list[int] = np.unique(self.owners[bad]).tolist()
-        return found
-
-    def of_another_base(self, backend: Backend) -> list[int]:
-        """Chunks that are differences from something else than what the device has."""
-        if self.bases is None or self.stated is None:
-            return []
-        found = zip(self.stated.items(), self.bases.decoded_digests(backend), strict=True)
-        return [i for (i, stated), digest in found if stated != digest]
-
-    def decoded_digests(self, backend: Backend) -> list[int]:
-        """The digest of each chunk's decoded bytes (container.md, section 7)."""
-        assert self.digests is not None
-        pieces, at, found = backend.download(self.digests).view(np.uint64), 0, []
-        for target, count in zip(self.targets, _pieces(self.targets), strict=True):
+    def all(self) -> list[int]:
+        """The digest of each chunk (container.md, section 7)."""
+        pieces, at, found = self.pieces.view(np.uint64), 0, []
+        for count, rest in zip(self.counts, self.rests, strict=True):
             numbers = pieces[at : at + count].tobytes()
-            rest = target[count * PIECE_BYTES :]
-            if len(rest):
-                numbers += xxhash.xxh3_64_digest(backend.download(rest).data)[::-1]
+            if rest.size:
+                numbers += xxhash.xxh3_64_digest(rest.data)[::-1]
             found.append(xxhash.xxh3_64_intdigest(numbers))
             at += count
         return found
+
+
+class Pending(NamedTuple):
+    """What a segment's kernels leave. Host memory here is filled when a mark made since is reached."""
+
+    left: list[int]  # chunks that no kernel decodes
+    owners: Array  # the chunk of each item
+    status: Array  # uint32 as bytes, one for each item
+    digests: Digests | None
+    held: list[Array]  # host memory that is being uploaded
+    bases: Digests | None = None  # of bases on the device
+    stated: dict[int, int] | None = None  # by chunk: the digest that its base must have
+
+    def faulty(self) -> list[int]:
+        """Chunks whose streams did not end as they began, or have an escape where none can be."""
+        bad = np.flatnonzero(self.status.view(np.uint32))
+        found: list[int] = np.unique(self.owners[bad]).tolist()
+        return found
+
+    def of_another_base(self) -> list[int]:
+        """Chunks that are differences from something else than what the device has."""
+        if self.bases is None or self.stated is None:
+            return []
+        found = zip(self.stated.items(), self.bases.all(), strict=True)
+        return [i for (i, stated), digest in found if stated != digest]
 
 
 def _pieces(targets: Sequence[Buffer]) -> list[int]:
@@ -114,23 +120,24 @@ def decode_segment(
         backend.launch(decode_name(layout), count, views)
     if work.plain.size:
         backend.launch(plain_name(layout.unit_bytes), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
-    results, kept = take_digests(backend, out, chunks, places) if digests else (None, [])
+    results = take_digests(backend, out, chunks, places) if digests else None
     left = np.flatnonzero(work.becomes == worklist.LEFT).tolist()
     owners = np.searchsorted(work.ends, np.arange(count), side="right")
-    return Pending(left, owners, status, results, [chunk.target for chunk in chunks], [held, *kept])
+    return Pending(left, owners, backend.fetch(status), results, [held])
 
 
-def take_digests(
-    backend: Backend, out: Buffer, chunks: Sequence[Chunk], places: list[int]
-) -> tuple[Buffer, list[Array]]:
-    """(the digests of pieces of what is decoded, host memory that is being uploaded)."""
-    results = backend.fresh(8 * sum(_pieces([chunk.target for chunk in chunks])))
-    made = _digest_items(chunks, places)
-    if not made.size:
-        return results, []
-    held, (secrets, pieces) = upload_all(backend, [ROWS, made])
-    backend.launch("digest", made.size // rows.DIGEST_ITEM, (out, pieces, secrets, results))
-    return results, [held]
+def take_digests(backend: Backend, out: Buffer, chunks: Sequence[Chunk], places: list[int]) -> Digests:
+    """Digests of what is decoded."""
+    targets = [chunk.target for chunk in chunks]
+    counts, made = _pieces(targets), _digest_items(chunks, places)
+    results, held = backend.fresh(8 * sum(counts)), []
+    if made.size:
+        joined, (secrets, pieces) = upload_all(backend, [ROWS, made])
+        backend.launch("digest", made.size // rows.DIGEST_ITEM, (out, pieces, secrets, results))
+        held.append(joined)
+    ends = [target[count * PIECE_BYTES :] for target, count in zip(targets, counts, strict=True)]
+    rests = [backend.fetch(end) if len(end) else np.empty(0, np.uint8) for end in ends]
+    return Digests(backend.fetch(results), rests, counts, held)
 
 
 class _Work(NamedTuple):

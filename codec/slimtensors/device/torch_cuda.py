@@ -44,6 +44,11 @@ class TorchCuda:
         found: Bytes = buffer.cpu().numpy()
         return found
 
+    def fetch(self, buffer: torch.Tensor) -> Bytes:
+        there = torch.empty(buffer.numel(), dtype=torch.uint8, pin_memory=True)
+        found: Bytes = there.copy_(buffer, non_blocking=True).numpy()
+        return found
+
     def fresh(self, length: int) -> torch.Tensor:
         return torch.empty(length, dtype=torch.uint8, device=self.device)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -27,7 +27,8 @@ from slimtensors.torch_tensors import as_base, check_device, torch_dtype
 __all__ = ["Host", "Offloaded", "check_cpu", "check_fits", "hosted", "load_others", "offload"]
 
 Host = Literal["disk", "memory"]
-HOSTS = ("disk", "memory")
+HOSTS: tuple[Host, ...] = ("disk", "memory")
+PINNED = "pinned"
 
 
 class Offloaded:
@@ -41,7 +42,7 @@ class Offloaded:
     def close(self) -> None:
         """Wait for what is under way, and close the files."""
         try:
-            self._slots.join()
+            self._slots.close()
         finally:
             for handle in self._handles:
                 handle.remove()
@@ -53,7 +54,7 @@ def offload(
     path: Any,
     *,
     device: Any = "cpu",
-    host: Host = "disk",
+    host: Literal["disk", "memory", "pinned"] = "disk",
     layers: str | None = None,
     resident: int | Collection[str] = 0,
     ahead: bool | None = None,
@@ -67,20 +68,24 @@ def offload(
     model: on the CPU; the layers' parameters may be on the meta device. Buffers and all else are loaded
     and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
-    or in "memory". layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
+    in "memory", or for a CUDA device in "pinned" memory, which is read and checked here and uploaded from as it is.
+    layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
     longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
+    On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
+    end of the model's `forward`, or of the layer's if that is called by itself. An error is raised there, before
+    outputs are handed out; hooks inside the model may have seen what was computed with wrong weights.
     Inference only: training, `state_dict`, `to`, and parameters that a layer shares with another module are
     refused.
     """
-    home = _home(device)
+    home = _home(device, host == PINNED)
     name = layers if layers is not None else _longest(model)
     every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
     turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
     if len(turns) < 2:
         raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
     found, prefixes = [every[i] for i in turns], [f"{name}.{i}." for i in turns]
-    path = hosted(path, host)
+    path = path if host == PINNED else hosted(path, host)
     stack = ExitStack()
     try:
         files = open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base))
@@ -94,11 +99,18 @@ def offload(
         if isinstance(home, DeviceMemory) and ahead is None:
             ahead = True  # the device decodes beside what it computes; its times are not seen here
         slots = Slots(units, thread_count(threads), ahead, home)
-        handles = []
+        if host == PINNED:
+            slots.keep()
+        handles: list[Any] = []
+        checked = _Checked(model, slots) if isinstance(home, DeviceMemory) else None
+        if checked is not None:
+            handles.append(checked)
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
             for own, tensor in slots.tensors(i).items():
                 _put(layer, own[len(prefix) :], tensor)
             handles.append(layer.register_forward_pre_hook(partial(_enter, slots, i)))
+            if checked is not None:
+                handles.append(layer.register_forward_hook(checked.leave))
             handles.append(layer.register_state_dict_pre_hook(_refuse_state))
             layer._apply = _refuse_apply  # what .to() and .half() call
         return Offloaded(stack, slots, handles, [prefix[:-1] for prefix in prefixes])
@@ -107,16 +119,18 @@ def offload(
         raise
 
 
-def _home(device: Any) -> Memory:
+def _home(device: Any, pinned: bool) -> Memory:
     """Where layers are decoded to. Raises UsageError for what none can be."""
     check_device(device)
     wanted = torch.device(device)
     backend = backend_for(wanted)
     if backend is not None:
-        return DeviceMemory(backend)
+        return DeviceMemory(backend, pinned)
     if wanted.type == "cuda":
         raise UsageError(f"device {device!r}: its kernels have not been seen to run yet; try them with {VARIABLE}=cuda")
     check_cpu(device)
+    if pinned:
+        raise UsageError("host is 'pinned', which a CUDA device can upload from; on the CPU use host='memory'")
     return HostMemory()
 
 
@@ -163,6 +177,38 @@ def _enter(slots: Slots, layer: int, module: torch.nn.Module, inputs: Any) -> No
         raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
     first = next((each for each in inputs if isinstance(each, torch.Tensor)), None)
     slots.enter(layer, 0 if first is None else first.numel())
+
+
+class _Checked:
+    """A model's forward, at whose end there is a verdict on all layers that it has used."""
+
+    def __init__(self, model: torch.nn.Module, slots: Slots) -> None:
+        self.runs = False
+        self._model, self._slots = model, slots
+        forward = model.forward
+
+        @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as above
+        @wraps(forward)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            before, self.runs = self.runs, True
+            try:
+                outputs = forward(*args, **kwargs)
+            finally:
+                self.runs = before
+            slots.check()
+            return outputs
+
+        model.forward = checked
+
+    def remove(self) -> None:
+        """Put the model's own forward back."""
+        del self._model.forward
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # as above
+    def leave(self, _module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
+        """A layer's forward ends: if nobody checks later, now."""
+        if not self.runs:
+            self._slots.check()
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:

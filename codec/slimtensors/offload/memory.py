@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 
@@ -12,6 +12,9 @@ from slimtensors.device.backend import Backend
 from slimtensors.numpy import array_shape, as_array
 from slimtensors.reading import Load, Piece, TensorFile, load_all
 from slimtensors.torch_tensors import from_array, torch_dtype
+
+if TYPE_CHECKING:
+    from slimtensors.device.loading import Filling, Kept
 
 __all__ = ["DeviceMemory", "HostMemory", "Memory", "Place"]
 
@@ -42,6 +45,14 @@ class Memory(Protocol):
     def ready(self, slot: int) -> None:
         """What is computed from now on sees the layer that `fill` put there."""
 
+    def close(self) -> None:
+        """Wait for what is under way."""
+
+    def check(self) -> None:
+        """Raises what was wrong with layers that were made ready. Before it returns nobody else may see what was
+        computed with them.
+        """
+
 
 class HostMemory:
     """Where torch computes at once, so that nothing is ever under way."""
@@ -66,14 +77,25 @@ class HostMemory:
 
     def ready(self, _slot: int) -> None: ...
 
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
 
 class DeviceMemory:
-    """A layer is decoded in a queue of its own, beside the computation; two marks for each slot keep them apart."""
+    """A layer is decoded in a queue of its own, beside the computation; two marks for each slot keep them apart.
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend, self._queue = backend, backend.new_queue()
+    pinned: compressed bytes are kept in memory that uploads are fast from, read once. The verdict on a layer is on its
+    way to the host while the layer computes; `check` waits for it.
+    """
+
+    def __init__(self, backend: Backend, pinned: bool = False) -> None:
+        self._backend, self._queue, self._pinned = backend, backend.new_queue(), pinned
+        self._kept: dict[int, Kept] = {}  # by file
         self._used: dict[int, Any] = {}  # by slot: computed with
         self._filled: dict[int, Any] = {}  # by slot: decoded
+        self._fillings: dict[int, list[Filling]] = {}  # by slot: decoded, or being, and not computed with
+        self._unchecked: list[Filling] = []  # computed with
 
     def allocate(self, nbytes: int) -> Any:
         return self._backend.fresh(nbytes)
@@ -83,18 +105,30 @@ class DeviceMemory:
         return torch.as_tensor(place.room).view(torch_dtype(tensor.dtype)).reshape(array_shape(tensor))
 
     def fill(self, slot: int, places: Sequence[Place], threads: int) -> None:
-        from slimtensors.device.loading import fill_device  # loads Numba
+        from slimtensors.device.loading import begin_fill  # loads Numba
 
+        fillings = []
         with self._backend.using(self._queue):
             if slot in self._used:
                 self._backend.follow(self._used[slot])
             for file in {id(place.file): place.file for place in places}.values():
                 targets = {place.position: place.room for place in places if place.file is file}
-                fill_device(file, targets, self._backend, threads)
-            self._filled[slot] = self._backend.mark()
+                kept = self._kept.setdefault(id(file), {}) if self._pinned else None
+                fillings.append(begin_fill(file, targets, self._backend, threads, kept=kept))
+            self._filled[slot], self._fillings[slot] = self._backend.mark(), fillings
 
     def used(self, slot: int) -> None:
         self._used[slot] = self._backend.mark()
 
     def ready(self, slot: int) -> None:
         self._backend.follow(self._filled[slot])
+        self._unchecked += self._fillings.pop(slot, [])
+
+    def close(self) -> None:
+        with self._backend.using(self._queue):
+            self._backend.wait(self._backend.mark())
+
+    def check(self) -> None:
+        fillings, self._unchecked = self._unchecked, []
+        for filling in fillings:
+            filling.check()

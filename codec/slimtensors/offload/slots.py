@@ -69,6 +69,7 @@ class Slots:
                 self._computed.clear()
             self._computed[size] = perf_counter() - self._last[2]
         self.join()
+        self.check()  # of the layer before this one, which computes still or has
         if self._holds[layer % SLOTS] != layer:  # not ahead, out of turn, or the first
             began, computed = perf_counter(), process_time()
             self._fill(layer)
@@ -83,6 +84,29 @@ class Slots:
             self._ahead = following, thread
             thread.start()
         self._last = layer, size, perf_counter()
+
+    def close(self) -> None:
+        """Wait for what is under way, here and on the device. Raises its error."""
+        try:
+            self.join()
+        finally:
+            self._home.close()
+
+    def check(self) -> None:
+        """Raise what was wrong with layers that have been entered; they are decoded again when their turn comes."""
+        try:
+            self._home.check()
+        except BaseException:
+            self._holds = [None] * SLOTS
+            raise
+
+    def keep(self) -> None:
+        """Decode each layer once, for the memory to keep what it keeps. Raises what is wrong with any."""
+        for layer in range(len(self._places)):
+            self._fill(layer)
+            self._home.ready(layer % SLOTS)
+            self.check()
+            self._home.used(layer % SLOTS)
 
     def _looks_ahead(self, size: int) -> bool:
         if self._policy is not None:
