@@ -68,9 +68,15 @@ def is_commit(revision: str | None) -> bool:
     return revision is not None and re.fullmatch(r"[0-9a-f]{40}", revision) is not None
 
 
-def list_repository(repo_id: str, revision: str | None = None, token: str | bool | None = None) -> Listing:
-    """One request, whose answer pins the commit for all that follows. Raises HubError."""
-    info = retried(lambda: api(token).model_info(repo_id, revision=revision, files_metadata=True), repo_id, revision)
+def list_repository(
+    repo_id: str, revision: str | None = None, token: str | bool | None = None, kind: str = "model"
+) -> Listing:
+    """One request, whose answer pins the commit for all that follows. kind: or "dataset". Raises HubError."""
+
+    def ask() -> Any:
+        return api(token).repo_info(repo_id, revision=revision, repo_type=kind, files_metadata=True)
+
+    info = retried(ask, repo_id, revision)
     if not is_commit(info.sha):
         raise HubError(f"{repo_id}: the hub states no commit; check HF_ENDPOINT")
     entries = [(each.rfilename, each) for each in info.siblings or []]

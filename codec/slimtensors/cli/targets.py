@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from slimtensors.container.remote import last_part
+from slimtensors.container.remote import is_remote, last_part
 from slimtensors.errors import UsageError
 from slimtensors.folders import Direction, FolderPlan, check_target, plan_folder
 from slimtensors.shards import is_index
@@ -65,6 +65,8 @@ def _is_folder(out: str, path: str) -> bool:
 
 
 def _conversion(path: str, out: str | None, into: bool, direction: Direction) -> Conversion:
+    if is_remote(path):
+        raise UsageError(f"{path} lies elsewhere: download it first")
     source = Path(path)
     source.stat()  # raises for a path that leads nowhere
     if is_index(source.name, direction.before):  # it stands for its folder

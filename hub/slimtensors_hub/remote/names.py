@@ -11,10 +11,10 @@ from slimtensors.errors import UsageError
 __all__ = ["HubName", "Origin", "hub_name", "is_file", "is_local", "origin", "shown"]
 
 _HUB = re.compile(
-    r"hf://(?:(models|datasets|spaces)/)?([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(.*))?"
+    r"hf://(?:(models|datasets)/)?([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(.*))?"
 )
 # What the Hub's pages link to: /[datasets/]owner/name/resolve/revision/path.
-_PAGE = re.compile(r"/(?:(datasets|spaces)/)?([^/]+/[^/]+)/(?:resolve|blob)/(refs/(?:pr|convert)/[^/]+|[^/]+)/(.+)")
+_PAGE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/(?:resolve|blob)/(refs/(?:pr|convert)/[^/]+|[^/]+)/(.+)")
 _FILES = (".slimtensors", ".safetensors", ".json")  # what else a name ends with, it is a folder's
 _LOCAL = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 
@@ -24,7 +24,7 @@ Origin = tuple[str, str, int]
 class HubName(NamedTuple):
     """A file or folder of a repository on a hub."""
 
-    kind: str  # model, dataset or space
+    kind: str  # model or dataset
     repository: str  # owner/name
     revision: str | None  # None: the default branch
     path: str  # "" for the repository itself

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from slimtensors.errors import RemoteError
+from slimtensors_hub import listing
 from slimtensors_hub.remote.names import HubName
-from slimtensors_hub.remote.refusals import explained
 
 __all__ = ["cached", "list_repository"]
 
@@ -24,31 +26,15 @@ def cached(name: HubName) -> str | None:
 
 def list_repository(name: HubName) -> list[str]:
     """Names of the files right in a folder of a repository, pinned to a commit."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return _list_cached(name)
-    try:
-        info = HfApi(library_name="slimtensors").repo_info(
-            name.repository, revision=name.revision, repo_type=name.kind, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-        )
-    except HfHubHTTPError as error:
-        status, headers = error.response.status_code, error.response.headers
-        raise RemoteError(f"{name}: {explained(status, headers, name)}") from None
-    except HFValidationError as error:
-        raise RemoteError(f"{name}: {error}") from None
-    except OfflineModeIsEnabled:
-        return _list_cached(name)
-    except Exception as error:  # of the HTTP library, whichever it is
-        if not hasattr(error, "request"):
-            raise
-        raise RemoteError(f"{name}: the hub gave no answer ({error}); try again later") from None
-    pinned = name._replace(revision=info.sha)
-    return _within(pinned, [each.rfilename for each in getattr(info, "siblings", None) or []])
+    found = listing.list_repository(name.repository, name.revision, kind=name.kind)
+    return _within(name._replace(revision=found.commit), found.files)
 
 
-def _within(name: HubName, paths: list[str]) -> list[str]:
+def _within(name: HubName, paths: Iterable[str]) -> list[str]:
     """Those right in the folder."""
     start = f"{name.path}/" if name.path else ""
     right = [path for path in paths if path.startswith(start) and "/" not in path.removeprefix(start)]

@@ -40,6 +40,7 @@ class WebFile:
         self._target: str | None = None  # where the address leads to
         self._tags: dict[Origin, str] = {}  # by who gave it
         self._linked: str | None = None  # what the hub says of the file that it redirects to
+        self._match = True  # whether servers are asked to look at the ETag first
         _check(address)
 
     @property
@@ -49,17 +50,20 @@ class WebFile:
 
     def open(self, start: int, stop: int | None) -> WebAnswer:
         """See RemoteFile."""
-        for _ in range(2):
+        for _ in range(3):
             kept = self._target
             try:
                 response, stop = self._follow(kept or self._address, start, stop)
             except Interrupted:
                 self._target = None
                 raise
-            if kept is None or response.status_code not in EXPIRED:
+            if kept is not None and response.status_code in EXPIRED:
+                self._target = None
+            elif response.status_code == HTTPStatus.PRECONDITION_FAILED and self._match:
+                self._match = False  # some servers misjudge it: the ETag of what they send will tell
+            else:
                 break
             response.close()
-            self._target = None
         try:
             return self._judged(response, start, stop)
         except BaseException:
@@ -92,7 +96,7 @@ class WebFile:
         headers = _headers(self._is_hub(address))
         headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         tag = self._tags.get(origin(address))
-        if tag is not None and tag.startswith('"'):  # a weak one never matches
+        if tag is not None and tag.startswith('"') and self._match:  # a weak one never matches
             headers["If-Match"] = tag
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -139,7 +143,7 @@ class WebFile:
             wait = headers.get("retry-after", "")
             raise Interrupted(f"{where[1]} answered {status}", float(wait) if wait.isdecimal() else None)
         if status == HTTPStatus.PRECONDITION_FAILED:
-            raise self._changed("it has another ETag")
+            raise self._changed("its ETag is another one now")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if self.size is None and headers.get("content-range", "").strip() == "bytes */0":
                 self.size = 0
@@ -172,8 +176,8 @@ class WebFile:
 
     def _check_tag(self, headers: Any, where: Origin) -> None:
         tag = headers.get("etag") or headers.get("last-modified")
-        if tag is None:
-            return
+        if tag is None or (self._linked is not None and where != origin(endpoint())):
+            return  # the commit and the hub's own ETag pin the file; stores name it in ways of their own
         known = self._tags.setdefault(where, tag)
         if tag != known:
             raise self._changed(f"its ETag was {known} and is {tag} now")
