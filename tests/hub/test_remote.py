@@ -366,10 +366,45 @@ def test_names() -> None:
         "http://x/y",
     ):
         assert names.hub_name(elsewhere, endpoint) is None
-    for wrong in ("hf://", "hf://a", "hf://a/b@", "hf://a/b/../c", "hf://a/b@v/../../c"):
+    for wrong in ("hf://", "hf://a", "hf://a/b@", "hf://a/b@c@d"):
         with pytest.raises(UsageError, match="is not of the form"):
             names.hub_name(wrong, endpoint)
+    hidden = f"{endpoint}/a/b/resolve/main/..%2Fy"
+    for wrong in ("hf://a/b/../c", "hf://a/b@v/../../c", "hf://../b", "hf://a/b@..%2F..", hidden):
+        with pytest.raises(UsageError, match="has steps that lead elsewhere"):
+            names.hub_name(wrong, endpoint)
     assert names.shown("https://me:secret@example.org/a/b?signature=x") == "https://example.org/a/b"
+
+
+def test_what_is_not_encrypted(web: Web, packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only where the user says so, and then a redirect may lead there too."""
+    address = web.put("x.slimtensors", packed)
+    elsewhere = {"Location": "http://example.invalid/x.slimtensors"}
+    web.odd = [Odd(times=9, status=307, headers=elsewhere)]
+    with pytest.raises(RemoteError, match=r"example.invalid/x.slimtensors, which is not encrypted; it is not followed"):
+        load_file(address)
+    monkeypatch.setenv("SLIMTENSORS_ALLOW_HTTP", "1")
+    with pytest.raises(RemoteError, match=r"no answer from example.invalid"):
+        load_file(address)
+
+
+def test_a_large_file_has_a_larger_front(web: Web, packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who redirects says how large the file is."""
+    monkeypatch.setattr(spans, "FRONT_SHARE", 32)
+    web.put("model.slimtensors", packed)
+    address = web.put("link.slimtensors", b"")
+    web.odd = [Odd(status=302, headers={"Location": "/model.slimtensors", "X-Linked-Size": str(len(packed))})]
+    slimtensors.inspect(address)
+    assert [each.range for each in web.take()] == [(0, spans.FRONT_BYTES), (0, len(packed) // 32)]
+    assert [spans.front_bytes(size) for size in (None, 0, 1 << 50)] == [65536, 65536, spans.MAX_FRONT_BYTES]
+
+
+def test_servers_say_how_long_to_wait(web: Web, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(spans.time, "sleep", waited.append)
+    web.odd = [Odd(status=429, headers={"Retry-After": "7"}), Odd(status=503, headers={"Retry-After": "86400"})]
+    slimtensors.inspect(address)
+    assert waited == [7.0, spans.MAX_ASKED_WAIT]
 
 
 def test_what_is_not_opened() -> None:

@@ -45,21 +45,25 @@ def hub_name(name: str, endpoint: str) -> HubName | None:
     """What an hf:// name, or an address of a file on the hub's own pages, leads to; None for any other address."""
     if name.startswith("hf://"):
         found = _HUB.fullmatch(name)
-        if found is None or ".." in (found[4] or "").split("/"):
+        if found is None:
             raise UsageError(f"{name} is not of the form hf://owner/name[@revision][/file]")
         kind, repository, revision, path = found.groups()
-        return HubName((kind or "models")[:-1], repository, _plain(revision), (path or "").strip("/"))
+        return _made(name, kind, repository, revision, (path or "").strip("/"))
     if origin(name) != origin(endpoint):
         return None
     page = _PAGE.fullmatch(urlsplit(name).path.removeprefix(urlsplit(endpoint).path.rstrip("/")))
     if page is None:
         return None
     kind, repository, revision, path = page.groups()
-    return HubName((kind or "models")[:-1], repository, _plain(revision), unquote(path))
+    return _made(name, kind, repository, revision, unquote(path))
 
 
-def _plain(revision: str | None) -> str | None:
-    return None if revision is None else unquote(revision)  # refs%2Fpr%2F1
+def _made(name: str, kind: str | None, repository: str, revision: str | None, path: str) -> HubName:
+    revision = None if revision is None else unquote(revision)  # refs%2Fpr%2F1
+    steps = [*repository.split("/"), *(revision or "").split("/"), *path.split("/")]
+    if not {".", ".."}.isdisjoint(steps):
+        raise UsageError(f"{shown(name)} has steps that lead elsewhere; name the file itself")
+    return HubName((kind or "models")[:-1], repository, revision, path)
 
 
 def is_file(path: str) -> bool:
