@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
+
+import numpy as np
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
+from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
-from slimtensors.slicing import read_slice
+from slimtensors.slicing import Axis, axes_of, read_slice
 from slimtensors.stream.loader import PrefetchLoader, Source
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan, plan_items
@@ -38,7 +42,9 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     if the file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
     of either kind, an object with ranged reads, a mapping from names to arrays, a `BaseDir` to be searched, a function
     from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
-    Of a slice, only the chunks that it touches are read, in both files.
+    Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
+    where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once; False for
+    the blocks' bytes.
     """
 
     def __init__(
@@ -52,7 +58,9 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         mmap: bool = False,
         max_bytes: int | None = None,
         base: Any = None,
+        dequantise: Wanted = False,
     ) -> None:
+        self._numbers = wanted_numbers(dequantise)
         if framework not in _FRAMEWORKS:
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
@@ -65,7 +73,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             base = torch_tensors.as_base(base)
             self._there = _backend(device)
             self._convert: Callable[..., Any] = lambda array, tensor: torch_tensors.from_array(
-                array, tensor.dtype, device
+                array, tensor.dtype if self._numbers is None else self._numbers.dtype_of(tensor), device
             )
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
@@ -99,16 +107,21 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         """The whole tensor."""
         from slimtensors.numpy import whole_array
 
-        if self._there is not None:
+        tensor = self._file.tensor(name)
+        blocks = self._numbers is not None and self._numbers.block(tensor) is not None
+        if self._there is not None and not blocks:
             from slimtensors.torch_device import read_there
 
             index = self._file.find(name)
             return read_there(self._file, [index], self._there, self._threads, self._given_base)[index]
-        return self._convert(whole_array(self._file, name, self._threads), self._file.tensor(name))
+        array = whole_array(self._file, name, self._threads)
+        return self._convert(array if self._numbers is None else self._numbers.array(array, tensor), tensor)
 
     def get_slice(self, name: str) -> TensorSlice:
         """A handle that reads parts of the tensor when it is indexed."""
         there, read = self._there, None
+        if self._numbers is not None and self._numbers.block(self._file.tensor(name)) is not None:
+            return NumberSlice(self._file, name, self._threads, self._convert, self._numbers)
         if there is not None:
             from slimtensors.torch_device import read_slice_there
 
@@ -133,6 +146,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         it, on a stream of its own, and handed out for work on torch's current one. ahead: decoded bytes that may wait
         to be taken. The loader keeps to the plan's order, not to what becomes ready first. It ends with the handle.
         """
+        if self._numbers is not None:
+            raise UsageError("prefetch hands out blocks as they are: open the file without dequantise")
         count = self._threads if threads is None else thread_count(threads)
         device = self._device if device is None else device
         source: Source | None = None
@@ -197,3 +212,34 @@ class TensorSlice:
         if self._read is not None:
             return self._read(index)
         return self._convert(read_slice(self._file, self._name, index, self._threads), self._tensor)
+
+
+class NumberSlice(TensorSlice):
+    """A slice of numbers, of a tensor whose elements are blocks: whole rows of these are read."""
+
+    def __init__(
+        self, file: TensorFile, name: str, threads: int, convert: Callable[..., Any], numbers: Numbers
+    ) -> None:
+        super().__init__(file, name, threads, convert)
+        self._numbers = numbers
+
+    def get_shape(self) -> list[int]:
+        return list(self._numbers.shape_of(self._tensor))
+
+    def get_dtype(self) -> str:
+        return self._numbers.dtype.name
+
+    def __getitem__(self, index: Any) -> Any:
+        shown = replace(self._tensor, dtype=self._numbers.dtype, shape=self._numbers.shape_of(self._tensor))
+        *rows, last = (_item(axis) for axis in axes_of(shown, index, self._name))
+        packed = read_slice(self._file, self._name, tuple(rows), self._threads)
+        found = self._numbers.array(packed, self._tensor)[..., last]
+        return self._convert(np.ascontiguousarray(found).reshape(found.shape), self._tensor)
+
+
+def _item(axis: Axis) -> int | slice:
+    """What takes this of a dimension."""
+    if axis.drop:
+        return axis.start
+    stop = axis.start + axis.length * axis.step
+    return slice(axis.start, stop, axis.step) if stop >= 0 else slice(axis.start, None, axis.step)

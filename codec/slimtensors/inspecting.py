@@ -35,7 +35,7 @@ class TensorReport:
     @property
     def bits_per_weight(self) -> float:
         """Stored bits per element; per weight where the elements are bytes of blocks."""
-        block = block_of(self.encoding)
+        block = block_of(self.encoding, self.dtype, self.shape)
         count = math.prod(self.shape if block is None else block.shape(self.shape))
         return 8 * self.stored_bytes / count if count else 0.0
 

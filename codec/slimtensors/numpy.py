@@ -19,13 +19,14 @@ from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.matching import matched_bases
+from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import Piece, TensorFile, all_pieces
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Progress, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
-from slimtensors.threads import thread_count
+from slimtensors.threads import run_all, thread_count
 
 __all__ = ["apply_delta", "load", "load_file", "save", "save_file", "stream_tensors"]
 
@@ -79,10 +80,12 @@ def load_file(
     mmap: bool = False,
     max_bytes: int | None = None,
     base: Any = None,
+    dequantise: Wanted = False,
 ) -> dict[str, Array]:
     """Load all arrays of a file. Raises FormatError if the file is damaged; see `safe_open` for the arguments."""
+    numbers = wanted_numbers(dequantise)
     with open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
-        return load_arrays(file, thread_count(threads))
+        return load_arrays(file, thread_count(threads), numbers)
 
 
 def load(
@@ -92,9 +95,12 @@ def load(
     threads: int | None = None,
     max_bytes: int | None = None,
     base: Any = None,
+    dequantise: Wanted = False,
 ) -> dict[str, Array]:
     """Load all arrays from bytes."""
-    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base)
+    return load_file(
+        data, verify=verify, threads=threads, max_bytes=max_bytes, base=base, dequantise=dequantise
+    )
 
 
 def stream_tensors(
@@ -147,11 +153,19 @@ def apply_delta(
         np.copyto(arrays[name], array, casting="no")
 
 
-def load_arrays(file: TensorFile, threads: int) -> dict[str, Array]:
-    """All arrays of an open file."""
+def load_arrays(file: TensorFile, threads: int, numbers: Numbers | None = None) -> dict[str, Array]:
+    """All arrays of an open file; numbers: what those of blocks become."""
     found = all_pieces(file, file.index)
     file.fill([Piece(index, 0, units) for index, units in found.values()], threads)
-    return {name: as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
+    arrays = {name: as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
+    if numbers is not None:
+        found.clear()  # so that blocks go as numbers come
+
+        def convert(name: str) -> None:
+            arrays[name] = numbers.array(arrays[name], file.tensor(name))
+
+        run_all(convert, list(arrays), threads)
+    return arrays
 
 
 def whole_array(file: TensorFile, name: str, threads: int) -> Array:

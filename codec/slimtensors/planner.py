@@ -298,11 +298,11 @@ class _Builder:
         self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), self.intern(record), chunk), why)
 
     def _add_stream(self, index: int, tensor: Input, shape: tuple[int, ...]) -> None:
-        block = block_of(tensor.encoding)
+        dtype, units = tensor.dtype, unit_count(tensor)
+        block = block_of(tensor.encoding, dtype.name, shape)
         if block is not None and self._matched[index] is None:
             self._add_blocks(index, tensor, block)
             return
-        dtype, units = tensor.dtype, unit_count(tensor)
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
         if dtype.is_float:

@@ -106,13 +106,12 @@ def _blocks_job(kind: str, random: np.random.Generator) -> Callable[[], None]:
     def job() -> None:
         import numpy as np
 
-        from slimtensors.gguf.blocks import PREFIX, block_of
+        from slimtensors.gguf.blocks import BLOCKS, PREFIX
         from slimtensors.handle import safe_open
         from slimtensors.inputs import ArrayInput
         from slimtensors.store import store_bytes
 
-        block = block_of(PREFIX + kind)
-        assert block is not None
+        block = next(block for block in BLOCKS.values() if block.name == kind)
         scales = random.integers(0, 4, (1 << 13, 1))
         array = (random.integers(0, 256, (1 << 13, block.size)) >> scales).astype(np.uint8)
         array[:, 1] = scales[:, 0] + 40

@@ -28,16 +28,23 @@ class Block(NamedTuple):
     fields: tuple[Kind, ...]
 
     @property
+    def ordered(self) -> list[Kind]:
+        """One for each plane; codes, which may depend on others, are the last."""
+        return sorted(self.fields, key=lambda kind: kind[0] == "codes")
+
+    @property
     def record(self) -> Record:
-        """One plane for each kind of field; those that others may depend on come first."""
-        ordered = sorted(self.fields, key=lambda kind: kind[0] == "codes")
-        return Record(self.size, tuple(field for _name, field in ordered))
+        return Record(self.size, tuple(field for _name, field in self.ordered))
+
+    @property
+    def names(self) -> list[str]:
+        """Of the record's planes."""
+        return [name for name, _field in self.ordered]
 
     @property
     def scale(self) -> int | None:
         """The plane of the record whose fields say how codes are spread: of scales, if there are some, else of d."""
-        names = [name for name, _field in self.fields if name != "codes"]
-        return next((names.index(name) for name in ("scales", "d.high") if name in names), None)
+        return next((self.names.index(name) for name in ("scales", "d.high") if name in self.names), None)
 
     def shape(self, packed: tuple[int, ...]) -> tuple[int, ...]:
         """Of the weights, from that of the bytes."""
@@ -201,6 +208,11 @@ BLOCKS: dict[int, Block] = {block.number: block for block in _ALL}
 _BY_ENCODING = {PREFIX + block.name: block for block in _ALL}
 
 
-def block_of(encoding: str | None) -> Block | None:
-    """The block type of an encoding; None for none, and for those of other formats."""
-    return None if encoding is None else _BY_ENCODING.get(encoding)
+def block_of(encoding: str | None, dtype: str, shape: tuple[int, ...]) -> Block | None:
+    """The block type of a tensor's encoding; None for none, for those of other formats, and where dtype and shape are
+    not those of blocks.
+    """
+    block = None if encoding is None else _BY_ENCODING.get(encoding)
+    if block is None or dtype != "U8" or not shape or shape[-1] % block.size:
+        return None
+    return block

@@ -17,6 +17,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.device.choice import backend_for
 from slimtensors.matching import matched_bases
 from slimtensors.numpy import as_array, load_arrays
+from slimtensors.quantised import Wanted, wanted_numbers
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Convert, Progress, Source, stream_files
@@ -81,6 +82,7 @@ def load_file(
     mmap: bool = False,
     max_bytes: int | None = None,
     base: Any = None,
+    dequantise: Wanted = False,
 ) -> Tensors:
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
@@ -90,16 +92,18 @@ def load_file(
     damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
+    numbers = wanted_numbers(dequantise)
     backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
-        if backend is not None:
+        if backend is not None and numbers is None:
             found = read_there(file, range(len(file.header.tensors)), backend, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
-        arrays = load_arrays(file, thread_count(threads))
-        return {
-            name: from_array(array, file.header.tensors[file.index[name]].dtype, device)
-            for name, array in arrays.items()
-        }
+        arrays, tensors = load_arrays(file, thread_count(threads), numbers), file.header.tensors
+        made = {}
+        for name, i in file.index.items():
+            dtype = tensors[i].dtype if numbers is None else numbers.dtype_of(tensors[i])
+            made[name] = from_array(arrays.pop(name), dtype, device)
+        return made
 
 
 def load(
@@ -109,9 +113,10 @@ def load(
     threads: int | None = None,
     max_bytes: int | None = None,
     base: Any = None,
+    dequantise: Wanted = False,
 ) -> Tensors:
     """Load all tensors from bytes."""
-    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base)
+    return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base, dequantise=dequantise)
 
 
 def stream_tensors(
