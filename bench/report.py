@@ -249,6 +249,19 @@ def remote(result: Result) -> str:
     )
 
 
+def transformers_load(result: Result) -> str:
+    note = (
+        "Seconds until a model of some 500 MB in BF16 is there, two cores. transformers maps plain files and reads "
+        "nothing until weights are used: `in memory` touches them."
+    )
+    rows = [
+        [r["operation"] + (f", {r['mb_per_s']} MB/s" if "mb_per_s" in r else ""), r["codec"], f"{r['seconds']:.2f}",
+         f"{r['of_safetensors']:.2f}x"]
+        for r in records(result, "transformers_load")
+    ]  # fmt: skip
+    return f"{note}\n\n{table(['', 'file', 's', 'of safetensors'], rows)}"
+
+
 def provenance(result: Result) -> str:
     """Machine, versions, commands, loads: no number without them."""
     machine = result["machine"]
@@ -293,6 +306,7 @@ def text(result: Result) -> str:
         "offload": ("Offloaded layers", offload),
         "compressed_layers": ("Layers that stay compressed", compressed_layers),
         "remote": ("By range", remote),
+        "transformers_load": ("transformers", transformers_load),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

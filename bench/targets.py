@@ -140,6 +140,11 @@ def _of_hub(dataset: str) -> Figure:
     return lambda result: value(result, "remote", "of_hub", codec="wire", dataset=dataset)
 
 
+def _loaded(operation: str, **labels: object) -> Figure:
+    wanted = {"operation": operation, "codec": "slimtensors"} | labels
+    return lambda result: value(result, "transformers_load", "of_safetensors", **wanted)
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -244,6 +249,14 @@ TARGETS = [
     *(
         Target(f"bytes of those that the Hub sends (emulated), {name}", _of_hub(dataset), 0, 100, unit="%", lower=True)
         for name, dataset in (("BF16", "minilm-bf16"), ("FP16", "minilm-f16"), ("FP32", "minilm-f32"))
+    ),
+    *(
+        Target(f"transformers, warm page cache: {said}, of safetensors", _loaded(operation), 1.3, lower=True)
+        for operation, said in (("returned", "from_pretrained returns"), ("in memory", "weights in memory"))
+    ),
+    *(
+        Target(f"transformers, {rate} MB/s, of safetensors", _loaded("from a source", mb_per_s=rate), 1, lower=True)
+        for rate in (250, 500, 1000)
     ),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),

@@ -14,7 +14,7 @@ from typing import Any
 
 from bench.machine import ROOT
 
-OWN = ("speed", "memory", "streaming", "offload", "compressed_layers", "distributed", "remote")
+OWN = ("speed", "memory", "streaming", "offload", "compressed_layers", "distributed", "remote", "transformers_load")
 JOBS = {name: f"bench.sections.{name}" for name in OWN}
 
 
