@@ -20,7 +20,7 @@ from slimtensors_hub.listing import Listing, is_commit, list_repository, parse_n
 if TYPE_CHECKING:
     from slimtensors.resolving import Resolver
 
-__all__ = ["Origin", "fetch_bases", "hub_base", "named_base", "warn_of_access"]
+__all__ = ["Origin", "access_to", "fetch_bases", "hub_base", "named_base", "origin_of"]
 
 WEIGHTS = (".safetensors", ".slimtensors")
 
@@ -134,12 +134,17 @@ def named_base(base: Any, place: Place) -> tuple[Any, Listing | None]:
     return str(folder), listing
 
 
-def warn_of_access(listing: Listing) -> None:
-    """Readers need the base too."""
-    if listing.gated or listing.private:
-        kind = "private" if listing.private else "gated"
+def access_to(listing: Listing | None, repo_id: str, token: str | bool | None) -> str:
+    """ "gated", "private", or nothing if everybody can read a base's repository; a warning says what that means."""
+    try:
+        listing = listing or list_repository(repo_id, None, token)
+        access = "private" if listing.private else "gated" if listing.gated else ""
+    except HubError:
+        access = "private"  # or gone: who reads this cannot tell either
+    if access:
         warnings.warn(
-            f"the base {listing.repo_id} is {kind}: only those who may read it can read what is stored as a difference "
-            "from it; leave out the base for a repository that everybody can read",
-            stacklevel=4,
+            f"the base {repo_id} is {access}: only those who may read it can read what is stored as a difference from "
+            "it; leave out the base for a repository that everybody can read",
+            stacklevel=5,
         )
+    return access

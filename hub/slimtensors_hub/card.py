@@ -8,7 +8,7 @@ from typing import NamedTuple
 from slimtensors_hub.listing import LIBRARY
 from slimtensors_hub.marks import add_front_matter, add_section, remove_marks
 
-__all__ = ["CARD", "Facts", "Weights", "extend_card", "restore_card"]
+__all__ = ["CARD", "Facts", "Needed", "Weights", "extend_card", "restore_card"]
 
 CARD = "README.md"
 REPOSITORY = "https://pypi.org/project/slimtensors"
@@ -22,16 +22,21 @@ class Weights(NamedTuple):
     after: int
 
 
+class Needed(NamedTuple):
+    """A base that weights are differences from; repo_id is empty if it is on no hub. access: "", "gated", "private"."""
+
+    repo_id: str
+    commit: str
+    access: str = ""
+
+
 class Facts(NamedTuple):
-    """What a card says. base_access: "", "gated" or "private"."""
+    """What a card says."""
 
     repo_id: str
     weights: Sequence[Weights]
-    base: str | None = None
-    base_commit: str | None = None
-    base_access: str = ""
+    bases: Sequence[Needed] = ()
     converted_from: str | None = None
-    others: bool = False  # whether a base that is on no hub is needed
 
 
 def extend_card(card: bytes | None, facts: Facts) -> bytes:
@@ -41,7 +46,7 @@ def extend_card(card: bytes | None, facts: Facts) -> bytes:
     """
     before = None if card is None else restore_card(card)
     text = before or ""
-    named = facts.base or facts.converted_from
+    named = next((base.repo_id for base in facts.bases if base.repo_id), facts.converted_from)
     extended = add_front_matter(text, LIBRARY, [LIBRARY], named)
     if not _sound(text, extended):
         extended = text
@@ -115,10 +120,10 @@ def _section(facts: Facts) -> str:
         "```",
         "",
         "```python",
-        f"from slimtensors_hub import {'hub_base, ' if facts.base else ''}pull",
+        f"from slimtensors_hub import {'hub_base, ' if facts.bases else ''}pull",
         "from slimtensors.torch import stream_tensors",
         "",
-        f'for name, tensor in stream_tensors(pull("{facts.repo_id}"){", base=hub_base()" if facts.base else ""}):',
+        f'for name, tensor in stream_tensors(pull("{facts.repo_id}"){", base=hub_base()" if facts.bases else ""}):',
         "    ...",
         "```",
         "",
@@ -129,14 +134,16 @@ def _section(facts: Facts) -> str:
 
 def _readers(facts: Facts) -> str:
     who = "**Who can read it**: whoever has slimtensors; every other tool after `--decompress`."
-    if facts.base is not None:
-        access = "" if not facts.base_access else f" It is {facts.base_access}: who may not read it cannot read this."
-        return (
-            f"{who} The weights are stored as differences from {_link(facts.base)} at commit `{facts.base_commit}`, "
-            f"which is fetched when it is needed.{access}"
+    for base in facts.bases:
+        if not base.repo_id:
+            who += " Weights are stored as differences from a model that is on no hub; give it with `--base`."
+            continue
+        who += (
+            f" Weights are stored as differences from {_link(base.repo_id)} at commit `{base.commit}`, which is "
+            "fetched when it is needed."
         )
-    if facts.others:
-        return f"{who} The weights are stored as differences from a model that is on no hub; give it with `--base`."
+        if base.access:
+            who += f" It is {base.access}: who may not read it cannot read this."
     return who
 
 

@@ -12,7 +12,7 @@ from slimtensors.matching import MatchReport
 from slimtensors.planner import check_preset
 from slimtensors_hub.errors import told
 from slimtensors_hub.fetching import Place
-from slimtensors_hub.listing import api, parse_name
+from slimtensors_hub.listing import api, list_repository, parse_name
 from slimtensors_hub.pulling import snapshot
 from slimtensors_hub.pushing import push_folder
 
@@ -42,7 +42,8 @@ def convert(
     """Download a repository, compress its weights and upload all of it; gives huggingface_hub's `CommitInfo`.
 
     to: the repository to make; by default one of your own, named as the original with "-slim" at its end. create_pr:
-    open a pull request there; without `to` on the original itself. For the other arguments, and what is raised, see
+    open a pull request there; without `to` on the original itself. private: by default so if the original is private or
+    gated. For the other arguments, and what is raised, see
     `push` and `pull`.
     """
     repo_id, revision = parse_name(repo_id, revision)
@@ -55,7 +56,10 @@ def convert(
         to = f"{owner}/{repo_id.rpartition('/')[2]}-slim"
     to, _ = parse_name(to)
     place = Place(cache_dir=cache_dir, token=token, tqdm_class=tqdm_class)
-    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns)
+    source = list_repository(repo_id, revision, token)
+    if private is None and (source.private or source.gated):
+        private = True
+    folder = snapshot(repo_id, source.commit, place, allow_patterns, ignore_patterns)
     with tempfile.TemporaryDirectory(prefix="slimtensors-") as work:
         return push_folder(
             folder, to, Path(work), base=base, base_map=base_map, preset=preset, private=private, revision=None,

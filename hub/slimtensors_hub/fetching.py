@@ -31,15 +31,24 @@ class Place(NamedTuple):
 
 
 def fetch(
-    repo_id: str, revision: str | None, files: Iterable[str] | None, place: Place, listing: Listing | None
+    repo_id: str,
+    revision: str | None,
+    files: Iterable[str] | None,
+    place: Place,
+    listing: Listing | None,
+    *,
+    check_cached: bool = False,
 ) -> Path:
     """Download what is not there yet; gives the folder. files: all if None. listing: to check digests by.
 
-    What does not have its digest is fetched once more, then refused. Raises HubError; OSError if the disk refuses.
+    What does not have its digest is fetched once more, then refused. check_cached: also what the cache had, which takes
+    as long as to read it. Raises HubError; OSError if the disk refuses.
     """
     names = None if files is None else sorted(files)
+    cached = set() if check_cached or names is None else _cached(repo_id, revision, names, place)
     folder = _snapshot(repo_id, revision, names, place)
-    wrong = check_files(folder, names, listing)
+    fresh = None if names is None else [name for name in names if name not in cached]
+    wrong = check_files(folder, fresh, listing)
     for name in wrong:
         _remove(folder / name)
     if wrong and not place.local_files_only:
@@ -53,6 +62,17 @@ def fetch(
             "cache); it was removed: try again, or name another endpoint"
         )
     return folder
+
+
+def _cached(repo_id: str, revision: str | None, names: list[str], place: Place) -> set[str]:
+    """Those that need not be downloaded."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if place.force_download or place.local_dir is not None:
+        return set()
+    cache = None if place.cache_dir is None else Path(place.cache_dir)
+    found = {name: try_to_load_from_cache(repo_id, name, cache, revision) for name in names}
+    return {name for name, path in found.items() if isinstance(path, str)}
 
 
 def _snapshot(repo_id: str, revision: str | None, names: list[str] | None, place: Place) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from slimtensors.converting import decompress as decompress_file
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
-from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder
+from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder, walk_folder
 from slimtensors.reading import open_file
 from slimtensors_hub.bases import fetch_bases, hub_base
 from slimtensors_hub.card import CARD, restore_card
@@ -65,7 +65,7 @@ def pull(
         check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
     else:
         place = place._replace(local_dir=local_dir)
-    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns)
+    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True)
     find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     bases = [*([] if base is None else base if isinstance(base, list) else [base]), find]
     if base is None:
@@ -73,6 +73,11 @@ def pull(
     if not decompress:
         return folder
     plan = _plan(folder, repo_id)
+    # The cache may hold more than was asked for.
+    chosen = set(selected(list(walk_folder(folder)), allow_patterns, ignore_patterns))
+    plan.weights = [each for each in plan.weights if each[0] in chosen]
+    plan.indexes = [each for each in plan.indexes if each[0] in chosen]
+    plan.copies = [each for each in plan.copies if each in chosen]
 
     def convert(source: Path, to: Path) -> None:
         with open_file(source, verify="none") as file:
@@ -93,18 +98,20 @@ def snapshot(
     place: Place,
     allow_patterns: Sequence[str] | str | None = None,
     ignore_patterns: Sequence[str] | str | None = None,
+    *,
+    check_cached: bool = False,
 ) -> Path:
-    """The files of a repository at one commit, checked. Raises HubError."""
+    """The files of a repository at one commit, downloads checked. Raises HubError."""
     from huggingface_hub import constants
 
     if not (place.local_files_only or constants.HF_HUB_OFFLINE):
         listing = list_repository(repo_id, revision, place.token)
         names = selected(listing.files, allow_patterns, ignore_patterns)
-        folder = fetch(repo_id, listing.commit, names, place, listing)
+        folder = fetch(repo_id, listing.commit, names, place, listing, check_cached=check_cached)
         if place.local_dir is None and not is_commit(revision):
             remember(repo_id, revision, listing.commit, place.cache_dir)
         return folder
-    return fetch(repo_id, revision, None, place, None)
+    return fetch(repo_id, revision, None, place, None, check_cached=check_cached)
 
 
 def pinned(repo_id: str, revision: str | None, place: Place) -> str | None:

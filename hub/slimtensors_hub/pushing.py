@@ -17,8 +17,8 @@ from slimtensors.matching import MatchReport
 from slimtensors.planner import check_preset
 from slimtensors.reading import open_file
 from slimtensors.walking import image_tensors
-from slimtensors_hub.bases import named_base, warn_of_access
-from slimtensors_hub.card import CARD, Facts, Weights, extend_card
+from slimtensors_hub.bases import access_to, named_base, origin_of
+from slimtensors_hub.card import CARD, Facts, Needed, Weights, extend_card
 from slimtensors_hub.errors import HubError, told
 from slimtensors_hub.fetching import Place, fetch, matches
 from slimtensors_hub.listing import Listing, api, list_repository, parse_name, selected
@@ -116,8 +116,6 @@ def push_folder(
         raise HubError(f"{repo_id}: your token may only read; make one that may write, and set HF_TOKEN to it")
     place = Place(token=token, tqdm_class=tqdm_class)
     found, listing = named_base(base, place)
-    if listing is not None:
-        warn_of_access(listing)
 
     def make(source: Path, target: Path) -> None:
         total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
@@ -129,9 +127,9 @@ def push_folder(
 
     cargo = _load(folder, work / "weights", make, allow_patterns, ignore_patterns)
     with told(repo_id):
-        client.create_repo(repo_id, private=private, exist_ok=True)
+        repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
     there = list_repository(repo_id, revision, token)
-    _dress(cargo, there, listing, base, converted_from, token)
+    _dress(cargo, there, _needs(cargo, listing, token), converted_from, token)
     info = _commit(client, cargo, there, revision, create_pr, commit_message)
     if verify:
         _compare(cargo, repo_id, info.oid, token, work / "back")
@@ -211,13 +209,26 @@ def _stored(folder: Path, name: str) -> Weights:
     return Weights(name, before, (folder / name).stat().st_size)
 
 
+def _needs(cargo: Cargo, known: Listing | None, token: str | bool | None) -> list[Needed]:
+    """The bases that the weights turned out to need; warns of those that not everybody can read."""
+    bases: dict[tuple[str, str], str] = {}
+    for each in cargo.weights:
+        with open_file(cargo.files[each.path], verify="none") as file:
+            for base in file.header.bases:
+                origin = origin_of(base)
+                bases.setdefault((origin.repo_id, origin.commit) if origin else ("", ""), "")
+    needed = []
+    for repo_id, commit in bases:
+        access = ""
+        if repo_id:
+            same = known is not None and known.repo_id == repo_id
+            access = access_to(known if same else None, repo_id, token)
+        needed.append(Needed(repo_id, commit, access))
+    return needed
+
+
 def _dress(
-    cargo: Cargo,
-    there: Listing,
-    base: Listing | None,
-    given: Any,
-    converted_from: str | None,
-    token: str | bool | None,
+    cargo: Cargo, there: Listing, needed: list[Needed], converted_from: str | None, token: str | bool | None
 ) -> None:
     """The two files that say what the repository is: extended from the folder's, else from the repository's."""
 
@@ -231,17 +242,7 @@ def _dress(
 
     rules = (text_of(ATTRIBUTES) or b"").decode("utf-8", "surrogateescape")
     cargo.files[ATTRIBUTES] = add_attributes(rules).encode("utf-8", "surrogateescape")
-    access = "" if base is None else "private" if base.private else "gated" if base.gated else ""
-    facts = Facts(
-        there.repo_id,
-        cargo.weights,
-        None if base is None else base.repo_id,
-        None if base is None else base.commit,
-        access,
-        converted_from,
-        others=base is None and given is not None,
-    )
-    cargo.files[CARD] = extend_card(text_of(CARD), facts)
+    cargo.files[CARD] = extend_card(text_of(CARD), Facts(there.repo_id, cargo.weights, needed, converted_from))
 
 
 def _commit(

@@ -7,11 +7,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slimtensors_hub.card import Facts, Weights, extend_card, restore_card
+from slimtensors_hub.card import Facts, Needed, Weights, extend_card, restore_card
 from slimtensors_hub.marks import add_attributes, remove_attributes
 
 FACTS = Facts(
-    "alice/tiny", [Weights("a.slimtensors", 3000, 2000), Weights("b.slimtensors", 3000, 2000)], "org/base", "c" * 40
+    "alice/tiny",
+    [Weights("a.slimtensors", 3000, 2000), Weights("b.slimtensors", 3000, 2000)],
+    [Needed("org/base", "c" * 40)],
 )
 
 CARDS = [

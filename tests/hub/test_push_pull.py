@@ -119,6 +119,11 @@ def test_convert_makes_a_repository_or_a_pull_request(hub: HubServer, client: Cl
     assert b"base_model: bob/plain" in files["README.md"]
     slim(client, "pull", "alice/plain-slim", "--decompress", "-o", tmp_path / "out")
     assert contents(tmp_path / "out") == before
+    hub.store.add("bob/secret", {"model.safetensors": folder / "model.safetensors"}, private=True)
+    hub.store.repository("bob/secret").granted.add("alice")
+    slim(client, "convert", "bob/secret")  # what not everybody can read does not get about
+    assert hub.store.repository("alice/secret-slim").private
+    assert not hub.store.repository("alice/plain-slim").private
     done = slim(client, "convert", "hf://bob/plain", "--create-pr", token=ALICE)
     assert done.stdout.strip() == f"{hub.endpoint}/bob/plain/discussions/1"
     assert hub.store.files("bob/plain") == before
