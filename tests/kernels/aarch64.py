@@ -60,6 +60,8 @@ KERNELS = {
     check.decode_kernels.decode_fields_u8: (*DECODER, U8),
     check.decode_kernels.decode_u16_6_10: (*DECODER, U8, U8, U16),
     check.decode_kernels.decode_u32_8_8_6_10: (*DECODER, U8, U8, U8, U8, U32),
+    check.search_kernels.decode_u16_6_10: (U32, U16, *DECODER[1:], U8, U8, U16),
+    check.search.plant: (U32, U16),
     check.bypass.decode_bypass: (U32, U32, U16, I64, U16),
     check.bypass.encode_bypass: (U16, U32, INT, U16, U32, I64),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kernels import naive
-from slimtensors.kernels.cpu import decode_kernels, split
+from slimtensors.kernels.cpu import decode_kernels as plain
+from slimtensors.kernels.cpu import search_kernels as searching
+from slimtensors.kernels.cpu import split
 
 PADDING = np.zeros(32, np.uint16)
 
@@ -21,16 +23,33 @@ class Layout:
     rotate: int
     decode: Callable[..., int]
     split: Callable[..., int] | None
+    search: Callable[..., int] | None = None
 
 
 LAYOUTS = [
-    Layout("fields u8", np.uint8, (8,), 0, decode_kernels.decode_fields_u8, None),
-    Layout("fields u16", np.uint16, (16,), 0, decode_kernels.decode_fields_u16, None),
-    Layout("u8 1 7", np.uint8, (1, 7), 1, decode_kernels.decode_u8_1_7, None),
-    Layout("u16 8 8", np.uint16, (8, 8), 1, decode_kernels.decode_u16_8_8, split.split_u16_8_8),
-    Layout("u16 6 10", np.uint16, (6, 10), 1, decode_kernels.decode_u16_6_10, split.split_u16_6_10),
-    Layout("u32 8 8 8 8", np.uint32, (8, 8, 8, 8), 1, decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
-    Layout("u32 8 8 6 10", np.uint32, (8, 8, 6, 10), 1, decode_kernels.decode_u32_8_8_6_10, split.split_u32_8_8_6_10),
+    Layout("fields u8", np.uint8, (8,), 0, plain.decode_fields_u8, None),
+    Layout("fields u16", np.uint16, (16,), 0, plain.decode_fields_u16, None),
+    Layout("u8 1 7", np.uint8, (1, 7), 1, plain.decode_u8_1_7, None),
+    Layout("u16 8 8", np.uint16, (8, 8), 1, plain.decode_u16_8_8, split.split_u16_8_8, searching.decode_u16_8_8),
+    Layout("u16 6 10", np.uint16, (6, 10), 1, plain.decode_u16_6_10, split.split_u16_6_10, searching.decode_u16_6_10),
+    Layout(
+        "u32 8 8 8 8",
+        np.uint32,
+        (8, 8, 8, 8),
+        1,
+        plain.decode_u32_8_8_8_8,
+        split.split_u32_8_8_8_8,
+        searching.decode_u32_8_8_8_8,
+    ),
+    Layout(
+        "u32 8 8 6 10",
+        np.uint32,
+        (8, 8, 6, 10),
+        1,
+        plain.decode_u32_8_8_6_10,
+        split.split_u32_8_8_6_10,
+        searching.decode_u32_8_8_6_10,
+    ),
 ]
 
 GEOMETRIES = [(1, 1), (2, 2), (5, 3), (9, 1), (11, 4), (13, 5), (21, 6), (29, 9), (15, 7), (16, 8)]  # groups, blocks

@@ -19,6 +19,7 @@ from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
 from kernels.lookup_checks import check_lookups
 from kernels.record_checks import check_records
+from kernels.search_checks import check_search, check_trees
 from slimtensors.kernels.cpu import (
     bypass,
     class_kernels,
@@ -38,6 +39,8 @@ from slimtensors.kernels.cpu import (
     records,
     rows,
     scales,
+    search,
+    search_kernels,
     sparse,
     split,
     table,
@@ -47,7 +50,8 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
     bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, fit,
-    histogram, lookup, low_rank, merging, planes, records, rows, scales, sparse, split, table, xxh3,
+    histogram, lookup, low_rank, merging, planes, records, rows, scales, search, search_kernels, sparse, split, table,
+    xxh3,
 )  # fmt: skip
 
 
@@ -100,6 +104,7 @@ def check_lanes(rng: np.random.Generator) -> None:
     assert np.array_equal(zeros, x[f % 999])
     lane_kernels.halves_all(x, (f % 999).astype(np.uint16), zeros)
     assert np.array_equal(zeros, x[f % 999])
+    check_permutes(rng, high[:3200])
     for bits in (-3, 0, 1, 15, 16):
         turned = np.zeros_like(high)
         lane_kernels.rotate_all(high, bits, turned)
@@ -115,6 +120,25 @@ def check_lanes(rng: np.random.Generator) -> None:
     given = np.zeros(wants.sum() + 64, np.uint16)
     assert lane_kernels.give_all(taken | np.uint32(0x70000), wants, given) == 64
     assert np.array_equal(given[64:], words[:-32])
+
+
+def check_permutes(rng: np.random.Generator, index: np.ndarray) -> None:
+    tables = rng.integers(0, 2**16, 64, dtype=np.uint16)
+    one, two = np.zeros_like(index), np.zeros_like(index)
+    lane_kernels.permute_all(tables, index, one, two)
+    assert np.array_equal(one, tables[index % 32])
+    assert np.array_equal(two, tables[index % 64])
+    numbers = rng.integers(0, 2**16, index.size, dtype=np.uint16)
+    lane_kernels.append_all(index, numbers, one)
+    assert np.array_equal(one, index << 1 | numbers >> 15)
+    words = rng.integers(0, 2**32, 64, dtype=np.uint32)
+    high, low = numbers | 1, two
+    high[1000] = 0  # one vector of many
+    entries = np.zeros(index.size, np.uint32)
+    lane_kernels.missing_all(words, index % 64, high, low, entries)
+    expected = high.astype(np.uint32) << 16 | low
+    expected[992:1024] = words[index[992:1024] % 64]
+    assert np.array_equal(entries, expected)
 
 
 def check_tables(digest: Digest) -> None:
@@ -531,8 +555,10 @@ def digest_of_all() -> str:
     check_lanes(np.random.default_rng(5))
     digest = Digest()
     check_tables(digest)
+    check_trees()
     for chunk in cases.sound():
         check_decoder(digest, chunk)
+        check_search(chunk)
         check_encoder(digest, chunk)
         check_split(chunk)
     rng = np.random.default_rng(3)

@@ -6,6 +6,7 @@ import ctypes
 import itertools
 import json
 import mmap
+import struct
 
 import numpy as np
 
@@ -21,11 +22,13 @@ from slimtensors.kernels.cpu import (
     histogram,
     lookup,
     merging,
+    opening,
     payload,
     planes,
     records,
     rows,
     scales,
+    search,
     sparse,
     table,
     xxh3,
@@ -75,13 +78,21 @@ def piece_sizes(widths: tuple[int, ...], n: int) -> list[int]:
 
 def feed_decoders(fence: Fence, n: int, blocks: int) -> None:
     states, words = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50))
-    slots, starts = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1))
+    slots, starts, tree = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1), (np.uint16, search.TREE))
     for layout in cases.LAYOUTS:
         sizes = piece_sizes(layout.widths, n)
         pieces, out = fence.arrays(*((np.uint8, size) for size in sizes)), fence.array(layout.dtype, n)
         for base in (0, 65535):
             status = layout.decode(slots, base, states, words, starts, *pieces, out)
             assert status in (OK, BAD_STREAM)
+            if layout.search:
+                status = layout.search(slots, tree, base, states, words, starts, *pieces, out)
+                assert status in (OK, BAD_STREAM)
+    search.plant(slots, tree)
+    slots[:] = (256 << 20) + np.arange(256, dtype=np.uint32).repeat(16) * 4096  # 16 symbols, or many strays
+    assert search.plant(slots, tree) == 0
+    slots[:] = (16 << 20) + np.arange(256, dtype=np.uint32).repeat(16) * 4096
+    assert search.plant(slots, tree) == (256 - 62) * 16
     out = fence.array(np.uint16, n)
     assert bypass.decode_bypass(slots, states, words, starts, out) in (OK, BAD_STREAM)
 
@@ -160,8 +171,32 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
                 payload.open_payload(
                     stored, size, 10, 99, bypass_mode, escapes, precision, 128 * groups, slots, starts, parts
                 )
+    feed_chunk(fence, groups, blocks, slots, starts, sound_table)
     body, positions, fields = fence.arrays((np.uint32, 128 * groups), (np.uint32, 9), (np.uint16, 9))
     payload.patch(body, 21, 1023, positions, fields)
+
+
+def feed_chunk(
+    fence: Fence, groups: int, blocks: int, slots: np.ndarray, starts: np.ndarray, sound_table: bytes
+) -> None:
+    """Noise; then a sound head and descriptors before noise, cut off anywhere."""
+    units, (tree, places, widths) = (
+        128 * groups,
+        fence.arrays((np.uint16, search.TREE), (np.int64, opening.PLACES), (np.int64, 2)),
+    )
+    front = struct.pack("<BBHIQ", 2, 2, 0, units, 0) + struct.pack("<BBHIII", 1, 0, 0, units, 0, 0)
+    for size in (0, 1, 16, 47, 48, 64, 48 + units, 48 + units + 64 + 128 * blocks, 48 + units + 64 + 200 * blocks):
+        data = fence.array(np.uint8, size)
+        for payload_length in (0, size - 48 - units - 64, 1 << 31):
+            opening.open_chunk(data, units, 2, widths, slots, tree, starts, places)
+            widths[:] = 8
+            top = struct.pack("<BBHIII", 2, 12, 0, max(0, payload_length), blocks, 0)
+            start = (front + top)[:size]
+            data[: len(start)] = np.frombuffer(start, np.uint8)
+            data[48 + units : 48 + units + len(sound_table)] = np.frombuffer(sound_table, np.uint8)[
+                : max(0, size - 48 - units)
+            ]
+            assert opening.open_chunk(data, units, 2, widths, slots, tree, starts, places) in (OK, opening.LEFT)
 
 
 def feed_scales(fence: Fence) -> None:

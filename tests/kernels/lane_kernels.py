@@ -5,8 +5,9 @@ from __future__ import annotations
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import divide
 from slimtensors.kernels.simd.lanes import count, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
-from slimtensors.kernels.simd.memory import gather, load, look_up, store
+from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
 from slimtensors.kernels.simd.numbers import plus, times
+from slimtensors.kernels.simd.permute import append_top_bit, permute, permute_two
 from slimtensors.kernels.simd.streams import give, take
 
 
@@ -35,6 +36,26 @@ def halves_all(table, index, out):
     for at in range(0, index.size, 32):
         high, low = look_up(table, load(index, at))
         store(out, at, pair(high, low))
+
+
+@kernel
+def missing_all(table, index, high, low, out):
+    for at in range(0, index.size, 32):
+        found, rest = look_up_missing(table, load(index, at), load(high, at), load(low, at))
+        store(out, at, pair(found, rest))
+
+
+@kernel
+def permute_all(tables, index, one, two):
+    for at in range(0, index.size, 32):
+        store(one, at, permute(load(tables, 0), load(index, at)))
+        store(two, at, permute_two(load(tables, 0), load(tables, 32), load(index, at)))
+
+
+@kernel
+def append_all(index, numbers, out):
+    for at in range(0, index.size, 32):
+        store(out, at, append_top_bit(load(index, at), load(numbers, at)))
 
 
 @kernel

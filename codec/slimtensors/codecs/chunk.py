@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, records, sparse
+from slimtensors.codecs import delta, fused, head, lookup, records, sparse, straight
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -32,6 +32,8 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
 
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
+    if isinstance(expression, Bits) and straight.decode(data, expression, out):
+        return
     try:
         parts = len(expression.bits.parts)
         kind, base_digest = head.read_head(data, out.size, parts, isinstance(expression, Delta))

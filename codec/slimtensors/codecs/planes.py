@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ TABLE_BYTES = 200  # a guess, for choosing
 ZSTD_LEVEL = 3
 
 
+@lru_cache(1024)
 def packed_length(width: int, groups: int) -> int:
     """Bytes of a plane in mode raw: 32 for each 8 / p steps of each piece of p bits."""
     steps = 4 * groups

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from slimtensors.limits import MAX_CHUNK_BYTES
 
-__all__ = ["work_space"]
+__all__ = ["own", "work_space"]
+
+T = TypeVar("T")
 
 KEPT_BYTES = 4 * 1024 * 1024  # larger requests, for chunks of other writers, are not kept
 _local = threading.local()
@@ -28,3 +31,12 @@ def work_space(name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     if buffer is None or buffer.size < length:
         buffer = buffers[name] = np.empty(max(length, 2 * (0 if buffer is None else buffer.size)), np.uint8)
     return buffer[:length].view(dtype)
+
+
+def own(name: str, make: Callable[[], T]) -> T:
+    """What `make` made for this thread, at its first call."""
+    found: T | None = getattr(_local, name, None)
+    if found is None:
+        found = make()
+        setattr(_local, name, found)
+    return found

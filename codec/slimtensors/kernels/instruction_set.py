@@ -38,6 +38,15 @@ def chosen() -> str:
     return _numba_target()
 
 
+def searches() -> bool:
+    """Whether searches in registers beat look-ups in memory (kernels/README.md): on AMD's processors with AVX-512."""
+    if chosen() != "avx512":
+        return False
+    from llvmlite import binding  # type: ignore[import-untyped,unused-ignore] # has no hints
+
+    return str(binding.get_host_cpu_name()).startswith("znver")
+
+
 def force() -> None:
     """Have Numba compile for what SLIMTENSORS_ISA asks for; to be called before Numba is imported."""
     wanted = forced()

@@ -39,7 +39,7 @@ def bypass_symbols(field: Lanes) -> tuple[Lanes, Lanes]:
 @inlined
 def decode_bypass_step(table: Array, words: Array, last: int, x: States, at: int) -> tuple[Lanes, States, int]:
     """Read one field from each lane: (fields, states, index of the next word)."""
-    entry, x, at = decode_step(one_table, (), 0, table, words, last, x, at)
+    entry, x, at = decode_step(one_table, (), 0, table, (), words, last, x, at)
     s = to_u32(symbol_at(0, entry))
     k = bypass_bits(s)
     # v = x mod 2^k; x = floor(x / 2^k); then the refill

@@ -51,7 +51,7 @@ def decode_u8_1_7(
     if not fit(octave, contexts, out) or signs.size != LANES * ((out.size + 255) // 256):
         return BAD_ARGUMENT
     pieces = (signs, contexts)
-    return decode_blocks(class_tables, classes_u8_1_7, table, (base, octave), states, words, starts, pieces, out)
+    return decode_blocks(class_tables, classes_u8_1_7, table, (), (base, octave), states, words, starts, pieces, out)
 
 
 @kernel
@@ -70,7 +70,7 @@ def decode_u16_8_8(
     if not fit(octave, contexts, out) or rest.size != out.size:
         return BAD_ARGUMENT
     pieces = (rest, contexts)
-    return decode_blocks(class_tables, classes_u16_8_8, table, (base, octave), states, words, starts, pieces, out)
+    return decode_blocks(class_tables, classes_u16_8_8, table, (), (base, octave), states, words, starts, pieces, out)
 
 
 @kernel
@@ -90,7 +90,7 @@ def decode_u16_6_10(
     if not fit(octave, contexts, out) or nibbles.size != out.size // 2 or crumbs.size != out.size // 4:
         return BAD_ARGUMENT
     pieces = (nibbles, crumbs, contexts)
-    return decode_blocks(class_tables, classes_u16_6_10, table, (base, octave), states, words, starts, pieces, out)
+    return decode_blocks(class_tables, classes_u16_6_10, table, (), (base, octave), states, words, starts, pieces, out)
 
 
 @kernel
@@ -114,4 +114,6 @@ def decode_u32_8_8_6_10(
     if not fit(octave, contexts, out):
         return BAD_ARGUMENT
     pieces = (low, mid, nibbles, crumbs, contexts)
-    return decode_blocks(class_tables, classes_u32_8_8_6_10, table, (base, octave), states, words, starts, pieces, out)
+    return decode_blocks(
+        class_tables, classes_u32_8_8_6_10, table, (), (base, octave), states, words, starts, pieces, out
+    )

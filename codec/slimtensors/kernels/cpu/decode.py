@@ -11,9 +11,9 @@ A state's halves lie in two vectors of 16-bit lanes. A word is then a whole lane
 product of a frequency and a state three multiplications that any processor has. In 32-bit lanes all took a quarter to a
 third longer.
 
-What differs between layouts is passed in: `slots(pieces, t, table, low)` says where the entries of step t are in the
-table, `join(pieces, t, window, entry)` makes elements of them. They are inlined into the loop; a call would move 32
-lanes through memory.
+What differs is passed in: `find(pieces, t, table, tree, low)` finds the entries of step t in the table (`tree` is what
+search.py needs for that, else ()), `join(pieces, t, window, entry)` makes elements of them. They are inlined into the
+loop; a call would move 32 lanes through memory.
 """
 
 from __future__ import annotations
@@ -48,23 +48,24 @@ def refill(words: Array, last: int, x: States, at: int) -> tuple[States, int]:
 
 
 @inlined
-def one_table(_pieces: tuple[Array, ...], _t: int, _table: Array, low: Lanes) -> Lanes:
+def one_table(_pieces: tuple[Array, ...], _t: int, table: Array, _tree: tuple[Lanes, ...], low: Lanes) -> Entry:
     # slot = x mod 2^12
-    return low & 0xFFF
+    return look_up(table, low & 0xFFF)
 
 
 @inlined
-def class_tables(pieces: tuple[Array, ...], t: int, table: Array, low: Lanes) -> Lanes:
+def class_tables(pieces: tuple[Array, ...], t: int, table: Array, _tree: tuple[Lanes, ...], low: Lanes) -> Entry:
     """Of up to 16 tables, one after another, the one that the context says; the last piece holds the contexts."""
-    return (to_u16(load(pieces[-1], LANES * t)) << 12 | low & 0xFFF) & table.size - 1
+    return look_up(table, (to_u16(load(pieces[-1], LANES * t)) << 12 | low & 0xFFF) & table.size - 1)
 
 
 @inlined
 def decode_step(
-    slots: Callable[..., Lanes],
+    find: Callable[..., Entry],
     pieces: tuple[Array, ...],
     t: int,
     table: Array,
+    tree: tuple[Lanes, ...],
     words: Array,
     last: int,
     x: States,
@@ -72,7 +73,7 @@ def decode_step(
 ) -> tuple[Entry, States, int]:
     """Read one symbol from each lane: (entries, states, index of the next word)."""
     high, low = x
-    entry_high, entry_low = look_up(table, slots(pieces, t, table, low))
+    entry_high, entry_low = find(pieces, t, table, tree, low)
     # x = frequency * floor(x / 2^12) + bias.  With f = 16 * frequency, and high and low of the state's halves, this is
     #     f * high + floor(f * (low - low mod 2^12) / 2^16) + bias
     # The last two together are below 2^16.
@@ -99,9 +100,10 @@ def ended_well(starts: Array, block: int, x: States, at: int) -> bool:
 
 @inlined
 def decode_blocks(
-    slots: Callable[..., Lanes],
+    find: Callable[..., Entry],
     join: Callable[..., Lanes],
     table: Array,
+    tree: tuple[Lanes, ...],
     window: tuple[int, ...],
     states: Array,
     words: Array,
@@ -136,10 +138,10 @@ def decode_blocks(
         # Blocks differ by one group; here they advance together. For one or two blocks that would be a waste.
         steps = out.size // 128 // blocks * 4 if members > 2 else 0
         for t in range(steps):
-            s0, x0, at0 = decode_step(slots, pieces, t0 + t, table, words, last, x0, at0)
-            s1, x1, at1 = decode_step(slots, pieces, t1 + t, table, words, last, x1, at1)
-            s2, x2, at2 = decode_step(slots, pieces, t2 + t, table, words, last, x2, at2)
-            s3, x3, at3 = decode_step(slots, pieces, t3 + t, table, words, last, x3, at3)
+            s0, x0, at0 = decode_step(find, pieces, t0 + t, table, tree, words, last, x0, at0)
+            s1, x1, at1 = decode_step(find, pieces, t1 + t, table, tree, words, last, x1, at1)
+            s2, x2, at2 = decode_step(find, pieces, t2 + t, table, tree, words, last, x2, at2)
+            s3, x3, at3 = decode_step(find, pieces, t3 + t, table, tree, words, last, x3, at3)
             store(out, LANES * (t0 + t), join(pieces, t0 + t, window, s0))
             store(out, LANES * (t1 + t), join(pieces, t1 + t, window, s1))
             store(out, LANES * (t2 + t), join(pieces, t2 + t, window, s2))
@@ -150,7 +152,7 @@ def decode_blocks(
         for member in range(members):
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
-                s, x, at = decode_step(slots, pieces, t, table, words, last, x, at)
+                s, x, at = decode_step(find, pieces, t, table, tree, words, last, x, at)
                 store(out, LANES * t, join(pieces, t, window, s))
             sound &= ended_well(starts, block + member, x, at)
     return OK if sound else BAD_STREAM

@@ -36,13 +36,13 @@ u8_1_7, u32_8_8_8_8, u32_8_8_6_10 = join.u8_1_7, join.u32_8_8_8_8, join.u32_8_8_
 @kernel
 def decode_fields_u8(table: Array, base: int, states: Array, words: Array, starts: Array, out: Array) -> int:
     """The low 8 bits of the fields; out uint8[n]."""
-    return decode_blocks(one_table, field_u8, table, (base,), states, words, starts, (), out)
+    return decode_blocks(one_table, field_u8, table, (), (base,), states, words, starts, (), out)
 
 
 @kernel
 def decode_fields_u16(table: Array, base: int, states: Array, words: Array, starts: Array, out: Array) -> int:
     """The fields; out uint16[n]."""
-    return decode_blocks(one_table, field_u16, table, (base,), states, words, starts, (), out)
+    return decode_blocks(one_table, field_u16, table, (), (base,), states, words, starts, (), out)
 
 
 @kernel
@@ -50,7 +50,7 @@ def decode_u16_8_8(table: Array, base: int, states: Array, words: Array, starts:
     """Planes [8 raw, 8 coded], rotated by 1: BF16 with coded exponents. rest uint8[n], out uint16[n]."""
     if rest.size != out.size:
         return BAD_ARGUMENT
-    return decode_blocks(one_table, u16_8_8, table, (base,), states, words, starts, (rest,), out)
+    return decode_blocks(one_table, u16_8_8, table, (), (base,), states, words, starts, (rest,), out)
 
 
 @kernel
@@ -67,7 +67,7 @@ def decode_u16_6_10(
     """Planes [6 raw, 10 coded], rotated by 1. nibbles uint8[n / 2], crumbs uint8[n / 4], out uint16[n]."""
     if nibbles.size != out.size // 2 or crumbs.size != out.size // 4:
         return BAD_ARGUMENT
-    return decode_blocks(one_table, u16_6_10, table, (base,), states, words, starts, (nibbles, crumbs), out)
+    return decode_blocks(one_table, u16_6_10, table, (), (base,), states, words, starts, (nibbles, crumbs), out)
 
 
 @kernel
@@ -85,7 +85,7 @@ def decode_u32_8_8_8_8(
     """Planes [8, 8, 8 raw, 8 coded], rotated by 1: FP32, coded exponents. low, mid, high uint8[n], out uint32[n]."""
     if low.size != out.size or mid.size != out.size or high.size != out.size:
         return BAD_ARGUMENT
-    return decode_blocks(one_table, u32_8_8_8_8, table, (base,), states, words, starts, (low, mid, high), out)
+    return decode_blocks(one_table, u32_8_8_8_8, table, (), (base,), states, words, starts, (low, mid, high), out)
 
 
 @kernel
@@ -105,7 +105,7 @@ def decode_u32_8_8_6_10(
     if low.size != out.size or mid.size != out.size or nibbles.size != out.size // 2 or crumbs.size != out.size // 4:
         return BAD_ARGUMENT
     pieces = (low, mid, nibbles, crumbs)
-    return decode_blocks(one_table, u32_8_8_6_10, table, (base,), states, words, starts, pieces, out)
+    return decode_blocks(one_table, u32_8_8_6_10, table, (), (base,), states, words, starts, pieces, out)
 
 
 @kernel
@@ -113,4 +113,4 @@ def decode_u8_1_7(table: Array, base: int, states: Array, words: Array, starts: 
     """Planes [1 raw, 7 coded], rotated by 1: FP8. signs uint8[32 * ceil(n / 256)], out uint8[n]."""
     if signs.size != LANES * ((out.size + 255) // 256):
         return BAD_ARGUMENT
-    return decode_blocks(one_table, u8_1_7, table, (base,), states, words, starts, (signs,), out)
+    return decode_blocks(one_table, u8_1_7, table, (), (base,), states, words, starts, (signs,), out)

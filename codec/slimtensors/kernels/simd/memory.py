@@ -142,6 +142,10 @@ typed(look_up, _type_of_look_up)
 
 @lowered(look_up, types.Array, LanesType)
 def _(use: Use) -> ir.Value:
+    return _pack_array(use.builder, _look_up(use))
+
+
+def _look_up(use: Use) -> list[ir.Value]:
     """Lanes in even and in odd places apart: each pair is 32 bits, so that nothing crosses from pair to pair."""
     builder, pairs = use.builder, vector(32, LANES // 2)
     slots = builder.bitcast(use.arguments[1], pairs)
@@ -151,7 +155,7 @@ def _(use: Use) -> ir.Value:
     even = find(builder, table, builder.and_(slots, every(pairs, 0xFFFF)))
     odd = find(builder, table, builder.lshr(slots, every(pairs, 16)))
     halves = _HALVES.get(target, _halves)(builder, even, odd)
-    return _pack_array(builder, [builder.bitcast(half, vector(16)) for half in halves])
+    return [builder.bitcast(half, vector(16)) for half in halves]
 
 
 def _halves(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -170,3 +174,35 @@ def _halves_avx512(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tupl
 
 
 _HALVES = {"avx512": _halves_avx512}
+
+
+# ---- look_up_missing: the same, for the few vectors that have not found all yet
+
+
+def look_up_missing(table: Array, slots: Lanes, high: Lanes, low: Lanes) -> tuple[Lanes, Lanes]:
+    """look_up(table, slots) if a lane of `high` is 0, else (high, low). A rare case has to be rare: it takes a jump."""
+    return (high, low) if high.all() else look_up(table, slots)
+
+
+typed(
+    look_up_missing,
+    lambda table, slots, high, low: _type_of_look_up(table, slots) if slots == high == low else None,
+)
+
+
+@lowered(look_up_missing, types.Array, LanesType, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    # The jump is made here: Numba would count references to the table on both ways, at each step.
+    builder, (high, low) = use.builder, use.arguments[2:]
+    missing = builder.bitcast(builder.icmp_unsigned("==", high, every(high.type, 0)), I32)
+    before = builder.basic_block
+    with builder.if_then(builder.icmp_unsigned("!=", missing, I32(0)), likely=False):
+        found = _look_up(use)
+        inside = builder.basic_block
+    merged = []
+    for given, looked_up in zip((high, low), found, strict=True):
+        phi = builder.phi(given.type)
+        phi.add_incoming(given, before)
+        phi.add_incoming(looked_up, inside)
+        merged.append(phi)
+    return _pack_array(builder, merged)

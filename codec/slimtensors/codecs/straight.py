@@ -1,0 +1,106 @@
+"""Chunks of the usual kind, decoded in few steps: a kernel opens the chunk, another decodes it.
+
+All others go the long way (chunk.py); tests hold the two against each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import coded, fused
+from slimtensors.codecs.head import GROUP, Bytes
+from slimtensors.codecs.planes import check_status, packed_length
+from slimtensors.codecs.workspace import own
+from slimtensors.expression import Bits
+from slimtensors.kernels import instruction_set
+from slimtensors.kernels.cpu import opening, search, search_kernels, table
+from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS, STATES, WORDS
+from slimtensors.kernels.status import OK
+
+__all__ = ["decode"]
+
+Units = npt.NDArray[Any]
+
+MOST_BLOCKS = 1024
+MOST_STRAYS = 32  # slots of 4096: with more, look-ups are faster than searches
+SEARCHES: dict[tuple[int, ...], Callable[..., int]] = {
+    (8, 8): search_kernels.decode_u16_8_8,
+    (6, 10): search_kernels.decode_u16_6_10,
+    (8, 8, 8, 8): search_kernels.decode_u32_8_8_8_8,
+    (8, 8, 6, 10): search_kernels.decode_u32_8_8_6_10,
+}
+
+
+class _Room(NamedTuple):
+    """What a thread needs for opening a chunk."""
+
+    table: npt.NDArray[np.uint32]
+    tree: npt.NDArray[np.uint16]
+    starts: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
+def _room() -> _Room:
+    return _Room(
+        np.empty(table.SLOTS, np.uint32),
+        np.empty(search.TREE, np.uint16),
+        np.empty(MOST_BLOCKS + 1, np.int64),
+        np.empty(opening.PLACES, np.int64),
+    )
+
+
+class _Plan(NamedTuple):
+    """What the planes' widths imply."""
+
+    widths: npt.NDArray[np.int64]
+    pieces: tuple[int, ...]  # bits of each
+    decode: Callable[..., int]
+    search: Callable[..., int] | None  # where it is faster
+
+
+@cache
+def _plan(unit_bytes: int, widths: tuple[int, ...]) -> _Plan | None:
+    layout = fused.LAYOUTS.get((unit_bytes, widths))
+    if layout is None:
+        return None
+    pieces = tuple(piece for width in widths[:-1] for piece in (8, 4, 2, 1) if width & piece)
+    searching = SEARCHES.get(widths) if instruction_set.searches() else None
+    return _Plan(np.array(widths), pieces, layout.decode, searching)
+
+
+def decode(data: Bytes, bits: Bits, out: Units) -> bool:
+    """Fill `out`, if the chunk is of the usual kind; if not, nothing was done. Raises FormatError."""
+    if bits.rotate != 1 or bits.sides or bits.contexts:
+        return False
+    plan = _plan(out.itemsize, bits.widths)
+    if plan is None:
+        return False
+    room = own("opening", _room)
+    if opening.open_chunk(data, out.size, out.itemsize, plan.widths, *room) != OK:
+        return False
+    at = room.places.tolist()
+    groups, tail_units = divmod(out.size, GROUP)
+    body = out[: out.size - tail_units] if tail_units else out
+    raw = [
+        data[begin : begin + packed_length(piece, groups)]
+        for begin, piece in zip(at[opening.PIECES :], plan.pieces, strict=False)
+    ]
+    states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
+    stream = at[opening.BASE], states, words, room.starts[: at[opening.BLOCKS] + 1], *raw, body
+    if plan.search is not None and at[opening.STRAYS] <= MOST_STRAYS:
+        check_status(plan.search(room.table, room.tree, *stream))
+    else:
+        check_status(plan.decode(room.table, *stream))
+    if count := at[opening.ESCAPES]:
+        positions = data[at[POSITIONS] : at[POSITIONS] + 4 * count].view("<u4")
+        escapes = coded.Escapes(positions, data[at[FIELDS] : at[FIELDS] + 2 * count].view("<u2"))
+        coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], escapes)
+    if tail_units:
+        begin = at[opening.TAIL]
+        out[body.size :] = data[begin : begin + tail_units * out.itemsize].view(out.dtype)
+    return True

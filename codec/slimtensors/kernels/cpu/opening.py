@@ -1,0 +1,138 @@
+"""Open a whole chunk of the usual kind at once: raw planes below one coded plane (container.md, section 6).
+
+The codecs check head, descriptors, padding and payload piece by piece, in Python, which takes a fifth of the time that
+a chunk takes to decode. What is not of the usual kind, malformed chunks among it, is left to them: they decode it, or
+have the words for what is wrong.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.kernels._jit import kernel
+from slimtensors.kernels.cpu.payload import (
+    FIELDS,
+    PARTS,
+    POSITIONS,
+    STATES,
+    WORDS,
+    all_zero,
+    cut_payload,
+    largest_field,
+    read_table,
+    u32_at,
+    up,
+)
+from slimtensors.kernels.cpu.planes import packed_size
+from slimtensors.kernels.cpu.search import PRECISION, plant
+from slimtensors.kernels.cpu.table import SLOTS
+from slimtensors.kernels.cpu.worklist import (
+    CODED,
+    DESCRIPTOR,
+    ESCAPE_SHARE,
+    GROUP,
+    HEAD,
+    KIND_PLANES,
+    RAW,
+    READ_AHEAD,
+    odd_bits_are_zero,
+    u16_at,
+)
+from slimtensors.kernels.status import OK
+
+Array = npt.NDArray[Any]
+
+LEFT = 48  # status: not of the usual kind
+
+# Places: what is found, in numbers of bytes from the chunk's beginning; five of them are those of payload.py.
+BASE, BLOCKS, ESCAPES, STRAYS, TAIL = PARTS, PARTS + 1, PARTS + 2, PARTS + 3, PARTS + 4
+PIECES = PARTS + 5  # of the raw planes, in their order
+MOST_PIECES = 8
+PLACES = PIECES + MOST_PIECES
+
+
+@kernel
+def open_chunk(
+    data: Array, units: int, unit_bytes: int, widths: Array, table: Array, tree: Array, starts: Array, places: Array
+) -> int:
+    """Check a chunk and find its parts.
+
+    data     uint8[...]      the chunk, as stored
+    units, unit_bytes        what the header implies
+    widths   int64[planes]   of the planes, 1 to 8 bits of all but the last
+    table    uint32[4096]    filled: the decoder's
+    tree     uint16[TREE]    filled with the table's, if it is of precision 12
+    starts   int64[...]      filled: each block's first word, and the end; LEFT if there are too many
+    places   int64[PLACES]   filled; STRAYS: the slots that `tree` lacks, all of them if there is no tree
+
+    Returns OK or LEFT.
+    """
+    planes, groups, length = widths.size, units // GROUP, data.size
+    at = HEAD + DESCRIPTOR * planes
+    if places.size != PLACES or planes < 1 or groups == 0 or at > length:
+        return LEFT
+    if data[0] != KIND_PLANES or data[1] != planes or u16_at(data, 2) != 0 or u32_at(data, 4) != units:
+        return LEFT
+    if not all_zero(data, 8, HEAD):  # a digest of a base
+        return LEFT
+    piece, filled, top, top_length = 0, at, 0, np.int64(0)
+    for plane in range(planes):
+        descriptor, width = HEAD + DESCRIPTOR * plane, widths[plane]
+        top_length = np.int64(u32_at(data, descriptor + 4))
+        if top_length == 0 or top_length > length - at:
+            return LEFT
+        if plane < planes - 1:
+            if data[descriptor] != RAW or not 1 <= width <= 8 or top_length != packed_size(groups * GROUP, width):
+                return LEFT
+            if not all_zero(data, descriptor + 1, descriptor + 4) or not all_zero(
+                data, descriptor + 8, descriptor + 16
+            ):
+                return LEFT
+            if not odd_bits_are_zero(data, at, width, groups):
+                return LEFT
+            place = at
+            for bits in (8, 4, 2, 1):
+                if width & bits:
+                    if piece == MOST_PIECES:
+                        return LEFT
+                    places[PIECES + piece] = place
+                    place += packed_size(groups * GROUP, bits)
+                    piece += 1
+        if not all_zero(data, filled, at):
+            return LEFT
+        top = at
+        filled = at + top_length
+        at = up(filled)
+    tail = units % GROUP * unit_bytes
+    if at + tail > length:
+        return LEFT
+    if tail > 0:
+        if not all_zero(data, filled, at):
+            return LEFT
+        filled = at + tail
+    if length - filled < READ_AHEAD or not all_zero(data, filled, length):
+        return LEFT
+
+    descriptor, width = HEAD + DESCRIPTOR * (planes - 1), widths[planes - 1]
+    precision, base = np.int64(data[descriptor + 1]), np.int64(u16_at(data, descriptor + 2))
+    blocks, escapes = np.int64(u32_at(data, descriptor + 8)), np.int64(u32_at(data, descriptor + 12))
+    if data[descriptor] != CODED or not 1 <= blocks <= groups or escapes * ESCAPE_SHARE > groups * GROUP:
+        return LEFT
+    if blocks >= starts.size:
+        return LEFT
+    payload = data[top : top + top_length]
+    read = read_table(payload, top_length, precision, base if width <= 8 else 0, table)
+    if read < 0 or largest_field(read // 1024, base, False) >= 1 << width:
+        return LEFT
+    some, parts = starts[: blocks + 1], places[:PARTS]
+    if cut_payload(payload, top_length, read % 1024, width, escapes, groups * GROUP, some, parts) != OK:
+        return LEFT
+    for part in (POSITIONS, FIELDS, STATES, WORDS):
+        places[part] += top
+    places[BASE], places[BLOCKS], places[ESCAPES], places[TAIL] = base, blocks, escapes, at
+    strays = plant(table, tree) if precision == PRECISION else SLOTS
+    places[STRAYS] = strays if strays >= 0 else SLOTS
+    return OK

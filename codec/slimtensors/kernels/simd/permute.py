@@ -1,0 +1,81 @@
+"""Look-ups in registers: 32 or 64 lanes of 16 bits are a table, which costs no access to memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
+from numba.core import cgutils
+
+from slimtensors.kernels.simd.lanes import U16, Lanes, LanesType
+from slimtensors.kernels.simd.lowering import I32, LANES, Use, call, every, instruction_set, lowered, typed, vector
+
+_alloca_once: Any = cgutils.alloca_once
+
+
+# ---- permute: table[index]
+
+
+def permute(table: Lanes, index: Lanes) -> Lanes:
+    """table[index mod 32], in lanes of 16 bits."""
+    found: Lanes = table[index % LANES]
+    return found
+
+
+def permute_two(first: Lanes, second: Lanes, index: Lanes) -> Lanes:
+    """What lane `index` mod 64 of two vectors laid side by side holds, in lanes of 16 bits."""
+    found: Lanes = np.concatenate([first, second])[index % (2 * LANES)]
+    return found
+
+
+typed(permute, lambda table, index: U16 if table == index == U16 else None)
+typed(permute_two, lambda first, second, index: U16 if first == second == index == U16 else None)
+
+
+@lowered(permute, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    if instruction_set(use) == "avx512":
+        return call(use.builder, "llvm.x86.avx512.permvar.hi.512", vector(16), use.arguments)
+    return _lane_by_lane(use, use.arguments[:1])
+
+
+@lowered(permute_two, LanesType, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    first, second, index = use.arguments
+    if instruction_set(use) == "avx512":
+        return call(use.builder, "llvm.x86.avx512.vpermi2var.hi.512", vector(16), [first, index, second])
+    return _lane_by_lane(use, [first, second])
+
+
+def _lane_by_lane(use: Use, tables: Sequence[ir.Value]) -> ir.Value:
+    """Through memory."""
+    builder, index = use.builder, use.arguments[-1]
+    held = _alloca_once(builder, vector(16), size=len(tables))
+    for number, table in enumerate(tables):
+        builder.store(table, builder.gep(held, [I32(number)]))
+    entries = builder.bitcast(held, ir.IntType(16).as_pointer())
+    index = builder.and_(index, every(index.type, LANES * len(tables) - 1))
+    result = ir.Constant(index.type, ir.Undefined)
+    for lane in range(LANES):
+        place = builder.zext(builder.extract_element(index, I32(lane)), I32)
+        result = builder.insert_element(result, builder.load(builder.gep(entries, [place])), I32(lane))
+    return result
+
+
+# ---- append_top_bit
+
+
+def append_top_bit(index: Lanes, number: Lanes) -> Lanes:
+    """2 * index + the highest bit of `number`, modulo 2^16, in lanes of 16 bits."""
+    return index << 1 | number >> 15
+
+
+typed(append_top_bit, lambda index, number: U16 if index == number == U16 else None)
+
+
+@lowered(append_top_bit, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    # One instruction with AVX-512.
+    return call(use.builder, f"llvm.fshl.v{LANES}i16", vector(16), [*use.arguments, every(vector(16), 1)])

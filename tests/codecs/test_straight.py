@@ -1,0 +1,101 @@
+"""Chunks decoded in few steps come out as they do the long way, and what one refuses the other refuses."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from slimtensors.codecs import straight
+from slimtensors.codecs.chunk import decode_chunk, encode_chunk
+from slimtensors.codecs.layouts import floats
+from slimtensors.container.source import aligned_empty
+from slimtensors.dtypes import DTYPES
+from slimtensors.errors import FormatError
+from slimtensors.expression import Bits
+
+PLANS = [
+    ("BF16", "fast"),
+    ("BF16", "balanced"),
+    ("F16", "fast"),
+    ("F32", "fast"),
+    ("F32", "balanced"),
+    ("F8_E4M3", "fast"),
+]
+
+
+def made(name: str, preset: str, units: int, *, outliers: bool = False) -> tuple[Bits, np.ndarray, np.ndarray]:
+    """(expression, units, chunk)"""
+    rng = np.random.default_rng(units)
+    numbers = (rng.standard_normal(units) / 32).astype(np.float32)
+    if outliers:
+        numbers[:: max(1, units // 9)] *= np.float32(2.0) ** rng.integers(-60, 60, numbers[:: max(1, units // 9)].size)
+    bits = numbers.view(np.uint32)
+    kinds = {
+        "BF16": lambda: (bits >> 16).astype(np.uint16),
+        "F16": lambda: np.clip(numbers, -9, 9).astype(np.float16).view(np.uint16),
+        "F32": lambda: bits,
+        "F8_E4M3": lambda: np.clip(32 * numbers, -240, 240).astype(ml_dtypes.float8_e4m3fn).view(np.uint8),
+    }
+    array = kinds[name]().astype(DTYPES[name].unit)
+    expression = floats(DTYPES[name], preset)
+    return expression, array, held(np.frombuffer(encode_chunk(array, expression), np.uint8))
+
+
+def held(data: np.ndarray) -> np.ndarray:
+    """Aligned as readers hand it over."""
+    room = aligned_empty(data.size)
+    room[:] = data
+    return room
+
+
+def outcome(data: np.ndarray, expression: Bits, like: np.ndarray) -> bytes | str:
+    out = np.zeros_like(like)
+    try:
+        decode_chunk(data, expression, out)
+    except FormatError as error:
+        return str(error)
+    return out.tobytes()
+
+
+def long_way(data: np.ndarray, expression: Bits, like: np.ndarray) -> bytes | str:
+    with patch.object(straight, "decode", lambda *_: False):
+        return outcome(data, expression, like)
+
+
+@pytest.mark.parametrize(("name", "preset"), PLANS)
+@pytest.mark.parametrize("searches", [False, True])
+def test_units_come_back(name, preset, searches, monkeypatch):
+    monkeypatch.setattr(straight.instruction_set, "searches", lambda: searches)
+    straight._plan.cache_clear()
+    for units in (128, 129, 1000, 4096, 70_001, 300_001):
+        for outliers in (False, True):
+            expression, array, data = made(name, preset, units, outliers=outliers)
+            out = np.zeros_like(array)
+            # Small chunks may be literal; of those that are coded, none may take the long way.
+            assert straight.decode(data, expression, out) == (data[0] == 2)
+            assert outcome(data, expression, array) == array.tobytes()
+            assert long_way(data, expression, array) == array.tobytes()
+    straight._plan.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "preset"), PLANS)
+def test_damage_is_seen_alike(name, preset):
+    expression, array, data = made(name, preset, 4101, outliers=True)
+    assert data[0] == 2
+    rng = np.random.default_rng(1)
+    front = 16 + 16 * len(expression.parts)
+    refused = 0
+    for turn in range(300):
+        bad = data.copy()
+        # Everywhere, and often where the structure is: head, descriptors, and what follows the raw planes.
+        at = rng.integers(0, data.size) if turn % 3 else rng.integers(0, front)
+        bad[at] = rng.integers(0, 256) if turn % 2 else bad[at] ^ 1 << rng.integers(0, 8)
+        if turn % 10 == 0:
+            bad = held(bad[: rng.integers(1, data.size // 64 + 1) * 64])
+        found = outcome(bad, expression, array)
+        assert found == long_way(bad, expression, array)
+        refused += isinstance(found, str)
+    assert 50 < refused < 300
