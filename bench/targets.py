@@ -145,6 +145,34 @@ def _loaded(operation: str, **labels: object) -> Figure:
     return lambda result: value(result, "transformers_load", "of_safetensors", **wanted)
 
 
+def _checkpoint(dataset: str, preset: str) -> Figure:
+    labels = {"dataset": dataset, "codec": f"slimtensors {preset}", "operation": "size"}
+    return lambda result: value(result, "distributed", "percent", **labels)
+
+
+def _of_stock(operation: str) -> Figure:
+    """Until `async_save` returns, over the plain writer."""
+
+    def seen(result: Result) -> float | None:
+        ours, stock = (
+            value(result, "distributed", "seconds", operation=operation, threads=1, codec=codec)
+            for codec in ("slimtensors balanced", "stock")
+        )
+        return _divide(ours, stock)
+
+    return seen
+
+
+def _of_zstandard(result: Result) -> float | None:
+    labels = {"operation": "save", "threads": 1, "dataset": "minilm-adamw"}
+    ours = value(result, "distributed", "least", codec="slimtensors balanced", self_check=False, **labels)
+    return _divide(value(result, "distributed", "least", codec="stock, ZStandard", **labels), ours)
+
+
+def _durable(result: Result) -> float | None:
+    return value(result, "distributed", "over_size", operation="durable", codec="slimtensors balanced")
+
+
 def _eight_of_one(result: Result) -> float | None:
     return _divide(*(_wait(f"{what}, cold kernel cache")(result) for what in ("8 first loads", "first load")))
 
@@ -258,6 +286,14 @@ TARGETS = [
         Target(f"transformers, {rate} MB/s, of safetensors", _loaded("from a source", mb_per_s=rate), 1, lower=True)
         for rate in (250, 500, 1000)
     ),
+    *(
+        Target(f"checkpoint {dataset}, {preset}", _checkpoint(dataset, preset), must, unit="%", lower=True)
+        for dataset in ("language-adamw", "minilm-adamw")
+        for preset, must in (("balanced", 70), ("small", 69))
+    ),
+    Target("async_save returns, of stock DCP's", _of_stock("async_save returns"), 1.05, lower=True),
+    Target("checkpoint saved, speed of DCP's ZStandard", _of_zstandard, 2),
+    Target("checkpoint durable in a slow store, over its size's share", _durable, 1.05, lower=True),
     Target("import slimtensors", _wait("import"), 0.15, unit=" s", lower=True),
     Target("inspect, warm kernel cache", _wait("inspect, warm kernel cache"), 0.5, unit=" s", lower=True),
     Target("8 first loads at once, of one", _eight_of_one, 1.5, unit="x", lower=True),

@@ -134,10 +134,10 @@ def same(found: dict[str, Any], seed: int) -> bool:
     return torch.equal(found["plain"], number("plain", seed, 11)) and found["extra"] == extra
 
 
-def saver(root: Path, seed: int, **options: Any) -> Callable[[], None]:
+def saver(root: Path, seed: int, *, name: str = "", **options: Any) -> Callable[[], None]:
     """A save with everything made, so that faults hit the save alone."""
     made = state(seed)
-    writer = StorageWriter(root / f"step-{seed}", threads=1, **options)
+    writer = StorageWriter(root / (name or f"step-{seed}"), threads=1, **options)
     return lambda: dcp.save(made, storage_writer=writer) and None
 
 
@@ -307,12 +307,16 @@ def _count(attempt: Callable[[], None]) -> int:
     return len(seen)
 
 
-def one_kill(good: Path, root: Path, faults: dict[int, tuple[calls.Fault, int]]) -> dict[str, Any]:
-    """A save beside a good checkpoint, in which these ranks die at these calls: how all ended, and what loads then."""
+def one_kill(
+    good: Path, root: Path, faults: dict[int, tuple[calls.Fault, int]], *, over: bool = False
+) -> dict[str, Any]:
+    """A save beside a good checkpoint, or over it, in which these ranks die at these calls: how all ended, and what
+    loads then.
+    """
     shutil.copytree(good, root)
 
     def attempt(rank: int) -> None:
-        save_it = saver(root, 2, timeout=10)
+        save_it = saver(root, 2, timeout=10, name="step-1" if over else "step-2")
         with calls.watched(*faults[rank]) if rank in faults else contextlib.nullcontext():
             save_it()
 
