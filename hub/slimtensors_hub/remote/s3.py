@@ -11,6 +11,7 @@ from slimtensors_hub.remote.spans import Interrupted, front_bytes
 
 __all__ = ["StoredObject", "list_objects"]
 
+_CLIENTS = ("aiobotocore", "aiohttp", "botocore")
 PIECE_BYTES = 2 << 20  # of one request
 
 
@@ -81,7 +82,9 @@ class StoredObject:
             return RemoteError(f"{self.label}: there is no such object: check the name")
         if isinstance(error, PermissionError) or type(error).__name__ == "NoCredentialsError":
             return RemoteError(f"{self.label}: access is refused ({error}): check your AWS credentials")
-        return Interrupted(f"no answer from the store ({error})")
+        if isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS:
+            return Interrupted(f"no answer from the store ({error})")
+        return error
 
 
 class ObjectAnswer:

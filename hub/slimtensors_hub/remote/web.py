@@ -59,7 +59,7 @@ class WebFile:
                 raise
             if kept is not None and response.status_code in EXPIRED:
                 self._target = None
-            elif response.status_code == HTTPStatus.PRECONDITION_FAILED and self._match:
+            elif response.status_code == HTTPStatus.PRECONDITION_FAILED and "if-match" in response.request.headers:
                 self._match = False  # some servers misjudge it: the ETag of what they send will tell
             else:
                 break
@@ -76,7 +76,11 @@ class WebFile:
         stop = front_bytes(None) if stop is None else stop
         for _ in range(MAX_REDIRECTS):
             response = self._ask(address, start, stop)
-            self._note(response, address)
+            try:
+                self._note(response, address)
+            except BaseException:
+                response.close()
+                raise
             to = response.headers.get("location")
             if response.status_code not in (301, 302, 303, 307, 308) or not to:
                 return response, stop
@@ -114,6 +118,8 @@ class WebFile:
             raise Interrupted(f"no answer from {origin(address)[1]} ({_words(error)})") from None
         except (errors.HTTPError, errors.InvalidURL) as error:
             raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
+        except RuntimeError as error:  # huggingface_hub closes its client where a connection failed, and makes another
+            raise Interrupted(f"the client was closed ({_words(error)})") from None
 
     def _is_hub(self, address: str) -> bool:
         """Whether the token may go there."""
@@ -198,7 +204,7 @@ class WebAnswer:
         _, errors = _client()
         try:
             yield from self._response.iter_raw()
-        except errors.HTTPError as error:
+        except (errors.HTTPError, errors.StreamError) as error:
             raise Interrupted(f"the connection broke off ({_words(error)})") from None
 
     def close(self) -> None:
