@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
-from hub import ALICE, BOB, READER, Client, HubServer
+from hub import BOB, READER, Client, HubServer
+from hub.clients import Outcome, Talk
 from hub.models import contents, fine_tune, plain_model, sharded_model
+
+
+def done(outcome: Outcome) -> str:
+    """What a line came to; it must have gone well."""
+    assert outcome.error == "", outcome
+    return outcome.words
 
 
 def slim(client: Client, *args: object, **options: object):
@@ -15,8 +23,8 @@ def slim(client: Client, *args: object, **options: object):
 
 def test_a_folder_there_and_back(hub: HubServer, client: Client, tmp_path: Path) -> None:
     folder = sharded_model(tmp_path / "in")
-    done = slim(client, "push", folder, "alice/tiny", "--private")
-    assert done.stdout.startswith(f"{hub.endpoint}/alice/tiny/commit/")
+    said = slim(client, "push", folder, "alice/tiny", "--private")
+    assert said.stdout.startswith(f"{hub.endpoint}/alice/tiny/commit/")
     assert hub.store.repository("alice/tiny").private
     files = hub.store.files("alice/tiny")
     plain = contents(folder)
@@ -50,19 +58,18 @@ def test_a_folder_there_and_back(hub: HubServer, client: Client, tmp_path: Path)
     assert not any("GET /files" in path or "GET /alice" in path for path in hub.requests.paths())
 
 
-def test_the_card_says_what_it_is_and_keeps_what_it_said(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_the_card_says_what_it_is_and_keeps_what_it_said(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
     folder = plain_model(tmp_path / "in")
-    slim(client, "push", folder, "alice/tiny")
-    script = "from huggingface_hub import ModelCard; import json; c = ModelCard.load('alice/tiny'); "
-    said = json.loads(client.python(script + "print(json.dumps([c.data.to_dict(), c.text]))"))
+    done(talk(f"push({str(folder)!r}, 'alice/tiny')"))
+    done(talk("import huggingface_hub, json; card = huggingface_hub.ModelCard.load('alice/tiny')"))
+    said = ast.literal_eval(done(talk("[card.data.to_dict(), card.text]")))
     assert said[0] == {"license": "mit", "library_name": "slimtensors", "tags": ["slimtensors", "tiny"]}
     assert said[1].startswith("# A model\n\nNo line end\n")
     assert "| `model.slimtensors` | 132.3 kB |" in said[1]
     assert "slimtensors pull alice/tiny --decompress" in said[1]
     # Pushed once more from what was pulled, nothing of ours is there twice.
     card = hub.store.files("alice/tiny")["README.md"]
-    cached = slim(client, "pull", "alice/tiny").stdout.strip()
-    slim(client, "push", cached, "alice/again")
+    done(talk("push(pull('alice/tiny'), 'alice/again')"))
     again = hub.store.files("alice/again")["README.md"]
     assert again == card.replace(b"alice/tiny", b"alice/again").replace(b"-o tiny", b"-o again")
 
@@ -98,47 +105,49 @@ def test_a_difference_names_its_base_and_fetches_it(hub: HubServer, client: Clie
 def test_a_base_that_not_everybody_can_read(hub: HubServer, client: Client, tmp_path: Path) -> None:
     hub.store.add_folder("bob/gated", plain_model(tmp_path / "base"), gated=True)
     hub.store.repository("bob/gated").granted.add("alice")
-    done = slim(client, "push", fine_tune(tmp_path / "in"), "alice/tuned", "--base", "bob/gated")
-    assert "the base bob/gated is gated" in done.stderr
+    said = slim(client, "push", fine_tune(tmp_path / "in"), "alice/tuned", "--base", "bob/gated")
+    assert "the base bob/gated is gated" in said.stderr
     assert b"It is gated: who may not read it cannot read this." in hub.store.files("alice/tuned")["README.md"]
     # Who has no access is told so, in a line, and nothing is left.
     other = Client(hub, tmp_path / "other")
-    done = slim(other, "pull", "alice/tuned", "--decompress", "-o", tmp_path / "out", check=False, token=READER)
-    assert done.returncode == 1
-    assert done.stderr.count("\n") == 1
-    assert f"bob/gated is gated, and your account has no access yet: ask for it at {hub.endpoint}" in done.stderr
+    said = slim(other, "pull", "alice/tuned", "--decompress", "-o", tmp_path / "out", check=False, token=READER)
+    assert said.returncode == 1
+    assert said.stderr.count("\n") == 1
+    assert f"bob/gated is gated, and your account has no access yet: ask for it at {hub.endpoint}" in said.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_convert_makes_a_repository_or_a_pull_request(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_convert_makes_a_repository_or_a_pull_request(
+    hub: HubServer, talk: Talk, client: Client, tmp_path: Path
+) -> None:
     folder = plain_model(tmp_path / "in")
     hub.store.add_folder("bob/plain", folder)
     before = hub.store.files("bob/plain")
-    slim(client, "convert", "bob/plain")
+    done(talk("convert('bob/plain')"))
     files = hub.store.files("alice/plain-slim")
     assert b"base_model: bob/plain" in files["README.md"]
-    slim(client, "pull", "alice/plain-slim", "--decompress", "-o", tmp_path / "out")
+    done(talk(f"pull('alice/plain-slim', decompress=True, local_dir={str(tmp_path / 'out')!r})"))
     assert contents(tmp_path / "out") == before
     hub.store.add("bob/secret", {"model.safetensors": folder / "model.safetensors"}, private=True)
     hub.store.repository("bob/secret").granted.add("alice")
-    slim(client, "convert", "bob/secret")  # what not everybody can read does not get about
+    done(talk("convert('bob/secret')"))  # what not everybody can read does not get about
     assert hub.store.repository("alice/secret-slim").private
     assert not hub.store.repository("alice/plain-slim").private
-    done = slim(client, "convert", "hf://bob/plain", "--create-pr", token=ALICE)
-    assert done.stdout.strip() == f"{hub.endpoint}/bob/plain/discussions/1"
+    said = slim(client, "convert", "hf://bob/plain", "--create-pr")
+    assert said.stdout.strip() == f"{hub.endpoint}/bob/plain/discussions/1"
     assert hub.store.files("bob/plain") == before
     proposed = hub.store.files("bob/plain", "refs/pr/1")
     assert "model.safetensors" not in proposed
-    slim(client, "pull", "bob/plain", "--revision", "refs/pr/1", "--decompress", "-o", tmp_path / "pr")
+    done(talk(f"pull('bob/plain@refs/pr/1', decompress=True, local_dir={str(tmp_path / 'pr')!r})"))
     assert contents(tmp_path / "pr") == before
 
 
-def test_pushing_replaces_the_plain_file_of_that_name(hub: HubServer, client: Client, tmp_path: Path) -> None:
+def test_pushing_replaces_the_plain_file_of_that_name(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
     folder = plain_model(tmp_path / "in")
     hub.store.add_folder("alice/tiny", folder)
     hub.store.add("alice/tiny", {"other.safetensors": b"stays"})
     hub.store.repository("alice/tiny").refs["next"] = hub.store.repository("alice/tiny").refs["main"]
-    slim(client, "push", folder, "alice/tiny", "--revision", "next")
+    done(talk(f"push({str(folder)!r}, 'alice/tiny', revision='next')"))
     assert "model.safetensors" in hub.store.files("alice/tiny")
     names = hub.store.files("alice/tiny", "next").keys()
     assert {"model.slimtensors", "other.safetensors"} <= names

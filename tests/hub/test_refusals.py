@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,16 +10,6 @@ import pytest
 from hub import ALICE, BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
 from hub.models import contents, fine_tune, plain_model
-
-
-@pytest.fixture
-def talk(client: Client, tmp_path: Path) -> Iterator[Talk]:
-    """Alice's Python. What it says or logs, tracebacks and all, never holds her token."""
-    log = tmp_path / "log.txt"
-    with client.talk(log, HF_DEBUG="0", HF_HUB_VERBOSITY="debug", HF_HUB_DOWNLOAD_TIMEOUT="1") as talk:
-        talk("from slimtensors_hub import convert, errors, pull, push; errors.PAUSE = 0.01")
-        yield talk
-    assert ALICE not in log.read_text()
 
 
 def refused(outcome: Outcome, *words: str, error: str = "HubError") -> None:
