@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from slimtensors_hub.listing import LIBRARY
 from slimtensors_hub.marks import add_front_matter, add_section, remove_marks
+from slimtensors_hub.remote.names import shown
 
 __all__ = ["CARD", "Facts", "Needed", "Weights", "extend_card", "restore_card"]
 
@@ -150,7 +151,7 @@ def _readers(facts: Facts) -> str:
 def _link(repo_id: str | None) -> str:
     from huggingface_hub import constants
 
-    return f"[{repo_id}]({constants.ENDPOINT}/{repo_id})"
+    return f"[{repo_id}]({shown(constants.ENDPOINT)}/{repo_id})"
 
 
 def _row(name: str, before: int, after: int) -> str:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 from slimtensors.errors import RemoteError
+from slimtensors_hub.remote.names import shown
 
 __all__ = ["HubError", "retried", "told"]
 
@@ -69,12 +70,13 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
         each for each in errors.HfHubHTTPError.__mro__
         if each.__module__.partition(".")[0] not in ("builtins", "huggingface_hub")
     )  # fmt: skip
+    endpoint = shown(constants.ENDPOINT)  # without a password
     login = "log in with `hf auth login`, or set HF_TOKEN"
     match error:
         case errors.HFValidationError():
             return f"{repo_id!r} is no repository of a hub: name one as OWNER/NAME", False
         case errors.GatedRepoError():
-            page = f"{constants.ENDPOINT}/{repo_id}"
+            page = f"{endpoint}/{repo_id}"
             return f"{repo_id} is gated, and your account has no access yet: ask for it at {page}, then {login}", False
         case errors.RevisionNotFoundError():
             return f"{repo_id} has no revision {revision}: it was moved or deleted; name another one", False
@@ -83,7 +85,7 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
         case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
             return f"{name} is not whole in the cache, and HF_HUB_OFFLINE is set: unset it to download", False
         case errors.LocalEntryNotFoundError():
-            return f"{name} is not in the cache, and {constants.ENDPOINT} could not be asked: try again later", True
+            return f"{name} is not in the cache, and {endpoint} could not be asked: try again later", True
         case errors.EntryNotFoundError():
             return f"{name} lacks a file that it listed or that was asked for: check the name and the revision", False
         case errors.LocalTokenNotFoundError():
@@ -94,9 +96,9 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
             return _status(error, name, login)
         case _ if isinstance(error, transport):
             kind = type(error).__name__
-            return f"{name}: no connection to {constants.ENDPOINT} ({kind}); try again, or set HF_HUB_OFFLINE=1", True
+            return f"{name}: no connection to {endpoint} ({kind}); try again, or set HF_HUB_OFFLINE=1", True
         case errors.FileMetadataError():
-            return f"{name}: {constants.ENDPOINT} does not answer as a hub does; check HF_ENDPOINT", False
+            return f"{name}: {endpoint} does not answer as a hub does; check HF_ENDPOINT", False
         case OSError() if "Consistency check failed" in str(error):
             return f"{name}: a file came with another size than the hub states; try again", True
     return None, False
@@ -105,6 +107,7 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
 def _status(error: Exception, name: str, login: str) -> tuple[str, bool]:
     from huggingface_hub import constants
 
+    endpoint = shown(constants.ENDPOINT)
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None)
     if status == 401:
@@ -114,5 +117,5 @@ def _status(error: Exception, name: str, login: str) -> tuple[str, bool]:
     if status in (409, 412):
         return f"{name}: somebody else committed meanwhile; run it again (what is uploaded is not sent again)", False
     if status is not None and (status >= 500 or status == 429):
-        return f"{name}: {constants.ENDPOINT} answers {status}; try again later", True
-    return f"{name}: {constants.ENDPOINT} answers {status}", False
+        return f"{name}: {endpoint} answers {status}; try again later", True
+    return f"{name}: {endpoint} answers {status}", False

@@ -97,3 +97,12 @@ def test_attributes_there_and_back(rules: str) -> None:
     assert "*.slimtensors" in extended
     assert add_attributes(extended) == extended
     assert remove_attributes(extended) == rules
+
+
+def test_no_password_gets_into_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "https://user:secret@hub.example")
+    card = extend_card(None, FACTS)
+    assert b"(https://hub.example/org/base)" in card
+    assert b"secret" not in card

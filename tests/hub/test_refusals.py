@@ -135,6 +135,10 @@ def test_what_the_network_does_to_a_download(hub: HubServer, talk: Talk, tmp_pat
         assert outcome.error == "", (fault, outcome)
         assert hub.faults.happened > happened
         assert {path.read_bytes() for path in cache.rglob("*") if path.name == "model.slimtensors"} == {stored}
+    # The same into a folder of one's own.
+    hub.faults.add(where="storage", flip_at=20_000)
+    assert talk(f"pull('alice/tiny', local_dir={str(tmp_path / 'own')!r})").error == ""
+    assert contents(tmp_path / "own") == hub.store.files("alice/tiny")
     # Wrong bytes every time: refused, and not left in the cache for others.
     hub.faults.add(where="storage", flip_at=20_000, times=None)
     outcome, cache = attempt(len(faults))
