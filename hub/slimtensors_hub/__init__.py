@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from slimtensors_hub.bases import hub_base
     from slimtensors_hub.converting import convert
-    from slimtensors_hub.decompressed import decompressed
+    from slimtensors_hub.decompressing import decompressed
     from slimtensors_hub.errors import HubError
     from slimtensors_hub.mixin import ModelHubMixin
     from slimtensors_hub.pulling import pull
@@ -28,7 +28,7 @@ _HOME = {
     "HubError": "errors",
     "ModelHubMixin": "mixin",
     "convert": "converting",
-    "decompressed": "decompressed",
+    "decompressed": "decompressing",
     "hub_base": "bases",
     "pull": "pulling",
     "push": "pushing",

@@ -33,26 +33,32 @@ def save_pretrained(
     model: of transformers, diffusers, PEFT or sentence-transformers, or a pipeline of them. What its own method writes
     goes into a folder beside `save_directory` first, which takes that much of the disk for a while; `slimtensors
     decompress` gives these files back byte for byte. The new files take their places when all of them are complete and
-    checked; shards of an earlier save are removed. preset, base, threads, self_check: as for `slimtensors.compress`.
+    checked; shards of an earlier save are removed. base: a repository, or as for `slimtensors.compress`; preset,
+    threads, self_check: as there.
 
     Raises UsageError if `save_directory` holds plain weights of the same name, which would then be out of date.
     """
     from slimtensors.converting import compress
+    from slimtensors_hub.bases import named_base
+    from slimtensors_hub.fetching import Place
+    from slimtensors_hub.progress import bar
 
     check_arguments(preset, kwargs)
+    found, _ = named_base(base, Place())
     target = Path(save_directory)
     target.parent.mkdir(parents=True, exist_ok=True)
+
+    def convert(source: Path, to: Path) -> None:
+        total = (1 + self_check) * source.stat().st_size  # each file is encoded, then decoded to check it
+        with bar(total, f"Compressing {source.name}") as advance:
+            compress(source, to, preset=preset, base=found, threads=threads, self_check=self_check, progress=advance)
+
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
         plain = Path(made, "plain")
         model.save_pretrained(plain, **kwargs)
         plan = plan_folder(plain, COMPRESS)
         earlier = _earlier([to for _, to in plan.weights] + [to for _, to, _ in plan.indexes], target)
-        carry_out(
-            plan, target, force=True,
-            convert=lambda source, to: compress(
-                source, to, preset=preset, base=base, threads=threads, self_check=self_check
-            ),
-        )  # fmt: skip
+        carry_out(plan, target, convert, force=True)
         for path in earlier:
             path.unlink(missing_ok=True)
 

@@ -97,6 +97,12 @@ def test_plain_folders_go_to_transformers(folders: tuple[Path, Path]) -> None:
         ours.AutoModelForCausalLM.from_pretrained(plain)
 
 
+def test_what_the_caller_names_himself_is_left_to_transformers(folders: tuple[Path, Path]) -> None:
+    for arguments in ({"state_dict": llama().state_dict()}, {"gguf_file": "model.gguf"}):
+        with pytest.raises((ValueError, OSError, ImportError), match=r"state_dict|gguf|GGUF"):
+            ours.AutoModelForCausalLM.from_pretrained(folders[1], **arguments)
+
+
 def test_experts_are_merged(tmp_path: Path) -> None:
     ours.save_pretrained(mixture(), tmp_path / "slim")
     assert same(ours.AutoModelForCausalLM.from_pretrained(tmp_path / "slim"), mixture())

@@ -171,6 +171,10 @@ def test_damaged_payloads_raise(tmp_path: Path) -> None:
 def test_what_it_refuses(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="takes no base"):
         ours.save_pretrained(llama(), tmp_path / "model", layout="safetensors", base=tmp_path)
+    adapted = llama()
+    adapted.add_adapter(pytest.importorskip("peft").LoraConfig(target_modules=["q_proj"]))
+    with pytest.raises(UsageError, match="not for adapters"):
+        ours.save_pretrained(adapted, tmp_path / "model", layout="safetensors")
     quantised = llama()
     quantised.config.quantization_config = {"quant_method": "fp8"}
     with pytest.raises(UsageError, match="room for one quantiser"):

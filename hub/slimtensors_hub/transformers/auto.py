@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers.dynamic_module_utils import get_class_from_dynamic_module, resolve_trust_remote_code
 
-from slimtensors_hub.transformers.loading import check_no_base, hub_arguments, load, read_config
+from slimtensors_hub.transformers.loading import check_no_base, hub_arguments, load, not_ours, read_config
 from slimtensors_hub.transformers.locating import find_weights
 
 __all__ = ["auto_class"]
@@ -29,7 +29,7 @@ class _Compressed:
         name = pretrained_model_name_or_path
         hub = hub_arguments(name, kwargs)
         weights = find_weights(name, variant=kwargs.get("variant"), hub=hub, tqdm_class=kwargs.get("tqdm_class"))
-        if weights is None or kwargs.get("gguf_file") is not None:
+        if weights is None or not_ours(kwargs):
             check_no_base(name, base)
             return super().from_pretrained(name, *model_args, **kwargs)  # type: ignore[misc] # transformers' auto class
         code = {key: kwargs.get(key) for key in ("trust_remote_code", "code_revision")}
@@ -37,7 +37,10 @@ class _Compressed:
         left = {key: value for key, value in left.items() if key not in code}
         model_class, trusted = _model_class(cls, name, config, hub=hub, **code)
         if getattr(model_class, "config_class", None) is config.sub_configs.get("text_config", ()):
+            quantised = getattr(config, "quantization_config", None)
             config = config.get_text_config()
+            if quantised is not None:
+                config.quantization_config = quantised
         return load(
             model_class, name, *model_args, weights=weights, config=config, hub=hub, base=base,
             trust_remote_code=trusted, **left,

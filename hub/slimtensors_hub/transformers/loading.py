@@ -16,7 +16,7 @@ from slimtensors_hub.fetching import Place
 from slimtensors_hub.transformers.lazy import first_float, open_lazily
 from slimtensors_hub.transformers.locating import HUB_ARGUMENTS, find_weights
 
-__all__ = ["check_no_base", "from_pretrained", "hub_arguments", "load", "read_config"]
+__all__ = ["check_no_base", "from_pretrained", "hub_arguments", "load", "not_ours", "read_config"]
 
 # What AutoConfig would take for attributes of the config.
 _NOT_FOR_CONFIG = ("dtype", "torch_dtype", "quantization_config", "generation_config", "output_loading_info")
@@ -34,7 +34,7 @@ def from_pretrained(
     name = pretrained_model_name_or_path
     hub = hub_arguments(name, kwargs)
     weights = find_weights(name, variant=kwargs.get("variant"), hub=hub, tqdm_class=kwargs.get("tqdm_class"))
-    if weights is None:
+    if weights is None or not_ours(kwargs):
         check_no_base(name, base)
         return model_class.from_pretrained(name, *model_args, **kwargs)
     config, kwargs = read_config(name, kwargs, hub, model_class.config_class)
@@ -58,6 +58,11 @@ def read_config(name: Any, kwargs: dict[str, Any], hub: dict[str, Any], reader: 
     own = {key: left.pop(key) for key in _NOT_FOR_CONFIG if key in left}
     config, left = reader.from_pretrained(config or name, return_unused_kwargs=True, **hub, **left)
     return config, left | own
+
+
+def not_ours(kwargs: Mapping[str, Any]) -> bool:
+    """Whether the caller names weights himself, which transformers then loads, or refuses."""
+    return any(kwargs.get(key) is not None for key in ("gguf_file", "state_dict"))
 
 
 def check_no_base(name: Any, base: Any) -> None:

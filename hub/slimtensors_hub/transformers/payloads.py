@@ -140,6 +140,9 @@ def save_payloads(
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:
         plain = Path(made)
         model.save_pretrained(plain, **kwargs)
+        config = plain / "config.json"
+        if not config.exists():  # a model with PEFT's adapters saves these alone
+            raise UsageError("layout 'safetensors' is for whole models, not for adapters; use layout 'slimtensors'")
         total = 0
         for path in sorted(plain.glob(f"*{SUFFIX}")):
             with safe_open(path, "pt") as file:
@@ -156,7 +159,6 @@ def save_payloads(
                 index = json.loads(path.read_bytes())
                 index["metadata"]["total_size"] = total
                 path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
-        config = plain / "config.json"
         told = json.loads(config.read_bytes()) | {"quantization_config": CONFIG}
         config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
         put_in_place(plain, target)
