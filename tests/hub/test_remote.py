@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tracemalloc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -14,7 +15,9 @@ import pytest
 import slimtensors
 from api.made import weights
 from hub.web import Odd, Web, serving
+from slimtensors.cli.targets import settle_remote
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
+from slimtensors.folders import DECOMPRESS
 from slimtensors.numpy import load_file, save, stream_tensors
 from slimtensors_hub.remote import names, spans
 
@@ -418,6 +421,19 @@ def test_servers_say_how_long_to_wait(web: Web, address: str, monkeypatch: pytes
     web.odd = [Odd(status=429, headers={"Retry-After": "7"}), Odd(status=503, headers={"Retry-After": "86400"})]
     slimtensors.inspect(address)
     assert waited == [7.0, spans.MAX_ASKED_WAIT]
+
+
+def test_where_a_decompressed_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    name = "hf://a/b@v/sub/model.slimtensors"
+    assert settle_remote([name], None, DECOMPRESS, force=False) == (name, Path("model.safetensors"))
+    assert settle_remote([name], str(tmp_path), DECOMPRESS, force=False)[1] == tmp_path / "model.safetensors"
+    Path("model.safetensors").touch()
+    with pytest.raises(UsageError, match="is there already; --force replaces it"):
+        settle_remote([name], None, DECOMPRESS, force=False)
+    for wrong in ([name, name], ["hf://a/b"], ["https://example.org/model.bin"]):
+        with pytest.raises(UsageError, match=r"one at a time|is not a file that ends in \.slimtensors"):
+            settle_remote(wrong, None, DECOMPRESS, force=False)
 
 
 def test_what_is_not_opened() -> None:
