@@ -251,7 +251,7 @@ def run(settings: Settings) -> list[Record]:
     if reason:
         return [{"codec": "slimtensors", "missing": reason}]
     records: list[Record] = []
-    for what in ("sizes", "speed", "async", "durable"):
+    for what in ("speed", "async", "durable", "sizes"):
         records += worker.run("distributed", what=what, repeats=settings.repeats)
     for codec, threads in (
         (PLAIN, 1),
