@@ -330,7 +330,26 @@ def one_kill(
     }
 
 
-CASES = {each.__name__: each for each in (resharding, two_dimensions, fsdp, disk_full, hanging, killed)}
+def alone(root: Path) -> Any:
+    """no_dist=True within a job: one rank saves by itself. A writer for another group than DCP's is refused."""
+
+    def work(rank: int) -> str:
+        if rank == 1:
+            dcp.save({"x": torch.ones(3)}, storage_writer=StorageWriter(root / "a"), no_dist=True)
+        pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+        try:
+            dcp.save({"x": torch.ones(3)}, storage_writer=StorageWriter(root / "b"), process_group=pairs[rank // 2])
+        except dcp.api.CheckpointException as error:
+            return str(error)[-200:]
+        return ""
+
+    found = {"x": torch.zeros(3)}
+    ended = run(work, 4)
+    dcp.load(found, storage_reader=StorageReader(root / "a"))
+    return [each.value for each in ended], float(found["x"].sum())
+
+
+CASES = {each.__name__: each for each in (alone, resharding, two_dimensions, fsdp, disk_full, hanging, killed)}
 
 
 def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:

@@ -194,12 +194,15 @@ def test_what_was_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> Non
     other = "0" * 32
     left = [f"rank-00001.{other}.slimtensors", f".rank-00000.{other}.slimtensors.host-1-abc.tmp"]
     foreign = ["rank-00001.slimtensors", "notes.txt", ".hidden.tmp", f"rank-1.{other}.slimtensors"]
+    left.append(".manifest.json.host-1-abc.tmp")
     (tmp_path / "a").mkdir()
+    (tmp_path / ".latest.json.host-1-abc.tmp").touch()
     for name in left + foreign:
         (tmp_path / "a" / name).touch()
     save(tmp_path / "a", state(1))
     found = names(tmp_path / "a")
     assert not set(left) & set(found)
+    assert names(tmp_path) == ["a", "latest.json"]
     assert set(foreign) <= set(found)
 
 

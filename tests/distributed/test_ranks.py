@@ -25,6 +25,12 @@ def crew(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return processes.run(RUN, tmp_path_factory.mktemp("crew"), timeout=300)
 
 
+def test_a_rank_by_itself_and_another_group(crew: Any) -> None:
+    told, total = crew["alone"]
+    assert total == 3
+    assert all("2 ranks save, but the writer's process_group has 4" in each for each in told)
+
+
 def test_any_number_of_ranks_loads_it(crew: Any) -> None:
     saved, two, three, one, left = crew["resharding"]
     assert saved == [None] * 4

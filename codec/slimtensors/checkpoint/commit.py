@@ -81,6 +81,9 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
         raise
     try:
         _reclaim(place, there, manifest.run)
+        for name in above.sizes():
+            if _is_temporary(name, LATEST):
+                above.remove(name)
         if keep is not None:
             _retain(above, ledger, keep, durable)
     except Exception as error:
@@ -91,9 +94,14 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
 def _reclaim(place: StorePlace, there: dict[str, int], run: str) -> None:
     """What saves to this place left behind that did not finish, or that this one replaces."""
     for name in there:
-        if run_of(name) not in (None, run):
+        if run_of(name) not in (None, run) or _is_temporary(name, MANIFEST):
             place.remove(name)
     place.abandon(run)
+
+
+def _is_temporary(name: str, of: str) -> bool:
+    """Whether this was to become the file `of`, but did not."""
+    return name.startswith(f".{of}.") and name.endswith(".tmp")
 
 
 def _retain(above: StorePlace, ledger: Ledger, keep: int, durable: bool) -> None:

@@ -49,6 +49,13 @@ class Ranks:
             self._group = _groups[members]
         self._first = 0 if self._group is None else dist.get_global_rank(self._group, 0)
 
+    @classmethod
+    def alone(cls) -> Ranks:
+        """This process, whatever group it is in."""
+        made = cls.__new__(cls)
+        made.distributed, made.rank, made.count = False, 0, 1
+        return made
+
     def agree(self, message: dict[str, Any] | None) -> dict[str, Any]:
         """Rank 0's message, on all ranks."""
         if not self.distributed:

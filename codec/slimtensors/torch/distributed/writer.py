@@ -71,7 +71,7 @@ class StorageWriter(TorchStorageWriter):
     that a save may take; then all ranks that are left raise RanksMissingError, which names the others. process_group:
     the one given to `dcp.save`. storage_options: for fsspec.
 
-    All ranks make one alike, as for any collective.
+    All ranks make one alike, as for any collective. One job at a time saves into the folder above.
     """
 
     def __init__(
@@ -101,7 +101,8 @@ class StorageWriter(TorchStorageWriter):
         self._self_check, self._durable, self._overwrite = self_check, durable, overwrite
         self._keep, self._full_every, self._timeout = keep, full_every, timeout
         self._storage_options = storage_options
-        self._ranks = Ranks(process_group, timeout)
+        self._process_group = process_group
+        self._ranks = self._all_ranks = Ranks(process_group, timeout)
         self._path, self._coordinator = path, True
         self._place: StorePlace | None = None if path is None else open_place(path, storage_options)
 
@@ -126,6 +127,9 @@ class StorageWriter(TorchStorageWriter):
         if not kwargs.get("use_collectives", True):
             raise UsageError("use_collectives=False: ranks that do not talk cannot commit a checkpoint as a whole")
         self._coordinator = is_coordinator
+        if not self._all_ranks.distributed:  # they may have come together since
+            self._all_ranks = Ranks(self._process_group, self._timeout)
+        self._ranks = self._all_ranks
         place = self._at()
         if is_coordinator:
             check_free(place, overwrite=self._overwrite)
@@ -134,6 +138,14 @@ class StorageWriter(TorchStorageWriter):
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
+        """Raises UsageError on the coordinator if these are not the ranks that this writer knows."""
+        if len(plans) == 1:
+            self._ranks = Ranks.alone()  # no_dist=True
+        elif len(plans) != self._ranks.count:
+            raise UsageError(
+                f"{len(plans)} ranks save, but the writer's process_group has {self._ranks.count}: give StorageWriter "
+                "the process_group that dcp.save was given"
+            )
         return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
