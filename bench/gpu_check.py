@@ -1,9 +1,9 @@
 """What a GPU makes of files: python -m bench.gpu_check [--out FILE.json]. Exits with 3 where no GPU can decode.
 
 Correctness over presets, dtypes and sizes, differences and codes, against the CPU's decoder; then kernels against the
-time in which the device copies as many bytes, and loading against a copy from pinned memory and against our own raw
-mode (noise, stored as it is); then offloaded layers beside the link and Accelerate, where that is installed. Not yet
-here: nvCOMP, a CUDA C++ twin. Never run on a GPU so far.
+time in which the device copies as many bytes, one of them against its twin in CUDA C++ and nvCOMP's ANS, where these
+are installed, and loading against a copy from pinned memory and against our own raw mode (noise, stored as it is); then
+offloaded and compressed layers beside the link and Accelerate, where that is installed. Never run on a GPU so far.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from bench.gpu_offload import offloading
+from bench.gpu_peers import TWIN_OF, nvcomp_ans, twin
 from bench.sections.offload import WORDS, WORKLOADS, plain_model
 from slimtensors.device.choice import VARIABLE, why_not
 from slimtensors.device.loading import fill_device
@@ -145,6 +146,14 @@ def timed_files(folder: Path) -> dict[str, tuple[Path, Tensors | None]]:
     path = folder / "differences.slimtensors"
     save_file({name: each + steps.to(each.dtype) for name, each in base.items()}, path, base=base, self_check=False)
     found["bfloat16, differences"] = path, base
+    half = many(torch.bfloat16)
+    path = folder / "pruned.slimtensors"
+    save_file({name: each * (each > 0) for name, each in half.items()}, path, self_check=False)
+    found["bfloat16, half zeros"] = path, None
+    path = folder / "decimals.slimtensors"
+    made = {name: (each * 1e3).round() / 1e3 for name, each in many(torch.float32).items()}
+    save_file(made, path, self_check=False)
+    found["float32, decimals"] = path, None
     noise = torch.randint(0, 1 << 62, (TIMED_UNITS // 4,), generator=torch.Generator().manual_seed(6))
     path = folder / "raw.slimtensors"
     save_file({"noise": noise}, path, self_check=False)
@@ -187,6 +196,38 @@ def loading(folder: Path, backend: Any) -> dict[str, Any]:
     return result
 
 
+class _Memory:
+    """A range of a device's addresses, as torch takes it."""
+
+    def __init__(self, address: int, length: int) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": (length,), "typestr": "|u1", "data": (address, False), "version": 2,
+        }  # fmt: skip
+
+
+def beside_peers(folder: Path, backend: Any, count: int = 1 << 26) -> dict[str, Any]:
+    """A kernel of ours beside its twin in CUDA C++, and nvCOMP's ANS on the same weights."""
+    path, launches, launch = folder / "one.slimtensors", list[tuple[int, list[Any]]](), backend.launch
+    save_file({"w": weights(count, 3).to(torch.bfloat16)}, path, preset="fast", self_check=False)
+
+    def catching(kernel: str, blocks: int, buffers: Sequence[Any]) -> None:
+        if kernel == TWIN_OF:
+            launches.append((blocks, list(buffers)))
+        launch(kernel, blocks, buffers)
+
+    backend.launch = catching
+    try:
+        found = onto(path, backend)["w"]
+    finally:
+        del backend.launch
+    for _blocks, buffers in launches:  # of one tensor: what lies between its chunks is its own
+        if hasattr(buffers[-2], "address"):
+            buffers[-2] = torch.as_tensor(_Memory(buffers[-2].address, buffers[-2].length), device="cuda")
+    result = {"nvCOMP ANS": nvcomp_ans(torch.as_tensor(found).view(torch.bfloat16))}
+    result["CUDA C++ twin"] = twin(launches, lambda blocks, buffers: launch(TWIN_OF, blocks, buffers))
+    return result | {"launches": len(launches)}
+
+
 def main() -> int:
     """Run all; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -204,6 +245,10 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         result["wrong"] = correctness(Path(name), backend)
         result |= loading(Path(name), backend)
+        peers = beside_peers(Path(name), backend)
+        for each in peers.values():
+            result["wrong"] += each.pop("wrong", []) if isinstance(each, dict) else []
+        result["beside peers"] = peers
         os.environ[VARIABLE] = "cuda"
         tokens = {
             workload: torch.arange(n * length).reshape(n, length) % WORDS for workload, (n, length) in WORKLOADS.items()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from slimtensors.offload import offload
+from slimtensors.offload import keep_compressed, offload
 from slimtensors.torch import save_model
 
 __all__ = ["offloading"]
@@ -33,7 +33,9 @@ def _seconds(work: Callable[[], torch.Tensor]) -> float:
 def offloading(
     folder: Path, make: Callable[[], torch.nn.Module], workloads: dict[str, torch.Tensor], device: Any, link: float
 ) -> dict[str, Any]:
-    """Seconds of a forward pass, over those that the compressed bytes take at `link` bytes a second.
+    """Seconds of a forward pass, with all layers on the device as they are; with layers offloaded, from memory and from
+    pinned memory; and with weights that stay compressed there: over those that the compressed bytes take at `link`
+    bytes a second.
 
     wrong: outputs that differ from those of the same model on the device.
     """
@@ -51,15 +53,24 @@ def offloading(
                 result[name] = {"accelerate s": _seconds(lambda given=tokens: placed(given))}  # type: ignore[misc] # of a lambda's default
         model.to(device)
         expected = {name: model(tokens.to(device)).cpu() for name, tokens in workloads.items()}
-        held = offload(other := make().eval(), path, device=device, host="memory")
         for name, tokens in workloads.items():
             there = tokens.to(device)
-            if not torch.equal(other(there).cpu(), expected[name]):
-                result["wrong"].append(f"offloaded, {name}")
-            taken = _seconds(lambda given=there: other(given))  # type: ignore[misc] # as above
-            found = result.setdefault(name, {})
-            found |= {"s": taken, "of compressed bytes / link": taken / (stored / link)}
-            if "accelerate s" in found:
-                found["accelerate / ours"] = found["accelerate s"] / taken
-        held.close()
+            result.setdefault(name, {})["resident s"] = _seconds(lambda given=there: model(given))  # type: ignore[misc] # as above
+        for kind in ("memory", "pinned", "compressed on the device"):
+            other = make().eval()
+            held: Any
+            if kind in ("memory", "pinned"):
+                held = offload(other, path, device=device, host=kind)  # type: ignore[arg-type] # one of two
+            else:
+                held = keep_compressed(other, path, device=device)
+            for name, tokens in workloads.items():
+                there = tokens.to(device)
+                if not torch.equal(other(there).cpu(), expected[name]):
+                    result["wrong"].append(f"{kind}, {name}")
+                taken = _seconds(lambda given=there, other=other: other(given))  # type: ignore[misc] # as above
+                found = result[name]
+                found[kind] = {"s": taken, "of compressed bytes / link": taken / (stored / link)}
+                if "accelerate s" in found:
+                    found[kind]["accelerate / ours"] = found["accelerate s"] / taken
+            held.close()
     return result

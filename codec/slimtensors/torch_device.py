@@ -19,7 +19,7 @@ from slimtensors.torch_tensors import our_dtype, torch_dtype
 if TYPE_CHECKING:
     from slimtensors.device.loading import Resident
 
-__all__ = ["empty_there", "read_into", "read_slice_there", "read_there"]
+__all__ = ["empty_there", "range_there", "read_into", "read_slice_there", "read_there"]
 
 
 def read_there(
@@ -89,7 +89,7 @@ def read_slice_there(
         return torch.empty(kept, dtype=dtype, device=device)
     low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
     high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
-    elements, first = _range(file, position, low, high, backend, threads, base)
+    elements, first = range_there(file, position, low, high, backend, threads, base)
     flat = elements.view(dtype)
     steps = tuple(abs(axis.step) * stride for axis, stride in zip(axes, strides, strict=True))
     part = flat.as_strided(shape, steps, flat.storage_offset() + low - first)
@@ -102,8 +102,8 @@ def _turned(part: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:
     return part.flip(backward) if backward else part
 
 
-def _range(
-    file: TensorFile, position: int, low: int, high: int, backend: Backend, threads: int, base: Any
+def range_there(
+    file: TensorFile, position: int, low: int, high: int, backend: Backend, threads: int, base: Any = None
 ) -> tuple[torch.Tensor, int]:
     """The bytes of elements that include [low, high), whole chunks, and the first one's number."""
     from slimtensors.device.loading import fill_device

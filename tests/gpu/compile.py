@@ -145,6 +145,11 @@ def main() -> int:
             for fault in faults:
                 failed = True
                 print(f"FAULT: {name}, sm_{capability}: {fault}")
+    if "twin".startswith(wanted):
+        sys.path.insert(0, str(Path(__file__).parents[2]))
+        from bench.gpu_twin import compile_twin
+
+        print("the twin in CUDA C++, bytes:", *(len(compile_twin(each)) for each in CAPABILITIES))
     print(f"registers of a thread; {time.perf_counter() - began:.0f} s")
     return 1 if failed else 0
 

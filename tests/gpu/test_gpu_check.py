@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import re
+
 import pytest
-from bench import gpu_check
+from bench import gpu_check, gpu_twin
 
 from gpu.backend import Runner
 from slimtensors.device import loading
@@ -29,3 +32,19 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
         backend, "download", lambda buffer: download(buffer) ^ 1 if len(buffer) == w.nbytes else download(buffer)
     )
     assert gpu_check.correctness(tmp_path, backend) == ["a w"]
+
+
+def test_peers_that_are_not_there(tmp_path, monkeypatch):
+    """The kernel's launches are caught; without the peers, that is said."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    backend = Runner(1 << 20)
+    found = gpu_check.beside_peers(tmp_path, backend, 40_000)
+    assert found["launches"] == 1
+    assert all("is not installed" in found[peer]["not measured"] for peer in ("nvCOMP ANS", "CUDA C++ twin"))
+    assert "launch" not in vars(backend)
+
+
+def test_the_twin_has_all_its_constants():
+    """What the source names in capitals is given to its compiler."""
+    named = set(re.findall(r"\b[A-Z][A-Z_]{2,}\b", re.sub(r"//.*", "", gpu_twin.SOURCE.read_text())))
+    assert named == set(gpu_twin.MEANT)

@@ -14,6 +14,7 @@ from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.sparse import stored_mask
 from slimtensors.container.header import Stream
+from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
@@ -54,7 +55,15 @@ class _Task(NamedTuple):
     target: Buffer
 
 
-Kept = dict[Any, Any]  # what `begin_fill` keeps of a file's tensors between calls
+class Kept:
+    """What `begin_fill` keeps of a file's tensors between calls: stored bytes, in memory that uploads are fast from, or
+    on the device as well; and what the CPU has decoded.
+    """
+
+    def __init__(self, on_device: bool = False) -> None:
+        self.on_device = on_device
+        self.segments: dict[tuple[int, int], _Segment] = {}  # by stream and first chunk
+        self.decoded: dict[int, Array] = {}  # by tensor
 
 
 class Filling:
@@ -95,8 +104,7 @@ def begin_fill(
 ) -> Filling:
     """Ask for what `fill_device` does, and leave the verdict for later.
 
-    kept: stored bytes, checked and in memory that uploads are fast from, and what the CPU has decoded; filled at the
-    first call, so that later ones for the same tensors read nothing.
+    kept: filled at the first call, so that later ones for the same tensors read nothing.
     """
     by_layout: dict[Layout | Planes, list[_Task]] = {}
     others = {}
@@ -115,11 +123,11 @@ def begin_fill(
         if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
             backend.copy(target, targets[holder])
         elif len(target):
-            found = None if kept is None else kept.get(index)
+            found = None if kept is None else kept.decoded.get(index)
             if found is None:
                 found = _read(file, index, len(target), threads, chunks)
                 if kept is not None:
-                    kept[index] = found
+                    kept.decoded[index] = found
             backend.write(target, found)
     return Filling(loader, backend.mark())
 
@@ -186,6 +194,7 @@ class _Segment(NamedTuple):
 
     staging: Array
     masks: list[Array | None]
+    stored: Buffer = None  # on the device, if it stays there
 
 
 class _Loader:
@@ -223,7 +232,7 @@ class _Loader:
             self._check(tasks, pending)
 
     def _decode(self, tasks: list[_Task], layout: Layout | Planes) -> None:
-        staging, masks = self._segment(tasks, layout)
+        staging, masks, stored = self._segment(tasks, layout)
         chunks, at = [], 0
         for task, mask in zip(tasks, masks, strict=True):
             chunks.append(Chunk(at, task.length, task.target, mask=mask))
@@ -231,9 +240,9 @@ class _Loader:
         digests = self._file.reader.verify == "full"
         if isinstance(layout, Planes):
             known = self._known(tasks, chunks, staging, layout)
-            pending = decode_planes(self._backend, staging, known, layout, digests=digests)
+            pending = decode_planes(self._backend, staging, known, layout, digests=digests, stored=stored)
         else:
-            pending = decode_segment(self._backend, staging, chunks, layout, digests=digests)
+            pending = decode_segment(self._backend, staging, chunks, layout, digests=digests, stored=stored)
         self._pending.append((tasks, pending))
         if self._kept is None:
             self._marks[self._next] = self._backend.mark()
@@ -242,11 +251,14 @@ class _Loader:
     def _segment(self, tasks: list[_Task], layout: Layout | Planes) -> _Segment:
         """Read, or kept."""
         length, key = sum(task.length for task in tasks), (tasks[0].stream, tasks[0].chunk)
-        if self._kept is not None and key in self._kept:
-            found: _Segment = self._kept[key]
+        if self._kept is not None and key in self._kept.segments:
+            found = self._kept.segments[key]
             assert found.staging.size == length
             return found
-        staging = self._slot(length) if self._kept is None else self._backend.staging(length)
+        if self._kept is None:
+            staging = self._slot(length)
+        else:
+            staging = aligned_empty(length) if self._kept.on_device else self._backend.staging(length)
         ends = np.cumsum([task.length for task in tasks]).tolist()
         masks: list[Array | None] = [None] * len(tasks)
 
@@ -259,9 +271,10 @@ class _Loader:
                 masks[i] = self._mask(tasks[i], place)
 
         run_all(read, range(len(tasks)), min(self._threads, len(tasks)))
-        made = _Segment(staging, masks)
-        if self._kept is not None:
-            self._kept[key] = made
+        if self._kept is None:
+            return _Segment(staging, masks)
+        made = _Segment(staging, masks, self._backend.upload(staging) if self._kept.on_device else None)
+        self._kept.segments[key] = made
         return made
 
     def _mask(self, task: _Task, data: Array) -> Array | None:

@@ -82,7 +82,7 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
 
 
 def decode_planes(
-    backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Planes, *, digests: bool
+    backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Planes, *, digests: bool, stored: Buffer = None
 ) -> Pending:
     """As `segments.decode_segment`."""
     size, plane_size = layout.unit_bytes, layout.plane_bytes
@@ -108,7 +108,7 @@ def decode_planes(
     dividing = divided(bodies, out_at, plane_at, [] if power is None else listed, power or 0)
     spreading = scattered(chunks, ranks, out_at, plane_at, listed if layout.masked else [])
 
-    stored = backend.upload(segment)
+    stored = backend.upload(segment) if stored is None else stored
     arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
     arrays += [looking.items, looking.palettes, looking.scales, dividing]
     arrays += [spreading.items, spreading.masks, spreading.ranks]

@@ -101,15 +101,16 @@ def layout_of(expression: Stored, unit_bytes: int) -> Layout | None:
 
 
 def decode_segment(
-    backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Layout, *, digests: bool
+    backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Layout, *, digests: bool, stored: Buffer = None
 ) -> Pending:
     """Decode chunks of one layout into their targets.
 
-    segment: staging memory, which stays as it is until the device has got past this.
+    segment: staging memory, which stays as it is until the device has got past this. stored: the same on the device,
+    if it is there already.
     """
     out, places = backend.window([chunk.target for chunk in chunks])
     work = _list(segment, chunks, layout, places)
-    stored = backend.upload(segment)
+    stored = backend.upload(segment) if stored is None else stored
     held, (items, block_rows, tables, plain) = upload_all(
         backend, [work.items, work.block_rows, work.tables, work.plain]
     )

@@ -1,4 +1,4 @@
-"""`keep_compressed`: linear and embedding layers whose weights stay compressed, decoded for each use. CPU only.
+"""`keep_compressed`: linear and embedding layers whose weights stay compressed, decoded for each use.
 
 As NeuZip (arXiv 2410.20650) and DFloat11 (arXiv 2504.11651) have it: a weight is decoded into a buffer that all of them
 share, used, and decoded again for the gradient of the layer's input, so that adapters beside it can be trained.
@@ -15,8 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
-from slimtensors.offload.hooks import Host, check_cpu, check_fits, hosted, load_others
+from slimtensors.offload.checked import Checked
+from slimtensors.offload.hooks import Host, check_fits, compressed_backend, hosted, load_others
 from slimtensors.offload.stored import Buffer, StoredWeight
+from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 from slimtensors.torch_tensors import as_base
@@ -27,13 +29,18 @@ __all__ = ["CompressedEmbedding", "CompressedLayers", "CompressedLinear", "keep_
 class CompressedLayers:
     """What `keep_compressed` returns: it holds the files. After `close` the layers are of no use."""
 
-    def __init__(self, stack: ExitStack, buffer: Buffer, names: list[str]) -> None:
+    def __init__(
+        self, stack: ExitStack, buffer: Buffer | DeviceBuffer, names: list[str], checked: Checked | None
+    ) -> None:
         self.names = names  # of the layers
-        self.nbytes = buffer.memory.size  # of the buffer
-        self._stack = stack
+        self.nbytes = buffer.nbytes
+        self._stack, self._checked = stack, checked
 
     def close(self) -> None:
         """Close the files."""
+        if self._checked is not None:
+            self._checked.remove()
+            self._checked = None
         self._stack.close()
 
 
@@ -51,12 +58,15 @@ def keep_compressed(
 
     model: on the CPU; the weights of such layers may be on the meta device. Subclasses of the two, embeddings with a
     max_norm, and weights that a layer of another kind shares stay as they are, and are loaded.
+    device: "cpu"; or a CUDA device with SLIMTENSORS_DECODE=cuda, to which the rest of the model is moved, and on which
+    the compressed bytes of linear layers stay from their first use on. Decoding is then asked of torch's current
+    stream, and the verdict on a weight is waited for as `offload` does.
     path, host: as for `offload`; compressed bytes are in "memory" unless told. verify: at every use.
 
     Outputs have the bits that they have with plain layers. Weights are frozen; gradients of inputs and biases are
     computed, once (no gradients of gradients). `state_dict` decodes the weights; converting them is refused.
     """
-    check_cpu(device)
+    backend = compressed_backend(device)
     layers = _layers(model)
     path = hosted(path, host)
     stack = ExitStack()
@@ -65,18 +75,26 @@ def keep_compressed(
         known = _names_in_files(layers, homes)
         held = [layer._parameters.pop("weight") for layer in layers.values()]
         try:
-            load_others(model, path, verify, base, threads)
+            load_others(model, path, verify, base, threads, device)
         except BaseException:
             for layer, weight in zip(layers.values(), held, strict=True):
                 layer._parameters["weight"] = weight
             raise
         linear = [known[name] for name, layer in layers.items() if type(layer) is torch.nn.Linear]
-        buffer = Buffer(max((homes[name].tensor(name).nbytes for name in linear), default=0), thread_count(threads))
-        stored = {name: StoredWeight(homes[name], name, buffer) for name in set(known.values())}
+        most, count = max((homes[name].tensor(name).nbytes for name in linear), default=0), thread_count(threads)
+        buffer: Buffer | DeviceBuffer
+        checked = None
+        if backend is None:
+            buffer = shared = Buffer(most, count)
+            stored = {name: StoredWeight(homes[name], name, shared) for name in set(known.values())}
+        else:
+            buffer = there = DeviceBuffer(most, count, backend)
+            stored = {name: WeightThere(homes[name], name, there) for name in set(known.values())}
+            checked = Checked(model, there.check)
         for name, layer in layers.items():
-            layer.stored = stored[known[name]]
+            layer.stored, layer.checked = stored[known[name]], checked
             layer.__class__ = CompressedLinear if type(layer) is torch.nn.Linear else CompressedEmbedding
-        return CompressedLayers(stack, buffer, list(layers))
+        return CompressedLayers(stack, buffer, list(layers), checked)
     except BaseException:
         stack.close()
         raise
@@ -119,6 +137,7 @@ class _Compressed:
     """What the two kinds of layers have in common."""
 
     stored: StoredWeight
+    checked: Checked | None  # of a model on a device
 
     @property
     def weight(self) -> torch.Tensor:
@@ -141,11 +160,11 @@ class _Compressed:
 
     def _apply(self, convert: Any, recurse: bool = True) -> Any:
         """What .to() and .half() call."""
-        like = torch.empty(0, dtype=self.stored.dtype)
+        like = torch.empty(0, dtype=self.stored.dtype, device=self.stored.device)
         made = convert(like)
         if (made.dtype, made.device) != (like.dtype, like.device):
             raise UsageError(
-                f"a layer that stays compressed is {like.dtype} on the CPU and cannot become {made.dtype} on "
+                f"a layer that stays compressed is {like.dtype} on {like.device} and cannot become {made.dtype} on "
                 f"{made.device}: convert the model before its weights are saved"
             )
         return super()._apply(convert, recurse)  # type: ignore[misc] # as above
@@ -160,6 +179,8 @@ class CompressedLinear(_Compressed, torch.nn.Linear):  # type: ignore[override] 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # the name that torch gives it
         made: torch.Tensor = _Product.apply(input, self.bias, self.stored)  # type: ignore[no-untyped-call] # torch's
+        if self.checked is not None and not self.checked.runs:
+            self.checked.check()
         return made
 
 
@@ -182,7 +203,9 @@ class _Product(torch.autograd.Function):
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, stored: StoredWeight) -> torch.Tensor:
         ctx.stored, ctx.dtypes = stored, (x.dtype, None if bias is None else bias.dtype)
         with stored.buffer.lock:
-            return torch.nn.functional.linear(x, stored.shared(), bias)
+            made = torch.nn.functional.linear(x, stored.shared(), bias)
+            stored.done()
+            return made
 
     @staticmethod
     @once_differentiable
@@ -194,6 +217,8 @@ class _Product(torch.autograd.Function):
                 weight = stored.shared()
                 # Under autocast the gradient has another dtype than the weight.
                 of_x = (gradient.to(weight.dtype) @ weight).to(x_dtype)
+                stored.done()
+                stored.settle()
         if ctx.needs_input_grad[1]:
             of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0).to(bias_dtype)
         return of_x, of_bias, None

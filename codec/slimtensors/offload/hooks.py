@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from contextlib import ExitStack
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -13,8 +13,10 @@ import torch
 
 from slimtensors.container.reader import Verify
 from slimtensors.container.remote import is_remote, open_remote
+from slimtensors.device.backend import Backend
 from slimtensors.device.choice import VARIABLE, backend_for
 from slimtensors.errors import UsageError
+from slimtensors.offload.checked import Checked
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
 from slimtensors.reading import TensorFile
@@ -24,7 +26,7 @@ from slimtensors.threads import thread_count
 from slimtensors.torch_modules import load_model
 from slimtensors.torch_tensors import as_base, check_device, torch_dtype
 
-__all__ = ["Host", "Offloaded", "check_cpu", "check_fits", "hosted", "load_others", "offload"]
+__all__ = ["Host", "Offloaded", "check_fits", "compressed_backend", "hosted", "load_others", "offload"]
 
 Host = Literal["disk", "memory"]
 HOSTS: tuple[Host, ...] = ("disk", "memory")
@@ -102,7 +104,7 @@ def offload(
         if host == PINNED:
             slots.keep()
         handles: list[Any] = []
-        checked = _Checked(model, slots) if isinstance(home, DeviceMemory) else None
+        checked = Checked(model, slots.check) if isinstance(home, DeviceMemory) else None
         if checked is not None:
             handles.append(checked)
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
@@ -119,26 +121,28 @@ def offload(
         raise
 
 
-def _home(device: Any, pinned: bool) -> Memory:
-    """Where layers are decoded to. Raises UsageError for what none can be."""
+def compressed_backend(device: Any) -> Backend | None:
+    """What decodes layers on a device; None for the CPU. Raises UsageError for where none can be decoded."""
     check_device(device)
     wanted = torch.device(device)
-    backend = backend_for(wanted)
-    if backend is not None:
-        return DeviceMemory(backend, pinned)
+    found: Backend | None = backend_for(wanted)
+    if found is not None:
+        return found
     if wanted.type == "cuda":
         raise UsageError(f"device {device!r}: its kernels have not been seen to run yet; try them with {VARIABLE}=cuda")
-    check_cpu(device)
+    if wanted.type != "cpu":
+        raise UsageError(f"device {device!r}: such layers can be decoded on the CPU and on CUDA devices only")
+    return None
+
+
+def _home(device: Any, pinned: bool) -> Memory:
+    """Where layers are decoded to. Raises UsageError for what none can be."""
+    backend = compressed_backend(device)
+    if backend is not None:
+        return DeviceMemory(backend, pinned)
     if pinned:
         raise UsageError("host is 'pinned', which a CUDA device can upload from; on the CPU use host='memory'")
     return HostMemory()
-
-
-def check_cpu(device: Any) -> None:
-    """Raises UsageError for what layers cannot be decoded on."""
-    check_device(device)
-    if torch.device(device).type != "cpu":
-        raise UsageError(f"device {device!r}: such layers can be decoded on the CPU only so far; use device='cpu'")
 
 
 def hosted(path: Any, host: str) -> Any:
@@ -177,38 +181,6 @@ def _enter(slots: Slots, layer: int, module: torch.nn.Module, inputs: Any) -> No
         raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
     first = next((each for each in inputs if isinstance(each, torch.Tensor)), None)
     slots.enter(layer, 0 if first is None else first.numel())
-
-
-class _Checked:
-    """A model's forward, at whose end there is a verdict on all layers that it has used."""
-
-    def __init__(self, model: torch.nn.Module, slots: Slots) -> None:
-        self.runs = False
-        self._model, self._slots = model, slots
-        forward = model.forward
-
-        @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as above
-        @wraps(forward)
-        def checked(*args: Any, **kwargs: Any) -> Any:
-            before, self.runs = self.runs, True
-            try:
-                outputs = forward(*args, **kwargs)
-            finally:
-                self.runs = before
-            slots.check()
-            return outputs
-
-        model.forward = checked
-
-    def remove(self) -> None:
-        """Put the model's own forward back."""
-        del self._model.forward
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # as above
-    def leave(self, _module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
-        """A layer's forward ends: if nobody checks later, now."""
-        if not self.runs:
-            self._slots.check()
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:

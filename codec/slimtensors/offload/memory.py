@@ -105,7 +105,7 @@ class DeviceMemory:
         return torch.as_tensor(place.room).view(torch_dtype(tensor.dtype)).reshape(array_shape(tensor))
 
     def fill(self, slot: int, places: Sequence[Place], threads: int) -> None:
-        from slimtensors.device.loading import begin_fill  # loads Numba
+        from slimtensors.device.loading import Kept, begin_fill  # loads Numba
 
         fillings = []
         with self._backend.using(self._queue):
@@ -113,7 +113,7 @@ class DeviceMemory:
                 self._backend.follow(self._used[slot])
             for file in {id(place.file): place.file for place in places}.values():
                 targets = {place.position: place.room for place in places if place.file is file}
-                kept = self._kept.setdefault(id(file), {}) if self._pinned else None
+                kept = self._kept.setdefault(id(file), Kept()) if self._pinned else None
                 fillings.append(begin_fill(file, targets, self._backend, threads, kept=kept))
             self._filled[slot], self._fillings[slot] = self._backend.mark(), fillings
 

@@ -24,6 +24,7 @@ class Buffer:
 
     def __init__(self, nbytes: int, threads: int) -> None:
         self.memory = aligned_empty(nbytes)
+        self.nbytes = nbytes
         self.threads = threads
         self.lock = threading.Lock()
         self.holds: StoredWeight | None = None
@@ -38,6 +39,8 @@ class StoredWeight:
         self.dtype = torch_dtype(self.tensor.dtype)
         number = file.header.tensor_stream[self._index]
         chunks = 1 if number is None else file.header.streams[number].chunks
+        self._gap = 0 if number is None else file.header.streams[number].chunk  # units between rows read together
+        self.device = torch.device("cpu")
         self._threads = min(buffer.threads, max(1, chunks // CHUNKS_EACH))
 
     def __deepcopy__(self, _memo: object) -> StoredWeight:
@@ -56,6 +59,12 @@ class StoredWeight:
             self._file.fill([Piece(self._index, 0, units)], self._threads)
             self.buffer.holds = self
         return from_array(as_array(units, self.tensor), self.tensor.dtype, "cpu")
+
+    def done(self) -> None:
+        """What computes with the weight in the buffer has been asked for."""
+
+    def settle(self) -> None:
+        """Wait for the verdict on what was decoded, if there is none yet. Raises its error."""
 
     def fresh(self) -> torch.Tensor:
         """The weight, in memory of its own."""
