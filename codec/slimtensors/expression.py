@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from slimtensors.errors import FormatError, NewerFormatError
-from slimtensors.limits import MAX_PLANES, MAX_TENSORS
+from slimtensors.limits import MAX_PLANES, MAX_RANK, MAX_TENSORS
 
 __all__ = [
     "BaseContext",
@@ -22,10 +22,12 @@ __all__ = [
     "FieldContext",
     "Gather",
     "LowRank",
+    "Mean",
     "Mul",
     "Part",
     "Record",
     "Ref",
+    "SignContext",
     "Span",
     "Sparse",
     "Stored",
@@ -43,6 +45,9 @@ MAX_ALL_TABLES = 256  # of all classes; a context is a byte
 MAX_OCTAVE = 16
 MAX_RECORD = 512  # bytes of a pattern that repeats
 CLASS_TABLES = 4  # classes that are an octave apart share a table
+MAX_SIGN_TABLES = 32
+MAX_STEPS, MAX_STEP = 16, 63  # of a mean's logarithm
+MAX_GROUPS = 8  # of a mean's factors, each of which counts twice as much as the one before
 # Names that the format keeps for later (`matmul` but for where `add` has it); a file that uses one is sound but not
 # for this reader.
 DRAFT = frozenset({"hadamard", "matmul", "rand", "trellis", "view"})
@@ -77,26 +82,74 @@ class BaseContext:
 
 
 @dataclass(frozen=True)
+class Mean:
+    """A unit's expected value, in steps of its scale: a matrix product of small integers, held in side plane `factors`.
+
+    groups: how many of the factors count once, twice, four times, and so on. steps: from which logarithms of its
+    magnitude on it lifts the class, one more each.
+    """
+
+    factors: int
+    groups: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return sum(self.groups)
+
+    def to_json(self) -> list[Any]:
+        return [self.factors, list(self.groups), list(self.steps)]
+
+
+@dataclass(frozen=True)
 class ClassContext:
-    """Row's and column's class, of the side planes `rows` and `columns`, select the table and move the fields."""
+    """Row's and column's class, of the side planes `rows` and `columns`, select the table and move the fields; with
+    `mean`, what is expected of the unit lifts the class.
+    """
 
     rows: int
     columns: int
     octave: int
+    mean: Mean | None = None
     all_tables = CLASS_TABLES
 
     @property
     def sides(self) -> set[int]:
-        return {self.rows, self.columns}
+        return {self.rows, self.columns} | (set() if self.mean is None else {self.mean.factors})
 
     def to_json(self) -> dict[str, Any]:
-        return {"class": [self.rows, self.columns, self.octave]}
+        classes: dict[str, Any] = {"class": [self.rows, self.columns, self.octave]}
+        return classes if self.mean is None else {**classes, "mean": self.mean.to_json()}
 
     def __str__(self) -> str:
-        return "given row and column"
+        return "given row and column" if self.mean is None else "given row, column and mean"
 
 
-Context = BaseContext | ClassContext
+@dataclass(frozen=True)
+class SignContext:
+    """Of a float's sign, which is coded as whether it is that of the mean: magnitude and mean, over the scale, select
+    the table.
+    """
+
+    first: int
+    tables: int
+
+    @property
+    def all_tables(self) -> int:
+        return self.tables
+
+    @property
+    def sides(self) -> set[int]:
+        return set()  # those of the field on top
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sign": [self.first, self.tables]}
+
+    def __str__(self) -> str:
+        return "given mean"
+
+
+Context = BaseContext | ClassContext | SignContext
 
 
 @dataclass(frozen=True)
@@ -542,7 +595,29 @@ def _bits(value: Any, most: int) -> Bits:
     parts = value["bits"]
     if not isinstance(parts, list) or not 1 <= len(parts) <= most:
         raise FormatError(f"bits have 1 to {most} planes")
-    return Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
+    found = Bits(tuple(_part(part) for part in parts), _integer(value["rotate"], 0, 1, "rotate"))
+    _check_mean(found)
+    return found
+
+
+def _check_mean(bits: Bits) -> None:
+    """A mean is for the field on top of floats, and a sign for the lowest bit below such a field."""
+    *below, top = bits.parts
+    mean = top.context.mean if isinstance(top.context, ClassContext) else None
+    if any(isinstance(part.context, ClassContext) and part.context.mean is not None for part in below):
+        raise FormatError("a mean for a plane that is not the last")
+    if mean is not None and (not bits.rotate or top.side is not None):
+        raise FormatError("a mean for a plane under scatter, or of units that are not rotated")
+    if not any(isinstance(part.context, SignContext) for part in bits.parts):
+        return
+    if any(isinstance(part.context, SignContext) for part in bits.parts[1:]):
+        raise FormatError("the context of a sign for a plane that is not the first")
+    first = bits.parts[0]
+    if mean is None or first.width != 1 or first.side is not None:
+        raise FormatError("the context of a sign for a plane of more than one bit, under scatter, or without a mean")
+    assert isinstance(top.context, ClassContext)
+    if top.context.octave not in (1, 2, 4, 8, 16):
+        raise FormatError(f"the context of a sign beside an octave of {top.context.octave}, not a power of two")
 
 
 def _delta(arguments: Any) -> Delta:
@@ -615,8 +690,14 @@ def _plane(value: Any) -> Part:
 
 def _context(value: Any) -> Context:
     keys = _keys(value, "a context")
-    if keys not in ({"base"}, {"base", "rows"}, {"class"}):
+    if keys not in ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"sign"}):
         raise FormatError(f"a context has the keys {sorted(keys)}")
+    if "sign" in keys:
+        first, tables = _pair(value["sign"], "the context of a sign")
+        return SignContext(
+            _integer(first, 0, 2**MAX_WIDTH - 1, "the first of a context"),
+            _integer(tables, 2, MAX_SIGN_TABLES, "the tables of a context"),
+        )
     kind = "class" if "class" in keys else "base"
     numbers = value[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
@@ -632,7 +713,28 @@ def _context(value: Any) -> Context:
         _integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
         _integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
         _integer(numbers[2], 0, MAX_OCTAVE, "the octave of a context"),
+        _mean(value["mean"]) if "mean" in keys else None,
     )
+
+
+def _mean(value: Any) -> Mean:
+    if not isinstance(value, list) or len(value) != 3:
+        raise FormatError("a mean has three arguments: a side plane, groups of its factors, and steps")
+    groups, steps = value[1:]
+    if not isinstance(groups, list) or not 1 <= len(groups) <= MAX_GROUPS:
+        raise FormatError(f"the factors of a mean are in 1 to {MAX_GROUPS} groups")
+    if not isinstance(steps, list) or len(steps) > MAX_STEPS:
+        raise FormatError(f"a mean has up to {MAX_STEPS} steps")
+    found = Mean(
+        _integer(value[0], 0, MAX_PLANES, "the side plane of a mean"),
+        tuple(_integer(group, 0, MAX_RANK, "a group of factors") for group in groups),
+        tuple(_integer(step, 0, MAX_STEP, "a step of a mean") for step in steps),
+    )
+    if not 1 <= found.rank <= MAX_RANK:
+        raise FormatError(f"a mean of rank {found.rank}, not 1 to {MAX_RANK}")
+    if list(found.steps) != sorted(found.steps):
+        raise FormatError("the steps of a mean do not rise")
+    return found
 
 
 def _with_rows(context: BaseContext, value: Any) -> BaseContext:

@@ -25,6 +25,7 @@ ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
 # ---- of this implementation: free to change
 
 CHUNK_BYTES = MEBIBYTE  # decoded; a slice reads at least one chunk, a thread works on one at a time
+STEERED_CHUNK_BYTES = 2 * MEBIBYTE  # of planes with several tables, which each chunk holds
 PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
 BASE_BYTES = 128  # what naming a base takes of the header

@@ -23,9 +23,9 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
-from slimtensors.detect.classes import find_classes, with_classes
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.records import with_context
+from slimtensors.detect.steering import find_steering
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -48,6 +48,7 @@ from slimtensors.limits import (
     MAX_TENSORS,
     PACK_BYTES,
     PACK_TENSOR_BYTES,
+    STEERED_CHUNK_BYTES,
 )
 from slimtensors.packing import PackedBases, packed_bases, plan_pack, without_strangers
 
@@ -169,9 +170,9 @@ def sample_units(tensor: Input) -> Units:
     return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
 
 
-def chunk_units(units: int, dtype: DType) -> int:
-    """Units of a chunk: as few chunks as the size allows, all of about one length."""
-    limit = CHUNK_BYTES // dtype.unit_bytes
+def chunk_units(units: int, dtype: DType, most: int = CHUNK_BYTES) -> int:
+    """Units of a chunk: as few chunks of up to `most` bytes as can be, all of about one length."""
+    limit = most // dtype.unit_bytes
     chunks = -(-units // limit)
     each = -(-units // chunks)
     return units if chunks == 1 else min(limit, -(-each // 512) * 512)
@@ -332,13 +333,15 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
-        classes = find_classes(tensor, self.preset, chunk) if self.preset == "small" and expression is bits else None
-        if classes is not None:
-            expression = with_classes(bits, dtype, len(sides))
-            for side in (classes.rows, classes.columns):
+        wide = chunk_units(units, dtype, STEERED_CHUNK_BYTES)
+        steering = find_steering(tensor, self.preset, wide) if self.preset == "small" and expression is bits else None
+        if steering is not None:
+            chunk = wide
+            expression = steering.steer(bits, dtype, len(sides))
+            for side in steering.sides:
                 sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
-                self._jobs.append(Job((index,), partial(_part, side), try_zstd=True))
-            why = f"{why}; {classes.why}" if why else classes.why
+                self._jobs.append(Job((index,), partial(_part, side.reshape(-1)), try_zstd=True))
+            why = f"{why}; {steering.why}" if why else steering.why
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
         planned = Tensor(tensor.name, dtype, shape, self.intern(expression), chunk, sides)
         self._note(planned, why or f"{dtype.name} fields")

@@ -412,8 +412,7 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
             most = int(sides[context.rows].max())
             if most >= context.classes:
                 raise FormatError(f"{stream.label}: class {most} of a row, of {context.classes}")
-        if (
-            isinstance(context, ClassContext)
-            and int(sides[context.rows].max()) + int(sides[context.columns].max()) > MAX_CLASS
-        ):
-            raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")
+        if isinstance(context, ClassContext):
+            most = int(sides[context.rows].max()) + int(sides[context.columns].max())
+            if most + (0 if context.mean is None else len(context.mean.steps)) > MAX_CLASS:
+                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")

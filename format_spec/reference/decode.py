@@ -40,11 +40,14 @@ from expressions import (
     Part,
     Records,
     Ref,
+    SignContext,
     Sparse,
     add_difference,
     combine,
     integer,
+    mean_sum,
     parse_expression,
+    quarters,
     records_of,
     scattered,
 )
@@ -380,7 +383,12 @@ class HeaderReader:
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
                 two = [sides[part.context.rows], sides[part.context.columns]]
                 check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "class: not planes of classes")
-                check(two[0]["shape"][0] * two[1]["shape"][0] == units, "class: rows and columns are not the tensor's")
+                rows, columns = two[0]["shape"][0], two[1]["shape"][0]
+                check(rows * columns == units, "class: rows and columns are not the tensor's")
+                if part.context.mean:
+                    # "`U8` of shape `[k, rows + columns]`"
+                    side, k = sides[part.context.mean.factors], sum(part.context.mean.groups)
+                    check(side["dtype"] == "U8" and side["shape"] == [k, rows + columns], "mean: side plane")
             if isinstance(part.context, BaseContext) and part.context.rows is not None:
                 side = sides[part.context.rows]
                 check(side["dtype"] == "U8" and len(side["shape"]) == 1, "context: not a side plane of rows")
@@ -541,6 +549,7 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
     at = HEAD.size + DESCRIPTOR.size * len(parts)
     check(at <= len(stored), "descriptors cut short")
     fields: list[list[int]] = []
+    sign: tuple | None = None  # of a first part with the context of a sign, which needs the last part's fields
     for i, part in enumerate(parts):
         mode, precision, base, length, blocks, escapes = DESCRIPTOR.unpack_from(stored, HEAD.size + 16 * i)
         payload = b""
@@ -564,8 +573,12 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         # "With none, the plane is constant 0."
         check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
         groups = -(-len(here) // GROUP)
+        if isinstance(part.context, SignContext) and mode == CODED:
+            sign = payload, part.width, groups, mode, precision, base, blocks, escapes
+            fields.append([])
+            continue
         contexts = None
-        if part.context and mode in (CODED, BYPASS):
+        if part.context and not isinstance(part.context, SignContext) and mode in (CODED, BYPASS):
             if isinstance(part.context, FieldContext):
                 contexts = field_contexts(part.context, fields[part.context.plane], len(here), record.fields, part)
             else:
@@ -587,6 +600,10 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
     check(zero(stored[at:]), "bytes after the chunk's last are not zero")
     if record:
         return records_of(fields, record, n * stream.unit // record.size)
+    if sign is not None:
+        contexts, negative = sign_contexts(stream, fields[-1], start, sides)
+        # "the field that section 5 gives, an escape's too, is 1 minus itself where `s` is negative"
+        fields[0] = [1 - f if n else f for f, n in zip(decode_plane(*sign, contexts), negative, strict=True)]
     bits = 8 * stream.unit
     if isinstance(stream.expression, Sparse):
         mask, *values = fields
@@ -659,6 +676,11 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
     else:
         columns = sides[context.columns]
         k = [sides[context.rows][(start + j) // len(columns)] + columns[(start + j) % len(columns)] for j in here]
+        if context.mean:
+            sums = [unit_mean(context, start + j, sides) for j in here]
+            # "raised by the number of `steps` that are `l` or less"
+            raised = [sum(step <= quarters(s) for step in context.mean.steps) if s else 0 for s in sums]
+            k = [c + r for c, r in zip(k, raised, strict=True)]
         table, moved = [c % 4 for c in k], [context.octave * (c // 4) for c in k]
     # "The zeros that follow the last field have the context 0."
     fill = [0] * (-len(table) % GROUP)
@@ -674,6 +696,29 @@ def field_contexts(
     table = [max(0, min((given[i // each] >> context.shift) - context.first, context.tables - 1)) for i in range(count)]
     fill = [0] * (-count % GROUP)
     return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))
+
+
+def unit_mean(context: ClassContext, unit: int, sides: list[bytes]) -> int:
+    rows, columns = len(sides[context.rows]), len(sides[context.columns])
+    i, j = divmod(unit, columns)
+    return mean_sum(context.mean, sides[context.mean.factors], rows, columns, i, j)
+
+
+def sign_contexts(
+    stream: Stream, fields: list[int], start: int, sides: list[bytes]
+) -> tuple[coder.Contexts, list[bool]]:
+    """Section 7.1 of `coder.md`, and where `s` is negative."""
+    sign, last = stream.expression.planes()[0].context, stream.expression.planes()[-1].context
+    rows, columns = sides[last.rows], sides[last.columns]
+    table, negative = [], []
+    for n, field_ in enumerate(fields):
+        s = unit_mean(last, start + n, sides)
+        i, j = divmod(start + n, len(columns))
+        halved = 4 * field_ // last.octave + (quarters(s) if s else 0) + 256 - rows[i] - columns[j] - sign.first
+        # "0 if `s` is 0 ... or 0 if what is halved is negative, or `tables - 1` if it is more"
+        table.append(min(halved // 2, sign.tables - 1) if s and halved >= 0 else 0)
+        negative.append(s < 0)
+    return coder.Contexts(sign.tables, table, [0] * len(table)), negative
 
 
 def decode_plane(
@@ -735,6 +780,7 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
             check(max(sides[part.context.rows]) < part.context.classes, "a row's class is not below `classes`")
         if isinstance(part.context, ClassContext):
             most = max(sides[part.context.rows]) + max(sides[part.context.columns])
+            most += len(part.context.mean.steps) if part.context.mean else 0
             check(most <= 255, "classes of row and column over 255")
     if isinstance(stream.lookup, Mul):
         for k in (stream.lookup.palette, stream.lookup.scale):

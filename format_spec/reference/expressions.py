@@ -40,21 +40,37 @@ class BaseContext:
 
 
 @dataclass(frozen=True)
+class Mean:
+    factors: int
+    groups: tuple[int, ...]
+    steps: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class ClassContext:
     rows: int
     columns: int
     octave: int
+    mean: Mean | None = None
     tables = 4
+
+
+@dataclass(frozen=True)
+class SignContext:
+    first: int
+    tables: int
 
 
 @dataclass(frozen=True)
 class Part:
     width: int
     side: int | None  # the side plane that says which rows have fields; None: all have
-    context: BaseContext | ClassContext | None = None
+    context: BaseContext | ClassContext | SignContext | None = None
 
     def sides(self) -> set[int]:
         classes = {self.context.rows, self.context.columns} if isinstance(self.context, ClassContext) else set()
+        if isinstance(self.context, ClassContext) and self.context.mean:
+            classes.add(self.context.mean.factors)
         if isinstance(self.context, BaseContext):
             classes = {self.context.rows}
         return (classes | {self.side}) - {None}
@@ -336,7 +352,19 @@ def parse_bits(object_: dict[str, object], most: int) -> Bits:
     if not isinstance(parts, list):
         raise Refused("bits: not an array")
     check(1 <= len(parts) <= most, f"bits: not 1 to {most} parts")
-    return Bits(tuple(map(parse_part, parts)), integer(object_["rotate"], 0, 1, "rotate"))
+    found = Bits(tuple(map(parse_part, parts)), integer(object_["rotate"], 0, 1, "rotate"))
+    mean = None
+    for i, part in enumerate(found.parts):
+        if isinstance(part.context, ClassContext) and part.context.mean:
+            # "Only for the last part of `bits` with `rotate` 1, not under `scatter`."
+            check(i == len(found.parts) - 1 and found.rotate == 1 and part.side is None, "mean: not for this part")
+            mean = part.context
+    for i, part in enumerate(found.parts):
+        if isinstance(part.context, SignContext):
+            # "the first part, `{"plane":1}` not under `scatter`, of `bits` whose last part has a mean"
+            check(i == 0 and part.width == 1 and part.side is None, "sign: not for this part")
+            check(mean is not None and mean.octave in (1, 2, 4, 8, 16), "sign: no mean, or its octave")
+    return found
 
 
 def pair(value: object, what: str) -> list:
@@ -375,7 +403,11 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
     if "context" not in object_:
         return Part(width, side)
     context = keyed(object_["context"], "context")
-    check(context.keys() in ({"base"}, {"base", "rows"}, {"class"}), "context: unknown keys")
+    known = ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"sign"})
+    check(context.keys() in known, "context: unknown keys")
+    if "sign" in context:
+        first, tables = pair(context["sign"], "sign")
+        return Part(width, side, SignContext(integer(first, 0, 65535, "first"), integer(tables, 2, 32, "tables")))
     kind = "class" if "class" in context else "base"
     numbers = context[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
@@ -391,7 +423,25 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
             check(base.tables * base.classes <= 256, "context: more than 256 tables")
         return Part(width, side, base)
     rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
-    return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave")))
+    mean = parse_mean(context["mean"]) if "mean" in context else None
+    return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave"), mean))
+
+
+def parse_mean(value: object) -> Mean:
+    if not isinstance(value, list) or len(value) != 3:
+        raise Refused("mean: not an array of three")
+    factors, groups, steps = value
+    if not isinstance(groups, list) or not isinstance(steps, list):
+        raise Refused("mean: groups and steps are not arrays")
+    check(1 <= len(groups) <= 8 and len(steps) <= 16, "mean: too few groups, or too many groups or steps")
+    mean = Mean(
+        integer(factors, 0, 2**48, "mean"),
+        tuple(integer(g, 0, 64, "groups") for g in groups),
+        tuple(integer(s, 0, 63, "steps") for s in steps),
+    )
+    check(1 <= sum(mean.groups) <= 64, "mean: k")
+    check(list(mean.steps) == sorted(mean.steps), "mean: steps fall")
+    return mean
 
 
 def combine(fields: list[list[int]], expression: Bits, unit_bits: int) -> list[int]:
@@ -430,3 +480,23 @@ def scattered(mask: list[int], values: list[int], body: int) -> list[int]:
     following = iter(values)
     # "bit `k` of field `i` is for unit `8 i + k`"
     return [next(following) if mask[i // 8] >> i % 8 & 1 else 0 for i in range(body)]
+
+
+# -- section 7.1 of coder.md: means ----------------------------------------------------------------------------------
+
+
+def mean_sum(mean: Mean, f: bytes, rows: int, columns: int, i: int, j: int) -> int:
+    """ "modulo 2^16, as a number from -2^15 to 2^15 - 1" """
+    s = t = 0
+    for g, count in enumerate(mean.groups):
+        for _ in range(count):
+            line = f[t * (rows + columns) : (t + 1) * (rows + columns)]
+            s += (line[i] - 128) * (line[rows + j] - 128) * 2**g
+            t += 1
+    return (s + 2**15) % 2**16 - 2**15
+
+
+def quarters(s: int) -> int:
+    """ "l = 4 * e + floor(4 * |s| / 2^e) - 4" """
+    e = abs(s).bit_length() - 1
+    return 4 * e + (4 * abs(s) >> e) - 4

@@ -22,7 +22,7 @@ from encode import (
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, Records, Sparse, parse_expression
+from expressions import DTYPES, FLOATS, Bits, Records, SignContext, Sparse, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -78,7 +78,12 @@ class Place:
             if part.side is not None:
                 flags = self.sides[part.side]
                 here = [j for j in here if flags[(self.start + j) // (self.units // len(flags))]]
-            contexts = part.context and decode.contexts_of(self.stream, part, self.start, here, self.sides)
+            if isinstance(part.context, SignContext):
+                contexts, negative = decode.sign_contexts(self.stream, self.fields()[-1], self.start, self.sides)
+                if plan.mode == decode.CODED:
+                    fields = [1 - f if n else f for f, n in zip(fields, negative, strict=True)]
+            else:
+                contexts = part.context and decode.contexts_of(self.stream, part, self.start, here, self.sides)
             coded.append(encode_plane(fields, part.width, plan, contexts))
         chunk = PlanesChunk(n, self.unit, coded, self.data[(n - n % GROUP) * self.unit :], extra)
         if self.expression.base is None:

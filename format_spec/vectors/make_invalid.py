@@ -19,6 +19,8 @@ from make_valid import (
     delta_pack,
     factors,
     little,
+    mean,
+    mean_source,
     moved_by,
     one,
     raw_block_frame,
@@ -1543,6 +1545,53 @@ header("class_same", "a side plane that nothing names", ([*CLASS, 1], 0), base=c
 header("class_dtype", "classes that are not U8", (["tensors", 0, "sides", 0, "dtype"], "I8"), base=classes)
 header("class_shape", "classes in two dimensions", (["tensors", 0, "sides", 0, "shape"], [5, 1]), base=classes)
 header("class_units", "rows times columns are not the units", (["tensors", 0, "shape"], [5, 99]), base=classes)
+MEAN_PARTS = ["expressions", 0, "bits"]
+SIGN, TOP = [*MEAN_PARTS, 0, "context", "sign"], [*MEAN_PARTS, 2, "context"]
+MEAN, FACTORS = [*TOP, "mean"], ["tensors", 0, "sides", 2]
+header("mean_number", "a mean that is no list", (MEAN, 2), base=mean)
+header("mean_two", "a mean of two arguments", (MEAN, [2, [2, 1]]), base=mean)
+header("mean_group_number", "groups that are no list", ([*MEAN, 1], 3), base=mean)
+header("mean_step_number", "steps that are no list", ([*MEAN, 2], 3), base=mean)
+header("mean_no_groups", "a mean without groups", ([*MEAN, 1], []), base=mean)
+header("mean_groups_9", "nine groups", ([*MEAN, 1], [2, 1, *[0] * 7]), base=mean)
+header("mean_group_65", "a group of 65 factors", ([*MEAN, 1], [65]), base=mean)
+header("mean_rank_0", "a mean of no factors", ([*MEAN, 1], [0]), ([*FACTORS, "shape"], [0, 120]), base=mean)
+header("mean_rank_65", "65 factors", ([*MEAN, 1], [64, 1]), ([*FACTORS, "shape"], [65, 120]), base=mean)
+header("mean_rank", "more factors in groups than there are", ([*MEAN, 1], [2, 2]), base=mean)
+header("mean_steps_17", "17 steps", ([*MEAN, 2], [9] * 17), base=mean)
+header("mean_step_64", "a step of 64", ([*MEAN, 2], [9, 64]), base=mean)
+header("mean_steps_fall", "steps that fall", ([*MEAN, 2], [9, 17, 12]), base=mean)
+header("mean_side", "a mean in a side plane that is not there", ([*MEAN, 0], 3), base=mean)
+header("mean_side_same", "a side plane that nothing names", ([*MEAN, 0], 1), base=mean)
+header("mean_dtype", "factors that are I8", ([*FACTORS, "dtype"], "I8"), base=mean)
+header("mean_shape", "factors of another shape", ([*FACTORS, "shape"], [120, 3]), base=mean)
+header("mean_flat", "factors of one dimension", ([*FACTORS, "shape"], [360]), base=mean)
+header("mean_unrotated", "a mean of units that are not rotated", (["expressions", 0, "rotate"], 0), base=mean)
+header("mean_base", "a mean beside a base's part", (TOP, {"base": [8, 0, 2], "mean": [2, [3], []]}), base=mean)
+header("mean_alone", "a mean without classes", ([*TOP, "class"], DROP), base=mean)
+header("mean_below", "a mean of a part that is not the last", ([*MEAN_PARTS, 1], {
+    "context": {"class": [0, 1, 4], "mean": [2, [2, 1], []]}, "plane": 5,
+}), base=mean)  # fmt: skip
+header("mean_rows", "a mean under scatter", ([*MEAN_PARTS, 2], {
+    "scatter": [0, {"context": {"class": [0, 1, 4], "mean": [2, [2, 1], []]}, "plane": 10}],
+}), base=mean)  # fmt: skip
+header("sign_number", "the context of a sign that is no list", (SIGN, 380), base=mean)
+header("sign_three", "the context of a sign with three numbers", (SIGN, [640, 8, 1]), base=mean)
+header("sign_first", "a sign whose first has 17 bits", ([*SIGN, 0], 65536), base=mean)
+header("sign_tables_1", "a sign with one table", ([*SIGN, 1], 1), base=mean)
+header("sign_tables_33", "a sign with 33 tables", ([*SIGN, 1], 33), base=mean)
+header("sign_octave", "a sign beside an octave of 3", ([*TOP, "class", 2], 3), base=mean)
+header("sign_octave_0", "a sign beside an octave of 0", ([*TOP, "class", 2], 0), base=mean)
+header("sign_wide", "the context of a sign for two bits", ([*MEAN_PARTS, 0, "plane"], 2), base=mean)
+header("sign_second", "the context of a sign for the second part", ([*MEAN_PARTS, 1], {
+    "context": {"sign": [640, 8]}, "plane": 1,
+}), base=mean)  # fmt: skip
+header("sign_rows", "the context of a sign under scatter", ([*MEAN_PARTS, 0], {
+    "scatter": [0, {"context": {"sign": [640, 8]}, "plane": 1}],
+}), base=mean)  # fmt: skip
+header(
+    "sign_no_mean", "a sign without a mean", ([*TOP, "mean"], DROP), (FACTORS, DROP), base=mean
+)  # fmt: skip
 
 
 def two_parts() -> Parts:
@@ -1767,6 +1816,63 @@ def class_sum() -> bytes:
     source.code = literal
     return one(source).join()
 
+
+
+@invalid("classes of row and column, and steps, that are more than 255 together")
+def mean_sum() -> bytes:
+    source = mean_source()
+    source.sides[0].data = bytes([247] + [0] * 19)
+    source.code = literal
+    return one(source).join()
+
+
+def signs_with(change: Callable[[Coded], None]) -> bytes:
+    """The file `mean`, the plane of signs changed."""
+    source = mean_source()
+
+    def code(place: Place) -> bytes:
+        chunk = place.planes(Plane(CODED, 11, 1), Plane(RAW), Plane(CODED, 12, 2, base=351))
+        change(chunk.planes[0])
+        return chunk.bytes()
+
+    source.code = code
+    return one(source).join()
+
+
+@invalid("a sign whose table is absent")
+def sign_absent() -> bytes:
+    def change(plane: Coded) -> None:
+        table = plane.parts.table
+        at = first_table(table)
+        length = decode.coder.read_table(table[at:], 11)[1]
+        plane.parts.table = table[:at] + b"\1\0" + table[at + length :]
+
+    return signs_with(change)
+
+
+@invalid("a sign's table with a symbol for a field of two bits")
+def sign_symbol() -> bytes:
+    def change(plane: Coded) -> None:
+        table = bytearray(plane.parts.table)
+        at = first_table(table)
+        length = decode.coder.read_table(bytes(table[at:]), 11)[1]
+        table[at : at + length] = bytes([0, 2, *b"\x80\x07", 1, *b"\xff\x08"])
+        plane.parts.table = bytes(table)
+
+    return signs_with(change)
+
+
+@invalid("signs in mode bypass")
+def sign_bypass() -> bytes:
+    return signs_with(lambda plane: put(plane, mode=BYPASS))
+
+
+@invalid("a stream of signs that is damaged")
+def sign_damaged() -> bytes:
+    def change(plane: Coded) -> None:
+        plane.parts.words[1] ^= 1
+
+    return signs_with(change)
 
 
 # scatter by a mask in a chunk

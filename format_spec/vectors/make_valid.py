@@ -15,7 +15,7 @@ from encode import (
     raw_payload,
     to_units,
 )
-from expressions import DTYPES, parse_expression
+from expressions import DTYPES, Mean, mean_sum, parse_expression
 from lookup import lookup
 from parts import Parts
 from writer import BYTES, BaseTensor, Coding, Place, Source, Writer, affine, literal, planes
@@ -686,6 +686,86 @@ def classes_round() -> Parts:
 @valid("class contexts in mode bypass, chunks that begin mid-row")
 def classes_bypass() -> Parts:
     return one(classes_source(0, BYPASS, count=10, chunk=450))
+
+
+def mean_source(
+    rows: int = 20, columns: int = 100, groups: Sequence[int] = (2, 1), steps: Sequence[int] = (9, 12, 17),
+    dtype: str = "BF16", widths: Sequence[int] = (5, 10), chunk: int | None = None, signs: Plane | None = None,
+) -> Source:  # fmt: skip
+    """Floats whose signs are mostly those of a mean."""
+    k = sum(groups)
+    factors = bytes(128 + x % 15 - 7 for x in noise(k * (rows + columns), 3))
+    mean = Mean(2, tuple(groups), tuple(steps))
+    of_rows, of_columns = bytes(i % 5 for i in range(rows)), bytes(i % 7 for i in range(columns))
+    size = DTYPES[dtype][1]
+    values = []
+    for n, (low, e) in enumerate(zip(noise(rows * columns, 5), skewed(rows * columns, 9, 6), strict=True)):
+        s = mean_sum(mean, factors, rows, columns, *divmod(n, columns))
+        magnitude = (100 - e << 8 * size - 9 | low & (1 << 8 * size - 9) - 1) if e < 9 else 0
+        values.append(magnitude | ((s < 0) != (low >> 28 == 0)) << 8 * size - 1)
+    first = {"context": {"sign": [640, 8]}, "plane": 1}
+    top = {"context": {"class": [0, 1, 4], "mean": [2, list(groups), list(steps)]}, "plane": widths[-1]}
+    parts = [first, *({"plane": w} for w in widths[:-1]), top]
+    sides = [
+        Source("U8", (rows,), of_rows, BYTES, literal),
+        Source("U8", (columns,), of_columns, BYTES, literal),
+        Source("U8", (k, rows + columns), factors, BYTES, literal),
+    ]
+    rest = [Plane(RAW)] * (len(widths) - 1)
+    code = planes(signs or Plane(CODED, 11, 1), *rest, Plane(CODED, 12, 2, base=351))
+    return Source(dtype, (rows, columns), little(values, size), {"bits": parts, "rotate": 1}, code, chunk, sides)
+
+
+def mean_fp8_source() -> Source:
+    """The same in bytes: sign and seven bits."""
+    source = mean_source(40, 100, signs=Plane(CODED, 12, 4))
+    of_bytes = [(v >> 15) << 7 | max(0, ((v & 0x7FFF) >> 5) - 360) for v in to_units(source.data, 2)]
+    source.dtype, source.data = "F8_E4M3", bytes(of_bytes)
+    sign, _rest, top = source.expression["bits"]
+    sign["context"]["sign"][0], top["plane"] = 280, 7
+    top["context"]["class"][2] = 8
+    source.expression["bits"] = [sign, top]
+    source.code = planes(Plane(CODED, 12, 4), Plane(CODED, 12, 2))
+    return source
+
+
+@valid("a mean: signs and classes given a product of three factors in two groups; zeros, a sum that is 0")
+def mean() -> Parts:
+    return one(mean_source())
+
+
+@valid("a mean of rows shorter than a step, chunks that begin mid-row, an escape among the signs")
+def mean_short() -> Parts:
+    return one(mean_source(120, 20, chunk=1250, signs=Plane(CODED, 12, 1, escape=frozenset({3, 77}))))
+
+
+@valid("a mean of F32, whose sums wrap around 2^16, with an empty group and no steps")
+def mean_wraps() -> Parts:
+    source = mean_source(20, 64, (0, 0, 1, 0, 0, 0, 0, 2), (), "F32", (8, 8, 5, 10))
+    source.sides[2].data = bytes(x % 256 for x in noise(3 * 84, 8))
+    return one(source)
+
+
+@valid("a mean: signs in three blocks, precision 12")
+def mean_blocks() -> Parts:
+    return one(mean_source(signs=Plane(CODED, 12, 3)))
+
+
+@valid("a mean of FP8, whose fields are as wide as the rest of the unit")
+def mean_fp8() -> Parts:
+    return one(mean_fp8_source())
+
+
+@valid("a mean beside signs that are raw")
+def mean_raw_signs() -> Parts:
+    return one(mean_source(signs=Plane(RAW)))
+
+
+@valid("a mean without the context of a sign")
+def mean_alone() -> Parts:
+    source = mean_source(signs=Plane(CODED, 11, 1))
+    source.expression["bits"][0] = {"plane": 1}
+    return one(source)
 
 
 # -- units left out ---------------------------------------------------------------------------------------------------

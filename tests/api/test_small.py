@@ -10,7 +10,7 @@ import pytest
 from api.made import same
 from slimtensors import safe_open
 from slimtensors.cli.why import explain
-from slimtensors.detect.classes import find_classes
+from slimtensors.detect.classes import fit_classes
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.contexts import class_contexts
@@ -110,7 +110,7 @@ def test_scales_are_found() -> None:
     rows, columns = np.arange(64) % 9, np.arange(512) % 5
     noise = np.random.default_rng(8).normal(0, 0.01, (64, 512))
     array = of("bfloat16", noise * 2 ** (rows[:, None] / 4) * 2 ** (columns / 4))
-    found = find_classes(ArrayInput("a", array), "small", array.size)
+    found = fit_classes(ArrayInput("a", array))
     assert found is not None
     assert np.abs(found.rows.astype(int) - rows).max() <= 1
     assert np.mean(found.rows == rows) > 0.8

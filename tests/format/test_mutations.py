@@ -15,6 +15,7 @@ import slimtensors
 import slimtensors.numpy
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
 from encode import Plane
+from format import mutate
 from format.mutate import Tally, bases, run
 from format.sides import known_bases
 from parts import Parts
@@ -30,6 +31,16 @@ def test_bases() -> None:
     for data in bases():
         decode.decode_file(data, bases=known_bases().get)
         assert Parts.split(data).join() == data
+
+
+def test_mutations_of_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their files are too large for the others' bases."""
+    chosen = [path.read_bytes() for path in sorted(mutate.VALID.glob("mean*.slimtensors"))]
+    monkeypatch.setattr(mutate, "bases", lambda: chosen)
+    tally = run(range(150))
+    assert not tally.faults
+    assert tally.accepted > 15
+    assert len(tally.refused) > 30
 
 
 def test_mutations() -> None:

@@ -17,7 +17,19 @@ from slimtensors.device.lookups import divided
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk
 from slimtensors.dtypes import DTYPES
-from slimtensors.expression import BaseContext, Bits, ClassContext, Decimal, Delta, Gather, Mul, Part, Sparse
+from slimtensors.expression import (
+    BaseContext,
+    Bits,
+    ClassContext,
+    Decimal,
+    Delta,
+    Gather,
+    Mean,
+    Mul,
+    Part,
+    SignContext,
+    Sparse,
+)
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decimal import make_decimals
 
@@ -233,4 +245,7 @@ def test_what_has_no_kernel():
     by_row = Bits((Part(16, context=BaseContext(8, 0, 4, rows=0, classes=2)),))
     assert planes_of(Delta(by_row, 0), 1 << 31, 2, True) is None
     assert planes_of(by_row, 100, 2, True) == Planes(2, by_row)
+    mean = ClassContext(0, 1, 4, Mean(2, (3,), (9,)))  # left to the CPU
+    signed = Bits((Part(1, None, SignContext(600, 16)), Part(5), Part(10, None, mean)), 1)
+    assert planes_of(signed, 100, 2, True) is None
     assert rows.PLANE_ITEM > rows.ABOVE

@@ -18,6 +18,7 @@ from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
 from kernels.lookup_checks import check_lookups
+from kernels.mean_checks import check_means
 from kernels.record_checks import check_records
 from kernels.search_checks import check_search, check_trees
 from slimtensors.kernels.cpu import (
@@ -568,6 +569,7 @@ def digest_of_all() -> str:
         check_context_coding(digest, rng, groups, blocks, precision, room)
     check_classes(digest.add, np.random.default_rng(9))
     check_rests(np.random.default_rng(10))
+    check_means(digest.add, np.random.default_rng(12))
     check_lookups(digest.add, np.random.default_rng(11))
     check_delta(digest, rng)
     check_merging(digest)

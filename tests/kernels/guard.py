@@ -10,7 +10,7 @@ import struct
 
 import numpy as np
 
-from kernels import cases, class_checks, record_checks
+from kernels import cases, class_checks, mean_checks, record_checks
 from slimtensors.kernels.cpu import (
     bypass,
     context_coding,
@@ -21,6 +21,8 @@ from slimtensors.kernels.cpu import (
     find_scales,
     histogram,
     lookup,
+    mean,
+    mean_kernels,
     merging,
     opening,
     payload,
@@ -268,6 +270,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
             some = fence.array(np.uint32, tables * table.SLOTS)
             status = decode(some, 65535, 16, states, words, starts, *pieces, selected, elements)
             assert status in (OK, BAD_STREAM)
+    feed_means(fence, n, states, words, starts, selected)
     sums = fence.arrays((np.int64, 7), (np.int64, n))
     means = fence.arrays((np.int32, 7), (np.int32, n))
     assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
@@ -299,6 +302,34 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
                     stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, number
                 )
             stored[:] = np.resize([1, 0, 2, 0], size)
+
+
+def feed_means(
+    fence: Fence, n: int, states: np.ndarray, words: np.ndarray, starts: np.ndarray, selected: np.ndarray
+) -> None:
+    for decode, dtype, widths, _base, _octave in mean_checks.LAYOUTS:
+        pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(widths, n)))
+        elements = fence.array(dtype, n)
+        some = fence.array(np.uint32, 4 * table.SLOTS)
+        status = decode(some, 65535, 16, states, words, starts, *pieces, selected, elements)
+        assert status in (OK, BAD_STREAM)
+        shift = sum(widths[:-1])
+        zeros, steers = fence.arrays((np.uint32, 32), (np.uint16, n))
+        status = mean_kernels.decode_signs(zeros, shift, 4, 300, 32, steers, states, words, starts, elements)
+        assert status in (OK, BAD_STREAM)
+    for rank, width in ((1, 7), (3, 45), (5, 300)):
+        rows = -(-n // width)
+        kinds = ((np.uint8, rows), (np.uint8, width), (np.uint8, rank * (rows + width)), (np.uint16, rank * width))
+        given = fence.arrays(*kinds)
+        groups, steps = np.array([0, rank], np.int64), fence.array(np.int64, 16)
+        assert mean.scale_columns(given[2], groups, rows, width, given[3]) == OK
+        size = rows * width
+        for first in (0, 5):
+            some, steers = fence.arrays((np.uint8, size - first), (np.uint16, size - first))
+            assert mean.steer_units(*given, steps, first, some, steers) == OK
+    fields, steers, out, flips = fence.arrays((np.uint16, n), (np.uint16, n), (np.uint8, n), (np.uint8, n))
+    assert mean.sign_contexts(fields, steers, 2, 65535, 256, out, flips) == OK
+    assert mean.sign_contexts(selected, steers, 0, 0, 1, out, flips) == OK
 
 
 def feed_hash(fence: Fence, pieces: int) -> None:

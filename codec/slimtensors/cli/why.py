@@ -75,6 +75,9 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
         )
     if sides and any(isinstance(context, ClassContext) for context in bits.contexts):
         words += "; the scales of its row and its column, in quarters of an octave, say which exponents to expect"
+        top = bits.parts[-1].context
+        if isinstance(top, ClassContext) and top.mean is not None:
+            words += f"; a product of rank {top.mean.rank} says which sign to expect, and how surely"
     return words
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, records, sparse, straight
+from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -16,7 +16,7 @@ from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, Delta, Record, Sparse, Stored
+from slimtensors.expression import Bits, ClassContext, Delta, Record, SignContext, Sparse, Stored
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -113,13 +113,9 @@ def _decode_any(planes: list[Plane], bits: Bits, body: Units, place: Place) -> N
             kernels.rotate_right(body, bits.rotate)
         return
     body[:] = 0
-    shift = 0
-    for i, (plane, part) in enumerate(zip(planes, bits.parts, strict=True)):
-        try:
-            _join(plane, part, shift, body, place)
-        except FormatError as error:
-            raise type(error)(f"plane {i}: {error}") from None
-        shift += part.width
+    # The first last: it may be the signs, whose contexts need the field on top.
+    for i in reversed(range(len(planes))):
+        _join(planes[i], bits, i, body, place)
     if bits.rotate:
         kernels.rotate_right(body, bits.rotate)
 
@@ -135,14 +131,26 @@ def _decode_whole(plane: Plane, part: PlanePart, body: Units, place: Place) -> N
         body[:] = fields
 
 
-def _join(plane: Plane, part: PlanePart, shift: int, body: Units, place: Place) -> None:
+def _join(plane: Plane, bits: Bits, number: int, body: Units, place: Place) -> None:
     """Put one plane's fields into the units."""
+    try:
+        _join_plane(plane, bits, bits.parts[number], sum(bits.widths[:number]), body, place)
+    except FormatError as error:
+        raise type(error)(f"plane {number}: {error}") from None
+
+
+def _join_plane(plane: Plane, bits: Bits, part: PlanePart, shift: int, body: Units, place: Place) -> None:
     if part.side is not None:
         some = place.rows(part.side)
         contexts = _contexts(plane, part, place, body.size)
         some.join(_decode_rows(plane, part.width, some.count(body.size), contexts), shift, body)
         return
-    fields = decode_plane(plane, part.width, body.size // GROUP, _contexts(plane, part, place, body.size))
+    contexts = None
+    if not isinstance(part.context, SignContext):
+        contexts = _contexts(plane, part, place, body.size)
+    elif plane.descriptor.mode == Mode.CODED:
+        contexts = _sign_contexts(bits, _cut(body, 0, sum(bits.widths[:-1]), bits.widths[-1]), place)
+    fields = decode_plane(plane, part.width, body.size // GROUP, contexts)
     if isinstance(fields, int):
         body |= body.dtype.type(fields << shift)
     else:
@@ -154,6 +162,16 @@ def _contexts(plane: Plane, part: PlanePart, place: Place, count: int) -> Contex
     if part.context is None or plane.descriptor.mode not in (Mode.CODED, Mode.BYPASS):
         return None
     return contexts_of(part.context, place, count, part.side)
+
+
+def _sign_contexts(bits: Bits, fields: Fields, place: Place) -> Contexts:
+    """What selects the tables of the first plane, of signs, given the fields of the last."""
+    sign, top = bits.parts[0].context, bits.parts[-1].context
+    assert isinstance(sign, SignContext)
+    assert isinstance(top, ClassContext)
+    steered = mean.steer(top, place, fields.size)
+    values, flips = mean.sign_contexts(sign, top.octave, fields, steered.steers)
+    return Contexts(values, sign.tables, 0, flips)
 
 
 def _decode_rows(plane: Plane, width: int, count: int, contexts: Contexts | None) -> Fields:
@@ -241,7 +259,11 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[P
                 return None
             fields = compact
         shift += part.width
-        contexts = None if part.context is None else contexts_of(part.context, place, body.size, part.side)
+        if isinstance(part.context, SignContext):
+            above = _cut(body, bits.rotate, total - bits.widths[-1], bits.widths[-1])
+            contexts: Contexts | None = _sign_contexts(bits, above, place)
+        else:
+            contexts = None if part.context is None else contexts_of(part.context, place, body.size, part.side)
         encoded = encode_plane(fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts)
         if encoded is None:
             return None

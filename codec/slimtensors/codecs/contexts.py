@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import coded
+from slimtensors.codecs import mean as means
 from slimtensors.codecs.coded import WINDOW, Coded, Escapes
 from slimtensors.codecs.head import LANES, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import normalise, table_bytes
 from slimtensors.errors import FormatError
-from slimtensors.expression import BaseContext, Context
+from slimtensors.expression import BaseContext, ClassContext, Context
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
@@ -40,6 +41,7 @@ class Contexts(NamedTuple):
     values: Bytes
     tables: int
     octave: int = 0  # by which the fields of mode coded move for each four classes
+    flips: Bytes | None = None  # of signs: 1 where 0 is coded as 1, and 1 as 0
 
     @property
     def room(self) -> int:
@@ -64,9 +66,13 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
             coded.must(selecting.add_row_classes(classes, length, place.first, context.tables, values))
         octave = 0
     else:
+        # A sign's contexts are made by who has the fields above.
+        assert isinstance(context, ClassContext)
+        octave = context.octave
+        if context.mean is not None:
+            return Contexts(means.steer(context, place, count).classes, context.all_tables, octave)
         rows, columns = place.sides[context.rows], place.sides[context.columns]
         coded.must(selecting.class_contexts(rows, columns, place.first, values))
-        octave = context.octave
     if side is not None:
         values = place.rows(side).compact(values)
     return Contexts(values, context.all_tables, octave)
@@ -84,6 +90,8 @@ def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Field
     if status != OK:
         raise FormatError("a coded stream does not end as it began, or a field is wider than its plane")
     coded.put_escapes(out, 0, width, parts.escapes)
+    if contexts.flips is not None:
+        out ^= contexts.flips
 
 
 def read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
@@ -128,6 +136,8 @@ def _number_tables(contexts: Contexts, number: npt.NDArray[np.uint32]) -> None:
 
 def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part | None:
     """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None."""
+    if contexts.flips is not None:
+        fields = fields ^ contexts.flips
     joined = work_space("joined", fields.size, np.uint16)
     if width <= 8 or contexts.octave:
         base = _window_base(fields, width, contexts)

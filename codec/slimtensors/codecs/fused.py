@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded
+from slimtensors.codecs import coded, mean
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Part, Plane
@@ -20,8 +20,9 @@ from slimtensors.codecs.planes import check_status, packed_length, raw_payload
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import cost
 from slimtensors.errors import FormatError
-from slimtensors.expression import CLASS_TABLES, Bits, ClassContext
-from slimtensors.kernels.cpu import class_kernels, decode_kernels, split
+from slimtensors.expression import CLASS_TABLES, Bits, ClassContext, SignContext
+from slimtensors.kernels.cpu import class_kernels, decode_kernels, mean_kernels, split
+from slimtensors.kernels.cpu.table import MOST_PRECISION
 from slimtensors.limits import ESCAPE_SHARE
 
 __all__ = ["Decoder", "decode", "encode", "find"]
@@ -45,10 +46,11 @@ class Layout(NamedTuple):
 
 
 class Decoder(NamedTuple):
-    """What decodes the planes of a chunk in one pass."""
+    """What decodes the planes of a chunk in one pass; with `signs`, these in a second one."""
 
     layout: Layout
     contexts: Contexts | None
+    signs: mean.Signs | None = None
 
 
 LAYOUTS = {
@@ -75,6 +77,18 @@ CLASS_LAYOUTS = {
 }
 
 
+# Below a coded sign, with classes and a mean: without the sign's plane.
+MEAN_LAYOUTS = {
+    (layout.unit_bytes, layout.widths): layout
+    for layout in [
+        Layout(1, (7,), mean_kernels.decode_u8_7, None),
+        Layout(2, (7, 8), mean_kernels.decode_u16_7_8, None),
+        Layout(2, (5, 10), mean_kernels.decode_u16_5_10, None),
+        Layout(4, (8, 8, 5, 10), mean_kernels.decode_u32_8_8_5_10, None),
+    ]
+}
+
+
 def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
     if bits.rotate != 1 or bits.sides or bits.contexts:
         return None
@@ -83,6 +97,8 @@ def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
 
 def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder | None:
     """What decodes these planes, if there is such a kernel."""
+    if mean.has_sign(bits):
+        return _find_mean(bits, body, planes, place)
     modes = [plane.descriptor.mode for plane in planes]
     if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
         return None
@@ -91,11 +107,32 @@ def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder 
         return None if layout is None else Decoder(layout, None)
     context, plain = bits.parts[-1].context, all(part.context is None for part in bits.parts[:-1])
     layout = CLASS_LAYOUTS.get((body.itemsize, bits.widths)) if bits.rotate == 1 and not bits.flags and plain else None
-    if layout is None or not isinstance(context, ClassContext):
+    if layout is None or not isinstance(context, ClassContext) or context.mean is not None:
         return None
     if _highest(context, place, planes[-1].descriptor.base, bits.widths[-1]) >= (2 << bits.widths[-1]) - 1:
         return None  # a field may be too wide; plane by plane that is seen
     return Decoder(layout, contexts_of(context, place, body.size, None))
+
+
+def _find_mean(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder | None:
+    signs, *rest, top = planes
+    coded_both = signs.descriptor.mode == top.descriptor.mode == Mode.CODED
+    layout = MEAN_LAYOUTS.get((body.itemsize, bits.widths[1:]))
+    context = bits.parts[-1].context
+    assert isinstance(context, ClassContext)
+    if layout is None or not coded_both or bits.flags:
+        return None
+    if signs.descriptor.escapes or signs.descriptor.precision != MOST_PRECISION:  # an encoder of ours makes neither
+        return None
+    if any(plane.descriptor.mode != Mode.RAW for plane in rest) or len(bits.contexts) > 2:
+        return None
+    if _highest(context, place, top.descriptor.base, bits.widths[-1]) >= (2 << bits.widths[-1]) - 1:
+        return None
+    steered = mean.steer(context, place, body.size)
+    sign = bits.parts[0].context
+    assert isinstance(sign, SignContext)
+    found = mean.Signs(signs, sign, sum(bits.widths[1:-1]), context.octave, steered.steers)
+    return Decoder(layout, Contexts(steered.classes, context.all_tables, context.octave), found)
 
 
 def _highest(context: ClassContext, place: Place, base: int, width: int) -> int:
@@ -103,6 +140,8 @@ def _highest(context: ClassContext, place: Place, base: int, width: int) -> int:
     # A table whose symbols stand for wider fields without a class is refused when it is read.
     symbols = min(base + coded.WINDOW, 1 << width) - 1
     highest = int(place.sides[context.rows].max()) + int(place.sides[context.columns].max())
+    if context.mean is not None:
+        highest += len(context.mean.steps)
     return symbols + context.octave * (highest // CLASS_TABLES)
 
 
@@ -119,7 +158,9 @@ def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
 
 def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
     """Fill the body. Raises FormatError."""
-    (layout, contexts), groups = decoder, body.size // GROUP
+    (layout, contexts, signs), groups = decoder, body.size // GROUP
+    if signs is not None:
+        planes = planes[1:]
     raw: list[Bytes] = []
     for plane, width in zip(planes, layout.widths[:-1], strict=False):
         raw += pieces(raw_payload(plane, width, groups), width, body.size)
@@ -135,7 +176,10 @@ def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
         raw.append(contexts.values)
     check_status(layout.decode(parts.table, *window, parts.states, parts.words, parts.starts, *raw, body))
     # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
-    coded.put_escapes(body, sum(layout.widths[:-1]) - 1, width, parts.escapes)
+    below = sum(layout.widths[:-1]) - (1 if signs is None else 0)
+    coded.put_escapes(body, below, width, parts.escapes)
+    if signs is not None:
+        mean.decode_signs(signs, body)
 
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:

@@ -160,8 +160,8 @@ def encode_plane(
     blocks = coded.block_count(fields.size, unit_bytes)
     if contexts is not None:
         # Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time.
-        at_once = 4 if contexts.octave else 2
-        given = context_coded.encode(fields, width, contexts, max(min(at_once, blocks), blocks // 2))
+        most = min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
+        given = context_coded.encode(fields, width, contexts, most)
         return _kept(given) if given is not None and sum(map(len, given[1])) < size * WORTH else best
     window = coded.choose_window(counts)
     symbols = coded.symbol_counts(counts, window)

@@ -208,7 +208,10 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
         if isinstance(context, BaseContext) and context.rows is not None:
             _check_rows(context.rows, sides[context.rows], units, "row classes")
         if isinstance(context, ClassContext):
-            _check_classes([sides[context.rows], sides[context.columns]], units)
+            both = [sides[context.rows], sides[context.columns]]
+            _check_classes(both, units)
+            if context.mean is not None:
+                _check_mean(sides[context.mean.factors], context.mean.rank, sum(side.shape[0] for side in both))
 
 
 def _check_rows(number: int, side: Side, units: int, what: str) -> None:
@@ -223,6 +226,12 @@ def _check_classes(sides: list[Side], units: int) -> None:
         raise FormatError("a side plane of classes is not U8 with one dimension")
     if sides[0].shape[0] * sides[1].shape[0] != units:
         raise FormatError("rows times columns of a context are not the tensor")
+
+
+def _check_mean(side: Side, rank: int, lines: int) -> None:
+    if side.dtype.name != "U8" or side.shape != (rank, lines):
+        found = f"{side.dtype.name} {list(side.shape)}"
+        raise FormatError(f"the factors of a mean are {found}, not U8 {[rank, lines]}: rank, and rows + columns")
 
 
 def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:

@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, layouts
-from slimtensors.codecs.chunk import encode_chunk
-from slimtensors.codecs.place import NOWHERE, Place
+from slimtensors.codecs import coded
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import scales
 
-__all__ = ["Classes", "find_classes", "with_classes"]
+__all__ = ["MANTISSA", "Classes", "fit_classes", "with_classes"]
 
 Units = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
@@ -39,17 +37,14 @@ COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
 RUNS = 256  # of rows, that such a sample is made of
 PIECE = 1 << 18  # units
 MEDIAN_SAMPLE = 1 << 14  # units, about
-TRIALS = 5  # chunks of a large tensor that are encoded both ways; one of a tensor of few chunks
 MOST = 255  # of a row's and a column's class together
-WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
 
 
 class Classes(NamedTuple):
-    """Of each row and each column, as side planes hold them; and what they bought."""
+    """Of each row and each column, as side planes hold them."""
 
     rows: npt.NDArray[np.uint8]
     columns: npt.NDArray[np.uint8]
-    why: str
 
 
 def with_classes(bits: Bits, dtype: DType, first_side: int) -> Bits:
@@ -61,8 +56,8 @@ def with_classes(bits: Bits, dtype: DType, first_side: int) -> Bits:
     return Bits((*bits.parts[:-1], Part(field.width, field.side, context)), bits.rotate)
 
 
-def find_classes(tensor: Input, preset: str, chunk: int) -> Classes | None:
-    """Classes that make some of the tensor's chunks (of `chunk` units) smaller, by more than they take."""
+def fit_classes(tensor: Input) -> Classes | None:
+    """Classes for a matrix that is large enough for them."""
     units = unit_count(tensor)
     if tensor.dtype.name not in MANTISSA or units < FEWEST or len(tensor.shape) < 2:
         return None
@@ -73,38 +68,7 @@ def find_classes(tensor: Input, preset: str, chunk: int) -> Classes | None:
         return None
     of_rows, of_columns = _fit(tensor, rows, units // rows)
     sides = _quarters(of_rows), _quarters(of_columns)
-    if int(sides[0].max()) + int(sides[1].max()) > MOST:
-        return None
-    return _worth(tensor, preset, chunk, *sides)
-
-
-def _worth(
-    tensor: Input, preset: str, chunk: int, rows: npt.NDArray[np.uint8], columns: npt.NDArray[np.uint8]
-) -> Classes | None:
-    units, dtype = unit_count(tensor), tensor.dtype
-    plain = layouts.floats(dtype, preset)
-    chunks = -(-units // chunk)
-    looked_at = field = saved = 0
-    for k in _looked_at(chunks):
-        first = k * chunk
-        sample = tensor.read(first, min(chunk, units - first))
-        before = len(encode_chunk(sample, plain))
-        after = len(encode_chunk(sample, with_classes(plain, dtype, 0), Place(units, first, (rows, columns), dtype)))
-        looked_at += sample.size
-        field += before - sum(plain.widths[:-1]) * sample.size // 8
-        saved += before - after
-    # The side planes serve all chunks.
-    sides = sum(len(encode_chunk(side, layouts.BYTES, NOWHERE, try_zstd=True)) for side in (rows, columns))
-    gain = saved / looked_at - sides / units
-    if gain < WORTH * field / looked_at:
-        return None
-    why = f"exponents given the scales of row and column: {8 * gain:.3f} bit per weight saved in a sample"
-    return Classes(rows, columns, why)
-
-
-def _looked_at(chunks: int) -> list[int]:
-    """The first and the last among them: vocabularies begin and end with tokens that were hardly trained."""
-    return [k * (chunks - 1) // (TRIALS - 1) for k in range(TRIALS)] if chunks > 3 * TRIALS else [chunks // 2]
+    return Classes(*sides) if int(sides[0].max()) + int(sides[1].max()) <= MOST else None
 
 
 def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
@@ -154,9 +118,7 @@ def _refined(logs: npt.NDArray[np.int16], of_rows: Numbers, of_columns: Numbers)
     """
     rows, columns = ((means + SCALE // 2) // SCALE for means in (of_rows, of_columns))
     sums = np.empty(rows.size, np.int64), np.empty(columns.size, np.int64)
-    coded.must(
-        scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums)
-    )
+    coded.must(scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums))
     return SCALE * rows + SCALE * sums[0] // columns.size, SCALE * columns + SCALE * sums[1] // rows.size
 
 

@@ -77,6 +77,8 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         found = Planes(unit_bytes, expression.values, masked=True)
     else:
         return None
+    if any(isinstance(context, ClassContext) and context.mean is not None for context in found.bits.contexts):
+        return None
     by_row = found.codes is not None or any(context.sides for context in found.bits.contexts)
     return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found
 
@@ -236,6 +238,7 @@ class _Wide:
         if isinstance(context, ClassContext):
             columns = chunk.sides[context.columns]
             return columns.size, (self._side_at[id(chunk.sides[context.rows])], self._side_at[id(columns)])
+        assert isinstance(context, BaseContext)  # planes_of takes no other
         if context.rows is None:
             return max(chunk.units, 1), (rows.NOWHERE, rows.NOWHERE)
         classes = chunk.sides[context.rows]

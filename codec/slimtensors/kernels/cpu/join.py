@@ -136,3 +136,40 @@ def classes_u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> La
 def classes_u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
     return rotated_u32(class_field_at(6, 10, pieces, t, window, entry) | six(pieces[2:], t, 0), pair(mid, low))
+
+
+# ---- with a mean: all but the sign, which a second pass puts on top
+
+
+@inlined
+def five(pieces: Pieces, t: int) -> Lanes:
+    """Step t of a plane of 5 bits in 16: a piece of 4, then a piece of 1."""
+    four, low = packed(pieces[0], 4, t)
+    one, high = packed(pieces[1], 1, t)
+    return four >> low & 0xF | (one >> high & 1) << 4
+
+
+@inlined
+def unsigned_u8_7(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return to_u8(class_field_at(0, 7, pieces, t, window, entry))
+
+
+@inlined
+def unsigned_u16_7_8(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    four, low = packed(pieces[0], 4, t)
+    two, mid = packed(pieces[1], 2, t)
+    one, high = packed(pieces[2], 1, t)
+    seven = four >> low & 0xF | (two >> mid & 3) << 4 | (one >> high & 1) << 6
+    found: Lanes = class_field_at(7, 8, pieces, t, window, entry) | seven
+    return found
+
+
+@inlined
+def unsigned_u16_5_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    return class_field_at(5, 10, pieces, t, window, entry) | five(pieces, t)
+
+
+@inlined
+def unsigned_u32_8_8_5_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
+    return pair(class_field_at(5, 10, pieces, t, window, entry) | five(pieces[2:], t), pair(mid, low))

@@ -1,0 +1,304 @@
+"""What is expected of a float given its row and column: a matrix product of small integers, fitted to a tensor over
+its scales. It tells most of its signs, and a little of its magnitudes.
+
+Everything is in a fixed order, with operations that are rounded alike everywhere: the file's bytes are the same on
+every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
+from slimtensors.inputs import Input
+from slimtensors.kernels.cpu import fit
+from slimtensors.kernels.cpu.mean import ZERO
+from slimtensors.kernels.status import OK
+
+__all__ = ["Means", "fit_means", "with_mean"]
+
+Units = npt.NDArray[Any]
+Numbers = npt.NDArray[Any]  # float32
+
+DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
+MOST_RANK = 32
+FIRST, THEN = (2048, 3), (8192, 2)  # rows from which directions are taken, and rounds of the subspace's iteration
+FAR = 6.0  # scales: what lies beyond counts as that
+ERROR = 1.6  # of the factors' rounding, in squares of what is left of a unit: coarser ones save less than they lose
+DEAD = 0.4  # factors are rounded up from 1 - DEAD on, since zeros are cheap
+COSTLY = 1.15  # a factor takes more than its information
+FARTHEST = 127  # factor
+STEPS = 12  # quarters of an octave that a mean lifts a class by, at most
+TABLES = 16  # of signs, half an octave of their odds each
+LEAST = -5  # octaves of odds below which a sign is as good as raw
+PIECE = 1 << 18  # units
+
+
+class Means(NamedTuple):
+    """Factors as a side plane holds them, uint8[rank, rows + columns], and the expression's numbers."""
+
+    factors: npt.NDArray[np.uint8]
+    classes: Classes  # of what it leaves
+    groups: tuple[int, ...]
+    steps: tuple[int, ...]
+    sign: SignContext
+    unit: float  # of the product, over the power of two that the classes stand for
+
+
+def with_mean(bits: Bits, dtype: DType, first_side: int, means: Means) -> Bits:
+    """As with_classes, with the factors in the side plane after the classes'; the sign in a plane of its own."""
+    *rest, top = with_classes(bits, dtype, first_side).parts
+    assert isinstance(top.context, ClassContext)
+    classes = top.context
+    mean = Mean(first_side + 2, means.groups, means.steps)
+    context = ClassContext(classes.rows, classes.columns, classes.octave, mean)
+    if rest[0].width > 1:
+        # Sign and mantissa share planes: whole bytes, then what remains.
+        below = sum(part.width for part in rest) - 1
+        rest = [Part(1), *[Part(8)] * (below // 8), *([Part(below % 8)] if below % 8 else [])]
+    return Bits((Part(1, None, means.sign), *rest[1:], Part(top.width, None, context)), bits.rotate)
+
+
+def fit_means(tensor: Input, classes: Classes) -> Means | None:
+    """Factors that tell something of the tensor's signs, and the classes of what they leave."""
+    if tensor.dtype.name not in DTYPES_WITH_MEANS:
+        return None
+    matrix = _Matrix(tensor, classes)
+    directions = _directions(matrix, None, *FIRST)
+    found = None if directions is None else _quantised(matrix, directions)
+    if directions is None or found is None:
+        return None
+    left = fit_classes(_Rest(matrix, found))
+    if left is None or int(left.rows.max()) + int(left.columns.max()) + STEPS > MOST:
+        return None
+    matrix = _Matrix(tensor, left)
+    directions = _directions(matrix, directions.right, *THEN)
+    return None if directions is None else _quantised(matrix, directions)
+
+
+class _Directions(NamedTuple):
+    """Of rows over their scales, along which they are longest."""
+
+    right: Numbers  # [columns, rank], orthonormal
+    energies: npt.NDArray[np.float64]  # of each, in a row's mean square
+    whole: float  # mean square of a row
+    scale: float  # what the numbers were divided by
+
+
+def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int) -> _Directions | None:
+    """From some rows; None where no mean of them is worth its factors."""
+    picked = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, rows)).astype(np.int64))
+    sample = matrix.rows_at(picked)
+    scale = 1.5 * float(np.median(np.abs(sample)))
+    if not scale:
+        return None
+    sample = _cut(sample, scale)
+    right = _subspace(sample, start, rounds)
+    energies = np.cumsum(_times(sample, right).astype(np.float64) ** 2, axis=0)[-1] / picked.size
+    whole = float(np.cumsum(sample.astype(np.float64).reshape(-1) ** 2)[-1]) / picked.size
+    order = np.argsort(-energies, kind="stable")
+    rank = _rank(energies[order].tolist(), whole, matrix.rows, matrix.columns)
+    if not rank:
+        return None
+    return _Directions(np.ascontiguousarray(right[:, order[:rank]]), energies[order[:rank]], whole, scale)
+
+
+def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
+    """Both sides in whole numbers."""
+    right, energies, whole, scale = directions
+    # What is left of a unit, over its scale, in the mean square.
+    rest = max(whole - float(np.cumsum(energies)[-1]), whole * 1e-3) / matrix.columns
+    # A step of `left` moves each row's mean by step^2 / 12, one of `right` by step^2 / 12 * energy * rows in all.
+    left_step = math.sqrt(12 * ERROR * rest)
+    steps = np.sqrt(12 * ERROR * rest / (matrix.rows * energies))
+    # The product has one step for all factors, but for powers of two.
+    groups = [min(max(math.frexp(float(step / steps[0]) * math.sqrt(0.5))[1], 0), MAX_GROUPS - 1) for step in steps]
+    units = steps[0] * np.ldexp(1.0, np.array(groups))
+    whole_right = np.clip(np.rint(right / units), -FARTHEST, FARTHEST)
+    rounded = whole_right * units
+    lengths = np.cumsum(rounded * rounded, axis=0)[-1]
+    solver: Numbers = np.ascontiguousarray((rounded / np.where(lengths > 0, lengths, 1) / left_step).astype(np.float32))
+    factors = np.empty((len(groups), matrix.rows + matrix.columns), np.uint8)
+    for low, high, piece in matrix.pieces():
+        along = _times(_cut(piece, scale), solver)
+        whole_left = np.sign(along) * np.floor(np.abs(along) + np.float32(DEAD))
+        factors[:, low:high] = (np.clip(whole_left, -FARTHEST, FARTHEST) + ZERO).astype(np.uint8).T
+    factors[:, matrix.rows :] = (whole_right.T + ZERO).astype(np.uint8)
+    unit = left_step * float(steps[0])  # of the product, over the scale
+    counts = tuple(groups.count(g) for g in range(max(groups) + 1))
+    sign = _sign(matrix.tensor.dtype, rest, unit, scale)
+    return Means(factors, matrix.classes, counts, _steps(math.sqrt(rest) / unit), sign, unit * scale)
+
+
+class _Matrix:
+    """A tensor over its scales."""
+
+    def __init__(self, tensor: Input, classes: Classes) -> None:
+        self.tensor, self.classes = tensor, classes
+        self.rows, self.columns = classes.rows.size, classes.columns.size
+
+    def rows_at(self, picked: npt.NDArray[np.int64]) -> Numbers:
+        """These rows."""
+        units = np.concatenate([self.tensor.read(int(row) * self.columns, self.columns) for row in picked])
+        return self._numbers(units, self.classes.rows[picked])
+
+    def pieces(self) -> Iterator[tuple[int, int, Numbers]]:
+        """All rows, a block at a time: (first, end, numbers)."""
+        step = max(1, PIECE // self.columns)
+        for low in range(0, self.rows, step):
+            high = min(low + step, self.rows)
+            units = self.tensor.read(low * self.columns, (high - low) * self.columns)
+            yield low, high, self._numbers(units, self.classes.rows[low:high])
+
+    def scales(self, low: int, high: int) -> Numbers:
+        """Of rows [low, high), [rows, columns]."""
+        powers = _powers()
+        found: Numbers = 1 / (powers[self.classes.rows[low:high]][:, None] * powers[self.classes.columns])
+        return found
+
+    def _numbers(self, units: Units, rows: npt.NDArray[np.uint8]) -> Numbers:
+        powers, numbers = _powers(), floats(units, self.tensor.dtype).reshape(-1, self.columns)
+        with np.errstate(all="ignore"):  # what is too large counts as far out
+            found: Numbers = numbers * powers[rows][:, None] * powers[self.classes.columns]
+        return found
+
+
+class _Rest:
+    """A tensor less its mean, as F32."""
+
+    name, dtype, place = "", DTYPES["F32"], None
+    encoding: str | None = None
+
+    def __init__(self, matrix: _Matrix, means: Means) -> None:
+        self.shape: tuple[int, ...] = (matrix.rows, matrix.columns)
+        self._matrix, self._unit = matrix, np.float32(means.unit)
+        weights = np.repeat(2 ** np.arange(len(means.groups)), means.groups)[:, None]
+        factors = means.factors.astype(np.int32) - ZERO
+        self._left = np.ascontiguousarray(factors[:, : matrix.rows].T.astype(np.float32))
+        self._right = (factors[:, matrix.rows :] * weights).astype(np.float32)
+
+    def read(self, start: int, count: int) -> Units:
+        """Whole rows."""
+        matrix = self._matrix
+        low, high = start // matrix.columns, (start + count) // matrix.columns
+        numbers = floats(matrix.tensor.read(start, count), matrix.tensor.dtype).reshape(-1, matrix.columns)
+        with np.errstate(all="ignore"):
+            means = _times(self._left[low:high], self._right) * self._unit
+            rest = numbers - means * matrix.scales(low, high)
+        units: Units = rest.astype(np.float32).reshape(-1).view(np.uint32)
+        return units
+
+
+def _powers() -> Numbers:
+    """2^(-k / 4) for all classes."""
+    half = math.sqrt(0.5)
+    quarters = (1.0, math.sqrt(half), half, half * math.sqrt(half))
+    return np.array([math.ldexp(quarters[k % 4], -(k // 4)) for k in range(MOST + 1)], np.float32)
+
+
+def floats(units: Units, dtype: DType) -> Numbers:
+    """Units of one of DTYPES_WITH_MEANS as numbers; 0 for what is not finite."""
+    if dtype.name == "F32":
+        found: Numbers = units.view(np.float32)
+    elif dtype.name == "BF16":
+        found = (units.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    elif dtype.name == "F16":
+        found = units.view(np.float16).astype(np.float32)
+    else:
+        found = _of_bytes(MANTISSA[dtype.name])[units]
+    finite: Numbers = np.where(np.isfinite(found), found, np.float32(0))
+    return finite
+
+
+def _of_bytes(mantissa: int) -> Numbers:
+    """FP8 numbers, as if all were finite."""
+    bias = (1 << 6 - mantissa) - 1
+    numbers = []
+    for unit in range(128):
+        exponent, low = unit >> mantissa, unit & (1 << mantissa) - 1
+        whole = low + (1 << mantissa if exponent else 0)
+        numbers.append(math.ldexp(whole, max(exponent, 1) - bias - mantissa))
+    return np.array([*numbers, *(-number for number in numbers)], np.float32)
+
+
+def _cut(numbers: Numbers, scale: float) -> Numbers:
+    """Over the scale; what lies far out counts no more than that."""
+    with np.errstate(all="ignore"):
+        found: Numbers = np.clip(numbers / np.float32(scale), -FAR, FAR).astype(np.float32)
+    return found
+
+
+def _times(matrix: Numbers, right: Numbers) -> Numbers:
+    out = np.zeros(matrix.shape[0] * right.shape[1], np.float32)
+    _check(fit.add_product(np.ascontiguousarray(matrix).reshape(-1), right.reshape(-1), right.shape[1], out))
+    return out.reshape(matrix.shape[0], right.shape[1])
+
+
+def _subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
+    """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
+    columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
+    noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
+    right: Numbers = (noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank)
+    if start is not None:
+        right[:, : start.shape[1]] = start
+    flipped = np.ascontiguousarray(sample.T)
+    for _ in range(rounds):
+        _check(fit.orthonormalise(right.reshape(-1), rank))
+        right = _times(flipped, _times(sample, right))
+    _check(fit.orthonormalise(right.reshape(-1), rank))
+    return right
+
+
+def _check(status: int) -> None:
+    assert status == OK
+
+
+def _rank(energies: list[float], whole: float, rows: int, columns: int) -> int:
+    """How many directions are worth their factors, if all is about normal."""
+    best, gain = 0, 0.0
+    taken = cost = 0.0
+    for t, energy in enumerate(energies):
+        taken += energy
+        error = ERROR * (whole - taken) / columns
+        if error <= 0:
+            break
+        # (1 / 2) log2(1 + energy / error) bits for each factor
+        cost += 0.5 * rows * math.log2(1 + energy / error)
+        cost += 0.5 * columns * math.log2(1 + rows * energy / (columns * error))
+        # (1 / 2) log2(before / after) bits for each unit, after the factors' rounding too
+        after = whole - taken + (t + 1) * error * (1 + columns / rows)
+        saved = 0.5 * rows * columns * math.log2(whole / after) - COSTLY * cost
+        if saved > gain:
+            best, gain = t + 1, saved
+    return best
+
+
+def _steps(scale: float) -> tuple[int, ...]:
+    """From which logarithms of the product on a class is lifted by one more: a unit has the scale sqrt(1 + mean^2).
+
+    scale: products to the unit's own scale.
+    """
+    means = (math.sqrt(2 ** ((m + 0.5) / 2) - 1) * scale for m in range(STEPS))
+    steps = (max(0, math.ceil(_logarithm(mean))) if mean > 1 else 0 for mean in means)
+    return tuple(step for step in steps if step <= MAX_STEP)
+
+
+def _logarithm(number: float) -> float:
+    """To base 2, linear between the powers of two, in quarters."""
+    mantissa, exponent = math.frexp(number)
+    return 4 * (exponent - 1) + 4 * (2 * mantissa - 1)
+
+
+def _sign(dtype: DType, rest: float, unit: float, scale: float) -> SignContext:
+    """The first table is for odds of 2^LEAST and less: log odds = 2 |x| mean / rest, x and mean over the scale."""
+    bias = (1 << dtype.unit_bits - 2 - MANTISSA[dtype.name]) - 1
+    # 4 log2 |x| = 4 field / octave - 4 bias - k - 4 log2 scale, and 4 log2 mean = l + 4 log2 unit
+    first = 256 + 4 * (bias + LEAST) + round(_logarithm(rest) - _logarithm(unit) + _logarithm(scale))
+    return SignContext(max(0, first), TABLES)

@@ -1,0 +1,102 @@
+"""What steers the coder of a matrix of floats: scales of rows and columns, and a mean, where they pay in a trial."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs import layouts
+from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.place import NOWHERE, Place
+from slimtensors.detect.classes import Classes, fit_classes, with_classes
+from slimtensors.detect.means import Means, fit_means, with_mean
+from slimtensors.dtypes import DType
+from slimtensors.expression import Bits
+from slimtensors.inputs import Input, unit_count
+
+__all__ = ["Steering", "find_steering"]
+
+SidePlane = npt.NDArray[np.uint8]
+
+TRIALS = 5  # chunks of a large tensor that are encoded each way; one of a tensor of few chunks
+CLASSES_WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
+MEAN_WORTH = 0.001  # of all bytes, for a product and signs that are coded
+
+
+class Steering(NamedTuple):
+    """Side planes and what they bought."""
+
+    classes: Classes
+    means: Means | None
+    why: str
+
+    @property
+    def sides(self) -> tuple[SidePlane, ...]:
+        return (*self.classes, *(() if self.means is None else (self.means.factors,)))
+
+    def steer(self, bits: Bits, dtype: DType, first_side: int) -> Bits:
+        """These planes given the side planes, the first of which is `first_side`."""
+        if self.means is None:
+            return with_classes(bits, dtype, first_side)
+        return with_mean(bits, dtype, first_side, self.means)
+
+
+def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
+    """What makes some of the tensor's chunks (of `chunk` units) smaller, by more than it takes."""
+    classes = fit_classes(tensor)
+    if classes is None:
+        return None
+    plain = layouts.floats(tensor.dtype, preset)
+    before, seen = _trial(tensor, chunk, plain, ())
+    best: float = before
+    found = None
+    field = before - sum(plain.widths[:-1]) * seen / 8
+    given = Steering(classes, None, "")
+    size = _steered(tensor, chunk, plain, given)
+    if size <= best - CLASSES_WORTH * field:
+        why = f"exponents given the scales of row and column: {_bits(before - size, seen)} saved in a sample"
+        best, found = size, given._replace(why=why)
+    means = fit_means(tensor, classes)
+    if means is not None:
+        given = Steering(means.classes, means, "")
+        size = _steered(tensor, chunk, plain, given)
+        if size <= best - MEAN_WORTH * before:
+            why = "" if found is None else f"{found.why}; "
+            why += f"signs and exponents given a mean of rank {len(means.factors)}: {_bits(best - size, seen)} more"
+            found = given._replace(why=why)
+    return found
+
+
+def _bits(size: float, units: int) -> str:
+    return f"{8 * size / units:.3f} bit per weight"
+
+
+def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering) -> float:
+    """What the chunks of the trial take, with their share of the side planes, which serve all chunks."""
+    size, seen = _trial(tensor, chunk, given.steer(plain, tensor.dtype, 0), given.sides)
+    sides = sum(_side(side.reshape(-1)) for side in given.sides)
+    return size + seen / unit_count(tensor) * sides
+
+
+def _side(units: SidePlane) -> float:
+    """About what a side plane takes: of a long one, by a sample."""
+    some = units[: 1 << 20]
+    return len(encode_chunk(some, layouts.BYTES, NOWHERE, try_zstd=True)) * units.size / some.size
+
+
+def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[int, int]:
+    """What some chunks take, and how many units they have."""
+    units, size, seen = unit_count(tensor), 0, 0
+    for k in _looked_at(-(-units // chunk)):
+        first = k * chunk
+        sample = tensor.read(first, min(chunk, units - first))
+        size += len(encode_chunk(sample, bits, Place(units, first, sides, tensor.dtype)))
+        seen += sample.size
+    return size, seen
+
+
+def _looked_at(chunks: int) -> list[int]:
+    """The first and the last among them: vocabularies begin and end with tokens that were hardly trained."""
+    return [k * (chunks - 1) // (TRIALS - 1) for k in range(TRIALS)] if chunks > TRIALS else [chunks // 2]
