@@ -182,15 +182,12 @@ def feed_chunk(
     fence: Fence, groups: int, blocks: int, slots: np.ndarray, starts: np.ndarray, sound_table: bytes
 ) -> None:
     """Noise; then a sound head and descriptors before noise, cut off anywhere."""
-    units, (tree, places, widths) = (
-        128 * groups,
-        fence.arrays((np.uint16, search.TREE), (np.int64, opening.PLACES), (np.int64, 2)),
-    )
+    units, (places, widths) = 128 * groups, fence.arrays((np.int64, opening.PLACES), (np.int64, 2))
     front = struct.pack("<BBHIQ", 2, 2, 0, units, 0) + struct.pack("<BBHIII", 1, 0, 0, units, 0, 0)
     for size in (0, 1, 16, 47, 48, 64, 48 + units, 48 + units + 64 + 128 * blocks, 48 + units + 64 + 200 * blocks):
         data = fence.array(np.uint8, size)
         for payload_length in (0, size - 48 - units - 64, 1 << 31):
-            opening.open_chunk(data, units, 2, widths, slots, tree, starts, places)
+            opening.open_chunk(data, units, 2, widths, slots, starts, places)
             widths[:] = 8
             top = struct.pack("<BBHIII", 2, 12, 0, max(0, payload_length), blocks, 0)
             start = (front + top)[:size]
@@ -198,7 +195,7 @@ def feed_chunk(
             data[48 + units : 48 + units + len(sound_table)] = np.frombuffer(sound_table, np.uint8)[
                 : max(0, size - 48 - units)
             ]
-            assert opening.open_chunk(data, units, 2, widths, slots, tree, starts, places) in (OK, opening.LEFT)
+            assert opening.open_chunk(data, units, 2, widths, slots, starts, places) in (OK, opening.LEFT)
 
 
 def feed_scales(fence: Fence) -> None:

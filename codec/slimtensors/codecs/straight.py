@@ -58,7 +58,7 @@ class _Plan(NamedTuple):
     """What the planes' widths imply."""
 
     widths: npt.NDArray[np.int64]
-    pieces: tuple[int, ...]  # bits of each
+    pieces: tuple[tuple[int, ...], ...]  # bits of each, of each raw plane
     decode: Callable[..., int]
     search: Callable[..., int] | None  # where it is faster
 
@@ -68,7 +68,7 @@ def _plan(unit_bytes: int, widths: tuple[int, ...]) -> _Plan | None:
     layout = fused.LAYOUTS.get((unit_bytes, widths))
     if layout is None:
         return None
-    pieces = tuple(piece for width in widths[:-1] for piece in (8, 4, 2, 1) if width & piece)
+    pieces = tuple(tuple(piece for piece in (8, 4, 2, 1) if width & piece) for width in widths[:-1])
     searching = SEARCHES.get(widths) if instruction_set.searches() else None
     return _Plan(np.array(widths), pieces, layout.decode, searching)
 
@@ -81,18 +81,20 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     if plan is None:
         return False
     room = own("opening", _room)
-    if opening.open_chunk(data, out.size, out.itemsize, plan.widths, *room) != OK:
+    if opening.open_chunk(data, out.size, out.itemsize, plan.widths, room.table, room.starts, room.places) != OK:
         return False
     at = room.places.tolist()
     groups, tail_units = divmod(out.size, GROUP)
     body = out[: out.size - tail_units] if tail_units else out
-    raw = [
-        data[begin : begin + packed_length(piece, groups)]
-        for begin, piece in zip(at[opening.PIECES :], plan.pieces, strict=False)
-    ]
+    raw = []
+    for begin, pieces in zip(at[opening.PAYLOADS :], plan.pieces, strict=False):
+        for piece in pieces:
+            end = begin + packed_length(piece, groups)
+            raw.append(data[begin:end])
+            begin = end
     states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
     stream = at[opening.BASE], states, words, room.starts[: at[opening.BLOCKS] + 1], *raw, body
-    if plan.search is not None and at[opening.STRAYS] <= MOST_STRAYS:
+    if plan.search is not None and _has_tree(room, at[opening.PRECISION]):
         check_status(plan.search(room.table, room.tree, *stream))
     else:
         check_status(plan.decode(room.table, *stream))
@@ -104,3 +106,8 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
         begin = at[opening.TAIL]
         out[body.size :] = data[begin : begin + tail_units * out.itemsize].view(out.dtype)
     return True
+
+
+def _has_tree(room: _Room, precision: int) -> bool:
+    """Make the table's tree; whether it is worth searching."""
+    return precision == search.PRECISION and 0 <= search.plant(room.table, room.tree) <= MOST_STRAYS

@@ -27,8 +27,6 @@ from slimtensors.kernels.cpu.payload import (
     up,
 )
 from slimtensors.kernels.cpu.planes import packed_size
-from slimtensors.kernels.cpu.search import PRECISION, plant
-from slimtensors.kernels.cpu.table import SLOTS
 from slimtensors.kernels.cpu.worklist import (
     CODED,
     DESCRIPTOR,
@@ -47,16 +45,16 @@ Array = npt.NDArray[Any]
 
 LEFT = 48  # status: not of the usual kind
 
-# Places: what is found, in numbers of bytes from the chunk's beginning; five of them are those of payload.py.
-BASE, BLOCKS, ESCAPES, STRAYS, TAIL = PARTS, PARTS + 1, PARTS + 2, PARTS + 3, PARTS + 4
-PIECES = PARTS + 5  # of the raw planes, in their order
-MOST_PIECES = 8
-PLACES = PIECES + MOST_PIECES
+# Places: what is found, in bytes from the chunk's beginning; the first five are those of payload.py.
+BASE, BLOCKS, ESCAPES, PRECISION, TAIL = PARTS, PARTS + 1, PARTS + 2, PARTS + 3, PARTS + 4
+PAYLOADS = PARTS + 5  # of the planes, in their order
+MOST_PLANES = 8
+PLACES = PAYLOADS + MOST_PLANES
 
 
 @kernel
 def open_chunk(
-    data: Array, units: int, unit_bytes: int, widths: Array, table: Array, tree: Array, starts: Array, places: Array
+    data: Array, units: int, unit_bytes: int, widths: Array, table: Array, starts: Array, places: Array
 ) -> int:
     """Check a chunk and find its parts.
 
@@ -64,56 +62,44 @@ def open_chunk(
     units, unit_bytes        what the header implies
     widths   int64[planes]   of the planes, 1 to 8 bits of all but the last
     table    uint32[4096]    filled: the decoder's
-    tree     uint16[TREE]    filled with the table's, if it is of precision 12
     starts   int64[...]      filled: each block's first word, and the end; LEFT if there are too many
-    places   int64[PLACES]   filled; STRAYS: the slots that `tree` lacks, all of them if there is no tree
+    places   int64[PLACES]   filled
 
     Returns OK or LEFT.
     """
     planes, groups, length = widths.size, units // GROUP, data.size
     at = HEAD + DESCRIPTOR * planes
-    if places.size != PLACES or planes < 1 or groups == 0 or at > length:
+    if places.size != PLACES or not 1 <= planes <= MOST_PLANES or groups == 0 or at > length:
         return LEFT
     if data[0] != KIND_PLANES or data[1] != planes or u16_at(data, 2) != 0 or u32_at(data, 4) != units:
         return LEFT
-    if not all_zero(data, 8, HEAD):  # a digest of a base
-        return LEFT
-    piece, filled, top, top_length = 0, at, 0, np.int64(0)
+    zeros = u32_at(data, 8) | u32_at(data, 12)  # no digest of a base
+    filled, top, top_length = at, 0, np.int64(0)
     for plane in range(planes):
         descriptor, width = HEAD + DESCRIPTOR * plane, widths[plane]
-        top_length = np.int64(u32_at(data, descriptor + 4))
+        top, top_length = at, np.int64(u32_at(data, descriptor + 4))
         if top_length == 0 or top_length > length - at:
             return LEFT
         if plane < planes - 1:
             if data[descriptor] != RAW or not 1 <= width <= 8 or top_length != packed_size(groups * GROUP, width):
                 return LEFT
-            if not all_zero(data, descriptor + 1, descriptor + 4) or not all_zero(
-                data, descriptor + 8, descriptor + 16
-            ):
-                return LEFT
             if not odd_bits_are_zero(data, at, width, groups):
                 return LEFT
-            place = at
-            for bits in (8, 4, 2, 1):
-                if width & bits:
-                    if piece == MOST_PIECES:
-                        return LEFT
-                    places[PIECES + piece] = place
-                    place += packed_size(groups * GROUP, bits)
-                    piece += 1
-        if not all_zero(data, filled, at):
-            return LEFT
-        top = at
+            zeros |= u32_at(data, descriptor) >> 8 | u32_at(data, descriptor + 8) | u32_at(data, descriptor + 12)
+        for i in range(filled, at):
+            zeros |= data[i]
+        places[PAYLOADS + plane] = at
         filled = at + top_length
         at = up(filled)
     tail = units % GROUP * unit_bytes
     if at + tail > length:
         return LEFT
+    begin = filled
     if tail > 0:
-        if not all_zero(data, filled, at):
-            return LEFT
-        filled = at + tail
-    if length - filled < READ_AHEAD or not all_zero(data, filled, length):
+        for i in range(filled, at):
+            zeros |= data[i]
+        begin = at + tail
+    if zeros != 0 or length - begin < READ_AHEAD or not all_zero(data, begin, length):
         return LEFT
 
     descriptor, width = HEAD + DESCRIPTOR * (planes - 1), widths[planes - 1]
@@ -133,6 +119,5 @@ def open_chunk(
     for part in (POSITIONS, FIELDS, STATES, WORDS):
         places[part] += top
     places[BASE], places[BLOCKS], places[ESCAPES], places[TAIL] = base, blocks, escapes, at
-    strays = plant(table, tree) if precision == PRECISION else SLOTS
-    places[STRAYS] = strays if strays >= 0 else SLOTS
+    places[PRECISION] = precision
     return OK
