@@ -164,7 +164,7 @@ def _of_stock(operation: str) -> Figure:
 
 
 def _of_zstandard(result: Result) -> float | None:
-    labels = {"operation": "save", "threads": 1, "dataset": "minilm-adamw"}
+    labels = {"operation": "save", "threads": 1, "dataset": "language-adamw"}
     ours = value(result, "distributed", "least", codec="slimtensors balanced", self_check=False, **labels)
     return _divide(value(result, "distributed", "least", codec="stock, ZStandard", **labels), ours)
 

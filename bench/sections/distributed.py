@@ -34,7 +34,7 @@ from bench.timing import Record
 
 DATASETS = ("language-adamw", "minilm-adamw")
 STORE_BYTES = 50e6  # a second
-TARGET = "minilm-adamw"  # large enough to be timed
+TARGET = "language-adamw"  # what is timed: its moments are dense, where most of MiniLM's embedding never moved
 PLAIN = "stock"
 
 
@@ -110,7 +110,7 @@ def _sizes(folder: Path) -> list[Record]:
                 if not all(torch.equal(back[name], each) for name, each in state.items()):
                     raise RuntimeError("what was loaded is not what was saved")
                 record |= {"bytes": size_of(place), "percent": 100 * size_of(place) / raw}
-            except Exception as error:
+            except (Exception, dcp.api.CheckpointException) as error:  # stock has no reader for its safetensors
                 record |= {"bytes": size_of(place), "percent": 100 * size_of(place) / raw, "load": f"{error}"[:200]}
             records.append(record)
             shutil.rmtree(place.parent)
