@@ -1,0 +1,122 @@
+"""What selects the frequency table of a symbol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from slimtensors.expression.limits import CLASS_TABLES
+
+__all__ = ["BaseContext", "ClassContext", "Context", "FieldContext", "Mean", "SignContext"]
+
+
+@dataclass(frozen=True)
+class BaseContext:
+    """The base's exponent selects the table: floor(rotated base unit / 2^shift) - first, cut to 0 ... tables - 1; with
+    tables of its own for each class of rows, which side plane `rows` holds.
+    """
+
+    shift: int
+    first: int
+    tables: int
+    rows: int | None = None
+    classes: int = 1
+
+    @property
+    def all_tables(self) -> int:
+        return self.tables * self.classes
+
+    @property
+    def sides(self) -> set[int]:
+        return set() if self.rows is None else {self.rows}
+
+    def to_json(self) -> dict[str, Any]:
+        base = {"base": [self.shift, self.first, self.tables]}
+        return base if self.rows is None else {**base, "rows": [self.rows, self.classes]}
+
+    def __str__(self) -> str:
+        return "given the base" if self.rows is None else "given base and row"
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A unit's expected value, in steps of its scale: a matrix product of small integers, held in side plane `factors`.
+
+    groups: how many of the factors count once, twice, four times, and so on. steps: from which logarithms of its
+    magnitude on it lifts the class, one more each.
+    """
+
+    factors: int
+    groups: tuple[int, ...]
+    steps: tuple[int, ...]
+
+    @property
+    def rank(self) -> int:
+        return sum(self.groups)
+
+    def to_json(self) -> list[Any]:
+        return [self.factors, list(self.groups), list(self.steps)]
+
+
+@dataclass(frozen=True)
+class ClassContext:
+    """Row's and column's class, of the side planes `rows` and `columns`, select the table and move the fields; with
+    `mean`, what is expected of the unit lifts the class.
+    """
+
+    rows: int
+    columns: int
+    octave: int
+    mean: Mean | None = None
+    all_tables = CLASS_TABLES
+
+    @property
+    def sides(self) -> set[int]:
+        return {self.rows, self.columns} | (set() if self.mean is None else {self.mean.factors})
+
+    def to_json(self) -> dict[str, Any]:
+        classes: dict[str, Any] = {"class": [self.rows, self.columns, self.octave]}
+        return classes if self.mean is None else {**classes, "mean": self.mean.to_json()}
+
+    def __str__(self) -> str:
+        return "given row and column" if self.mean is None else "given row, column and mean"
+
+
+@dataclass(frozen=True)
+class SignContext:
+    """Of a float's sign, which is coded as whether it is that of the mean: magnitude and mean, over the scale, select
+    the table.
+    """
+
+    first: int
+    tables: int
+
+    @property
+    def all_tables(self) -> int:
+        return self.tables
+
+    @property
+    def sides(self) -> set[int]:
+        return set()  # those of the field on top
+
+    def to_json(self) -> dict[str, Any]:
+        return {"sign": [self.first, self.tables]}
+
+    def __str__(self) -> str:
+        return "given mean"
+
+
+@dataclass(frozen=True)
+class FieldContext:
+    """A field of an earlier plane selects the table: floor(field / 2^shift) - first, cut to 0 ... tables - 1."""
+
+    field: int  # the plane
+    shift: int
+    first: int
+    tables: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {"field": [self.field, self.shift, self.first, self.tables]}
+
+
+Context = BaseContext | ClassContext | SignContext

@@ -1,0 +1,136 @@
+"""Expressions from the header's JSON (format_spec/expressions.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slimtensors.errors import FormatError
+from slimtensors.expression.context_grammar import check_mean, parse_context
+from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse
+from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH
+from slimtensors.expression.planes import Bits, Part
+from slimtensors.expression.record_grammar import parse_record
+from slimtensors.expression.values import integer, keys_of, pair
+from slimtensors.limits import MAX_PLANES, MAX_TENSORS
+
+__all__ = ["parse"]
+
+
+def parse(value: Any) -> Expression:
+    """An expression from the header's JSON; FormatError for a wrong one, NewerFormatError for a draft one."""
+    keys = keys_of(value, "an expression")
+    if keys == {"bits", "rotate"}:
+        return _bits(value, MAX_PLANES)
+    if keys == {"add"}:
+        return _delta(value["add"])
+    if keys == {"scatter"}:
+        return _sparse(value["scatter"])
+    if keys == {"ref"}:
+        return Ref(integer(value["ref"], 0, MAX_TENSORS, "ref"))
+    if keys == {"gather"}:
+        return _gather(value["gather"])
+    if keys == {"mul"}:
+        gather, scale = pair(value["mul"], "mul")
+        if keys_of(gather, "the first argument of mul") != {"gather"}:
+            raise FormatError("the first argument of mul is not a gather")
+        return Mul(_gather(gather["gather"]), integer(scale, 0, MAX_PLANES, "the side plane of a mul"))
+    if keys == {"decimal"}:
+        power, codes = pair(value["decimal"], "decimal")
+        return Decimal(integer(power, 0, MAX_POWER, "the power of a decimal"), _codes(codes, MAX_DECIMAL_WIDTH))
+    if keys == {"record"}:
+        return parse_record(value["record"])
+    if keys == {"cast"}:
+        return Cast(integer(value["cast"], 0, MAX_TENSORS, "cast"))
+    raise FormatError(f"an expression has the keys {sorted(keys)}")
+
+
+def _gather(value: Any) -> Gather:
+    side, codes = pair(value, "gather")
+    return Gather(integer(side, 0, MAX_PLANES, "the side plane of a gather"), _codes(codes, MAX_WIDTH))
+
+
+def _codes(value: Any, most: int) -> Bits:
+    """Planes that all units have, not rotated."""
+    codes = parse(value)
+    if not isinstance(codes, Bits) or codes.sides or codes.contexts or codes.rotate or sum(codes.widths) > most:
+        raise FormatError(f"codes are not bits of up to {most}, without rotation and side planes")
+    return codes
+
+
+def _bits(value: Any, most: int) -> Bits:
+    if keys_of(value, "an expression") != {"bits", "rotate"}:
+        raise FormatError(f"planes have the keys {sorted(value)}")
+    parts = value["bits"]
+    if not isinstance(parts, list) or not 1 <= len(parts) <= most:
+        raise FormatError(f"bits have 1 to {most} planes")
+    found = Bits(tuple(_part(part) for part in parts), integer(value["rotate"], 0, 1, "rotate"))
+    check_mean(found)
+    return found
+
+
+def _delta(arguments: Any) -> Delta:
+    if not isinstance(arguments, list) or len(arguments) not in (2, 3):
+        raise FormatError("add has two arguments, a base and planes, or a matmul between them")
+    if keys_of(arguments[0], "an argument of add") != {"base"}:
+        raise FormatError("the first argument of add is not a base")
+    base = _base(arguments[0]["base"])
+    moved = _low_rank(arguments[1]) if len(arguments) == 3 else None
+    if moved is not None and not isinstance(base, int):
+        raise FormatError("a matmul in a pack")
+    found = _bits(arguments[-1], MAX_PLANES)
+    if found.rotate:
+        raise FormatError("differences from a base are not rotated")
+    return Delta(found, base, moved)
+
+
+def _low_rank(value: Any) -> LowRank:
+    if not isinstance(value, dict) or value.keys() != {"matmul"}:
+        keys_of(value, "an argument of add")  # says so of another name that is kept for later
+        raise FormatError("the second of three arguments of add is not a matmul")
+    numbers = value["matmul"]
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise FormatError("a matmul has three numbers: two side planes and a shift")
+    left, right = (integer(side, 0, MAX_PLANES, "a side plane of a matmul") for side in numbers[:2])
+    if left == right:
+        raise FormatError("a matmul of a side plane with itself")
+    return LowRank(left, right, integer(numbers[2], 0, MAX_PRODUCT_SHIFT, "the shift of a matmul"))
+
+
+def _base(value: Any) -> int | tuple[int, ...]:
+    if not isinstance(value, list):
+        return integer(value, 0, MAX_TENSORS, "base")
+    if not 1 <= len(value) <= MAX_TENSORS:
+        raise FormatError(f"a list of {len(value)} bases")
+    return tuple(integer(item, 0, MAX_TENSORS, "base") for item in value)
+
+
+def _sparse(arguments: Any) -> Sparse:
+    if not isinstance(arguments, list) or len(arguments) != 2:
+        raise FormatError("scatter has two arguments: a mask and what it scatters")
+    if keys_of(arguments[0], "the mask of a scatter") != {"plane"}:
+        raise FormatError("the first argument of scatter is not a plane")
+    integer(arguments[0]["plane"], 1, 1, "the width of a mask")
+    values = _bits(arguments[1], MAX_PLANES - 1)  # the mask is a plane too
+    if values.sides or values.contexts:
+        raise FormatError("rows or contexts within a scatter by a mask")
+    return Sparse(values)
+
+
+def _part(value: Any) -> Part:
+    keys = keys_of(value, "a part of an expression")
+    if keys != {"scatter"}:
+        return _plane(value)
+    arguments = value["scatter"]
+    if not isinstance(arguments, list) or len(arguments) != 2:
+        raise FormatError("scatter has two arguments: a side plane and a plane")
+    plane = _plane(arguments[1])
+    return Part(plane.width, integer(arguments[0], 0, MAX_PLANES, "the side plane of a scatter"), plane.context)
+
+
+def _plane(value: Any) -> Part:
+    """A plane, with or without a context."""
+    keys = keys_of(value, "a plane")
+    if keys - {"context"} != {"plane"}:
+        raise FormatError(f"a part of an expression has the keys {sorted(keys)}")
+    context = parse_context(value["context"]) if "context" in keys else None
+    return Part(integer(value["plane"], 1, MAX_WIDTH, "the width of a plane"), context=context)

@@ -1,0 +1,89 @@
+"""Records from the header's JSON (format_spec/records.md)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from slimtensors.errors import FormatError
+from slimtensors.expression.contexts import FieldContext
+from slimtensors.expression.limits import MAX_RECORD, MAX_TABLES, MAX_WIDTH
+from slimtensors.expression.records import Field, Record, Span
+from slimtensors.expression.values import integer, keys_of
+from slimtensors.limits import MAX_PLANES
+
+__all__ = ["parse_record"]
+
+
+def parse_record(value: Any) -> Record:
+    """What a record holds: each of its bits belongs to one field. Raises FormatError."""
+    if not isinstance(value, list) or not 2 <= len(value) <= MAX_PLANES + 1:
+        raise FormatError(f"a record has a size and 1 to {MAX_PLANES} fields")
+    size = integer(value[0], 1, MAX_RECORD, "the size of a record")
+    taken = 0  # a bit for each bit of the record that a field has
+    fields: list[Field] = []
+    for item in value[1:]:
+        if keys_of(item, "a field of a record") - {"context"} != {"plane", "spans"}:
+            raise FormatError(f"a field of a record has the keys {sorted(item)}")
+        width = integer(item["plane"], 1, MAX_WIDTH, "the width of a plane")
+        if not isinstance(item["spans"], list) or not item["spans"]:
+            raise FormatError("the spans of a field are not a list of some")
+        spans = []
+        for numbers in item["spans"]:
+            span = _span(numbers, 8 * size)
+            if span.width != width:
+                raise FormatError(f"a span of {span.width} bits for a plane of {width}")
+            for bit, step, piece in span.pieces:
+                bits = _repeated(span.count, bit, step, piece)
+                if bits & taken:
+                    raise FormatError("two fields of a record share a bit")
+                taken |= bits
+            spans.append(span)
+        found = Field(width, tuple(spans))
+        if "context" in item:
+            found = replace(found, context=_field_context(item["context"], found, fields))
+        fields.append(found)
+    if taken != (1 << 8 * size) - 1:
+        raise FormatError("some bits of a record belong to no field")
+    return Record(size, tuple(fields))
+
+
+def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldContext:
+    if keys_of(value, "a context") != {"field"}:
+        raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
+    numbers = value["field"]
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise FormatError("a context of a field has four numbers")
+    found = FieldContext(
+        integer(numbers[0], 0, len(earlier) - 1, "the field of a context, which comes earlier,"),
+        integer(numbers[1], 0, MAX_WIDTH - 1, "the shift of a context"),
+        integer(numbers[2], 0, 2**MAX_WIDTH - 1, "the first of a context"),
+        integer(numbers[3], 2, MAX_TABLES, "the tables of a context"),
+    )
+    if field.count % earlier[found.field].count:
+        raise FormatError(f"{field.count} fields of a record given {earlier[found.field].count}")
+    return found
+
+
+def _span(numbers: Any, bits: int) -> Span:
+    if not isinstance(numbers, list) or len(numbers) % 3 != 1 or not 4 <= len(numbers) <= 1 + 3 * MAX_WIDTH:
+        raise FormatError("a span is not a number of fields and some triples of bit, step and width")
+    count = integer(numbers[0], 1, bits, "the number of fields of a span")
+    pieces = []
+    for at in range(1, len(numbers), 3):
+        bit = integer(numbers[at], 0, bits, "the first bit of a piece")
+        step = integer(numbers[at + 1], 0, bits, "the step of a piece")
+        width = integer(numbers[at + 2], 1, MAX_WIDTH, "the width of a piece")
+        if (step < width) if count > 1 else step:
+            raise FormatError(f"{count} pieces of {width} bits, {step} apart")
+        if bit + (count - 1) * step + width > bits:
+            raise FormatError("a field reaches out of its record")
+        pieces.append((bit, step, width))
+    return Span(count, tuple(pieces))
+
+
+def _repeated(count: int, bit: int, step: int, width: int) -> int:
+    """The bits of a record that pieces take."""
+    # 1 + 2^step + 2^(2 step) + ... is (2^(count step) - 1) / (2^step - 1)
+    starts = ((1 << count * step) - 1) // ((1 << step) - 1) if step else 1
+    return starts * ((1 << width) - 1) << bit
