@@ -114,7 +114,9 @@ def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
         with pytest.raises(slimtensors.UsageError, match="resident"):
             offload(Model(6), tmp_path / "x", resident=wrong)
     with pytest.raises(slimtensors.UsageError, match="'disk' or 'memory'"):
-        offload(Model(6), tmp_path / "x", host="pinned")  # type: ignore[arg-type] # as tested
+        offload(Model(6), tmp_path / "x", host="tape")  # type: ignore[arg-type] # as tested
+    with pytest.raises(slimtensors.UsageError, match="on the CPU use host='memory'"):
+        offload(Model(6), tmp_path / "x", host="pinned")
 
 
 def test_what_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +270,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     for wrong, message in ((shared, "shared"), (smaller, r"layers\.1\.up"), (torch.nn.Linear(2, 2), "ModuleList")):
         with pytest.raises(slimtensors.UsageError, match=message):
             offload(wrong, tmp_path / "x")
-    with pytest.raises(slimtensors.UsageError, match="CPU only"):
+    with pytest.raises(slimtensors.UsageError, match="on the CPU and on CUDA devices only"):
         offload(Model(3), tmp_path / "x", device="meta")
 
 
