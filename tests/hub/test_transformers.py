@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")  # the environment of these tests has it; transformers alone does not do
 transformers = pytest.importorskip("transformers")
 
 import slimtensors_hub.transformers as ours  # noqa: E402 # after transformers is known to be there

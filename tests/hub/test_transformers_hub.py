@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+pytest.importorskip("accelerate")  # the environment of these tests has it; transformers alone does not do
 pytest.importorskip("transformers")
 
 from hub import BOB, Client, HubServer  # after transformers is known to be there

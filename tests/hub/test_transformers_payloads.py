@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("accelerate")  # the environment of these tests has it; transformers alone does not do
 transformers = pytest.importorskip("transformers")
 
 from safetensors import safe_open  # noqa: E402 # after torch is known to be there
