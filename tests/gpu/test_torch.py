@@ -138,8 +138,6 @@ def test_a_base_is_copied_as_far_as_it_is_read():
     assert there.place == ("cpu", w.data_ptr(), w.nbytes)
 
 
-# A chunk in a mode that no kernel has is told of; which test is told first depends on the order of the tests.
-@pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
 def test_load_model(tmp_path, backend):
     """Into parameters that are in the device's memory, in place; what is of another dtype, beside it."""
     model = torch.nn.Sequential(torch.nn.Linear(64, 40), torch.nn.Linear(40, 30))
@@ -156,8 +154,6 @@ def test_load_model(tmp_path, backend):
     assert any(each.startswith("decode") for each in backend.launched)
 
 
-# A chunk in a mode that no kernel has is told of; which test is told first depends on the order of the tests.
-@pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
 def test_load_model_says_what_is_not_whole(tmp_path, monkeypatch, backend):
     model = torch.nn.Linear(64, 40)
     slimtensors.torch.save_model(model, tmp_path / "a.slimtensors")
