@@ -170,9 +170,9 @@ def sample_units(tensor: Input) -> Units:
     return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
 
 
-def chunk_units(units: int, dtype: DType, most: int = CHUNK_BYTES) -> int:
-    """Units of a chunk: as few chunks of up to `most` bytes as can be, all of about one length."""
-    limit = most // dtype.unit_bytes
+def chunk_units(units: int, dtype: DType, most: int | None = None) -> int:
+    """Units of a chunk: as few chunks of up to `most` bytes (CHUNK_BYTES) as can be, all of about one length."""
+    limit = (CHUNK_BYTES if most is None else most) // dtype.unit_bytes
     chunks = -(-units // limit)
     each = -(-units // chunks)
     return units if chunks == 1 else min(limit, -(-each // 512) * 512)
