@@ -133,6 +133,14 @@ def test_values_that_nobody_wrote(text: str) -> None:
         {key: values.decode(each) for key, each in values.loads(text.encode()).items()}
 
 
+def test_values_nested_deeply() -> None:
+    nested: object = None
+    for _ in range(5000):
+        nested = [nested]
+    with pytest.raises(slimtensors.FormatError, match="nested too deeply"):
+        values.decode(nested)
+
+
 def test_no_pickle_is_written_or_asked_for(tmp_path: Path) -> None:
     save(tmp_path / "a", {"x": torch.ones(3), "what": "text"})
     data = b"".join(each.read_bytes() for each in (tmp_path / "a").iterdir())

@@ -55,8 +55,15 @@ def encode(value: Any, where: str) -> Any:
 
 def decode(value: Any) -> Any:
     """What was encoded. Raises FormatError."""
+    try:
+        return _decode(value)
+    except RecursionError:
+        raise FormatError("a stored value is nested too deeply to be read; the file is damaged or hostile") from None
+
+
+def _decode(value: Any) -> Any:
     if isinstance(value, list):
-        return [decode(each) for each in value]
+        return [_decode(each) for each in value]
     if not isinstance(value, dict):
         return value
     if len(value) != 1:
@@ -69,7 +76,7 @@ def decode(value: Any) -> Any:
 
 
 def _pairs(content: Any) -> list[tuple[Any, Any]]:
-    return [(decode(key), decode(each)) for key, each in content]
+    return [(_decode(key), _decode(each)) for key, each in content]
 
 
 def _array(content: Any) -> Any:
@@ -89,8 +96,8 @@ def _dtype(content: Any) -> torch.dtype:
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
     "float": lambda content: float(content.strip()),
-    "tuple": lambda content: tuple(decode(each) for each in content),
-    "size": lambda content: torch.Size([decode(each) for each in content]),
+    "tuple": lambda content: tuple(_decode(each) for each in content),
+    "size": lambda content: torch.Size([_decode(each) for each in content]),
     "dict": lambda content: dict(_pairs(content)),
     "ordered": lambda content: OrderedDict(_pairs(content)),
     "counter": lambda content: Counter(dict(_pairs(content))),
