@@ -62,6 +62,13 @@ def weights(count: int, seed: int) -> torch.Tensor:
     return w
 
 
+def merged(w: torch.Tensor, rank: int) -> torch.Tensor:
+    """With an adapter added to it, as PEFT does."""
+    generator = torch.Generator().manual_seed(rank)
+    left, right = (torch.randn(shape, generator=generator) for shape in ((w.shape[0], rank), (rank, w.shape[1])))
+    return (w.float() + 3e-3 * (left @ right)).to(w.dtype)
+
+
 def cases(sizes: Sequence[int]) -> dict[str, tuple[Tensors, Tensors | None, str]]:
     """What is saved, its base, and the preset, by a name."""
     found: dict[str, tuple[Tensors, Tensors | None, str]] = {}
@@ -72,6 +79,8 @@ def cases(sizes: Sequence[int]) -> dict[str, tuple[Tensors, Tensors | None, str]
     tuned = {name: w + (torch.randn(w.shape, generator=torch.Generator().manual_seed(7)) * 1e-4).to(w.dtype)
              for name, w in base.items()}  # fmt: skip
     found["differences"] = tuned, base, "balanced"
+    matrices = {name: w for name, w in base.items() if w.ndim == 2}
+    found["merged"] = {name: merged(w, 8) for name, w in matrices.items()}, matrices, "balanced"
     generator = torch.Generator().manual_seed(9)
     odd: Tensors = {}
     for n in sizes:
@@ -150,6 +159,10 @@ def timed_files(folder: Path) -> dict[str, tuple[Path, Tensors | None]]:
     path = folder / "pruned.slimtensors"
     save_file({name: each * (each > 0) for name, each in half.items()}, path, self_check=False)
     found["bfloat16, half zeros"] = path, None
+    matrix = {"w": torch.randn(4096, 4096, generator=torch.Generator().manual_seed(8)).mul_(0.02).bfloat16()}
+    path = folder / "merged.slimtensors"
+    save_file({"w": merged(matrix["w"], 16)}, path, base=matrix, self_check=False)
+    found["bfloat16, merged adapter"] = path, matrix
     path = folder / "decimals.slimtensors"
     made = {name: (each * 1e3).round() / 1e3 for name, each in many(torch.float32).items()}
     save_file(made, path, self_check=False)

@@ -100,6 +100,20 @@ def test_differences(tmp_path):
     assert any(each.startswith("finish") for each in backend.launched)
 
 
+def test_a_merged_adapter(tmp_path):
+    """Its base is moved by the product that the planner finds, on the device."""
+    rng, path, backend = np.random.default_rng(6), tmp_path / "merged.slimtensors", Runner(1 << 22)
+    base = (rng.standard_normal((200, 96)) * 0.02).astype(np.float16)
+    product = rng.standard_normal((200, 2)) @ rng.standard_normal((2, 96))
+    merged = (base.astype(np.float32) + product.astype(np.float32) * np.float32(0.003)).astype(np.float16)
+    save_file({"w": merged}, path, base={"w": base})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DecodedOnCpuWarning)
+        found = load_tuned(path, {"w": base}, backend)
+    assert found["w"].tobytes() == merged.tobytes()
+    assert "moved_f16" in backend.launched
+
+
 def test_the_wrong_base_is_refused_in_words(tmp_path):
     base, _given = fine_tune(tmp_path)
     wrong = {name: each + each.dtype.type(1) for name, each in base.items()}

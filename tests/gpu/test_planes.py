@@ -24,6 +24,7 @@ from slimtensors.expression import (
     Decimal,
     Delta,
     Gather,
+    LowRank,
     Mean,
     Mul,
     Part,
@@ -120,6 +121,22 @@ def test_differences(dtype, by_row):
     assert (faulty, left) == ([], [])
     assert (found == units).all()
     assert any(each.startswith("finish") for each in launched)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("kind", ["<i2", "<i4"])
+def test_bases_moved_by_products(dtype, kind):
+    """Contexts are of the base as it was."""
+    rng, base = np.random.default_rng(5), floats(dtype, ROWS * COLUMNS)
+    shapes = (ROWS, 4), (4, COLUMNS)
+    left, right = (rng.integers(-200, 200, shape).astype(kind).view(f"<u{kind[2]}") for shape in shapes)
+    halves = base.itemsize // 2
+    bits = Bits((Part(16, context=exponent(dtype, 12)), *[Part(16)] * (halves - 1)))
+    units, expression = moved(base), Delta(bits, 0, LowRank(0, 1, 22))
+    found, faulty, left_to_cpu, launched = run(expression, dtype, units, sides=(left, right), base=base)
+    assert (faulty, left_to_cpu) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("moved") for each in launched)
 
 
 def test_integers_have_no_order():

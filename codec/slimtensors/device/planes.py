@@ -11,12 +11,25 @@ import numpy.typing as npt
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.lookups import CODE_BYTES, WIDE_CODE_BYTES, divided, looked_up
 from slimtensors.device.masks import scattered, values_of
+from slimtensors.device.moves import moves_of
 from slimtensors.device.segments import Chunk, Digests, Pending, take_digests, upload_all
-from slimtensors.expression import BaseContext, Bits, ClassContext, Context, Decimal, Delta, Gather, Mul, Sparse, Stored
+from slimtensors.expression import (
+    BaseContext,
+    Bits,
+    ClassContext,
+    Context,
+    Decimal,
+    Delta,
+    Gather,
+    LowRank,
+    Mul,
+    Sparse,
+    Stored,
+)
 from slimtensors.kernels.cpu import planelist as lists
 from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, NO_ROOM, OUT, PLAIN
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.cuda.catalogue import decimals_name, plain_name, scaled_name, sized_name
+from slimtensors.kernels.cuda.catalogue import decimals_name, moved_name, plain_name, scaled_name, sized_name
 from slimtensors.kernels.status import OK
 
 __all__ = ["Planes", "decode_planes", "planes_of"]
@@ -37,8 +50,9 @@ class Planes(NamedTuple):
     has_base: bool = False
     ordered: bool = False  # whether the base is of floats
     codes: Gather | Mul | Decimal | None = None  # what the planes are codes of
-    dtype: str = ""  # of products
+    dtype: str = ""  # of products and of sums
     masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
+    moved: LowRank | None = None  # what the base is moved by, before the planes are added to it
 
     @property
     def plane_bytes(self) -> int:
@@ -69,8 +83,8 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
     """The layout of a stream of so many units, if kernels decode it."""
     if isinstance(expression, Bits):
         found = Planes(unit_bytes, expression)
-    elif isinstance(expression, Delta) and expression.moved is None:
-        found = Planes(unit_bytes, expression.bits, True, is_float)
+    elif isinstance(expression, Delta):
+        found = Planes(unit_bytes, expression.bits, True, is_float, dtype=dtype, moved=expression.moved)
     elif isinstance(expression, Gather | Mul | Decimal):
         found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
     elif isinstance(expression, Sparse):
@@ -79,7 +93,8 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         return None
     if any(isinstance(context, ClassContext) and context.mean is not None for context in found.bits.contexts):
         return None
-    by_row = found.codes is not None or any(context.sides for context in found.bits.contexts)
+    by_row = found.codes is not None or found.moved is not None
+    by_row = by_row or any(context.sides for context in found.bits.contexts)
     return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found
 
 
@@ -104,7 +119,8 @@ def decode_planes(
     sides, side_at = _sides(chunks)
     wide = _Wide(chunks, held, base_at, side_at, listed)
     selecting = [wide.contexts(part.context, held_at.tolist()) for part in layout.bits.parts]
-    finishing = wide.finish(layout, plane_at)
+    moving = moves_of(chunks, held, held_at.tolist(), base_at, listed, layout.moved)
+    finishing = wide.finish(layout, plane_at, held_at.tolist())
     looking = looked_up(chunks, bodies, out_at, plane_at, listed, layout)
     power = layout.codes.power if isinstance(layout.codes, Decimal) else None
     dividing = divided(bodies, out_at, plane_at, [] if power is None else listed, power or 0)
@@ -113,9 +129,10 @@ def decode_planes(
     stored = backend.upload(segment) if stored is None else stored
     arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
     arrays += [looking.items, looking.palettes, looking.scales, dividing]
-    arrays += [spreading.items, spreading.masks, spreading.ranks]
+    arrays += [moving.items, moving.factors, spreading.items, spreading.masks, spreading.ranks]
     uploaded, buffers = upload_all(backend, [*arrays, *selecting])
-    items, block_rows, starts, maps, fields, plain, classes, finish, look, palettes, scales, divide = buffers[:12]
+    items, block_rows, starts, maps, fields, plain, classes, finish = buffers[:8]
+    look, palettes, scales, divide, move, factors = buffers[8:14]
     tables = work.starts.size // rows.STARTS
     entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(held_at[-1]), 1))
     into = backend.fresh(max(plane_size * int(held_at[-1]), 16)) if layout.apart else out
@@ -136,6 +153,10 @@ def decode_planes(
             some = _part(fields, rows.FIELDS_ITEM, field, field_end)
             backend.launch(sized_name("fields", plane_size), field_end - field, (stored, some, into))
         item, field = item_end, field_end
+    if moving.items.size:
+        moved = backend.fresh(size * int(held_at[-1]))
+        backend.launch(moved_name(layout.dtype), moving.items.size // rows.WIDE_ITEM, (move, factors, bases, moved))
+        bases = moved
     if finishing.size:
         backend.launch(sized_name("finish", size), finishing.size // rows.WIDE_ITEM, (finish, bases, into))
     if looking.items.size:
@@ -148,7 +169,7 @@ def decode_planes(
         backend.launch(decimals_name(layout.dtype), dividing.size // rows.WIDE_ITEM, (divide, into, out))
     if spreading.items.size:
         count, verdict = spreading.owners.size, status[4 * work.owners.size :]
-        backend.launch(sized_name("scatter", size), count, (*buffers[12 : len(arrays)], into, out, verdict))
+        backend.launch(sized_name("scatter", size), count, (*buffers[14 : len(arrays)], into, out, verdict))
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
     results = take_digests(backend, out, chunks, places) if digests else None
@@ -214,21 +235,21 @@ class _Wide:
                     made.append((*begin, row, column, length, *sides, *numbers, 0, 0, 0))
         return np.array(made, np.uint32).reshape(-1)
 
-    def finish(self, layout: Planes, places: list[int]) -> Array:
+    def finish(self, layout: Planes, places: list[int], moved_at: list[int]) -> Array:
         """What finishes the units; empty if they are as they should be."""
         numbers = layout.bits.rotate, int(layout.has_base), int(layout.ordered)
         made = []
         if any(numbers[:2]):
             for i in self._listed:
-                for _done, begin in self._pieces(i, places[i]):
+                for _done, begin in self._pieces(i, places[i], None if layout.moved is None else moved_at[i]):
                     made.append((*begin, *(0,) * 8, *numbers))
         return np.array(made, np.uint32).reshape(-1)
 
-    def _pieces(self, i: int, place: int) -> list[tuple[int, tuple[int, ...]]]:
-        """(units before it, its first words) of each item of a chunk."""
+    def _pieces(self, i: int, place: int, base_at: int | None = None) -> list[tuple[int, tuple[int, ...]]]:
+        """(units before it, its first words) of each item of a chunk. base_at: other than the base's own place."""
         found: list[tuple[int, tuple[int, ...]]] = []
         for done in range(0, self._bodies[i], WIDE_UNITS):
-            to, base = place + done, self._base_at[i] + done
+            to, base = place + done, (self._base_at[i] if base_at is None else base_at) + done
             units = min(WIDE_UNITS, self._bodies[i] - done)
             found.append((done, (to & 0xFFFFFFFF, to >> 32, units, base & 0xFFFFFFFF, base >> 32)))
         return found

@@ -10,12 +10,13 @@ from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
 from slimtensors.kernels.cuda.digest import make_digest
 from slimtensors.kernels.cuda.elements import make_contexts, make_fields, make_finish
 from slimtensors.kernels.cuda.lookup import make_pick, make_scaled
+from slimtensors.kernels.cuda.moved import make_moved
 from slimtensors.kernels.cuda.plain import make_plain
 from slimtensors.kernels.cuda.plane import make_plane, make_tables
 from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.kernels.cuda.seam import Seam
 
-__all__ = ["KERNELS", "Kernel", "decimals_name", "decode_name", "plain_name", "scaled_name", "sized_name"]
+__all__ = ["KERNELS", "Kernel", "decimals_name", "decode_name", "moved_name", "plain_name", "scaled_name", "sized_name"]
 
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
@@ -61,7 +62,11 @@ def decimals_name(dtype: str) -> str:
     return f"decimals_{dtype.lower()}"
 
 
-SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of products, and their units
+def moved_name(dtype: str) -> str:
+    return f"moved_{dtype.lower()}"
+
+
+SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of products and of sums, and their units
 
 
 def _scaled(dtype: str) -> Kernel:
@@ -72,6 +77,11 @@ def _scaled(dtype: str) -> Kernel:
 def _decimals(dtype: str) -> Kernel:
     unit = {"F64": "uint64", **SCALED}[dtype]
     return Kernel(lambda seam: make_decimals(*seam, dtype), ("uint32", "uint64", unit))
+
+
+def _moved(dtype: str) -> Kernel:
+    unit = SCALED[dtype]
+    return Kernel(lambda seam: make_moved(*seam, dtype), ("uint32", "int32", unit, unit))
 
 
 def _sized(unit_bytes: int) -> dict[str, Kernel]:
@@ -96,6 +106,7 @@ KERNELS: dict[str, Kernel] = {
     **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
     **{name: kernel for unit_bytes in WORDS for name, kernel in _sized(unit_bytes).items()},
     **{scaled_name(dtype): _scaled(dtype) for dtype in SCALED},
+    **{moved_name(dtype): _moved(dtype) for dtype in SCALED},
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
     "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),

@@ -67,6 +67,11 @@ WIDE_ITEM = 16
 PALETTE, ENTRIES = 10, 11  # its first entry in `palettes`, or the first run's, and how many it has
 SCALES, EACH_RUN = 12, 13  # the first run's, in `scales`; entries from one run's palette to the next
 
+# An item of `move`: as `contexts`, up to LENGTH; it goes to a place in `moved`.
+LEFT, RIGHT = 8, 9  # the first factor of the tensor's first row, and of its first column, in `factors`
+RANK, OVER = 10, 11  # factors of a row; the power of two that sums are divided by
+NARROW_SUMS = 12  # whether sums are of 32 bits
+
 # An item of `decimals`: as `pick`, up to the codes' place.
 DIVISOR, DIVISOR_HIGH = 5, 6  # a power of five, times the power of two that makes it a number of 53 bits
 PLACES = 7  # of bits by which the quotient is too large
