@@ -69,6 +69,11 @@ def merged(w: torch.Tensor, rank: int) -> torch.Tensor:
     return (w.float() + 3e-3 * (left @ right)).to(w.dtype)
 
 
+def about_a_mean(w: torch.Tensor) -> torch.Tensor:
+    """Weights about a product of low rank, whose signs and sizes it tells of."""
+    return (merged(w.sign() * 0, 4) * 100 + torch.randn(w.shape, generator=torch.Generator().manual_seed(2))) * 0.02
+
+
 def cases(sizes: Sequence[int]) -> dict[str, tuple[Tensors, Tensors | None, str]]:
     """What is saved, its base, and the preset, by a name."""
     found: dict[str, tuple[Tensors, Tensors | None, str]] = {}
@@ -88,6 +93,9 @@ def cases(sizes: Sequence[int]) -> dict[str, tuple[Tensors, Tensors | None, str]
         odd |= {f"int8.{n}": whole.to(torch.int8), f"int64.{n}": whole**5, f"flags.{n}": whole > 0}
         odd |= {f"ternary.{n}": whole.sign().to(torch.bfloat16) * 0.5, f"codes.{n}": (whole % 16).float() * 0.0137}
         w = weights(n, n)
+        if w.ndim == 2:
+            about = {f"{name}.{n}": about_a_mean(w).to(getattr(torch, name)) for name in DTYPES[:3]}
+            found["means"] = about, None, "small"
         odd |= {f"range.{n}": torch.arange(n), f"zeros.{n}": torch.zeros(n), f"pruned.{n}": w * (w > 0)}
     found["others"] = odd, None, "balanced"
     return found
@@ -163,6 +171,9 @@ def timed_files(folder: Path) -> dict[str, tuple[Path, Tensors | None]]:
     path = folder / "merged.slimtensors"
     save_file({"w": merged(matrix["w"], 16)}, path, base=matrix, self_check=False)
     found["bfloat16, merged adapter"] = path, matrix
+    path = folder / "means.slimtensors"
+    save_file({"w": about_a_mean(w).bfloat16()}, path, preset="small", self_check=False)
+    found["bfloat16, small with a mean"] = path, None
     path = folder / "decimals.slimtensors"
     made = {name: (each * 1e3).round() / 1e3 for name, each in many(torch.float32).items()}
     save_file(made, path, self_check=False)

@@ -123,6 +123,29 @@ def test_differences(dtype, by_row):
     assert any(each.startswith("finish") for each in launched)
 
 
+MEANS = [("BF16", (1, 5, 10)), ("F16", (1, 7, 8)), ("F32", (1, 7, 8, 6, 10))]
+
+
+@pytest.mark.parametrize(("dtype", "widths"), MEANS)
+@pytest.mark.parametrize("seen", [True, False])
+def test_signs_and_classes_given_a_mean(dtype, widths, seen):
+    """With signs that are mostly those of the mean, and with signs that are all alike, whose plane is constant."""
+    mean = ClassContext(0, 1, 4, Mean(2, (2, 1), (9, 17, 22)))
+    middle = [Part(width) for width in widths[1:-1]]
+    expression = Bits((Part(1, None, SignContext(600, 16)), *middle, Part(widths[-1], None, mean)), 1)
+    sides = classes(ROWS, 6), classes(COLUMNS, 5), RNG.integers(0, 256, (3, ROWS + COLUMNS)).astype(np.uint8)
+    factors = sides[2].astype(np.int64) - 128
+    sums = (factors[:, :ROWS].T * (1, 1, 2)) @ factors[:, ROWS:]
+    units = floats(dtype, ROWS * COLUMNS, seed=4)
+    sign = units.dtype.type(1 << 8 * units.itemsize - 1)
+    negative = (sums.astype(np.int16).reshape(-1) < 0) ^ (RNG.random(units.size) < 0.03)
+    units = np.where(negative & seen, units | sign, units & ~sign)
+    found, faulty, left, launched = run(expression, dtype, units, sides=sides, parts=1)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert {each.split("_")[0] for each in launched} >= {"steer", "plane"} | ({"signs", "flip"} if seen else set())
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("kind", ["<i2", "<i4"])
 def test_bases_moved_by_products(dtype, kind):
@@ -262,7 +285,4 @@ def test_what_has_no_kernel():
     by_row = Bits((Part(16, context=BaseContext(8, 0, 4, rows=0, classes=2)),))
     assert planes_of(Delta(by_row, 0), 1 << 31, 2, True) is None
     assert planes_of(by_row, 100, 2, True) == Planes(2, by_row)
-    mean = ClassContext(0, 1, 4, Mean(2, (3,), (9,)))  # left to the CPU
-    signed = Bits((Part(1, None, SignContext(600, 16)), Part(5), Part(10, None, mean)), 1)
-    assert planes_of(signed, 100, 2, True) is None
     assert rows.PLANE_ITEM > rows.ABOVE

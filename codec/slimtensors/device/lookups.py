@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.lookup import numbers_of
+from slimtensors.device.items import pieces
 from slimtensors.device.segments import Chunk
 from slimtensors.expression import Decimal, Gather, Mul
 
@@ -18,7 +19,6 @@ Array = npt.NDArray[Any]
 
 CODE_BYTES, WIDE_CODE_BYTES = 2, 8  # of a code, on the device; of a decimal's
 DIVISOR_BITS = 53
-ITEM_UNITS = 1 << 16
 
 
 class _Layout(Protocol):
@@ -60,11 +60,9 @@ def looked_up(
             each = palette.shape[-1] if palette.ndim == 2 else 0
             first = palettes.add(palette)
         length = chunks[i].units // runs
-        for done in range(0, bodies[i], ITEM_UNITS):
-            to, code = places[i] + done, codes[i] + done
+        for done, words in pieces(bodies[i], places[i], codes[i]):
             run, column = divmod(chunks[i].first + done, length)
-            where = (to & 0xFFFFFFFF, to >> 32, min(ITEM_UNITS, bodies[i] - done), code & 0xFFFFFFFF, code >> 32)
-            items.append((*where, run, column, length, 0, 0, first, palette.shape[-1], scale_at, each, 0, 0))
+            items.append((*words, run, column, length, 0, 0, first, palette.shape[-1], scale_at, each, 0, 0))
             owners.append(i)
     made = np.array(items, np.uint32).reshape(-1)
     return LookedUp(made, np.array(owners, np.int64), palettes.array(), scales.array())
@@ -79,10 +77,7 @@ def divided(bodies: list[int], places: list[int], codes: list[int], listed: list
     numbers = divisor & 0xFFFFFFFF, divisor >> 32, power + DIVISOR_BITS - 1 - up
     items: list[tuple[int, ...]] = []
     for i in listed:
-        for done in range(0, bodies[i], ITEM_UNITS):
-            to, code = places[i] + done, codes[i] + done
-            where = (to & 0xFFFFFFFF, to >> 32, min(ITEM_UNITS, bodies[i] - done), code & 0xFFFFFFFF, code >> 32)
-            items.append((*where, *numbers, *(0,) * 8))
+        items += [(*words, *numbers, *(0,) * 8) for _, words in pieces(bodies[i], places[i], codes[i])]
     return np.array(items, np.uint32).reshape(-1)
 
 

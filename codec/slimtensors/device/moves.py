@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.device.items import pieces
 from slimtensors.device.segments import Chunk
 from slimtensors.expression import LowRank
 
 __all__ = ["Moves", "moves_of"]
 
 Array = npt.NDArray[Any]
-
-ITEM_UNITS = 1 << 16
 
 
 class Moves(NamedTuple):
@@ -41,10 +40,8 @@ def moves_of(
         left, right = chunks[i].sides[by.left], chunks[i].sides[by.right]
         rank, length = right.shape
         numbers = starts[id(left)], starts[id(right)], rank, by.shift, int(left.itemsize == 2), 0, 0, 0
-        for done in range(0, bodies[i], ITEM_UNITS):
-            to, base = places[i] + done, bases[i] + done
-            where = (to & 0xFFFFFFFF, to >> 32, min(ITEM_UNITS, bodies[i] - done), base & 0xFFFFFFFF, base >> 32)
-            items.append((*where, *divmod(chunks[i].first + done, length), length, *numbers))
+        for done, words in pieces(bodies[i], places[i], bases[i]):
+            items.append((*words, *divmod(chunks[i].first + done, length), length, *numbers))
     return Moves(np.array(items, np.uint32).reshape(-1), factors)
 
 

@@ -9,25 +9,27 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.items import pieces
 from slimtensors.device.lookups import CODE_BYTES, WIDE_CODE_BYTES, divided, looked_up
 from slimtensors.device.masks import scattered, values_of
 from slimtensors.device.moves import moves_of
 from slimtensors.device.segments import Chunk, Digests, Pending, take_digests, upload_all
+from slimtensors.device.selecting import Places, selecting
 from slimtensors.expression import (
     BaseContext,
     Bits,
     ClassContext,
-    Context,
     Decimal,
     Delta,
     Gather,
     LowRank,
     Mul,
+    SignContext,
     Sparse,
     Stored,
 )
 from slimtensors.kernels.cpu import planelist as lists
-from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, NO_ROOM, OUT, PLAIN
+from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, CODED, HEAD, LEFT, LISTED, NO_ROOM, OUT, PLAIN
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.catalogue import decimals_name, moved_name, plain_name, scaled_name, sized_name
 from slimtensors.kernels.status import OK
@@ -37,7 +39,6 @@ __all__ = ["Planes", "decode_planes", "planes_of"]
 Array = npt.NDArray[Any]
 
 GROUP = 128
-WIDE_UNITS = 1 << 16  # of an item of `contexts` or `finish`
 CLASS_MASK, BYTE_MASK = 3, 255  # of the context that selects a table
 MOST_UNITS = 1 << 31  # of a tensor whose rows are counted in 32 bits
 
@@ -53,6 +54,17 @@ class Planes(NamedTuple):
     dtype: str = ""  # of products and of sums
     masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
     moved: LowRank | None = None  # what the base is moved by, before the planes are added to it
+
+    @property
+    def signed(self) -> bool:
+        """Whether the first plane is of signs, which are known when the last is."""
+        return isinstance(self.bits.parts[0].context, SignContext)
+
+    @property
+    def order(self) -> list[int]:
+        """In which the planes are decoded."""
+        numbers = list(range(len(self.bits.parts)))
+        return numbers[1:] + numbers[:1] if self.signed else numbers
 
     @property
     def plane_bytes(self) -> int:
@@ -76,7 +88,7 @@ class _Work(NamedTuple):
     plain: Array
     owners: Array
     becomes: Array
-    ends: list[tuple[int, int]]  # of items and fields, after each plane
+    ends: list[tuple[int, int]]  # of items and fields, after each plane, in the order in which they are decoded
 
 
 def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, dtype: str = "") -> Planes | None:
@@ -91,7 +103,7 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         found = Planes(unit_bytes, expression.values, masked=True)
     else:
         return None
-    if any(isinstance(context, ClassContext) and context.mean is not None for context in found.bits.contexts):
+    if not all(isinstance(context, BaseContext | ClassContext | SignContext) for context in found.bits.contexts):
         return None
     by_row = found.codes is not None or found.moved is not None
     by_row = by_row or any(context.sides for context in found.bits.contexts)
@@ -116,23 +128,22 @@ def decode_planes(
     work = _list(segment, np.array(asked, np.int64), np.array([plane_at, held], np.int64), held_at[:-1], ranks, layout)
     listed = np.flatnonzero(work.becomes == LISTED).tolist()
     bases, base_at = _bases(backend, chunks, size)
-    sides, side_at = _sides(chunks)
-    wide = _Wide(chunks, held, base_at, side_at, listed)
-    selecting = [wide.contexts(part.context, held_at.tolist()) for part in layout.bits.parts]
-    moving = moves_of(chunks, held, held_at.tolist(), base_at, listed, layout.moved)
-    finishing = wide.finish(layout, plane_at, held_at.tolist())
+    where = Places(held, held_at[:-1].tolist(), base_at, plane_at)
+    select = selecting(chunks, where, listed, _flipped(segment, chunks, listed, layout), layout.bits)
+    moving = moves_of(chunks, held, where.contexts, base_at, listed, layout.moved)
+    finishing = _finishing(where, listed, layout)
     looking = looked_up(chunks, bodies, out_at, plane_at, listed, layout)
     power = layout.codes.power if isinstance(layout.codes, Decimal) else None
     dividing = divided(bodies, out_at, plane_at, [] if power is None else listed, power or 0)
     spreading = scattered(chunks, ranks, out_at, plane_at, listed if layout.masked else [])
 
     stored = backend.upload(segment) if stored is None else stored
-    arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, sides, finishing]
-    arrays += [looking.items, looking.palettes, looking.scales, dividing]
-    arrays += [moving.items, moving.factors, spreading.items, spreading.masks, spreading.ranks]
-    uploaded, buffers = upload_all(backend, [*arrays, *selecting])
+    arrays = [work.items, work.block_rows, work.starts, work.maps, work.fields, work.plain, select.sides, finishing]
+    arrays += [looking.items, looking.palettes, looking.scales, dividing, moving.items, moving.factors]
+    arrays += [select.means, select.flips, spreading.items, spreading.masks, spreading.ranks]
+    uploaded, buffers = upload_all(backend, [*arrays, *select.items])
     items, block_rows, starts, maps, fields, plain, classes, finish = buffers[:8]
-    look, palettes, scales, divide, move, factors = buffers[8:14]
+    look, palettes, scales, divide, move, factors, means, flips = buffers[8:16]
     tables = work.starts.size // rows.STARTS
     entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(max(int(held_at[-1]), 1))
     into = backend.fresh(max(plane_size * int(held_at[-1]), 16)) if layout.apart else out
@@ -140,11 +151,18 @@ def decode_planes(
     status = backend.zeros(4 * owners.size)
     if tables:
         backend.launch("tables", tables, (starts, entries))
+    steers = backend.fresh(2 * max(int(held_at[-1]), 1)) if select.means.size > 1 else None
     item, field = 0, 0
-    for (item_end, field_end), given in zip(work.ends, buffers[len(arrays) :], strict=True):
+    for (item_end, field_end), number in zip(work.ends, layout.order, strict=True):
+        context, given = layout.bits.parts[number].context, buffers[len(arrays) + number]
+        wide_items = len(given) // (4 * rows.WIDE_ITEM)
+        # A mean tells of signs, too, where the plane of its classes has no items.
+        if isinstance(context, ClassContext) and context.mean is not None and wide_items:
+            backend.launch("steer", wide_items, (given, classes, means, contexts, steers))
         if item_end > item:
-            if len(given):
-                wide_items = len(given) // (4 * rows.WIDE_ITEM)
+            if isinstance(context, SignContext):
+                backend.launch(sized_name("signs", size), wide_items, (given, steers, into, contexts))
+            elif wide_items and not (isinstance(context, ClassContext) and context.mean is not None):
                 backend.launch(sized_name("contexts", size), wide_items, (given, classes, bases, contexts))
             some, result = _part(items, rows.PLANE_ITEM, item, item_end), _part(status, 1, item, item_end)
             coded = (stored, stored, some, block_rows, maps, entries, contexts, into, result)
@@ -153,6 +171,8 @@ def decode_planes(
             some = _part(fields, rows.FIELDS_ITEM, field, field_end)
             backend.launch(sized_name("fields", plane_size), field_end - field, (stored, some, into))
         item, field = item_end, field_end
+    if select.flips.size:
+        backend.launch(sized_name("flip", size), select.flips.size // rows.WIDE_ITEM, (flips, steers, into))
     if moving.items.size:
         moved = backend.fresh(size * int(held_at[-1]))
         backend.launch(moved_name(layout.dtype), moving.items.size // rows.WIDE_ITEM, (move, factors, bases, moved))
@@ -169,7 +189,7 @@ def decode_planes(
         backend.launch(decimals_name(layout.dtype), dividing.size // rows.WIDE_ITEM, (divide, into, out))
     if spreading.items.size:
         count, verdict = spreading.owners.size, status[4 * work.owners.size :]
-        backend.launch(sized_name("scatter", size), count, (*buffers[14 : len(arrays)], into, out, verdict))
+        backend.launch(sized_name("scatter", size), count, (*buffers[16 : len(arrays)], into, out, verdict))
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, plain, out))
     results = take_digests(backend, out, chunks, places) if digests else None
@@ -201,69 +221,22 @@ def _bases(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[
     return found, [place // unit_bytes for place in places]
 
 
-def _sides(chunks: Sequence[Chunk]) -> tuple[Array, dict[int, int]]:
-    """All side planes, each once, and where they begin, by the array's id."""
-    found = {id(side): side for chunk in chunks for side in chunk.sides}
-    starts, at = {}, 0
-    for key, side in found.items():
-        starts[key] = at
-        at += side.nbytes
-    joined = [side.reshape(-1).view(np.uint8) for side in found.values()]
-    return np.concatenate(joined) if joined else np.zeros(1, np.uint8), starts
+def _finishing(places: Places, listed: list[int], layout: Planes) -> Array:
+    """Items for what finishes the units; empty if they are as they should be."""
+    numbers = layout.bits.rotate, int(layout.has_base), int(layout.ordered)
+    made: list[tuple[int, ...]] = []
+    for i in listed if any(numbers[:2]) else []:
+        # A base that is moved lies where the chunk's contexts do.
+        base = places.bases[i] if layout.moved is None else places.contexts[i]
+        made += [(*words, *(0,) * 8, *numbers) for _, words in pieces(places.counts[i], places.planes[i], base)]
+    return np.array(made, np.uint32).reshape(-1)
 
 
-class _Wide:
-    """Items of the kernels that see each unit by itself, for the bodies of the chunks that have planes."""
-
-    def __init__(
-        self, chunks: Sequence[Chunk], bodies: list[int], base_at: list[int], side_at: dict[int, int], listed: list[int]
-    ) -> None:
-        self._chunks, self._bodies, self._base_at, self._side_at = chunks, bodies, base_at, side_at
-        self._listed = listed
-
-    def contexts(self, context: Context | None, places: list[int]) -> Array:
-        """Which context each unit has; empty if the plane has none."""
-        made: list[tuple[int, ...]] = []
-        if context is not None:
-            for i in self._listed:
-                length, sides = self._rows(context, self._chunks[i])
-                numbers = (0, 0, 0)
-                if isinstance(context, BaseContext):
-                    numbers = (context.first, context.tables, context.shift)
-                for done, begin in self._pieces(i, places[i]):
-                    row, column = divmod(self._chunks[i].first + done, length)
-                    made.append((*begin, row, column, length, *sides, *numbers, 0, 0, 0))
-        return np.array(made, np.uint32).reshape(-1)
-
-    def finish(self, layout: Planes, places: list[int], moved_at: list[int]) -> Array:
-        """What finishes the units; empty if they are as they should be."""
-        numbers = layout.bits.rotate, int(layout.has_base), int(layout.ordered)
-        made = []
-        if any(numbers[:2]):
-            for i in self._listed:
-                for _done, begin in self._pieces(i, places[i], None if layout.moved is None else moved_at[i]):
-                    made.append((*begin, *(0,) * 8, *numbers))
-        return np.array(made, np.uint32).reshape(-1)
-
-    def _pieces(self, i: int, place: int, base_at: int | None = None) -> list[tuple[int, tuple[int, ...]]]:
-        """(units before it, its first words) of each item of a chunk. base_at: other than the base's own place."""
-        found: list[tuple[int, tuple[int, ...]]] = []
-        for done in range(0, self._bodies[i], WIDE_UNITS):
-            to, base = place + done, (self._base_at[i] if base_at is None else base_at) + done
-            units = min(WIDE_UNITS, self._bodies[i] - done)
-            found.append((done, (to & 0xFFFFFFFF, to >> 32, units, base & 0xFFFFFFFF, base >> 32)))
-        return found
-
-    def _rows(self, context: Context, chunk: Chunk) -> tuple[int, tuple[int, int]]:
-        """The units of a row, and where the classes of rows and columns are."""
-        if isinstance(context, ClassContext):
-            columns = chunk.sides[context.columns]
-            return columns.size, (self._side_at[id(chunk.sides[context.rows])], self._side_at[id(columns)])
-        assert isinstance(context, BaseContext)  # planes_of takes no other
-        if context.rows is None:
-            return max(chunk.units, 1), (rows.NOWHERE, rows.NOWHERE)
-        classes = chunk.sides[context.rows]
-        return chunk.units // classes.size, (self._side_at[id(classes)], rows.NOWHERE)
+def _flipped(segment: Array, chunks: Sequence[Chunk], listed: list[int], layout: Planes) -> list[int]:
+    """Chunks whose signs are coded as whether they are their means'."""
+    if not layout.signed:
+        return []
+    return [i for i in listed if segment[chunks[i].at + HEAD] == CODED]
 
 
 def _list(
@@ -298,19 +271,22 @@ def _listed(
     given = layout.unit_bytes, planes, layout.has_base
     status = lists.place_planes(segment, asked, *given, plain, used, places, becomes)
     becomes[unknown & (becomes == LISTED)] = LEFT
-    ends, shift = [], 0
-    for number, part in enumerate(parts):
+    ends, above = [], False
+    shifts = np.cumsum([0, *layout.bits.widths]).tolist()
+    for number in layout.order:
         if status != OK:
             break
+        part = parts[number]
         tables = 1 if part.context is None else part.context.all_tables
         mask = 0 if part.context is None else CLASS_MASK if isinstance(part.context, ClassContext) else BYTE_MASK
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0
-        plane = np.array([shift, part.width, before + number, planes, tables, mask, octave], np.int64)
+        where = shifts[number], part.width, above, before + number
+        plane = np.array([*where, planes, tables, mask, octave], np.int64)
         status = lists.list_plane(
             segment, planes_asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
             owners, becomes,
         )  # fmt: skip
-        shift += part.width
+        above = True
         ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))
     if status == NO_ROOM:
         return None

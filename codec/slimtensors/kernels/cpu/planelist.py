@@ -142,7 +142,7 @@ def place_planes(
 
 @inlined
 def put_fields(fields: Array, used: Array, out: int, units: int, plane: Array, value: int) -> bool:
-    """List the fields of a raw plane, or of a constant one, whose `plane` has a width of 0."""
+    """List the fields of a raw plane, or of a constant one, whose width is 0. plane: shift, width, above."""
     for done in range(0, units, FIELD_UNITS):
         at = used[FIELD_ITEMS] * rows.FIELDS_ITEM
         if at + rows.FIELDS_ITEM > fields.size:
@@ -154,7 +154,7 @@ def put_fields(fields: Array, used: Array, out: int, units: int, plane: Array, v
         fields[at + rows.GROUPS_ALL] = np.uint32(units // GROUP)
         fields[at + rows.FIELD_SHIFT] = np.uint32(plane[0])
         fields[at + rows.FIELD_WIDTH] = np.uint32(plane[1])
-        fields[at + rows.FIELD_ABOVE] = np.uint32(plane[0] > 0)
+        fields[at + rows.FIELD_ABOVE] = np.uint32(plane[2])
         fields[at + rows.VALUE] = np.uint32(value)
         used[FIELD_ITEMS] += 1
     return True
@@ -214,23 +214,23 @@ def list_plane(
     """List one plane of all chunks that have planes; those that cannot be become LEFT.
 
     places      as place_planes left them
-    plane       int64[7]: its shift, its width, its number, the number of planes, tables (1 without contexts), the mask
-                of a context that selects one, the octave
+    plane       int64[8]: its shift, its width, whether another plane has been there before, its number, the number of
+                planes, tables (1 without contexts), the mask of a context that selects one, the octave
     context_at  int64[n]: where the contexts of each chunk begin
     items, block_rows, maps, fields  uint32[...]; starts uint16[...]: filled as rows.py says
     used        int64[LISTS]  changed
     scratch     int64[...]    work space: 32, and one for each block of a chunk
     owners      int64[...]    filled: the chunk of each item
     """
-    if plane.size != 7 or used.size != LISTS or context_at.size != becomes.size:
+    if plane.size != 8 or used.size != LISTS or context_at.size != becomes.size:
         return BAD_ARGUMENT
-    shift, width, number, planes, tables = plane[0], plane[1], plane[2], plane[3], plane[4]
+    shift, width, number, planes, tables = plane[0], plane[1], plane[3], plane[4], plane[5]
     if places.size != planes * becomes.size or chunks.size != CHUNK * becomes.size:
         return BAD_ARGUMENT
     if scratch.size < FIXED:
         return BAD_ARGUMENT
-    largest, constant = scratch[:4], scratch[4:6]
-    constant[0], constant[1] = shift, 0
+    largest, constant = scratch[:4], scratch[4:7]
+    constant[0], constant[1], constant[2] = shift, 0, plane[2]
     for i in range(becomes.size):
         if becomes[i] != LISTED:
             continue
@@ -295,8 +295,8 @@ def list_plane(
             items[item + rows.FIELDS] = np.uint32((at + parts[FIELDS]) // 2 + escape)
             items[item + rows.SHIFT], items[item + rows.WIDTH] = np.uint32(shift), np.uint32(width)
             items[item + rows.BYPASS] = np.uint32(1 if is_bypass else 0)
-            items[item + rows.OCTAVE], items[item + rows.TABLE_MASK] = np.uint32(plane[6]), np.uint32(plane[5])
-            items[item + rows.ABOVE] = np.uint32(1 if shift > 0 else 0)
+            items[item + rows.OCTAVE], items[item + rows.TABLE_MASK] = np.uint32(plane[7]), np.uint32(plane[6])
+            items[item + rows.ABOVE] = np.uint32(plane[2])
             last, before = (block + members) * groups // blocks * GROUP, escape
             while escape < escapes and u32_at(payload, parts[POSITIONS] + 4 * escape) < last:
                 escape += 1

@@ -10,6 +10,7 @@ from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
 from slimtensors.kernels.cuda.digest import make_digest
 from slimtensors.kernels.cuda.elements import make_contexts, make_fields, make_finish
 from slimtensors.kernels.cuda.lookup import make_pick, make_scaled
+from slimtensors.kernels.cuda.mean import make_flip, make_signs, make_steer
 from slimtensors.kernels.cuda.moved import make_moved
 from slimtensors.kernels.cuda.plain import make_plain
 from slimtensors.kernels.cuda.plane import make_plane, make_tables
@@ -40,7 +41,7 @@ def plain_name(unit_bytes: int) -> str:
 
 
 def sized_name(kernel: str, unit_bytes: int) -> str:
-    """Of plane, fields, contexts, pick, scatter, finish."""
+    """Of plane, fields, contexts, signs, flip, pick, scatter, finish."""
     return f"{kernel}_u{8 * unit_bytes}"
 
 
@@ -96,6 +97,8 @@ def _sized(unit_bytes: int) -> dict[str, Kernel]:
         "scatter": Kernel(
             lambda seam: make_scatter(*seam, unit_bytes), ("uint32", "uint32", "uint32", unit, unit, "uint32"), 2
         ),
+        "signs": Kernel(lambda seam: make_signs(*seam, unit_bytes), ("uint32", "uint16", unit, "uint8")),
+        "flip": Kernel(lambda seam: make_flip(*seam, unit_bytes), ("uint32", "uint16", unit)),
         "finish": Kernel(lambda seam: make_finish(*seam, unit_bytes), ("uint32", unit, unit)),
     }
     return {sized_name(name, unit_bytes): kernel for name, kernel in made.items()}
@@ -108,6 +111,7 @@ KERNELS: dict[str, Kernel] = {
     **{scaled_name(dtype): _scaled(dtype) for dtype in SCALED},
     **{moved_name(dtype): _moved(dtype) for dtype in SCALED},
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
+    "steer": Kernel(lambda seam: make_steer(*seam), ("uint32", "uint8", "uint16", "uint8", "uint16"), 2),
     "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),
 }

@@ -59,8 +59,14 @@ ROW_AT, COLUMN_AT = 5, 6  # the first unit's, in the tensor
 LENGTH = 7  # of a row
 ROWS_FROM, COLUMNS_FROM = 8, 9  # classes of rows and columns, in `sides`; NOWHERE if there are none
 FIRST, TABLES, CONTEXT_SHIFT = 10, 11, 12  # of a base context
+MEAN, MEAN_RANK, STRIDE = 10, 11, 12  # of a class lifted by a mean: factors in `factors`, from one to the next
+LIFTS, LIFT_COUNT = 13, 14  # the steps that lift it, in `factors`
 ROTATED, ADDED, ORDERED = 13, 14, 15  # to finish with: rotation; whether there is a base; whether it is of floats
 WIDE_ITEM = 16
+
+# An item of `signs`: as `contexts`, but that BASE_AT is the place of the units, which have their other fields; FIRST
+# and TABLES are the sign context's. Of `flip`: up to BASE_AT, which is the place in `steers`.
+FIELD_FROM, OCTAVE_BITS = 8, 9  # the bits below the last field; the logarithm of its octave
 
 # An item of `pick` and `scaled`: as the former, but the codes' place is at BASE_AT, and the run's number and length at
 # ROW_AT and LENGTH, with the first unit's place in its run at COLUMN_AT.
