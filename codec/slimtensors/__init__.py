@@ -32,6 +32,7 @@ from slimtensors.errors import (
 )
 
 if TYPE_CHECKING:
+    from slimtensors.comparing import Compared, compare
     from slimtensors.container.header import Base
     from slimtensors.converting import compress, decompress, match_base
     from slimtensors.depending import Dependency, dependencies
@@ -51,6 +52,7 @@ __all__ = [
     "BaseDir",
     "BaseError",
     "ChecksumError",
+    "Compared",
     "Dependency",
     "Estimate",
     "FileReport",
@@ -71,6 +73,7 @@ __all__ = [
     "UsageError",
     "Verified",
     "__version__",
+    "compare",
     "compress",
     "decode",
     "decompress",
@@ -95,6 +98,8 @@ _HOME = {
     "flatten": "flattening",
     "match_base": "converting",
     "rebase": "flattening",
+    "Compared": "comparing",
+    "compare": "comparing",
     "compress": "converting",
     "decompress": "converting",
     "Estimate": "estimating",

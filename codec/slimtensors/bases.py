@@ -46,7 +46,7 @@ class StoredInput:
     def __init__(self, file: TensorFile, index: int) -> None:
         tensor = file.header.tensors[index]
         self.name, self.dtype, self.shape = tensor.name, tensor.dtype, tensor.shape
-        self.encoding = tensor.encoding
+        self.encoding, self.lossy = tensor.encoding, tensor.lossy
         self._file, self._index = file, index
 
     @property

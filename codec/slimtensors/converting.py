@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import ByteSource, open_source
@@ -13,7 +13,7 @@ from slimtensors.container.writer import Output
 from slimtensors.destinations import write_to
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.gguf.file import read_gguf
-from slimtensors.inputs import SourceFile
+from slimtensors.inputs import SourceFile, sha256_of
 from slimtensors.matching import MatchReport, matched_bases
 from slimtensors.reading import TensorFile
 from slimtensors.recognise import what_is
@@ -24,6 +24,10 @@ from slimtensors.store import store
 from slimtensors.threads import thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
+
+if TYPE_CHECKING:
+    from slimtensors.quantise.choosing import Quantise
+    from slimtensors.quantise.quantiser import Quantiser
 
 __all__ = ["compress", "decompress", "match_base", "open_weights"]
 
@@ -41,6 +45,9 @@ def compress(
     base_map: Mapping[str, str] | None = None,
     base_dirs: Sequence[BaseDir] = (),
     on_match: Callable[[MatchReport], object] | None = None,
+    quantise: str | Quantiser | None = None,
+    keep: Sequence[str] = (),
+    embeddings: bool = False,
 ) -> None:
     """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
@@ -52,10 +59,26 @@ def compress(
     name in the base -> name in the source, for tensors (or prefixes that end in a dot) whose names changed. on_match
     is told what matched. Where a difference is not smaller the tensor is stored as it is.
 
+    quantise: the name of a format (`slimtensors.quantise.recipes`) to which matrices are quantised first. The file is
+    lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in the source's
+    dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
+    do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones.
+
     Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
     library is faulty.
     """
+    if quantise is not None:
+        if base is not None:
+            raise UsageError("quantise and base do not go together: a difference from a base is exact")
+        from slimtensors.quantise.choosing import Quantise
+
+        _quantise(
+            src, dst, Quantise(quantise, keep, embeddings), preset, threads, self_check, durable, progress
+        )
+        return
+    if keep or embeddings:
+        raise UsageError("keep and embeddings are for quantise")
     source = open_source(src)
     try:
         found = open_weights(source)
@@ -69,6 +92,29 @@ def compress(
                 found.inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
                 bases=matched.bases,
             )  # fmt: skip
+    finally:
+        source.close()
+
+
+def _quantise(
+    src: Any,
+    dst: Any,
+    asked: Quantise,
+    preset: str,
+    threads: int | None,
+    self_check: bool,
+    durable: bool,
+    progress: Progress | None,
+) -> None:
+    from slimtensors.quantise.choosing import quantised
+
+    source = open_source(src)
+    try:
+        found = open_weights(source)
+        store(
+            quantised(found.inputs, asked), dst, found.metadata, preset, threads, self_check, durable,
+            progress=progress, near=sha256_of(source),
+        )  # fmt: skip
     finally:
         source.close()
 
@@ -116,7 +162,8 @@ def decompress(
 ) -> None:
     """Give back the file that was compressed, byte for byte, its SHA-256 checked before `dst` changes.
 
-    A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file.
+    A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file; so does
+    a lossy one, and the metadata of what it becomes say so.
     base: as for `safe_open`.
     """
     count = thread_count(threads)
@@ -138,7 +185,11 @@ def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> 
     if header.image is not None:
         yield from source_pieces(file, header.image, threads, pool)
         return
-    yield plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in header.tensors], header.metadata)
+    metadata = dict(header.metadata)
+    if header.source is not None:
+        recipes = sorted({tensor.lossy.recipe for tensor in header.tensors if tensor.lossy is not None})
+        metadata["slimtensors.lossy"] = f"{' '.join(recipes)}; of the file with SHA-256 {header.source.hex()}"
+    yield plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in header.tensors], metadata)
     yield from checked(file, walk(file, range(len(header.tensors)), threads, pool))
 
 

@@ -96,7 +96,7 @@ def _convert(
                 on_match(matched.report)
             store(
                 inputs, dst, header.metadata, preset, threads, self_check, durable, image, progress,
-                bases=matched.bases,
+                bases=matched.bases, near=header.source,
             )  # fmt: skip
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
 import numpy.typing as npt
 
+from slimtensors.container.lossy import Lossy
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.dtypes import DType, from_numpy, units_of
 from slimtensors.errors import FormatError, TruncatedError
 
-__all__ = ["ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "unit_count"]
+__all__ = ["ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "sha256_of", "unit_count"]
 
 Units = npt.NDArray[Any]
+
+HASHED = 1 << 22  # bytes read at once for a digest of a whole file
 
 
 class Input(Protocol):
@@ -23,6 +27,7 @@ class Input(Protocol):
     dtype: DType
     shape: tuple[int, ...]
     encoding: str | None  # what the elements are, where the dtype does not tell
+    lossy: Lossy | None  # if the elements are not the source's, how they were made
 
     @property
     def place(self) -> Hashable:
@@ -41,6 +46,7 @@ class ArrayInput:
     """An array in memory."""
 
     encoding: str | None = None
+    lossy: Lossy | None = None
 
     def __init__(
         self, name: str, array: npt.NDArray[Any], dtype: DType | None = None, shape: tuple[int, ...] | None = None
@@ -60,6 +66,8 @@ class ArrayInput:
 
 class FileInput:
     """A range of a source file."""
+
+    lossy: Lossy | None = None
 
     def __init__(
         self,
@@ -139,3 +147,11 @@ def lay_open(
     if literal + size - end:
         segments.append(literal + size - end)
     return SourceFile(kind, inputs, metadata, segments)
+
+
+def sha256_of(source: ByteSource) -> bytes:
+    """Of all bytes of a source file."""
+    hasher, size = hashlib.sha256(), source.size()
+    for at in range(0, size, HASHED):
+        hasher.update(source.read(at, min(HASHED, size - at)).data)
+    return hasher.digest()

@@ -11,6 +11,7 @@ from slimtensors.bases import delta_base
 from slimtensors.codecs.head import AFFINE, HEAD_BYTES, LITERAL, Mode
 from slimtensors.container.header import Base
 from slimtensors.container.layout import CHUNK_RECORD_BYTES
+from slimtensors.container.lossy import Lossy
 from slimtensors.gguf.blocks import block_of
 from slimtensors.reading import TensorFile, open_file
 
@@ -31,6 +32,7 @@ class TensorReport:
     storage: str  # what its chunks and planes came to, most frequent first; "" of a remote file, which is not asked
     base: Base | None = None  # what it is a difference from
     encoding: str | None = None  # what the elements are, where the dtype does not tell
+    lossy: Lossy | None = None  # recipe and errors, if the elements are not the source's
 
     @property
     def bits_per_weight(self) -> float:
@@ -53,6 +55,7 @@ class FileReport:
     metadata: dict[str, str]
     source: str | None  # the format of the source file that it gives back
     tensors: list[TensorReport]
+    lossy_source: str | None = None  # hex, of a lossy file: the SHA-256 of the file that its weights are near to
 
     @property
     def ratio(self) -> float:
@@ -80,6 +83,7 @@ def inspect(target: Any, *, max_bytes: int | None = None) -> FileReport:
             dict(header.metadata),
             header.image.format if header.image is not None else None,
             tensors,
+            header.source.hex() if header.source is not None else None,
         )
 
 
@@ -104,7 +108,7 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
         chunks, storage = stream.chunks, "" if file.reader.source.remote else _storage(file, number)
     return TensorReport(
         tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage,
-        delta_base(file, index), tensor.encoding,
+        delta_base(file, index), tensor.encoding, tensor.lossy,
     )  # fmt: skip
 
 

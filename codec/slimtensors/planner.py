@@ -51,6 +51,7 @@ from slimtensors.limits import (
     STEERED_CHUNK_BYTES,
 )
 from slimtensors.packing import PackedBases, packed_bases, plan_pack, without_strangers
+from slimtensors.quantise.quantiser import QuantisedInput
 
 __all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
 
@@ -104,10 +105,12 @@ def make_plan(
     bases: Sequence[MatchedBase | None] | None = None,
     progress: Callable[[int], object] | None = None,
     source: str = "safetensors",
+    near: bytes | None = None,
 ) -> Plan:
     """Plan a file. Raises UsageError for what no file can hold.
 
-    segments: of the source image, if there is one; source: its format. bases: of each input, the tensor that it may be
+    segments: of the source image, if there is one; source: its format. near: the SHA-256 of the source file, if some
+    inputs are lossy. bases: of each input, the tensor that it may be
     a difference from. progress: called with half the bytes of each tensor that was compared with its base, which takes
     about as long as to encode it.
     """
@@ -118,6 +121,9 @@ def make_plan(
     builder, told = _Builder(preset, matched), 0
     same = _duplicates(inputs)
     casts = find_casts(inputs, same)
+    lossy = any(tensor.lossy is not None for tensor in inputs)
+    if lossy and near is None:
+        raise UsageError("some tensors are lossy, and the SHA-256 of their source is not known: compress its file")
     for i, tensor in enumerate(inputs):
         if i in casts:
             builder.add_cast(tensor, casts[i].source)
@@ -125,6 +131,8 @@ def make_plan(
             builder.add(i, tensor, same.get(i))
             if tensor.encoding is not None:
                 builder.tensors[-1] = replace(builder.tensors[-1], encoding=tensor.encoding)
+            if tensor.lossy is not None:
+                builder.tensors[-1] = replace(builder.tensors[-1], lossy=tensor.lossy)
             if progress is not None and matched[i] is not None:
                 half = tensor.dtype.bytes_of(tensor.shape) // 2
                 progress(half)
@@ -135,7 +143,9 @@ def make_plan(
         literal = 32 + sum(s for s in segments if isinstance(s, int))
         image = Image(source, tuple(segments), min(literal, CHUNK_BYTES), builder.intern(layouts.BYTES))
         builder.image_jobs.append(Job(try_zstd=True, image=True))
-    header = Header(builder.expressions, builder.tensors, builder.packs, metadata, image, builder.bases)
+    header = Header(
+        builder.expressions, builder.tensors, builder.packs, metadata, image, builder.bases, near if lossy else None
+    )
     identities = {i: cast.identity for i, cast in casts.items()}
     return Plan(header, builder.jobs(), builder.reasons, identities, told)
 
@@ -238,6 +248,8 @@ class _Builder:
             self._note(
                 Tensor(name, dtype, shape, self.intern(Ref(same_as))), f"equal to {self.tensors[same_as].name!r}"
             )
+        elif isinstance(tensor, QuantisedInput):
+            self._add_structure(index, tensor, tensor.structure, chunk_units(unit_count(tensor), dtype))
         elif size < PACK_TENSOR_BYTES:
             self._add_to_pack(index, Tensor(name, dtype, shape), size)
         else:
@@ -484,17 +496,19 @@ def _integers(sample: Units, dtype: DType) -> tuple[Bits, str]:
 def _duplicates(inputs: Sequence[Input]) -> dict[int, int]:
     """Tensor -> earlier tensor of the same dtype, shape and bytes. Only tensors with equal samples are read whole."""
     alike: dict[Hashable, list[int]] = defaultdict(list)
-    for i, tensor in enumerate(inputs):
+    # Equal sources are quantised to equal tensors.
+    sources = [tensor.source if isinstance(tensor, QuantisedInput) else tensor for tensor in inputs]
+    for i, tensor in enumerate(sources):
         sample = sample_units(tensor)
         # Constants and ranges take next to nothing each; as refs, many large ones could outgrow what a reader allows.
         if sample.size and find_affine(sample) is None:
             digest = new_identity(bytes_of(sample)).digest()
-            alike[tensor.dtype.name, tuple(tensor.shape), digest].append(i)
+            alike[tensor.dtype.name, tuple(tensor.shape), inputs[i].lossy, digest].append(i)
     found: dict[int, int] = {}
     for group in alike.values():
         first: dict[Hashable, int] = {}
         for i in group if len(group) > 1 else ():
-            target = first.setdefault(_whole(inputs[i], [inputs[k] for k in group]), i)
+            target = first.setdefault(_whole(sources[i], [sources[k] for k in group]), i)
             if target != i:
                 found[i] = target
     return found

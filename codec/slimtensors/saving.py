@@ -15,6 +15,7 @@ from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
+from slimtensors.container.lossy import Lossy
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.container.writer import Chunk, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
@@ -70,7 +71,7 @@ def write_plan(
             writer.add(chunk)
             if progress is not None:
                 progress(feed.not_yet_told(chunk.record.decoded_length))
-    return writer.finish(feed.identities())
+    return writer.finish(feed.identities(), feed.lossy())
 
 
 def _encode(task: _Task) -> Chunk:
@@ -142,6 +143,11 @@ class _Feed:
         header = self._plan.header
         empty = bytes(new_identity().digest())
         return [self._identity.get(header.target(i), empty) for i in range(len(header.tensors))]
+
+    def lossy(self) -> list[Lossy | None]:
+        """How each tensor was made, and its errors, which are known now that it has been read."""
+        header = self._plan.header
+        return [self._inputs[header.target(i)].lossy for i in range(len(header.tensors))]
 
     def _small(self, indices: Sequence[int]) -> Iterator[Units]:
         """The tensors of a pack, or one that makes a single chunk."""

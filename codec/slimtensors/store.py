@@ -31,13 +31,16 @@ def store(
     progress: Progress | None = None,
     *,
     bases: Sequence[MatchedBase | None] = (),
+    near: bytes | None = None,
 ) -> None:
-    """Write a file to a path or file object. bases: of each input, or none at all."""
+    """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
+    whose tensors some inputs are only near to.
+    """
     count = thread_count(threads)
     segments, source = (None, "") if image is None else (image.segments, image.kind)
     plan = make_plan(
         inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress,
-        source=source,
+        source=source, near=near,
     )  # fmt: skip
 
     def write(output: Output) -> None:

@@ -82,6 +82,7 @@ MAX_METADATA = 8 << 20
 MAX_CHUNK = 16 << 20
 MAX_RECORDS = 4 << 20
 MAX_RATIO = 1024
+HEX = "0123456789abcdef"
 FREE_BYTES = 256 << 20
 
 
@@ -135,6 +136,7 @@ class Tensor:
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    lossy: tuple[str, float, float] | None = None  # recipe, nmse, max
     ref: int | None = None
     cast: int | None = None
     pack: int | None = None
@@ -163,6 +165,7 @@ class Header:
     metadata: dict[str, str]
     image: Image | None
     bases: list[Base]
+    source: str | None  # of a lossy file: the SHA-256 of what its weights are near to
 
 
 @dataclass
@@ -171,6 +174,8 @@ class File:
     metadata: dict[str, str]
     image: bytes | None
     file_id: bytes
+    source: str | None  # of a lossy file
+    lossy: dict[str, tuple[str, float, float]]  # by tensor: recipe, nmse, max
 
 
 # -- section 2: prefix -----------------------------------------------------------------------------------------------
@@ -227,10 +232,48 @@ def array_of(value: object, what: str, low: int, high: int) -> list:
     return value
 
 
+def read_lossy(value: object) -> tuple[str, float, float]:
+    """`lossy.md`, section 1: recipe, nmse, max"""
+    value = object_of(value, "lossy", {"max", "nmse", "recipe"})
+    recipe, numbers = value["recipe"], []
+    check(isinstance(recipe, str) and 1 <= len(recipe) <= 64, "lossy: recipe: not a string of 1 to 64")
+    check(set(recipe) <= set("abcdefghijklmnopqrstuvwxyz0123456789_.,=-"), "lossy: recipe: another character")
+    for key in ("nmse", "max"):
+        digits = value[key]
+        check(isinstance(digits, str) and len(digits) == 16 and set(digits) <= set(HEX), f"lossy: {key}: not 16 digits")
+        # "finite and neither negative nor -0"
+        check(int(digits, 16) < 0x7FF << 52, f"lossy: {key}: negative, infinite or not a number")
+        numbers.append(struct.unpack(">d", bytes.fromhex(digits))[0])
+    return recipe, numbers[0], numbers[1]
+
+
+def errors(source: Sequence[float], found: Sequence[float]) -> tuple[float, float]:
+    """`lossy.md`, section 2: nmse, max"""
+    error, power, largest = [0.0] * 32, [0.0] * 32, 0.0
+    for i, (x, y) in enumerate(zip(source, found, strict=True)):
+        d = x - y
+        largest = max(largest, abs(d))
+        error[i % 32] += d * d
+        power[i % 32] += x * x
+    # from number 0 on; what `sum` does differs between versions
+    total, whole = error[0], power[0]
+    for k in range(1, 32):
+        total, whole = total + error[k], whole + power[k]
+    return (total / whole if total else 0.0), largest
+
+
 class HeaderReader:
     def __init__(self, text: bytes) -> None:
         keys = {"expressions", "metadata", "packs", "tensors"}
-        top = object_of(parse_json(text), "header", keys, keys | {"image"}, keys | {"bases"}, keys | {"bases", "image"})
+        value = parse_json(text)
+        # `lossy.md`, section 1
+        lossy, self.source = isinstance(value, dict) and "lossy" in value, None
+        if lossy:
+            self.source = source = object_of(value.pop("lossy"), "lossy", {"source"})["source"]
+            check(isinstance(source, str) and len(source) == 64, "lossy: source: not 64 digits")
+            check(set(source) <= set(HEX), "lossy: source: not lower-case hexadecimal digits")
+            check("image" not in value, "lossy: an image")
+        top = object_of(value, "header", keys, keys | {"image"}, keys | {"bases"}, keys | {"bases", "image"})
         self.expressions = [
             parse_expression(value) for value in array_of(top["expressions"], "expressions", 0, MAX_EXPRESSIONS)
         ]
@@ -245,6 +288,12 @@ class HeaderReader:
             self.tensor(value)
         check(len({tensor.name for tensor in self.tensors}) == len(self.tensors), "two tensors of one name")
         self.check_casts()
+        # "The header has `lossy` if, and only if, at least one tensor has."
+        check(lossy == any(tensor.lossy for tensor in self.tensors), "lossy: tensors and header disagree")
+        for tensor in self.tensors:
+            target = tensor.ref if tensor.cast is None else tensor.cast
+            # "A `ref` to, or `cast` of, a tensor that has `lossy` has it too."
+            check(target is None or not self.tensors[target].lossy or bool(tensor.lossy), "lossy: a silent copy")
         check(len(self.pack_place) == len(packs), "a pack without tensors")
         for p, (pack, units, place) in enumerate(zip(self.packs, self.pack_units, self.pack_place, strict=True)):
             # "together they make one chunk"
@@ -265,7 +314,9 @@ class HeaderReader:
         self.metadata = metadata
 
     def result(self) -> Header:
-        return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases)
+        return Header(
+            self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases, self.source
+        )
 
     def expression(self, value: dict) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
@@ -332,6 +383,7 @@ class HeaderReader:
             encoding = value.pop("encoding")
             check(isinstance(encoding, str) and 1 <= len(encoding) <= 64, "encoding: not a string of 1 to 64")
             check(set(encoding) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_"), "encoding: another character")
+        lossy = read_lossy(value.pop("lossy")) if isinstance(value, dict) and "lossy" in value else None
         value = object_of(
             value, "tensor", every, every | {"pack"}, every | {"expression"}, with_stream, with_stream | {"sides"}
         )
@@ -340,7 +392,8 @@ class HeaderReader:
         check(all(c >= " " and c != "\x7f" for c in name), "name: a control character")
         check(name != "__metadata__", "name: kept by safetensors")
         dtype, shape, size = self.sizes(value, "tensor")
-        tensor = Tensor(name, dtype, shape, size)
+        tensor = Tensor(name, dtype, shape, size, lossy)
+        check(lossy is None or (dtype in casts.FLOATS and size > 0), "lossy: a tensor of no floats")
         check((size > 0) == (value.keys() != every), "a tensor has elements and nothing to hold them, or none and has")
         if "pack" in value:
             self.pack_member(tensor, integer(value["pack"], 0, len(self.packs) - 1, "pack"))
@@ -901,7 +954,8 @@ def decode_file(
         check(digest(data_) == identity, f"identity of {tensor.name}")
     image = rebuild_image(header.image, decoded[-1], tensors) if header.image else None
     named = {t.name: (t.dtype, t.shape, data_) for t, data_ in zip(header.tensors, tensors, strict=True)}
-    return File(named, header.metadata, image, file_id)
+    lossy = {tensor.name: tensor.lossy for tensor in header.tensors if tensor.lossy}
+    return File(named, header.metadata, image, file_id, header.source, lossy)
 
 
 def main(paths: list[str]) -> int:

@@ -147,6 +147,7 @@ class Source:
     codes: list[int] | None = None
     base: BaseTensor | None = None
     encoding: str | None = None
+    lossy: dict | None = None
     members: list[tuple[BaseTensor, int]] = field(default_factory=list)  # of a pack: a base and the bytes it is for
 
     def unit(self) -> int:
@@ -210,6 +211,8 @@ class Writer:
             keys["expression"] = self.expression({"add": add})
         if source.encoding:
             keys["encoding"] = source.encoding
+        if source.lossy:
+            keys["lossy"] = source.lossy
         self.streams += [side.stream() for side in source.sides] + [source.stream()]
         return self._add(name, source.dtype, source.shape, source.data, **keys)
 

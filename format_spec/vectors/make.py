@@ -25,9 +25,9 @@ INTRODUCTION = """# Test vectors
 
 Small files of the format. Every decoder must read those in `valid/` and refuse those in `invalid/`.
 Beside each valid file a JSON text says what it holds: for every tensor its dtype, its shape, the BLAKE3 of its bytes
-and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image; of a file that has bases,
-which tensor of which other valid file each is. A name that begins with `newer_` is a file that a reader refuses as
-needing a newer one.
+and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image; what a lossy file says of its
+source and its errors; of a file that has bases, which tensor of which other valid file each is. A name that begins with
+`newer_` is a file that a reader refuses as needing a newer one.
 
 All are made by `python format_spec/vectors/make.py` (`make_valid.py`, `make_invalid.py`) with the naive encoder of
 `../reference`; this page too. In an invalid file all digests are right for what is there, except where the digest is
@@ -48,6 +48,7 @@ def known_bases() -> dict[bytes, tuple[str, str, bytes]]:
 def expected(data: bytes, bases: dict[bytes, tuple[str, str, bytes]]) -> dict:
     file = decode.decode_file(data, bases=lambda identity: bases[identity][2])
     named = [bases[base.identity][:2] for base in decode.read_layout(data)[0].bases]
+    lossy = {name: {"max": m, "nmse": n, "recipe": recipe} for name, (recipe, n, m) in file.lossy.items()}
     tensors = {}
     for name, (dtype, shape, content) in file.tensors.items():
         tensors[name] = {"blake3": decode.digest(content).hex(), "dtype": dtype, "shape": list(shape)}
@@ -57,6 +58,7 @@ def expected(data: bytes, bases: dict[bytes, tuple[str, str, bytes]]) -> dict:
         **({"bases": [{"tensor": tensor, "vector": vector} for vector, tensor in named]} if named else {}),
         "file_id": file.file_id.hex(),
         "image_sha256": None if file.image is None else hashlib.sha256(file.image).hexdigest(),
+        **({"lossy": {"source": file.source, "tensors": lossy}} if lossy else {}),
         "metadata": file.metadata,
         "tensors": tensors,
     }

@@ -19,6 +19,7 @@ from make_valid import (
     delta_pack,
     factors,
     little,
+    lossy,
     mean,
     mean_source,
     moved_by,
@@ -2148,3 +2149,57 @@ def record_absent_table() -> bytes:
     kept[16 + 32] ^= 1  # the first field of the raw plane, which selects
     chunk.stored = bytes(kept)
     return parts.join()
+
+
+# -- lossy -----------------------------------------------------------------------------------------------------------
+
+STATED = ["tensors", 0, "lossy"]
+header("lossy_no_source", "a lossy file without its source", (["lossy"], DROP), base=lossy)
+header("lossy_source_key", "a lossy file with a key more", (["lossy", "sha"], ""), base=lossy)
+header("lossy_source_empty", "a source of no digits", (["lossy", "source"], ""), base=lossy)
+header("lossy_source_upper", "a source in capital letters", (["lossy", "source"], "A" * 64), base=lossy)
+header("lossy_source_number", "a source that is a number", (["lossy", "source"], 1), base=lossy)
+header("lossy_array", "`lossy` of a file is an array", (["lossy"], []), base=lossy)
+header("lossy_nothing", "a lossy file of which no tensor is", (["lossy"], {"source": "0" * 64}))
+header(
+    "lossy_image",
+    "a lossy file that claims to give back its source",
+    (["lossy"], {"source": "0" * 64}),
+    (STATED, {"max": "0" * 16, "nmse": "0" * 16, "recipe": "q8_0"}),
+    (["tensors", 2, "lossy"], {"max": "0" * 16, "nmse": "0" * 16, "recipe": "q8_0"}),
+    (["tensors", 0, "dtype"], "F16"),
+    (["tensors", 2, "dtype"], "F16"),
+)
+header("lossy_ref", "a tie to a lossy tensor that does not say so", (["tensors", 2, "lossy"], DROP), base=lossy)
+header("lossy_cast", "a cast of a lossy tensor that does not say so", (["tensors", 3, "lossy"], DROP), base=lossy)
+header("lossy_true", "`lossy` of a tensor is true", (STATED, True), base=lossy)
+header("lossy_without_max", "no largest error", ([*STATED, "max"], DROP), base=lossy)
+header("lossy_key", "a key more in `lossy`", ([*STATED, "mean"], "0" * 16), base=lossy)
+header("lossy_short", "an error of 15 digits", ([*STATED, "nmse"], "0" * 15), base=lossy)
+header("lossy_upper", "an error in capital letters", ([*STATED, "nmse"], "3F" + "0" * 14), base=lossy)
+header("lossy_number", "an error that is a number", ([*STATED, "max"], 0), base=lossy)
+header("lossy_negative", "an error of -0", ([*STATED, "max"], "8" + "0" * 15), base=lossy)
+header("lossy_infinite", "an error that is infinite", ([*STATED, "nmse"], "7ff" + "0" * 13), base=lossy)
+header("lossy_nan", "an error that is not a number", ([*STATED, "max"], "7ff8" + "0" * 12), base=lossy)
+header("lossy_recipe_empty", "a recipe of no characters", ([*STATED, "recipe"], ""), base=lossy)
+header("lossy_recipe_65", "a recipe of 65 characters", ([*STATED, "recipe"], "a" * 65), base=lossy)
+header("lossy_recipe_upper", "a recipe in capital letters", ([*STATED, "recipe"], "Q8_0"), base=lossy)
+header("lossy_recipe_number", "a recipe that is a number", ([*STATED, "recipe"], 8), base=lossy)
+header(
+    "lossy_dtype",
+    "a lossy tensor of integers",
+    (["tensors", 5, "dtype"], "U32"),
+    (["tensors", 5, "lossy"], {"max": "0" * 16, "nmse": "0" * 16, "recipe": "q8_0"}),
+    base=lossy,
+)
+
+
+@invalid("a lossy tensor without elements")
+def lossy_empty() -> bytes:
+    parts = basic()
+    return edit(
+        parts,
+        (["image"], DROP),
+        (["lossy"], {"source": "0" * 64}),
+        (["tensors", 3, "lossy"], {"max": "0" * 16, "nmse": "0" * 16, "recipe": "q8_0"}),
+    )

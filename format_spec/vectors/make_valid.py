@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from hashlib import sha256
+from struct import pack
 
-from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD
+from casts import value
+from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD, errors
 from encode import (
     Plane,
     PlanesChunk,
@@ -1068,4 +1071,40 @@ def image_gguf() -> Parts:
     writer = Writer()
     writer.tensor("a", Source("U8", (3,), b"abc", BYTES))
     writer.image([b"GGUF", (0, 1), b"end"], BYTES, literal, kind="gguf")
+    return writer.parts()
+
+
+# -- lossy -----------------------------------------------------------------------------------------------------------
+
+
+def number(unit: int, dtype: str) -> float:
+    sign, magnitude = value(unit, dtype)
+    return -float(magnitude) if sign else float(magnitude)
+
+
+def near(dtype: str, units: int, recipe: str, seed: int) -> Source:
+    """Numbers that are those of a source without the lower half of their bits."""
+    size = DTYPES[dtype][1]
+    exact = weights(units, seed) if size == 2 else b"".join(b"\0\1" + weights(1, seed + i) for i in range(units))
+    data = b"".join(bytes(size // 2) + exact[at + size // 2 : at + size] for at in range(0, len(exact), size))
+    both = [[number(u, dtype) for u in to_units(each, size)] for each in (exact, data)]
+    nmse, most = errors(*both)
+    stated = {"max": pack(">d", most).hex(), "nmse": pack(">d", nmse).hex(), "recipe": recipe}
+    return Source(dtype, (units,), data, bits(*[8] * size), lossy=stated)
+
+
+@valid("lossy: tensors of two recipes, a tie and a cast that say so too, an error of 0, a tensor that is the source's")
+def lossy() -> Parts:
+    writer = Writer()
+    own = writer.tensor("a", near("BF16", 40, "q8_0", 3))
+    writer.tensor("b", near("F32", 20, "slim,bpw=3.5", 4))
+    writer.ref("c", own)
+    writer.cast("d", own, "F16")
+    exact = Source("F16", (3,), little([0x3C00, 0, 0x8000], 2), bits(16))
+    exact.lossy = {"max": "0" * 16, "nmse": "0" * 16, "recipe": "x" * 64}
+    writer.tensor("e", exact)
+    writer.tensor("f", Source("F32", (2,), bytes(8), bits(16, 16)))
+    for tensor in (2, 3):
+        writer.header["tensors"][tensor]["lossy"] = writer.header["tensors"][own]["lossy"]
+    writer.header["lossy"] = {"source": sha256(b"the source").hexdigest()}
     return writer.parts()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class Content:
     metadata: dict[str, str]
     image: bytes | None
     file_id: bytes
+    source: str | None = None  # of a lossy file
+    lossy: dict[str, tuple[str, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,9 @@ def with_bases(data: bytes) -> Content | Refusal:
                 if decode.digest(content) != file.reader.identities[i]:
                     raise FormatError(f"identity of {tensor.name}")
                 tensors[tensor.name] = (tensor.dtype.name, tensor.shape, content)
-            return Content(tensors, file.header.metadata, None, file.reader.file_id)
+            lossy = {tensor.name: tuple(tensor.lossy) for tensor in file.header.tensors if tensor.lossy is not None}
+            source = None if file.header.source is None else file.header.source.hex()
+            return Content(tensors, file.header.metadata, None, file.reader.file_id, source, lossy)
     except FormatError as error:
         return Refusal(str(error), isinstance(error, NewerFormatError))
 
@@ -85,7 +89,7 @@ def by_reference(data: bytes) -> Content | Refusal:
         file = decode.decode_file(data, bases=known_bases().get)
     except decode.Refused as refused:
         return Refusal(str(refused), isinstance(refused, decode.NeedsNewerReader))
-    return Content(file.tensors, file.metadata, file.image, file.file_id)
+    return Content(file.tensors, file.metadata, file.image, file.file_id, file.source, file.lossy)
 
 
 def by_library(data: bytes) -> Content | Refusal:
@@ -108,4 +112,6 @@ def by_library(data: bytes) -> Content | Refusal:
         for name in file.keys():  # noqa: SIM118 - a safe_open is no dict
             part = file.get_slice(name)
             tensors[name] = (part.get_dtype(), tuple(part.get_shape()), np.ascontiguousarray(arrays[name]).tobytes())
-    return Content(tensors, metadata, image, bytes.fromhex(verified.file_id))
+    report = slimtensors.inspect(data)
+    lossy = {tensor.name: tuple(tensor.lossy) for tensor in report.tensors if tensor.lossy is not None}
+    return Content(tensors, metadata, image, bytes.fromhex(verified.file_id), report.lossy_source, lossy)

@@ -49,6 +49,8 @@ def test_valid(path: Path) -> None:
     assert content.metadata == expected["metadata"]
     assert (content.image and hashlib.sha256(content.image).hexdigest()) == expected["image_sha256"]
     assert content.tensors.keys() == expected["tensors"].keys()
+    stated = {name: {"max": m, "nmse": n, "recipe": recipe} for name, (recipe, n, m) in content.lossy.items()}
+    assert (content.source, stated) == tuple(expected.get("lossy", {"source": None, "tensors": {}}).values())
     for name, (dtype, shape, data) in content.tensors.items():
         tensor = expected["tensors"][name]
         assert (dtype, list(shape), decode.digest(data).hex()) == (tensor["dtype"], tensor["shape"], tensor["blake3"])

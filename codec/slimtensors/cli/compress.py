@@ -24,6 +24,13 @@ __all__ = ["command"]
 )
 @options.base_map
 @options.base_dirs
+@click.option(
+    "--quantise",
+    metavar="NAME",
+    help="Quantise matrices first: q8_0. The file then does not give its source back, and says so.",
+)
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
+@click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")
 @options.threads
 @options.force
 @options.dry_run
@@ -37,6 +44,9 @@ def command(
     base: str | None,
     base_map: dict[str, str],
     base_dirs: list[Any],
+    quantise: str | None,
+    keep: tuple[str, ...],
+    embeddings: bool,
     threads: int | None,
     force: bool,
     dry_run: bool,
@@ -52,25 +62,39 @@ def command(
 
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
     that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
+
+    With --quantise the weights change: matrices become what the format named makes of them, and load in their own
+    dtypes. What has one dimension, is small, is an embedding or fits --keep stays exact. `inspect` shows each error.
     """
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches
+    from slimtensors.cli.output import lossy_summary, say
     from slimtensors.cli.targets import settle
     from slimtensors.converting import compress, match_base
     from slimtensors.errors import UsageError
     from slimtensors.folders import COMPRESS
+    from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
 
     check_preset(preset)
     if base is None and (base_map or base_dirs):
         raise UsageError("--map and --base-dir need --base (a path, or auto)")
+    if quantise is None and (keep or embeddings):
+        raise UsageError("--keep and --embeddings need --quantise")
+    if quantise is not None:
+        from slimtensors.quantise.recipes import quantiser_of
+
+        quantiser_of(quantise)
 
     def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
         compress(
             source, target, preset=preset, threads=threads, progress=advance,
             base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
+            quantise=quantise, keep=keep, embeddings=embeddings,
         )  # fmt: skip
+        if quantise is not None and not quiet:
+            say(f"{source}: {lossy_summary(inspect(target))}")
 
     conversions = settle(paths, out, COMPRESS, force=force)
     roots = [each.source for each in conversions if each.plan is not None]

@@ -40,12 +40,13 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
 
 
 def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
-    from slimtensors.cli.output import narrow, percent, say, size, table
+    from slimtensors.cli.output import lossy_summary, narrow, percent, say, size, table
 
     rows = []
     for t in report.tensors:
         shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
-        row = [t.name, t.encoding or t.dtype, shape, t.expression, t.storage or "?"]
+        kind = t.encoding or t.dtype
+        row = [t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression, t.storage or "?"]
         row += [size(t.decoded_bytes), size(t.stored_bytes), bits]
         rows.append(row)
     if narrow():  # the planes are for those who look closely
@@ -70,7 +71,10 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
     if needed:
         files = sorted({base.hints.get("file", "?") for base in needed.values()})
         say(f"needs {len(needed)} base tensors (from {', '.join(files)}): `slimtensors deps` tells of them")
-    if report.source:
+    if report.lossy_source:
+        say(f"lossy: {lossy_summary(report)}; its source has SHA-256 {report.lossy_source}")
+        say("does not give back its source; `decompress` makes a plain safetensors file of the quantised weights")
+    elif report.source:
         say(f"gives back its {report.source} file byte for byte")
     else:
         say("was saved from arrays; `decompress` makes a plain safetensors file of it")
@@ -96,6 +100,8 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
         }
         if t.encoding is not None:
             entry["encoding"] = t.encoding
+        if t.lossy is not None:
+            entry["lossy"] = t.lossy._asdict()
         if t.base is not None:
             entry["base"] = {"identity": t.base.identity.hex(), "hints": dict(t.base.hints)}
         if reasons:
@@ -110,6 +116,7 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
         "ratio": round(report.ratio, 6),
         "chunks": report.chunks,
         "source_format": report.source,
+        "lossy_source_sha256": report.lossy_source,
         "metadata": report.metadata,
         "tensors": tensors,
     }

@@ -6,13 +6,16 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slimtensors.cli.exits import printable
 
-__all__ = ["narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
+if TYPE_CHECKING:
+    from slimtensors.inspecting import FileReport
+
+__all__ = ["lossy_summary", "narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
 WIDE = 140
@@ -21,6 +24,17 @@ WIDE = 140
 def say(text: str) -> None:
     """A line on stdout."""
     _print(printable(text) + "\n")
+
+
+def lossy_summary(report: FileReport) -> str:
+    """How many tensors of a lossy file are quantised, how, and their worst errors."""
+    lossy = [t.lossy for t in report.tensors if t.lossy is not None]
+    recipes = ", ".join(sorted({each.recipe for each in lossy}))
+    worst, largest = max(each.nmse for each in lossy), max(each.max for each in lossy)
+    return (
+        f"{len(lossy)} of {len(report.tensors)} tensors are quantised ({recipes}), NMSE at most {worst:.3g}, "
+        f"largest error {largest:.3g}"
+    )
 
 
 def print_json(value: Any) -> None:

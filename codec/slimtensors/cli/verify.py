@@ -15,6 +15,11 @@ __all__ = ["command"]
 
 @click.command("verify", short_help="Check every byte of a file or folder.")
 @options.path("path")
+@click.option(
+    "--against",
+    metavar="SOURCE",
+    help="Compare with the file that it was made from: equal tensors, and the errors stated of lossy ones.",
+)
 @options.as_json
 @options.threads
 @options.base
@@ -25,6 +30,7 @@ __all__ = ["command"]
 @options.verbose
 def command(
     path: str,
+    against: str | None,
     as_json: bool,
     threads: int | None,
     base: str | None,
@@ -38,17 +44,22 @@ def command(
 
     Of a folder, every file is looked at, also after a damaged one; and the indexes of shards, whose tensors must be
     where they say.
+
+    A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
+    stated, and every tensor's error is computed again.
     """
     from slimtensors.cli.exits import printable
     from slimtensors.cli.output import print_json, say, size
-    from slimtensors.errors import FormatError
+    from slimtensors.errors import FormatError, UsageError
 
     files, problems = _files(path)
+    if against is not None and len(files) != 1:
+        raise UsageError(f"--against is for one file; {path} has {len(files)}")
     bases = [*([base] if base else []), *base_dirs]
     results: list[dict[str, Any]] = []
     for file in files:
         try:
-            results.append(_verify(file, threads, bases, max_bytes, quiet, progress))
+            results.append(_verify(file, threads, bases, max_bytes, quiet, progress, against))
         except FormatError as error:  # noqa: PERF203 # one damaged file must not stop the others
             if len(files) == 1 and not problems:
                 raise
@@ -60,10 +71,24 @@ def command(
             source = f", source SHA-256 {each['source_sha256']}" if each["source_sha256"] and verbose else ""
             count = f"{each['tensors']} tensors, {size(each['decoded_bytes'])}"
             say(f"{each['file']}: sound, {count}, file id {each['file_id']}{source}")
+            if each["lossy"] and not against:
+                say(f"  lossy: {each['lossy']} tensors are not their source's; --against SOURCE compares them with it")
+            if against:
+                found = each["against"]
+                say(f"  against {against}: {found['equal']} tensors are equal" + _errors(found))
     for problem in problems:
         click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
     if problems:
         raise click.exceptions.Exit(1)
+
+
+def _errors(found: dict[str, Any]) -> str:
+    if not found["lossy"]:
+        return ""
+    return (
+        f", {found['lossy']} are quantised with the errors stated: NMSE {found['nmse']:.3g} of all, "
+        f"largest {found['max']:.3g}"
+    )
 
 
 def _files(given: str) -> tuple[list[Any], list[str]]:
@@ -118,7 +143,13 @@ def _check_index(index: Path) -> list[str]:
 
 
 def _verify(
-    file: Any, threads: int | None, bases: list[Any], max_bytes: int | None, quiet: bool, progress: bool | None
+    file: Any,
+    threads: int | None,
+    bases: list[Any],
+    max_bytes: int | None,
+    quiet: bool,
+    progress: bool | None,
+    against: str | None,
 ) -> dict[str, Any]:
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
@@ -128,7 +159,13 @@ def _verify(
     from slimtensors.verifying import verify_opened
 
     with naming(file), open_with(file, bases, max_bytes=max_bytes) as opened:
-        total = opened.header.decoded_bytes
+        total = opened.header.decoded_bytes * (1 if against is None else 2)
         with bar(total, last_part(str(file)), quiet=quiet, asked=progress) as advance:
             found = verify_opened(opened, thread_count(threads), advance)
-    return {"file": str(file), **found._asdict()}
+            if against is not None:
+                from slimtensors.comparing import compare_opened
+
+                compared = compare_opened(opened, against, advance)._asdict()
+        lossy = sum(tensor.lossy is not None for tensor in opened.header.tensors)
+    result = {"file": str(file), **found._asdict(), "lossy": lossy}
+    return result if against is None else {**result, "against": compared}

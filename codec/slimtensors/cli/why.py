@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
+from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
 from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse
 from slimtensors.limits import PACK_TENSOR_BYTES
@@ -49,7 +50,14 @@ def explain(target: Any, max_bytes: int | None = None) -> dict[str, str]:
     """Tensor -> reason. Raises FormatError."""
     with open_file(target, verify="none", max_bytes=max_bytes) as file:
         packs = Counter(tensor.pack for tensor in file.header.tensors)
-        return {tensor.name: _tensor(file, i, packs) for i, tensor in enumerate(file.header.tensors)}
+        return {tensor.name: _tensor(file, i, packs) + _error(tensor) for i, tensor in enumerate(file.header.tensors)}
+
+
+def _error(tensor: Tensor) -> str:
+    if tensor.lossy is None:
+        return ""
+    recipe, nmse, largest = tensor.lossy
+    return f"; quantised ({recipe}): NMSE {nmse:.3g}, largest error {largest:.3g}"
 
 
 def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:

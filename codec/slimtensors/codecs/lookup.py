@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import find_codes as finding
 from slimtensors.kernels.cpu import lookup as kernels
 from slimtensors.kernels.status import BAD_STREAM, OK
 
-__all__ = ["code_dtype", "decode", "encode", "numbers_of", "rounded"]
+__all__ = ["code_dtype", "decode", "encode", "numbers_of", "rounded", "scaled"]
 
 Array = npt.NDArray[Any]
 
@@ -34,12 +34,17 @@ def decode(expression: Gather | Mul | Decimal, codes: Array, out: Array, place: 
     if isinstance(expression, Gather):
         _pick(place.sides[expression.palette], codes, out, place)
     elif isinstance(expression, Mul):
-        table = numbers_of(place.sides[expression.gather.palette]).view(np.uint32)
+        table = numbers_of(place.sides[expression.gather.palette])
         scales = place.sides[expression.scale].view(np.float32)
-        kernel = _SCALED[_dtype(place).name]
-        _check(kernel(table, scales, place.units // scales.size, place.first, codes, out), codes, table.size)
+        scaled(table, scales, place.units // scales.size, place.first, codes, out, _dtype(place))
     else:
         _decimals(codes, float(10**expression.power), out, _dtype(place))
+
+
+def scaled(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array, dtype: DType) -> None:
+    """out[i] = table[codes[i]] * scales[(first + i) // length], float32s, rounded to the dtype. Raises FormatError."""
+    status = _SCALED[dtype.name](table.view(np.uint32), scales, length, first, codes, out)
+    _check(status, codes, table.size)
 
 
 _SCALED = {"F32": kernels.scaled_f32, "BF16": kernels.scaled_bf16, "F16": kernels.scaled_f16}

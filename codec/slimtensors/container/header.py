@@ -9,6 +9,7 @@ from typing import Any
 from slimtensors.container import canonical
 from slimtensors.container.hints import first_users, shorten
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, STREAM_RECORD_BYTES
+from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Bits, Cast, Expression, Ref, Stored
 
@@ -78,6 +79,7 @@ class Tensor:
     sides: tuple[Side, ...] = ()
     pack: int | None = None
     encoding: str | None = None  # what the elements are, where the dtype does not tell (format_spec/records.md)
+    lossy: Lossy | None = None  # if the elements are not the source's
 
     @property
     def nbytes(self) -> int:
@@ -92,6 +94,8 @@ class Tensor:
         for key in ("chunk", "encoding", "expression", "pack"):
             if getattr(self, key) is not None:
                 value[key] = getattr(self, key)
+        if self.lossy is not None:
+            value["lossy"] = self.lossy.to_json()
         if self.sides:
             value["sides"] = [side.to_json() for side in self.sides]
         return value
@@ -162,6 +166,7 @@ class Header:
     metadata: dict[str, str] = field(default_factory=dict)
     image: Image | None = None
     bases: list[Base] = field(default_factory=list)
+    source: bytes | None = None  # of a lossy file: the SHA-256 of what its tensors are near to
 
     def __post_init__(self) -> None:
         self.streams: list[Stream] = []
@@ -270,6 +275,8 @@ class Header:
         }
         if self.image is not None:
             value["image"] = self.image.to_json()
+        if self.source is not None:
+            value["lossy"] = {"source": self.source.hex()}
         if self.bases:
             users = first_users(self.tensors, self.packs, self.expressions)
             stated = shorten(self.bases, users)

@@ -10,6 +10,7 @@ from slimtensors import expression as expressions
 from slimtensors.container import canonical
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.hints import complete, first_users
+from slimtensors.container.lossy import Lossy, is_digest
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
 from slimtensors.expression import (
@@ -50,7 +51,7 @@ _ENCODING = re.compile("[A-Z0-9_]{1,64}", re.ASCII)
 def parse(data: bytes) -> Header:
     """A header from its bytes. Raises FormatError, LimitError or NewerFormatError."""
     value = _object(canonical.loads(data), "the header")
-    if value.keys() - {"bases", "image"} != {"expressions", "metadata", "packs", "tensors"}:
+    if value.keys() - {"bases", "image", "lossy"} != {"expressions", "metadata", "packs", "tensors"}:
         raise FormatError(f"the header has the keys {sorted(value)[:8]}")
     table = [expressions.parse(item) for item in _array(value["expressions"], "expressions", MAX_EXPRESSIONS)]
     metadata = _object(value["metadata"], "metadata")
@@ -69,7 +70,9 @@ def parse(data: bytes) -> Header:
     _check_casts(tensors, table)
     complete(bases, first_users(tensors, packs, table))
     image = _image(value["image"], table, tensors) if "image" in value else None
-    return Header(table, tensors, packs, metadata, image, bases)
+    source = _lossy_source(value["lossy"]) if "lossy" in value else None
+    _check_lossy(tensors, table, source, image)
+    return Header(table, tensors, packs, metadata, image, bases, source)
 
 
 def check_name(name: object) -> None:
@@ -100,7 +103,7 @@ def _tensor(
     value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]
 ) -> Tensor:
     value = _object(value, "a tensor")
-    keys = value.keys() - {"dtype", "encoding", "name", "shape"}
+    keys = value.keys() - {"dtype", "encoding", "lossy", "name", "shape"}
     if not value.keys() >= {"dtype", "name", "shape"}:
         raise FormatError(f"a tensor has the keys {sorted(value)[:8]}; dtype, name and shape are needed")
     check_name(value["name"])
@@ -110,12 +113,14 @@ def _tensor(
         shape = _shape(value["shape"])
         units = dtype.bytes_of(shape) // dtype.unit_bytes
         encoding = _encoding(value["encoding"]) if "encoding" in value else None
+        lossy = _lossy(value["lossy"], dtype, units) if "lossy" in value else None
         if keys == {"pack"}:
             pack = _pack_of(value["pack"], dtype, units, packs)
-            return Tensor(name, dtype, shape, pack=pack, encoding=encoding)
+            return Tensor(name, dtype, shape, pack=pack, encoding=encoding, lossy=lossy)
         if keys == {"expression"}:
             index, found = _expression(value["expression"], table)
-            return Tensor(name, dtype, shape, _ref(index, found, dtype, shape, earlier, table), encoding=encoding)
+            index = _ref(index, found, dtype, shape, earlier, table)
+            return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
             sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
@@ -124,13 +129,36 @@ def _tensor(
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             _check_low_rank(table[index], sides, dtype, units)
             _check_record(table[index], chunk * dtype.unit_bytes, units * dtype.unit_bytes)
-            return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding)
+            return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding, lossy=lossy)
         if not keys and units == 0:
-            return Tensor(name, dtype, shape, encoding=encoding)
+            return Tensor(name, dtype, shape, encoding=encoding, lossy=lossy)
         raise FormatError(f"the keys {sorted(keys)} do not go together")
     except (FormatError, UsageError) as error:
         kind = type(error) if isinstance(error, FormatError) else FormatError
         raise kind(f"tensor {name!r}: {error}") from None
+
+
+def _lossy(value: Any, dtype: DType, units: int) -> Lossy:
+    if dtype.name not in CASTABLE or units == 0:
+        raise FormatError(f"`lossy` of a tensor of {units} units of {dtype.name}")
+    return Lossy.from_json(value)
+
+
+def _lossy_source(value: Any) -> bytes:
+    if not isinstance(value, dict) or value.keys() != {"source"} or not is_digest(value["source"]):
+        raise FormatError("`lossy` of a file is not its source's 64 hexadecimal digits")
+    return bytes.fromhex(value["source"])
+
+
+def _check_lossy(tensors: list[Tensor], table: list[Expression], source: bytes | None, image: Image | None) -> None:
+    if (source is not None) != any(tensor.lossy is not None for tensor in tensors):
+        raise FormatError("a file is lossy, and no tensor is, or the other way round")
+    if source is not None and image is not None:
+        raise FormatError("a lossy file with an image, which would give back the source")
+    for tensor in tensors if source is not None else ():
+        found = None if tensor.expression is None else table[tensor.expression]
+        if isinstance(found, Ref | Cast) and tensors[found.tensor].lossy is not None and tensor.lossy is None:
+            raise FormatError(f"tensor {tensor.name!r} is made of a lossy one and does not say so")
 
 
 def _encoding(value: Any) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 from slimtensors.container import schema
@@ -17,6 +19,7 @@ from slimtensors.container.layout import (
     StreamRecord,
     aligned,
 )
+from slimtensors.container.lossy import Lossy
 from slimtensors.container.system import advise_huge_pages
 from slimtensors.errors import UsageError
 from slimtensors.limits import MAX_HEADER_BYTES
@@ -117,10 +120,16 @@ class Writer:
             self._streams.append(StreamRecord(self._stored, stored_digest(table)))
             self._records, self._stored = [], 0
 
-    def finish(self, identities: list[bytes]) -> bytes:
-        """Fill in prefix, index and table; returns the file id."""
+    def finish(self, identities: list[bytes], lossy: Sequence[Lossy | None] = ()) -> bytes:
+        """Fill in prefix, index and table; returns the file id. lossy: of each tensor, with its errors."""
         assert len(self._streams) == len(self.header.streams)
         assert not self._records
+        if self.header.source is not None and lossy:
+            tensors = zip(self.header.tensors, lossy, strict=True)
+            self.header.tensors = [replace(tensor, lossy=stated) for tensor, stated in tensors]
+            length, self.header_bytes = len(self.header_bytes), self.header.to_bytes()
+            assert len(self.header_bytes) == length  # errors are numbers of a fixed length
+            schema.parse(self.header_bytes)
         index = b"".join(record.pack() for record in self._streams) + b"".join(identities)
         prefix = Prefix(self.position, len(self.header_bytes), len(index), bytes(32))
         file_id = stored_digest(prefix.pack()[:SIGNED_PREFIX_BYTES], self.header_bytes, index)

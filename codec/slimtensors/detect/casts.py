@@ -32,11 +32,11 @@ class FoundCast(NamedTuple):
 def find_casts(inputs: Sequence[Input], same: Mapping[int, int]) -> dict[int, FoundCast]:
     """By tensor. Each is proved by reading both whole; none is of a tensor that is itself a cast or a duplicate.
 
-    same: duplicates and what they duplicate. A duplicate of a cast is a cast too.
+    Lossy tensors are left alone. same: duplicates and what they duplicate. A duplicate of a cast is a cast too.
     """
     by_shape: dict[tuple[int, ...], list[int]] = defaultdict(list)
     for i, tensor in enumerate(inputs):
-        if tensor.dtype.name in CASTABLE and i not in same and unit_count(tensor):
+        if tensor.dtype.name in CASTABLE and i not in same and tensor.lossy is None and unit_count(tensor):
             by_shape[tuple(tensor.shape)].append(i)
     found: dict[int, FoundCast] = {}
     for group in by_shape.values():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.container.lossy import Lossy
 from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
@@ -175,6 +176,7 @@ class _Rest:
 
     name, dtype, place = "", DTYPES["F32"], None
     encoding: str | None = None
+    lossy: Lossy | None = None
 
     def __init__(self, matrix: _Matrix, means: Means) -> None:
         self.shape: tuple[int, ...] = (matrix.rows, matrix.columns)

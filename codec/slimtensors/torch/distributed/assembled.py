@@ -14,6 +14,7 @@ from slimtensors.checkpoint.ledger import find_checkpoint
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, part_name
 from slimtensors.checkpoint.opening import open_rank
 from slimtensors.checkpoint.places import StorePlace
+from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, units_of
 from slimtensors.numpy import whole_array
 from slimtensors.reading import TensorFile
@@ -63,6 +64,7 @@ class AssembledInput:
     """A tensor put together from its parts, some rows of the first dimension at a time."""
 
     encoding: str | None = None
+    lossy: Lossy | None = None
 
     def __init__(self, checkpoint: OpenCheckpoint, name: str, entry: Entry) -> None:
         self.name, self.dtype, self.shape = name, DTYPES[entry.dtype], entry.shape

@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
 from slimtensors.torch.distributed import values
@@ -182,6 +183,7 @@ class StockInput:
     """A tensor of a stock checkpoint; all of it is loaded when some of it is read, and let go for the next one."""
 
     encoding: str | None = None
+    lossy: Lossy | None = None
 
     def __init__(self, checkpoint: StockCheckpoint, name: str, found: TensorStorageMetadata) -> None:
         self.name, self.shape = name, tuple(found.size)

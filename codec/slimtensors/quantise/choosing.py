@@ -1,0 +1,57 @@
+"""Which tensors are quantised: matrices of linear layers, as bitsandbytes, torchao and compressed-tensors have it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from slimtensors.errors import UsageError
+from slimtensors.inputs import Input, unit_count
+from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
+from slimtensors.quantise.recipes import quantiser_of
+
+__all__ = ["Quantise", "quantised"]
+
+MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
+EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
+DTYPES = ("F32", "BF16", "F16")
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """What `compress` was asked for.
+
+    recipe: a name, or a quantiser. keep: names or patterns (`*` and `?`) of tensors that stay as they are. embeddings:
+    whether embeddings are quantised too.
+    """
+
+    recipe: str | Quantiser
+    keep: Sequence[str] = ()
+    embeddings: bool = False
+
+
+def quantised(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
+    """The inputs, of which some are quantised. Raises UsageError if none is, or a pattern to keep fits no tensor."""
+    quantiser = quantiser_of(asked.recipe) if isinstance(asked.recipe, str) else asked.recipe
+    for pattern in asked.keep:
+        if not any(fnmatchcase(tensor.name, pattern) for tensor in inputs):
+            raise UsageError(f"--keep {pattern}: there is no such tensor")
+    out: list[Input] = []
+    for tensor in inputs:
+        structure = quantiser.structure(tensor) if _chosen(tensor, asked) else None
+        out.append(tensor if structure is None else QuantisedInput(tensor, quantiser, structure))
+    if out == list(inputs):
+        raise UsageError(
+            f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
+            f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
+        )
+    return out
+
+
+def _chosen(tensor: Input, asked: Quantise) -> bool:
+    if tensor.dtype.name not in DTYPES or len(tensor.shape) != 2 or unit_count(tensor) < MIN_ELEMENTS:
+        return False
+    if any(fnmatchcase(tensor.name, pattern) for pattern in asked.keep):
+        return False
+    return asked.embeddings or not any(part in tensor.name.lower() for part in EMBEDDINGS)

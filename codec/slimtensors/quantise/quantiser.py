@@ -1,0 +1,108 @@
+"""What a quantiser is, and a tensor on its way through one."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.casts import cast_units
+from slimtensors.container.lossy import Lossy
+from slimtensors.detect.codes import Structure, Table
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import UsageError
+from slimtensors.expression import Bits
+from slimtensors.inputs import Input, unit_count
+from slimtensors.quantise.errors import Errors
+
+__all__ = ["Quantised", "QuantisedInput", "Quantiser", "floats_of", "side"]
+
+Units = npt.NDArray[Any]
+Floats = npt.NDArray[np.float32]
+
+
+class Quantised(NamedTuple):
+    """A tensor quantised: its side planes' units, in the order of the structure's tables, and its own."""
+
+    sides: tuple[Units, ...]
+    units: Units
+
+
+class Quantiser(Protocol):
+    """One way to quantise. The same floats give the same units on every machine.
+
+    `name` is the recipe that the file states.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def structure(self, tensor: Input) -> Structure | None:
+        """How the tensor will be stored; None if it cannot be, in this way. Side planes are made by `side`."""
+
+    def quantise(self, tensor: Input) -> Quantised:
+        """What the file will hold. The units are those that the structure's expression makes of the side planes and
+        some codes, bit for bit; a chunk for which it does not is stored as it is, and takes as much.
+        """
+
+
+def side(number: int, dtype: str, shape: tuple[int, ...], bits: Bits | None = None, tail: int = 0) -> Table:
+    """Table `number` of a structure. bits: its planes, if not the usual ones; tail: last bits that are 0, of F32."""
+    return Table(DTYPES[dtype], shape, partial(_made_side, number), 0, bits, tail)
+
+
+def _made_side(number: int, tensor: Input, low: int, high: int) -> Units:
+    assert isinstance(tensor, QuantisedInput)
+    return tensor.made.sides[number].reshape(-1)[low:high]
+
+
+def floats_of(tensor: Input) -> Floats:
+    """All elements of an F32, BF16 or F16 tensor, flat, as float32, which holds them exactly."""
+    units = tensor.read(0, unit_count(tensor))
+    wide = units if tensor.dtype.name == "F32" else cast_units(units, tensor.dtype, DTYPES["F32"])
+    return wide.view("<f4")
+
+
+class QuantisedInput:
+    """A tensor that is quantised when it is first read, and forgotten once its last unit has been read."""
+
+    encoding: str | None = None
+
+    def __init__(self, source: Input, quantiser: Quantiser, structure: Structure) -> None:
+        self.source = source
+        self.structure = structure
+        self.name: str = source.name
+        self.dtype: DType = source.dtype
+        self.shape: tuple[int, ...] = tuple(source.shape)
+        self.lossy: Lossy | None = Lossy(quantiser.name)  # its errors are known once it has been read
+        self._quantiser = quantiser
+        self._made: Quantised | None = None
+
+    @property
+    def place(self) -> Hashable:
+        return None
+
+    @property
+    def made(self) -> Quantised:
+        """What it was quantised to. Raises UsageError for floats that are not finite."""
+        if self._made is None:
+            found = self._quantiser.quantise(self.source)
+            errors = Errors()
+            errors.add(self.source.read(0, unit_count(self.source)), found.units, self.dtype)
+            if not errors.finite:
+                raise UsageError(
+                    f"tensor {self.name!r} cannot be quantised to {self._quantiser.name}: it has, or gets, numbers "
+                    "that are not finite; keep it as it is with --keep (keep=)"
+                )
+            self._made, self.lossy = found, Lossy(self._quantiser.name, errors.nmse, errors.max)
+        return self._made
+
+    def read(self, start: int, count: int) -> Units:
+        """Units [start, start + count) of what it was quantised to."""
+        units = self.made.units
+        if start + count == units.size:
+            self._made = None
+        return units[start : start + count]
