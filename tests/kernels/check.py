@@ -1,13 +1,15 @@
 """A program: check every kernel against its naive twin, with the instruction set of this process, and print a digest.
 
 The digest is of all outputs, those of damaged inputs too, where the naive twin gives up. It is to be the same for every
-instruction set. test_instruction_sets.py runs this program; to debug it, run it by hand with SLIMTENSORS_ISA set.
+instruction set. test_instruction_sets.py runs this program; to debug it, run it by hand with SLIMTENSORS_ISA set, and
+`digest` as its argument; `registers` says which kernels of one layout use which registers, `all` both, for all kernels.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -596,5 +598,19 @@ def registers_used() -> dict[str, list[str]]:
     return users
 
 
+def compile_some() -> None:
+    """The kernels of one layout, and what they need."""
+    digest, layout = Digest(), next(layout for layout in cases.LAYOUTS if layout.name == "u16 6 10")
+    chunk = cases.make(np.random.default_rng(7), layout, "skewed", 1024, 1, 12)
+    check_decoder(digest, chunk)
+    check_encoder(digest, chunk)
+    check_split(chunk)
+
+
 if __name__ == "__main__":
-    print(json.dumps({"digest": digest_of_all(), **registers_used()}))
+    # Numba shows the assembly of what it has compiled in this process only.
+    what = sys.argv[1]
+    if what == "registers":
+        compile_some()
+    found = {} if what == "registers" else {"digest": digest_of_all()}
+    print(json.dumps(found if what == "digest" else {**found, **registers_used()}))
