@@ -9,17 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.delta import check_base
-from slimtensors.codecs.head import PLANES
-from slimtensors.codecs.place import Place
 from slimtensors.codecs.sparse import stored_mask
 from slimtensors.container.header import Stream
 from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.bases import Bases, Resident, Task, as_bytes
 from slimtensors.device.planes import Planes, decode_planes, planes_of
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
-from slimtensors.errors import BaseError, ChecksumError, FormatError
-from slimtensors.expression import Delta, Sparse
+from slimtensors.errors import ChecksumError, FormatError
+from slimtensors.expression import Sparse
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import Piece, TensorFile
 from slimtensors.threads import run_all
@@ -37,22 +35,6 @@ _told: set[str] = set()
 
 class DecodedOnCpuWarning(RuntimeWarning):
     """Part of a file has no kernel for the GPU; it was decoded on the CPU and copied."""
-
-
-class Resident(NamedTuple):
-    """A tensor on the device."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    memory: Buffer
-
-
-class _Task(NamedTuple):
-    tensor: int
-    stream: int
-    chunk: int
-    length: int  # stored
-    target: Buffer
 
 
 class Kept:
@@ -106,7 +88,7 @@ def begin_fill(
 
     kept: filled at the first call, so that later ones for the same tensors read nothing.
     """
-    by_layout: dict[Layout | Planes, list[_Task]] = {}
+    by_layout: dict[Layout | Planes, list[Task]] = {}
     others = {}
     for index, target in targets.items():
         layout = _layout(file, index)
@@ -135,13 +117,13 @@ def begin_fill(
 def _read(file: TensorFile, index: int, length: int, threads: int, chunks: range | None) -> Array:
     """What no kernel decodes."""
     if chunks is None:
-        return _bytes(file.read(index, threads))
+        return as_bytes(file.read(index, threads))
     number = file.header.tensor_stream[index]
     assert number is not None
     stream = file.header.streams[number]
     out = np.empty(length // stream.dtype.unit_bytes, stream.dtype.unit)
     file.fill([Piece(index, chunks.start * stream.chunk, out)], threads)
-    return _bytes(out)
+    return as_bytes(out)
 
 
 def _layout(file: TensorFile, index: int) -> Layout | Planes | None:
@@ -176,7 +158,7 @@ def tell(label: str, kind: str) -> None:
         )
 
 
-def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -> Iterator[_Task]:
+def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -> Iterator[Task]:
     number = file.header.tensor_stream[index]
     assert number is not None
     stream = file.header.streams[number]
@@ -184,7 +166,7 @@ def _tasks(file: TensorFile, index: int, target: Buffer, chunks: range | None) -
     records = file.reader.records(number)[0]
     for chunk in range(len(records)) if chunks is None else chunks:
         record = records[chunk]
-        yield _Task(index, number, chunk, record.stored_length, target[at : at + record.decoded_length])
+        yield Task(index, number, chunk, record.stored_length, target[at : at + record.decoded_length])
         at += record.decoded_length
     assert at == len(target), stream.label
 
@@ -206,14 +188,14 @@ class _Loader:
         resident: Mapping[str, Resident],
         kept: Kept | None,
     ) -> None:
-        self._file, self._backend, self._threads, self._resident = file, backend, threads, resident
-        self._kept = kept
+        self._file, self._backend, self._threads, self._kept = file, backend, threads, kept
+        self._bases = Bases(file, backend, threads, resident, fill_device)
         self._slots: list[Array | None] = [None] * SLOTS
         self._marks: list[Any] = [None] * SLOTS
         self._next = 0
-        self._pending: list[tuple[list[_Task], Pending]] = []
+        self._pending: list[tuple[list[Task], Pending]] = []
 
-    def load(self, by_layout: Mapping[Layout | Planes, list[_Task]]) -> None:
+    def load(self, by_layout: Mapping[Layout | Planes, list[Task]]) -> None:
         """Ask for all, and decode what no kernel does."""
         try:
             for layout, tasks in by_layout.items():
@@ -231,7 +213,7 @@ class _Loader:
         for tasks, pending in self._pending:
             self._check(tasks, pending)
 
-    def _decode(self, tasks: list[_Task], layout: Layout | Planes) -> None:
+    def _decode(self, tasks: list[Task], layout: Layout | Planes) -> None:
         staging, masks, stored = self._segment(tasks, layout)
         chunks, at = [], 0
         for task, mask in zip(tasks, masks, strict=True):
@@ -248,7 +230,7 @@ class _Loader:
             self._marks[self._next] = self._backend.mark()
             self._next = (self._next + 1) % SLOTS
 
-    def _segment(self, tasks: list[_Task], layout: Layout | Planes) -> _Segment:
+    def _segment(self, tasks: list[Task], layout: Layout | Planes) -> _Segment:
         """Read, or kept."""
         length, key = sum(task.length for task in tasks), (tasks[0].stream, tasks[0].chunk)
         if self._kept is not None and key in self._kept.segments:
@@ -277,7 +259,7 @@ class _Loader:
         self._kept.segments[key] = made
         return made
 
-    def _mask(self, task: _Task, data: Array) -> Array | None:
+    def _mask(self, task: Task, data: Array) -> Array | None:
         """Decoded by the CPU: it tells how many values there are, without which none can be found."""
         stream = self._file.header.streams[task.stream]
         assert isinstance(stream.expression, Sparse)
@@ -286,105 +268,14 @@ class _Loader:
         except FormatError:
             return None  # the CPU decodes all of the chunk, and has the words
 
-    def _known(self, tasks: list[_Task], chunks: list[Chunk], staging: Array, layout: Planes) -> list[Chunk]:
+    def _known(self, tasks: list[Task], chunks: list[Chunk], staging: Array, layout: Planes) -> list[Chunk]:
         """With what decoding plane by plane needs of the chunks' tensors and of their bases."""
-        found, missing = [], []
-        for i, (task, chunk) in enumerate(zip(tasks, chunks, strict=True)):
+        found = []
+        for task, chunk in zip(tasks, chunks, strict=True):
             stream = self._file.header.streams[task.stream]
-            base, stated = None, None
-            if layout.has_base:
-                needed = staging[chunk.at] == PLANES
-                base = self._base_there(task, len(chunk.target)) if needed else None
-                if base is not None:
-                    stated = _stated(staging, chunk)
-                else:
-                    base = self._backend.fresh(len(chunk.target))
-                    missing += [i] if needed else []
             first, sides = task.chunk * stream.chunk, self._file.sides_of(task.tensor)
-            known = chunk._replace(first=first, units=stream.units, sides=sides, base=base, base_digest=stated)
-            found.append(known)
-        missing = self._decode_bases(tasks, found, missing, staging)
-        units: dict[int, Array] = {}
-
-        def read(i: int) -> None:
-            units[i] = self._base_units(tasks[i], staging[chunks[i].at :])
-
-        if missing:
-            run_all(read, missing, min(self._threads, len(missing)))
-        for i in missing:
-            self._backend.write(found[i].base, _bytes(units[i]))
-        return found
-
-    def _decode_bases(self, tasks: list[_Task], chunks: list[Chunk], missing: list[int], staging: Array) -> list[int]:
-        """Give chunks their bases that slimtensors files have, decoded on the device; those without are returned."""
-        by_stream: dict[int, list[int]] = {}
-        for i in missing:
-            by_stream.setdefault(tasks[i].stream, []).append(i)
-        left = []
-        for number, some in by_stream.items():
-            stream, last = self._file.header.streams[number], tasks[some[-1]].chunk
-            high = last * stream.chunk + stream.chunk_units(last)
-            made = self._base_decoded(number, tasks[some[0]].chunk * stream.chunk, high)
-            for i in some:
-                begin = 0 if made is None else (tasks[i].chunk * stream.chunk - made[1]) * stream.dtype.unit_bytes
-                if made is None or begin % ALIGNMENT:
-                    left.append(i)
-                    continue
-                base = made[0][begin : begin + len(tasks[i].target)]
-                chunks[i] = chunks[i]._replace(base=base, base_digest=_stated(staging, chunks[i]))
-        return left
-
-    def _base_decoded(self, number: int, low: int, high: int) -> tuple[Buffer, int] | None:
-        """A buffer that has these units of a stream's base, unchecked, and the first unit that it has."""
-        stream, bases = self._file.header.streams[number], self._file.bases
-        if bases is None or not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
-            return None
-        base = self._file.header.bases[stream.expression.base]
-        try:
-            where = bases.stored(base) if base.dtype == stream.dtype else None
-        except BaseError:
-            return None  # the CPU has the words
-        if where is None:
-            return None
-        file, index = where
-        holder = file.header.tensor_stream[index]
-        plain = file.header.holder(index) == index and index not in file.header.pack_offset
-        if holder is None or not plain or high > file.header.streams[holder].units:
-            return None
-        held = file.header.streams[holder]
-        chunks = range(low // held.chunk, -(-high // held.chunk))
-        length = sum(held.chunk_units(chunk) for chunk in chunks) * held.dtype.unit_bytes
-        buffer = self._backend.fresh(length)
-        fill_device(file, {index: buffer}, self._backend, self._threads, chunks=chunks)
-        return buffer, chunks.start * held.chunk
-
-    def _base_there(self, task: _Task, length: int) -> Buffer | None:
-        """What a chunk is a difference from, if the device has it as it is needed; unchecked."""
-        stream = self._file.header.streams[task.stream]
-        if not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
-            return None
-        base = self._file.header.bases[stream.expression.base]
-        held = self._resident.get(base.hints.get("tensor", ""))
-        if held is None or base.dtype != stream.dtype or (held.dtype, held.shape) != (base.dtype.name, base.shape):
-            return None
-        begin = task.chunk * stream.chunk * stream.dtype.unit_bytes
-        found = held.memory[begin : begin + length]
-        aligned = len(found) == length and self._backend.window([found])[1][0] % ALIGNMENT == 0
-        return found if aligned else None
-
-    def _base_units(self, task: _Task, data: Array) -> Array:
-        """What a chunk is a difference from, checked."""
-        stream = self._file.header.streams[task.stream]
-        try:
-            units = self._file.base_of(task.stream, task.chunk)
-            assert units is not None
-            check_base(Place(stream.units, base=units), int(data[8:16].view("<u8")[0]))
-        except BaseError:
-            # The decoder for CPUs has the words for it.
-            out = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
-            self._file.decode_chunk(task.stream, task.chunk, out)
-            raise
-        return units
+            found.append(chunk._replace(first=first, units=stream.units, sides=sides))
+        return self._bases.given(tasks, found, staging) if layout.has_base else found
 
     def _slot(self, length: int) -> Array:
         """Host memory that no upload reads from any more."""
@@ -395,14 +286,14 @@ class _Loader:
             slot = self._slots[self._next] = self._backend.staging(max(length, SEGMENT_BYTES))
         return slot[:length]
 
-    def _decode_left(self, tasks: list[_Task], pending: Pending) -> None:
+    def _decode_left(self, tasks: list[Task], pending: Pending) -> None:
         """Decode on the CPU what a kernel left; for what is malformed the CPU has the words."""
         for i in pending.left:
             stream, units = self._decode_here(tasks[i])
             tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
-            self._backend.write(tasks[i].target, _bytes(units))
+            self._backend.write(tasks[i].target, as_bytes(units))
 
-    def _check(self, tasks: list[_Task], pending: Pending) -> None:
+    def _check(self, tasks: list[Task], pending: Pending) -> None:
         """Decode again on the CPU what a kernel found wrong; the CPU has the words for it."""
         faulty = set(pending.faulty()) | set(pending.of_another_base())
         if pending.digests is not None:
@@ -416,15 +307,15 @@ class _Loader:
                 "set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
             )
 
-    def _decode_here(self, task: _Task) -> tuple[Stream, Array]:
+    def _decode_here(self, task: Task) -> tuple[Stream, Array]:
         stream = self._file.header.streams[task.stream]
         units = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
         self._file.decode_chunk(task.stream, task.chunk, units)
         return stream, units
 
 
-def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:
-    segment: list[_Task] = []
+def _segments(tasks: list[Task]) -> Iterator[list[Task]]:
+    segment: list[Task] = []
     size = decoded = 0
     for task in tasks:
         if segment and (size + task.length > SEGMENT_BYTES or decoded + len(task.target) > DECODED_BYTES):
@@ -434,12 +325,3 @@ def _segments(tasks: list[_Task]) -> Iterator[list[_Task]]:
         size, decoded = size + task.length, decoded + len(task.target)
     if segment:
         yield segment
-
-
-def _stated(staging: Array, chunk: Chunk) -> int:
-    """The digest that a chunk's base must have."""
-    return int(staging[chunk.at + 8 : chunk.at + 16].view("<u8")[0])
-
-
-def _bytes(units: Array) -> Array:
-    return np.ascontiguousarray(units).view(np.uint8)
