@@ -1,6 +1,10 @@
-"""The formats that others define: codes, scales and numbers bit for bit those of their own libraries."""
+"""The formats that others define: bit for bit what their own libraries give, or what definitions say, run by run."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import pairwise
 
 import gguf
 import ml_dtypes
@@ -8,21 +12,29 @@ import numpy as np
 import pytest
 from gguf.constants import GGMLQuantizationType
 
+from slimtensors.detect.lattice import NF4
+from slimtensors.dtypes import DTYPES
 from slimtensors.inputs import ArrayInput
+from slimtensors.kernels.cpu import quantise as kernels
+from slimtensors.kernels.status import BAD_ARGUMENT
 from slimtensors.quantise.quantiser import QuantisedInput
 from slimtensors.quantise.recipes import RECIPES
 
-DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
+AS = {name: DTYPES[name].numpy() for name in ("F32", "F16", "BF16")}
+F32 = np.float32
 
 
 def weights(rows: int = 96, columns: int = 768, seed: int = 1) -> np.ndarray:
-    """Of several scales, with zeros, equal magnitudes of both signs and a block of zeros."""
+    """Of several scales, with zeros, equal magnitudes of both signs, ties, and a block of zeros."""
     rng = np.random.default_rng(seed)
     made = (rng.standard_t(5, (rows, columns)) * 2.0 ** rng.integers(-12, 4, (rows, 1))).astype(np.float32)
     made[0, :32] = 0
     made[1, ::2] = 0
     made[2] = np.tile([0.5, -0.5, 0.25, -0.125], columns // 4)
     made[3] = np.tile([-0.5, 0.5, 0.25, -0.125], columns // 4)
+    made[4] = rng.integers(-48, 49, columns) / 16
+    made[5] = 0
+    made[6, ::2] = -0.0
     return made
 
 
@@ -38,12 +50,140 @@ def bits(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).view(f"u{array.itemsize}")
 
 
-@pytest.mark.parametrize("recipe", ["q8_0"])
-@pytest.mark.parametrize("dtype", DTYPES)
+GGUF = [(recipe, dtype) for recipe in ("q8_0", "q5_0", "q4_0") for dtype in AS]
+
+
+@pytest.mark.parametrize(("recipe", "dtype"), [*GGUF, ("mxfp4", "F32")])
 def test_gguf(recipe: str, dtype: str) -> None:
     kind = GGMLQuantizationType[recipe.upper()]
-    array = weights().astype(DTYPES[dtype])
+    array = weights().astype(AS[dtype])
+    if recipe == "mxfp4":
+        array[4] = 0  # ties, of which narrower dtypes have many: gguf-py takes the smaller, the specification the even
     with np.errstate(all="ignore"):
         packed = gguf.quants.quantize(array.astype(np.float32), kind)
         theirs = gguf.quants.dequantize(packed, kind).astype(array.dtype)
     assert np.array_equal(bits(quantised(array, recipe)), bits(theirs))
+
+
+# ---- run by run, as the definitions have it; x: float32, `own`: rounds to the tensor's dtype
+
+Own = Callable[[float], np.float32]
+
+
+def nf4(x: np.ndarray, _own: Own) -> np.ndarray:
+    peak = max(abs(x))
+    if peak == 0:
+        return x * 0
+    inverse = F32(1) / peak
+    middles = [(a + b) / F32(2) for a, b in pairwise(NF4)]
+    return np.array([NF4[sum(F32(v * inverse) > m for m in middles)] * peak for v in x], np.float32)
+
+
+def integers(low: int, high: int) -> Callable[[np.ndarray, Own], np.ndarray]:
+    def run(x: np.ndarray, own: Own) -> np.ndarray:
+        scale = own(max(abs(x)) / F32((high - low) / 2))
+        whole = [min(max(round(float(F32(v / scale))), low), high) if scale else 0 for v in x]
+        return np.array([F32(n) * scale for n in whole], np.float32)
+
+    return run
+
+
+def power_of(x: np.ndarray, less: int) -> np.float32:
+    """math.frexp gives a mantissa from 0.5 to 1."""
+    peak = float(max(abs(x)))
+    exponent = math.frexp(peak)[1] - 1 - less if peak else -127
+    return F32(math.ldexp(1, max(min(exponent, 127), -127)))
+
+
+def in_floats(kind: type, largest: float, scale_of: Callable[..., np.float32]) -> Callable[..., np.ndarray]:
+    """ml_dtypes rounds to nearest, ties to even."""
+
+    def run(x: np.ndarray, own: Own) -> np.ndarray:
+        scale = scale_of(x, own)
+        if scale == 0:
+            return x * 0
+        return np.clip(x / scale, -largest, largest).astype(kind).astype(np.float32) * scale
+
+    return run
+
+
+def bfp6(x: np.ndarray, _own: Own) -> np.ndarray:
+    scale = power_of(x, 4)
+    return np.array([F32(min(max(round(float(v / scale)), -31), 31)) * scale for v in x], np.float32)
+
+
+TWINS: dict[str, tuple[int, Callable[..., np.ndarray]]] = {
+    "nf4": (64, nf4),
+    "int8": (0, integers(-128, 127)),
+    "int4": (128, integers(-8, 7)),
+    "fp8": (0, in_floats(ml_dtypes.float8_e4m3fn, 448, lambda x, own: own(max(abs(x)) / F32(448)))),
+    "mxfp8": (32, in_floats(ml_dtypes.float8_e4m3fn, 448, lambda x, _: power_of(x, 8))),
+    "mxfp4": (32, in_floats(ml_dtypes.float4_e2m1fn, 6, lambda x, _: power_of(x, 2))),
+    "bfp6": (16, bfp6),
+}
+
+
+@pytest.mark.parametrize("recipe", TWINS)
+@pytest.mark.parametrize("dtype", AS)
+def test_definitions(recipe: str, dtype: str) -> None:
+    array = weights(24, 384, 2).astype(AS[dtype])
+    length, twin = TWINS[recipe]
+
+    def own(number: float) -> np.float32:
+        return np.float32(np.float32(number).astype(array.dtype))
+
+    runs = array.astype(np.float32).reshape(-1, length or array.shape[1])
+    with np.errstate(all="ignore"):
+        want = np.stack([twin(run, own) for run in runs]).reshape(array.shape).astype(array.dtype)
+    found = quantised(array, recipe)
+    wrong = np.flatnonzero(found.astype(np.float32) != want.astype(np.float32))  # zeros have no sign here
+    assert not wrong.size, (wrong[:5], found.flat[wrong[:5]], want.flat[wrong[:5]])
+    assert not np.signbit(found.astype(np.float32)[found == 0]).any() or recipe == "nf4"
+
+
+def test_all_are_tested() -> None:
+    assert RECIPES.keys() == {"q8_0", "q5_0", "q4_0", *TWINS}
+
+
+ODD = [("q4_0", (64, 48)), ("int4", (64, 192)), ("nf4", (63, 33)), ("int8", (9, 7))]
+
+
+@pytest.mark.parametrize(("recipe", "shape"), ODD)
+def test_rows_of_no_whole_blocks(recipe: str, shape: tuple[int, ...]) -> None:
+    assert RECIPES[recipe].structure(ArrayInput("w", np.zeros(shape, np.float32))) is None
+
+
+def test_runs_across_rows_and_odd_rows() -> None:
+    """Blocks of nf4 go on in the next row; rows of int8 need be no multiple of anything."""
+    array = weights(64, 40, 3)
+    assert quantised(array, "nf4").tobytes() == quantised(array.reshape(40, 64), "nf4").tobytes()
+    array = weights(7, 36, 3)[:, :33].copy()
+    found = quantised(array, "int8")
+    with np.errstate(all="ignore"):
+        assert np.array_equal(found, np.stack([integers(-128, 127)(row, F32) for row in array]))
+
+
+def test_kernels_refuse_lengths_that_disagree() -> None:
+    x, scales, codes = np.zeros(64, np.float32), np.zeros(2, np.float32), np.zeros(64, np.uint8)
+    for wrong in (0, 31, 64):
+        assert kernels.peaks(x, wrong, scales) == BAD_ARGUMENT
+    for call in (
+        lambda x, s, n, c: kernels.round_away(x, s, n, 127, c),
+        lambda x, s, n, c: kernels.round_down(x, s, n, 8.5, 15, c),
+        lambda x, s, n, c: kernels.round_even(x, s, n, -8, 7, c),
+        lambda x, s, n, c: kernels.nearest(x, s, n, x[:15], c),
+        lambda x, s, n, c: kernels.round_floats(x, s, n, 3, 7, 126, 448.0, c),
+    ):
+        for wrong in ((x[:63], scales, 32, codes), (x, scales, 0, codes), (x, scales, 31, codes)):
+            assert call(*wrong) == BAD_ARGUMENT
+    assert kernels.round_even(x, scales, 32, -8, 7, codes[:63]) == BAD_ARGUMENT
+    for wrong in ((8, 7, 126), (3, 128, 126), (3, 7, 0), (3, 7, 128)):
+        assert kernels.round_floats(x, scales, 32, *wrong, 448.0, codes) == BAD_ARGUMENT
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_what_is_not_finite_harms_nothing(recipe: str, value: float) -> None:
+    array = weights(16, 768)
+    array[3, 5] = value
+    RECIPES[recipe].quantise(ArrayInput("w", array))

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.detect.lattice import NF4
 from slimtensors.errors import UsageError
-from slimtensors.quantise import blocks
+from slimtensors.quantise import rules
+from slimtensors.quantise.blocks import Blocks
 from slimtensors.quantise.quantiser import Quantiser
 
 __all__ = ["RECIPES", "quantiser_of"]
 
+
+def _integers(low: int, high: int) -> npt.NDArray[Any]:
+    return np.arange(low, high + 1).astype(np.int8)
+
+
+E2M1 = rules.small_floats(1, 1, 8)  # up to 6
+E4M3 = rules.small_floats(3, 7, 127)  # up to 448
+
 _ALL: list[Quantiser] = [
-    blocks.Blocks("q8_0", 32, np.arange(-127, 128).astype(np.int8), blocks.q8_0, tail=13),
+    Blocks("q8_0", 32, _integers(-127, 127), rules.q8_0, "F16"),
+    Blocks("q5_0", 32, _integers(-16, 15), rules.legacy(16), "F16"),
+    Blocks("q4_0", 32, _integers(-8, 7), rules.legacy(8), "F16"),
+    Blocks("nf4", 64, NF4, rules.nf4(NF4), across=True),
+    Blocks("int8", 0, _integers(-128, 127), rules.integers(-128, 127), ""),
+    Blocks("int4", 128, _integers(-8, 7), rules.integers(-8, 7), ""),
+    Blocks("fp8", 0, E4M3, rules.floats(3, 7, E4M3), ""),
+    Blocks("mxfp8", 32, E4M3, rules.mx(3, 7, 8, E4M3), "E8M0"),
+    Blocks("mxfp4", 32, E2M1, rules.mx(1, 1, 2, E2M1), "E8M0"),
+    Blocks("bfp6", 16, _integers(-31, 31), rules.bfp(5), "E8M0"),
 ]
 RECIPES = {each.name: each for each in _ALL}
 

@@ -18,7 +18,7 @@ from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
-__all__ = ["LANES", "peaks", "round_away"]
+__all__ = ["LANES", "nearest", "peaks", "round_away", "round_down", "round_even", "round_floats"]
 
 Array = npt.NDArray[Any]
 
@@ -60,4 +60,74 @@ def round_away(weights: Array, inverses: Array, length: int, zero: int, codes: A
             floor = np.floor(magnitude)
             whole = floor + np.floor(np.float32(2) * (magnitude - floor))
             codes[i] = zero + clipped(whole if x > 0 else -whole, -zero, zero)
+    return OK
+
+
+@kernel
+def round_down(weights: Array, inverses: Array, length: int, above: float, most: int, codes: Array) -> int:
+    """codes[i] = weights[i] * inverses[run] + above, rounded towards 0; from 0 to `most`."""
+    if not agree(weights, inverses, length, codes):
+        return BAD_ARGUMENT
+    for run in range(inverses.size):
+        factor = np.float32(inverses[run])
+        for i in range(run * length, (run + 1) * length):
+            codes[i] = clipped(np.float32(weights[i]) * factor + np.float32(above), 0, most)
+    return OK
+
+
+@kernel
+def round_even(weights: Array, scales: Array, length: int, low: int, high: int, codes: Array) -> int:
+    """codes[i] = weights[i] / scales[run], 0 if that is 0, rounded, halves to even, from low to high; less low."""
+    if not agree(weights, scales, length, codes):
+        return BAD_ARGUMENT
+    for run in range(scales.size):
+        scale = np.float32(scales[run])
+        divisor = scale if scale != 0 else np.float32(np.inf)
+        for i in range(run * length, (run + 1) * length):
+            codes[i] = clipped(np.rint(np.float32(weights[i]) / divisor), low, high) - low
+    return OK
+
+
+@kernel
+def nearest(weights: Array, inverses: Array, length: int, middles: Array, codes: Array) -> int:
+    """codes[i] = how many of the rising float32 `middles` are below weights[i] * inverses[run], which is at most 1."""
+    if not agree(weights, inverses, length, codes):
+        return BAD_ARGUMENT
+    for run in range(inverses.size):
+        factor = np.float32(inverses[run])
+        begin, end = run * length, (run + 1) * length
+        for i in range(begin, end):
+            codes[i] = 0
+        for k in range(middles.size):
+            middle = np.float32(middles[k])
+            for i in range(begin, end):
+                codes[i] += np.float32(weights[i]) * factor > middle
+    return OK
+
+
+@kernel
+def round_floats(
+    weights: Array, scales: Array, length: int, mantissa: int, bias: int, most: int, largest: float, codes: Array
+) -> int:
+    """weights[i] / scales[run], rounded to a float of so many bits of mantissa, halves to even; too large ones become
+    `largest`, which is number `most` of the magnitudes, 0 number 0.
+
+    codes[i] = 2 * number - 1, or 2 * number of a negative one; 0 of 0.
+    """
+    if not agree(weights, scales, length, codes) or not 0 <= mantissa < 8 or not 0 <= bias < 128 or not 0 < most < 128:
+        return BAD_ARGUMENT
+    for run in range(scales.size):
+        scale = np.float32(scales[run])
+        divisor = scale if scale != 0 else np.float32(np.inf)
+        for i in range(run * length, (run + 1) * length):
+            x = np.float32(weights[i]) / divisor
+            magnitude = min(abs(x), np.float32(largest))
+            bits = np.int64(np.float32(magnitude).view(np.uint32))
+            # exponents above that of subnormal numbers; at most 128 + bias
+            above = max((bits >> 23) - 128 + bias, 0)
+            # steps of 2^(above + 1 - bias - mantissa)
+            factor = np.uint32((127 + mantissa - above - 1 + bias) << 23).view(np.float32)
+            number = (above << mantissa) + np.int64(np.rint(magnitude * factor))
+            number = min(max(number, 0), most)
+            codes[i] = max(2 * number - 1 + (x < 0), 0) if number > 0 else 0
     return OK
