@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import ml_dtypes
@@ -56,7 +57,10 @@ def test_round_trip(dtype: str) -> None:
     again = load(data)
     assert all(same(again[name], tensors[name]) for name in tensors)
     assert save(tensors, preset="small", threads=3) == data
-    assert "which sign to expect" in explain(data)["(900, 600)"]
+    words = explain(data)["(900, 600)"]
+    assert "which sign to expect" in words
+    plain, scales, both = map(float, re.findall(r"takes plain (.*), with the scales (.*), with .* (.*) bits", words)[0])
+    assert plain > scales > both
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16", "float32"])

@@ -76,8 +76,9 @@ def test_json_keys(invoke: Invoke, model: Path) -> None:
     report = json.loads(invoke("inspect", packed, "--json", "--why").output)
     assert set(report) == {
         "file", "file_id", "format_version", "file_bytes", "decoded_bytes", "ratio", "chunks", "source_format",
-        "metadata", "tensors",
+        "metadata", "tensors", "lossy_source_sha256",
     }  # fmt: skip
+    assert report["lossy_source_sha256"] is None
     assert set(report["tensors"][0]) == {
         "name", "dtype", "shape", "expression", "storage", "chunks", "decoded_bytes", "stored_bytes",
         "bits_per_weight", "why",

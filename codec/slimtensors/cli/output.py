@@ -91,7 +91,10 @@ def percent(part: float, whole: float) -> str:
 
 def speed(count: float, elapsed: float) -> str:
     """Bytes per second."""
-    return f"{count / elapsed / 1e9:.2f} GB/s" if elapsed > 0 else "-"
+    if elapsed <= 0:
+        return "-"
+    rate = count / elapsed
+    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e8 else f"{rate / 1e6:.1f} MB/s"
 
 
 def seconds(elapsed: float) -> str:

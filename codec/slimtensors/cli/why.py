@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
+from slimtensors.codecs.place import Place
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
 from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse
@@ -86,7 +90,31 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
         top = bits.parts[-1].context
         if isinstance(top, ClassContext) and top.mean is not None:
             words += f"; a product of rank {top.mean.rank} says which sign to expect, and how surely"
+        words += _bought(file, index, number)
     return words
+
+
+def _bought(file: TensorFile, index: int, number: int) -> str:
+    """What each step was worth in the middle chunk, which is coded again without it."""
+    from slimtensors.codecs.chunk import encode_chunk  # loads Numba, which all other words can do without
+
+    stream = file.header.streams[number]
+    chunk, parts = stream.chunks // 2, stream.bits.parts
+    units = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
+    place = Place(stream.units, chunk * stream.chunk, file.sides_of(index), stream.dtype, None)
+    file.decode_chunk(number, chunk, units)
+    top = parts[-1].context
+    assert isinstance(top, ClassContext)
+    plain = tuple(replace(part, context=None) for part in parts)
+    ways = {"plain": plain, "with the scales": (*plain[:-1], replace(plain[-1], context=replace(top, mean=None)))}
+    if top.mean is not None:
+        ways["with the product, too,"] = parts
+    costs = {
+        name: 8 * len(encode_chunk(units, replace(stream.bits, parts=way), place)) / units.size
+        for name, way in ways.items()
+    }
+    said = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
+    return f"; its middle chunk takes {said} bits a weight"
 
 
 def _stream(file: TensorFile, number: int) -> str:
