@@ -89,7 +89,9 @@ def test_json_keys(invoke: Invoke, model: Path) -> None:
     assert set(report) == {"preset", "source_bytes", "compressed_bytes", "ratio", "other_bytes", "files"}
     report = json.loads(invoke("verify", packed, "--json").output)
     assert report["sound"]
-    assert set(report["files"][0]) == {"file", "file_id", "tensors", "chunks", "decoded_bytes", "source_sha256"}
+    assert set(report["files"][0]) == {
+        "file", "file_id", "tensors", "chunks", "decoded_bytes", "source_sha256", "lossy",
+    }  # fmt: skip
 
 
 def test_progress(model: Path) -> None:
