@@ -350,8 +350,8 @@ class _Builder:
         if steering is not None:
             chunk = wide
             expression = steering.steer(bits, dtype, len(sides))
-            for side in steering.sides:
-                sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
+            for side, side_bits in zip(steering.sides, steering.side_bits(len(sides)), strict=True):
+                sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(side_bits)),)
                 self._jobs.append(Job((index,), partial(_part, side.reshape(-1)), try_zstd=True))
             why = f"{why}; {steering.why}" if why else steering.why
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))

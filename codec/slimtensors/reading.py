@@ -262,8 +262,13 @@ class TensorFile:
             note(error, f"while reading {self.header.streams[number].label}, chunk {chunk}")
             raise
 
-    def decode_stored(self, number: int, chunk: int, data: Bytes, out: Units) -> None:
-        """Check a chunk's stored bytes, decode them into `out`, and check that. On an error `out` holds noise."""
+    def decode_stored(
+        self, number: int, chunk: int, data: Bytes, out: Units, sides: tuple[Units, ...] | None = None
+    ) -> None:
+        """Check a chunk's stored bytes, decode them into `out`, and check that. On an error `out` holds noise.
+
+        sides: of a side plane, those before it.
+        """
         from slimtensors.codecs.chunk import (
             decode_chunk,  # loads Numba, which those who only look at a file can do without
         )
@@ -274,7 +279,8 @@ class TensorFile:
         try:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
             base = self._base(stream, first, out.size) if data[0] == PLANES else None
-            place = Place(stream.units, first, self._sides.get(number, ()), stream.dtype, base)
+            sides = self._sides.get(number, ()) if sides is None else sides
+            place = Place(stream.units, first, sides, stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
         except BaseError as error:
             raise BaseError(f"{stream.label}, chunk {chunk}: {error}{self._needed(stream, str(error))}") from None
@@ -334,15 +340,19 @@ class TensorFile:
             return
         with self._sides_lock:
             if number not in self._sides:
-                self._sides[number] = tuple(self._side(side) for side in sides)
-                check_sides(self.header.streams[number], self._sides[number])
+                found: tuple[Units, ...] = ()
+                for side in sides:
+                    found += (self._side(side, found),)
+                check_sides(self.header.streams[number], found)
+                self._sides[number] = found
 
-    def _side(self, side: int) -> Units:
+    def _side(self, side: int, earlier: tuple[Units, ...]) -> Units:
         stream = self.header.streams[side]
         out = np.empty(stream.units, stream.dtype.unit)
         for chunk in range(stream.chunks):
             low = chunk * stream.chunk
-            self.decode_chunk(side, chunk, out[low : low + stream.chunk_units(chunk)])
+            data = self.fetch_chunk(side, chunk)
+            self.decode_stored(side, chunk, data, out[low : low + stream.chunk_units(chunk)], earlier)
         return out.reshape(stream.shape)
 
     def _scratch(self, length: int) -> Bytes:

@@ -132,7 +132,8 @@ class _Feed:
                 pieces = self._small(job.inputs)
             else:
                 pieces = self._large(stream, job.inputs[0])
-            sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 and job.side is None else ()
+            # Of a side plane, those before it.
+            sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 else ()
             first = 0
             for units in pieces:
                 yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job.try_zstd, job.base)

@@ -32,6 +32,7 @@ from expressions import (
     Cast,
     ClassContext,
     Decimal,
+    FactorContext,
     Field,
     FieldContext,
     Gather,
@@ -419,7 +420,10 @@ class HeaderReader:
         for side in sides:
             side = object_of(side, "side plane", {"chunk", "dtype", "expression", "shape"})
             dtype, _, size = self.sizes(side, "side plane")
-            tensor.sides.append(self.stream("side", size // DTYPES[dtype][1], side))
+            earlier = sides[: len(tensor.sides)]
+            found = self.stream("side", size // DTYPES[dtype][1], side, sides=earlier)
+            check_factors(found, earlier)
+            tensor.sides.append(found)
         data = self.stream("tensor", units, value, sides=sides)
         used = data.expression.sides()
         if isinstance(data.lookup, Gather | Mul):
@@ -432,6 +436,7 @@ class HeaderReader:
         if data.expression.matmul is not None:
             check_matmul(data, sides)
         for part in data.expression.planes():
+            check(not isinstance(part.context, FactorContext), "factor: not of a side plane")
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
                 two = [sides[part.context.rows], sides[part.context.columns]]
@@ -683,6 +688,21 @@ def base_units(stream: Stream, start: int, n: int) -> bytes:
     return stream.base[start * stream.unit : (start + n) * stream.unit].ljust(n * stream.unit, b"\0")
 
 
+def check_factors(side: Stream, earlier: list[dict]) -> None:
+    """ "only for planes of a side plane, not under `scatter`, ... with contexts of this kind only" """
+    uses = side.expression.sides() or isinstance(side.lookup, Gather | Mul)
+    if not uses:
+        return
+    check(isinstance(side.expression, Bits) and side.lookup is None, "a side plane with side planes")
+    for part in side.expression.parts:
+        check(part.side is None and isinstance(part.context, FactorContext | None), "a side plane with side planes")
+        if part.context:
+            two = [earlier[part.context.rows], earlier[part.context.columns]]
+            check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "factor: not planes of classes")
+            k, rest = divmod(side.units, two[0]["shape"][0] + two[1]["shape"][0])
+            check(rest == 0 and 1 <= k <= 64, "factor: not 1 to 64 rows of rows + columns")
+
+
 def check_matmul(data: Stream, sides: list[dict]) -> None:
     matmul = data.expression.matmul
     check(data.dtype in ("F32", "BF16", "F16"), "matmul: dtype")
@@ -726,6 +746,14 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
                 row = classes[(start + j) // (stream.units // len(classes))]
             table.append(max(0, min(c, context.tables - 1)) + context.tables * row)
         moved = [0] * len(table)
+    elif isinstance(context, FactorContext):
+        rows, line = sides[context.rows], len(sides[context.rows]) + len(sides[context.columns])
+        table = []
+        for j in here:
+            t, at = divmod(start + j, line)
+            m = max(0, min(rows[at] - context.first, context.classes - 1)) if at < len(rows) else context.classes
+            table.append((context.classes + 1) * t.bit_length() + m)
+        moved = [0] * len(table)
     else:
         columns = sides[context.columns]
         k = [sides[context.rows][(start + j) // len(columns)] + columns[(start + j) % len(columns)] for j in here]
@@ -737,7 +765,12 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
         table, moved = [c % 4 for c in k], [context.octave * (c // 4) for c in k]
     # "The zeros that follow the last field have the context 0."
     fill = [0] * (-len(table) % GROUP)
-    number = context.tables * context.classes if isinstance(context, BaseContext) else context.tables
+    if isinstance(context, BaseContext):
+        number = context.tables * context.classes
+    elif isinstance(context, FactorContext):
+        number = (context.classes + 1) * ((stream.units // line - 1).bit_length() + 1)
+    else:
+        number = context.tables
     return coder.Contexts(number, table + fill, moved + fill)
 
 
@@ -883,8 +916,9 @@ def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:
     decoded: list[bytes] = []
     for i, (stream, stream_records) in enumerate(zip(header.streams, records, strict=True)):
         # A tensor's side planes are the streams just before its own.
+        # A side plane has those before it.
         first = i
-        while first and stream.kind == "tensor" and header.streams[first - 1].kind == "side":
+        while first and stream.kind in ("tensor", "side") and header.streams[first - 1].kind == "side":
             first -= 1
         sides = decoded[first:i]
         check_side(stream, sides)

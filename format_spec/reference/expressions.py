@@ -62,13 +62,22 @@ class SignContext:
 
 
 @dataclass(frozen=True)
+class FactorContext:
+    rows: int
+    columns: int
+    first: int
+    classes: int
+
+
+@dataclass(frozen=True)
 class Part:
     width: int
     side: int | None  # the side plane that says which rows have fields; None: all have
-    context: BaseContext | ClassContext | SignContext | None = None
+    context: BaseContext | ClassContext | FactorContext | SignContext | None = None
 
     def sides(self) -> set[int]:
-        classes = {self.context.rows, self.context.columns} if isinstance(self.context, ClassContext) else set()
+        by_class = isinstance(self.context, ClassContext | FactorContext)
+        classes = {self.context.rows, self.context.columns} if by_class else set()
         if isinstance(self.context, ClassContext) and self.context.mean:
             classes.add(self.context.mean.factors)
         if isinstance(self.context, BaseContext):
@@ -403,11 +412,13 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
     if "context" not in object_:
         return Part(width, side)
     context = keyed(object_["context"], "context")
-    known = ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"sign"})
+    known = ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"factor"}, {"sign"})
     check(context.keys() in known, "context: unknown keys")
     if "sign" in context:
         first, tables = pair(context["sign"], "sign")
         return Part(width, side, SignContext(integer(first, 0, 65535, "first"), integer(tables, 2, 32, "tables")))
+    if "factor" in context:
+        return Part(width, side, parse_factor(context["factor"]))
     kind = "class" if "class" in context else "base"
     numbers = context[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
@@ -425,6 +436,13 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
     rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
     mean = parse_mean(context["mean"]) if "mean" in context else None
     return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave"), mean))
+
+
+def parse_factor(value: object) -> FactorContext:
+    if not isinstance(value, list) or len(value) != 4:
+        raise Refused("factor: not an array of four")
+    rows, columns = integer(value[0], 0, 2**48, "factor"), integer(value[1], 0, 2**48, "factor")
+    return FactorContext(rows, columns, integer(value[2], 0, 255, "first"), integer(value[3], 1, 31, "classes"))
 
 
 def parse_mean(value: object) -> Mean:

@@ -17,6 +17,7 @@ from make_valid import (
     delta,
     delta_matmul,
     delta_pack,
+    factor_source,
     factors,
     little,
     lossy,
@@ -1576,6 +1577,48 @@ header("mean_below", "a mean of a part that is not the last", ([*MEAN_PARTS, 1],
 header("mean_rows", "a mean under scatter", ([*MEAN_PARTS, 2], {
     "scatter": [0, {"context": {"class": [0, 1, 4], "mean": [2, [2, 1], []]}, "plane": 10}],
 }), base=mean)  # fmt: skip
+FACTOR = ["expressions", 2, "bits", 0, "context"]  # after the tensor's and the classes'
+
+
+def factor_file(rows: int = 20, columns: int = 110, groups: Sequence[int] = (3, 2)) -> Parts:
+    return one(factor_source(3, Plane(CODED, 12, 2), groups=groups, rows=rows, columns=columns))
+
+
+header("factor_number", "a context of factors that is no list", ([*FACTOR, "factor"], 0), base=factor_file)
+header("factor_three", "a context of factors with three numbers", ([*FACTOR, "factor"], [0, 1, 3]), base=factor_file)
+header("factor_first", "a context of factors whose first is 256", ([*FACTOR, "factor", 2], 256), base=factor_file)
+header("factor_classes_0", "a context of factors without classes", ([*FACTOR, "factor", 3], 0), base=factor_file)
+header("factor_classes_32", "a context of factors with 32 classes", ([*FACTOR, "factor", 3], 32), base=factor_file)
+header("factor_more", "a context of factors that is a sign's too", ([*FACTOR, "sign"], [0, 2]), base=factor_file)
+header("factor_itself", "factors given the side plane that they are", ([*FACTOR, "factor", 1], 2), base=factor_file)
+header("factor_columns", "factors given rows twice, which do not fit", ([*FACTOR, "factor", 1], 0), base=factor_file)
+header("factor_class", "classes in a side plane's own expression", (FACTOR, {"class": [0, 1, 0]}), base=factor_file)
+header("factor_scatter", "factors under scatter", (["expressions", 2, "bits", 0], {
+    "scatter": [0, {"context": {"factor": [0, 1, 1, 3]}, "plane": 8}],
+}), base=factor_file)  # fmt: skip
+header("factor_of_rows", "classes of rows given what comes after them", (["tensors", 0, "sides", 0, "expression"], 2),
+       base=factor_file)  # fmt: skip
+header("factor_tensor", "a context of factors for a tensor",
+       (["expressions", 0, "bits", 0, "context"], {"factor": [0, 1, 1, 3]}), base=classes)  # fmt: skip
+header("factor_long", "more than 64 factors, by the classes named", ([*FACTOR, "factor", 1], 0),
+       base=lambda: factor_file(1, 255, (1,)))  # fmt: skip
+
+
+@invalid("factors whose table is absent")
+def factor_absent() -> bytes:
+    def code(place: Place) -> bytes:
+        chunk = place.planes(Plane(CODED, 12, 2))
+        table = chunk.planes[0].parts.table
+        at = first_table(table)
+        length = decode.coder.read_table(table[at:], 12)[1]
+        chunk.planes[0].parts.table = table[:at] + b"\1\0" + table[at + length :]
+        return chunk.bytes()
+
+    source = factor_source(3, Plane(CODED, 12, 2))
+    source.sides[2].code = code
+    return one(source).join()
+
+
 header("sign_number", "the context of a sign that is no list", (SIGN, 380), base=mean)
 header("sign_three", "the context of a sign with three numbers", (SIGN, [640, 8, 1]), base=mean)
 header("sign_first", "a sign whose first has 17 bits", ([*SIGN, 0], 65536), base=mean)

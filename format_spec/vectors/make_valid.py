@@ -754,6 +754,44 @@ def mean_blocks() -> Parts:
     return one(mean_source(signs=Plane(CODED, 12, 3)))
 
 
+def factor_source(
+    classes: int, plan: Plane, chunk: int | None = None, *, groups: Sequence[int] = (3, 2), rows: int = 20,
+    columns: int = 100,
+) -> Source:  # fmt: skip
+    """A mean whose factors are coded given their number and the class of their row."""
+    source = mean_source(rows, columns, groups)
+    factors = source.sides[2]
+    factors.data = bytes(127 + x % 3 for x in noise(len(factors.data), 3))
+    context = {"context": {"factor": [0, 1, 1, classes]}, "plane": 8}
+    factors.expression = {"bits": [context], "rotate": 0}
+    factors.sides, factors.code, factors.chunk = source.sides[:2], or_literal(plan), chunk
+    return source
+
+
+@valid("a mean whose factors are coded given number and row's class: three classes, a tail, tables that are absent")
+def mean_factors() -> Parts:
+    return one(factor_source(3, Plane(CODED, 12, 2)))
+
+
+@valid("the same with one class, of one factor")
+def mean_factors_one() -> Parts:
+    return one(factor_source(1, Plane(CODED, 11, 1), groups=(1,)))
+
+
+@valid("the same with 31 classes, of 64 factors, in chunks that begin mid-row, an escape")
+def mean_factors_most() -> Parts:
+    return one(factor_source(31, Plane(CODED, 12, 4, escape=frozenset({5})), 4000, groups=(64,)))
+
+
+@valid("the same in planes of 3 and 5 bits, one of them raw")
+def mean_factors_planes() -> Parts:
+    source = factor_source(2, Plane(CODED))
+    factors = source.sides[2]
+    factors.expression["bits"] = [{"plane": 3}, {**factors.expression["bits"][0], "plane": 5}]
+    factors.code = planes(Plane(RAW), Plane(CODED, 12, 1))
+    return one(source)
+
+
 @valid("a mean of FP8, whose fields are as wide as the rest of the unit")
 def mean_fp8() -> Parts:
     return one(mean_fp8_source())

@@ -15,14 +15,16 @@ from slimtensors import safe_open
 from slimtensors.cli.why import explain
 from slimtensors.codecs import fused, layouts
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
+from slimtensors.codecs.contexts import contexts_of
 from slimtensors.codecs.place import Place
 from slimtensors.container.source import aligned_empty
 from slimtensors.detect.classes import fit_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import units_of
-from slimtensors.expression import Bits
+from slimtensors.expression import Bits, FactorContext, Part
 from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import load, save
+from slimtensors.reading import open_file
 
 Array = npt.NDArray[np.generic]
 
@@ -112,6 +114,45 @@ def test_two_passes_give_what_planes_give(dtype: str, first: int, monkeypatch: p
     out[:] = 0
     decode_chunk(data, bits, out, place)
     assert np.array_equal(out, units)
+
+
+@pytest.mark.parametrize(("dtype", "first_side"), [("bfloat16", 0), ("float32", 1)])
+def test_factors_given_their_rows(dtype: str, first_side: int) -> None:
+    """Rows of which some are small and hardly differ, as those of tokens that were never trained."""
+    array = expected(dtype, (3000, 256), rank=12)
+    array[::3] = array[::3][:1] * np.float32(0.05)
+    if first_side:
+        array[::2] = array[::2].astype(np.float16)
+    data = save({"a": array}, preset="small")
+    with open_file(data) as file:
+        (sides,) = file.header.side_streams.values()
+        (context,) = file.header.streams[sides[-1]].bits.contexts
+        assert isinstance(context, FactorContext)
+        assert (context.rows, context.columns) == (first_side, first_side + 1)
+        assert context.classes > 1
+    assert same(load(data)["a"], array)
+
+
+@pytest.mark.parametrize("classes", [1, 5, 31])
+def test_factors_in_chunks(classes: int) -> None:
+    """Chunks that begin anywhere select the tables that the whole selects."""
+    rng = np.random.default_rng(7)
+    rows, columns = rng.integers(0, 40, 70, np.uint8), rng.integers(0, 4, 30, np.uint8)
+    factors = (128 + rng.normal(size=(64, 100)) * 4).astype(np.uint8).reshape(-1)
+    context = FactorContext(0, 1, 6, classes)
+    whole = contexts_of(context, Place(6400, 0, (rows, columns)), 6400, None)
+    m = np.append(np.clip(rows.astype(int) - 6, 0, classes - 1), [classes] * 30)
+    assert whole.values.tolist() == [int(t).bit_length() * (classes + 1) + int(k) for t in range(64) for k in m]
+    assert whole.tables == 7 * (classes + 1) > whole.values.max()
+    bits = Bits((Part(8, None, context),))
+    for first, count in ((0, 6400), (1, 5000), (3333, 1280), (6272, 128)):
+        place, out = Place(6400, first, (rows, columns)), np.zeros(count, np.uint8)
+        units = factors[first : first + count]
+        stored = encode_chunk(units, bits, place)
+        data = aligned_empty(len(stored))
+        data[:] = np.frombuffer(stored, np.uint8)
+        decode_chunk(data, bits, out, place)
+        assert np.array_equal(out, units)
 
 
 def test_means_are_found() -> None:

@@ -46,6 +46,7 @@ KEYS = [
     "dtype",
     "encoding",
     "expression",
+    "factor",
     "image",
     "lossy",
     "max",
@@ -112,7 +113,7 @@ def fixup(parts: Parts) -> None:
     decoded: list[bytes] = []
     for i, (stream, stored) in enumerate(zip(header.streams, parts.streams, strict=True)):
         first = i
-        while first and stream.kind == "tensor" and header.streams[first - 1].kind == "side":
+        while first and stream.kind in ("tensor", "side") and header.streams[first - 1].kind == "side":
             first -= 1
         out = b""
         for c, chunk in enumerate(stored.chunks):

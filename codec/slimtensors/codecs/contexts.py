@@ -16,7 +16,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import normalise, table_bytes
 from slimtensors.errors import FormatError
-from slimtensors.expression import BaseContext, ClassContext, Context
+from slimtensors.expression import BaseContext, ClassContext, Context, FactorContext
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
@@ -55,6 +55,8 @@ class Contexts(NamedTuple):
 
 def contexts_of(context: Context, place: Place, count: int, side: int | None) -> Contexts:
     """The contexts of a chunk's first `count` units; of those in the rows marked by `side`, if it is given."""
+    if isinstance(context, FactorContext):
+        return _factors(context, place, count)
     values = work_space("contexts", count, np.uint8)
     if isinstance(context, BaseContext):
         assert place.base is not None
@@ -76,6 +78,17 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
     if side is not None:
         values = place.rows(side).compact(values)
     return Contexts(values, context.all_tables, octave)
+
+
+def _factors(context: FactorContext, place: Place, count: int) -> Contexts:
+    rows, columns = place.sides[context.rows], place.sides[context.columns]
+    line = np.full(rows.size + columns.size, context.classes, np.uint8)
+    # max(class, first) - first does not fall below 0
+    line[: rows.size] = np.minimum(np.maximum(rows, context.first) - context.first, context.classes - 1)
+    first, end = place.first // line.size, -(-(place.first + count) // line.size)
+    begin = np.array([t.bit_length() * (context.classes + 1) for t in range(first, end)], np.uint8)
+    values = (begin[:, None] + line).reshape(-1)[place.first - first * line.size :][:count]
+    return Contexts(np.ascontiguousarray(values), context.tables(place.units // line.size))
 
 
 def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:

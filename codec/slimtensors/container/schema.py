@@ -21,6 +21,7 @@ from slimtensors.expression import (
     Decimal,
     Delta,
     Expression,
+    FactorContext,
     Gather,
     Mul,
     Record,
@@ -123,7 +124,7 @@ def _tensor(
             return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
-            sides = tuple(_side(item, table) for item in _array(value.get("sides", []), "sides", MAX_SIDES))
+            sides = _sides(_array(value.get("sides", []), "sides", MAX_SIDES), table)
             _check_sides(table[index], sides, units, "sides" in keys)
             _check_palettes(table[index], sides, dtype, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
@@ -214,14 +215,39 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
     return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
 
 
-def _side(value: Any, table: list[Expression]) -> Side:
+def _sides(values: list[Any], table: list[Expression]) -> tuple[Side, ...]:
+    sides: tuple[Side, ...] = ()
+    for value in values:
+        sides += (_side(value, table, sides),)
+    return sides
+
+
+def _side(value: Any, table: list[Expression], earlier: tuple[Side, ...]) -> Side:
     value = _object(value, "a side plane")
     if value.keys() != {"chunk", "dtype", "expression", "shape"}:
         raise FormatError(f"a side plane has the keys {sorted(value)[:8]}")
     dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
     chunk, index = _stream(value, dtype, math.prod(shape), table)
-    _no_sides(table[index])
+    found = table[index]
+    if isinstance(found, Bits) and any(isinstance(context, FactorContext) for context in found.contexts):
+        _check_factors(found, earlier, math.prod(shape))
+    else:
+        _no_sides(found)
     return Side(dtype, shape, chunk, index)
+
+
+def _check_factors(bits: Bits, earlier: tuple[Side, ...], units: int) -> None:
+    if bits.flags or not all(isinstance(context, FactorContext) for context in bits.contexts):
+        raise FormatError("a side plane of factors under scatter, or with a context of another kind")
+    for context in bits.contexts:
+        if max(context.sides) >= len(earlier):
+            raise FormatError(f"factors given the side planes {sorted(context.sides)}, not only earlier ones")
+        assert isinstance(context, FactorContext)
+        both = [earlier[context.rows], earlier[context.columns]]
+        _check_class_planes(both)
+        rank, rest = divmod(units, sum(side.shape[0] for side in both))
+        if rest or not 1 <= rank <= MAX_RANK:
+            raise FormatError(f"{units} units of a side plane are not 1 to {MAX_RANK} factors of all rows and columns")
 
 
 def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool) -> None:
@@ -235,6 +261,8 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
     for context in expression.bits.contexts:
         if isinstance(context, BaseContext) and context.rows is not None:
             _check_rows(context.rows, sides[context.rows], units, "row classes")
+        if isinstance(context, FactorContext):
+            raise FormatError("a context of factors, which only a side plane may have")
         if isinstance(context, ClassContext):
             both = [sides[context.rows], sides[context.columns]]
             _check_classes(both, units)
@@ -249,9 +277,13 @@ def _check_rows(number: int, side: Side, units: int, what: str) -> None:
         raise FormatError("a side plane's rows do not divide the tensor")
 
 
-def _check_classes(sides: list[Side], units: int) -> None:
+def _check_class_planes(sides: list[Side]) -> None:
     if any(side.dtype.name != "U8" or len(side.shape) != 1 for side in sides):
         raise FormatError("a side plane of classes is not U8 with one dimension")
+
+
+def _check_classes(sides: list[Side], units: int) -> None:
+    _check_class_planes(sides)
     if sides[0].shape[0] * sides[1].shape[0] != units:
         raise FormatError("rows times columns of a context are not the tensor")
 

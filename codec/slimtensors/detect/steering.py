@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
-from slimtensors.codecs.place import NOWHERE, Place
+from slimtensors.codecs.place import Place
 from slimtensors.detect.classes import Classes, fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import DType
-from slimtensors.expression import Bits
+from slimtensors.expression import MAX_FACTOR_CLASSES, Bits, FactorContext, Part
 from slimtensors.inputs import Input, unit_count
 
 __all__ = ["Steering", "find_steering"]
@@ -35,6 +35,13 @@ class Steering(NamedTuple):
     @property
     def sides(self) -> tuple[SidePlane, ...]:
         return (*self.classes, *(() if self.means is None else (self.means.factors,)))
+
+    def side_bits(self, first_side: int) -> list[Bits]:
+        """The planes of each side plane, the first of which is `first_side`."""
+        found = [layouts.BYTES, layouts.BYTES]
+        if self.means is not None:
+            found.append(_factor_bits(self.means, first_side))
+        return found
 
     def steer(self, bits: Bits, dtype: DType, first_side: int) -> Bits:
         """These planes given the side planes, the first of which is `first_side`."""
@@ -76,14 +83,29 @@ def _bits(size: float, units: int) -> str:
 def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering) -> float:
     """What the chunks of the trial take, with their share of the side planes, which serve all chunks."""
     size, seen = _trial(tensor, chunk, given.steer(plain, tensor.dtype, 0), given.sides)
-    sides = sum(_side(side.reshape(-1)) for side in given.sides)
+    bits = given.side_bits(0)
+    sides = sum(_side(side, bits[i], given.sides[:i]) for i, side in enumerate(given.sides))
     return size + seen / unit_count(tensor) * sides
 
 
-def _side(units: SidePlane) -> float:
+def _factor_bits(means: Means, first_side: int) -> Bits:
+    """The first factors are larger, those of rows larger than those of columns, and those of rows that were hardly
+    trained larger or smaller than others: tables for what pays.
+    """
+    low, high = int(means.classes.rows.min()), int(means.classes.rows.max())
+    every = (1, min(high - low + 1, MAX_FACTOR_CLASSES))
+    contexts = [FactorContext(first_side, first_side + 1, low, classes) for classes in every]
+    planes = [layouts.BYTES, *(Bits((Part(8, None, context),)) for context in contexts)]
+    earlier = (*[means.classes.rows] * first_side, *means.classes)  # those before the first are not looked at
+    return min(planes, key=lambda bits: _side(means.factors, bits, earlier))
+
+
+def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     """About what a side plane takes: of a long one, by a sample."""
+    units = side.reshape(-1)
     some = units[: 1 << 20]
-    return len(encode_chunk(some, layouts.BYTES, NOWHERE, try_zstd=True)) * units.size / some.size
+    place = Place(units.size, 0, earlier)
+    return len(encode_chunk(some, bits, place, try_zstd=True)) * units.size / some.size
 
 
 def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[int, int]:

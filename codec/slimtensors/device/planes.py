@@ -21,6 +21,7 @@ from slimtensors.expression import (
     ClassContext,
     Decimal,
     Delta,
+    FactorContext,
     Gather,
     LowRank,
     Mul,
@@ -277,6 +278,7 @@ def _listed(
         if status != OK:
             break
         part = parts[number]
+        assert not isinstance(part.context, FactorContext)  # which side planes have, that the CPU decodes
         tables = 1 if part.context is None else part.context.all_tables
         mask = 0 if part.context is None else CLASS_MASK if isinstance(part.context, ClassContext) else BYTE_MASK
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0

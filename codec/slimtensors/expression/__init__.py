@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from slimtensors.expression.contexts import BaseContext, ClassContext, Context, FieldContext, Mean, SignContext
+from slimtensors.expression.contexts import (
+    BaseContext,
+    ClassContext,
+    Context,
+    FactorContext,
+    FieldContext,
+    Mean,
+    SignContext,
+)
 from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse, Stored
 from slimtensors.expression.grammar import parse
-from slimtensors.expression.limits import CLASS_TABLES, MASK_WIDTH, MAX_GROUPS, MAX_PRODUCT_SHIFT, MAX_STEP, MAX_TABLES
+from slimtensors.expression.limits import (
+    CLASS_TABLES,
+    MASK_WIDTH,
+    MAX_FACTOR_CLASSES,
+    MAX_GROUPS,
+    MAX_PRODUCT_SHIFT,
+    MAX_STEP,
+    MAX_TABLES,
+)
 from slimtensors.expression.planes import Bits, Part, bits
 from slimtensors.expression.records import Field, Record, Span
 
 __all__ = [
     "CLASS_TABLES",
     "MASK_WIDTH",
+    "MAX_FACTOR_CLASSES",
     "MAX_GROUPS",
     "MAX_PRODUCT_SHIFT",
     "MAX_STEP",
@@ -24,6 +41,7 @@ __all__ = [
     "Decimal",
     "Delta",
     "Expression",
+    "FactorContext",
     "Field",
     "FieldContext",
     "Gather",

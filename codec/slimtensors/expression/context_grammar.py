@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 from slimtensors.errors import FormatError
-from slimtensors.expression.contexts import BaseContext, ClassContext, Context, Mean, SignContext
+from slimtensors.expression.contexts import BaseContext, ClassContext, Context, FactorContext, Mean, SignContext
 from slimtensors.expression.limits import (
     MAX_ALL_TABLES,
+    MAX_CLASS,
     MAX_CLASSES,
+    MAX_FACTOR_CLASSES,
     MAX_GROUPS,
     MAX_OCTAVE,
     MAX_SHIFT,
@@ -29,7 +31,7 @@ __all__ = ["check_mean", "parse_context"]
 def parse_context(value: Any) -> Context:
     """What selects the tables of a plane. Raises FormatError."""
     keys = keys_of(value, "a context")
-    if keys not in ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"sign"}):
+    if keys not in ({"base"}, {"base", "rows"}, {"class"}, {"class", "mean"}, {"factor"}, {"sign"}):
         raise FormatError(f"a context has the keys {sorted(keys)}")
     if "sign" in keys:
         first, tables = pair(value["sign"], "the context of a sign")
@@ -37,6 +39,8 @@ def parse_context(value: Any) -> Context:
             integer(first, 0, 2**MAX_WIDTH - 1, "the first of a context"),
             integer(tables, 2, MAX_SIGN_TABLES, "the tables of a context"),
         )
+    if "factor" in keys:
+        return _factor(value["factor"])
     kind = "class" if "class" in keys else "base"
     numbers = value[kind]
     if not isinstance(numbers, list) or len(numbers) != 3:
@@ -53,6 +57,17 @@ def parse_context(value: Any) -> Context:
         integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
         integer(numbers[2], 0, MAX_OCTAVE, "the octave of a context"),
         _mean(value["mean"]) if "mean" in keys else None,
+    )
+
+
+def _factor(numbers: Any) -> FactorContext:
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise FormatError("the context of factors has four numbers")
+    return FactorContext(
+        integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
+        integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
+        integer(numbers[2], 0, MAX_CLASS, "the first of a context"),
+        integer(numbers[3], 1, MAX_FACTOR_CLASSES, "the classes of a context"),
     )
 
 

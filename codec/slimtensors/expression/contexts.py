@@ -7,7 +7,7 @@ from typing import Any
 
 from slimtensors.expression.limits import CLASS_TABLES
 
-__all__ = ["BaseContext", "ClassContext", "Context", "FieldContext", "Mean", "SignContext"]
+__all__ = ["BaseContext", "ClassContext", "Context", "FactorContext", "FieldContext", "Mean", "SignContext"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,34 @@ class SignContext:
 
 
 @dataclass(frozen=True)
+class FactorContext:
+    """Of a side plane of factors, [rank, rows + columns]: the bit length of the factor's number and the class of its
+    row less `first`, cut to 0 ... classes - 1, select the table; columns have one apart.
+
+    rows, columns: earlier side planes of the tensor.
+    """
+
+    rows: int
+    columns: int
+    first: int
+    classes: int
+
+    def tables(self, rank: int) -> int:
+        """Of a plane of so many factors."""
+        return (self.classes + 1) * ((rank - 1).bit_length() + 1)
+
+    @property
+    def sides(self) -> set[int]:
+        return {self.rows, self.columns}
+
+    def to_json(self) -> dict[str, Any]:
+        return {"factor": [self.rows, self.columns, self.first, self.classes]}
+
+    def __str__(self) -> str:
+        return "given factor and row"
+
+
+@dataclass(frozen=True)
 class FieldContext:
     """A field of an earlier plane selects the table: floor(field / 2^shift) - first, cut to 0 ... tables - 1."""
 
@@ -119,4 +147,4 @@ class FieldContext:
         return {"field": [self.field, self.shift, self.first, self.tables]}
 
 
-Context = BaseContext | ClassContext | SignContext
+Context = BaseContext | ClassContext | FactorContext | SignContext
