@@ -13,15 +13,16 @@ import numpy.typing as npt
 
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.workspace import Buffers
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
 from slimtensors.container.lossy import Lossy
 from slimtensors.container.source import ByteSource, aligned_empty
-from slimtensors.container.writer import Chunk, Output, Writer, seal
+from slimtensors.container.writer import Chunk, MemoryOutput, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, SelfCheckError
 from slimtensors.inputs import Input, unit_count
-from slimtensors.planner import BaseUnits, Job, Plan, SideMaker
+from slimtensors.planner import Job, Plan, SideMaker
 from slimtensors.threads import in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
@@ -40,14 +41,28 @@ class SourceImage(NamedTuple):
     kind: str = "safetensors"
 
 
+class _Passed(NamedTuple):
+    """Units of a tensor that are to be digested: they begin `offset` bytes into it."""
+
+    tensor: int
+    data: memoryview
+    offset: int
+    imaged: bool  # whether they pass in the source file's order
+
+
 class _Task(NamedTuple):
-    """One chunk to encode."""
+    """One chunk to encode, and what of the tensors passes with it."""
 
     stream: Stream
     units: Units
     place: Place
-    try_zstd: bool
-    base: BaseUnits | None
+    job: Job
+    passed: Sequence[_Passed]
+
+
+class _Made(NamedTuple):
+    chunk: Chunk
+    passed: Sequence[_Passed]
 
 
 def write_plan(
@@ -66,23 +81,33 @@ def write_plan(
     """
     writer = Writer(output, plan.header)
     feed = _Feed(plan, inputs, image, progress)
+    buffers = Buffers()
+    # One thread can make chunks where they are to lie.
+    take = output.take if threads == 1 and isinstance(output, MemoryOutput) else buffers.take
+
+    def encode(task: _Task) -> _Made:
+        place = _placed(task)
+        data = encode_chunk(task.units, task.stream.expression, place, try_zstd=task.job.try_zstd, take=take)
+        if check:
+            _check(data, task, place)
+        return _Made(seal(data, bytes_of(task.units)), task.passed)
+
     with ThreadPoolExecutor(threads, "slimtensors") if threads > 1 else nullcontext() as pool:
-        for chunk in in_order(_encode_checked if check else _encode, feed.tasks(), threads, pool):
+        for chunk, passed in in_order(encode, feed.tasks(), threads, pool):
+            # The coder has just read the units: they are in a cache.
+            feed.digest(passed)
             writer.add(chunk)
+            if take == buffers.take:
+                buffers.give_back(chunk.data)
             if progress is not None:
                 progress(feed.not_yet_told(chunk.record.decoded_length))
     return writer.finish(feed.identities(), feed.lossy())
 
 
-def _encode(task: _Task) -> Chunk:
-    return _sealed(task, _placed(task))
-
-
-def _encode_checked(task: _Task) -> Chunk:
-    place = _placed(task)
-    chunk = _sealed(task, place)
-    stored = aligned_empty(len(chunk.data))
-    stored[:] = np.frombuffer(chunk.data, np.uint8)
+def _check(data: bytes | memoryview, task: _Task, place: Place) -> None:
+    """Decode the chunk. Raises SelfCheckError."""
+    stored = aligned_empty(len(data))
+    stored[:] = np.frombuffer(data, np.uint8)
     found = np.empty_like(task.units)
     try:
         decode_chunk(stored, task.stream.expression, found, place)
@@ -94,22 +119,17 @@ def _encode_checked(task: _Task) -> Chunk:
             f"{task.stream.label}: a chunk does not decode to what was given; nothing was stored. If nothing changed "
             "the tensor meanwhile, test this machine's memory and processor; if they are sound, please report this"
         )
-    return chunk
 
 
 def _placed(task: _Task) -> Place:
-    if task.base is None:
+    base = task.job.base
+    if base is None:
         return task.place
-    return task.place._replace(base=task.base.units(task.stream.dtype, task.place.first, task.units.size))
-
-
-def _sealed(task: _Task, place: Place) -> Chunk:
-    data = encode_chunk(task.units, task.stream.expression, place, try_zstd=task.try_zstd)
-    return seal(data, bytes_of(task.units))
+    return task.place._replace(base=base.units(task.stream.dtype, task.place.first, task.units.size))
 
 
 class _Feed:
-    """Reads the inputs once, in the streams' order, and digests them on the way."""
+    """Reads the inputs once, in the streams' order, and digests what has passed."""
 
     def __init__(
         self, plan: Plan, inputs: Sequence[Input], image: SourceImage | None, progress: Progress | None = None
@@ -118,16 +138,17 @@ class _Feed:
         self._progress = progress
         self._told = plan.told  # bytes that were told to `progress` ahead of their chunks
         self._inputs = inputs
-        self._identity = dict(plan.identities)
+        self._hashers: dict[int, Any] = {}
         self._image = _ImageDigest(image, inputs) if image is not None else None
         self._sides: dict[int, tuple[Units, ...]] = {}  # by input: what its side planes hold
 
     def tasks(self) -> Iterator[_Task]:
         for stream, job in zip(self._plan.header.streams, self._plan.jobs, strict=True):
+            pieces: Iterator[tuple[Units, Sequence[_Passed]]]
             if job.side is not None:
-                pieces = self._side(stream, job, job.side)
+                pieces = ((units, ()) for units in self._side(stream, job, job.side))
             elif job.image:
-                pieces = self._image_pieces(stream)
+                pieces = ((units, ()) for units in self._image_pieces(stream))
             elif stream.chunks == 1:
                 pieces = self._small(job.inputs)
             else:
@@ -135,43 +156,43 @@ class _Feed:
             # Of a side plane, those before it.
             sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 else ()
             first = 0
-            for units in pieces:
-                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job.try_zstd, job.base)
+            for units, passed in pieces:
+                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job, passed)
                 first += units.size
+
+    def digest(self, passed: Sequence[_Passed]) -> None:
+        """Digest units, in the order in which they were handed out."""
+        for tensor, data, offset, imaged in passed:
+            if tensor not in self._hashers:
+                self._hashers[tensor] = new_identity()
+            self._hashers[tensor].update(data)
+            if self._image is not None and imaged:
+                self._image.tensor(tensor, data, offset)
 
     def identities(self) -> list[bytes]:
         """BLAKE3 of each tensor's decoded bytes."""
         header = self._plan.header
+        found = {i: bytes(hasher.digest()) for i, hasher in self._hashers.items()} | self._plan.identities
         empty = bytes(new_identity().digest())
-        return [self._identity.get(header.target(i), empty) for i in range(len(header.tensors))]
+        return [found.get(header.target(i), empty) for i in range(len(header.tensors))]
 
     def lossy(self) -> list[Lossy | None]:
         """How each tensor was made, and its errors, which are known now that it has been read."""
         header = self._plan.header
         return [self._inputs[header.target(i)].lossy for i in range(len(header.tensors))]
 
-    def _small(self, indices: Sequence[int]) -> Iterator[Units]:
+    def _small(self, indices: Sequence[int]) -> Iterator[tuple[Units, Sequence[_Passed]]]:
         """The tensors of a pack, or one that makes a single chunk."""
-        parts = []
-        for i in indices:
-            units = self._inputs[i].read(0, unit_count(self._inputs[i]))
-            data = bytes_of(units)
-            self._identity[i] = bytes(new_identity(data).digest())
-            if self._image is not None and len(indices) == 1:
-                self._image.tensor(i, data, 0)
-            parts.append(units)
-        yield parts[0] if len(parts) == 1 else np.concatenate(parts)
+        parts = [self._inputs[i].read(0, unit_count(self._inputs[i])) for i in indices]
+        alone = len(parts) == 1
+        passed = [_Passed(i, bytes_of(units), 0, alone) for i, units in zip(indices, parts, strict=True)]
+        yield parts[0] if alone else np.concatenate(parts), passed
 
-    def _large(self, stream: Stream, index: int) -> Iterator[Units]:
-        hasher = new_identity()
+    def _large(self, stream: Stream, index: int) -> Iterator[tuple[Units, Sequence[_Passed]]]:
         for k in range(stream.chunks):
             units = self._inputs[index].read(k * stream.chunk, stream.chunk_units(k))
-            data = bytes_of(units)
-            hasher.update(data)
-            if self._image is not None:
-                self._image.tensor(index, data, k * stream.chunk * stream.dtype.unit_bytes)
-            yield units
-        self._identity[index] = bytes(hasher.digest())
+            offset = k * stream.chunk * stream.dtype.unit_bytes
+            yield units, (_Passed(index, bytes_of(units), offset, True),)
 
     def _side(self, stream: Stream, job: Job, make: SideMaker) -> Iterator[Units]:
         (index,) = job.inputs

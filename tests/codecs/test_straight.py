@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from slimtensors.codecs import straight
+from slimtensors.codecs import coded, straight
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.layouts import floats
 from slimtensors.container.source import aligned_empty
@@ -79,6 +79,31 @@ def test_units_come_back(name, preset, searches, monkeypatch):
             assert outcome(data, expression, array) == array.tobytes()
             assert long_way(data, expression, array) == array.tobytes()
     straight._plan.cache_clear()
+
+
+@pytest.mark.parametrize(("name", "preset"), PLANS)
+def test_chunks_are_made_alike(name, preset, monkeypatch):
+    straightly = 0
+    for units in (127, 128, 129, 1000, 4096, 70_001, 140_000, 300_001):
+        for outliers in (False, True):
+            expression, array, data = made(name, preset, units, outliers=outliers)
+            direct = straight.encode(array, expression, lambda length: np.full(length + 9, 255, np.uint8))
+            if direct is not None:
+                straightly += 1
+                assert bytes(direct) == data.tobytes()
+            for registers in (False, True):
+                monkeypatch.setattr(coded, "_finds_in_registers", lambda found=registers: found)
+                with patch.object(straight, "encode", lambda *_: None):
+                    assert bytes(encode_chunk(array, expression)) == data.tobytes()
+    assert straightly >= 4 or name.startswith("F8")
+
+
+def test_memory_may_be_short():
+    expression, array, _data = made("BF16", "balanced", 4096)
+    noise = np.random.default_rng(1).integers(0, 1 << 16, 4096).astype(np.uint16)
+    assert straight.encode(noise, expression, lambda length: np.empty(length, np.uint8)) is None
+    assert encode_chunk(noise, expression)[0] == 0
+    assert straight.encode(array[:0], expression, lambda length: np.empty(length, np.uint8)) is None
 
 
 @pytest.mark.parametrize(("name", "preset"), PLANS)

@@ -53,7 +53,7 @@ def array(dtype: type) -> numba.types.Array:
     return numba.types.Array(numba.from_dtype(np.dtype(dtype)), 1, "C")
 
 
-U8, U16, U32, I64 = map(array, (np.uint8, np.uint16, np.uint32, np.int64))
+U8, U16, U32, I64, F64 = map(array, (np.uint8, np.uint16, np.uint32, np.int64, np.float64))
 INT = numba.int64
 DECODER = (U32, INT, U32, U16, I64)
 KERNELS = {
@@ -64,7 +64,10 @@ KERNELS = {
     check.search.plant: (U32, U16),
     check.bypass.decode_bypass: (U32, U32, U16, I64, U16),
     check.bypass.encode_bypass: (U16, U32, INT, U16, U32, I64),
+    check.closing.close_chunk: (U8, U16, I64, INT, INT, INT, U16, U32, U16, U32, I64, U16, U8),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),
+    check.encode_few.encode_few: (U8, U16, U16, U16, U32, I64),
+    check.survey.survey: (U16, I64, INT, F64, U16, U32, I64, I64, U16, I64),
     check.histogram.field_histogram: (U16, INT, INT, INT, INT, U16, U32),
     check.split.split_u16_6_10: (U16, INT, INT, U8, U8, U8),
     check.planes.unpack: (INT, U8, U8),

@@ -19,6 +19,7 @@ from kernels import cases, lane_kernels, naive
 from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
+from kernels.encode_checks import check_code_halves, check_few, check_survey, check_windows
 from kernels.lookup_checks import check_lookups
 from kernels.mean_checks import check_means
 from kernels.record_checks import check_records
@@ -26,11 +27,13 @@ from kernels.search_checks import check_search, check_trees
 from slimtensors.kernels.cpu import (
     bypass,
     class_kernels,
+    closing,
     context_coding,
     contexts,
     decode_kernels,
     delta,
     encode,
+    encode_few,
     find_codes,
     find_scales,
     fit,
@@ -46,15 +49,17 @@ from slimtensors.kernels.cpu import (
     search_kernels,
     sparse,
     split,
+    survey,
     table,
+    window,
     xxh3,
 )
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, context_coding, contexts, decode_kernels, delta, encode, find_codes, find_scales, fit,
-    histogram, lookup, low_rank, merging, planes, records, rows, scales, search, search_kernels, sparse, split, table,
-    xxh3,
+    bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, find_codes,
+    find_scales, fit, histogram, lookup, low_rank, merging, planes, records, rows, scales, search, search_kernels,
+    sparse, split, survey, table, window, xxh3,
 )  # fmt: skip
 
 
@@ -122,6 +127,9 @@ def check_lanes(rng: np.random.Generator) -> None:
     assert (taken[wants == 0] == 12345).all()
     given = np.zeros(wants.sum() + 64, np.uint16)
     assert lane_kernels.give_all(taken | np.uint32(0x70000), wants, given) == 64
+    assert np.array_equal(given[64:], words[:-32])
+    given[:] = 0
+    assert lane_kernels.give_halves(taken, wants, given) == 64
     assert np.array_equal(given[64:], words[:-32])
 
 
@@ -563,6 +571,7 @@ def digest_of_all() -> str:
         check_decoder(digest, chunk)
         check_search(chunk)
         check_encoder(digest, chunk)
+        check_few(digest.add, chunk)
         check_split(chunk)
     rng = np.random.default_rng(3)
     for groups, blocks, precision in ((1, 1, 11), (5, 2, 12), (7, 3, 12), (13, 5, 11)):
@@ -576,6 +585,8 @@ def digest_of_all() -> str:
     check_delta(digest, rng)
     check_merging(digest)
     check_planes(rng)
+    for check_encoding in (check_code_halves, check_windows, check_survey):
+        check_encoding(np.random.default_rng(13))
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)

@@ -13,10 +13,12 @@ import numpy as np
 from kernels import cases, class_checks, mean_checks, record_checks
 from slimtensors.kernels.cpu import (
     bypass,
+    closing,
     context_coding,
     contexts,
     delta,
     encode,
+    encode_few,
     find_codes,
     find_scales,
     histogram,
@@ -32,9 +34,12 @@ from slimtensors.kernels.cpu import (
     scales,
     search,
     sparse,
+    survey,
     table,
+    window,
     xxh3,
 )
+from slimtensors.kernels.cpu.frequencies import MOST_TABLE_BYTES, write_table
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 PAGE = mmap.PAGESIZE
@@ -106,6 +111,14 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
     by_symbol |= np.uint32(1 << 12)  # else it is refused
     words, entries = fence.arrays((np.uint16, n), (np.uint32, encode.ENTRIES))
     encode.encode_symbols(symbols, by_symbol, precision, entries, words, states, counts)
+    frequencies = fence.array(np.uint16, 256)
+    places = fence.array(np.uint16, encode_few.PLACES)
+    encode_few.encode_few(symbols, frequencies, places, words, states, counts)
+    frequencies[:] = 0
+    frequencies[3:128:5] = 4096 // 25
+    frequencies[3] += 4096 % 25
+    encode_few.encode_few(symbols, frequencies, places, words, states, counts)
+    feed_closing(fence, n, blocks)
     fields, twice = fence.arrays((np.uint16, n), (np.uint16, 2 * n))
     bypass.encode_bypass(fields, by_symbol, precision, twice, states, counts)
     staging = fence.array(np.uint16, histogram.STAGING)
@@ -120,6 +133,34 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
         assert histogram.field_histogram(src, layout.rotate, shift, width, 3, staging, field_counts) == OK
         where = fence.arrays((np.uint32, 9), (np.uint16, 9))
         assert histogram.find_escapes(src, layout.rotate, shift, width, symbols, staging, *where) <= 9
+
+
+def feed_closing(fence: Fence, n: int, blocks: int) -> None:
+    words, states, frequencies = fence.arrays((np.uint16, n), (np.uint32, 32 * blocks), (np.uint16, 256))
+    for counts in (fence.array(np.int64, blocks), np.full(blocks, n // 128 // blocks * 128)):
+        for escapes, tail in ((0, 0), (9, 77)):
+            noise = fence.arrays((np.uint32, escapes), (np.uint16, escapes))
+            for room in (0, 64, 256, n, 2 * n + 4096):
+                out = fence.array(np.uint8, room)
+                for lengths in (fence.array(np.int64, 2), np.array([n // 4])):
+                    length = closing.close_chunk(
+                        out, out.view(np.uint16), lengths, n, 2 * n, 5, frequencies, *noise, states, counts, words,
+                        fence.array(np.uint8, tail),
+                    )  # fmt: skip
+                    assert 0 <= length <= room
+    for widths, dtype in (((6, 10), np.uint16), ((8, 8, 8, 8), np.uint32)):
+        body, terms, staging = fence.arrays(
+            (dtype, n), (np.float64, survey.MOST_SAMPLES + 1), (np.uint16, histogram.STAGING)
+        )
+        counts, fields = fence.arrays((np.uint32, 4 << widths[-1]), (np.int64, 1 << widths[-1]))
+        symbols, found = fence.arrays((np.int64, 256), (np.int64, 2))
+        for every in (1, 3):
+            survey.survey(
+                body, np.array(widths), every, terms, staging, counts, fields, symbols, frequencies, found
+            )
+        window.choose_window(fence.array(np.int64, 64), found)
+        window.count_symbols(fence.array(np.int64, 64), 3, 63, symbols)
+        write_table(fence.array(np.uint16, 256), fence.array(np.uint8, MOST_TABLE_BYTES))
 
 
 def feed_the_rest(fence: Fence, n: int, precision: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
-from slimtensors.kernels.simd.division import divide
+from slimtensors.kernels.simd.division import code_halves, divide
 from slimtensors.kernels.simd.lanes import count, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
 from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
 from slimtensors.kernels.simd.numbers import plus, times
@@ -17,6 +17,14 @@ def divide_all(x, f, quotients, remainders):
         quotient, remainder = divide(load(x, at), load(f, at))
         store(quotients, at, quotient)
         store(remainders, at, remainder)
+
+
+@kernel
+def code_halves_all(high, low, f, start, new_high, new_low):
+    for at in range(0, high.size, 32):
+        x, y = code_halves(load(high, at), load(low, at), load(f, at), load(start, at))
+        store(new_high, at, x)
+        store(new_low, at, y)
 
 
 @kernel
@@ -79,6 +87,16 @@ def take_all(words, wants, out):
         store(out, i, take(words, at, mask, load(out, i)))
         at += count(mask)
     return at
+
+
+@kernel
+def give_halves(lanes, wants, words):
+    end = words.size
+    for at in range(lanes.size - 32, -1, -32):
+        mask = load(wants, at) != 0
+        give(words, end, mask, load(lanes, at))
+        end -= count(mask)
+    return end
 
 
 @kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy.typing as npt
 
 from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight
 from slimtensors.codecs.contexts import Contexts, contexts_of
-from slimtensors.codecs.head import GROUP, Bytes, Mode, Part, Plane
+from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.workspace import work_space
@@ -189,16 +190,31 @@ def _decode_rows(plane: Plane, width: int, count: int, contexts: Contexts | None
 # ---- encoding
 
 
-def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, try_zstd: bool = False) -> bytes:
+def _fresh(length: int) -> Bytes:
+    return np.empty(length, np.uint8)
+
+
+def encode_chunk(
+    units: Units,
+    expression: Stored,
+    place: Place = NOWHERE,
+    *,
+    try_zstd: bool = False,
+    take: Callable[[int], Bytes] = _fresh,
+) -> Buffer:
     """A chunk of these units: planes, or affine, or literal where planes would not be smaller.
 
     units: contiguous. `expression` is the plan, which a chunk may break: it is then literal, or loses the part of the
-    plan that it breaks. try_zstd: whether general compression may help, which it never does for trained floats.
+    plan that it breaks. try_zstd: whether general compression may help, which it never does for trained floats. take:
+    gives memory for so many bytes, of which the chunk may be a part.
     """
     affine = find_affine(units)
     if affine is not None:
         return head.assemble(head.AFFINE, units.size, units.nbytes, [], _AFFINE.pack(*affine))
-    literal_length = head.up(head.HEAD_BYTES + units.nbytes, head.CHUNK_ALIGNMENT)
+    if isinstance(expression, Bits):
+        straightly = straight.encode(units, expression, take)
+        if straightly is not None:
+            return straightly
     if units.size >= GROUP:
         tail_units = 0 if isinstance(expression, Record) else units.size % GROUP
         body = units[: units.size - tail_units]
@@ -207,7 +223,7 @@ def encode_chunk(units: Units, expression: Stored, place: Place = NOWHERE, *, tr
         if parts is not None:
             tail = bytes_of(units[body.size :])
             chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail, base_digest)
-            if len(chunk) < literal_length:
+            if len(chunk) < head.literal_length(units.nbytes):
                 return chunk
     return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
 
@@ -231,6 +247,8 @@ def find_affine(units: Units) -> tuple[int, int] | None:
     start = int(units[0])
     if units.size == 1:
         return start, 0
+    if units.size > 2 and (int(units[1]) - start - int(units[2]) + int(units[1])) % (1 << 8 * units.itemsize):
+        return None  # nearly all chunks
     for count in (min(units.size, 64), units.size):  # most chunks are seen not to be affine by the first few
         differences = units[1:count] - units[: count - 1]
         if (differences != differences[0]).any():

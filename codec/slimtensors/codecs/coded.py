@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +13,9 @@ from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.entropy.tables import PRECISIONS, Frequencies, normalise, table_bytes
 from slimtensors.errors import FormatError
-from slimtensors.kernels.cpu import bypass, encode, histogram, payload, split, table
+from slimtensors.kernels import instruction_set
+from slimtensors.kernels.cpu import bypass, encode, encode_few, histogram, payload, split, table
+from slimtensors.kernels.cpu import window as window_kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import BLOCK_BYTES, BLOCK_UNITS, ESCAPE_SHARE
 
@@ -127,43 +130,16 @@ class Window(NamedTuple):
 
 
 def choose_window(counts: npt.NDArray[np.integer]) -> Window:
-    """The best window. `counts`: how often each field occurs, at least in a sample.
-
-    It covers the most fields that 255 symbols can. The smallest and the largest are left out while they are so rare
-    that listing them as escapes takes less than the slots that they would occupy.
-    """
-    used = np.flatnonzero(counts[1:]) + 1
-    if used.size == 0:
-        return Window(0, 0)
-    times = counts[used].astype(np.int64)
-    # Leaving out the k smallest fields saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the others, and
-    # costs 48 bits less the 12 of a rare symbol each time that one occurs. n * 3.52e-4 / 36 is n / 102262.
-    saved = np.arange(1, used.size + 1) * int(counts.sum())
-    low, high = (saved - 102262 * np.cumsum(side) for side in (times, times[::-1]))
-    first, end = _rare(low), used.size - _rare(high)
-    if end - first < 2:
-        first, end = 0, used.size
-    base, last = int(used[first]) - 1, int(used[end - 1])
-    if last - base >= WINDOW:
-        # covered[b] = counts[b + 1] + ... + counts[b + 255]
-        sums = np.concatenate([[0], np.cumsum(counts[1:], dtype=np.int64)])
-        base = int(np.argmax(sums[WINDOW - 1 :] - sums[: -(WINDOW - 1)]))
-        last = base + WINDOW - 1
-    return Window(base, last)
-
-
-def _rare(saved: npt.NDArray[np.int64]) -> int:
-    """How many fields to leave out: what saves most, if anything does."""
-    best = int(np.argmax(saved))
-    return best + 1 if saved[best] > 0 else 0
+    """The best window. `counts`: how often each field occurs, at least in a sample."""
+    found = np.empty(2, np.int64)
+    must(window_kernels.choose_window(counts.astype(np.int64), found))
+    return Window(*found.tolist())
 
 
 def symbol_counts(counts: npt.NDArray[np.integer], window: Window) -> npt.NDArray[np.int64]:
     """How often each symbol occurs, from how often each field does; what the window lacks counts as symbol 0."""
-    symbols = np.zeros(WINDOW, np.int64)
-    inside = counts[window.base + 1 : window.last + 1]
-    symbols[1 : 1 + inside.size] = inside
-    symbols[0] = int(counts.sum()) - int(inside.sum())
+    symbols = np.empty(WINDOW, np.int64)
+    must(window_kernels.count_symbols(counts.astype(np.int64), *window, symbols))
     return symbols
 
 
@@ -217,9 +193,8 @@ def encode_symbols(
 ) -> Part | None:
     """A payload in mode `coded` from symbols (uint8[n], n a multiple of 128). None if one occurs that has no count."""
     frequencies = normalise(counts, PRECISION)
-    coder = _Encoder(symbols.size, 1, blocks, frequencies)
-    entries = work_space("entries", encode.ENTRIES, np.uint32)
-    if encode.encode_symbols(symbols, coder.table, PRECISION, entries, coder.words, coder.states, coder.counts) != OK:
+    coder = Encoder(symbols.size, 1, blocks)
+    if not coder.encode(symbols, frequencies):
         return None
     count = 0 if escapes is None else escapes.positions.size
     return Descriptor(Mode.CODED, PRECISION, base, 0, blocks, count), coder.payload(frequencies, escapes)
@@ -237,21 +212,38 @@ def bypass_counts(counts: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.int64
 def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer], blocks: int) -> Part:
     """A payload in mode `bypass` from fields (uint16[n]); counts: of the symbols, as `bypass_counts` gives them."""
     frequencies = normalise(counts, PRECISION)
-    coder = _Encoder(fields.size, 2, blocks, frequencies)
-    must(bypass.encode_bypass(fields, coder.table, PRECISION, coder.words, coder.states, coder.counts))
+    coder = Encoder(fields.size, 2, blocks)
+    must(bypass.encode_bypass(fields, encoder_table(frequencies), PRECISION, coder.words, coder.states, coder.counts))
     return Descriptor(Mode.BYPASS, PRECISION, 0, 0, blocks), coder.payload(frequencies, None)
 
 
-class _Encoder:
+_finds_in_registers = cache(instruction_set.searches)
+
+
+def encoder_table(frequencies: Frequencies) -> npt.NDArray[np.uint32]:
+    """What kernels look symbols up in."""
+    entries = np.empty(WINDOW, np.uint32)
+    must(table.build_encoder_table(frequencies, PRECISION, entries))
+    return entries
+
+
+class Encoder:
     """Work space of an encoder, and what it comes to. `words_each`: at most so many words per unit."""
 
-    def __init__(self, units: int, words_each: int, blocks: int, frequencies: Frequencies) -> None:
-        self.table = np.empty(WINDOW, np.uint32)
-        must(table.build_encoder_table(frequencies, PRECISION, self.table))
+    def __init__(self, units: int, words_each: int, blocks: int) -> None:
         self.words = work_space("words", units * words_each, np.uint16)
         self.states = np.empty(LANES * blocks, np.uint32)
         self.counts = np.empty(blocks, np.int64)
         self._words_each = words_each
+
+    def encode(self, symbols: Bytes, frequencies: Frequencies) -> bool:
+        """Encode a plane of mode `coded`; False if a symbol occurs that has no frequency."""
+        outputs = self.words, self.states, self.counts
+        if _finds_in_registers() and not frequencies[encode_few.FEW :].any():
+            places = work_space("places", encode_few.PLACES, np.uint16)
+            return encode_few.encode_few(symbols, frequencies, places, *outputs) == OK
+        entries = work_space("entries", encode.ENTRIES, np.uint32)
+        return encode.encode_symbols(symbols, encoder_table(frequencies), PRECISION, entries, *outputs) == OK
 
     def payload(self, frequencies: Frequencies, escapes: Escapes | None) -> list[Buffer]:
         """The stored form (format_spec/coder.md, section 5)."""

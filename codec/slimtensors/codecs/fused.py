@@ -17,23 +17,22 @@ from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.planes import check_status, packed_length, raw_payload
-from slimtensors.codecs.workspace import work_space
-from slimtensors.entropy.tables import cost
+from slimtensors.codecs.workspace import own, work_space
+from slimtensors.entropy.tables import Frequencies
 from slimtensors.errors import FormatError
 from slimtensors.expression import CLASS_TABLES, Bits, ClassContext, SignContext
-from slimtensors.kernels.cpu import class_kernels, decode_kernels, mean_kernels, split
+from slimtensors.kernels.cpu import class_kernels, decode_kernels, histogram, mean_kernels, split, survey
 from slimtensors.kernels.cpu.table import MOST_PRECISION
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Decoder", "decode", "encode", "find"]
+__all__ = ["Decoder", "decode", "encode", "encode_planes", "find", "layout_of"]
 
 Units = npt.NDArray[Any]
 
-SAMPLE_RUNS, SAMPLE_RUN = 16, GROUP  # what is looked at before a rest is stored raw unseen
-# Counting is a quarter of the encoder's time. A table from one unit in four is 0.0005 bit per symbol worse.
-SAMPLE_FROM, SAMPLE_EVERY = 1 << 17, 4
-UNSEEN = 16  # symbols of the window that a sample may lack
-RAW_ENOUGH = 0.95  # a rest with this share of its bits' entropy is not worth coding
+# Counting all takes half as long as coding. A table from 64 Ki units is 0.0009 bit per symbol worse.
+SAMPLE_UNITS = 1 << 16
+NO_ESCAPES = coded.Escapes(np.empty(0, np.uint32), np.empty(0, np.uint16))
 
 
 class Layout(NamedTuple):
@@ -89,7 +88,11 @@ MEAN_LAYOUTS = {
 }
 
 
-def _layout(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
+WIDTHS = {layout.widths[-1] for layout in LAYOUTS.values() if layout.split}
+WIDTHS_OF = {layout.widths: np.array(layout.widths) for layout in LAYOUTS.values()}
+
+
+def layout_of(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
     if bits.rotate != 1 or bits.sides or bits.contexts:
         return None
     return LAYOUTS.get((dtype.itemsize, bits.widths))
@@ -103,7 +106,7 @@ def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder 
     if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
         return None
     if not bits.contexts:
-        layout = _layout(bits, body.dtype)
+        layout = layout_of(bits, body.dtype)
         return None if layout is None else Decoder(layout, None)
     context, plain = bits.parts[-1].context, all(part.context is None for part in bits.parts[:-1])
     layout = CLASS_LAYOUTS.get((body.itemsize, bits.widths)) if bits.rotate == 1 and not bits.flags and plain else None
@@ -184,63 +187,82 @@ def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:
     """Descriptors and payloads, or None where the layout has no kernel or its raw planes look as if they were worth
-    coding.
+    coding. The payloads lie in work space that is used again.
     """
-    layout = _layout(bits, body.dtype)
-    if layout is None or layout.split is None or not _rest_is_noise(body, layout):
+    layout = layout_of(bits, body.dtype)
+    if layout is None or layout.split is None or body.size < GROUP:
         return None
-    if body.size >= SAMPLE_FROM:
-        parts = _encode(body, layout, SAMPLE_EVERY)
-        if parts is not None:
-            return parts
-    return _encode(body, layout, 1)
-
-
-def _encode(body: Units, layout: Layout, every: int) -> list[Part] | None:
-    """With the counts of one unit in `every`; None where they do not do."""
-    assert layout.split is not None
-    width, shift = layout.widths[-1], sum(layout.widths[:-1])
-    counts = coded.count_fields(body, 1, shift, width, every)
-    window = coded.choose_window(counts)
-    symbol_counts = coded.symbol_counts(counts, window)
-    if every > 1:
-        # What the sample lacks may occur: a slot for each symbol of the window, unless most would be in vain.
-        inside = symbol_counts[: window.last - window.base + 1]
-        if np.count_nonzero(inside) + UNSEEN < inside.size:
-            return None
-        np.maximum(inside, 1, out=inside)
-    if np.count_nonzero(symbol_counts) < 2:
-        return None
-    groups = body.size // GROUP
-    raw = [work_space(f"raw {i}", packed_length(w, groups), np.uint8) for i, w in enumerate(layout.widths[:-1])]
-    symbols = work_space("symbols", body.size, np.uint8)
-    split_pieces = [p for packed, w in zip(raw, layout.widths, strict=False) for p in pieces(packed, w, body.size)]
-    escaped = layout.split(body, *window, *split_pieces, symbols)
-    if escaped * ESCAPE_SHARE > body.size:
-        return None
-    escapes = coded.find_escapes(body, 1, shift, width, symbols, escaped)
-    blocks = coded.block_count(body.size, layout.unit_bytes)
-    coded_part = coded.encode_symbols(symbols, symbol_counts, window.base, escapes, blocks)
-    if coded_part is None:
+    lengths = [packed_length(width, body.size // GROUP) for width in layout.widths[:-1]]
+    raw = [work_space(f"raw {i}", length, np.uint8) for i, length in enumerate(lengths)]
+    found = encode_planes(body, layout, raw)
+    if found is None:
         return None
     parts: list[Part] = [(Descriptor(Mode.RAW), [packed.data]) for packed in raw]
-    return [*parts, coded_part]
+    return [*parts, found.part()]
 
 
-def _rest_is_noise(body: Units, layout: Layout) -> bool:
-    """Whether the raw planes' entropy, in a sample, is near their width."""
-    step = max(SAMPLE_RUN, body.size // SAMPLE_RUNS // SAMPLE_RUN * SAMPLE_RUN)
-    runs = body[: body.size // step * step].reshape(-1, step)[:, :SAMPLE_RUN]
-    sample = np.ascontiguousarray(runs).reshape(-1)
-    one = sample.dtype.type(1)
-    rotated = sample << one | sample >> sample.dtype.type(8 * sample.itemsize - 1)
-    shift = 0
-    for width in layout.widths[:-1]:
-        fields = (rotated >> sample.dtype.type(shift)).astype(np.uint8) & np.uint8((1 << width) - 1)
-        counts = np.bincount(fields, minlength=1 << width)
-        # A sample of n draws from K symbols shows (K - 1) / (2 n ln 2) bits too little entropy.
-        bias = ((1 << width) - 1) / (2 * sample.size * 0.693)
-        if cost(counts) / sample.size + bias < RAW_ENOUGH * width:
-            return False
-        shift += width
-    return True
+class Encoded(NamedTuple):
+    """What the coded plane comes to; words and states lie in work space."""
+
+    base: int
+    frequencies: Frequencies
+    escapes: coded.Escapes
+    coder: coded.Encoder
+
+    def part(self) -> Part:
+        blocks, escapes = self.coder.counts.size, self.escapes if self.escapes.positions.size else None
+        descriptor = Descriptor(Mode.CODED, MOST_PRECISION, self.base, 0, blocks, self.escapes.positions.size)
+        return descriptor, self.coder.payload(self.frequencies, escapes)
+
+
+def encode_planes(body: Units, layout: Layout, raw: list[Bytes]) -> Encoded | None:
+    """Fill the raw planes and encode the last one. None if it had better be done plane by plane."""
+    room = own("survey", _SurveyRoom)
+    for every in {max(1, body.size // SAMPLE_UNITS): None, 1: None}:  # a sample may not do
+        status = room.look(body, layout, every)
+        if status == survey.NOT_NOISE:
+            return None
+        encoded = _encode(body, layout, raw, room) if status == OK else None
+        if encoded is not None:
+            return encoded
+    return None
+
+
+class _SurveyRoom:
+    """What a thread needs to look at a chunk."""
+
+    def __init__(self) -> None:
+        counts = np.arange(survey.MOST_SAMPLES + 1)
+        self._terms = counts * np.log2(np.maximum(counts, 1))
+        self._staging = np.empty(histogram.STAGING, np.uint16)
+        self._counts = {width: np.empty(histogram.TABLES << width, np.uint32) for width in WIDTHS}
+        self._fields = {width: np.empty(1 << width, np.int64) for width in WIDTHS}
+        self._symbols = np.empty(coded.WINDOW, np.int64)
+        self.frequencies = np.empty(coded.WINDOW, np.uint16)
+        self.window = np.empty(2, np.int64)
+
+    def look(self, body: Units, layout: Layout, every: int) -> int:
+        """survey.survey"""
+        width = layout.widths[-1]
+        status = survey.survey(
+            body, WIDTHS_OF[layout.widths], every, self._terms, self._staging, self._counts[width], self._fields[width],
+            self._symbols, self.frequencies, self.window,
+        )  # fmt: skip
+        assert status != BAD_ARGUMENT
+        return status
+
+
+def _encode(body: Units, layout: Layout, raw: list[Bytes], room: _SurveyRoom) -> Encoded | None:
+    """With the table that was found; None if it does not do."""
+    assert layout.split is not None
+    base, last = room.window.tolist()
+    symbols = work_space("symbols", body.size, np.uint8)
+    split_pieces = [p for packed, w in zip(raw, layout.widths, strict=False) for p in pieces(packed, w, body.size)]
+    escaped = layout.split(body, base, last, *split_pieces, symbols)
+    if escaped * ESCAPE_SHARE > body.size:
+        return None
+    escapes = coded.find_escapes(body, 1, sum(layout.widths[:-1]), layout.widths[-1], symbols, escaped)
+    coder = coded.Encoder(body.size, 1, coded.block_count(body.size, layout.unit_bytes))
+    if not coder.encode(symbols, room.frequencies):
+        return None
+    return Encoded(base, room.frequencies, escapes or NO_ESCAPES, coder)

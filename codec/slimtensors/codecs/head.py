@@ -12,7 +12,18 @@ import numpy.typing as npt
 from slimtensors.errors import FormatError
 from slimtensors.limits import EXPANSION
 
-__all__ = ["GROUP", "Buffer", "Descriptor", "Mode", "Part", "Plane", "assemble", "read_head", "read_planes"]
+__all__ = [
+    "GROUP",
+    "Buffer",
+    "Descriptor",
+    "Mode",
+    "Part",
+    "Plane",
+    "assemble",
+    "literal_length",
+    "read_head",
+    "read_planes",
+]
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -140,3 +151,8 @@ def assemble(
     end = up(max(end, -(-decoded_bytes // EXPANSION)), CHUNK_ALIGNMENT)
     pieces.append(bytes(end - at))
     return b"".join(pieces)
+
+
+def literal_length(decoded_bytes: int) -> int:
+    """Bytes of a chunk that stores its units as they are: the most that one takes."""
+    return up(HEAD_BYTES + decoded_bytes, CHUNK_ALIGNMENT)

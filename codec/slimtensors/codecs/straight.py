@@ -1,4 +1,5 @@
-"""Chunks of the usual kind, decoded in few steps: a kernel opens the chunk, another decodes it.
+"""Chunks of the usual kind, raw planes below a coded one, in few steps: a kernel opens the chunk, another decodes it;
+an encoder puts the raw planes where they are to lie.
 
 All others go the long way (chunk.py); tests hold the two against each other.
 """
@@ -12,17 +13,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, fused
+from slimtensors.codecs import coded, fused, head
 from slimtensors.codecs.head import GROUP, Bytes
 from slimtensors.codecs.planes import check_status, packed_length
 from slimtensors.codecs.workspace import own
+from slimtensors.dtypes import bytes_of
 from slimtensors.expression import Bits
 from slimtensors.kernels import instruction_set
-from slimtensors.kernels.cpu import opening, search, search_kernels, table
+from slimtensors.kernels.cpu import closing, opening, search, search_kernels, table
 from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS, STATES, WORDS
 from slimtensors.kernels.status import OK
 
-__all__ = ["decode"]
+__all__ = ["decode", "encode"]
 
 Units = npt.NDArray[Any]
 
@@ -111,3 +113,35 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
 def _has_tree(room: _Room, precision: int) -> bool:
     """Make the table's tree; whether it is worth searching."""
     return precision == search.PRECISION and 0 <= search.plant(room.table, room.tree) <= MOST_STRAYS
+
+
+def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview | None:
+    """A chunk of these units, if it is of the usual kind and smaller than they are. take: gives memory for it.
+
+    What an encoder makes is put together by a kernel, the raw planes lie where they belong from the beginning.
+    """
+    layout = fused.layout_of(bits, units.dtype)
+    if layout is None or layout.split is None or units.size < GROUP:
+        return None
+    groups, tail_units = divmod(units.size, GROUP)
+    body = units[: units.size - tail_units] if tail_units else units
+    lengths = [packed_length(width, groups) for width in layout.widths[:-1]]
+    begin = head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(layout.widths)
+    # No smaller than units as they are: it is not one.
+    limit = head.literal_length(units.nbytes) - head.CHUNK_ALIGNMENT
+    if begin + sum(lengths) > limit:
+        return None
+    out = take(limit)[:limit]
+    raw = []
+    for length in lengths:
+        raw.append(out[begin : begin + length])
+        begin += length
+    made = fused.encode_planes(body, layout, raw)
+    if made is None:
+        return None
+    coder, tail = made.coder, bytes_of(units[body.size :]) if tail_units else b""
+    length = closing.close_chunk(
+        out, out.view(np.uint16), np.array(lengths), units.size, units.nbytes, made.base, made.frequencies,
+        *made.escapes, coder.states, coder.counts, coder.words, np.frombuffer(tail, np.uint8),
+    )  # fmt: skip
+    return out[:length].data if length else None

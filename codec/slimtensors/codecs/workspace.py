@@ -1,9 +1,11 @@
-"""Memory that a thread uses again for each chunk, because touching fresh pages costs as much as coding them."""
+"""Memory that is used again for each chunk, because touching fresh pages costs as much as coding them."""
 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy.typing as npt
 
 from slimtensors.limits import MAX_CHUNK_BYTES
 
-__all__ = ["own", "work_space"]
+__all__ = ["Buffers", "own", "work_space"]
 
 T = TypeVar("T")
 
@@ -40,3 +42,24 @@ def own(name: str, make: Callable[[], T]) -> T:
         found = make()
         setattr(_local, name, found)
     return found
+
+
+class Buffers:
+    """Memory for chunks that one thread makes and another one is done with."""
+
+    def __init__(self) -> None:
+        self._free: deque[npt.NDArray[np.uint8]] = deque()
+
+    def take(self, length: int) -> npt.NDArray[np.uint8]:
+        """At least so many bytes, uninitialised."""
+        with suppress(IndexError):  # none is free
+            buffer = self._free.pop()
+            if buffer.size >= length:
+                return buffer
+        return np.empty(length, np.uint8)
+
+    def give_back(self, data: bytes | memoryview) -> None:
+        """What lies in memory that was taken; anything else is left alone. Nobody may look at it any more."""
+        buffer = data.obj.base if isinstance(data, memoryview) and isinstance(data.obj, np.ndarray) else None
+        if isinstance(buffer, np.ndarray):
+            self._free.append(buffer)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from slimtensors.container import schema
 from slimtensors.container.digest import decoded_digest, stored_digest
 from slimtensors.container.header import Header
@@ -34,7 +37,7 @@ class Output(Protocol):
     """What a file is written to."""
 
     def write(self, data: bytes | memoryview) -> None:
-        """Append all of it."""
+        """Append all of it. The memory may be used again afterwards."""
 
     def write_at_start(self, data: bytes) -> None:
         """Overwrite the first bytes."""
@@ -49,34 +52,54 @@ class MemoryOutput:
 
     def __init__(self, expected: int = 0) -> None:
         large = expected >= LARGE_BYTES
-        self._buffer = io.BytesIO(bytes(expected) if large else b"")
+        self._file = io.BytesIO(bytes(expected) if large else b"")
+        self._room: npt.NDArray[np.uint8] = np.empty(0, np.uint8)  # the memory of `_file`, which keeps its length
         if large:
-            with self._buffer.getbuffer() as memory:
-                advise_huge_pages(memory)
+            memory = self._file.getbuffer()
+            advise_huge_pages(memory)
+            self._room = np.frombuffer(memory, np.uint8)
         self._length = 0
 
+    def take(self, length: int) -> npt.NDArray[np.uint8]:
+        """Memory for what is to be written next; written where it lies, it is not copied."""
+        end = self._length + length
+        return self._room[self._length : end] if end <= self._room.size else np.empty(length, np.uint8)
+
     def write(self, data: bytes | memoryview) -> None:
-        self._buffer.write(data)
-        self._length = self._buffer.tell()
+        end = self._length + len(data)
+        if end <= self._room.size:
+            given, place = np.frombuffer(data, np.uint8), self._room[self._length : end]
+            if given.ctypes.data != place.ctypes.data:
+                place[:] = given  # other threads run meanwhile
+        else:
+            if self._room.size:  # somebody may still hold a part of it, so it cannot grow
+                begun = self._room[: self._length].data
+                self._file, self._room = io.BytesIO(), np.empty(0, np.uint8)
+                self._file.write(begun)
+            self._file.seek(self._length)
+            self._file.write(data)
+        self._length = end
 
     def write_at_start(self, data: bytes) -> None:
-        self._buffer.seek(0)
-        self._buffer.write(data)
-        self._buffer.seek(self._length)
+        self._file.getbuffer()[: len(data)] = data
 
     def getvalue(self) -> bytes:
-        self._buffer.truncate(self._length)
-        return self._buffer.getvalue()
+        self._room = np.empty(0, np.uint8)
+        try:
+            self._file.truncate(self._length)
+        except BufferError:  # as above
+            return bytes(self._file.getbuffer()[: self._length])
+        return self._file.getvalue()
 
 
 class Chunk(NamedTuple):
     """A finished chunk."""
 
-    data: bytes
+    data: bytes | memoryview
     record: ChunkRecord
 
 
-def seal(data: bytes, decoded: memoryview) -> Chunk:
+def seal(data: bytes | memoryview, decoded: memoryview) -> Chunk:
     """Give a chunk its record; runs in the worker that made it."""
     record = ChunkRecord(len(data), len(decoded), stored_digest(data), decoded_digest(decoded))
     return Chunk(data, record)

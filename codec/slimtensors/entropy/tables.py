@@ -13,7 +13,6 @@ __all__ = ["PRECISIONS", "Frequencies", "cost", "normalise", "table_bytes"]
 Frequencies = npt.NDArray[np.uint16]  # of the 256 symbols; they sum to 2^precision
 
 PRECISIONS = (11, 12)
-_TWO_BYTES = 0x80  # set in the first of two bytes
 
 
 def normalise(counts: npt.NDArray[np.integer], precision: int) -> Frequencies:
@@ -35,13 +34,7 @@ def cost(counts: npt.NDArray[np.integer]) -> float:
 
 def table_bytes(frequencies: Frequencies) -> bytes:
     """The stored form."""
-    used = np.flatnonzero(frequencies)
-    first, last = int(used[0]), int(used[-1])
-    out = bytearray((first, last))
-    for frequency in frequencies[first : last + 1].tolist():
-        if frequency < _TWO_BYTES:
-            out.append(frequency)
-        else:
-            out.append(frequency % _TWO_BYTES + _TWO_BYTES)
-            out.append(frequency // _TWO_BYTES)
-    return bytes(out)
+    out = np.empty(kernels.MOST_TABLE_BYTES, np.uint8)
+    length = kernels.write_table(frequencies, out)
+    assert length > 0
+    return out[:length].tobytes()

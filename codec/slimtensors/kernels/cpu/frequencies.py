@@ -14,6 +14,8 @@ from slimtensors.kernels.status import BAD_ARGUMENT, OK
 Array = npt.NDArray[Any]
 
 MOST_COUNT = 1 << 40  # so that count * slots fits
+MOST_TABLE_BYTES = 2 + 2 * SYMBOLS
+TWO_BYTES = 0x80  # set in the first of two bytes
 
 
 @kernel
@@ -79,3 +81,32 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
             frequencies[symbol - 1 if symbol > 0 else 1] = 1
             break
     return OK
+
+
+@kernel
+def write_table(frequencies: Array, out: Array) -> int:
+    """The stored form: the first and the last symbol that occur, then the frequencies of all from one to the other.
+
+    frequencies  uint16[256]                 less than 2^14, not all zero
+    out          uint8[MOST_TABLE_BYTES]
+
+    Returns how many bytes it takes, or -1.
+    """
+    if frequencies.size != SYMBOLS or out.size != MOST_TABLE_BYTES:
+        return -1
+    first, last = SYMBOLS, -1
+    for symbol in range(SYMBOLS):
+        if frequencies[symbol] > 0:
+            first, last = min(first, symbol), symbol
+    if last < 0:
+        return -1
+    out[0], out[1] = first, last
+    length = 2
+    for symbol in range(first, last + 1):
+        frequency = np.int64(frequencies[symbol])
+        out[length] = frequency if frequency < TWO_BYTES else frequency % TWO_BYTES + TWO_BYTES
+        length += 1
+        if frequency >= TWO_BYTES:
+            out[length] = frequency // TWO_BYTES
+            length += 1
+    return length

@@ -136,8 +136,13 @@ def _(use: Use) -> ir.Value:
 
 @lowered(increment, LanesType, LanesType)
 def _(use: Use) -> ir.Value:
-    builder, (lanes, mask) = use.builder, use.arguments
-    if instruction_set(use) != "avx512":
+    lanes, mask = use.arguments
+    return add_mask(use.builder, lanes, mask, instruction_set(use))
+
+
+def add_mask(builder: ir.IRBuilder, lanes: ir.Value, mask: ir.Value, target: str) -> ir.Value:
+    """What `increment` is made of."""
+    if target != "avx512":
         return builder.sub(lanes, builder.sext(mask, lanes.type))
     # An addition in some lanes. LLVM would rather make numbers of the mask and subtract them, two instructions; it must
     # not see that what is added is (1 + 1 + 1) / 2 = 1.

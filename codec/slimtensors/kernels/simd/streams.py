@@ -110,6 +110,8 @@ _TAKE = {"avx512": _take_avx512, "avx2": _take_avx2, "portable": _take_portable}
 def give(words: Array, end: int, mask: Mask, lanes: Lanes) -> None:
     """The low 16 bits of the lanes of the mask, in lane order, to words[end - count(mask)] ... words[end - 1].
 
+    lanes: of 16 or 32 bits.
+
     The inverse of `take`, for a stream written from its end. What comes to lie in the rest of words[end - 32 : end] is
     unspecified.
     """
@@ -118,7 +120,8 @@ def give(words: Array, end: int, mask: Mask, lanes: Lanes) -> None:
 
 
 def _type_of_give(words: Any, end: Any, mask: Any, lanes: Any) -> Any:
-    return types.void if (words.dtype, end, mask, lanes) == (types.uint16, types.intp, MASK, U32) else None
+    fits = (words.dtype, end, mask) == (types.uint16, types.intp, MASK) and lanes in (U16, U32)
+    return types.void if fits else None
 
 
 typed(give, _type_of_give)
@@ -126,7 +129,9 @@ typed(give, _type_of_give)
 
 @lowered(give, types.Array, types.Integer, LanesType, LanesType)
 def _(use: Use) -> None:
-    low = use.builder.trunc(use.arguments[3], vector(16))
+    low = use.arguments[3]
+    if low.type != vector(16):
+        low = use.builder.trunc(low, vector(16))
     _GIVE[instruction_set(use)](use.builder, address(use), use.arguments[2], low)
 
 
