@@ -58,6 +58,7 @@ __all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan", "s
 PRESETS = ("fast", "balanced", "small")
 
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
+SAMPLE_ROWS = 1024
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
 TALL = 4  # times as many rows as columns, from where on a matrix is taken for a table of rows
 MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
@@ -318,13 +319,14 @@ class _Builder:
             return
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
+        sample = sample_units(tensor)
         if dtype.is_float:
-            tail, by_row, why = _trailing_zeros(tensor, units, layouts.most_tail(dtype, self.preset))
+            tail, by_row, why = _trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
             bits = layouts.floats(dtype, self.preset, tail, by_row)
         else:
             bits = layouts.usual(dtype, self.preset)
             if dtype.unit_bits == 16 or dtype.unit_bits == 32:
-                bits, why = _integers(sample_units(tensor), dtype)
+                bits, why = _integers(sample, dtype)
         sides: tuple[Side, ...] = ()
         matched = self._matched[index]
         delta = None if matched is None else plan_delta(tensor, bits, matched)
@@ -338,7 +340,7 @@ class _Builder:
             return
         if self.preset != "small":  # whose contexts have more tables in a chunk
             chunk = table_chunk(shape, dtype) or chunk
-        expression, why_sparse = _sparse(tensor, bits, self.preset)
+        expression, why_sparse = _sparse(sample, dtype, bits, self.preset)
         if isinstance(expression, Sparse):
             by_row, why = False, why_sparse
         if by_row:
@@ -397,9 +399,8 @@ class _Builder:
         self._note(Tensor(tensor.name, tensor.dtype, shape, expression, chunk, sides), plan.why)
 
 
-def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, str]:
+def _trailing_zeros(tensor: Input, sample: Units, units: int, most: int) -> tuple[int, bool, str]:
     """(bits, by row, why): trailing zeros that all units have in common, or that many rows have."""
-    sample = sample_units(tensor)
     tail = min(_zeros_below(int(np.bitwise_or.reduce(sample))), most)
     if tail >= MIN_TAIL:
         return tail, False, f"the last {tail} bits are zero"
@@ -407,28 +408,34 @@ def _trailing_zeros(tensor: Input, units: int, most: int) -> tuple[int, bool, st
     if length < MIN_ROW or tensor.dtype.unit_bits < 32 or units // length < MIN_ROWS:
         return 0, False, ""
     rows = units // length
-    picked = np.unique(np.linspace(0, rows - 1, min(rows, 1024)).astype(np.int64))
-    bits = _bits_of_rows(tensor, picked, length)
-    lowest = (bits & -bits).astype(np.float64)  # a power of two, or 0
-    per_row = np.where(bits == 0, 64, np.frexp(lowest)[1] - 1)
-    # gain(t) = share of rows with at least t trailing zeros * t
-    best, gain = 0, 0.0
-    for t in range(MIN_TAIL, most + 1):
-        found = float((per_row >= t).mean()) * t
-        if found > gain:
-            best, gain = t, found
-    if gain < MIN_ROW_GAIN:
-        return 0, False, ""
-    share = float((per_row >= best).mean())
+    picked = np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64)  # no row twice
+    for count in (MIN_ROW, length):  # the first few units of a row tell nearly always that it has no zeros to save
+        best, share = _best_tail(_bits_of_rows(tensor, picked, length, count), most)
+        if share * best < MIN_ROW_GAIN:
+            return 0, False, ""
     return best, True, f"the last {best} bits are zero in {share:.0%} of rows"
 
 
-def _bits_of_rows(tensor: Input, rows: Units, length: int) -> Units:
-    """Of each of some rows, the bits that any of its units has; a megabyte at a time."""
+def _best_tail(bits: Units, most: int) -> tuple[int, float]:
+    """(t, share): rows with at least t trailing zeros, of all; the t for which share * t is largest. bits: of each."""
+    lowest = (bits & -bits).astype(np.float64)  # a power of two, or 0
+    zeros = np.where(bits == 0, most, np.minimum(np.frexp(lowest)[1] - 1, most))
+    shares = np.cumsum(np.bincount(zeros, minlength=most + 1)[::-1])[::-1] / bits.size
+    gains = (shares * np.arange(most + 1))[MIN_TAIL:]
+    best = MIN_TAIL + int(np.argmax(gains)) if gains.size else 0
+    return best, float(shares[best])
+
+
+def _bits_of_rows(tensor: Input, rows: Units, length: int, count: int) -> Units:
+    """Of each of some rows, the bits that any of its first `count` units has; a megabyte at a time."""
     step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
     found = []
     for at in range(0, len(rows), step):
-        block = np.stack([tensor.read(int(row) * length, length) for row in rows[at : at + step]])
+        some = rows[at : at + step]
+        if some[-1] - some[0] == len(some) - 1:  # one after another
+            block = tensor.read(int(some[0]) * length, len(some) * length).reshape(len(some), length)[:, :count]
+        else:
+            block = np.stack([tensor.read(int(row) * length, count) for row in some])
         found.append(np.bitwise_or.reduce(block, axis=1))
     return np.concatenate(found)
 
@@ -456,9 +463,8 @@ def _zeros_below(value: int) -> int:
     return (value & -value).bit_length() - 1 if value else 64
 
 
-def _sparse(tensor: Input, bits: Bits, preset: str) -> tuple[Stored, str]:
+def _sparse(sample: Units, dtype: DType, bits: Bits, preset: str) -> tuple[Stored, str]:
     """(expression, why): the units that are not zero and a mask, where a sample takes less that way."""
-    sample, dtype = sample_units(tensor), tensor.dtype
     zeros = 1 - np.count_nonzero(sample) / sample.size
     if zeros < MIN_ZEROS or find_affine(sample) is not None:
         return bits, ""

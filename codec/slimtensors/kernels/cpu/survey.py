@@ -21,7 +21,7 @@ RUNS = 16  # of GROUP elements, spread evenly, that are looked at before raw pla
 MOST_SAMPLES = 2 * RUNS * GROUP
 RAW_ENOUGH = 0.95  # a raw plane with this share of its bits' entropy is not worth coding
 UNSEEN = 16  # symbols of the window that a sample may lack
-NOT_NOISE, NOT_SEEN = 1, 2  # with the statuses OK and BAD_ARGUMENT
+NOT_NOISE, NOT_SEEN = 11, 12  # beside the statuses of all kernels
 
 
 @inlined
