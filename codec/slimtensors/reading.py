@@ -414,9 +414,14 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
         if sides[side].max() > 1:
             raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")
     if isinstance(stream.expression, Mul):
+        from slimtensors.codecs import lookup  # loads Numba
+
         for side in stream.expression.sides:
             if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
                 raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")
+        for factors in stream.expression.factors:
+            if len(factors) > 1 and not np.isfinite(lookup.multiplied(factors, sides)).all():
+                raise FormatError(f"{stream.label}: a product of side planes {factors} is not finite")
     for context in stream.bits.contexts:
         if isinstance(context, BaseContext) and context.rows is not None:
             most = int(sides[context.rows].max())

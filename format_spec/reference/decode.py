@@ -75,7 +75,7 @@ PIECE = 16384
 MAX_HEADER = 16 << 20
 MAX_TENSORS = 1 << 17
 MAX_EXPRESSIONS = 1 << 16
-MAX_SIDES = 4
+MAX_SIDES = 6
 MAX_DIMENSIONS = 16
 MAX_ELEMENTS = 1 << 48
 MAX_NAME = 512
@@ -429,7 +429,7 @@ class HeaderReader:
         if isinstance(data.lookup, Gather | Mul):
             used |= {data.lookup.palette}
         if isinstance(data.lookup, Mul):
-            used |= {data.lookup.scale}
+            used |= set(data.lookup.scale + data.lookup.offset)
         check(len(used) == len(sides), "a side plane that nothing names")
         if data.expression.base is not None:
             self.check_base(tensor, data, data.expression.base)
@@ -869,8 +869,12 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
             most += len(part.context.mean.steps) if part.context.mean else 0
             check(most <= 255, "classes of row and column over 255")
     if isinstance(stream.lookup, Mul):
-        for k in (stream.lookup.palette, stream.lookup.scale):
-            lookup.numbers(sides[k], stream.plan[k]["dtype"])  # refuses entries that are not finite
+        # entries and products that are not finite are refused
+        lookup.numbers(sides[stream.lookup.palette], stream.plan[stream.lookup.palette]["dtype"])
+        for named in filter(None, (stream.lookup.scale, stream.lookup.offset)):
+            lookup.per_run(named, sides)
+            for k in named:
+                lookup.numbers(sides[k], "F32")
 
 
 def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], bytes]:

@@ -185,7 +185,8 @@ class Gather:
 class Mul:
     palette: int
     codes: Bits
-    scale: int
+    scale: tuple[int, ...]  # one side plane, or two whose products scales are
+    offset: tuple[int, ...] = ()  # likewise; none unless something is added
 
 
 @dataclass(frozen=True)
@@ -224,20 +225,51 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"gather"}:
         return parse_gather(object_["gather"])
     if object_.keys() == {"mul"}:
-        first, scale = pair(object_["mul"], "mul")
-        check(keyed(first, "mul").keys() == {"gather"}, "mul: the first is not a gather")
-        gather = parse_gather(first["gather"])
-        return Mul(gather.palette, gather.codes, integer(scale, 0, 16, "mul"))
+        return parse_mul(object_["mul"])
     if object_.keys() == {"decimal"}:
         power, codes = pair(object_["decimal"], "decimal")
         return Decimal(integer(power, 0, 22, "decimal"), parse_codes(codes, 53))
     if object_.keys() == {"cast"}:
         return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
     if object_.keys() == {"add"}:
+        first = object_["add"][0] if isinstance(object_["add"], list) and object_["add"] else None
+        if isinstance(first, dict) and "mul" in first:
+            return parse_sum(object_["add"])
         return parse_add(object_["add"])
     if object_.keys() == {"scatter"}:
         return parse_sparse(object_["scatter"])
     return parse_bits(object_, 16)
+
+
+def parse_mul(value: object) -> Mul:
+    """Section 7.2."""
+    first, scale = pair(value, "mul")
+    check(keyed(first, "mul").keys() == {"gather"}, "mul: the first is not a gather")
+    gather = parse_gather(first["gather"])
+    return distinct(Mul(gather.palette, gather.codes, factors(scale)))
+
+
+def parse_sum(value: object) -> Mul:
+    """Section 7.4."""
+    first, offset = pair(value, "add")
+    check(keyed(first, "add").keys() == {"mul"}, "add: keys beside a mul")
+    product = parse_mul(first["mul"])
+    return distinct(replace(product, offset=factors(offset)))
+
+
+def factors(value: object) -> tuple[int, ...]:
+    """ "a side plane", or "an array of two" """
+    if isinstance(value, list):
+        check(len(value) == 2, "factors: not two")
+        return tuple(integer(item, 0, 16, "factors") for item in value)
+    return (integer(value, 0, 16, "factors"),)
+
+
+def distinct(found: Mul) -> Mul:
+    """ "No side plane is named twice." """
+    named = [found.palette, *found.scale, *found.offset]
+    check(len(set(named)) == len(named), "mul: a side plane named twice")
+    return found
 
 
 def parse_add(add: object) -> Bits:

@@ -29,13 +29,19 @@ def check_use(expression: Gather | Mul | Decimal, dtype: str, units: int, sides:
         check(units % runs == 0, "gather: the runs do not divide the units")
         check(runs * shape[-1] <= max(MAX_PALETTE, units), "gather: palettes too large")
         return
-    check(expression.scale < len(sides) and expression.scale != expression.palette, "mul: no such side plane")
-    scale = sides[expression.scale]
     check(dtype in ("F32", "BF16", "F16"), "mul: dtype")
     check(palette["dtype"] in ("F32", "I16", "I8") and len(shape) == 1, "mul: palette")
-    check(scale["dtype"] == "F32" and len(scale["shape"]) == 1, "mul: scales")
-    runs = scale["shape"][0]
+    named = [*expression.scale, *expression.offset]
+    check(max(named) < len(sides), "mul: no such side plane")
+    every = [sides[k] for k in named]
+    check(all(side["dtype"] == "F32" and len(side["shape"]) == 1 for side in every), "mul: scales")
+    runs = sides[expression.scale[0]]["shape"][0]
     check(units % runs == 0 and units // runs >= MIN_RUN, "mul: scales for runs that do not divide, or are short")
+    if expression.offset:
+        check(sides[expression.offset[0]]["shape"][0] == runs, "add: more or fewer offsets than scales")
+    for two in (expression.scale, expression.offset):
+        # "`Q` divides `R`"
+        check(len(two) < 2 or runs % sides[two[1]]["shape"][0] == 0, "mul: second factors that do not divide the runs")
 
 
 def numbers(data: bytes, dtype: str) -> list[tuple[int, Fraction]]:
@@ -70,14 +76,43 @@ def lookup(
         length = units // runs
         return [entries[(start + j) // length * shape[-1] + code] for j, code in enumerate(codes)]
     palette = numbers(data, plan[expression.palette]["dtype"])
-    scales = numbers(sides[expression.scale], "F32")
+    scales = per_run(expression.scale, sides)
+    offsets = per_run(expression.offset, sides) if expression.offset else None
     length = units // len(scales)
-    return [product(palette[code], scales[(start + j) // length], dtype) for j, code in enumerate(codes)]
+    runs = [(start + j) // length for j in range(len(codes))]
+    products = [(palette[code], scales[run]) for code, run in zip(codes, runs, strict=True)]
+    if offsets is None:
+        return [rounded(product(*two), dtype) for two in products]
+    return [rounded(total(product(*two), offsets[run]), dtype) for two, run in zip(products, runs, strict=True)]
 
 
-def product(a: tuple[int, Fraction], b: tuple[int, Fraction], dtype: str) -> int:
-    """ "the product, rounded to F32, and then converted as by `cast`" """
-    unit = (a[0] ^ b[0]) << 31 | casts.nearest(a[1] * b[1], "F32")
+def per_run(named: tuple[int, ...], sides: list) -> list[tuple[int, Fraction]]:
+    """ "`s[r] * t[floor(r * Q / R)]`, rounded to F32; products that are not finite are refused too" """
+    first = numbers(sides[named[0]], "F32")
+    if len(named) == 1:
+        return first
+    second = numbers(sides[named[1]], "F32")
+    units = [product(s, second[r * len(second) // len(first)]) for r, s in enumerate(first)]
+    return numbers(b"".join(unit.to_bytes(4, "little") for unit in units), "F32")
+
+
+def product(a: tuple[int, Fraction], b: tuple[int, Fraction]) -> int:
+    """ "the product, rounded to F32" """
+    return (a[0] ^ b[0]) << 31 | casts.nearest(a[1] * b[1], "F32")
+
+
+def total(unit: int, offset: tuple[int, Fraction]) -> int:
+    """ "plus the offset of its run, rounded to F32": 0 - 0 is 0, and -0 - 0 is -0, as IEEE 754 has it"""
+    sign, magnitude = casts.value(unit, "F32")
+    if magnitude is None:
+        return unit  # infinite, and the offset is not
+    exact = (-magnitude if sign else magnitude) + (-offset[1] if offset[0] else offset[1])
+    negative = exact < 0 or (exact == 0 and sign == offset[0] == 1)
+    return negative << 31 | casts.nearest(abs(exact), "F32")
+
+
+def rounded(unit: int, dtype: str) -> int:
+    """ "and then converted as by `cast` to the tensor's dtype" """
     return unit if dtype == "F32" else casts.cast(unit, "F32", dtype)
 
 

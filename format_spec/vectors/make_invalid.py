@@ -546,10 +546,10 @@ def sides_unused() -> bytes:
     return one(source).join()
 
 
-@invalid("five side planes")
-def sides_five() -> bytes:
-    expression = {"bits": [{"plane": 6}, *({"scatter": [k, {"plane": 2}]} for k in range(5))], "rotate": 0}
-    sides = [Source("U8", (2,), b"\1\1", BYTES)] * 5
+@invalid("seven side planes")
+def sides_seven() -> bytes:
+    expression = {"bits": [{"plane": 2}, *({"scatter": [k, {"plane": 2}]} for k in range(7))], "rotate": 0}
+    sides = [Source("U8", (2,), b"\1\1", BYTES)] * 7
     return one(Source("U16", (2, 100), little(skewed(200, 60000), 2), expression, literal, None, sides)).join()
 
 
@@ -682,6 +682,52 @@ header("mul_palette_dtype", "a palette of U32", ([*SIDE, 0, "dtype"], "U32"), ba
 header("mul_scale_shape", "scales in two dimensions", ([*SIDE, 1, "shape"], [2, 1]), base=scaled_file)
 add("mul_scale_nan", "a scale that is NaN", lambda: scaled_file((0x3F800000, 0x7FC00000)).join())
 add("mul_entry_infinite", "an entry that is infinite, and not used", lambda: scaled_file(entry=0x7F800000).join())
+
+
+def offset_file(seconds: Sequence[int] = (0x3F800000, 0x3F800000), palette: int = 0x40000000) -> Parts:
+    ones = [0x3F800000, 0x3F800000]
+    plan = [side("F32", (2,), numbers) for numbers in ([0, palette], ones, seconds, ones)]
+    expression = {"add": [{"mul": [{"gather": [0, bits(1)]}, [1, 2]]}, 3]}
+    stored = Source("F32", (256,), little([0x3F800000] * 256, 4), expression)
+    stored.sides, stored.codes = plan, [0] * 256
+    stored.code = lambda p: p.planes(Plane(CONSTANT)).bytes()
+    return one(stored)
+
+
+PRODUCT_OF = [*LOOKUP, "add", 0, "mul"]
+header("mul_factors_three", "three factors of scales", ([*PRODUCT_OF, 1], [1, 2, 3]), base=offset_file)
+header("mul_factors_one", "a list of one factor", ([*PRODUCT_OF, 1], [1]), base=offset_file)
+header("mul_factors_same", "a scale times itself", ([*PRODUCT_OF, 1], [1, 1]), base=offset_file)
+header("mul_factors_palette", "the palette as a factor", ([*PRODUCT_OF, 1], [1, 0]), base=offset_file)
+header("mul_factors_dtype", "second factors of I32", ([*SIDE, 2, "dtype"], "I32"), base=offset_file)
+header("mul_factors_out_of_range", "no such second factors", ([*PRODUCT_OF, 1], [1, 4]), base=offset_file)
+header("add_offset_same", "offsets that are the scales", ([*LOOKUP, "add", 1], 1), base=offset_file)
+MULTIPLIED = {"mul": [{"gather": [0, bits(1)]}, 1]}
+header("add_offset_missing", "a product and no offset", ([*LOOKUP, "add"], [MULTIPLIED]), base=offset_file)
+header("add_offset_bits", "a product plus planes", ([*LOOKUP, "add", 1], bits(32)), base=offset_file)
+header("add_offset_three", "a product plus two offsets", ([*LOOKUP, "add"], [MULTIPLIED, 2, 3]), base=offset_file)
+header("add_offset_key", "a key beside the product", ([*LOOKUP, "add", 0, "base"], 0), base=offset_file)
+header("add_offset_gather", "a palette plus an offset", ([*LOOKUP, "add", 0], MULTIPLIED["mul"][0]), base=offset_file)
+add("mul_factors_infinite", "factors whose product is infinite", lambda: offset_file((0x3F800000, 0x7F800000)).join())
+
+
+@invalid("two scales whose product is too large, and not used")
+def mul_factors_overflow() -> bytes:
+    parts = offset_file()
+    parts.streams[1] = Source("F32", (2,), little([0x3F800000, 0x7F000000], 4), bits(8), literal).stream()
+    parts.streams[2] = Source("F32", (2,), little([0x3F800000, 0x7F000000], 4), bits(8), literal).stream()
+    return parts.join()
+
+
+def factors_for(number: int, rows: int) -> bytes:
+    """One side plane of another length than the others."""
+    parts = offset_file()
+    parts.streams[number] = Source("F32", (rows,), little([0x3F800000] * rows, 4), bits(8), literal).stream()
+    return edit(parts, ([*SIDE, number, "shape"], [rows]), ([*SIDE, number, "chunk"], rows))
+
+
+add("mul_factors_runs", "four second factors for two scales", lambda: factors_for(2, 4))
+add("add_offset_runs", "one offset for two scales", lambda: factors_for(3, 1))
 
 
 def scales_for(rows: int) -> bytes:

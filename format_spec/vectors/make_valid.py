@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from fractions import Fraction
 from hashlib import sha256
 from struct import pack
 
+import casts
 from casts import value
 from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD, errors
 from encode import (
@@ -963,6 +965,48 @@ def mul() -> Parts:
             expression = {"mul": [{"gather": [1, bits(3)]}, 0]}
             source = looked_up(dtype, expression, [v % 6 for v in noise(520)], plan, Plane(RAW), chunk=260)
             writer.tensor(f"{dtype} {entries}", source)
+    return writer.parts()
+
+
+PAIRED = {"mul": [{"gather": [4, bits(4)]}, [0, 1]]}
+
+
+def paired(dtype: str) -> list[Source]:
+    """Two factors each for scales and offsets of 24 runs, and 15 integers."""
+    six = [x % 64 for x in noise(24, 5)]
+    scales = [casts.nearest(Fraction(n), "F32") for n in six]
+    seconds = [0x3A800000, 0x3DCCCCCD, 0x00000005, 0xB8D1B717]
+    if dtype == "F16":
+        seconds = [0x3A800000, 0x3E99999A, 0x33800000]
+    offsets = [casts.nearest(Fraction(63 - n), "F32") for n in six]
+    plan = [side("F32", (24,), scales), side("F32", (len(seconds),), seconds), side("F32", (24,), offsets)]
+    return [*plan, side("F32", (2,), [0xBC23D70A, 0x80000000]), side("I8", (15,), [n % 256 for n in range(-7, 8)])]
+
+
+@valid("mul: scales that are products of two factors, subnormal and negative ones, chunks that begin within a run")
+def mul_of_scales() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        plan = paired(dtype)
+        expression = {"mul": [{"gather": [2, bits(4)]}, [0, 1]]}
+        codes = [v % 15 for v in noise(24 * 12)]
+        writer.tensor(dtype, looked_up(dtype, expression, codes, [*plan[:2], plan[4]], Plane(RAW), chunk=150))
+    return writer.parts()
+
+
+@valid("add: products plus offsets, these too products of two factors; sums that cancel; offsets of one factor")
+def add_offsets() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        plan = paired(dtype)
+        codes = [v % 15 for v in noise(24 * 12, 3)]
+        expression = {"add": [PAIRED, [2, 3]]}
+        writer.tensor(f"{dtype} pairs", looked_up(dtype, expression, codes, plan, Plane(RAW), chunk=150))
+        one_each = {"add": [{"mul": [{"gather": [2, bits(4)]}, 0]}, 1]}
+        few = [[0x3DCCCCCD, 0x3F800000, 0x80000000], [0xBE4CCCCD, 0x40400000, 0x80000000]]
+        cancel = [side("F32", (3,), numbers) for numbers in few]
+        source = looked_up(dtype, one_each, codes[:150], [*cancel, plan[4]], Plane(RAW))
+        writer.tensor(f"{dtype} one", source)
     return writer.parts()
 
 

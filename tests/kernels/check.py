@@ -22,6 +22,7 @@ from kernels.class_checks import check_classes, check_rests
 from kernels.encode_checks import check_code_halves, check_few, check_survey, check_windows
 from kernels.lookup_checks import check_lookups
 from kernels.mean_checks import check_means
+from kernels.quantise_checks import check_quantisers
 from kernels.record_checks import check_records
 from kernels.search_checks import check_search, check_trees
 from slimtensors.kernels.cpu import (
@@ -34,6 +35,7 @@ from slimtensors.kernels.cpu import (
     delta,
     encode,
     encode_few,
+    errors,
     find_codes,
     find_scales,
     fit,
@@ -42,6 +44,7 @@ from slimtensors.kernels.cpu import (
     low_rank,
     merging,
     planes,
+    quantise,
     records,
     rows,
     scales,
@@ -57,9 +60,9 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, find_codes,
-    find_scales, fit, histogram, lookup, low_rank, merging, planes, records, rows, scales, search, search_kernels,
-    sparse, split, survey, table, window, xxh3,
+    bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, errors,
+    find_codes, find_scales, fit, histogram, lookup, low_rank, merging, planes, quantise, records, rows, scales, search,
+    search_kernels, sparse, split, survey, table, window, xxh3,
 )  # fmt: skip
 
 
@@ -590,7 +593,7 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
-    for check in (check_scales, check_moves, check_fits, check_records):
+    for check in (check_scales, check_moves, check_fits, check_records, check_quantisers):
         for found in check(rng):
             digest.add(OK, found)
     return digest.sha256.hexdigest()

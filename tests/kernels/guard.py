@@ -19,6 +19,7 @@ from slimtensors.kernels.cpu import (
     delta,
     encode,
     encode_few,
+    errors,
     find_codes,
     find_scales,
     histogram,
@@ -29,6 +30,7 @@ from slimtensors.kernels.cpu import (
     opening,
     payload,
     planes,
+    quantise,
     records,
     rows,
     scales,
@@ -201,6 +203,27 @@ def feed_records(fence: Fence, n: int) -> None:
             assert records.field_contexts(fields, 3, 1, 5, 64, selected) == OK
 
 
+def feed_quantisers(fence: Fence, n: int) -> None:
+    """Weights, scales and tables of noise."""
+    for length in (16, 32, 128):
+        weights, scales, codes = fence.arrays((np.float32, n), (np.float32, n // length), (np.uint8, n))
+        offsets, middles = fence.arrays((np.float32, n // length), (np.float32, 15))
+        runs = weights, scales, length
+        assert quantise.peaks(weights, length, fence.array(np.float32, n // length)) == OK
+        assert quantise.round_away(*runs, 127, codes) == OK
+        assert quantise.round_down(*runs, 8.5, 15, codes) == OK
+        assert quantise.round_even(*runs, -8, 7, codes) == OK
+        assert quantise.nearest(*runs, middles, codes) == OK
+        assert quantise.round_floats(*runs, 3, 7, 126, 448.0, codes) == OK
+        assert codes.max() <= 2 * 126
+        assert quantise.round_shifted(weights, scales, offsets, length, 15, codes) == OK
+        assert codes.max() <= 15
+    room, minima = fence.arrays((np.float32, 128), (np.float32, n // 32))
+    assert quantise.search_scales(weights, room, fence.array(np.float32, n // 32), minima) == OK
+    sums = fence.arrays((np.float64, 32), (np.float64, 32), (np.float64, 1))
+    assert errors.add_errors(*fence.arrays((np.float64, n), (np.float64, n)), *sums) == OK
+
+
 def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:
     """Noise behind a table that is sound, or behind noise, and cut off anywhere."""
     half = 1 << precision - 1
@@ -275,6 +298,16 @@ def feed_lookups(fence: Fence, n: int) -> None:
             numbers, order, found = fence.arrays((np.uint32, 32), (np.uint32, 32), (np.uint16, n))
             runs = (scales, -(-(n + 3) // 5), 3)
             assert scaled(table, *runs, codes, units) != BAD_ARGUMENT
+            assert find(numbers, order, 12, *runs, units, room, found) != BAD_ARGUMENT
+        for shifted, find, unit in (
+            (lookup.shifted_f32, find_codes.find_shifted_f32, np.uint32),
+            (lookup.shifted_bf16, find_codes.find_shifted_bf16, np.uint16),
+            (lookup.shifted_f16, find_codes.find_shifted_f16, np.uint16),
+        ):
+            units, room, offsets = fence.arrays((unit, n), (np.uint32, 32), (np.float32, 5))
+            numbers, order, found = fence.arrays((np.uint32, 32), (np.uint32, 32), (np.uint16, n))
+            runs = (scales, offsets, -(-(n + 3) // 5), 3)
+            assert shifted(table, *runs, codes, units) != BAD_ARGUMENT
             assert find(numbers, order, 12, *runs, units, room, found) != BAD_ARGUMENT
     for kind in (np.uint8, np.uint16, np.uint32, np.uint64):
         codes = fence.array(kind, n)
@@ -386,6 +419,7 @@ def main() -> None:
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
         feed_records(fence, 128 * groups)
+        feed_quantisers(fence, 128 * groups)
         feed_payload(fence, groups, blocks, precision)
         feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)

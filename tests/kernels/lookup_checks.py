@@ -17,6 +17,10 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 # (units of a chunk, length of a run, first unit)
 PLACES = ((128, 8, 0), (128, 128, 0), (256, 31, 5), (384, 33, 1000), (256, 1 << 40, 1 << 39), (128, 1, 77), (0, 5, 9))
 SCALED = {"F32": lookup.scaled_f32, "BF16": lookup.scaled_bf16, "F16": lookup.scaled_f16}
+SHIFTED = {"F32": lookup.shifted_f32, "BF16": lookup.shifted_bf16, "F16": lookup.shifted_f16}
+FIND_SHIFTED = {
+    "F32": find_codes.find_shifted_f32, "BF16": find_codes.find_shifted_bf16, "F16": find_codes.find_shifted_f16,
+}  # fmt: skip
 FIND = {"F32": find_codes.find_f32, "BF16": find_codes.find_bf16, "F16": find_codes.find_f16}
 
 
@@ -31,6 +35,7 @@ def check_lookups(add: Callable[..., None], rng: np.random.Generator) -> None:
             check_pick(add, rng, codes, entries, run, runs, length, first)
             if begin == 0:
                 check_scaled(add, rng, codes, entries, run, runs, length, first)
+                check_shifted(add, rng, codes, entries, run, runs, length, first)
     check_decimals(add, rng)
 
 
@@ -113,6 +118,43 @@ def check_scaled(
             assert kernel(*arguments, wrong, out) == BAD_STREAM
             assert kernel(table.view(np.uint32), scales[:-1], length, first, codes, out) == BAD_ARGUMENT
         assert kernel(table.view(np.uint32)[:0], scales, length, first, codes, out) == BAD_ARGUMENT
+
+
+def check_shifted(
+    add: Callable[..., None], rng: np.random.Generator, codes: np.ndarray, entries: int, run: np.ndarray, runs: int,
+    length: int, first: int,
+) -> None:  # fmt: skip
+    """Products plus offsets, and the codes found again: some that give the same sums."""
+    table = rng.permutation(entries).astype(np.float32) - entries // 2
+    scales = np.exp2(rng.integers(-140, 90, runs)).astype(np.float32)
+    scales *= rng.choice(np.array([1, 1.37, 0], np.float32), runs)
+    scales[::4] *= -1
+    offsets = scales * rng.integers(-60, 60, runs).astype(np.float32) / 3
+    offsets[1::5] = 1
+    with np.errstate(all="ignore"):
+        sums = table[codes] * scales[run] + offsets[run]
+    order = sorted(range(entries), key=lambda k: float(table[k]))
+    order += order[-1:] * (-entries % 32)
+    numbers, ranked = table[order].view(np.uint32), np.zeros(len(order), np.uint32)
+    for name, kernel in SHIFTED.items():
+        out, found = np.zeros(codes.size, DTYPES[name].unit), np.zeros(codes.size, np.uint16)
+        places, bits = (scales, offsets, length, first), table.view(np.uint32)
+        assert kernel(bits, *places, codes, out) == OK
+        assert np.array_equal(out, cast_units(sums.view(np.uint32), DTYPES["F32"], DTYPES[name]))
+        add(OK, out)
+        find = FIND_SHIFTED[name]
+        status = find(numbers, np.array(order, np.uint32), entries, *places, out, ranked, found)
+        back = np.zeros_like(out)
+        assert kernel(bits, *places, found, back) == OK
+        # With a negative scale, a sum that cancels is looked for as -0, which no sum is.
+        cancelled = np.signbit(scales[run]) & (out << 1 == 0)
+        assert ((back == out) | cancelled).all()
+        assert status == OK or cancelled.any()
+        add(status, found)
+        assert kernel(bits, scales, offsets[1:], length, first, codes, out) == BAD_ARGUMENT
+        assert find(numbers, np.array(order, np.uint32), entries, *places, out, ranked[1:], found) == BAD_ARGUMENT
+        if codes.size:
+            assert kernel(bits, scales[:-1], offsets[:-1], length, first, codes, out) == BAD_ARGUMENT
 
 
 def check_found(

@@ -20,6 +20,7 @@ import slimtensors.numpy
 import slimtensors.torch
 from slimtensors.cli.main import cli
 from slimtensors.errors import ChecksumError, UsageError
+from slimtensors.quantise.recipes import RECIPES
 
 BF16 = ml_dtypes.bfloat16
 
@@ -217,3 +218,33 @@ def test_commands(source: Path, tmp_path: Path) -> None:
     for wrong in (["--keep", "x"], ["--embeddings"]):
         result = CliRunner().invoke(cli, ["compress", str(source), "-o", str(tmp_path / "n"), *wrong])
         assert result.exit_code != 0
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe(recipe: str, tmp_path: Path) -> None:
+    """A file as the library and as the reference decoder read it; planes of codes, not units kept as they are."""
+    dtype = (np.float32, BF16, np.float16)[list(RECIPES).index(recipe) % 3]
+    columns = 500 if recipe in ("int8", "fp8") else 512
+    exact = np.random.default_rng(3).normal(0, 0.05, (33, columns)).astype(dtype)
+    plain_save({"w": exact}, tmp_path / "m.safetensors")
+    slimtensors.compress(tmp_path / "m.safetensors", tmp_path / "m", quantise=recipe)
+    file, found = decode.decode_file((tmp_path / "m").read_bytes()), slimtensors.numpy.load_file(tmp_path / "m")["w"]
+    assert file.lossy["w"][0] == recipe
+    assert 0 < file.lossy["w"][1] < 0.02
+    assert file.tensors["w"][2] == found.tobytes() != exact.tobytes()
+    (tensor,) = slimtensors.inspect(tmp_path / "m").tensors
+    assert tensor.storage in ("coded", "raw")
+    assert "scale" in tensor.expression
+    assert tensor.bits_per_weight < 10
+    assert slimtensors.compare(tmp_path / "m", tmp_path / "m.safetensors").lossy == 1
+
+
+def test_rows_that_do_not_fit(tmp_path: Path) -> None:
+    """As llama.cpp has it, q5_0 stands in for q4_k; nothing does for int4."""
+    arrays = {f"{n}.weight": np.random.default_rng(n).normal(0, 1, (64, n)).astype(np.float32) for n in (512, 384, 320)}
+    plain_save(arrays, tmp_path / "m.safetensors")
+    for recipe, want in (("q4_k", ["q4_k", "q5_0", "q5_0"]), ("int4", ["int4", "int4", None])):
+        slimtensors.compress(tmp_path / "m.safetensors", tmp_path / "m", quantise=recipe)
+        report = slimtensors.inspect(tmp_path / "m")
+        found = {tensor.name: tensor.lossy and tensor.lossy.recipe for tensor in report.tensors}
+        assert [found[name] for name in arrays] == want

@@ -107,6 +107,72 @@ def in_floats(kind: type, largest: float, scale_of: Callable[..., np.float32]) -
     return run
 
 
+def in_e4m3(number: float) -> np.float32:
+    return np.float32(np.float32(min(number, 448)).astype(ml_dtypes.float8_e4m3fn))
+
+
+def nvfp4(array: np.ndarray) -> np.ndarray:
+    whole = abs(array).max() / F32(6 * 448)
+    out = []
+    for run in array.reshape(-1, 16):
+        scale = in_e4m3(max(abs(run)) / F32(6) / whole) * whole
+        numbers = np.clip(run / scale, -6, 6).astype(ml_dtypes.float4_e2m1fn).astype(np.float32) if scale else run * 0
+        out.append(numbers * scale)
+    return np.stack(out).reshape(array.shape)
+
+
+@pytest.mark.parametrize("dtype", AS)
+def test_nvfp4(dtype: str) -> None:
+    array = weights(64, 384, 4).astype(AS[dtype])
+    with np.errstate(all="ignore"):
+        want = nvfp4(array.astype(np.float32)).astype(array.dtype)
+    found = quantised(array, "nvfp4")
+    assert np.array_equal(found.astype(np.float32), want.astype(np.float32))
+    assert not quantised(np.zeros_like(array), "nvfp4").any()
+
+
+def q4_k_blocks(array: np.ndarray) -> np.ndarray:
+    """GGUF's blocks of what the quantiser found, for gguf-py to read."""
+    made = RECIPES["q4_k"].quantise(ArrayInput("w", array))
+    _palette, six, d, less, m = (np.asarray(part) for part in made.sides)
+    six, d, less, m = (part.view(np.float32) for part in (six, d, less, m))
+    steps, offsets = six * np.repeat(d, 8), less * np.repeat(m, 8)
+    with np.errstate(all="ignore"):
+        x = made.units.view(np.float32).reshape(-1, 32)
+        codes = np.rint(np.where(steps == 0, 0, (x - offsets[:, None]).T / steps)).T.astype(np.uint8)
+    out = []
+    for b in range(d.size):
+        part, s, n = codes[8 * b : 8 * b + 8], six[8 * b : 8 * b + 8].astype(int), less[8 * b : 8 * b + 8].astype(int)
+        packed = [*(s[:4] | s[4:] >> 4 << 6), *(n[:4] | n[4:] >> 4 << 6), *(s[4:] & 15 | (n[4:] & 15) << 4)]
+        halves = np.array([d[b], -m[b]], np.float16).view(np.uint8)
+        nibbles = (part[::2] | part[1::2] << 4).reshape(-1)
+        out.append(np.concatenate([halves, np.array(packed, np.uint8), nibbles]))
+    return np.stack(out).reshape(len(array), -1)
+
+
+def test_q4_k() -> None:
+    """Its numbers are gguf-py's for the same blocks, and nearer to the weights than a scale by extremes gives."""
+    array = weights(48, 768, 5)
+    array[8:] = np.random.default_rng(6).normal(0, 0.02, (40, 768))
+    found = quantised(array, "q4_k")
+    with np.errstate(all="ignore"):
+        theirs = gguf.quants.dequantize(q4_k_blocks(array), GGMLQuantizationType.Q4_K)
+    assert np.array_equal(found, theirs)
+    parts = array[8:].reshape(-1, 32)
+    low = np.minimum(parts.min(-1, keepdims=True), 0)
+    step = (parts.max(-1, keepdims=True) - low) / 15
+    plain = np.rint((parts - low) / step) * step + low
+    assert np.square(found[8:] - array[8:]).sum() < 0.9 * np.square(plain - parts).sum()
+    assert not quantised(np.zeros_like(array), "q4_k").any()
+
+
+@pytest.mark.parametrize("dtype", AS)
+def test_q4_k_rounds_once_more(dtype: str) -> None:
+    array = weights(16, 512, 5).astype(AS[dtype])
+    want = quantised(array.astype(np.float32), "q4_k").astype(array.dtype)
+    assert np.array_equal(bits(quantised(array, "q4_k")), bits(want))
+
+
 def bfp6(x: np.ndarray, _own: Own) -> np.ndarray:
     scale = power_of(x, 4)
     return np.array([F32(min(max(round(float(v / scale)), -31), 31)) * scale for v in x], np.float32)
@@ -142,10 +208,13 @@ def test_definitions(recipe: str, dtype: str) -> None:
 
 
 def test_all_are_tested() -> None:
-    assert RECIPES.keys() == {"q8_0", "q5_0", "q4_0", *TWINS}
+    assert RECIPES.keys() == {"q8_0", "q5_0", "q4_0", "q4_k", "nvfp4", *TWINS}
 
 
-ODD = [("q4_0", (64, 48)), ("int4", (64, 192)), ("nf4", (63, 33)), ("int8", (9, 7))]
+ODD = [
+    ("q4_0", (64, 48)), ("q4_k", (64, 384)), ("nvfp4", (64, 40)), ("int4", (64, 192)), ("nf4", (63, 33)),
+    ("int8", (9, 7)),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("recipe", "shape"), ODD)

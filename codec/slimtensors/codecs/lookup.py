@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import find_codes as finding
 from slimtensors.kernels.cpu import lookup as kernels
 from slimtensors.kernels.status import BAD_STREAM, OK
 
-__all__ = ["code_dtype", "decode", "encode", "numbers_of", "rounded", "scaled"]
+__all__ = ["code_dtype", "decode", "encode", "multiplied", "numbers_of", "rounded", "scaled"]
 
 Array = npt.NDArray[Any]
 
@@ -35,19 +35,49 @@ def decode(expression: Gather | Mul | Decimal, codes: Array, out: Array, place: 
         _pick(place.sides[expression.palette], codes, out, place)
     elif isinstance(expression, Mul):
         table = numbers_of(place.sides[expression.gather.palette])
-        scales = place.sides[expression.scale].view(np.float32)
-        scaled(table, scales, place.units // scales.size, place.first, codes, out, _dtype(place))
+        scales, offsets, length, first = _per_run(expression, place, codes.size)
+        scaled(table, scales, length, first, codes, out, _dtype(place), offsets)
     else:
         _decimals(codes, float(10**expression.power), out, _dtype(place))
 
 
-def scaled(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array, dtype: DType) -> None:
-    """out[i] = table[codes[i]] * scales[(first + i) // length], float32s, rounded to the dtype. Raises FormatError."""
-    status = _SCALED[dtype.name](table.view(np.uint32), scales, length, first, codes, out)
+def multiplied(factors: tuple[int, ...], sides: tuple[Array, ...], low: int = 0, high: int | None = None) -> Array:
+    """The numbers of runs [low, high): of one side plane, or products of two, rounded to F32."""
+    first = sides[factors[0]].view(np.float32)
+    runs, part = first.size, first[low:high]
+    if len(factors) == 1:
+        return part
+    second = sides[factors[1]].view(np.float32)
+    with np.errstate(all="ignore"):
+        found: Array = part * second[np.arange(low, low + part.size) // (runs // second.size)]
+    return found
+
+
+def _per_run(expression: Mul, place: Place, units: int) -> tuple[Array, Array | None, int, int]:
+    """Scales and offsets of a chunk's runs, the units of a run, and the chunk's first unit, counted from these runs."""
+    length = place.units // place.sides[expression.factors[0][0]].size
+    low, high = place.first // length, -(-(place.first + units) // length)
+    scales, *offsets = [multiplied(factors, place.sides, low, high) for factors in expression.factors]
+    return scales, offsets[0] if offsets else None, length, place.first - low * length
+
+
+def scaled(
+    table: Array, scales: Array, length: int, first: int, codes: Array, out: Array, dtype: DType,
+    offsets: Array | None = None,
+) -> None:  # fmt: skip
+    """out[i] = table[codes[i]] * scales[run] + offsets[run], rounded to the dtype; run = (first + i) // length.
+
+    table, scales, offsets: float32. Raises FormatError.
+    """
+    if offsets is None:
+        status = _SCALED[dtype.name](table.view(np.uint32), scales, length, first, codes, out)
+    else:
+        status = _SHIFTED[dtype.name](table.view(np.uint32), scales, offsets, length, first, codes, out)
     _check(status, codes, table.size)
 
 
 _SCALED = {"F32": kernels.scaled_f32, "BF16": kernels.scaled_bf16, "F16": kernels.scaled_f16}
+_SHIFTED = {"F32": kernels.shifted_f32, "BF16": kernels.shifted_bf16, "F16": kernels.shifted_f16}
 
 
 def _pick(palette: Array, codes: Array, out: Array, place: Place) -> None:
@@ -147,19 +177,23 @@ def _find(palette: Array, body: Array, codes: Array, place: Place) -> int:
 
 
 _FIND = {"F32": finding.find_f32, "BF16": finding.find_bf16, "F16": finding.find_f16}
+_FIND_SHIFTED = {
+    "F32": finding.find_shifted_f32, "BF16": finding.find_shifted_bf16, "F16": finding.find_shifted_f16,
+}  # fmt: skip
 
 
 def _divide(expression: Mul, body: Array, codes: Array, place: Place) -> int:
     table = numbers_of(place.sides[expression.gather.palette])
-    scales = place.sides[expression.scale].view(np.float32)
+    scales, offsets, length, first = _per_run(expression, place, body.size)
     # By the bits, so that -0 comes before 0.
     bits = table.view(np.int32).astype(np.int64)
     order = np.argsort(np.where(bits < 0, -1 - (bits & 0x7FFFFFFF), bits), kind="stable").astype(np.uint32)
     order = np.concatenate([order, np.repeat(order[-1:], -order.size % LANES)])
-    return _FIND[_dtype(place).name](
-        table[order].view(np.uint32), order, table.size, scales, place.units // scales.size, place.first, body,
-        work_space("ranked", order.size, np.uint32), codes,
-    )  # fmt: skip
+    room = work_space("ranked", order.size, np.uint32)
+    ranked = table[order].view(np.uint32), order, table.size, scales
+    if offsets is None:
+        return _FIND[_dtype(place).name](*ranked, length, first, body, room, codes)
+    return _FIND_SHIFTED[_dtype(place).name](*ranked, offsets, length, first, body, room, codes)
 
 
 def _scale_up(power: int, body: Array, codes: Array, dtype: DType) -> int:

@@ -304,17 +304,21 @@ def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
         if palette.shape[-1] > MAX_PALETTE or math.prod(palette.shape) > max(MAX_PALETTE, units):
             raise LimitError(f"a palette of shape {list(palette.shape)} is too large")
     elif isinstance(expression, Mul):
-        palette, scale = sides[expression.gather.palette], sides[expression.scale]
+        palette = sides[expression.gather.palette]
         if dtype.name not in ("F32", "BF16", "F16"):
             raise FormatError(f"mul in {dtype.name}")
         if palette.dtype.name not in ("F32", "I16", "I8") or len(palette.shape) != 1:
             raise FormatError("the palette of a mul is not F32, I16 or I8 with one dimension")
         if palette.shape[0] > MAX_PALETTE:
             raise LimitError(f"a palette of {palette.shape[0]} entries; the limit is {MAX_PALETTE}")
-        if expression.gather.palette == expression.scale or scale.dtype.name != "F32" or len(scale.shape) != 1:
-            raise FormatError("the scales of a mul are not F32 with one dimension")
-        if units % scale.shape[0] or units // scale.shape[0] < MIN_RUN:
-            raise FormatError(f"{scale.shape[0]} scales for {units} units")
+        runs = sides[expression.factors[0][0]].shape[:1]
+        for first, *second in expression.factors:
+            if any(sides[k].dtype.name != "F32" or len(sides[k].shape) != 1 for k in (first, *second)):
+                raise FormatError("the scales of a mul are not F32 with one dimension")
+            if sides[first].shape != runs or units % runs[0] or units // runs[0] < MIN_RUN:
+                raise FormatError(f"{sides[first].shape[0]} scales for {units} units")
+            if second and runs[0] % sides[second[0]].shape[0]:
+                raise FormatError(f"{sides[second[0]].shape[0]} factors for {runs[0]} scales")
 
 
 def _check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:

@@ -52,6 +52,7 @@ def looked_up(
         assert gather is not None
         palette, scale_at, each = chunks[i].sides[gather.palette], 0, 0
         if isinstance(layout.codes, Mul):
+            assert isinstance(layout.codes.scale, int)
             scale = chunks[i].sides[layout.codes.scale]
             runs, scale_at = scale.size, scales.add(scale)
             first = palettes.add(palette, numbers_of)

@@ -135,10 +135,14 @@ class Gather:
 
 @dataclass(frozen=True)
 class Mul:
-    """Numbers from a palette, each times the scale of its run in side plane `scale`."""
+    """Numbers from a palette, each times the scale of its run, and plus its offset if there are such.
+
+    scale, offset: a side plane, or two: the products of a run's number and of that of several runs.
+    """
 
     gather: Gather
-    scale: int
+    scale: int | tuple[int, int]
+    offset: int | tuple[int, int] | None = None
 
     @property
     def bits(self) -> Bits:
@@ -149,14 +153,27 @@ class Mul:
         return self.bits.width
 
     @property
+    def plain(self) -> bool:
+        """Whether there is one scale for each run, and no offset."""
+        return isinstance(self.scale, int) and self.offset is None
+
+    @property
+    def factors(self) -> list[tuple[int, ...]]:
+        """The side planes of scales, and of offsets if there are some."""
+        return [each if isinstance(each, tuple) else (each,) for each in (self.scale, self.offset) if each is not None]
+
+    @property
     def sides(self) -> set[int]:
-        return {self.gather.palette, self.scale}
+        return {self.gather.palette, *(side for factors in self.factors for side in factors)}
 
     def to_json(self) -> dict[str, Any]:
-        return {"mul": [self.gather.to_json(), self.scale]}
+        scale, *offset = [factors[0] if len(factors) == 1 else list(factors) for factors in self.factors]
+        product = {"mul": [self.gather.to_json(), scale]}
+        return {"add": [product, *offset]} if offset else product
 
     def __str__(self) -> str:
-        return f"{self.gather} * scale"
+        words = ["scale" if len(factors) == 1 else "scale of scales" for factors in self.factors]
+        return f"{self.gather} * {words[0]}" + ("" if self.offset is None else " + offset")
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from slimtensors.errors import FormatError
@@ -22,7 +23,8 @@ def parse(value: Any) -> Expression:
     if keys == {"bits", "rotate"}:
         return _bits(value, MAX_PLANES)
     if keys == {"add"}:
-        return _delta(value["add"])
+        first = value["add"][0] if isinstance(value["add"], list) and value["add"] else None
+        return _sum(value["add"]) if isinstance(first, dict) and "mul" in first else _delta(value["add"])
     if keys == {"scatter"}:
         return _sparse(value["scatter"])
     if keys == {"ref"}:
@@ -30,10 +32,7 @@ def parse(value: Any) -> Expression:
     if keys == {"gather"}:
         return _gather(value["gather"])
     if keys == {"mul"}:
-        gather, scale = pair(value["mul"], "mul")
-        if keys_of(gather, "the first argument of mul") != {"gather"}:
-            raise FormatError("the first argument of mul is not a gather")
-        return Mul(_gather(gather["gather"]), integer(scale, 0, MAX_PLANES, "the side plane of a mul"))
+        return _mul(value["mul"])
     if keys == {"decimal"}:
         power, codes = pair(value["decimal"], "decimal")
         return Decimal(integer(power, 0, MAX_POWER, "the power of a decimal"), _codes(codes, MAX_DECIMAL_WIDTH))
@@ -42,6 +41,35 @@ def parse(value: Any) -> Expression:
     if keys == {"cast"}:
         return Cast(integer(value["cast"], 0, MAX_TENSORS, "cast"))
     raise FormatError(f"an expression has the keys {sorted(keys)}")
+
+
+def _mul(value: Any) -> Mul:
+    gather, scale = pair(value, "mul")
+    if keys_of(gather, "the first argument of mul") != {"gather"}:
+        raise FormatError("the first argument of mul is not a gather")
+    return _distinct(Mul(_gather(gather["gather"]), _factors(scale, "mul")))
+
+
+def _sum(arguments: Any) -> Mul:
+    product, offset = pair(arguments, "add")
+    if keys_of(product, "the first argument of add") != {"mul"}:
+        raise FormatError("a mul in add has other keys beside it")
+    return _distinct(replace(_mul(product["mul"]), offset=_factors(offset, "add")))
+
+
+def _factors(value: Any, what: str) -> int | tuple[int, int]:
+    if not isinstance(value, list):
+        return integer(value, 0, MAX_PLANES, f"the side plane of {what}")
+    if len(value) != 2:
+        raise FormatError(f"{len(value)} factors of {what}, not two")
+    first, second = (integer(side, 0, MAX_PLANES, f"a side plane of {what}") for side in value)
+    return first, second
+
+
+def _distinct(found: Mul) -> Mul:
+    if len(found.sides) != 1 + sum(map(len, found.factors)):
+        raise FormatError("a side plane that a mul names twice")
+    return found
 
 
 def _gather(value: Any) -> Gather:

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from slimtensors.errors import UsageError
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
-from slimtensors.quantise.recipes import quantiser_of
+from slimtensors.quantise.recipes import quantisers_of
 
 __all__ = ["Quantise", "quantised"]
 
@@ -33,20 +33,25 @@ class Quantise:
 
 def quantised(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
     """The inputs, of which some are quantised. Raises UsageError if none is, or a pattern to keep fits no tensor."""
-    quantiser = quantiser_of(asked.recipe) if isinstance(asked.recipe, str) else asked.recipe
+    quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
     for pattern in asked.keep:
         if not any(fnmatchcase(tensor.name, pattern) for tensor in inputs):
             raise UsageError(f"--keep {pattern}: there is no such tensor")
-    out: list[Input] = []
-    for tensor in inputs:
-        structure = quantiser.structure(tensor) if _chosen(tensor, asked) else None
-        out.append(tensor if structure is None else QuantisedInput(tensor, quantiser, structure))
+    out = [(_quantised(tensor, quantisers) if _chosen(tensor, asked) else None) or tensor for tensor in inputs]
     if out == list(inputs):
         raise UsageError(
-            f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
+            f"no tensor can be quantised to {quantisers[0].name}, which takes matrices of F32, BF16 or F16 with "
             f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
         )
     return out
+
+
+def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput | None:
+    for quantiser in quantisers:
+        structure = quantiser.structure(tensor)
+        if structure is not None:
+            return QuantisedInput(tensor, quantiser, structure)
+    return None
 
 
 def _chosen(tensor: Input, asked: Quantise) -> bool:

@@ -9,11 +9,11 @@ import numpy.typing as npt
 
 from slimtensors.detect.lattice import NF4
 from slimtensors.errors import UsageError
-from slimtensors.quantise import rules
+from slimtensors.quantise import rules, scaled_scales
 from slimtensors.quantise.blocks import Blocks
 from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["RECIPES", "quantiser_of"]
+__all__ = ["RECIPES", "quantisers_of"]
 
 
 def _integers(low: int, high: int) -> npt.NDArray[Any]:
@@ -33,14 +33,16 @@ _ALL: list[Quantiser] = [
     Blocks("fp8", 0, E4M3, rules.floats(3, 7, E4M3), ""),
     Blocks("mxfp8", 32, E4M3, rules.mx(3, 7, 8, E4M3), "E8M0"),
     Blocks("mxfp4", 32, E2M1, rules.mx(1, 1, 2, E2M1), "E8M0"),
+    scaled_scales.NVFP4(E2M1, E4M3),
+    scaled_scales.Q4K(),
     Blocks("bfp6", 16, _integers(-31, 31), rules.bfp(5), "E8M0"),
 ]
 RECIPES = {each.name: each for each in _ALL}
+INSTEAD = {"q4_k": "q5_0"}  # for tensors whose rows are no whole blocks, as llama.cpp has it
 
 
-def quantiser_of(name: str) -> Quantiser:
-    """Raises UsageError for a name that there is not."""
-    found = RECIPES.get(name)
-    if found is None:
+def quantisers_of(name: str) -> list[Quantiser]:
+    """The one of a name, and what stands in for it where a tensor is not fit for it. Raises UsageError."""
+    if name not in RECIPES:
         raise UsageError(f"unknown quantisation {name!r:.80}; available: {', '.join(RECIPES)}")
-    return found
+    return [RECIPES[each] for each in (name, INSTEAD.get(name)) if each is not None]

@@ -16,17 +16,21 @@ from slimtensors.kernels.status import OK
 from slimtensors.quantise.blocks import Codes, Rule
 from slimtensors.quantise.quantiser import Floats
 
-__all__ = ["bfp", "floats", "integers", "legacy", "mx", "nf4", "q8_0", "small_floats"]
+__all__ = [
+    "bfp", "float_codes", "floats", "half", "integers", "inverse", "legacy", "mx", "nf4", "peaks", "q8_0",
+    "small_floats",
+]  # fmt: skip
 
 
-def _peaks(weights: Floats, length: int) -> Floats:
+def peaks(weights: Floats, length: int) -> Floats:
     """Of each run the number of the largest magnitude, with its sign; of several the first."""
     out = np.empty(weights.size // length, np.float32)
     assert kernels.peaks(weights, length, out) == OK
     return out
 
 
-def _half(numbers: Floats) -> Floats:
+def half(numbers: Floats) -> Floats:
+    """Rounded to F16."""
     return numbers.astype(np.float16).astype(np.float32)
 
 
@@ -38,7 +42,7 @@ def _rounded(numbers: Floats, dtype: DType) -> Floats:
     return cast_units(units, dtype, DTYPES["F32"]).view("<f4")
 
 
-def _inverse(numbers: Floats) -> Floats:
+def inverse(numbers: Floats) -> Floats:
     """One over each, but 0 of 0."""
     found: Floats = np.where(numbers == 0, np.float32(0), np.float32(1) / numbers)
     return found
@@ -50,18 +54,18 @@ def _codes(weights: Floats) -> Codes:
 
 def q8_0(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
     """d = |peak| / 127; codes are weight * (1 / d), rounded, halves away from 0; then d becomes F16."""
-    d, found = abs(_peaks(weights, length)) / np.float32(127), _codes(weights)
-    assert kernels.round_away(weights, _inverse(d), length, 127, found) == OK
-    return _half(d), found
+    d, found = abs(peaks(weights, length)) / np.float32(127), _codes(weights)
+    assert kernels.round_away(weights, inverse(d), length, 127, found) == OK
+    return half(d), found
 
 
 def legacy(most: int) -> Rule:
     """q4_0, q5_0: d = peak / -most, so that the peak is the lowest code; codes floor(weight * (1 / d) + most + 1/2)."""
 
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
-        d, found = _peaks(weights, length) / np.float32(-most), _codes(weights)
-        assert kernels.round_down(weights, _inverse(d), length, np.float32(most + 0.5), 2 * most - 1, found) == OK
-        return _half(d), found
+        d, found = peaks(weights, length) / np.float32(-most), _codes(weights)
+        assert kernels.round_down(weights, inverse(d), length, np.float32(most + 0.5), 2 * most - 1, found) == OK
+        return half(d), found
 
     return rule
 
@@ -70,7 +74,7 @@ def integers(low: int, high: int) -> Rule:
     """int8, int4: scale = |peak| / ((high - low) / 2), in the tensor's dtype; codes weight / scale, halves to even."""
 
     def rule(weights: Floats, length: int, dtype: DType) -> tuple[Floats, Codes]:
-        scales = _rounded(abs(_peaks(weights, length)) / np.float32((high - low) / 2), dtype)
+        scales = _rounded(abs(peaks(weights, length)) / np.float32((high - low) / 2), dtype)
         found = _codes(weights)
         assert kernels.round_even(weights, scales, length, low, high, found) == OK
         return scales, found
@@ -83,7 +87,7 @@ def nf4(table: Floats) -> Rule:
     middles = (table[:-1] + table[1:]) / np.float32(2)
 
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
-        scales, found = abs(_peaks(weights, length)), _codes(weights)
+        scales, found = abs(peaks(weights, length)), _codes(weights)
         inverses = np.float32(1) / np.maximum(scales, np.float32(1e-38))
         assert kernels.nearest(weights, inverses, length, middles, found) == OK
         return scales, found
@@ -103,7 +107,8 @@ def small_floats(mantissa: int, bias: int, count: int) -> Floats:
     return np.concatenate([[0.0], both]).astype(np.float32)
 
 
-def _float_codes(weights: Floats, scales: Floats, length: int, mantissa: int, bias: int, palette: Floats) -> Codes:
+def float_codes(weights: Floats, scales: Floats, length: int, mantissa: int, bias: int, palette: Floats) -> Codes:
+    """Codes of weight / scale, rounded, halves to even, too large ones the largest of the palette."""
     found = _codes(weights)
     count = (palette.size + 1) // 2
     assert kernels.round_floats(weights, scales, length, mantissa, bias, count - 1, palette[-2], found) == OK
@@ -114,15 +119,15 @@ def floats(mantissa: int, bias: int, palette: Floats) -> Rule:
     """fp8: scale = |peak| / largest number, in the tensor's dtype; codes weight / scale, halves to even."""
 
     def rule(weights: Floats, length: int, dtype: DType) -> tuple[Floats, Codes]:
-        scales = _rounded(abs(_peaks(weights, length)) / palette[-2], dtype)
-        return scales, _float_codes(weights, scales, length, mantissa, bias, palette)
+        scales = _rounded(abs(peaks(weights, length)) / palette[-2], dtype)
+        return scales, float_codes(weights, scales, length, mantissa, bias, palette)
 
     return rule
 
 
 def _powers(weights: Floats, length: int, less: int) -> Floats:
     """2^(floor(log2 |peak|) - less) of each run, from 2^-127 to 2^127; of 0 the least."""
-    bits = abs(_peaks(weights, length)).view(np.int32)
+    bits = abs(peaks(weights, length)).view(np.int32)
     exponent = np.where(bits < 0x00800000, -127, (bits >> 23) - 127)  # subnormal peaks give the least anyway
     power = np.clip(exponent - less, -127, 127)
     # the exponent's bits of a normal number; 2^-127 is subnormal
@@ -137,7 +142,7 @@ def mx(mantissa: int, bias: int, emax: int, palette: Floats) -> Rule:
 
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
         scales = _powers(weights, length, emax)
-        return scales, _float_codes(weights, scales, length, mantissa, bias, palette)
+        return scales, float_codes(weights, scales, length, mantissa, bias, palette)
 
     return rule
 

@@ -15,7 +15,17 @@ import numpy.typing as npt
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.delta import in_order
-from slimtensors.kernels.cpu.lookup import Convert, are_codes, last_run, product_bf16, product_f16, product_f32
+from slimtensors.kernels.cpu.lookup import (
+    Convert,
+    are_codes,
+    last_run,
+    product_bf16,
+    product_f16,
+    product_f32,
+    sum_bf16,
+    sum_f16,
+    sum_f32,
+)  # fmt: skip
 from slimtensors.kernels.simd.lanes import Lanes, count, first_lanes, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
@@ -123,6 +133,57 @@ def find_f16(
     codes: Array,
 ) -> int:  # fmt: skip
     return find_products(product_f16, numbers, order, entries, scales, length, first, units, ranked, codes)
+
+
+@inlined
+def find_sums(
+    convert: Convert, numbers: Array, order: Array, entries: int, scales: Array, offsets: Array, length: int,
+    first: int, units: Array, ranked: Array, codes: Array,
+) -> int:  # fmt: skip
+    """The same where the run's offset is added to products."""
+    if not are_codes(codes, length, first, units) or not 1 <= entries <= numbers.size or numbers.size % LANES != 0:
+        return BAD_ARGUMENT
+    end = last_run(length, first, units.size) + 1
+    if order.size != numbers.size or ranked.size != numbers.size or end > scales.size or offsets.size != scales.size:
+        return BAD_ARGUMENT
+    wrong, bits = 0, units.itemsize * 8
+    for run in range(first // length, end):
+        # Sums with a negative scale are those with a positive one, and the other offset, with the other sign.
+        scale, offset = np.float32(scales[run]), np.float32(offsets[run])
+        flip = 1 << bits - 1 if np.signbit(scale) else 0
+        pair = abs(scale), -offset if flip != 0 else offset
+        for at in range(0, numbers.size, LANES):
+            store(ranked, at, to_u32(in_order(convert(load(numbers, at), pair, units), bits)))
+        low, high = max(run * length - first, 0), min((run + 1) * length - first, units.size)
+        for at in range(low // LANES * LANES, high, LANES):
+            unit = load(units, at) ^ flip
+            wanted = to_u32(in_order(unit, bits))
+            wrong += put_codes(ranked, order, entries, wanted, wanted & 0, at, low, high, codes)
+    return OK if wrong == 0 else BAD_STREAM
+
+
+@kernel
+def find_shifted_f32(
+    numbers: Array, order: Array, entries: int, scales: Array, offsets: Array, length: int, first: int, units: Array,
+    ranked: Array, codes: Array,
+) -> int:  # fmt: skip
+    return find_sums(sum_f32, numbers, order, entries, scales, offsets, length, first, units, ranked, codes)
+
+
+@kernel
+def find_shifted_bf16(
+    numbers: Array, order: Array, entries: int, scales: Array, offsets: Array, length: int, first: int, units: Array,
+    ranked: Array, codes: Array,
+) -> int:  # fmt: skip
+    return find_sums(sum_bf16, numbers, order, entries, scales, offsets, length, first, units, ranked, codes)
+
+
+@kernel
+def find_shifted_f16(
+    numbers: Array, order: Array, entries: int, scales: Array, offsets: Array, length: int, first: int, units: Array,
+    ranked: Array, codes: Array,
+) -> int:  # fmt: skip
+    return find_sums(sum_f16, numbers, order, entries, scales, offsets, length, first, units, ranked, codes)
 
 
 @kernel

@@ -39,15 +39,39 @@ def product_f32(entry: Lanes, scale: float, _out: Array) -> Lanes:
 
 @inlined
 def product_bf16(entry: Lanes, scale: float, _out: Array) -> Lanes:
-    """Rounded to the nearest, ties to even; none is NaN."""
-    x = times(entry, scale)
+    return to_bf16(times(entry, scale))
+
+
+@inlined
+def product_f16(entry: Lanes, scale: float, _out: Array) -> Lanes:
+    return to_f16(times(entry, scale))
+
+
+@inlined
+def sum_f32(entry: Lanes, pair: tuple[float, float], _out: Array) -> Lanes:
+    """Times the first of two numbers, plus the second, each rounded."""
+    return plus(times(entry, pair[0]), pair[1])
+
+
+@inlined
+def sum_bf16(entry: Lanes, pair: tuple[float, float], _out: Array) -> Lanes:
+    return to_bf16(plus(times(entry, pair[0]), pair[1]))
+
+
+@inlined
+def sum_f16(entry: Lanes, pair: tuple[float, float], _out: Array) -> Lanes:
+    return to_f16(plus(times(entry, pair[0]), pair[1]))
+
+
+@inlined
+def to_bf16(x: Lanes) -> Lanes:
+    """F32 numbers, none of them NaN, rounded to the nearest, ties to even."""
     # bf16 = floor((x + 7FFF + (bit 16 of x)) / 2^16)
     return high_u16(x + 0x7FFF + (x >> 16 & 1))
 
 
 @inlined
-def product_f16(entry: Lanes, scale: float, _out: Array) -> Lanes:
-    x = times(entry, scale)
+def to_f16(x: Lanes) -> Lanes:
     rest = x & 0x7FFFFFFF
     # From 2^16 on infinite. The exponent's bias is 112 less, the mantissa has 13 bits less.
     normal = select(rest < 0x47800000, rest - 0x38000000 + 0xFFF + (rest >> 13 & 1) >> 13, rest & 0 | 0x7C00)
@@ -58,7 +82,7 @@ def product_f16(entry: Lanes, scale: float, _out: Array) -> Lanes:
 
 @inlined
 def fill_run(
-    convert: Convert, table: Array, scale: float, run: int, length: int, first: int, codes: Array, out: Array
+    convert: Convert, table: Array, scale: Any, run: int, length: int, first: int, codes: Array, out: Array
 ) -> int:
     """Fill a run's units; how many codes were without an entry."""
     entries, wrong = table.size, 0
@@ -129,6 +153,44 @@ def scaled_bf16(table: Array, scales: Array, length: int, first: int, codes: Arr
 @kernel
 def scaled_f16(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array) -> int:
     return scaled(product_f16, table, scales, length, first, codes, out)
+
+
+@inlined
+def shifted(
+    convert: Convert, table: Array, scales: Array, offsets: Array, length: int, first: int, codes: Array, out: Array
+) -> int:
+    """out[i] = table[codes[i]] * scales[run] + offsets[run]; as `scaled`."""
+    if not are_codes(codes, length, first, out) or table.size < 1 or offsets.size != scales.size:
+        return BAD_ARGUMENT
+    begin, end = first // length, last_run(length, first, out.size) + 1
+    if end > scales.size:
+        return BAD_ARGUMENT
+    wrong = 0
+    for run in range(begin, end):
+        pair = np.float32(scales[run]), np.float32(offsets[run])
+        wrong += fill_run(convert, table, pair, run, length, first, codes, out)
+    return OK if wrong == 0 else BAD_STREAM
+
+
+@kernel
+def shifted_f32(
+    table: Array, scales: Array, offsets: Array, length: int, first: int, codes: Array, out: Array
+) -> int:
+    return shifted(sum_f32, table, scales, offsets, length, first, codes, out)
+
+
+@kernel
+def shifted_bf16(
+    table: Array, scales: Array, offsets: Array, length: int, first: int, codes: Array, out: Array
+) -> int:
+    return shifted(sum_bf16, table, scales, offsets, length, first, codes, out)
+
+
+@kernel
+def shifted_f16(
+    table: Array, scales: Array, offsets: Array, length: int, first: int, codes: Array, out: Array
+) -> int:
+    return shifted(sum_f16, table, scales, offsets, length, first, codes, out)
 
 
 @kernel

@@ -1,0 +1,43 @@
+"""Quantisers, whose results all instruction sets must share, and the sums of errors: part of the program check.py.
+
+Whether they are right is looked at in tests/lossy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from decode import errors
+from slimtensors.inputs import ArrayInput
+from slimtensors.kernels.cpu.errors import add_errors
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
+from slimtensors.quantise.recipes import RECIPES
+
+__all__ = ["check_quantisers"]
+
+
+def check_quantisers(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    weights = (rng.standard_t(4, (24, 512)) * 2.0 ** rng.integers(-20, 20, (24, 1))).astype(np.float32)
+    weights[3, :40] = 0
+    weights[5] = 0
+    for quantiser in RECIPES.values():
+        made = quantiser.quantise(ArrayInput("w", weights))
+        yield made.units
+        yield from made.sides
+    yield from check_errors(rng)
+
+
+def check_errors(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    for n in (0, 1, 31, 32, 33, 1000):
+        source, found = rng.standard_normal((2, n)) * 10.0 ** rng.integers(-30, 30, n)
+        sums = np.zeros(32), np.zeros(32), np.zeros(1)
+        assert add_errors(source, found, *sums) == OK
+        total, power = float(sums[0][0]), float(sums[1][0])
+        for k in range(1, 32):
+            total, power = total + float(sums[0][k]), power + float(sums[1][k])
+        assert (total / power if total else 0.0, float(sums[2][0])) == errors(source.tolist(), found.tolist())
+        yield from sums
+        assert add_errors(source, found[1:], *sums) == BAD_ARGUMENT or n == 0
+        assert add_errors(source, found, sums[0][1:], *sums[1:]) == BAD_ARGUMENT
