@@ -139,6 +139,21 @@ def quantised(result: Result) -> str:
     return f"{note}\n\n{grid}"
 
 
+def from_floats(result: Result) -> str:
+    note = (
+        "MiniLM's encoder matrices (of q4_k: those with rows of whole blocks) from F32, whole files; one thread, "
+        "processor time, from file to file, without the self-check."
+    )
+    rows = [
+        [r["recipe"], f"{r['format_bits']:.3f}", f"{r['bits_per_weight']:.3f}",
+         f"{100 * r['bits_per_weight'] / r['format_bits']:.1f} %", f"{r['nmse']:.3g}",
+         f"{r['nmse_gguf_py']:.3g}" if "nmse_gguf_py" in r else "", f"{r['encode_mb_per_s']:.0f}"]
+        for r in records(result, "from_floats") if "missing" not in r
+    ]  # fmt: skip
+    columns = ["recipe", "format's own bits", "ours", "", "NMSE", "gguf-py's", "MB/s"]
+    return f"{note}\n\n{table(columns, rows)}"
+
+
 def redundancy_speed(result: Result) -> str:
     """Ours beside ZipNN's plain decode of the same file."""
     note = "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run)."
@@ -317,6 +332,7 @@ def text(result: Result) -> str:
         "remote": ("By range", remote),
         "transformers_load": ("transformers", transformers_load),
         "quantised": ("Quantised files", quantised),
+        "from_floats": ("Quantised from floats", from_floats),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():
