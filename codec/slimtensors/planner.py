@@ -250,7 +250,8 @@ class _Builder:
                 Tensor(name, dtype, shape, self.intern(Ref(same_as))), f"equal to {self.tensors[same_as].name!r}"
             )
         elif isinstance(tensor, QuantisedInput):
-            self._add_structure(index, tensor, tensor.structure, chunk_units(unit_count(tensor), dtype))
+            chunk = tensor.structure.chunk or chunk_units(unit_count(tensor), dtype)
+            self._add_structure(index, tensor, tensor.structure, chunk)
         elif size < PACK_TENSOR_BYTES:
             self._add_to_pack(index, Tensor(name, dtype, shape), size)
         else:

@@ -14,13 +14,14 @@ from slimtensors.base_units import base_units
 from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.trellis import check_scales
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
-from slimtensors.expression import BaseContext, ClassContext, Delta, Mul
+from slimtensors.expression import BaseContext, ClassContext, Delta, Mul, Trellis
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.scheduling import Cut, Job, Range, schedule
 from slimtensors.threads import Pipeline
@@ -422,6 +423,11 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
         for factors in stream.expression.factors:
             if len(factors) > 1 and not np.isfinite(lookup.multiplied(factors, sides)).all():
                 raise FormatError(f"{stream.label}: a product of side planes {factors} is not finite")
+    if isinstance(stream.expression, Trellis):
+        try:
+            check_scales(stream.expression, sides)
+        except FormatError as error:
+            raise FormatError(f"{stream.label}: {error}") from None
     for context in stream.bits.contexts:
         if isinstance(context, BaseContext) and context.rows is not None:
             most = int(sides[context.rows].max())

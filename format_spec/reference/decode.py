@@ -43,6 +43,7 @@ from expressions import (
     Ref,
     SignContext,
     Sparse,
+    Trellis,
     add_difference,
     combine,
     integer,
@@ -108,7 +109,7 @@ class Stream:
     chunk: int
     expression: Bits | Sparse | Records
     dtype: str = "U8"
-    lookup: Gather | Mul | Decimal | None = None  # what makes units of what `expression` gives
+    lookup: Gather | Mul | Decimal | Trellis | None = None  # what makes units of what `expression` gives
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
     base: bytes | None = None  # the base's bytes, as many as the stream has; read_bases puts them here
     members: list[Tensor] = field(default_factory=list)  # of a pack that has bases
@@ -326,7 +327,7 @@ class HeaderReader:
         plan = sides or []
         found = self.expression(value)
         dtype = value["dtype"] if kind != "image" else "U8"
-        look = found if isinstance(found, Gather | Mul | Decimal) else None
+        look = found if isinstance(found, Gather | Mul | Decimal | Trellis) else None
         expression = look.codes if look else found
         if look:
             lookup.check_use(look, dtype, units, plan)
@@ -430,6 +431,8 @@ class HeaderReader:
             used |= {data.lookup.palette}
         if isinstance(data.lookup, Mul):
             used |= set(data.lookup.scale + data.lookup.offset)
+        if isinstance(data.lookup, Trellis) and data.lookup.rows is not None:
+            used |= {data.lookup.rows, data.lookup.columns}
         check(len(used) == len(sides), "a side plane that nothing names")
         if data.expression.base is not None:
             self.check_base(tensor, data, data.expression.base)
@@ -875,6 +878,8 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
             lookup.per_run(named, sides)
             for k in named:
                 lookup.numbers(sides[k], "F32")
+    if isinstance(stream.lookup, Trellis) and stream.lookup.rows is not None:
+        lookup.check_steps(stream.lookup, sides)
 
 
 def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], bytes]:

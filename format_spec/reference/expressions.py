@@ -19,7 +19,7 @@ DTYPES = {
 }
 
 # section 6: "refused as needing a newer reader, wherever a key of an expression or part is expected"
-RESERVED = {"hadamard", "matmul", "rand", "trellis", "view"}
+RESERVED = {"hadamard", "matmul", "rand", "view"}
 
 
 class NeedsNewerReader(Refused):
@@ -196,6 +196,16 @@ class Decimal:
 
 
 @dataclass(frozen=True)
+class Trellis:
+    states: int
+    step: int
+    zero: int
+    codes: Bits
+    rows: int | None
+    columns: int | None
+
+
+@dataclass(frozen=True)
 class Cast:
     target: int
 
@@ -216,7 +226,7 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Records | Ref | Cast:
+def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Trellis | Records | Ref | Cast:
     object_ = keyed(value, "expression")
     if object_.keys() == {"record"}:
         return parse_record(object_["record"])
@@ -229,6 +239,8 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"decimal"}:
         power, codes = pair(object_["decimal"], "decimal")
         return Decimal(integer(power, 0, 22, "decimal"), parse_codes(codes, 53))
+    if object_.keys() == {"trellis"}:
+        return parse_trellis(object_["trellis"])
     if object_.keys() == {"cast"}:
         return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
     if object_.keys() == {"add"}:
@@ -270,6 +282,22 @@ def distinct(found: Mul) -> Mul:
     named = [found.palette, *found.scale, *found.offset]
     check(len(set(named)) == len(named), "mul: a side plane named twice")
     return found
+
+
+def parse_trellis(value: object) -> Trellis:
+    if not isinstance(value, list) or len(value) not in (4, 6):
+        raise Refused("trellis: not an array of four or six")
+    states = integer(value[0], 1, 8, "trellis: states")
+    check(states in (1, 8), "trellis: neither 1 nor 8 states")
+    # "an F32 above 0 and finite, by its bits"
+    step = integer(value[1], 1, 0x7F7FFFFF, "trellis: step")
+    codes = parse_codes(value[3], 16)
+    zero = integer(value[2], 0, 2 ** codes.width() - 1, "trellis: zero")
+    if len(value) == 4:
+        return Trellis(states, step, zero, codes, None, None)
+    rows, columns = integer(value[4], 0, 16, "trellis: rows"), integer(value[5], 0, 16, "trellis: columns")
+    check(rows != columns, "trellis: one side plane twice")
+    return Trellis(states, step, zero, codes, rows, columns)
 
 
 def parse_add(add: object) -> Bits:

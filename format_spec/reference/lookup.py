@@ -6,16 +6,25 @@ from fractions import Fraction
 
 import casts
 from coder import Refused, check
-from expressions import DTYPES, Decimal, Gather, Mul
+from expressions import DTYPES, Decimal, Gather, Mul, Trellis
 
 MAX_PALETTE = 1 << 16
 MIN_RUN = 8
 
 
-def check_use(expression: Gather | Mul | Decimal, dtype: str, units: int, sides: list[dict]) -> None:
+def check_use(expression: Gather | Mul | Decimal | Trellis, dtype: str, units: int, sides: list[dict]) -> None:
     """`sides`: the side planes as the header describes them."""
     if isinstance(expression, Decimal):
         check(dtype in casts.FLOATS, "decimal: dtype")
+        return
+    if isinstance(expression, Trellis):
+        check(dtype in ("F32", "BF16", "F16"), "trellis: dtype")
+        if expression.rows is None:
+            return
+        check(max(expression.rows, expression.columns) < len(sides), "trellis: no such side plane")
+        two = [sides[expression.rows], sides[expression.columns]]
+        check(all(s["dtype"] == "F32" and len(s["shape"]) == 1 for s in two), "trellis: rows or columns")
+        check(two[0]["shape"][0] * two[1]["shape"][0] == units, "trellis: rows times columns")
         return
     check(expression.palette < len(sides), "gather: no such side plane")
     palette = sides[expression.palette]
@@ -61,11 +70,19 @@ def numbers(data: bytes, dtype: str) -> list[tuple[int, Fraction]]:
 
 
 def lookup(
-    expression: Gather | Mul | Decimal, codes: list[int], dtype: str, units: int, start: int, sides: list, plan: list
+    expression: Gather | Mul | Decimal | Trellis,
+    codes: list[int],
+    dtype: str,
+    units: int,
+    start: int,
+    sides: list,
+    plan: list,
 ) -> list[int]:
     """The units that the codes of units `start` and after stand for. `plan`: as `sides` of check_use."""
     if isinstance(expression, Decimal):
         return [decimal(code, expression.power, dtype) for code in codes]
+    if isinstance(expression, Trellis):
+        return trellis(expression, codes, dtype, start, sides)
     data, shape = sides[expression.palette], plan[expression.palette]["shape"]
     # "a code of `K` or more is refused"
     check(max(codes, default=0) < shape[-1], "gather: a code beyond the palette")
@@ -122,3 +139,43 @@ def decimal(code: int, power: int, dtype: str) -> int:
     if dtype != "F64":
         unit = casts.cast(unit, "F64", dtype)
     return unit | (code & 1) << casts.FLOATS[dtype][0] - 1
+
+
+def trellis(expression: Trellis, codes: list[int], dtype: str, start: int, sides: list) -> list[int]:
+    """Section 7.5. Lane by lane: unit `i` of the chunk is in lane `i mod 32`."""
+    out = []
+    rows, columns = (
+        ([], [])
+        if expression.rows is None
+        else (numbers(sides[expression.rows], "F32"), numbers(sides[expression.columns], "F32"))
+    )
+    parities: list[list[int]] = [[0, 0, 0] for _ in range(32)]  # of this element's level and of the two before it
+    for i, code in enumerate(codes):
+        level = code - expression.zero
+        if expression.states == 8:
+            p = parities[i % 32]
+            # "element = 2 * (code - zero) + p"; "p[j + 1] = (code[j] + p[j - 1] + p[j - 2]) mod 2"
+            level = 2 * level + p[0]
+            parities[i % 32] = [(code + p[1] + p[2]) % 2, p[0], p[1]]
+        number = int(level < 0), Fraction(abs(level))
+        out.append(rounded(product(number, step_of(expression.step, start + i, rows, columns)), dtype))
+    return out
+
+
+def step_of(step: int, unit: int, rows: list, columns: list) -> tuple[int, Fraction]:
+    """ "the step times its row's number, rounded to F32, times its column's, rounded likewise" """
+    found = casts.value(step, "F32")[1]
+    for _, factor in (rows[unit // len(columns)], columns[unit % len(columns)]) if rows else ():
+        found = casts.value(casts.nearest(found * factor, "F32"), "F32")[1]
+    return 0, found
+
+
+def check_steps(expression: Trellis, sides: list) -> None:
+    """ "Numbers that are not positive and finite are refused, and a largest step that is not finite" """
+    step = casts.value(expression.step, "F32")[1]
+    for side in (expression.rows, expression.columns):
+        found = numbers(sides[side], "F32")
+        check(all(not sign and magnitude for sign, magnitude in found), "trellis: a scale that is not positive")
+        rounded = casts.nearest(step * max(magnitude for _, magnitude in found), "F32")
+        step = casts.value(rounded, "F32")[1]
+        check(step is not None, "trellis: a step that is not finite")

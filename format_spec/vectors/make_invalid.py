@@ -749,6 +749,60 @@ header(
     base=lambda: one(Source("F64", (4,), bytes(32), {"decimal": [0, bits(8)]})),
 )
 
+
+def grid_file(rows: Sequence[int] = (0x3F800000,) * 2, columns: Sequence[int] = (0x3F800000,) * 128) -> Parts:
+    plan = [side("F32", (len(rows),), rows), side("F32", (len(columns),), columns)]
+    stored = Source("F32", (256,), bytes(1024), {"trellis": [8, 0x3F800000, 0, bits(4), 0, 1]})
+    stored.sides, stored.codes = plan, [0] * 256
+    stored.code = lambda p: p.planes(Plane(CONSTANT)).bytes()
+    return one(stored)
+
+
+TRELLIS = [*LOOKUP, "trellis"]
+for name, words, at, value in (
+    ("states_2", "a trellis of two states", 0, 2),
+    ("states_0", "a trellis without states", 0, 0),
+    ("step_0", "a step of 0", 1, 0),
+    ("step_infinite", "a step that is infinite", 1, 0x7F800000),
+    ("step_negative", "a step below 0", 1, 0xBF800000),
+    ("step_float", "a step that is no integer", 1, 0.5),
+    ("zero_beyond", "a zero that no code reaches", 2, 16),
+    ("zero_negative", "a zero below the codes", 2, -1),
+    ("rotate", "codes that are rotated", 3, {"bits": [{"plane": 4}], "rotate": 1}),
+    ("of_gather", "codes by a gather", 3, {"gather": [0, bits(4)]}),
+    ("same_side", "one side plane for rows and columns", 5, 0),
+    ("side_out_of_range", "no such side plane", 5, 2),
+):
+    header(f"trellis_{name}", words, ([*TRELLIS, at], value), base=grid_file)
+header("trellis_five", "a trellis with five entries", (TRELLIS, [8, 0x3F800000, 0, bits(4), 0]), base=grid_file)
+header("trellis_object", "a trellis that is no array", (TRELLIS, {"bits": 1}), base=grid_file)
+header("trellis_side_unused", "side planes that it lacks", (TRELLIS, [8, 0x3F800000, 0, bits(4)]), base=grid_file)
+header("trellis_wide", "codes of 17 bits", ([*TRELLIS, 3], bits(16, 1)), base=grid_file)
+header("trellis_dtype", "a trellis in I32", (["tensors", 0, "dtype"], "I32"), base=grid_file)
+header("trellis_pack", "a pack with side planes", (["expressions", 1], {"trellis": [1, 1, 0, BYTES, 0, 1]}))
+header("trellis_bytes", "a trellis in a pack of bytes", (["expressions", 1], {"trellis": [1, 1, 0, BYTES]}))
+header("trellis_part", "`trellis` for a part", (["expressions", 0, "bits", 0], {"trellis": [8, 1, 0, BYTES]}))
+header("trellis_side_dtype", "scales of I32", ([*SIDE, 1, "dtype"], "I32"), base=grid_file)
+header("trellis_side_shape", "scales in two dimensions", ([*SIDE, 1, "shape"], [128, 1]), base=grid_file)
+add("trellis_units", "rows times columns that are not the tensor", lambda: grid_file(columns=(0x3F800000,) * 64).join())
+for name, words, number in (
+    ("zero", "0", 0),
+    ("negative", "below 0", 0xBF800000),
+    ("infinite", "infinite", 0x7F800000),
+    ("nan", "NaN", 0x7FC00000),
+):  # fmt: skip
+    add(f"trellis_row_{name}", f"a row's scale that is {words}", lambda n=number: grid_file((0x3F800000, n)).join())
+    add(
+        f"trellis_column_{name}",
+        f"a column's scale that is {words}",
+        lambda n=number: grid_file(columns=(0x3F800000,) * 127 + (n,)).join(),
+    )
+add(
+    "trellis_step_overflow",
+    "a row and a column whose step is infinite",
+    lambda: grid_file((0x3F800000, 0x7F000000), (0x3F800000,) * 127 + (0x7F000000,)).join(),
+)
+
 # -- section 8: image ------------------------------------------------------------------------------------------------
 
 header("image_format", "a format that is not known", (["image", "format"], "npz"))
@@ -1905,7 +1959,6 @@ def class_sum() -> bytes:
     source.sides[0].data = bytes([0, 3, 250, 9, 1])
     source.code = literal
     return one(source).join()
-
 
 
 @invalid("classes of row and column, and steps, that are more than 255 together")

@@ -1025,6 +1025,52 @@ def decimal() -> Parts:
     return writer.parts()
 
 
+def on_grid(
+    dtype: str, expression: list, codes: list[int], sides: list[Source], *modes: Plane, chunk: int = 256
+) -> Source:
+    """A tensor that is made from codes, chunk by chunk, since lanes begin anew; the tail is noise."""
+    found = parse_expression({"trellis": expression})
+    plan = [{"dtype": side.dtype, "shape": list(side.shape)} for side in sides]
+    units: list[int] = []
+    for at in range(0, len(codes), chunk):
+        part = codes[at : at + chunk]
+        body = part[: len(part) - len(part) % 128]
+        units += lookup(found, body, dtype, len(codes), at, [side.data for side in sides], plan)
+        units += [0x3C00 + v % 64 for v in noise(len(part) - len(body))]
+    data = little(units, DTYPES[dtype][1])
+    return Source(dtype, (len(codes),), data, {"trellis": expression}, planes(*modes), chunk, sides, codes)
+
+
+@valid("trellis: one state and eight, in F32, BF16 and F16: overflow, subnormal numbers, the ends of the codes, a tail")
+def trellis() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        for states in (1, 8):
+            for step, zero in ((0x3DCCCCCD, 16), (0x7F000001, 31), (0x00000003, 0), (0x33800001, 17)):
+                codes = [v % 32 for v in noise(684)]
+                source = on_grid(dtype, [states, step, zero, bits(5)], codes, [], Plane(RAW))
+                writer.tensor(f"{dtype} {states} {step:x}", source)
+    return writer.parts()
+
+
+@valid("trellis: codes in two planes, of 16 bits, as an entropy coder has them; scales of rows and columns")
+def trellis_scaled() -> Parts:
+    writer = Writer()
+    rows = [0x3F800000, 0x3DCCCCCD, 0x00000007, 0x60000000]
+    columns = [0x3F800000 + 0x100000 * (v % 9) for v in noise(171)]
+    for dtype in ("F32", "BF16", "F16"):
+        for states in (1, 8):
+            plan = [side("F32", (4,), rows), side("F32", (171,), columns)]
+            codes = [v % 65536 for v in noise(684)]
+            expression = [states, 0x3C23D70A, 0x8000, bits(8, 8), 0, 1]
+            writer.tensor(f"{dtype} {states}", on_grid(dtype, expression, codes, plan, Plane(RAW), Plane(RAW)))
+            plan = [side("F32", (171,), columns), side("F32", (4,), rows)]
+            codes = skewed(684, 40)
+            expression = [states, 0x3C23D70A, 20, bits(6), 1, 0]
+            writer.tensor(f"{dtype} {states} c", on_grid(dtype, expression, codes, plan, Plane(CODED)))
+    return writer.parts()
+
+
 @valid("casts of an F32 tensor: ties, overflow, subnormals, infinities, NaNs; one of a pack; one of a later tensor")
 def cast() -> Parts:
     writer = Writer()

@@ -25,6 +25,7 @@ from kernels.mean_checks import check_means
 from kernels.quantise_checks import check_quantisers
 from kernels.record_checks import check_records
 from kernels.search_checks import check_search, check_trees
+from kernels.trellis_checks import check_trellis
 from slimtensors.kernels.cpu import (
     bypass,
     class_kernels,
@@ -585,6 +586,7 @@ def digest_of_all() -> str:
     check_rests(np.random.default_rng(10))
     check_means(digest.add, np.random.default_rng(12))
     check_lookups(digest.add, np.random.default_rng(11))
+    check_trellis(digest.add, np.random.default_rng(12))
     check_delta(digest, rng)
     check_merging(digest)
     check_planes(rng)

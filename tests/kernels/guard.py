@@ -38,6 +38,7 @@ from slimtensors.kernels.cpu import (
     sparse,
     survey,
     table,
+    trellis,
     window,
     xxh3,
 )
@@ -318,6 +319,23 @@ def feed_lookups(fence: Fence, n: int) -> None:
         assert find_codes.find_decimals(*arrays, 10.0, fence.array(np.uint64, n)) != BAD_ARGUMENT
 
 
+def feed_trellis(fence: Fence, n: int) -> None:
+    chosen, found = fence.arrays((np.uint8, n), (np.uint16, n))
+    x = fence.array(np.float32, n)
+    for slack in (fence.array(np.float32, n), fence.array(np.float32, 0)):
+        for most in (0, 255, 65535):
+            assert trellis.search(x, slack, most // 2, most, chosen, found) == OK
+    assert trellis.codes_of(x, 0, 65535, found) in (OK, BAD_STREAM)
+    assert trellis.nearest(x, 0, 65535, found) == OK
+    for kind in (np.uint8, np.uint16):
+        codes = fence.array(kind, n)
+        for levels, unit in (
+            (trellis.levels_f32, np.uint32), (trellis.levels_bf16, np.uint16), (trellis.levels_f16, np.uint16),
+        ):  # fmt: skip
+            for states in (1, 8):
+                assert levels(codes, 65535, states, np.float32(3e38), fence.array(unit, n)) == OK
+
+
 def feed_merging(fence: Fence, precision: int) -> None:
     counts, shared, frequencies, logarithms = fence.arrays(
         (np.int64, 256 * 5), (np.int64, 256), (np.uint16, 256), (np.int64, (1 << precision) + 1)
@@ -425,6 +443,7 @@ def main() -> None:
         feed_hash(fence, blocks)
         feed_scales(fence)
         feed_lookups(fence, 128 * groups)
+        feed_trellis(fence, 128 * groups)
         fed += 1
     print(json.dumps({"fed": fed}))
 

@@ -13,9 +13,10 @@ import numpy as np
 from slimtensors.codecs import head
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.trellis import float_step
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
-from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse
+from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse, Trellis
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -117,6 +118,13 @@ def _bought(file: TensorFile, index: int, number: int) -> str:
     return f"; its middle chunk takes {said} bits a weight"
 
 
+def _grid(expression: Trellis) -> str:
+    grid = f"levels of a uniform grid, {float_step(expression):.6g} apart"
+    if expression.states > 1:
+        grid += f", every other one at a time, as a trellis of {expression.states} states has it"
+    return grid + ("" if expression.rows is None else ", times scales of rows and columns")
+
+
 def _stream(file: TensorFile, number: int) -> str:
     stream, found = file.header.streams[number], _look(file, number)
     said = []
@@ -128,6 +136,8 @@ def _stream(file: TensorFile, number: int) -> str:
         said.append("few distinct values: a palette, of which a code picks one")
     elif isinstance(stream.expression, Mul):
         said.append("numbers from a palette times a scale for each run: codes are kept, and the scales apart")
+    elif isinstance(stream.expression, Trellis):
+        said.append(_grid(stream.expression))
     elif isinstance(stream.expression, Decimal):
         said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
     if isinstance(stream.expression, Record):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight
+from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight, trellis
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -17,7 +17,7 @@ from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, ClassContext, Delta, Record, SignContext, Sparse, Stored
+from slimtensors.expression import Bits, ClassContext, Delta, Record, SignContext, Sparse, Stored, Trellis
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -94,7 +94,10 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
     else:
         codes = work_space("codes", body.size, lookup.code_dtype(bits))
         _decode_any(planes, bits, codes, place)
-        lookup.decode(expression, codes, body, place)
+        if isinstance(expression, Trellis):
+            trellis.decode(expression, codes, body, place)
+        else:
+            lookup.decode(expression, codes, body, place)
 
 
 def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
@@ -238,7 +241,10 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
     if isinstance(expression, Sparse):
         values = expression.values
         return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))
-    codes = lookup.encode(expression, body, place)
+    if isinstance(expression, Trellis):
+        codes = trellis.encode(expression, body, place)
+    else:
+        codes = lookup.encode(expression, body, place)
     return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd)
 
 

@@ -27,6 +27,7 @@ from slimtensors.expression import (
     Record,
     Ref,
     Stored,
+    Trellis,
 )
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
@@ -127,6 +128,7 @@ def _tensor(
             sides = _sides(_array(value.get("sides", []), "sides", MAX_SIDES), table)
             _check_sides(table[index], sides, units, "sides" in keys)
             _check_palettes(table[index], sides, dtype, units)
+            _check_trellis(table[index], sides, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             _check_low_rank(table[index], sides, dtype, units)
             _check_record(table[index], chunk * dtype.unit_bytes, units * dtype.unit_bytes)
@@ -210,6 +212,8 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
         raise FormatError(f"planes of {found.width} bits for units of {dtype.unit_bits}")
     if isinstance(found, Decimal) and dtype.name not in CASTABLE:
         raise FormatError(f"decimals in {dtype.name}")
+    if isinstance(found, Trellis) and dtype.name not in ("F32", "BF16", "F16"):
+        raise FormatError(f"a trellis in {dtype.name}")
     if units == 0:
         raise FormatError("chunks for no elements")
     return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
@@ -319,6 +323,16 @@ def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DTyp
                 raise FormatError(f"{sides[first].shape[0]} scales for {units} units")
             if second and runs[0] % sides[second[0]].shape[0]:
                 raise FormatError(f"{sides[second[0]].shape[0]} factors for {runs[0]} scales")
+
+
+def _check_trellis(expression: Expression, sides: tuple[Side, ...], units: int) -> None:
+    if not isinstance(expression, Trellis) or expression.rows is None or expression.columns is None:
+        return
+    rows, columns = sides[expression.rows], sides[expression.columns]
+    if any(side.dtype.name != "F32" or len(side.shape) != 1 for side in (rows, columns)):
+        raise FormatError("the rows and columns of a trellis are not F32 with one dimension")
+    if rows.shape[0] * columns.shape[0] != units:
+        raise FormatError(f"{rows.shape[0]} rows times {columns.shape[0]} columns of a trellis for {units} units")
 
 
 def _check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:

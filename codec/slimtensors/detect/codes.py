@@ -15,7 +15,7 @@ from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.detect import lattice
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.expression import Bits, Decimal, Gather, Mul, Part
+from slimtensors.expression import Bits, Decimal, Gather, Mul, Part, Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 
@@ -48,9 +48,10 @@ class Table(NamedTuple):
 class Structure(NamedTuple):
     """How a tensor is made from codes."""
 
-    expression: Gather | Mul | Decimal
+    expression: Gather | Mul | Decimal | Trellis
     tables: tuple[Table, ...]
     why: str
+    chunk: int = 0  # units of a chunk, if not as many as usual
 
 
 def find_structure(tensor: Input, plain: Bits) -> Structure | None:

@@ -11,7 +11,19 @@ from slimtensors.expression.contexts import (
     Mean,
     SignContext,
 )
-from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse, Stored
+from slimtensors.expression.forms import (
+    Cast,
+    Decimal,
+    Delta,
+    Expression,
+    Gather,
+    LowRank,
+    Mul,
+    Ref,
+    Sparse,
+    Stored,
+    Trellis,
+)
 from slimtensors.expression.grammar import parse
 from slimtensors.expression.limits import (
     CLASS_TABLES,
@@ -55,6 +67,7 @@ __all__ = [
     "Span",
     "Sparse",
     "Stored",
+    "Trellis",
     "bits",
     "parse",
 ]

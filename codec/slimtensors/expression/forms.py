@@ -10,7 +10,7 @@ from slimtensors.expression.limits import MASK_WIDTH
 from slimtensors.expression.planes import Bits, Part
 from slimtensors.expression.records import Record
 
-__all__ = ["Cast", "Decimal", "Delta", "Expression", "Gather", "LowRank", "Mul", "Ref", "Sparse", "Stored"]
+__all__ = ["Cast", "Decimal", "Delta", "Expression", "Gather", "LowRank", "Mul", "Ref", "Sparse", "Stored", "Trellis"]
 
 
 @dataclass(frozen=True)
@@ -198,5 +198,36 @@ class Decimal:
         return f"decimal{self.power}({self.bits})"
 
 
-Stored = Bits | Delta | Sparse | Gather | Mul | Decimal | Record  # what a stream holds
+@dataclass(frozen=True)
+class Trellis:
+    """Levels of a uniform grid; with 8 states, every other level at a time, by the parities of the codes before.
+
+    step: of the grid, the bits of an F32. zero: the code of level 0. rows, columns: side planes that multiply it.
+    """
+
+    states: int
+    step: int
+    zero: int
+    bits: Bits  # the codes
+    rows: int | None = None
+    columns: int | None = None
+
+    @property
+    def width(self) -> int:
+        return self.bits.width
+
+    @property
+    def sides(self) -> set[int]:
+        return {side for side in (self.rows, self.columns) if side is not None}
+
+    def to_json(self) -> dict[str, Any]:
+        scaled = [] if self.rows is None else [self.rows, self.columns]
+        return {"trellis": [self.states, self.step, self.zero, self.bits.to_json(), *scaled]}
+
+    def __str__(self) -> str:
+        grid = "grid" if self.states == 1 else f"trellis{self.states}"
+        return f"{grid}({self.bits})" + ("" if self.rows is None else " * rows * columns")
+
+
+Stored = Bits | Delta | Sparse | Gather | Mul | Decimal | Record | Trellis  # what a stream holds
 Expression = Stored | Ref | Cast

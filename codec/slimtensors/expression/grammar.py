@@ -7,14 +7,16 @@ from typing import Any
 
 from slimtensors.errors import FormatError
 from slimtensors.expression.context_grammar import check_mean, parse_context
-from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse
-from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH
+from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse, Trellis
+from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH, STATES
 from slimtensors.expression.planes import Bits, Part
 from slimtensors.expression.record_grammar import parse_record
 from slimtensors.expression.values import integer, keys_of, pair
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
 __all__ = ["parse"]
+
+LARGEST_FLOAT = 0x7F7FFFFF
 
 
 def parse(value: Any) -> Expression:
@@ -36,6 +38,8 @@ def parse(value: Any) -> Expression:
     if keys == {"decimal"}:
         power, codes = pair(value["decimal"], "decimal")
         return Decimal(integer(power, 0, MAX_POWER, "the power of a decimal"), _codes(codes, MAX_DECIMAL_WIDTH))
+    if keys == {"trellis"}:
+        return _trellis(value["trellis"])
     if keys == {"record"}:
         return parse_record(value["record"])
     if keys == {"cast"}:
@@ -75,6 +79,21 @@ def _distinct(found: Mul) -> Mul:
 def _gather(value: Any) -> Gather:
     side, codes = pair(value, "gather")
     return Gather(integer(side, 0, MAX_PLANES, "the side plane of a gather"), _codes(codes, MAX_WIDTH))
+
+
+def _trellis(value: Any) -> Trellis:
+    if not isinstance(value, list) or len(value) not in (4, 6):
+        raise FormatError("trellis has four arguments, or two side planes after them")
+    states = integer(value[0], 1, max(STATES), "the states of a trellis")
+    if states not in STATES:
+        raise FormatError(f"a trellis of {states} states; 1 and 8 are known")
+    step = integer(value[1], 1, LARGEST_FLOAT, "the step of a trellis, an F32 by its bits,")
+    codes = _codes(value[3], MAX_WIDTH)
+    zero = integer(value[2], 0, (1 << codes.width) - 1, "the code of level 0")
+    scales = [integer(side, 0, MAX_PLANES, "a side plane of a trellis") for side in value[4:]]
+    if len(set(scales)) != len(scales):
+        raise FormatError("a trellis whose rows and columns are the same side plane")
+    return Trellis(states, step, zero, codes, *scales)
 
 
 def _codes(value: Any, most: int) -> Bits:

@@ -16,3 +16,4 @@ MAX_CLASS = 255
 MAX_FACTOR_CLASSES = 31  # of rows; with 64 factors, seven times as many tables and one more each
 MAX_STEPS, MAX_STEP = 16, 63  # of a mean's logarithm
 MAX_GROUPS = 8  # of a mean's factors, each of which counts twice as much as the one before
+STATES = (1, 8)  # of a trellis

@@ -10,7 +10,7 @@ __all__ = ["DRAFT", "integer", "keys_of", "pair"]
 
 # Names that the format keeps for later (`matmul` but for where `add` has it); a file that uses one is sound but not
 # for this reader.
-DRAFT = frozenset({"hadamard", "matmul", "rand", "trellis", "view"})
+DRAFT = frozenset({"hadamard", "matmul", "rand", "view"})
 
 
 def keys_of(value: Any, what: str) -> set[str]:

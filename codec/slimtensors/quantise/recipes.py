@@ -11,6 +11,7 @@ from slimtensors.detect.lattice import NF4
 from slimtensors.errors import UsageError
 from slimtensors.quantise import rules, scaled_scales
 from slimtensors.quantise.blocks import Blocks
+from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import Quantiser
 
 __all__ = ["RECIPES", "quantisers_of"]
@@ -22,6 +23,8 @@ def _integers(low: int, high: int) -> npt.NDArray[Any]:
 
 E2M1 = rules.small_floats(1, 1, 8)  # up to 6
 E4M3 = rules.small_floats(3, 7, 127)  # up to 448
+
+USUAL_ERROR = 0.005  # NMSE of our own, about that of q4_k
 
 _ALL: list[Quantiser] = [
     Blocks("q8_0", 32, _integers(-127, 127), rules.q8_0, "F16"),
@@ -35,6 +38,8 @@ _ALL: list[Quantiser] = [
     Blocks("mxfp4", 32, E2M1, rules.mx(1, 1, 2, E2M1), "E8M0"),
     scaled_scales.NVFP4(E2M1, E4M3),
     scaled_scales.Q4K(),
+    Grid("slim", 8, error=USUAL_ERROR),
+    Grid("slim-fast", 1, error=USUAL_ERROR),
     Blocks("bfp6", 16, _integers(-31, 31), rules.bfp(5), "E8M0"),
 ]
 RECIPES = {each.name: each for each in _ALL}

@@ -1,0 +1,137 @@
+"""Units that are levels of a uniform grid (format_spec/expressions.md, section 7.5)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.place import Place
+from slimtensors.codecs.workspace import work_space
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import FormatError
+from slimtensors.expression import Trellis
+from slimtensors.kernels.cpu import trellis as kernels
+from slimtensors.kernels.status import BAD_STREAM, OK
+
+__all__ = ["check_scales", "codes_near", "decode", "encode", "float_step"]
+
+Array = npt.NDArray[Any]
+
+_LEVELS = {"F32": kernels.levels_f32, "BF16": kernels.levels_bf16, "F16": kernels.levels_f16}
+# A number of the dtype lies within this share of what was rounded to it, if it is a normal one.
+_ROUNDING = {"F32": 2.0**-24, "BF16": 2.0**-8, "F16": 2.0**-11}
+_LEAST = {"F32": 0.0, "BF16": 0.0, "F16": 2.0**-25}  # and half the distance of subnormal numbers
+
+
+def float_step(expression: Trellis) -> float:
+    """The step; exactly a float32."""
+    return float(np.uint32(expression.step).view(np.float32))
+
+
+def check_scales(expression: Trellis, sides: tuple[Array, ...]) -> None:
+    """Refuse scales of rows and columns that are not positive and finite, or make a step so. Raises FormatError."""
+    largest = np.float32(float_step(expression))
+    for side in (expression.rows, expression.columns):
+        if side is None:
+            return
+        floats = sides[side].view(np.float32)
+        if not (np.isfinite(floats) & (floats > 0)).all():
+            raise FormatError(f"side plane {side} holds a scale of a trellis that is not positive and finite")
+        with np.errstate(all="ignore"):
+            largest = largest * floats.max()
+    if not np.isfinite(largest):
+        raise FormatError("the largest step of a trellis is not finite")
+
+
+def decode(expression: Trellis, codes: Array, out: Array, place: Place) -> None:
+    """Fill `out` with the units that codes stand for."""
+    dtype = _dtype(place)
+    if expression.rows is None:
+        step: Any = np.float32(float_step(expression))
+        assert _LEVELS[dtype.name](codes, expression.zero, expression.states, step, out) == OK
+        return
+    numbers = np.empty(codes.size, np.uint32)
+    one: Any = np.float32(1)
+    assert kernels.levels_f32(codes, expression.zero, expression.states, one, numbers) == OK
+    floats = numbers.view(np.float32)
+    with np.errstate(all="ignore"):  # overflow to infinity is meant
+        floats *= _steps(expression, place, codes.size)
+    out[:] = cast_units(numbers, DTYPES["F32"], dtype)
+
+
+def _steps(expression: Trellis, place: Place, units: int) -> Array:
+    """Of each unit: step * row, rounded to F32, times column, rounded likewise."""
+    step = np.float32(float_step(expression))
+    if expression.rows is None or expression.columns is None:
+        return np.full(units, step, np.float32)
+    rows, columns = (place.sides[side].view(np.float32) for side in (expression.rows, expression.columns))
+    low, high = place.first // columns.size, -(-(place.first + units) // columns.size)
+    begin = place.first - low * columns.size
+    with np.errstate(all="ignore"):
+        made = (step * rows[low:high])[:, None] * columns
+    part: Array = made.reshape(-1)[begin : begin + units]
+    return part
+
+
+def _dtype(place: Place) -> DType:
+    assert place.dtype is not None
+    return place.dtype
+
+
+# ---- encoding
+
+
+def codes_near(expression: Trellis, floats: Array, place: Place, slack: Array | None = None) -> Array:
+    """The codes whose levels are nearest to float32s, all of them together: uint16[n]."""
+    steps: Any = np.float32(float_step(expression))
+    if expression.rows is not None:
+        steps = _steps(expression, place, floats.size)
+    with np.errstate(all="ignore"):
+        x = floats / steps
+    codes = work_space("trellis codes", x.size, np.uint16)
+    most = (1 << expression.bits.width) - 1
+    if expression.states == 1:
+        assert kernels.nearest(x, expression.zero, most, codes) == OK
+        return codes
+    chosen = work_space("trellis", x.size, np.uint8)
+    within = np.empty(0, np.float32) if slack is None else (slack / steps).astype(np.float32)
+    assert kernels.search(x, within, expression.zero, most, chosen, codes) == OK
+    return codes
+
+
+def encode(expression: Trellis, body: Array, place: Place) -> Array | None:
+    """The codes of units; None if there are none for some of them."""
+    dtype = _dtype(place)
+    floats = cast_units(body, dtype, DTYPES["F32"]).view(np.float32)
+    if not np.isfinite(floats).all():
+        return None
+    tries = [codes_near] if expression.states == 1 else [_at_once, _by_search]
+    for attempt in tries:
+        codes = attempt(expression, floats, place)
+        if codes is None:
+            continue
+        made = np.empty_like(body)
+        decode(expression, codes, made, place)
+        if np.array_equal(made, body):
+            return codes.astype(np.uint8 if expression.bits.width <= 8 else np.uint16)
+    return None
+
+
+def _at_once(expression: Trellis, floats: Array, place: Place) -> Array | None:
+    """Where each unit tells its level."""
+    with np.errstate(all="ignore"):
+        x = floats / _steps(expression, place, floats.size)
+    codes = work_space("trellis codes", x.size, np.uint16)
+    status = kernels.codes_of(x, expression.zero, (1 << expression.bits.width) - 1, codes)
+    assert status in (OK, BAD_STREAM)
+    return codes if status == OK else None
+
+
+def _by_search(expression: Trellis, floats: Array, place: Place) -> Array | None:
+    """Where large levels were rounded to numbers that several levels have: what follows tells which it was."""
+    name = _dtype(place).name
+    slack = np.maximum(np.abs(floats) * np.float32(_ROUNDING[name]), np.float32(_LEAST[name]))
+    return codes_near(expression, floats, place, slack)
