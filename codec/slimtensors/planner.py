@@ -24,6 +24,7 @@ from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
+from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
 from slimtensors.detect.steering import find_steering
 from slimtensors.differing import (
@@ -348,6 +349,10 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
+        packed = find_packed(tensor, bits) if self.preset != "fast" and expression is bits else None
+        if packed is not None:
+            self._add_packed(index, tensor, packed)
+            return
         wide = chunk_units(units, dtype, STEERED_CHUNK_BYTES)
         steering = find_steering(tensor, self.preset, wide) if self.preset == "small" and expression is bits else None
         if steering is not None:
@@ -375,6 +380,16 @@ class _Builder:
         expression = self.intern(structure.expression)
         made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), expression, chunk, tuple(sides))
         self._note(made, structure.why)
+
+    def _add_packed(self, index: int, tensor: Input, packed: Packed) -> None:
+        """Codes of quantised weights."""
+        sides: tuple[Side, ...] = ()
+        for side in packed.classes or ():
+            sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
+            self._jobs.append(Job((index,), partial(_part, side), try_zstd=True))
+        self._jobs.append(Job(inputs=(index,)))
+        record = self.intern(packed.record)
+        self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), record, packed.chunk, sides), packed.why)
 
     def _add_delta(self, index: int, tensor: Input, matched: MatchedBase, plan: DeltaPlan, chunk: int) -> None:
         sides: tuple[Side, ...] = ()

@@ -21,7 +21,7 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
-from slimtensors.expression import BaseContext, ClassContext, Delta, Mul, Trellis
+from slimtensors.expression import BaseContext, ClassContext, Delta, FieldClass, Mul, Record, Trellis
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.scheduling import Cut, Job, Range, schedule
 from slimtensors.threads import Pipeline
@@ -436,4 +436,9 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
         if isinstance(context, ClassContext):
             most = int(sides[context.rows].max()) + int(sides[context.columns].max())
             if most + (0 if context.mean is None else len(context.mean.steps)) > MAX_CLASS:
+                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")
+    for field in stream.expression.fields if isinstance(stream.expression, Record) else ():
+        if isinstance(field.context, FieldClass):
+            most = int(sides[field.context.rows].max()) + int(sides[field.context.columns].max())
+            if most > MAX_CLASS:
                 raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")

@@ -34,6 +34,7 @@ from expressions import (
     Decimal,
     FactorContext,
     Field,
+    FieldClass,
     FieldContext,
     Gather,
     Mul,
@@ -316,9 +317,7 @@ class HeaderReader:
         self.metadata = metadata
 
     def result(self) -> Header:
-        return Header(
-            self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases, self.source
-        )
+        return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases, self.source)
 
     def expression(self, value: dict) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
@@ -440,6 +439,12 @@ class HeaderReader:
             check_matmul(data, sides)
         for part in data.expression.planes():
             check(not isinstance(part.context, FactorContext), "factor: not of a side plane")
+            if isinstance(part.context, FieldClass):
+                # "`rows * columns` is the number of this plane's fields in the whole tensor"
+                two = [sides[part.context.rows], sides[part.context.columns]]
+                check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "class: not planes of classes")
+                fields = data.bytes() // data.expression.size * part.count()
+                check(two[0]["shape"][0] * two[1]["shape"][0] == fields, "class: rows and columns are not the fields")
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
                 two = [sides[part.context.rows], sides[part.context.columns]]
@@ -642,6 +647,9 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         if part.context and not isinstance(part.context, SignContext) and mode in (CODED, BYPASS):
             if isinstance(part.context, FieldContext):
                 contexts = field_contexts(part.context, fields[part.context.plane], len(here), record.fields, part)
+            elif isinstance(part.context, FieldClass):
+                before = start * stream.unit // record.size * part.count()
+                contexts = field_classes(part.context, before, len(here), sides)
             else:
                 contexts = contexts_of(stream, part, start, here, sides)
         plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes, contexts)
@@ -787,6 +795,17 @@ def field_contexts(
     return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))
 
 
+def field_classes(context: FieldClass, before: int, count: int, sides: list[bytes]) -> coder.Contexts:
+    """`records.md`, section 2, for the `count` fields that follow the first `before` of the tensor."""
+    rows, columns = sides[context.rows], sides[context.columns]
+    table = [
+        min(rows[j // len(columns)] + columns[j % len(columns)], context.tables - 1)
+        for j in range(before, before + count)
+    ]
+    fill = [0] * (-count % GROUP)
+    return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))
+
+
 def unit_mean(context: ClassContext, unit: int, sides: list[bytes]) -> int:
     rows, columns = len(sides[context.rows]), len(sides[context.columns])
     i, j = divmod(unit, columns)
@@ -867,9 +886,10 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
         if isinstance(part.context, BaseContext) and part.context.rows is not None:
             check(max(sides[part.context.rows]) < part.context.classes, "a row's class is not below `classes`")
-        if isinstance(part.context, ClassContext):
+        if isinstance(part.context, ClassContext | FieldClass):
             most = max(sides[part.context.rows]) + max(sides[part.context.columns])
-            most += len(part.context.mean.steps) if part.context.mean else 0
+            if isinstance(part.context, ClassContext):
+                most += len(part.context.mean.steps) if part.context.mean else 0
             check(most <= 255, "classes of row and column over 255")
     if isinstance(stream.lookup, Mul):
         # entries and products that are not finite are refused

@@ -140,12 +140,21 @@ class FieldContext:
 
 
 @dataclass(frozen=True)
+class FieldClass:
+    """`records.md`, section 2: row and column classes of a record's fields."""
+
+    rows: int
+    columns: int
+    tables: int
+
+
+@dataclass(frozen=True)
 class Field:
     """A plane of a record. A span is a number of fields and its pieces: bit, step, width."""
 
     width: int
     spans: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
-    context: FieldContext | None
+    context: FieldContext | FieldClass | None
     side = None
 
     def count(self) -> int:
@@ -161,7 +170,8 @@ class Records:
     base = matmul = None
 
     def sides(self) -> set[int]:
-        return set()
+        classes = [field.context for field in self.fields if isinstance(field.context, FieldClass)]
+        return {side for each in classes for side in (each.rows, each.columns)}
 
     def width(self) -> int:
         return 0  # a record's planes may be wider than the unit
@@ -373,8 +383,14 @@ def parse_span(value: object, width: int, free: list[bool]) -> tuple[int, tuple[
     return n, tuple(pieces)
 
 
-def parse_field_context(value: object, field: Field, earlier: list[Field]) -> FieldContext:
+def parse_field_context(value: object, field: Field, earlier: list[Field]) -> FieldContext | FieldClass:
     context = keyed(value, "context")
+    if context.keys() == {"class"}:
+        numbers = context["class"]
+        if not isinstance(numbers, list) or len(numbers) != 3:
+            raise Refused("class: not an array of three")
+        rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
+        return FieldClass(rows, columns, integer(numbers[2], 2, 64, "tables"))
     check(context.keys() == {"field"}, "context: unknown keys")
     numbers = context["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:

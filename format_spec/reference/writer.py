@@ -22,7 +22,7 @@ from encode import (
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, Records, SignContext, Sparse, parse_expression
+from expressions import DTYPES, FLOATS, Bits, FieldClass, Records, SignContext, Sparse, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -90,11 +90,13 @@ class Place:
             return chunk
         return replace(chunk, base_digest=decode.decoded_digest(decode.base_units(self.stream, self.start, n)))
 
-
     def record_plane(self, i: int, plan: Plane) -> Coded:
         planes, every = self.fields(), self.expression.fields
         field, count = every[i], len(self.data) // self.expression.size * every[i].count()
         context = field.context
+        if isinstance(context, FieldClass):
+            before = self.start * self.unit // self.expression.size * field.count()
+            return encode_plane(planes[i], field.width, plan, decode.field_classes(context, before, count, self.sides))
         contexts = context and decode.field_contexts(context, planes[context.plane], count, every, field)
         return encode_plane(planes[i], field.width, plan, contexts)
 

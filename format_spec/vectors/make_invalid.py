@@ -12,6 +12,7 @@ from make_valid import (
     bf16_base,
     bits,
     blocks,
+    classed_records,
     classes_round,
     classes_source,
     delta,
@@ -2251,6 +2252,38 @@ header(
     ([*RECORD, 2, "spans"], [[1, 8, 0, 8]]),
     base=pieces,
 )
+CLASSES = [*RECORD, 1, "context", "class"]
+CLASSED_SIDE = ["tensors", 0, "sides"]
+
+
+def classed() -> Parts:
+    return one(classed_records())
+
+
+header("record_class_two", "row and column classes without a number of tables", (CLASSES, [0, 1]), base=classed)
+header("record_class_side", "classes in a side plane that is not there", ([*CLASSES, 1], 2), base=classed)
+header("record_class_unused", "a side plane that no field names", ([*CLASSES, 1], 0), base=classed)
+header("record_class_tables_1", "row and column classes that select one table", ([*CLASSES, 2], 1), base=classed)
+header("record_class_tables_65", "row and column classes that select 65 tables", ([*CLASSES, 2], 65), base=classed)
+header(
+    "record_class_both",
+    "a field given another and row and column",
+    ([*RECORD, 1, "context"], {"class": [0, 1, 5], "field": [0, 0, 0, 2]}),
+    base=classed,
+)
+header("record_class_rows", "more classes of rows than rows", ([*CLASSED_SIDE, 0, "shape"], [41]), base=classed)
+header("record_class_shape", "classes of two dimensions", ([*CLASSED_SIDE, 1, "shape"], [2, 60]), base=classed)
+header("record_class_dtype", "classes that are I8", ([*CLASSED_SIDE, 1, "dtype"], "I8"), base=classed)
+
+
+@invalid("row and column classes of a record's fields of more than 255 together")
+def record_class_sum() -> bytes:
+    source = classed_records()
+    source.sides[0].data = bytes([255, *source.sides[0].data[1:]])
+    source.sides[1].data = bytes([1, *source.sides[1].data[1:]])
+    return one(source).join()
+
+
 header("encoding_empty", "an encoding of no characters", (["tensors", 0, "encoding"], ""))
 header("encoding_65", "an encoding of 65 characters", (["tensors", 0, "encoding"], "A" * 65))
 header("encoding_lower", "an encoding in lower case", (["tensors", 0, "encoding"], "gguf_Q4_0"))

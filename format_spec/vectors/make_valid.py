@@ -1179,6 +1179,24 @@ def record_words() -> Parts:
     return records(expression, blocks(144, 4), Plane(RAW), dtype="I32")
 
 
+def classed_records() -> Source:
+    """Two records of 30 bytes are a row of 120 codes; codes are larger in rows and columns of higher classes."""
+    rows, columns = bytes(v % 4 for v in skewed(40, 3)), bytes(skewed(120, 3, 2))
+    codes = [min(15, v + rows[i // 120] + columns[i % 120]) for i, v in enumerate(skewed(4800, 9, 3))]
+    data = b"".join(
+        bytes(low | high << 4 for low, high in zip(codes[at : at + 30], codes[at + 30 : at + 60], strict=True))
+        for at in range(0, 4800, 60)
+    )
+    plane = {"context": {"class": [0, 1, 5]}, "plane": 4, "spans": [[30, 0, 8, 4], [30, 4, 8, 4]]}
+    sides = [Source("U8", (40,), rows, BYTES, literal), Source("U8", (120,), columns, BYTES, literal)]
+    return Source("U8", (40, 60), data, {"record": [30, plane]}, planes(Plane(CODED)), 1410, sides)
+
+
+@valid("records of nibbles given classes of row and column, of which the highest share a table; chunks within a row")
+def record_classes() -> Parts:
+    return one(classed_records())
+
+
 @valid("records of which one plane is constant, and one that fills its groups, and is not 0")
 def record_constant() -> Parts:
     data = bytes(v for x in blocks(1024, 1) for v in (x, 7))

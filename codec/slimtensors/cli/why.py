@@ -16,7 +16,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.trellis import float_step
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
-from slimtensors.expression import ClassContext, Decimal, Gather, Mul, Record, Sparse, Trellis
+from slimtensors.expression import ClassContext, Decimal, FieldClass, Gather, Mul, Record, Sparse, Trellis
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -167,7 +167,11 @@ def _record(record: Record, found: _Stored) -> Iterator[str]:
     records = found.units / record.size
     for i, field in enumerate(record.fields):
         (mode, _count), *_rest = found.modes[i].most_common()
-        given = "" if field.context is None else f", given those of kind {field.context.field + 1}"
+        given = ""
+        if isinstance(field.context, FieldClass):
+            given = ", given what is usual in their row and column"
+        elif field.context is not None:
+            given = f", given those of kind {field.context.field + 1}"
         cost = _cost(mode, 8 * found.lengths[i] / (records * field.count), field.width)
         yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}{cost}"
 

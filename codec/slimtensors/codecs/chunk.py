@@ -78,7 +78,7 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
         raise FormatError(f"planes for a chunk of {out.size} units; {GROUP} are needed")
     if isinstance(expression, Record):
         planes, _none = head.read_planes(data, len(expression.fields), 0)
-        records.decode(planes, expression, out)
+        records.decode(planes, expression, out, place)
         return
     tail_units = out.size % GROUP
     body = out[: out.size - tail_units]
@@ -237,7 +237,7 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
     if isinstance(expression, Bits):
         return _encode_bits(body, expression, place, try_zstd)
     if isinstance(expression, Record):
-        return records.encode(body, expression, try_zstd=try_zstd)
+        return records.encode(body, expression, place, try_zstd=try_zstd)
     if isinstance(expression, Sparse):
         values = expression.values
         return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))

@@ -10,10 +10,12 @@ import numpy.typing as npt
 
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Mode, Part, Plane, up
+from slimtensors.codecs.place import Place
 from slimtensors.codecs.planes import decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.workspace import work_space
 from slimtensors.errors import FormatError
-from slimtensors.expression import Field, Record
+from slimtensors.expression import Field, FieldClass, Record
+from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import records as kernels
 from slimtensors.kernels.status import OK
 
@@ -37,7 +39,7 @@ def _runs(field: Field) -> npt.NDArray[np.int64]:
     return np.array(rows, np.int64)
 
 
-def decode(planes: list[Plane], record: Record, out: Units) -> None:
+def decode(planes: list[Plane], record: Record, out: Units, place: Place) -> None:
     """Fill `out`, all of the chunk's units, whole records. Raises FormatError."""
     data = out.view(np.uint8)
     records = data.size // record.size
@@ -45,7 +47,7 @@ def decode(planes: list[Plane], record: Record, out: Units) -> None:
     found: list[Fields] = []
     for i, (plane, field) in enumerate(zip(planes, record.fields, strict=True)):
         steered = plane.descriptor.mode in (Mode.CODED, Mode.BYPASS)
-        contexts = _contexts(field, found, record, records) if steered else None
+        contexts = _contexts(field, found, record, records, place.first * out.itemsize, place) if steered else None
         try:
             fields = _decode_field(plane, field, records, contexts, _space(i, field, records))
         except FormatError as error:
@@ -73,14 +75,26 @@ def _decode_field(plane: Plane, field: Field, records: int, contexts: Contexts |
     return fields
 
 
-def _contexts(field: Field, found: list[Fields], record: Record, records: int) -> Contexts | None:
-    """What selects the tables of a plane's fields: those of an earlier plane."""
+def _contexts(
+    field: Field, found: list[Fields], record: Record, records: int, first: int, place: Place
+) -> Contexts | None:
+    """What selects the tables of a plane's fields: those of an earlier plane, or the classes of row and column.
+
+    first: the chunk's first byte, counted from the tensor's.
+    """
     context = field.context
     if context is None:
         return None
-    given, used = record.fields[context.field].count, records * field.count
+    used = records * field.count
     values = work_space("contexts", up(used, GROUP), np.uint8)
     values[used:] = 0
+    if isinstance(context, FieldClass):
+        rows, columns = place.sides[context.rows], place.sides[context.columns]
+        status = selecting.class_contexts(rows, columns, first // record.size * field.count, values[:used])
+        assert status == OK
+        np.minimum(values, np.uint8(context.tables - 1), out=values)
+        return Contexts(values, context.tables)
+    given = record.fields[context.field].count
     status = kernels.field_contexts(
         found[context.field][: records * given], field.count // given, context.shift, context.first, context.tables,
         values[:used],
@@ -102,14 +116,14 @@ def cut(data: npt.NDArray[np.uint8], record: Record, plane: int) -> Fields:
     return space
 
 
-def encode(units: Units, record: Record, *, try_zstd: bool) -> list[Part] | None:
+def encode(units: Units, record: Record, place: Place, *, try_zstd: bool) -> list[Part] | None:
     """Descriptors and payloads; None if some plane has no mode that can hold it."""
     data = units.view(np.uint8)
     found: list[Fields] = []
     parts = []
     for i, field in enumerate(record.fields):
         fields = cut(data, record, i)
-        contexts = _contexts(field, found, record, data.size // record.size)
+        contexts = _contexts(field, found, record, data.size // record.size, place.first * units.itemsize, place)
         # A block is as long as for units of as many bytes as a field is for.
         each = max(1, data.size // max(1, fields.size))
         part = encode_plane(fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts)

@@ -22,6 +22,7 @@ from slimtensors.expression import (
     Delta,
     Expression,
     FactorContext,
+    FieldClass,
     Gather,
     Mul,
     Record,
@@ -131,7 +132,7 @@ def _tensor(
             _check_trellis(table[index], sides, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             _check_low_rank(table[index], sides, dtype, units)
-            _check_record(table[index], chunk * dtype.unit_bytes, units * dtype.unit_bytes)
+            _check_record(table[index], sides, chunk * dtype.unit_bytes, units * dtype.unit_bytes)
             return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding, lossy=lossy)
         if not keys and units == 0:
             return Tensor(name, dtype, shape, encoding=encoding, lossy=lossy)
@@ -170,11 +171,17 @@ def _encoding(value: Any) -> str:
     return value
 
 
-def _check_record(expression: Expression, chunk: int, size: int) -> None:
-    if isinstance(expression, Record) and (chunk % expression.size or size % expression.size):
+def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, size: int) -> None:
+    if not isinstance(expression, Record):
+        return
+    if chunk % expression.size or size % expression.size:
         raise FormatError(f"records of {expression.size} bytes in chunks of {chunk} of {size} bytes")
-    if isinstance(expression, Record) and min(chunk, size) > MAX_RECORD_CHUNK_BYTES:
+    if min(chunk, size) > MAX_RECORD_CHUNK_BYTES:
         raise LimitError(f"records in a chunk of {min(chunk, size)} bytes; the limit is {MAX_RECORD_CHUNK_BYTES}")
+    for field in expression.fields:
+        if isinstance(field.context, FieldClass):
+            both = [sides[field.context.rows], sides[field.context.columns]]
+            _check_classes(both, size // expression.size * field.count, "the fields of its plane")
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
@@ -269,7 +276,7 @@ def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, ha
             raise FormatError("a context of factors, which only a side plane may have")
         if isinstance(context, ClassContext):
             both = [sides[context.rows], sides[context.columns]]
-            _check_classes(both, units)
+            _check_classes(both, units, "the tensor")
             if context.mean is not None:
                 _check_mean(sides[context.mean.factors], context.mean.rank, sum(side.shape[0] for side in both))
 
@@ -286,10 +293,10 @@ def _check_class_planes(sides: list[Side]) -> None:
         raise FormatError("a side plane of classes is not U8 with one dimension")
 
 
-def _check_classes(sides: list[Side], units: int) -> None:
+def _check_classes(sides: list[Side], units: int, what: str) -> None:
     _check_class_planes(sides)
     if sides[0].shape[0] * sides[1].shape[0] != units:
-        raise FormatError("rows times columns of a context are not the tensor")
+        raise FormatError(f"rows times columns of a context are not {what}")
 
 
 def _check_mean(side: Side, rank: int, lines: int) -> None:

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from slimtensors.expression.limits import CLASS_TABLES
 
-__all__ = ["BaseContext", "ClassContext", "Context", "FactorContext", "FieldContext", "Mean", "SignContext"]
+__all__ = [
+    "BaseContext",
+    "ClassContext",
+    "Context",
+    "FactorContext",
+    "FieldClass",
+    "FieldContext",
+    "Mean",
+    "SignContext",
+]
 
 
 @dataclass(frozen=True)
@@ -143,8 +152,32 @@ class FieldContext:
     first: int
     tables: int
 
+    sides: ClassVar[frozenset[int]] = frozenset()
+
     def to_json(self) -> dict[str, Any]:
         return {"field": [self.field, self.shift, self.first, self.tables]}
+
+    def __str__(self) -> str:
+        return f"given {self.field}"
+
+
+@dataclass(frozen=True)
+class FieldClass:
+    """Of a record's field: its row's and its column's class select the table, the last one if they sum to more."""
+
+    rows: int
+    columns: int
+    tables: int
+
+    @property
+    def sides(self) -> frozenset[int]:
+        return frozenset((self.rows, self.columns))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"class": [self.rows, self.columns, self.tables]}
+
+    def __str__(self) -> str:
+        return "given row and column"
 
 
 Context = BaseContext | ClassContext | FactorContext | SignContext

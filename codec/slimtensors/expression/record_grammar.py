@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from slimtensors.errors import FormatError
-from slimtensors.expression.contexts import FieldContext
+from slimtensors.expression.contexts import FieldClass, FieldContext
 from slimtensors.expression.limits import MAX_RECORD, MAX_TABLES, MAX_WIDTH
 from slimtensors.expression.records import Field, Record, Span
 from slimtensors.expression.values import integer, keys_of
-from slimtensors.limits import MAX_PLANES
+from slimtensors.limits import MAX_PLANES, MAX_SIDES
 
 __all__ = ["parse_record"]
 
@@ -48,8 +48,11 @@ def parse_record(value: Any) -> Record:
     return Record(size, tuple(fields))
 
 
-def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldContext:
-    if keys_of(value, "a context") != {"field"}:
+def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass | FieldContext:
+    keys = keys_of(value, "a context")
+    if keys == {"class"}:
+        return _field_class(value["class"])
+    if keys != {"field"}:
         raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
     numbers = value["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:
@@ -63,6 +66,16 @@ def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldConte
     if field.count % earlier[found.field].count:
         raise FormatError(f"{field.count} fields of a record given {earlier[found.field].count}")
     return found
+
+
+def _field_class(numbers: Any) -> FieldClass:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise FormatError("classes of a record's field have three numbers")
+    return FieldClass(
+        integer(numbers[0], 0, MAX_SIDES, "the row classes of a context"),
+        integer(numbers[1], 0, MAX_SIDES, "the column classes of a context"),
+        integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
+    )
 
 
 def _span(numbers: Any, bits: int) -> Span:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from slimtensors.expression.contexts import FieldContext
+from slimtensors.expression.contexts import FieldClass, FieldContext
 from slimtensors.expression.planes import Bits, Part
 
 __all__ = ["Field", "Record", "Span"]
@@ -33,7 +33,7 @@ class Field:
 
     width: int
     spans: tuple[Span, ...]
-    context: FieldContext | None = None
+    context: FieldClass | FieldContext | None = None
 
     @cached_property
     def count(self) -> int:
@@ -58,16 +58,17 @@ class Record:
         """The planes of a chunk."""
         return Bits(tuple(Part(field.width) for field in self.fields))
 
-    @property
+    @cached_property
     def sides(self) -> set[int]:
-        return set()
+        """The side planes that contexts need."""
+        return {side for field in self.fields if field.context is not None for side in field.context.sides}
 
     def to_json(self) -> dict[str, Any]:
         return {"record": [self.size, *(field.to_json() for field in self.fields)]}
 
     def __str__(self) -> str:
         fields = " ".join(
-            f"{field.count}x{field.width}" + ("" if field.context is None else f" given {field.context.field}")
+            f"{field.count}x{field.width}" + ("" if field.context is None else f" {field.context}")
             for field in self.fields
         )
         return f"record of {self.size} bytes[{fields}]"
