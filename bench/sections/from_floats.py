@@ -16,10 +16,10 @@ from bench.data.quantised import matrices
 from bench.sections import Settings
 from bench.timing import Record
 
-# Bits that the format itself takes for a weight: codes, and scales of rows of 384 or 1536 left out.
+# Bits that the format itself takes for a weight, scales of whole rows left out; of bounds, what F32 takes.
 FORMATS = {
     "q8_0": 8.5, "q5_0": 5.5, "q4_0": 4.5, "q4_k": 4.5, "nf4": 4.5, "int8": 8, "int4": 4.125, "fp8": 8, "mxfp8": 8.25,
-    "mxfp4": 4.25, "nvfp4": 4.5, "bfp6": 6.5,
+    "mxfp4": 4.25, "nvfp4": 4.5, "bfp6": 6.5, "abs=0.01": 32, "abs=0.001": 32, "rel=0.1": 32, "rel=0.01": 32,
 }  # fmt: skip
 BY_GGUF_PY = ("q8_0", "q5_0", "q4_0", "mxfp4")
 BLOCK = 256  # of q4_k, which not all rows are whole numbers of

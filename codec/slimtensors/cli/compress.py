@@ -27,8 +27,8 @@ __all__ = ["command"]
 @click.option(
     "--quantise",
     metavar="NAME",
-    help="Quantise matrices first: q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, mxfp4, nvfp4 or bfp6. The "
-    "file then does not give its source back, and says so.",
+    help="Quantise matrices first: q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, mxfp4, nvfp4, bfp6, or "
+    "with a bound, abs=0.001 or rel=0.01. The file then does not give its source back, and says so.",
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
 @click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")

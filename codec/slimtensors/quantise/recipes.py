@@ -11,6 +11,7 @@ from slimtensors.detect.lattice import NF4
 from slimtensors.errors import UsageError
 from slimtensors.quantise import rules, scaled_scales
 from slimtensors.quantise.blocks import Blocks
+from slimtensors.quantise.bounded import AbsoluteBound, RelativeBound
 from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import Quantiser
 
@@ -45,9 +46,26 @@ _ALL: list[Quantiser] = [
 RECIPES = {each.name: each for each in _ALL}
 INSTEAD = {"q4_k": "q5_0"}  # for tensors whose rows are no whole blocks, as llama.cpp has it
 
+BOUNDED: dict[str, type[AbsoluteBound | RelativeBound]] = {"abs": AbsoluteBound, "rel": RelativeBound}
+
 
 def quantisers_of(name: str) -> list[Quantiser]:
     """The one of a name, and what stands in for it where a tensor is not fit for it. Raises UsageError."""
+    kind, equals, number = name.partition("=")
+    if equals and kind in BOUNDED:
+        return [_bounded(name, kind, number)]
     if name not in RECIPES:
-        raise UsageError(f"unknown quantisation {name!r:.80}; available: {', '.join(RECIPES)}")
+        available = ", ".join([*RECIPES, "abs=NUMBER", "rel=NUMBER"])
+        raise UsageError(f"unknown quantisation {name!r:.80}; available: {available}")
     return [RECIPES[each] for each in (name, INSTEAD.get(name)) if each is not None]
+
+
+def _bounded(name: str, kind: str, number: str) -> Quantiser:
+    try:
+        bound = float(number)
+    except ValueError:
+        bound = 0.0
+    most = 0.5 if kind == "rel" else 1e30
+    if not 1e-30 <= bound <= most or len(name) > 64:
+        raise UsageError(f"{name!r:.80}: a bound is a number from 1e-30 to {most:g}, such as {kind}=0.001")
+    return BOUNDED[kind](f"{kind}={bound!r}".replace("+", ""), bound)
