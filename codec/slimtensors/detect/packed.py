@@ -28,7 +28,7 @@ __all__ = ["Packed", "classed", "find_packed"]
 
 Numbers = npt.NDArray[np.int64]
 
-WIDTHS = {"I8": (8,), "U8": (4, 8), "I32": (4,)}  # of the codes that a tensor may hold
+WIDTHS = {"I8": (8,), "U8": (4, 8), "I32": (4, 8)}  # of the codes that a tensor may hold
 FEWEST = 1 << 15  # bytes
 SHORTEST, LONGEST = 32, 1 << 15  # bytes of a row that is looked for; and fewest rows
 LEAST_RECORD = 16  # bytes; shorter ones are slow
