@@ -15,12 +15,13 @@ from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.gguf.file import read_gguf
 from slimtensors.inputs import SourceFile, sha256_of
 from slimtensors.matching import MatchReport, matched_bases
+from slimtensors.quantise.asking import Target
 from slimtensors.reading import TensorFile
 from slimtensors.recognise import what_is
 from slimtensors.resolving import BaseDir, open_with
 from slimtensors.safetensors_file import plain_header, read_safetensors
 from slimtensors.saving import Progress, SourceImage
-from slimtensors.store import store
+from slimtensors.store import store, stored_length
 from slimtensors.threads import thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
@@ -48,6 +49,9 @@ def compress(
     quantise: str | Quantiser | None = None,
     keep: Sequence[str] = (),
     embeddings: bool = False,
+    target_size: int | None = None,
+    target_bpw: float | None = None,
+    target_error: float | None = None,
 ) -> None:
     """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
@@ -64,17 +68,25 @@ def compress(
     dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
     do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones.
 
+    target_size: the file's length in bytes, hit from below within 0.5 %; target_bpw: bits for each quantised weight;
+    target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most. One of the
+    three, for quantise="slim" (what is meant without `quantise`) or "slim-fast".
+
     Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
     library is faulty.
     """
+    target = Target(target_size, target_bpw, target_error)
+    target.check()
+    if quantise is None and target.asked:
+        quantise = "slim"
     if quantise is not None:
         if base is not None:
             raise UsageError("quantise and base do not go together: a difference from a base is exact")
         from slimtensors.quantise.choosing import Quantise
 
         _quantise(
-            src, dst, Quantise(quantise, keep, embeddings), preset, threads, self_check, durable, progress
+            src, dst, Quantise(quantise, keep, embeddings), target, preset, threads, self_check, durable, progress
         )
         return
     if keep or embeddings:
@@ -100,6 +112,7 @@ def _quantise(
     src: Any,
     dst: Any,
     asked: Quantise,
+    target: Target,
     preset: str,
     threads: int | None,
     self_check: bool,
@@ -110,10 +123,18 @@ def _quantise(
 
     source = open_source(src)
     try:
-        found = open_weights(source)
+        found, near = open_weights(source), sha256_of(source)
+
+        def length_with(tried: Quantise) -> int:
+            return stored_length(quantised(found.inputs, tried), found.metadata, preset, threads, near=near)
+
+        if target.asked:
+            from slimtensors.quantise.target import aimed
+
+            asked = aimed(found.inputs, asked, target, length_with)
         store(
             quantised(found.inputs, asked), dst, found.metadata, preset, threads, self_check, durable,
-            progress=progress, near=sha256_of(source),
+            progress=progress, near=near,
         )  # fmt: skip
     finally:
         source.close()

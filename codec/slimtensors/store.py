@@ -16,7 +16,7 @@ from slimtensors.resolving import KnownBases
 from slimtensors.saving import Progress, SourceImage, write_plan
 from slimtensors.threads import thread_count
 
-__all__ = ["store", "store_bytes"]
+__all__ = ["store", "store_bytes", "stored_length"]
 
 
 def store(
@@ -50,6 +50,32 @@ def store(
         check_written(written, count, progress, bases)
 
     write_to(target, write, check if self_check else None, durable=durable)
+
+
+class _Nowhere:
+    """An output that only counts."""
+
+    length = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        self.length += len(data)
+
+    def write_at_start(self, data: bytes) -> None:
+        """The length was counted before."""
+
+
+def stored_length(
+    inputs: Sequence[Input],
+    metadata: Mapping[str, str] | None,
+    preset: str,
+    threads: int | None,
+    *,
+    near: bytes | None = None,
+) -> int:
+    """The length of the file that `store` would write. Takes as long as to write it."""
+    plan, output = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), near=near), _Nowhere()
+    write_plan(plan, inputs, output, threads=thread_count(threads))
+    return output.length
 
 
 def store_bytes(

@@ -27,11 +27,15 @@ __all__ = ["command"]
 @click.option(
     "--quantise",
     metavar="NAME",
-    help="Quantise matrices first: q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, mxfp4, nvfp4, bfp6, or "
-    "with a bound, abs=0.001 or rel=0.01. The file then does not give its source back, and says so.",
+    help="Quantise matrices first: slim or slim-fast, our own; q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, "
+    "mxfp4, nvfp4, bfp6; or with a bound, abs=0.001 or rel=0.01. The file does "
+    "not give its source back then, and says so.",
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
 @click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")
+@click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for a file of this size: 4GB.")
+@click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")
+@click.option("--target-error", type=float, metavar="NMSE", help="Quantise each matrix with at most this error: 0.005.")
 @options.threads
 @options.force
 @options.dry_run
@@ -48,6 +52,9 @@ def command(
     quantise: str | None,
     keep: tuple[str, ...],
     embeddings: bool,
+    target_size: int | None,
+    target_bpw: float | None,
+    target_error: float | None,
     threads: int | None,
     force: bool,
     dry_run: bool,
@@ -64,6 +71,9 @@ def command(
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
     that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
 
+    With a target, slim (our own quantiser, with a trellis; slim-fast: without) is as coarse as it asks for: a file's
+    size in bytes, kB, MB, GB or KiB, MiB, GiB, hit within 0.5 %; bits a quantised weight; or each matrix's error.
+
     With --quantise the weights change: matrices become what the format named makes of them, and load in their own
     dtypes. What has one dimension, is small, is an embedding or fits --keep stays exact. `inspect` shows each error.
     """
@@ -76,12 +86,17 @@ def command(
     from slimtensors.folders import COMPRESS
     from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
+    from slimtensors.quantise.asking import Target
 
     check_preset(preset)
     if base is None and (base_map or base_dirs):
         raise UsageError("--map and --base-dir need --base (a path, or auto)")
+    target = Target(target_size, target_bpw, target_error)
+    target.check()
+    if quantise is None and target.asked:
+        quantise = "slim"
     if quantise is None and (keep or embeddings):
-        raise UsageError("--keep and --embeddings need --quantise")
+        raise UsageError("--keep and --embeddings need --quantise, or a target")
     if quantise is not None:
         from slimtensors.quantise.recipes import quantisers_of
 
@@ -93,11 +108,14 @@ def command(
             base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
             quantise=quantise, keep=keep, embeddings=embeddings,
+            target_size=target_size, target_bpw=target_bpw, target_error=target_error,
         )  # fmt: skip
         if quantise is not None and not quiet:
             say(f"{source}: {lossy_summary(inspect(target))}")
 
     conversions = settle(paths, out, COMPRESS, force=force)
+    if target_size is not None and sum(len(each.files) for each in conversions) != 1:
+        raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
     roots = [each.source for each in conversions if each.plan is not None]
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:

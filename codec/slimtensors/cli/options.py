@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ __all__ = [
     "private",
     "progress",
     "quiet",
+    "size",
     "threads",
     "verbose",
 ]
@@ -53,6 +55,20 @@ def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
             raise click.BadParameter(f"{value!r} is not of the form OLD=NEW")
         found[old] = new
     return found
+
+
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?")
+
+
+def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
+    """A number of bytes: 4GB, 3.5 GiB, 700MB, 4000000000."""
+    if value is None:
+        return None
+    found = SIZE.fullmatch(value.strip())
+    if found is None or (found[3] and not found[2]):
+        raise click.BadParameter(f"{value!r:.40} is not a size, such as 4GB, 3.5GiB or 700MB")
+    power: int = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+    return round(float(found[1]) * power)
 
 
 def _folders(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Any]:

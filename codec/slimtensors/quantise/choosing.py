@@ -11,7 +11,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import quantisers_of
 
-__all__ = ["Quantise", "chosen", "quantised"]
+__all__ = ["Quantise", "quantised"]
 
 MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
@@ -52,11 +52,6 @@ def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput
         if structure is not None:
             return QuantisedInput(tensor, quantiser, structure)
     return None
-
-
-def chosen(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
-    """Those that may be quantised."""
-    return [tensor for tensor in inputs if _chosen(tensor, asked)]
 
 
 def _chosen(tensor: Input, asked: Quantise) -> bool:

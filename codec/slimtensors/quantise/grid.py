@@ -31,6 +31,8 @@ __all__ = ["Grid", "Importance", "chunk_of", "quantised_part"]
 CHUNK_UNITS = 1 << 19  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
 SPREAD = 127  # codes to either side of 0 that symbols can stand for
+EXACT = {"F32": 1 << 24, "F16": 1 << 11, "BF16": 1 << 8}  # levels to here have a number of their own
+BLURRED = 0.02  # share of levels beyond with which there is no trellis
 STRAYS = 1e-4  # share of codes that may lie beyond
 ROUNDS = 6  # of the search for a step that gives an error
 # Of squared errors, in squares of the distance of the levels that a code tells apart: 1/12, less what the trellis gains
@@ -61,7 +63,10 @@ class Grid:
     step: float = 0.0
     error: float = 0.0
     importance: Mapping[str, Importance] = field(default_factory=dict)
-    _known: dict[int, tuple[Input, Structure | None]] = field(default_factory=dict, compare=False, repr=False)
+    # of tensors seen, so that none is fitted twice
+    _known: dict[int, tuple[Input, Structure | None]] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
 
     def structure(self, tensor: Input) -> Structure | None:
         """Raises UsageError for floats that are not finite."""
@@ -83,7 +88,7 @@ class Grid:
             scales = self._scales(tensor)
             plain = weights if scales is None else weights / np.outer(*scales).reshape(-1)
             cell = self.step or _step_for(self, weights, plain, tensor, scales)
-            expression = _expression(self.states, cell, plain, scaled=scales is not None)
+            expression = _expression(self.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
         tables = () if scales is None else tuple(side(k, "F32", each.shape, tail=21) for k, each in enumerate(scales))
@@ -127,8 +132,11 @@ def _rounded(importance: Floats) -> Floats:
     return found
 
 
-def _expression(states: int, cell: float, weights: Floats, *, scaled: bool) -> Trellis | None:
+def _expression(states: int, cell: float, weights: Floats, dtype: str, *, scaled: bool) -> Trellis | None:
     """A grid on which all weights have codes; None if it would take codes of more than 16 bits."""
+    sample = np.abs(weights[:: max(1, weights.size >> 18)])
+    if states > 1 and np.count_nonzero(sample > EXACT[dtype] * cell / 2) > BLURRED * sample.size:
+        states = 1  # no trellis can be read from numbers that the dtype holds more coarsely than the grid
     twice = 2 if states > 1 else 1
     step = np.float32(cell / twice)
     if not (np.isfinite(step) and step > 0):
@@ -139,7 +147,6 @@ def _expression(states: int, cell: float, weights: Floats, *, scaled: bool) -> T
         return None
     width = int(reach).bit_length() + 1
     low = 0
-    sample = np.abs(weights[:: max(1, weights.size >> 18)])
     while width - low > 8 and np.count_nonzero(sample > (SPREAD << low) * cell) > STRAYS * sample.size:
         low += 1
     parts = (Part(low), Part(width - low)) if low else (Part(width),)
@@ -176,7 +183,7 @@ def _step_for(grid: Grid, weights: Floats, plain: Floats, tensor: Input, scales:
     sides = () if scales is None else tuple(scale.view("<u4") for scale in scales)
     good = 0.0
     for _ in range(ROUNDS):
-        expression = _expression(grid.states, cell, plain, scaled=scales is not None)
+        expression = _expression(grid.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return cell
         made = _quantised(expression, tensor, sides)

@@ -15,56 +15,71 @@ from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
 from slimtensors.inputs import Input, unit_count
-from slimtensors.quantise.choosing import Quantise, chosen
+from slimtensors.quantise.asking import Target
+from slimtensors.quantise.choosing import Quantise, quantised
 from slimtensors.quantise.grid import Grid, chunk_of, quantised_part
-from slimtensors.quantise.quantiser import floats_of
+from slimtensors.quantise.quantiser import QuantisedInput, floats_of
+from slimtensors.quantise.recipes import quantisers_of
 
-__all__ = ["CLOSE", "with_bits", "with_size"]
+__all__ = ["aimed"]
 
 MOST_LOOKED_AT = 1 << 25  # weights that are encoded to learn what a step costs; of more, as many chunks of each tensor
 CLOSE = 0.0005  # of the size asked for
 ROUNDS = 12  # of steps tried
 ATTEMPTS = 4  # of whole files
+LEAST_BITS, MOST_BITS = 0.1, 12.0
 
-Measure = Callable[[Grid], int]
-
-
-def with_bits(inputs: Sequence[Input], asked: Quantise, grid: Grid, bits: float) -> Grid:
-    """The grid with the step that takes so many bits for each quantised weight."""
-    tensors = chosen(inputs, asked)
-    return _fit(tensors, grid, bits * sum(map(unit_count, tensors)) / 8)
+Measure = Callable[[Quantise], int]
 
 
-def with_size(inputs: Sequence[Input], asked: Quantise, grid: Grid, size: int, measure: Measure) -> Grid:
-    """The grid with which the whole file has at most `size` bytes, and hardly less. measure: writes a file to nowhere,
-    and says how long it is. Raises UsageError if there is no such grid.
+def aimed(inputs: Sequence[Input], asked: Quantise, target: Target, length_with: Measure) -> Quantise:
+    """What must be asked for to get the target. length_with: of a file that is written to nowhere.
+
+    Raises UsageError if it cannot be had, or the quantiser has no grid.
     """
-    tensors = chosen(inputs, asked)
+    grids = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
+    if not isinstance(grids[0], Grid):
+        raise UsageError(f"{grids[0].name} has a size of its own; a target is for slim and slim-fast")
+    if target.error is not None:
+        return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0))
+    usual = replace(asked, recipe=grids[0])
+    tensors = [each.source for each in quantised(inputs, usual) if isinstance(each, QuantisedInput)]
     weights = sum(map(unit_count, tensors))
-    found = _fit(tensors, grid, 4 * weights / 8)
+    if target.bits is not None:
+        return replace(asked, recipe=_fit(tensors, grids[0], target.bits * weights / 8))
+    assert target.size is not None
+    return _with_length(tensors, usual, grids[0], target.size, length_with)
+
+
+def _with_length(tensors: Sequence[Input], asked: Quantise, grid: Grid, size: int, length_with: Measure) -> Quantise:
+    """Files are written to nowhere until one has at most `size` bytes, and hardly less."""
+    weights = sum(map(unit_count, tensors))
+    grid = _fit(tensors, grid, 4 * weights / 8)
     aim = size * (1 - 2 * CLOSE)
     for _ in range(ATTEMPTS):
-        made = measure(found)
+        tried = replace(asked, recipe=grid)
+        made = length_with(tried)
         if abs(made - aim) <= 2 * CLOSE * size:
-            return found
-        rest = made - _bytes(tensors, found)  # what is not quantised, and what surrounds it all
-        if aim <= rest + weights / 64:
+            return tried
+        rest = made - _bytes(tensors, grid)  # what is not quantised, and what surrounds it all
+        wanted = aim - rest
+        if not LEAST_BITS <= 8 * wanted / weights <= MOST_BITS:
             raise UsageError(
-                f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f} of them; quantise "
-                "embeddings too (--embeddings, embeddings=True), or ask for more"
+                f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, which leaves "
+                f"{8 * wanted / weights:.2f} bits for each of {weights} weights, and {LEAST_BITS} to {MOST_BITS} are "
+                "possible; ask for another size" + ("" if asked.embeddings else ", or quantise embeddings too")
             )
-        found = _fit(tensors, grid, aim - rest)
-    made = measure(found)
+        grid = _fit(tensors, grid, wanted)
+    tried = replace(asked, recipe=grid)
+    made = length_with(tried)
     if abs(made - size) > 0.005 * size:
-        raise UsageError(f"a file of {size} bytes cannot be had; the nearest has {made}")
-    return found
+        raise UsageError(f"no file of {size} bytes was found; the nearest has {made}")
+    return tried
 
 
 def _fit(tensors: Sequence[Input], grid: Grid, wanted: float) -> Grid:
     """By the secant method on logarithms: halving a step costs about one bit of each weight."""
     weights = sum(map(unit_count, tensors))
-    if not 0 < 8 * wanted / weights < 14:
-        raise UsageError(f"{8 * wanted / weights:.2f} bits for each weight; from 0 to 14 can be asked for")
     # The entropy of a Gaussian on steps of s is log2(4.13 sigma / s).
     bits = 8 * wanted / weights
     deviations = sum(unit_count(each) * math.log2(_deviation(each)) for each in tensors) / weights

@@ -1,0 +1,32 @@
+"""What size or error is asked for."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from slimtensors.errors import UsageError
+
+__all__ = ["Target"]
+
+
+class Target(NamedTuple):
+    """size: bytes of the file; bits: of a quantised weight; error: of a tensor (NMSE). One of them, or none."""
+
+    size: int | None = None
+    bits: float | None = None
+    error: float | None = None
+
+    @property
+    def asked(self) -> bool:
+        return any(each is not None for each in self)
+
+    def check(self) -> None:
+        """Raises UsageError for more than one, and for numbers that cannot be meant."""
+        if sum(each is not None for each in self) > 1:
+            raise UsageError("a target is a size, a number of bits or an error; only one of them can be asked for")
+        if self.size is not None and self.size <= 0:
+            raise UsageError(f"a target size of {self.size} bytes")
+        if self.bits is not None and not 0.1 <= self.bits <= 12:
+            raise UsageError(f"a target of {self.bits} bits for each weight; from 0.1 to 12 can be asked for")
+        if self.error is not None and not 1e-9 <= self.error < 1:
+            raise UsageError(f"a target error (NMSE) of {self.error}; from 1e-9 to below 1 can be asked for")

@@ -1,0 +1,104 @@
+"""Sizes and errors that were asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file as plain_save
+
+import slimtensors
+from slimtensors.cli.main import cli
+from slimtensors.errors import UsageError
+from slimtensors.reading import open_file
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    rng = np.random.default_rng(4)
+    path = tmp_path_factory.mktemp("targets") / "model.safetensors"
+    sizes = {"a": (512, 700), "b": (384, 384), "c": (300, 1200)}
+    tensors = {name: (rng.standard_t(6, shape) * 0.01).astype(ml_dtypes.bfloat16) for name, shape in sizes.items()}
+    tensors["embed"] = rng.standard_normal((500, 256)).astype(np.float32)
+    tensors["bias"] = rng.standard_normal(700).astype(np.float32)
+    plain_save(tensors, path)
+    return path
+
+
+def bits(path: Path) -> float:
+    """Of a quantised weight, as stored in chunks."""
+    with open_file(path) as file:
+        size = weights = 0
+        for stream, record in zip(file.header.streams, file.reader.stream_records, strict=True):
+            tensor = next((t for t in file.header.tensors if f"{t.name!r}" in stream.label), None)
+            if tensor is not None and tensor.lossy is not None:
+                size, weights = size + record.stored_length, weights + tensor.units
+    return 8 * size / weights
+
+
+@pytest.mark.parametrize("recipe", ["slim", "slim-fast"])
+@pytest.mark.parametrize("size", [900_000, 1_100_000, 1_400_000])
+def test_a_size_is_hit(source: Path, size: int, recipe: str, tmp_path: Path) -> None:
+    slimtensors.compress(source, tmp_path / "m", quantise=recipe, target_size=size)
+    assert 0.995 * size <= (tmp_path / "m").stat().st_size <= size
+    with open_file(tmp_path / "m") as file:
+        assert {t.name: t.lossy is not None for t in file.header.tensors} == {
+            "a": True, "b": True, "bias": False, "c": True, "embed": False,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize("wanted", [0.5, 2.5, 3.8, 9.0])
+def test_bits_are_met(source: Path, wanted: float, tmp_path: Path) -> None:
+    slimtensors.compress(source, tmp_path / "m", target_bpw=wanted)
+    assert bits(tmp_path / "m") == pytest.approx(wanted, rel=0.002)
+    with open_file(tmp_path / "m") as file:
+        steps = {s.expression.step for s in file.header.streams if hasattr(s.expression, "step")}
+    assert len(steps) == 1  # the same for all
+
+
+def test_an_error_is_met(source: Path, tmp_path: Path) -> None:
+    slimtensors.compress(source, tmp_path / "m", target_error=0.02)
+    with open_file(tmp_path / "m") as file:
+        errors = [t.lossy.nmse for t in file.header.tensors if t.lossy is not None]
+    assert len(errors) == 3
+    assert all(0.019 < error <= 0.02 for error in errors)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"target_size": 100_000}, "what is not quantised takes .*ask for another size, or quantise embeddings too"),
+        ({"target_size": 50_000_000}, "a file of 50000000 bytes cannot be had"),
+        ({"target_size": -1}, "a target size of -1 bytes"),
+        ({"target_bpw": float("nan")}, "a target of nan bits"),
+        ({"target_bpw": 13}, "from 0.1 to 12"),
+        ({"target_error": 0}, "a target error"),
+        ({"target_error": 0.1, "target_bpw": 4}, "only one of them"),
+        ({"target_bpw": 4, "quantise": "q8_0"}, "q8_0 has a size of its own; a target is for slim and slim-fast"),
+        ({"target_bpw": 4, "base": "x"}, "quantise and base do not go together"),
+    ],
+)
+def test_refused(source: Path, asked: dict, words: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=words):
+        slimtensors.compress(source, tmp_path / "m", **asked)
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(source: Path, tmp_path: Path) -> None:
+    run = CliRunner().invoke
+    out = str(tmp_path / "m.slimtensors")
+    done = run(cli, ["compress", str(source), "-o", out, "--target-size", "1.2MB"])
+    assert done.exit_code == 0, done.output
+    assert 1_194_000 <= Path(out).stat().st_size <= 1_200_000
+    assert "3 of 5 tensors are quantised (slim)" in done.output
+    assert run(cli, ["verify", out, "--against", str(source)]).exit_code == 0
+    for wrong in ("12XB", "1.2.3", "iB", "-4GB"):
+        assert run(cli, ["compress", str(source), "--target-size", wrong]).exit_code == 2
+    both = [str(source), str(source.with_name("copy.safetensors"))]
+    Path(both[1]).write_bytes(source.read_bytes())
+    done = run(cli, ["compress", *both, "--target-size", "1MB"])
+    assert done.exit_code != 0
+    assert not list(source.parent.glob("*.slimtensors"))
