@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, SelfCheckError
 from slimtensors.inputs import Input, unit_count
 from slimtensors.planner import Job, Plan, SideMaker
-from slimtensors.threads import in_order
+from slimtensors.threads import run_in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
 
@@ -92,15 +91,16 @@ def write_plan(
             _check(data, task, place)
         return _Made(seal(data, bytes_of(task.units)), task.passed)
 
-    with ThreadPoolExecutor(threads, "slimtensors") if threads > 1 else nullcontext() as pool:
-        for chunk, passed in in_order(encode, feed.tasks(), threads, pool):
-            # The coder has just read the units: they are in a cache.
-            feed.digest(passed)
-            writer.add(chunk)
-            if take == buffers.take:
-                buffers.give_back(chunk.data)
-            if progress is not None:
-                progress(feed.not_yet_told(chunk.record.decoded_length))
+    def put(made: _Made) -> None:
+        chunk, passed = made
+        feed.digest(passed)  # the coder has just read the units: they are in a cache
+        writer.add(chunk)
+        if take == buffers.take:
+            buffers.give_back(chunk.data)
+        if progress is not None:
+            progress(feed.not_yet_told(chunk.record.decoded_length))
+
+    run_in_order(encode, put, feed.tasks(), threads)
     return writer.finish(feed.identities(), feed.lossy())
 
 
@@ -236,6 +236,7 @@ class _ImageDigest:
     def __init__(self, image: SourceImage, inputs: Sequence[Input]) -> None:
         self._source = image.source
         self._hasher = hashlib.sha256()
+        self._lock = threading.Lock()  # the end may be asked for while the last tensors pass in another thread
         self._at = 0
         self._size = 0
         self._literal: list[tuple[int, int]] = []
@@ -252,11 +253,12 @@ class _ImageDigest:
     def tensor(self, index: int, data: memoryview, offset: int) -> None:
         """Bytes of tensor `index`, from `offset` of it."""
         start = self._start[index] + offset
-        if start < self._at:
-            return  # a single-chunk tensor may have been caught up with
-        self._catch_up(start)
-        self._hasher.update(data)
-        self._at += len(data)
+        with self._lock:
+            if start < self._at:
+                return  # a single-chunk tensor may have been caught up with
+            self._catch_up(start)
+            self._hasher.update(data)
+            self._at += len(data)
 
     def _catch_up(self, end: int) -> None:
         while self._at < end:
@@ -266,6 +268,7 @@ class _ImageDigest:
 
     def finish(self) -> bytes:
         """What the image's stream holds."""
-        self._catch_up(self._size)
+        with self._lock:
+            self._catch_up(self._size)
         literal = b"".join(self._source.read(at, count).tobytes() for at, count in self._literal)
         return self._hasher.digest() + literal

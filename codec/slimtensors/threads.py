@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Pipeline", "in_order", "run_all", "thread_count"]
+__all__ = ["Pipeline", "in_order", "run_all", "run_in_order", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -186,6 +186,42 @@ class Pipeline(Generic[T, D]):
             if not self.stopped and len(self._workers) < self._most:
                 with suppress(RuntimeError):  # no more threads to be had: then it takes longer
                     self._begin()
+
+
+def run_in_order(work: Callable[[T], R], finish: Callable[[R], object], jobs: Iterable[T], threads: int) -> None:
+    """finish(work(job)) for every job: `work` in threads, `finish` one at a time and in the jobs' order.
+
+    The thread that has what is next finishes it, from its own cache, and then what others have ready. At most two jobs
+    for each thread are begun and not finished. Jobs are drawn one at a time too, in any of the threads. The first error
+    stops the rest and is raised.
+    """
+    ready: dict[int, R] = {}
+    turn, finishing = 0, False
+
+    def done(numbered: tuple[int, T], _fetched: object) -> None:
+        nonlocal turn, finishing
+        result = work(numbered[1])
+        with pipeline.lock:
+            ready[numbered[0]] = result
+            if finishing:
+                return
+            finishing = True
+        del result
+        while True:
+            with pipeline.lock:
+                if turn not in ready or pipeline.stopped:
+                    finishing = False
+                    return
+                following = ready.pop(turn)
+            finish(following)
+            with pipeline.lock:
+                turn += 1
+                pipeline.changed.notify_all()
+
+    pipeline: Pipeline[tuple[int, T], object] = Pipeline(
+        enumerate(jobs), lambda _: None, done, threads, admit=lambda numbered: numbered[0] < turn + 2 * threads
+    )
+    pipeline.run()
 
 
 def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[R]:
