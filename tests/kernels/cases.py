@@ -145,7 +145,8 @@ def damaged(rng: np.random.Generator, arguments: tuple, at: int) -> Iterator[tup
     yield instead(at, rng.integers(0, 2**32, states.size, dtype=np.uint32))
     yield instead(at + 2, rng.integers(-(2**62), 2**62, starts.size))
     yield instead(at + 2, np.full(starts.size, 2**63 - 1, np.int64))
-    yield instead(0, rng.integers(0, 2**32, arguments[0].size, dtype=np.uint32))
+    noise = rng.integers(0, 2**32, arguments[0].size, dtype=np.uint32)
+    yield instead(0, noise.astype(arguments[0].dtype))
 
 
 def shortened(arguments: tuple) -> Iterator[tuple]:

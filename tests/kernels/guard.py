@@ -403,7 +403,7 @@ def feed_means(
         status = decode(some, 65535, 16, states, words, starts, *pieces, selected, elements)
         assert status in (OK, BAD_STREAM)
         shift = sum(widths[:-1])
-        zeros, steers = fence.arrays((np.uint32, 32), (np.uint16, n))
+        zeros, steers = fence.arrays((np.uint16, 32), (np.uint16, n))
         status = mean_kernels.decode_signs(zeros, shift, 4, 300, 32, steers, states, words, starts, elements)
         assert status in (OK, BAD_STREAM)
     for rank, width in ((1, 7), (3, 45), (5, 300)):

@@ -124,7 +124,7 @@ def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
             assert np.array_equal(flips, steers & 1)
             signs = rng.integers(0, 2, n).astype(np.uint16)
             counts = np.array([np.bincount(signs[values == c], minlength=2) + 1 for c in range(room)])
-            zeros = np.zeros(32, np.uint32)
+            zeros = np.zeros(32, np.uint16)
             by_symbol = np.full(256 * 32, table.ABSENT | 1 << table.FIELD_BITS, np.uint32)
             for c in range(room):
                 frequencies = np.array(naive.normalise(np.pad(counts[c], (0, 254)), PRECISION), np.uint16)

@@ -83,7 +83,7 @@ def decode_signs(signs: Signs, body: npt.NDArray[Any]) -> None:
     # A table of signs is the frequency of 0, which owns the first slots.
     number = number[: mean_kernels.MOST_SIGN_TABLES]
     there = number != payload.NO_TABLE
-    zeros = np.zeros(mean_kernels.MOST_SIGN_TABLES, np.uint32)
+    zeros = np.zeros(mean_kernels.MOST_SIGN_TABLES, np.uint16)
     zeros[there] = slots[number[there] * table.SLOTS] >> table.FREQUENCY_SHIFT
     opened = coded.cut(plane, slots, starts, parts)
     choose = below, octave.bit_length() - 1, context.first, context.tables

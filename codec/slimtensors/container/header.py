@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from slimtensors.container import canonical
@@ -243,7 +244,7 @@ class Header:
         found = None if expression is None else self.expressions[expression]
         return found.tensor if isinstance(found, Cast) else index
 
-    @property
+    @cached_property
     def chunks(self) -> int:
         return sum(stream.chunks for stream in self.streams)
 

@@ -39,6 +39,7 @@ FARTHEST = 127  # factor
 STEPS = 16  # quarters of an octave that a mean lifts a class by, at most
 TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
+MEDIAN_SAMPLE = 1 << 15  # units, about
 PIECE = 1 << 18  # units
 
 
@@ -97,7 +98,8 @@ def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int) 
     """From some rows; None where no mean of them is worth its factors."""
     picked = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, rows)).astype(np.int64))
     sample = matrix.rows_at(picked)
-    scale = 1.5 * float(np.median(np.abs(sample)))
+    some = sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1]  # odd: a power of two would skip columns
+    scale = 1.5 * float(np.median(np.abs(some)))
     if not scale:
         return None
     sample = _cut(sample, scale)
@@ -147,7 +149,10 @@ class _Matrix:
 
     def rows_at(self, picked: npt.NDArray[np.int64]) -> Numbers:
         """These rows."""
-        units = np.concatenate([self.tensor.read(int(row) * self.columns, self.columns) for row in picked])
+        if picked.size == self.rows:
+            units = self.tensor.read(0, self.rows * self.columns)
+        else:
+            units = np.concatenate([self.tensor.read(int(row) * self.columns, self.columns) for row in picked])
         return self._numbers(units, self.classes.rows[picked])
 
     def pieces(self) -> Iterator[tuple[int, int, Numbers]]:

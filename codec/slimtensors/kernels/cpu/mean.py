@@ -12,8 +12,9 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import Lanes, increment, leading_zeros, select, to_u8, to_u16, to_u32
+from slimtensors.kernels.simd.lanes import Lanes, leading_zeros, select, to_u8, to_u16, to_u32
 from slimtensors.kernels.simd.memory import load, store
+from slimtensors.kernels.simd.permute import permute_two
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -46,8 +47,8 @@ def scale_columns(factors: Array, groups: Array, rows: int, columns: int, out: A
 
 
 @inlined
-def steered(s: Lanes, k: Lanes, steps: Array) -> tuple[Lanes, Lanes]:
-    """(contexts, steers) of products and classes in 16 bits."""
+def steered(s: Lanes, k: Lanes, lifts: tuple[Lanes, Lanes]) -> tuple[Lanes, Lanes]:
+    """(contexts, steers) of products and classes in 16 bits. lifts: by the logarithm, by how much a class is lifted."""
     negative = s >> 15
     wide = to_u32(select(negative != 0, (s & 0) - s, s))
     # l = 4 e + floor(4 |s| / 2^e) - 4 with e = floor(log2 |s|): with |s| moved up to bit 31, the two bits below count
@@ -55,10 +56,7 @@ def steered(s: Lanes, k: Lanes, steps: Array) -> tuple[Lanes, Lanes]:
     logarithm = to_u16((31 - zeros << 2) + (wide << (zeros & 31) >> 29 & 3))
     empty = s == 0
     logarithm = select(empty, s, logarithm)
-    lifted = k
-    for i in range(steps.size):
-        lifted = increment(lifted, logarithm >= steps[i])
-    lifted = select(empty, k, lifted)
+    lifted = select(empty, k, k + permute_two(lifts[0], lifts[1], logarithm))
     return to_u8(lifted), select(empty, s, (logarithm + BIAS - k) << 1 | negative)
 
 
@@ -89,21 +87,30 @@ def steer_units(
     rank, at = scaled.size // width, 0
     classes, sums = np.zeros(LANES, np.uint16), np.zeros(LANES, np.uint16)
     some, more = np.zeros(LANES, np.uint8), np.zeros(LANES, np.uint16)
-    left = np.zeros(rank, np.uint16)
+    # Most factors of a row are 0 and cost nothing: those that are not, and where their columns are.
+    left, where = np.zeros(rank, np.uint16), np.zeros(rank, np.int64)
+    lifted = np.zeros(2 * LANES, np.uint16)  # logarithms are at most 60
+    for i in range(steps.size):
+        for logarithm in range(2 * LANES):
+            lifted[logarithm] += np.uint16(logarithm >= steps[i])
+    lifts = load(lifted, 0), load(lifted, LANES)
     for row in range(first // width, (first + contexts.size - 1) // width + 1):
         # Only the first row may begin in its middle.
         column = max(first - row * width, 0)
         here = min(width - column, contexts.size - at)
+        used = 0
         for t in range(rank):
-            left[t] = (int(factors[t * both + row]) - ZERO) & 0xFFFF
+            factor = int(factors[t * both + row]) - ZERO
+            left[used], where[used] = factor & 0xFFFF, t * width
+            used += 1 if factor != 0 else 0
         if here >= LANES:
             whole = here // (4 * LANES) * 4 * LANES
             for i in range(0, whole, 4 * LANES):
                 at_column = column + i
                 s0 = to_u16(load(columns, at_column)) & 0
                 s1, s2, s3 = s0, s0, s0
-                for t in range(rank):
-                    factor, from_here = left[t], t * width + at_column
+                for t in range(used):
+                    factor, from_here = left[t], where[t] + at_column
                     s0 = s0 + load(scaled, from_here) * factor
                     s1 = s1 + load(scaled, from_here + LANES) * factor
                     s2 = s2 + load(scaled, from_here + 2 * LANES) * factor
@@ -112,27 +119,27 @@ def steer_units(
                 for member in range(4):
                     here_at = i + member * LANES
                     k = to_u16(load(columns, column + here_at)) + rows[row]
-                    context, steer = steered(sums4[member], k, steps)
+                    context, steer = steered(sums4[member], k, lifts)
                     store(contexts, at + here_at, context)
                     store(steers, at + here_at, steer)
             for i in range(whole, here, LANES):
                 # The last vector begins early, so that it ends with the row.
                 i = min(i, here - LANES)
                 s = to_u16(load(columns, column + i)) & 0
-                for t in range(rank):
-                    s = s + load(scaled, t * width + column + i) * left[t]
+                for t in range(used):
+                    s = s + load(scaled, where[t] + column + i) * left[t]
                 k = to_u16(load(columns, column + i)) + rows[row]
-                context, steer = steered(s, k, steps)
+                context, steer = steered(s, k, lifts)
                 store(contexts, at + i, context)
                 store(steers, at + i, steer)
         else:
             for i in range(here):
                 total = 0
-                for t in range(rank):
-                    total += int(left[t]) * int(scaled[t * width + column + i])
+                for t in range(used):
+                    total += int(left[t]) * int(scaled[where[t] + column + i])
                 sums[i] = total & 0xFFFF
                 classes[i] = int(rows[row]) + int(columns[column + i])
-            context, steer = steered(load(sums, 0), load(classes, 0), steps)
+            context, steer = steered(load(sums, 0), load(classes, 0), lifts)
             store(some, 0, context)
             store(more, 0, steer)
             for i in range(here):

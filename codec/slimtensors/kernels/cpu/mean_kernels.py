@@ -16,7 +16,8 @@ from slimtensors.kernels.cpu.class_kernels import fit
 from slimtensors.kernels.cpu.decode import States, class_tables, decode_blocks, ended_well, load_states, refill
 from slimtensors.kernels.cpu.mean import MOST_OCTAVE_BITS, sign_context
 from slimtensors.kernels.simd.lanes import Lanes, as_in, count, increment, mul_high, select, to_u16
-from slimtensors.kernels.simd.memory import load, look_up, store
+from slimtensors.kernels.simd.memory import load, store
+from slimtensors.kernels.simd.permute import permute
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 Array = npt.NDArray[Any]
@@ -116,14 +117,14 @@ def decode_u32_8_8_5_10(
 
 @inlined
 def decode_sign_step(
-    zeros: Array, choose: tuple[int, int, int, int], steers: Array, t: int, words: Array, last: int, x: States, at: int,
+    zeros: Lanes, choose: tuple[int, int, int, int], steers: Array, t: int, words: Array, last: int, x: States, at: int,
     out: Array,
 ) -> tuple[Lanes, States, int]:  # fmt: skip
     """Put a sign into each lane's element: (frequencies of symbol 0, states, index of the next word)."""
     shift, octave_bits, first, tables = choose
     units, steer = load(out, LANES * t), load(steers, LANES * t)
     context = sign_context(to_u16(units >> shift), steer, octave_bits, first, tables)
-    _high, frequency = look_up(zeros, context)
+    frequency = permute(zeros, context)
     high, low = x
     slot = low & 0xFFF
     one = slot >= frequency
@@ -153,7 +154,7 @@ def decode_signs(
 ) -> int:
     """Put the signs above elements whose highest bit is 0.
 
-    zeros   uint32[32]               of each context, the frequency of symbol 0 in 4096 (precision 12); 0: absent
+    zeros   uint16[32]               of each context, the frequency of symbol 0 in 4096 (precision 12); 0: absent
     shift                            below the elements' field; what is above is below 2^14
     steers  uint16[n]                as steer_units makes them
     out     uint8, uint16, uint32 [n]
@@ -169,6 +170,7 @@ def decode_signs(
     if not 0 <= octave_bits <= MOST_OCTAVE_BITS or not out.itemsize * 8 - 15 <= shift < out.itemsize * 8 or shift < 0:
         return BAD_ARGUMENT
     choose = (shift, octave_bits, first, tables)
+    of_zero = load(zeros, 0)
     sound = True
     lacking = load(steers, 0) & 0
     for block in range(0, blocks, 4):
@@ -183,17 +185,17 @@ def decode_signs(
         x3, at3 = load_states(states, b3), min(max(starts[b3], 0), last)
         steps = out.size // 128 // blocks * 4 if members == 4 else 0
         for t in range(steps):
-            f0, x0, at0 = decode_sign_step(zeros, choose, steers, t0 + t, words, last, x0, at0, out)
-            f1, x1, at1 = decode_sign_step(zeros, choose, steers, t1 + t, words, last, x1, at1, out)
-            f2, x2, at2 = decode_sign_step(zeros, choose, steers, t2 + t, words, last, x2, at2, out)
-            f3, x3, at3 = decode_sign_step(zeros, choose, steers, t3 + t, words, last, x3, at3, out)
+            f0, x0, at0 = decode_sign_step(of_zero, choose, steers, t0 + t, words, last, x0, at0, out)
+            f1, x1, at1 = decode_sign_step(of_zero, choose, steers, t1 + t, words, last, x1, at1, out)
+            f2, x2, at2 = decode_sign_step(of_zero, choose, steers, t2 + t, words, last, x2, at2, out)
+            f3, x3, at3 = decode_sign_step(of_zero, choose, steers, t3 + t, words, last, x3, at3, out)
             absent = (f0 == 0) | (f1 == 0) | (f2 == 0) | (f3 == 0)
             lacking = select(absent, lacking & 0 | 1, lacking)
         firsts, states_now, ats = (t0, t1, t2, t3), (x0, x1, x2, x3), (at0, at1, at2, at3)
         for member in range(members):
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
-                f, x, at = decode_sign_step(zeros, choose, steers, t, words, last, x, at, out)
+                f, x, at = decode_sign_step(of_zero, choose, steers, t, words, last, x, at, out)
                 lacking = select(f == 0, lacking & 0 | 1, lacking)
             sound &= ended_well(starts, block + member, x, at)
     return OK if sound and count(lacking != 0) == 0 else BAD_STREAM

@@ -10,7 +10,18 @@ from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no h
 from numba.core import cgutils
 
 from slimtensors.kernels.simd.lanes import U16, Lanes, LanesType
-from slimtensors.kernels.simd.lowering import I32, LANES, Use, call, every, instruction_set, lowered, typed, vector
+from slimtensors.kernels.simd.lowering import (
+    I32,
+    LANES,
+    Use,
+    by_parts,
+    call,
+    every,
+    instruction_set,
+    lowered,
+    typed,
+    vector,
+)
 
 _alloca_once: Any = cgutils.alloca_once
 
@@ -38,7 +49,7 @@ typed(permute_two, lambda first, second, index: U16 if first == second == index 
 def _(use: Use) -> ir.Value:
     if instruction_set(use) == "avx512":
         return call(use.builder, "llvm.x86.avx512.permvar.hi.512", vector(16), use.arguments)
-    return _lane_by_lane(use, use.arguments[:1])
+    return _through_memory(use, use.arguments[:1])
 
 
 @lowered(permute_two, LanesType, LanesType, LanesType)
@@ -46,17 +57,25 @@ def _(use: Use) -> ir.Value:
     first, second, index = use.arguments
     if instruction_set(use) == "avx512":
         return call(use.builder, "llvm.x86.avx512.vpermi2var.hi.512", vector(16), [first, index, second])
-    return _lane_by_lane(use, [first, second])
+    return _through_memory(use, [first, second])
 
 
-def _lane_by_lane(use: Use, tables: Sequence[ir.Value]) -> ir.Value:
-    """Through memory."""
+def _through_memory(use: Use, tables: Sequence[ir.Value]) -> ir.Value:
     builder, index = use.builder, use.arguments[-1]
-    held = _alloca_once(builder, vector(16), size=len(tables))
+    held = _alloca_once(builder, vector(16), size=len(tables) + 1)  # a gather of the last entry reads two bytes more
     for number, table in enumerate(tables):
         builder.store(table, builder.gep(held, [I32(number)]))
-    entries = builder.bitcast(held, ir.IntType(16).as_pointer())
     index = builder.and_(index, every(index.type, LANES * len(tables) - 1))
+    if instruction_set(use) == "avx2":
+
+        def eight(part: ir.Value) -> ir.Value:
+            every_lane = every(vector(32, 8), 0xFFFFFFFF)
+            start = builder.bitcast(held, ir.IntType(8).as_pointer())
+            arguments = [every(vector(32, 8), 0), start, part, every_lane, ir.IntType(8)(2)]
+            return call(builder, "llvm.x86.avx2.gather.d.d.256", vector(32, 8), arguments)
+
+        return builder.trunc(by_parts(builder, 8, [builder.zext(index, vector(32))], eight), vector(16))
+    entries = builder.bitcast(held, ir.IntType(16).as_pointer())
     result = ir.Constant(index.type, ir.Undefined)
     for lane in range(LANES):
         place = builder.zext(builder.extract_element(index, I32(lane)), I32)
