@@ -35,12 +35,24 @@ def nibbles(upper_first: bool) -> Array:
     return even << 4 | odd if upper_first else even | odd << 4
 
 
+def words(order: tuple[int, ...], down: bool) -> Array:
+    """Eight codes in each I32, the first of `order` lowest: along a row, or (`down`) down a column."""
+    found = codes(16).astype(np.uint32)
+    groups = found.T.reshape(COLUMNS, -1, 8) if down else found.reshape(ROWS, -1, 8)
+    packed = np.zeros(groups.shape[:2], np.uint32)
+    for place, member in enumerate(order):
+        packed |= groups[:, :, member] << np.uint32(4 * place)
+    return np.ascontiguousarray(packed.T if down else packed).view("<i4")
+
+
 PACKED = {
     "bytes, upper nibble first": nibbles(True),
     "bytes, lower nibble first": nibbles(False),
     "one long column": nibbles(True).reshape(-1, 1),
     "one long row": nibbles(True).reshape(1, -1),
     "words of eight codes": nibbles(False).view("<i4"),
+    "words as GPTQ packs them": words((0, 1, 2, 3, 4, 5, 6, 7), down=True),
+    "words as AWQ packs them": words((0, 2, 4, 6, 1, 3, 5, 7), down=False),
     "one dimension": nibbles(True).reshape(-1),
     "int8": (codes(256) ^ 128).view(np.int8),
     "bytes of eight bits": codes(256),
