@@ -1,4 +1,4 @@
-"""python -m bench.report [RESULT.json] [--readme README.md] [--plots]: a result as Markdown tables and plots."""
+"""python -m bench.report [RESULT.json ...] [--readme README.md] [--plots]: results as Markdown tables and plots."""
 
 from __future__ import annotations
 
@@ -148,10 +148,12 @@ def from_floats(result: Result) -> str:
         [r["recipe"], f"{r['format_bits']:.3f}", f"{r['bits_per_weight']:.3f}",
          f"{100 * r['bits_per_weight'] / r['format_bits']:.1f} %", f"{r['nmse']:.3g}",
          f"{r['nmse_gguf_py']:.3g}" if "nmse_gguf_py" in r else "", f"{r['encode_mb_per_s']:.0f}"]
-        for r in records(result, "from_floats") if "missing" not in r
+        for r in records(result, "from_floats") if "format_bits" in r
     ]  # fmt: skip
     columns = ["recipe", "format's own bits", "ours", "", "NMSE", "gguf-py's", "MB/s"]
-    return f"{note}\n\n{table(columns, rows)}"
+    own = [r for r in records(result, "from_floats") if "error_of" in r]
+    equal = _grid(own, "error_of", "recipe", lambda r: f"{r['bits_per_weight']:.3f} at {r['nmse']:.3g}")
+    return f"{note}\n\n{table(columns, rows)}\n\nOur own quantiser, asked for that error (bits, NMSE):\n\n{equal}"
 
 
 def redundancy_speed(result: Result) -> str:
@@ -286,23 +288,37 @@ def transformers_load(result: Result) -> str:
     return f"{note}\n\n{table(['', 'file', 's', 'of safetensors'], rows)}"
 
 
-def provenance(result: Result) -> str:
-    """Machine, versions, commands, loads: no number without them."""
-    machine = result["machine"]
+def merged(results: list[Result]) -> Result:
+    """Each section from the first result that has it; a section is one run on one machine."""
+    sections: dict[str, Any] = {}
+    for result in results:
+        for name, section in result["sections"].items():
+            sections.setdefault(name, {**section, "machine": _machine(result["machine"])})
+    return {**results[0], "sections": sections}
+
+
+def _machine(machine: dict[str, Any]) -> str:
     cpu = machine["cpu"]
-    described = (
-        f"- {cpu['model']} ({cpu['family_model']}{', virtual machine' if cpu['virtual'] == 'True' else ''}), "
+    return (
+        f"{cpu['model']} ({cpu['family_model']}{', virtual machine' if cpu['virtual'] == 'True' else ''}), "
         f"{machine['cores']} cores, {machine['memory_gib']} GiB, Linux {machine['kernel']}, "
         f"governor {machine['governor']}, transparent huge pages {machine['transparent_hugepages']}"
     )
-    lines = [described]
+
+
+def provenance(result: Result) -> str:
+    """Machine, versions, commands, loads: no number without them."""
+    lines, before = [], ""
     seen: dict[str, list[str]] = {}
-    for name, section in result["sections"].items():
+    for name, section in sorted(result["sections"].items(), key=lambda item: str(item[1]["machine"])):
+        if section["machine"] != before:
+            before = section["machine"]
+            lines.append(f"- On {before}:")
         versions = ", ".join(f"{package} {version}" for package, version in section["versions"].items())
         seen.setdefault(versions, []).append(name)
         dirty = ", uncommitted changes" if section["changed_files"] else ""
         lines.append(
-            f"- {name}: `{section['command']}`, {section['when']}, commit {section['commit'][:10]}{dirty}, load "
+            f"  - {name}: `{section['command']}`, {section['when']}, commit {section['commit'][:10]}{dirty}, load "
             f"{section['load_average_before'][0]} -> {section['load_average_after'][0]}"
         )
     lines += [f"- versions ({', '.join(names)}): {versions}" for versions, names in seen.items()]
@@ -355,12 +371,14 @@ def into_readme(path: Path, body: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__)
-    parser.add_argument("result", nargs="?", type=Path, help="default: the newest of bench/results")
+    parser.add_argument(
+        "result", nargs="*", type=Path, help="each section from the first that has it; default: the newest first"
+    )
     parser.add_argument("--readme", type=Path, help="write the short tables between this file's markers")
     parser.add_argument("--plots", action="store_true", help="draw the plots beside the result")
     arguments = parser.parse_args()
-    path = arguments.result or max(RESULTS.glob("*.json"))
-    result = json.loads(path.read_text())
+    paths = arguments.result or sorted(RESULTS.glob("*.json"), reverse=True)
+    path, result = paths[0], merged([json.loads(each.read_text()) for each in paths])
     if arguments.readme:
         short = ["### Size", sizes(result), "### Asked and seen", targets(result), "### Made on", provenance(result)]
         into_readme(arguments.readme, "\n\n".join(short))

@@ -67,7 +67,7 @@ def main() -> None:
         result["sections"][section] = measure(section, settings)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
-    print(report.text(result))
+    print(report.text(report.merged([result])))
     print(f"written to {out}", file=sys.stderr)
 
 

@@ -200,6 +200,13 @@ def _redundant(dataset: str, codec: str) -> Figure:
     return lambda result: value(result, "redundancy_speed", "of_zipnn", dataset=dataset, codec=f"slimtensors {codec}")
 
 
+def _own(name: str, must: float) -> Target:
+    def seen(result: Result) -> float | None:
+        return value(result, "from_floats", "bits_per_weight", recipe="slim", error_of=name.lower())
+
+    return Target(f"quantised at the error of {name}, bits a weight", seen, must, unit=" b", lower=True)
+
+
 def _quantised(name: str, must: float) -> Target:
     def seen(result: Result) -> float | None:
         return value(result, "quantised", "bits_per_weight", dataset=name, codec="slimtensors balanced")
@@ -232,6 +239,12 @@ TARGETS = [
     _asked("pruned 90 %, BF16, matrices", "minilm-pruned-each-90", 1.3, "matrices"),
     _asked("pruned 2:4, BF16, matrices", "minilm-pruned-2of4", 6.3, "matrices"),
     _asked("AdamW checkpoint, bits a weight of 112", "language-adamw", 77.5),
+    _own("Q8_0", 7.55),
+    _own("Q4_0", 3.6),
+    _own("Q4_K", 3.85),
+    _own("NF4", 3.5),
+    _own("NVFP4", 3.5),
+    _own("MXFP4", 3.2),
     _quantised("Q4_0", 4.10),
     _quantised("Q8_0", 8.0),
     _quantised("MXFP4", 3.95),

@@ -1,4 +1,6 @@
-"""Section: MiniLM's encoder matrices quantised from F32 to the formats that others define, beside their own sizes."""
+"""Section: MiniLM's encoder matrices quantised from F32 to the formats that others define, beside their own sizes, and
+by our own quantiser to the error of some of them.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +24,8 @@ FORMATS = {
     "mxfp4": 4.25, "nvfp4": 4.5, "bfp6": 6.5, "abs=0.01": 32, "abs=0.001": 32, "rel=0.1": 32, "rel=0.01": 32,
 }  # fmt: skip
 BY_GGUF_PY = ("q8_0", "q5_0", "q4_0", "mxfp4")
+GRADES = ("q8_0", "q4_0", "q4_k", "nf4", "nvfp4", "mxfp4")  # whose errors our own quantiser is asked for
+OURS = ("slim", "slim-fast")
 BLOCK = 256  # of q4_k, which not all rows are whole numbers of
 
 
@@ -33,11 +37,16 @@ def run(_settings: Settings) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         for recipe, format_bits in FORMATS.items():
             tensors = dict(matrices(BLOCK if recipe == "q4_k" else 128))
-            records.append({"recipe": recipe, "format_bits": format_bits, **_quantised(recipe, tensors, Path(folder))})
+            found = _quantised(tensors, Path(folder), quantise=recipe)
+            theirs = {"nmse_gguf_py": _theirs(recipe, tensors)} if recipe in BY_GGUF_PY else {}
+            records.append({"recipe": recipe, "format_bits": format_bits, **found, **theirs})
+            for own in OURS if recipe in GRADES else ():
+                made = _quantised(tensors, Path(folder), quantise=own, target_error=found["nmse"])
+                records.append({"recipe": own, "error_of": recipe, **made})
     return records
 
 
-def _quantised(recipe: str, tensors: dict[str, Any], folder: Path) -> Record:
+def _quantised(tensors: dict[str, Any], folder: Path, **asked: Any) -> Record:
     library = importlib.import_module("slimtensors")
     source, packed = folder / "source.safetensors", folder / "packed.slimtensors"
     save_file(tensors, source)
@@ -45,12 +54,12 @@ def _quantised(recipe: str, tensors: dict[str, Any], folder: Path) -> Record:
     seconds = []
     for _ in range(2):  # the first compiles
         begin = time.process_time()
-        library.compress(source, packed, quantise=recipe, threads=1, self_check=False)
+        library.compress(source, packed, **asked, threads=1, self_check=False)
         seconds.append(time.process_time() - begin)
     found = library.compare(packed, source)
     if found.lossy != len(tensors):
-        raise RuntimeError(f"{recipe}: {found.lossy} of {len(tensors)} matrices are quantised")
-    record: Record = {
+        raise RuntimeError(f"{asked}: {found.lossy} of {len(tensors)} matrices are quantised")
+    return {
         "weights": weights,
         "matrices": found.lossy,
         "bytes": packed.stat().st_size,
@@ -58,7 +67,6 @@ def _quantised(recipe: str, tensors: dict[str, Any], folder: Path) -> Record:
         "nmse": found.nmse,
         "encode_mb_per_s": 4 * weights / min(seconds) / 1e6,
     }
-    return {**record, "nmse_gguf_py": _theirs(recipe, tensors)} if recipe in BY_GGUF_PY else record
 
 
 def _theirs(recipe: str, tensors: dict[str, Any]) -> float:

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from slimtensors.base_units import base_units
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.grids import check_scales
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
-from slimtensors.codecs.trellis import check_scales
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify

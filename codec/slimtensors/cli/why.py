@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from slimtensors.codecs import head
+from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.codecs.place import Place
-from slimtensors.codecs.trellis import float_step
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
 from slimtensors.expression import ClassContext, Decimal, FieldClass, Gather, Mul, Record, Sparse, Trellis

@@ -139,9 +139,10 @@ def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview
     made = fused.encode_planes(body, layout, raw)
     if made is None:
         return None
-    coder, tail = made.coder, bytes_of(units[body.size :]) if tail_units else b""
+    # Always a new array: read-only ones would make Numba compile the kernel once more.
+    coder, tail = made.coder, np.array(np.frombuffer(bytes_of(units[body.size :]), np.uint8))
     length = closing.close_chunk(
         out, out.view(np.uint16), np.array(lengths), units.size, units.nbytes, made.base, made.frequencies,
-        *made.escapes, coder.states, coder.counts, coder.words, np.frombuffer(tail, np.uint8),
+        *made.escapes, coder.states, coder.counts, coder.words, tail,
     )  # fmt: skip
     return out[:length].data if length else None

@@ -8,15 +8,15 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.errors import FormatError
 from slimtensors.expression import Trellis
 from slimtensors.kernels.cpu import trellis as kernels
 from slimtensors.kernels.status import BAD_STREAM, OK
 
-__all__ = ["check_scales", "codes_near", "decode", "encode", "float_step"]
+__all__ = ["codes_near", "decode", "encode"]
 
 Array = npt.NDArray[Any]
 
@@ -24,26 +24,6 @@ _LEVELS = {"F32": kernels.levels_f32, "BF16": kernels.levels_bf16, "F16": kernel
 # A number of the dtype lies within this share of what was rounded to it, if it is a normal one.
 _ROUNDING = {"F32": 2.0**-24, "BF16": 2.0**-8, "F16": 2.0**-11}
 _LEAST = {"F32": 0.0, "BF16": 0.0, "F16": 2.0**-25}  # and half the distance of subnormal numbers
-
-
-def float_step(expression: Trellis) -> float:
-    """The step; exactly a float32."""
-    return float(np.uint32(expression.step).view(np.float32))
-
-
-def check_scales(expression: Trellis, sides: tuple[Array, ...]) -> None:
-    """Refuse scales of rows and columns that are not positive and finite, or make a step so. Raises FormatError."""
-    largest = np.float32(float_step(expression))
-    for side in (expression.rows, expression.columns):
-        if side is None:
-            return
-        floats = sides[side].view(np.float32)
-        if not (np.isfinite(floats) & (floats > 0)).all():
-            raise FormatError(f"side plane {side} holds a scale of a trellis that is not positive and finite")
-        with np.errstate(all="ignore"):
-            largest = largest * floats.max()
-    if not np.isfinite(largest):
-        raise FormatError("the largest step of a trellis is not finite")
 
 
 def decode(expression: Trellis, codes: Array, out: Array, place: Place) -> None:

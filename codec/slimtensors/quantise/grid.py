@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from slimtensors.codecs import lookup, trellis
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.head import GROUP
 from slimtensors.codecs.place import Place
 from slimtensors.detect.codes import Structure
@@ -92,7 +93,7 @@ class Grid:
         if expression is None:
             return None
         tables = () if scales is None else tuple(side(k, "F32", each.shape, tail=21) for k, each in enumerate(scales))
-        why = f"quantised to {self.name}: steps of {trellis.float_step(expression):.4g}"
+        why = f"quantised to {self.name}: steps of {float_step(expression):.4g}"
         return Structure(expression, tables, why, chunk_of(unit_count(tensor)))
 
     def quantise(self, tensor: Input) -> Quantised:
