@@ -107,7 +107,8 @@ def test_progress_while_scales_are_looked_for(tmp_path: Path) -> None:
     save_safetensors({"x": array}, tmp_path / "x.safetensors")
     told: list[int] = []
     slimtensors.compress(tmp_path / "x.safetensors", tmp_path / "x.slimtensors", progress=told.append, self_check=False)
-    assert told[:2] == [1365 * 768 * 2] * 2  # half of each Mi of weights, before the first chunk is written
+    # Half of each Mi of weights, before the first chunk of them is written; the palette may be, by another thread.
+    assert [each for each in told if each > 256][:2] == [1365 * 768 * 2] * 2
     assert array.nbytes <= sum(told) < 1.01 * array.nbytes
 
 
