@@ -27,6 +27,7 @@ from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
 from slimtensors.detect.steering import find_steering
+from slimtensors.detect.tails import row_flags, trailing_zeros
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -59,13 +60,9 @@ __all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan", "s
 PRESETS = ("fast", "balanced", "small")
 
 SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
-SAMPLE_ROWS = 1024
-MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
 TALL = 4  # times as many rows as columns, from where on a matrix is taken for a table of rows
-MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
 MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
 SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
-MIN_ROW_GAIN = 0.1  # bits per unit that rows with trailing zeros must save in the sample
 
 Units = npt.NDArray[Any]
 SideMaker = Callable[[Input, int, int], Units]
@@ -323,7 +320,7 @@ class _Builder:
         tail, by_row, why = 0, False, ""
         sample = sample_units(tensor)
         if dtype.is_float:
-            tail, by_row, why = _trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
+            tail, by_row, why = trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
             bits = layouts.floats(dtype, self.preset, tail, by_row)
         else:
             bits = layouts.usual(dtype, self.preset)
@@ -348,7 +345,7 @@ class _Builder:
         if by_row:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
-            self._jobs.append(Job((index,), partial(_row_flags, tail=tail), shape[-1], try_zstd=True))
+            self._jobs.append(Job((index,), partial(row_flags, tail=tail), shape[-1], try_zstd=True))
         packed = find_packed(tensor, bits) if self.preset != "fast" and expression is bits else None
         if packed is not None:
             self._add_packed(index, tensor, packed)
@@ -415,68 +412,9 @@ class _Builder:
         self._note(Tensor(tensor.name, tensor.dtype, shape, expression, chunk, sides), plan.why)
 
 
-def _trailing_zeros(tensor: Input, sample: Units, units: int, most: int) -> tuple[int, bool, str]:
-    """(bits, by row, why): trailing zeros that all units have in common, or that many rows have."""
-    tail = min(_zeros_below(int(np.bitwise_or.reduce(sample))), most)
-    if tail >= MIN_TAIL:
-        return tail, False, f"the last {tail} bits are zero"
-    length = tensor.shape[-1] if len(tensor.shape) > 1 else 0
-    if length < MIN_ROW or tensor.dtype.unit_bits < 32 or units // length < MIN_ROWS:
-        return 0, False, ""
-    rows = units // length
-    picked = np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64)  # no row twice
-    for count in (MIN_ROW, length):  # the first few units of a row tell nearly always that it has no zeros to save
-        best, share = _best_tail(_bits_of_rows(tensor, picked, length, count), most)
-        if share * best < MIN_ROW_GAIN:
-            return 0, False, ""
-    return best, True, f"the last {best} bits are zero in {share:.0%} of rows"
-
-
-def _best_tail(bits: Units, most: int) -> tuple[int, float]:
-    """(t, share): rows with at least t trailing zeros, of all; the t for which share * t is largest. bits: of each."""
-    lowest = (bits & -bits).astype(np.float64)  # a power of two, or 0
-    zeros = np.where(bits == 0, most, np.minimum(np.frexp(lowest)[1] - 1, most))
-    shares = np.cumsum(np.bincount(zeros, minlength=most + 1)[::-1])[::-1] / bits.size
-    gains = (shares * np.arange(most + 1))[MIN_TAIL:]
-    best = MIN_TAIL + int(np.argmax(gains)) if gains.size else 0
-    return best, float(shares[best])
-
-
-def _bits_of_rows(tensor: Input, rows: Units, length: int, count: int) -> Units:
-    """Of each of some rows, the bits that any of its first `count` units has; a megabyte at a time."""
-    step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
-    found = []
-    for at in range(0, len(rows), step):
-        some = rows[at : at + step]
-        if some[-1] - some[0] == len(some) - 1:  # one after another
-            block = tensor.read(int(some[0]) * length, len(some) * length).reshape(len(some), length)[:, :count]
-        else:
-            block = np.stack([tensor.read(int(row) * length, count) for row in some])
-        found.append(np.bitwise_or.reduce(block, axis=1))
-    return np.concatenate(found)
-
-
-def _row_flags(tensor: Input, low: int, high: int, *, tail: int) -> Units:
-    """One flag for each of the rows [low, high): whether any of its last `tail` bits is set."""
-    length = tensor.shape[-1]
-    flags = np.empty(high - low, np.uint8)
-    mask = tensor.dtype.unit.type((1 << tail) - 1)
-    step = max(1, (1 << 20) // (length * tensor.dtype.unit_bytes))
-    for row in range(low, high, step):
-        count = min(step, high - row)
-        block = tensor.read(row * length, count * length).reshape(count, length)
-        flags[row - low : row - low + count] = (np.bitwise_or.reduce(block, axis=1) & mask) != 0
-    return flags
-
-
 def _part(made: Units, _tensor: Input, low: int, high: int) -> Units:
     """Units [low, high) of a side plane that the plan holds."""
     return made[low:high]
-
-
-def _zeros_below(value: int) -> int:
-    """Trailing zero bits; many for 0."""
-    return (value & -value).bit_length() - 1 if value else 64
 
 
 def _sparse(sample: Units, dtype: DType, bits: Bits, preset: str) -> tuple[Stored, str]:

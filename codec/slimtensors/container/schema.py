@@ -11,20 +11,25 @@ from slimtensors.container import canonical
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.hints import complete, first_users
 from slimtensors.container.lossy import Lossy, is_digest
+from slimtensors.container.side_planes import (
+    check_classes,
+    check_factors,
+    check_low_rank,
+    check_palettes,
+    check_sides,
+    check_trellis,
+)
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
 from slimtensors.expression import (
     BaseContext,
     Bits,
     Cast,
-    ClassContext,
     Decimal,
     Delta,
     Expression,
     FactorContext,
     FieldClass,
-    Gather,
-    Mul,
     Record,
     Ref,
     Stored,
@@ -37,12 +42,9 @@ from slimtensors.limits import (
     MAX_EXPRESSIONS,
     MAX_METADATA_BYTES,
     MAX_NAME_BYTES,
-    MAX_PALETTE,
-    MAX_RANK,
     MAX_RECORD_CHUNK_BYTES,
     MAX_SIDES,
     MAX_TENSORS,
-    MIN_RUN,
 )
 
 __all__ = ["SOURCES", "check_metadata", "check_name", "parse"]
@@ -127,11 +129,11 @@ def _tensor(
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
             sides = _sides(_array(value.get("sides", []), "sides", MAX_SIDES), table)
-            _check_sides(table[index], sides, units, "sides" in keys)
-            _check_palettes(table[index], sides, dtype, units)
-            _check_trellis(table[index], sides, units)
+            check_sides(table[index], sides, units, "sides" in keys)
+            check_palettes(table[index], sides, dtype, units)
+            check_trellis(table[index], sides, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
-            _check_low_rank(table[index], sides, dtype, units)
+            check_low_rank(table[index], sides, dtype, units)
             _check_record(table[index], sides, chunk * dtype.unit_bytes, units * dtype.unit_bytes)
             return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding, lossy=lossy)
         if not keys and units == 0:
@@ -181,7 +183,7 @@ def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, s
     for field in expression.fields:
         if isinstance(field.context, FieldClass):
             both = [sides[field.context.rows], sides[field.context.columns]]
-            _check_classes(both, size // expression.size * field.count, "the fields of its plane")
+            check_classes(both, size // expression.size * field.count, "the fields of its plane")
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
@@ -241,122 +243,10 @@ def _side(value: Any, table: list[Expression], earlier: tuple[Side, ...]) -> Sid
     chunk, index = _stream(value, dtype, math.prod(shape), table)
     found = table[index]
     if isinstance(found, Bits) and any(isinstance(context, FactorContext) for context in found.contexts):
-        _check_factors(found, earlier, math.prod(shape))
+        check_factors(found, earlier, math.prod(shape))
     else:
         _no_sides(found)
     return Side(dtype, shape, chunk, index)
-
-
-def _check_factors(bits: Bits, earlier: tuple[Side, ...], units: int) -> None:
-    if bits.flags or not all(isinstance(context, FactorContext) for context in bits.contexts):
-        raise FormatError("a side plane of factors under scatter, or with a context of another kind")
-    for context in bits.contexts:
-        if max(context.sides) >= len(earlier):
-            raise FormatError(f"factors given the side planes {sorted(context.sides)}, not only earlier ones")
-        assert isinstance(context, FactorContext)
-        both = [earlier[context.rows], earlier[context.columns]]
-        _check_class_planes(both)
-        rank, rest = divmod(units, sum(side.shape[0] for side in both))
-        if rest or not 1 <= rank <= MAX_RANK:
-            raise FormatError(f"{units} units of a side plane are not 1 to {MAX_RANK} factors of all rows and columns")
-
-
-def _check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool) -> None:
-    assert isinstance(expression, Stored)
-    if has_key and not sides:
-        raise FormatError("an empty list of side planes")
-    if expression.sides != set(range(len(sides))):
-        raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
-    for side in expression.bits.flags:  # row flags
-        _check_rows(side, sides[side], units, "row flags")
-    for context in expression.bits.contexts:
-        if isinstance(context, BaseContext) and context.rows is not None:
-            _check_rows(context.rows, sides[context.rows], units, "row classes")
-        if isinstance(context, FactorContext):
-            raise FormatError("a context of factors, which only a side plane may have")
-        if isinstance(context, ClassContext):
-            both = [sides[context.rows], sides[context.columns]]
-            _check_classes(both, units, "the tensor")
-            if context.mean is not None:
-                _check_mean(sides[context.mean.factors], context.mean.rank, sum(side.shape[0] for side in both))
-
-
-def _check_rows(number: int, side: Side, units: int, what: str) -> None:
-    if side.dtype.name != "U8" or len(side.shape) != 1:
-        raise FormatError(f"side plane {number}, of {what}, is not U8 with one dimension")
-    if units % side.shape[0]:
-        raise FormatError("a side plane's rows do not divide the tensor")
-
-
-def _check_class_planes(sides: list[Side]) -> None:
-    if any(side.dtype.name != "U8" or len(side.shape) != 1 for side in sides):
-        raise FormatError("a side plane of classes is not U8 with one dimension")
-
-
-def _check_classes(sides: list[Side], units: int, what: str) -> None:
-    _check_class_planes(sides)
-    if sides[0].shape[0] * sides[1].shape[0] != units:
-        raise FormatError(f"rows times columns of a context are not {what}")
-
-
-def _check_mean(side: Side, rank: int, lines: int) -> None:
-    if side.dtype.name != "U8" or side.shape != (rank, lines):
-        found = f"{side.dtype.name} {list(side.shape)}"
-        raise FormatError(f"the factors of a mean are {found}, not U8 {[rank, lines]}: rank, and rows + columns")
-
-
-def _check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
-    if isinstance(expression, Gather):
-        palette = sides[expression.palette]
-        if palette.dtype != dtype or dtype.bits != dtype.unit_bits:
-            raise FormatError(f"a palette of {palette.dtype.name} for units of {dtype.name}")
-        if len(palette.shape) not in (1, 2) or units % (palette.shape[0] if len(palette.shape) == 2 else 1):
-            raise FormatError(f"a palette of shape {list(palette.shape)} for {units} units")
-        if palette.shape[-1] > MAX_PALETTE or math.prod(palette.shape) > max(MAX_PALETTE, units):
-            raise LimitError(f"a palette of shape {list(palette.shape)} is too large")
-    elif isinstance(expression, Mul):
-        palette = sides[expression.gather.palette]
-        if dtype.name not in ("F32", "BF16", "F16"):
-            raise FormatError(f"mul in {dtype.name}")
-        if palette.dtype.name not in ("F32", "I16", "I8") or len(palette.shape) != 1:
-            raise FormatError("the palette of a mul is not F32, I16 or I8 with one dimension")
-        if palette.shape[0] > MAX_PALETTE:
-            raise LimitError(f"a palette of {palette.shape[0]} entries; the limit is {MAX_PALETTE}")
-        runs = sides[expression.factors[0][0]].shape[:1]
-        for first, *second in expression.factors:
-            if any(sides[k].dtype.name != "F32" or len(sides[k].shape) != 1 for k in (first, *second)):
-                raise FormatError("the scales of a mul are not F32 with one dimension")
-            if sides[first].shape != runs or units % runs[0] or units // runs[0] < MIN_RUN:
-                raise FormatError(f"{sides[first].shape[0]} scales for {units} units")
-            if second and runs[0] % sides[second[0]].shape[0]:
-                raise FormatError(f"{sides[second[0]].shape[0]} factors for {runs[0]} scales")
-
-
-def _check_trellis(expression: Expression, sides: tuple[Side, ...], units: int) -> None:
-    if not isinstance(expression, Trellis) or expression.rows is None or expression.columns is None:
-        return
-    rows, columns = sides[expression.rows], sides[expression.columns]
-    if any(side.dtype.name != "F32" or len(side.shape) != 1 for side in (rows, columns)):
-        raise FormatError("the rows and columns of a trellis are not F32 with one dimension")
-    if rows.shape[0] * columns.shape[0] != units:
-        raise FormatError(f"{rows.shape[0]} rows times {columns.shape[0]} columns of a trellis for {units} units")
-
-
-def _check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
-    moved = expression.moved if isinstance(expression, Delta) else None
-    if moved is None:
-        return
-    left, right = sides[moved.left], sides[moved.right]
-    if dtype.name not in ("F32", "BF16", "F16"):
-        raise FormatError(f"a matmul in {dtype.name}")
-    if left.dtype != right.dtype or left.dtype.name not in ("I16", "I32"):
-        raise FormatError(f"a matmul of {left.dtype.name} and {right.dtype.name}: both are I16, or both I32")
-    if len(left.shape) != 2 or len(right.shape) != 2 or left.shape[1] != right.shape[0]:
-        raise FormatError(f"a matmul of shapes {list(left.shape)} and {list(right.shape)}")
-    if left.shape[0] * right.shape[1] != units:
-        raise FormatError(f"a matmul gives {left.shape[0] * right.shape[1]} numbers for {units} units")
-    if right.shape[0] > MAX_RANK:
-        raise LimitError(f"a matmul of rank {right.shape[0]}; the limit is {MAX_RANK}")
 
 
 def _no_sides(expression: Expression) -> None:
@@ -393,7 +283,7 @@ def _base(value: Any) -> Base:
     if not all(isinstance(text, str) for text in hints.values()):
         raise FormatError("a hint of a base is not a string")
     identity = value["identity"]
-    if not isinstance(identity, str) or len(identity) != 64 or set(identity) - set("0123456789abcdef"):
+    if not is_digest(identity):
         raise FormatError("the identity of a base is not 64 hexadecimal digits")
     dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
     try:
