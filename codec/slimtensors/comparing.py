@@ -11,7 +11,7 @@ from slimtensors.container.source import aligned_empty, open_source
 from slimtensors.converting import open_weights
 from slimtensors.errors import ChecksumError, UsageError
 from slimtensors.inputs import Input, sha256_of
-from slimtensors.quantise.errors import Errors
+from slimtensors.quantise.errors import Errors, nmse_of
 from slimtensors.reading import Piece, TensorFile
 from slimtensors.resolving import open_with
 
@@ -75,8 +75,7 @@ def compare_opened(file: TensorFile, source: Any, progress: Progress | None = No
                 )
             together[0], together[1] = together[0] + errors.error, together[1] + errors.power
             largest, lossy = max(largest, errors.max), lossy + 1
-        nmse = together[0] / together[1] if together[0] else 0.0
-        return Compared(digest.hex(), equal, lossy, nmse, largest)
+        return Compared(digest.hex(), equal, lossy, nmse_of(*together), largest)
     finally:
         opened.close()
 

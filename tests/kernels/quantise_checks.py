@@ -23,7 +23,10 @@ def check_quantisers(rng: np.random.Generator) -> Iterator[np.ndarray]:
     weights[3, :40] = 0
     weights[5] = 0
     for quantiser in RECIPES.values():
-        made = quantiser.quantise(ArrayInput("w", weights))
+        tensor = ArrayInput("w", weights)
+        structure = quantiser.structure(tensor)
+        assert structure is not None
+        made = quantiser.quantise(tensor, structure)
         yield made.units
         yield from made.sides
     yield from check_errors(rng)

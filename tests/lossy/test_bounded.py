@@ -44,9 +44,10 @@ def test_every_element(recipe: str, dtype: str) -> None:
     bound, relative, done = float(recipe[4:]), recipe.startswith("rel"), 0
     for array in kinds(dtype).values():
         tensor = ArrayInput("w", array)
-        if quantiser.structure(tensor) is None:
+        structure = quantiser.structure(tensor)
+        if structure is None:
             continue
-        found = quantiser.quantise(tensor).units.view(array.dtype).reshape(array.shape).astype(np.float64)
+        found = quantiser.quantise(tensor, structure).units.view(array.dtype).reshape(array.shape).astype(np.float64)
         exact = array.astype(np.float64)
         assert (abs(found - exact) <= bound * (abs(exact) if relative else 1)).all()
         assert (found[exact == 0] == 0).all()

@@ -19,7 +19,11 @@ import slimtensors
 import slimtensors.numpy
 import slimtensors.torch
 from slimtensors.cli.main import cli
+from slimtensors.detect.codes import Structure, codes
 from slimtensors.errors import ChecksumError, UsageError
+from slimtensors.expression import Gather
+from slimtensors.inputs import Input
+from slimtensors.quantise.quantiser import Quantised, side
 from slimtensors.quantise.recipes import RECIPES
 
 BF16 = ml_dtypes.bfloat16
@@ -248,3 +252,25 @@ def test_rows_that_do_not_fit(tmp_path: Path) -> None:
         report = slimtensors.inspect(tmp_path / "m")
         found = {tensor.name: tensor.lossy and tensor.lossy.recipe for tensor in report.tensors}
         assert [found[name] for name in arrays] == want
+
+
+class Ones:
+    """A quantiser that makes ones of everything."""
+
+    name = "ones"
+
+    def structure(self, _tensor: Input) -> Structure | None:
+        return Structure(Gather(0, codes(2)), (side(0, "F32", (2,)),), "ones")
+
+    def quantise(self, tensor: Input, _structure: Structure) -> Quantised:
+        units = np.ones(tensor.shape, np.float32).reshape(-1).view("<u4")
+        return Quantised((np.ones(2, np.float32).view("<u4"),), units)
+
+
+def test_a_source_of_nothing_but_zeros(tmp_path: Path) -> None:
+    """Its power is 0: the error is stated itself, not its share."""
+    source, made = tmp_path / "a.safetensors", tmp_path / "a.slimtensors"
+    plain_save({"w": np.zeros((128, 128), np.float32)}, source)
+    slimtensors.compress(source, made, quantise=Ones())
+    found = slimtensors.compare(made, source)
+    assert (found.lossy, found.nmse, found.max) == (1, 128.0 * 128, 1.0)

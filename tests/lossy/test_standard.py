@@ -17,7 +17,7 @@ from slimtensors.dtypes import DTYPES
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import quantise as kernels
 from slimtensors.kernels.status import BAD_ARGUMENT
-from slimtensors.quantise.quantiser import QuantisedInput
+from slimtensors.quantise.quantiser import Quantised, QuantisedInput
 from slimtensors.quantise.recipes import RECIPES
 
 OWN = {"slim", "slim-fast"}  # test_grid.py
@@ -132,9 +132,16 @@ def test_nvfp4(dtype: str) -> None:
     assert not quantised(np.zeros_like(array), "nvfp4").any()
 
 
+def made_by(recipe: str, array: np.ndarray) -> Quantised:
+    quantiser, tensor = RECIPES[recipe], ArrayInput("w", array)
+    structure = quantiser.structure(tensor)
+    assert structure is not None
+    return quantiser.quantise(tensor, structure)
+
+
 def q4_k_blocks(array: np.ndarray) -> np.ndarray:
     """GGUF's blocks of what the quantiser found, for gguf-py to read."""
-    made = RECIPES["q4_k"].quantise(ArrayInput("w", array))
+    made = made_by("q4_k", array)
     _palette, six, d, less, m = (np.asarray(part) for part in made.sides)
     six, d, less, m = (part.view(np.float32) for part in (six, d, less, m))
     steps, offsets = six * np.repeat(d, 8), less * np.repeat(m, 8)
@@ -256,4 +263,4 @@ def test_kernels_refuse_lengths_that_disagree() -> None:
 def test_what_is_not_finite_harms_nothing(recipe: str, value: float) -> None:
     array = weights(16, 768)
     array[3, 5] = value
-    RECIPES[recipe].quantise(ArrayInput("w", array))
+    made_by(recipe, array)

@@ -16,7 +16,7 @@ from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.codecs.place import Place
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
-from slimtensors.expression import ClassContext, Decimal, FieldClass, Gather, Mul, Record, Sparse, Trellis
+from slimtensors.expression import Bits, ClassContext, Decimal, FieldClass, Gather, Mul, Record, Sparse, Trellis
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -91,11 +91,12 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
         top = bits.parts[-1].context
         if isinstance(top, ClassContext) and top.mean is not None:
             words += f"; a product of rank {top.mean.rank} says which sign to expect, and how surely"
-        words += _bought(file, index, number)
+        if isinstance(top, ClassContext) and isinstance(file.header.streams[number].expression, Bits):
+            words += _bought(file, index, number, top)
     return words
 
 
-def _bought(file: TensorFile, index: int, number: int) -> str:
+def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> str:
     """What each step was worth in the middle chunk, which is coded again without it."""
     from slimtensors.codecs.chunk import encode_chunk  # loads Numba, which all other words can do without
 
@@ -104,8 +105,6 @@ def _bought(file: TensorFile, index: int, number: int) -> str:
     units = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
     place = Place(stream.units, chunk * stream.chunk, file.sides_of(index), stream.dtype, None)
     file.decode_chunk(number, chunk, units)
-    top = parts[-1].context
-    assert isinstance(top, ClassContext)
     plain = tuple(replace(part, context=None) for part in parts)
     ways = {"plain": plain, "with the scales": (*plain[:-1], replace(plain[-1], context=replace(top, mean=None)))}
     if top.mean is not None:

@@ -54,7 +54,7 @@ class Blocks:
         expression = Mul(Gather(0, codes(self.palette.size)), 1)
         return Structure(expression, (palette, scales), f"quantised to {self.name}: a scale for each {length}")
 
-    def quantise(self, tensor: Input) -> Quantised:
+    def quantise(self, tensor: Input, _structure: Structure) -> Quantised:
         length = self._run(tensor)
         with np.errstate(all="ignore"):  # what is not finite is found by its error
             scales, found = self.rule(floats_of(tensor), length, tensor.dtype)

@@ -13,9 +13,14 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.kernels.cpu.errors import LANES, add_errors
 from slimtensors.kernels.status import OK
 
-__all__ = ["Errors"]
+__all__ = ["Errors", "nmse_of"]
 
 PIECE = 1 << 16  # units at a time, whole lanes
+
+
+def nmse_of(error: float, power: float) -> float:
+    """The error's share of the source's power; the error itself where there is none."""
+    return error / power if error and power else error
 
 
 class Errors:
@@ -42,8 +47,7 @@ class Errors:
 
     @property
     def nmse(self) -> float:
-        error, power = self.error, self.power
-        return error / power if error and power else error
+        return nmse_of(self.error, self.power)
 
     @property
     def max(self) -> float:

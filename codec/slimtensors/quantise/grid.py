@@ -64,19 +64,9 @@ class Grid:
     step: float = 0.0
     error: float = 0.0
     importance: Mapping[str, Importance] = field(default_factory=dict)
-    # of tensors seen, so that none is fitted twice
-    _known: dict[int, tuple[Input, Structure | None]] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
 
     def structure(self, tensor: Input) -> Structure | None:
         """Raises UsageError for floats that are not finite."""
-        found = self._known.get(id(tensor))
-        if found is None or found[0] is not tensor:
-            found = self._known[id(tensor)] = tensor, self._structure(tensor)
-        return found[1]
-
-    def _structure(self, tensor: Input) -> Structure | None:
         with np.errstate(all="ignore"):
             weights = floats_of(tensor)
             if not np.isfinite(weights).all():
@@ -96,9 +86,7 @@ class Grid:
         why = f"quantised to {self.name}: steps of {float_step(expression):.4g}"
         return Structure(expression, tables, why, chunk_of(unit_count(tensor)))
 
-    def quantise(self, tensor: Input) -> Quantised:
-        structure = self.structure(tensor)
-        assert structure is not None
+    def quantise(self, tensor: Input, structure: Structure) -> Quantised:
         assert isinstance(structure.expression, Trellis)
         sides = self.sides(tensor)
         return Quantised(sides, _quantised(structure.expression, tensor, sides))

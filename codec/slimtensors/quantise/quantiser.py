@@ -40,12 +40,13 @@ class Quantiser(Protocol):
     @property
     def name(self) -> str: ...
 
-    def structure(self, tensor: Input) -> Structure | None:
+    def structure(self, tensor: Input, /) -> Structure | None:
         """How the tensor will be stored; None if it cannot be, in this way. Side planes are made by `side`."""
 
-    def quantise(self, tensor: Input) -> Quantised:
-        """What the file will hold. The units are those that the structure's expression makes of the side planes and
-        some codes, bit for bit; a chunk for which it does not is stored as it is, and takes as much.
+    def quantise(self, tensor: Input, structure: Structure, /) -> Quantised:
+        """What the file will hold. structure: what was found for this tensor. The units are those that its expression
+        makes of the side planes and some codes, bit for bit; a chunk for which it does not is stored as it is, and
+        takes as much.
         """
 
 
@@ -89,7 +90,7 @@ class QuantisedInput:
     def made(self) -> Quantised:
         """What it was quantised to. Raises UsageError for floats that are not finite."""
         if self._made is None:
-            found = self._quantiser.quantise(self.source)
+            found = self._quantiser.quantise(self.source, self.structure)
             errors = Errors()
             errors.add(self.source.read(0, unit_count(self.source)), found.units, self.dtype)
             if not errors.finite:

@@ -11,7 +11,7 @@ from slimtensors.detect.lattice import NF4
 from slimtensors.errors import UsageError
 from slimtensors.quantise import rules, scaled_scales
 from slimtensors.quantise.blocks import Blocks
-from slimtensors.quantise.bounded import AbsoluteBound, RelativeBound
+from slimtensors.quantise.bounded import Bounded, absolute, relative
 from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import Quantiser
 
@@ -46,7 +46,7 @@ _ALL: list[Quantiser] = [
 RECIPES = {each.name: each for each in _ALL}
 INSTEAD = {"q4_k": "q5_0"}  # for tensors whose rows are no whole blocks, as llama.cpp has it
 
-BOUNDED: dict[str, type[AbsoluteBound | RelativeBound]] = {"abs": AbsoluteBound, "rel": RelativeBound}
+BOUNDED = {"abs": absolute, "rel": relative}
 
 
 def quantisers_of(name: str) -> list[Quantiser]:
@@ -68,4 +68,4 @@ def _bounded(name: str, kind: str, number: str) -> Quantiser:
     most = 0.5 if kind == "rel" else 1e30
     if not 1e-30 <= bound <= most or len(name) > 64:
         raise UsageError(f"{name!r:.80}: a bound is a number from 1e-30 to {most:g}, such as {kind}=0.001")
-    return BOUNDED[kind](f"{kind}={bound!r}".replace("+", ""), bound)
+    return Bounded(f"{kind}={bound!r}".replace("+", ""), bound, BOUNDED[kind])

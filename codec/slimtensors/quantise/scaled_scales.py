@@ -43,7 +43,7 @@ class NVFP4:
         expression = Mul(Gather(0, codes(self.numbers.size)), (1, 2))
         return Structure(expression, tables, "quantised to nvfp4: a scale for each 16, and one for all")
 
-    def quantise(self, tensor: Input) -> Quantised:
+    def quantise(self, tensor: Input, _structure: Structure) -> Quantised:
         weights = floats_of(tensor)
         with np.errstate(all="ignore"):  # what is not finite is found by its error
             of_runs = abs(peaks(weights, self.length))
@@ -78,7 +78,7 @@ class Q4K:
         why = "quantised to q4_k: a scale and a minimum for each 32, times those of each 256"
         return Structure(expression, tables, why)
 
-    def quantise(self, tensor: Input) -> Quantised:
+    def quantise(self, tensor: Input, _structure: Structure) -> Quantised:
         weights = floats_of(tensor)
         scales, minima = (np.empty(weights.size // RUN, np.float32) for _ in range(2))
         found = np.empty(weights.size, np.uint8)
