@@ -37,6 +37,7 @@ POINTS = (
 ADAMW = ("2e-5", 20)
 LAYERS, HEADS, WIDTH = 6, 12, 384
 BATCH, LONGEST, WARM_UP = 24, 48, 10
+DROPOUT = 0.1
 SHARPNESS = 20  # of the softmax over cosines
 UNKNOWN, BEGIN, END = "[UNK]", "[CLS]", "[SEP]"
 
@@ -74,6 +75,17 @@ class Encoder(torch.nn.Module):
     def __init__(self, weights: dict[str, np.ndarray]) -> None:
         super().__init__()
         self.named = {name: torch.nn.Parameter(torch.from_numpy(array)) for name, array in weights.items()}
+        for name, weight in self.named.items():
+            *path, last = name.split(".")
+            at: torch.nn.Module = self
+            for part in path:
+                if part not in dict(at.named_children()):
+                    at.add_module(part, torch.nn.Module())
+                at = at.get_submodule(part)
+            at.register_parameter(last, weight)
+
+    def _dropout(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout(x, DROPOUT, self.training)
 
     def _linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(x, self.named[name + ".weight"], self.named[name + ".bias"])
@@ -87,25 +99,26 @@ class Encoder(torch.nn.Module):
             self._linear(x, f"{name}.self.{part}").view(batch, length, HEADS, -1).transpose(1, 2)
             for part in ("query", "key", "value")
         )
-        mixed = F.scaled_dot_product_attention(query, key, value, mask[:, None, None, :], dropout_p=0.1)
+        share = DROPOUT if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(query, key, value, mask[:, None, None, :], dropout_p=share)
         merged = mixed.transpose(1, 2).reshape(batch, length, WIDTH)
-        return self._norm(x + F.dropout(self._linear(merged, f"{name}.output.dense"), 0.1), f"{name}.output.LayerNorm")
+        return self._norm(x + self._dropout(self._linear(merged, f"{name}.output.dense")), f"{name}.output.LayerNorm")
 
     def forward(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         x = F.embedding(tokens, self.named["embeddings.word_embeddings.weight"])
         x = x + self.named["embeddings.position_embeddings.weight"][: tokens.shape[1]]
         x = x + self.named["embeddings.token_type_embeddings.weight"][0]
-        x = F.dropout(self._norm(x, "embeddings.LayerNorm"), 0.1)
+        x = self._dropout(self._norm(x, "embeddings.LayerNorm"))
         for layer in range(LAYERS):
             name = f"encoder.layer.{layer}"
             x = self._attention(x, mask, f"{name}.attention")
             inner = F.gelu(self._linear(x, f"{name}.intermediate.dense"))
-            x = self._norm(x + F.dropout(self._linear(inner, f"{name}.output.dense"), 0.1), f"{name}.output.LayerNorm")
+            x = self._norm(x + self._dropout(self._linear(inner, f"{name}.output.dense")), f"{name}.output.LayerNorm")
         share = mask[..., None].float()
         return F.normalize((x.float() * share).sum(1) / share.sum(1), dim=-1)
 
 
-def _batch(pieces: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
+def batch_of(pieces: list[Tokens]) -> tuple[torch.Tensor, torch.Tensor]:
     """Padded tokens, and where they are none."""
     longest = max(map(len, pieces))
     tokens = torch.zeros(len(pieces), longest, dtype=torch.long)
@@ -129,7 +142,7 @@ def train(rate: float, steps: int) -> tuple[dict[str, np.ndarray], dict[str, np.
     optimiser = torch.optim.AdamW(model.named.values(), lr=rate, weight_decay=0.01)
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = rate_at(step, steps, rate)
-        tokens, mask = _batch([tokenise(sentence) for sentence in draw.sample(corpus, BATCH)])
+        tokens, mask = batch_of([tokenise(sentence) for sentence in draw.sample(corpus, BATCH)])
         with torch.autocast("cpu", dtype=torch.bfloat16):
             one, other = model(tokens, mask), model(tokens, mask)
         loss = F.cross_entropy(SHARPNESS * one @ other.T, torch.arange(BATCH))

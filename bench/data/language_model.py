@@ -167,15 +167,15 @@ NAMES = (
 )
 
 
-def make(_name: str) -> None:
-    """Writes what is lacking of NAMES, which come from one training."""
+def make(name: str) -> None:
+    """Writes what is lacking of NAMES, which come from one training; fine-tunes only if `name` is one, or empty."""
     torch.set_num_threads(1)
     last = CACHE / f"language-{STEPS}-f32.safetensors"
     if last.exists():
         start = {spec.name: torch.from_numpy(np.array(array)) for spec, array in SafeFile(last)}
     else:
         start = {name: value.clone() for name, value in train().state_dict().items()}
-    for rate in TUNE_RATES:
+    for rate in TUNE_RATES if "-ft-" in name or not name else ():
         if not (CACHE / f"language-ft-{rate}-bf16.safetensors").exists():
             tune(start, rate)
 

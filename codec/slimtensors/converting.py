@@ -7,13 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import ByteSource, open_source
 from slimtensors.container.writer import Output
 from slimtensors.destinations import write_to
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.gguf.file import read_gguf
-from slimtensors.inputs import SourceFile, sha256_of
+from slimtensors.inputs import ArrayInput, Input, SourceFile, sha256_of
 from slimtensors.matching import MatchReport, matched_bases
 from slimtensors.quantise.asking import Target
 from slimtensors.reading import TensorFile
@@ -49,6 +51,7 @@ def compress(
     quantise: str | Quantiser | None = None,
     keep: Sequence[str] = (),
     embeddings: bool = False,
+    importance: Any = None,
     target_size: int | None = None,
     target_bpw: float | None = None,
     target_error: float | None = None,
@@ -68,6 +71,12 @@ def compress(
     dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
     do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones.
 
+    importance: of slim and slim-fast, how much errors count: a .safetensors file, llama.cpp's imatrix as .gguf, or a
+    mapping from names to arrays (`slimtensors.quantise.importance` has the names and shapes; `slimtensors.torch` has
+    a function that computes it). With a target size or target bits, steps of tensors, rows and columns follow it; where
+    each tensor's error is asked for, those of rows and columns. Tensors that it says nothing of, or only zeros, count
+    as the mean of the others; names of other tensors, such as those of other shards, are passed over.
+
     target_size: the file's length in bytes, hit from below within 0.5 %; target_bpw: bits for each quantised weight;
     target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most. One of the
     three, for quantise="slim" (what is meant without `quantise`) or "slim-fast".
@@ -86,11 +95,12 @@ def compress(
         from slimtensors.quantise.choosing import Quantise
 
         _quantise(
-            src, dst, Quantise(quantise, keep, embeddings), target, preset, threads, self_check, durable, progress
-        )
+            src, dst, Quantise(quantise, keep, embeddings), importance, target, preset, threads, self_check, durable,
+            progress,
+        )  # fmt: skip
         return
-    if keep or embeddings:
-        raise UsageError("keep and embeddings are for quantise")
+    if keep or embeddings or importance is not None:
+        raise UsageError("keep, embeddings and importance are for quantise")
     source = open_source(src)
     try:
         found = open_weights(source)
@@ -112,6 +122,7 @@ def _quantise(
     src: Any,
     dst: Any,
     asked: Quantise,
+    importance: Any,
     target: Target,
     preset: str,
     threads: int | None,
@@ -123,7 +134,10 @@ def _quantise(
 
     source = open_source(src)
     try:
-        found, near = open_weights(source), sha256_of(source)
+        found = open_weights(source)
+        if importance is not None:
+            asked = _weighed(asked, found.inputs, importance)
+        near = sha256_of(source)
 
         def length_with(tried: Quantise) -> int:
             return stored_length(quantised(found.inputs, tried), found.metadata, preset, threads, near=near)
@@ -136,6 +150,18 @@ def _quantise(
             quantised(found.inputs, asked), dst, found.metadata, preset, threads, self_check, durable,
             progress=progress, near=near,
         )  # fmt: skip
+    finally:
+        source.close()
+
+
+def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quantise:
+    from slimtensors.quantise.importance import weighed
+
+    if isinstance(importance, Mapping):
+        return weighed(asked, inputs, [ArrayInput(str(name), np.asarray(each)) for name, each in importance.items()])
+    source = open_source(importance)
+    try:
+        return weighed(asked, inputs, open_weights(source).inputs)
     finally:
         source.close()
 
@@ -212,5 +238,3 @@ def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> 
         metadata["slimtensors.lossy"] = f"{' '.join(recipes)}; of the file with SHA-256 {header.source.hex()}"
     yield plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in header.tensors], metadata)
     yield from checked(file, walk(file, range(len(header.tensors)), threads, pool))
-
-

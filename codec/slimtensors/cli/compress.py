@@ -33,6 +33,9 @@ __all__ = ["command"]
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
 @click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")
+@click.option(
+    "--importance", metavar="FILE", type=click.Path(), help="Of slim: how much errors count (.safetensors, .gguf)."
+)
 @click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for a file of this size: 4GB.")
 @click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")
 @click.option("--target-error", type=float, metavar="NMSE", help="Quantise each matrix with at most this error: 0.005.")
@@ -52,6 +55,7 @@ def command(
     quantise: str | None,
     keep: tuple[str, ...],
     embeddings: bool,
+    importance: str | None,
     target_size: int | None,
     target_bpw: float | None,
     target_error: float | None,
@@ -74,6 +78,10 @@ def command(
     With a target, slim (our own quantiser, with a trellis; slim-fast: without) is as coarse as it asks for: a file's
     size in bytes, kB, MB, GB or KiB, MiB, GiB, hit within 0.5 %; bits a quantised weight; or each matrix's error.
 
+    --importance names a file with numbers for weights `w` of shape [R, C]: `w` [R, C], mean squared gradients;
+    `w.rows` [R] and `w.columns` [C], means of these; or `w` [C], or an imatrix of llama.cpp, mean squares of inputs.
+    Steps are finer where they are larger, of rows and columns, and with --target-size and --target-bpw of tensors.
+
     With --quantise the weights change: matrices become what the format named makes of them, and load in their own
     dtypes. What has one dimension, is small, is an embedding or fits --keep stays exact. `inspect` shows each error.
     """
@@ -95,8 +103,8 @@ def command(
     target.check()
     if quantise is None and target.asked:
         quantise = "slim"
-    if quantise is None and (keep or embeddings):
-        raise UsageError("--keep and --embeddings need --quantise, or a target")
+    if quantise is None and (keep or embeddings or importance is not None):
+        raise UsageError("--keep, --embeddings and --importance need --quantise, or a target")
     if quantise is not None:
         from slimtensors.quantise.recipes import quantisers_of
 
@@ -107,7 +115,7 @@ def command(
             source, target, preset=preset, threads=threads, progress=advance,
             base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
-            quantise=quantise, keep=keep, embeddings=embeddings,
+            quantise=quantise, keep=keep, embeddings=embeddings, importance=importance,
             target_size=target_size, target_bpw=target_bpw, target_error=target_error,
         )  # fmt: skip
         if quantise is not None and not quiet:
@@ -116,6 +124,8 @@ def command(
     conversions = settle(paths, out, COMPRESS, force=force)
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:
         raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
+    if importance is not None:
+        _say_stray(importance, [source for each in conversions for source, _ in each.files], quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
@@ -136,6 +146,27 @@ def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
             if inner.is_dir() and any(each.suffix in SUFFIXES for each in inner.iterdir()):
                 return str(inner)
     return base
+
+
+def _say_stray(path: str, sources: list[Path], *, quiet: bool) -> None:
+    """Say what of the importances is of no weight: names may have changed, or two of one tensor be told."""
+    from slimtensors.cli.output import say
+    from slimtensors.quantise.importance import stray
+
+    unknown = stray(_names(path), {name for source in sources for name in _names(source)})
+    if unknown and not quiet:
+        say(f"{path}: {len(unknown)} of its tensors are of no weight here, the first {unknown[0]!r}")
+
+
+def _names(path: Path | str) -> list[str]:
+    from slimtensors.container.source import open_source
+    from slimtensors.converting import open_weights
+
+    source = open_source(path)
+    try:
+        return [tensor.name for tensor in open_weights(source).inputs]
+    finally:
+        source.close()
 
 
 def _amount(path: Path) -> int:

@@ -11,7 +11,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import quantisers_of
 
-__all__ = ["Quantise", "quantised"]
+__all__ = ["Quantise", "chosen", "nothing_fits", "quantised"]
 
 MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
@@ -34,16 +34,30 @@ class Quantise:
 def quantised(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
     """The inputs, of which some are quantised. Raises UsageError if none is, or a pattern to keep fits no tensor."""
     quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
+    names = {tensor.name for tensor in chosen(inputs, asked)}
+    out = [(_quantised(tensor, quantisers) if tensor.name in names else None) or tensor for tensor in inputs]
+    if out == list(inputs):
+        raise nothing_fits(quantisers[0])
+    return out
+
+
+def chosen(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
+    """What is to be quantised, if its quantiser can. Raises UsageError as above."""
     for pattern in asked.keep:
         if not any(fnmatchcase(tensor.name, pattern) for tensor in inputs):
             raise UsageError(f"--keep {pattern}: there is no such tensor")
-    out = [(_quantised(tensor, quantisers) if _chosen(tensor, asked) else None) or tensor for tensor in inputs]
-    if out == list(inputs):
-        raise UsageError(
-            f"no tensor can be quantised to {quantisers[0].name}, which takes matrices of F32, BF16 or F16 with "
-            f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
-        )
-    return out
+    found = [tensor for tensor in inputs if _chosen(tensor, asked)]
+    if not found:
+        raise nothing_fits((quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe])[0])
+    return found
+
+
+def nothing_fits(quantiser: Quantiser) -> UsageError:
+    """That no tensor is quantised."""
+    return UsageError(
+        f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
+        f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
+    )
 
 
 def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput | None:

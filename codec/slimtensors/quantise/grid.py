@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ from slimtensors.expression import Bits, Part, Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
-__all__ = ["Grid", "Importance", "chunk_of", "quantised_part"]
+__all__ = ["Grid", "Steps", "chunk_of", "quantised_part"]
 
 CHUNK_UNITS = 1 << 19  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
@@ -42,10 +42,10 @@ CELL = {1: 1 / 12, 8: 0.0661}
 Units = npt.NDArray[Any]
 
 
-@dataclass(frozen=True)
-class Importance:
-    """How much squared errors in a tensor's rows and columns count: positive, finite, in any unit."""
+class Steps(NamedTuple):
+    """What a tensor's steps are times the common one: positive, finite; those of rows and columns are stored."""
 
+    tensor: float
     rows: Floats
     columns: Floats
 
@@ -55,15 +55,15 @@ class Grid:
     """Quantise to levels of a uniform grid.
 
     step: what a code tells apart, in the tensors' own unit, the same for all tensors; where `error` is given each
-    tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. importance:
-    by the tensors' names; steps are then finer where errors count more.
+    tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
+    the tensors' names; where `error` is given only those of rows and columns count.
     """
 
     name: str
     states: int
     step: float = 0.0
     error: float = 0.0
-    importance: Mapping[str, Importance] = field(default_factory=dict)
+    steps: Mapping[str, Steps] = field(default_factory=dict)
 
     def structure(self, tensor: Input) -> Structure | None:
         """Raises UsageError for floats that are not finite."""
@@ -78,7 +78,9 @@ class Grid:
                 return None
             scales = self._scales(tensor)
             plain = weights if scales is None else weights / np.outer(*scales).reshape(-1)
-            cell = self.step or _step_for(self, weights, plain, tensor, scales)
+            known = self.steps.get(tensor.name)
+            cell = self.step * (1 if known is None else known.tensor)
+            cell = cell or _step_for(self, weights, plain, tensor, scales)
             expression = _expression(self.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
@@ -97,28 +99,17 @@ class Grid:
         return () if scales is None else tuple(each.view("<u4") for each in scales)
 
     def _scales(self, tensor: Input) -> tuple[Floats, Floats] | None:
-        """What steps of rows and columns are times the tensor's: a quarter's power of 1 / importance of each, which is
-        half of what would be best if importances were known, and errors independent.
-        """
-        found = self.importance.get(tensor.name)
-        if found is None:
+        """Of rows and of columns, if not all are alike."""
+        known = self.steps.get(tensor.name)
+        if known is None or all((each == each[0]).all() for each in (known.rows, known.columns)):
             return None
-        return _rounded(found.rows), _rounded(found.columns)
+        return known.rows, known.columns
 
 
 def chunk_of(units: int) -> int:
     """Units of a chunk."""
     chunks = -(-units // CHUNK_UNITS)
     return -(-units // chunks // GROUP) * GROUP if chunks > 1 else units
-
-
-def _rounded(importance: Floats) -> Floats:
-    """Powers of two times 1, 1.25, 1.5 or 1.75, whose mantissas take two bits."""
-    logs = -0.25 * np.log2(importance.astype(np.float64))
-    logs -= logs.mean()
-    mantissa, exponent = np.frexp(np.exp2(np.clip(logs, -12, 12)))
-    found: Floats = np.ldexp(np.rint(mantissa * 8) / 8, exponent).astype(np.float32)
-    return found
 
 
 def _expression(states: int, cell: float, weights: Floats, dtype: str, *, scaled: bool) -> Trellis | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,9 +17,9 @@ from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
-from slimtensors.quantise.choosing import Quantise, quantised
+from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
 from slimtensors.quantise.grid import Grid, chunk_of, quantised_part
-from slimtensors.quantise.quantiser import QuantisedInput, floats_of
+from slimtensors.quantise.quantiser import floats_of
 from slimtensors.quantise.recipes import quantisers_of
 
 __all__ = ["aimed"]
@@ -42,34 +43,55 @@ def aimed(inputs: Sequence[Input], asked: Quantise, target: Target, length_with:
         raise UsageError(f"{grids[0].name} has a size of its own; a target is for slim and slim-fast")
     if target.error is not None:
         return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0))
-    usual = replace(asked, recipe=grids[0])
-    tensors = [each.source for each in quantised(inputs, usual) if isinstance(each, QuantisedInput)]
-    weights = sum(map(unit_count, tensors))
+    weights = _weights_of(chosen(inputs, asked))
+    if not weights.total:
+        raise nothing_fits(grids[0])
     if target.bits is not None:
-        return replace(asked, recipe=_fit(tensors, grids[0], target.bits * weights / 8))
+        return replace(asked, recipe=_fit(weights, grids[0], target.bits * weights.total / 8))
     assert target.size is not None
-    return _with_length(tensors, usual, grids[0], target.size, length_with)
+    return _with_length(weights, asked, grids[0], target.size, length_with)
 
 
-def _with_length(tensors: Sequence[Input], asked: Quantise, grid: Grid, size: int, length_with: Measure) -> Quantise:
+class _Weights(NamedTuple):
+    """What is to be quantised. deviation: log2, the mean over weights."""
+
+    tensors: list[Input]
+    total: int
+    deviation: float
+
+
+def _weights_of(tensors: Sequence[Input]) -> _Weights:
+    """Without tensors of zeros, which take nothing."""
+    found, total, logs = [], 0, 0.0
+    for tensor in tensors:
+        deviation = _deviation(tensor)
+        if deviation:
+            found.append(tensor)
+            total += unit_count(tensor)
+            # what is not finite is refused, by name, when its grid is sought
+            logs += unit_count(tensor) * (math.log2(deviation) if math.isfinite(deviation) else 0)
+    return _Weights(found, total, logs / max(total, 1))
+
+
+def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, length_with: Measure) -> Quantise:
     """Files are written to nowhere until one has at most `size` bytes, and hardly less."""
-    weights = sum(map(unit_count, tensors))
-    grid = _fit(tensors, grid, 4 * weights / 8)
+    grid = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
     for _ in range(ATTEMPTS):
         tried = replace(asked, recipe=grid)
         made = length_with(tried)
         if abs(made - aim) <= 2 * CLOSE * size:
             return tried
-        rest = made - _bytes(tensors, grid)  # what is not quantised, and what surrounds it all
+        rest = made - _bytes(weights, grid)  # what is not quantised, and what surrounds it all
         wanted = aim - rest
-        if not LEAST_BITS <= 8 * wanted / weights <= MOST_BITS:
+        if not LEAST_BITS <= 8 * wanted / weights.total <= MOST_BITS:
             raise UsageError(
                 f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, which leaves "
-                f"{8 * wanted / weights:.2f} bits for each of {weights} weights, and {LEAST_BITS} to {MOST_BITS} are "
-                "possible; ask for another size" + ("" if asked.embeddings else ", or quantise embeddings too")
+                f"{8 * wanted / weights.total:.2f} bits for each of {weights.total} weights, and {LEAST_BITS} to "
+                f"{MOST_BITS} are possible; ask for another size"
+                + ("" if asked.embeddings else ", or quantise embeddings too")
             )
-        grid = _fit(tensors, grid, wanted)
+        grid = _fit(weights, grid, wanted)
     tried = replace(asked, recipe=grid)
     made = length_with(tried)
     if abs(made - size) > 0.005 * size:
@@ -77,19 +99,17 @@ def _with_length(tensors: Sequence[Input], asked: Quantise, grid: Grid, size: in
     return tried
 
 
-def _fit(tensors: Sequence[Input], grid: Grid, wanted: float) -> Grid:
+def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
     """By the secant method on logarithms: halving a step costs about one bit of each weight."""
-    weights = sum(map(unit_count, tensors))
     # The entropy of a Gaussian on steps of s is log2(4.13 sigma / s).
-    bits = 8 * wanted / weights
-    deviations = sum(unit_count(each) * math.log2(_deviation(each)) for each in tensors) / weights
+    bits = 8 * wanted / weights.total
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None  # logarithms of steps, and bits: too many, and too few
-    log = deviations + 2.05 - bits
+    log = weights.deviation + 2.05 - bits
     found = grid
     for _ in range(ROUNDS):
         found = replace(grid, step=2.0**log, error=0.0)
-        made = 8 * _bytes(tensors, found) / weights
+        made = 8 * _bytes(weights, found) / weights.total
         if abs(made - bits) <= CLOSE * bits:
             break
         if made > bits:
@@ -105,14 +125,13 @@ def _fit(tensors: Sequence[Input], grid: Grid, wanted: float) -> Grid:
 
 
 def _deviation(tensor: Input) -> float:
-    found = float(np.sqrt(np.square(floats_of(tensor), dtype=np.float64).mean()))
-    return found if 0 < found < math.inf else 1.0
+    return float(np.sqrt(np.square(floats_of(tensor), dtype=np.float64).mean()))
 
 
-def _bytes(tensors: Sequence[Input], grid: Grid) -> float:
+def _bytes(weights: _Weights, grid: Grid) -> float:
     """What quantised tensors take, by some of their chunks if there are many."""
-    share = min(1.0, MOST_LOOKED_AT / sum(map(unit_count, tensors)))
-    return sum(_bytes_of(tensor, grid, share) for tensor in tensors)
+    share = min(1.0, MOST_LOOKED_AT / weights.total)
+    return sum(_bytes_of(tensor, grid, share) for tensor in weights.tensors)
 
 
 def _bytes_of(tensor: Input, grid: Grid, share: float) -> float:

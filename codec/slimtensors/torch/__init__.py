@@ -26,11 +26,13 @@ from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
 from slimtensors.torch_ahead import as_decoded, source_there
 from slimtensors.torch_device import read_there
+from slimtensors.torch_importance import importance
 from slimtensors.torch_modules import load_model, save_model
 from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs
 
 __all__ = [
-    "apply_delta", "load", "load_file", "load_model", "save", "save_file", "save_model", "stream_tensors",
+    "apply_delta", "importance", "load", "load_file", "load_model", "save", "save_file", "save_model",
+    "stream_tensors",
 ]  # fmt: skip
 
 Tensors = dict[str, torch.Tensor]
