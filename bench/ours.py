@@ -119,7 +119,7 @@ def _plan(array: np.ndarray, preset: str) -> tuple[Any, int]:
     """The usual layout of the array's dtype, and the units of a chunk."""
     dtype = importlib.import_module("slimtensors.dtypes").from_numpy(array.dtype)
     bits = importlib.import_module("slimtensors.codecs.layouts").floats(dtype, preset)
-    return bits, importlib.import_module("slimtensors.planner").chunk_units(array.size, dtype)
+    return bits, importlib.import_module("slimtensors.chunking").chunk_units(array.size, dtype)
 
 
 def _aligned(data: bytes) -> np.ndarray:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Hashable, Iterable
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
@@ -13,10 +14,13 @@ from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.dtypes import DType, from_numpy, units_of
 from slimtensors.errors import FormatError, TruncatedError
 
-__all__ = ["ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "sha256_of", "unit_count"]
+__all__ = [
+    "ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "sample_units", "sha256_of", "unit_count",
+]  # fmt: skip
 
 Units = npt.NDArray[Any]
 
+SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
 HASHED = 1 << 22  # bytes read at once for a digest of a whole file
 
 
@@ -40,6 +44,15 @@ class Input(Protocol):
 def unit_count(tensor: Input) -> int:
     """The tensor's units."""
     return tensor.dtype.bytes_of(tensor.shape) // tensor.dtype.unit_bytes
+
+
+def sample_units(tensor: Input) -> Units:
+    """Up to 64 Ki units, in runs spread evenly over the tensor."""
+    units = unit_count(tensor)
+    if units <= SAMPLE_RUNS * SAMPLE_RUN:
+        return tensor.read(0, units)
+    step = units // SAMPLE_RUNS
+    return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
 
 
 class ArrayInput:

@@ -8,18 +8,15 @@ breaks the plan is stored in another way (`codecs.chunk`), so a plan may be wron
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, layouts
-from slimtensors.codecs.chunk import encode_chunk, find_affine
-from slimtensors.container.digest import new_identity
+from slimtensors.chunking import chunk_units, table_chunk
+from slimtensors.codecs import layouts
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
 from slimtensors.detect.casts import find_casts
@@ -28,6 +25,7 @@ from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
 from slimtensors.detect.steering import find_steering
 from slimtensors.detect.tails import row_flags, trailing_zeros
+from slimtensors.detect.zeros import integer_fields, zeros_left_out
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -36,17 +34,14 @@ from slimtensors.differing import (
     plan_delta,
     row_classes,
 )
-from slimtensors.dtypes import DTYPES, DType, bytes_of
-from slimtensors.entropy.tables import cost
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.duplicates import find_duplicates
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse, Stored
+from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse
 from slimtensors.gguf.blocks import Block, block_of
-from slimtensors.inputs import Input, unit_count
+from slimtensors.inputs import Input, sample_units, unit_count
 from slimtensors.limits import (
-    BLOCK_BYTES,
-    BLOCK_UNITS,
     CHUNK_BYTES,
-    MAX_CHUNK_BYTES,
     MAX_TENSORS,
     PACK_BYTES,
     PACK_TENSOR_BYTES,
@@ -55,14 +50,9 @@ from slimtensors.limits import (
 from slimtensors.packing import PackedBases, packed_bases, plan_pack, without_strangers
 from slimtensors.quantise.quantiser import QuantisedInput
 
-__all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan", "sample_units"]
+__all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan"]
 
 PRESETS = ("fast", "balanced", "small")
-
-SAMPLE_RUNS, SAMPLE_RUN = 32, 2048  # units
-TALL = 4  # times as many rows as columns, from where on a matrix is taken for a table of rows
-MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
-SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
 
 Units = npt.NDArray[Any]
 SideMaker = Callable[[Input, int, int], Units]
@@ -118,7 +108,7 @@ def make_plan(
     _check_inputs(inputs, metadata)
     matched = without_strangers(inputs, bases or [None] * len(inputs), partial(layouts.usual, preset=preset))
     builder, told = _Builder(preset, matched), 0
-    same = _duplicates(inputs)
+    same = find_duplicates(inputs)
     casts = find_casts(inputs, same)
     lossy = any(tensor.lossy is not None for tensor in inputs)
     if lossy and near is None:
@@ -168,36 +158,6 @@ def _check_inputs(inputs: Sequence[Input], metadata: dict[str, str]) -> None:
     names = {tensor.name for tensor in inputs}
     if len(names) != len(inputs):
         raise UsageError("two tensors have the same name")
-
-
-def sample_units(tensor: Input) -> Units:
-    """Up to 64 Ki units, in runs spread evenly over the tensor."""
-    units = unit_count(tensor)
-    if units <= SAMPLE_RUNS * SAMPLE_RUN:
-        return tensor.read(0, units)
-    step = units // SAMPLE_RUNS
-    return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
-
-
-def chunk_units(units: int, dtype: DType, most: int | None = None) -> int:
-    """Units of a chunk: as few chunks of up to `most` bytes (CHUNK_BYTES) as can be, all of about one length."""
-    limit = (CHUNK_BYTES if most is None else most) // dtype.unit_bytes
-    chunks = -(-units // limit)
-    each = -(-units // chunks)
-    return units if chunks == 1 else min(limit, -(-each // 512) * 512)
-
-
-def table_chunk(shape: tuple[int, ...], dtype: DType) -> int:
-    """Units of a chunk of a table of which single rows are wanted, such as an embedding: whole rows, in four blocks,
-    which decode in step; fewer take more room. 0: it is no table, or its rows do not fit.
-    """
-    if len(shape) != 2 or shape[0] <= TALL * shape[1]:
-        return 0
-    row = math.prod(shape[1:])
-    limit, step = 4 * max(BLOCK_BYTES // dtype.unit_bytes, BLOCK_UNITS), math.lcm(row, 512)
-    chunks = -(-shape[0] * row // limit)
-    each = -(-shape[0] * row // chunks)
-    return min(-(-each // step), limit // step) * step if chunks > 1 else 0
 
 
 class _Builder:
@@ -325,7 +285,7 @@ class _Builder:
         else:
             bits = layouts.usual(dtype, self.preset)
             if dtype.unit_bits == 16 or dtype.unit_bits == 32:
-                bits, why = _integers(sample, dtype)
+                bits, why = integer_fields(sample, dtype)
         sides: tuple[Side, ...] = ()
         matched = self._matched[index]
         delta = None if matched is None else plan_delta(tensor, bits, matched)
@@ -339,7 +299,7 @@ class _Builder:
             return
         if self.preset != "small":  # whose contexts have more tables in a chunk
             chunk = table_chunk(shape, dtype) or chunk
-        expression, why_sparse = _sparse(sample, dtype, bits, self.preset)
+        expression, why_sparse = zeros_left_out(sample, dtype, bits, self.preset)
         if isinstance(expression, Sparse):
             by_row, why = False, why_sparse
         if by_row:
@@ -415,71 +375,3 @@ class _Builder:
 def _part(made: Units, _tensor: Input, low: int, high: int) -> Units:
     """Units [low, high) of a side plane that the plan holds."""
     return made[low:high]
-
-
-def _sparse(sample: Units, dtype: DType, bits: Bits, preset: str) -> tuple[Stored, str]:
-    """(expression, why): the units that are not zero and a mask, where a sample takes less that way."""
-    zeros = 1 - np.count_nonzero(sample) / sample.size
-    if zeros < MIN_ZEROS or find_affine(sample) is not None:
-        return bits, ""
-    # Row flags have no place in a sample of runs, and a mask by unit leaves no rows to speak of.
-    plain = layouts.floats(dtype, preset) if bits.sides else bits
-    candidates = [plain]
-    if not dtype.is_float and dtype.unit_bits in (16, 32):
-        candidates = [_integers(sample[sample != 0], dtype)[0]]
-    elif dtype.is_float and dtype.unit_bits > 8 and preset != "fast":
-        candidates.append(layouts.finer(dtype))
-
-    def size(expression: Stored) -> int:
-        return len(encode_chunk(sample, expression, try_zstd=not dtype.is_float))
-
-    sparse = min((Sparse(values) for values in candidates), key=size)
-    if size(sparse) < SPARSE_WORTH * size(plain):
-        return sparse, f"{zeros:.0%} zeros left out"
-    return bits, ""
-
-
-def _integers(sample: Units, dtype: DType) -> tuple[Bits, str]:
-    """Bytes, or halves with bypass bits, whichever takes less of the sample."""
-    as_bytes = sample.view(np.uint8).reshape(-1, dtype.unit_bytes)
-    by_byte = sum(cost(np.bincount(column, minlength=256)) for column in as_bytes.T)
-    halves = sample.view("<u2").reshape(-1, dtype.unit_bytes // 2)
-    by_half = 0.0
-    for column in halves.T:
-        buckets, extra = coded.bypass_counts(np.bincount(column, minlength=1 << 16))
-        by_half += cost(buckets) + extra
-    if by_half < 0.98 * by_byte:
-        return layouts.halves(dtype), "16-bit fields by bit length"
-    return layouts.whole_bytes(dtype), "bytes"
-
-
-def _duplicates(inputs: Sequence[Input]) -> dict[int, int]:
-    """Tensor -> earlier tensor of the same dtype, shape and bytes. Only tensors with equal samples are read whole."""
-    alike: dict[Hashable, list[int]] = defaultdict(list)
-    # Equal sources are quantised to equal tensors.
-    sources = [tensor.source if isinstance(tensor, QuantisedInput) else tensor for tensor in inputs]
-    for i, tensor in enumerate(sources):
-        sample = sample_units(tensor)
-        # Constants and ranges take next to nothing each; as refs, many large ones could outgrow what a reader allows.
-        if sample.size and find_affine(sample) is None:
-            digest = new_identity(bytes_of(sample)).digest()
-            alike[tensor.dtype.name, tuple(tensor.shape), inputs[i].lossy, digest].append(i)
-    found: dict[int, int] = {}
-    for group in alike.values():
-        first: dict[Hashable, int] = {}
-        for i in group if len(group) > 1 else ():
-            target = first.setdefault(_whole(sources[i], [sources[k] for k in group]), i)
-            if target != i:
-                found[i] = target
-    return found
-
-
-def _whole(tensor: Input, group: Sequence[Input]) -> Hashable:
-    """What two tensors share only if their bytes are equal: their place, if all of a group share one, else a digest."""
-    if tensor.place is not None and all(other.place == tensor.place for other in group):
-        return tensor.place
-    hasher, units = new_identity(), unit_count(tensor)
-    step = MAX_CHUNK_BYTES // tensor.dtype.unit_bytes
-    for start in range(0, units, step):
-        hasher.update(bytes_of(tensor.read(start, min(step, units - start))))
-    return bytes(hasher.digest())

@@ -1,4 +1,4 @@
-"""`@kernel` and `@inlined`: Numba as this package uses it, with a disk cache of its own.
+"""`@kernel`, `@inlined` and `@shared`: Numba as this package uses it, with a disk cache of its own.
 
 Numba compiles a kernel at its first call, for each set of argument types, and can keep the result on disk. Its own
 cache would not do: it lies beside the source, notices neither changes in imported modules nor NUMBA_BOUNDSCHECK, and
@@ -12,6 +12,7 @@ dispatcher. NUMBA_DISABLE_JIT=1 makes kernels plain functions.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import stat
@@ -62,6 +63,12 @@ def inlined(function: F) -> F:
     """Compile a function into each kernel that calls it. Python cannot call it."""
     njit: Any = numba.njit
     return cast(F, njit(forceinline=True, no_cpython_wrapper=True, **_OPTIONS)(function))
+
+
+def shared(function: F) -> F:
+    """Compile a function once for all kernels that call it, where inlining it would only take time to compile."""
+    njit: Any = numba.njit
+    return cast(F, njit(no_cpython_wrapper=True, **_OPTIONS)(function))
 
 
 @cache
@@ -140,7 +147,7 @@ def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
     def compile_once(signature: Any) -> Any:
         nonlocal store, prepared
         # Numba takes this lock too. Taken first here, it is always the outer one of the two, so they cannot deadlock.
-        with global_compiler_lock, ExitStack() as held:
+        with global_compiler_lock, _no_collection(), ExitStack() as held:
             if not prepared:
                 prepared = True
                 store = _SharedCache.of(dispatcher.py_func)
@@ -150,6 +157,18 @@ def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
             return compile_or_load(signature)
 
     return compile_once
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Compiling makes hundreds of thousands of objects that all live: looking for cycles takes a seventh of it."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class _SharedCache:

@@ -71,9 +71,10 @@ def open_chunk(
     at = HEAD + DESCRIPTOR * planes
     if places.size != PLACES or not 1 <= planes <= MOST_PLANES or groups == 0 or at > length:
         return LEFT
-    if data[0] != KIND_PLANES or data[1] != planes or u16_at(data, 2) != 0 or u32_at(data, 4) != units:
+    head = np.int64(0)  # for literals Numba would compile u32_at anew
+    if data[0] != KIND_PLANES or data[1] != planes or u16_at(data, head + 2) != 0 or u32_at(data, head + 4) != units:
         return LEFT
-    zeros = u32_at(data, 8) | u32_at(data, 12)  # no digest of a base
+    zeros = u32_at(data, head + 8) | u32_at(data, head + 12)  # no digest of a base
     filled, top, top_length = at, 0, np.int64(0)
     for plane in range(planes):
         descriptor, width = HEAD + DESCRIPTOR * plane, widths[plane]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels._jit import inlined, kernel, shared
 from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SLOTS, fill_slots
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -43,7 +43,7 @@ def u32_at(payload: Array, at: int) -> int:
     return low | int(payload[at + 2]) << 16 | int(payload[at + 3]) << 24
 
 
-@inlined
+@shared
 def all_zero(payload: Array, begin: int, end: int) -> bool:
     seen = np.int64(0)
     for i in range(begin, end):
@@ -78,7 +78,7 @@ def read_table(payload: Array, length: int, precision: int, base: int, table: Ar
     first, last = np.int64(payload[0]), np.int64(payload[1])
     if first >= last:
         return -1
-    at, slot = 2, 0
+    at, slot = 2, np.int64(0)  # a literal would have fill_slots compiled twice
     for symbol in range(first, last + 1):
         if at >= end:
             return -1
@@ -97,7 +97,7 @@ def read_table(payload: Array, length: int, precision: int, base: int, table: Ar
     return at + 1024 * last if slot == slots else -1
 
 
-@inlined
+@shared
 def cut_payload(
     payload: Array, length: int, table_end: int, width: int, escapes: int, units: int, starts: Array, parts: Array
 ) -> int:

@@ -51,7 +51,7 @@ def plant(table: Array, tree: Array) -> int:
     for _ in range(SYMBOLS):
         if slot < SLOTS:
             starts[symbols] = np.uint16(slot)
-            slot += int(table[slot]) >> FREQUENCY_SHIFT
+            slot += np.int64(table[slot]) >> FREQUENCY_SHIFT
             symbols += 1
     if slot != SLOTS:
         return -1
@@ -60,25 +60,26 @@ def plant(table: Array, tree: Array) -> int:
     if symbols > LEAVES:
         end = LEAVES - 2
         for i in range(1, symbols - (LEAVES - 2) + 1):
-            if int(starts[i + LEAVES - 2]) - int(starts[i]) > int(starts[end]) - int(starts[first]):
+            if np.int64(starts[i + LEAVES - 2]) - np.int64(starts[i]) > np.int64(starts[end]) - np.int64(starts[first]):
                 first, end = i, i + LEAVES - 2
 
     low_strays = 1 if first > 0 else 0  # leaves that stand for them
     leaves = low_strays + end - first + (1 if end < symbols else 0)
     for leaf in range(LEAVES):
         i = first + leaf - low_strays
-        entry = int(table[starts[i]]) if first <= i < end else 0
+        entry = np.int64(table[starts[i]]) if first <= i < end else 0
         # The entry of the slot at which the symbol starts has bias 0; the slot, less that one, is the bias.
-        start = int(starts[i]) if first <= i < end else 0
+        start = np.int64(starts[i]) if first <= i < end else 0
         tree[HIGH + leaf] = np.uint16(entry >> 16)
         tree[LOW_HALF + leaf] = np.uint16(entry - start & 0xFFFF)
     for level in range(LEVELS):
         for k in range(LANES):
             leaf = (2 * (k & (1 << level) - 1) + 1) << LEVELS - 1 - level
             # The pivot is the last slot below the leaf's first one.
-            pivot = int(starts[first + leaf - low_strays]) - 1 if leaf < leaves else BEYOND
+            pivot = np.int64(starts[first + leaf - low_strays]) - 1 if leaf < leaves else BEYOND
             tree[level * LANES + k] = np.uint16(pivot & 0xFFFF)
-    return int(starts[first]) + SLOTS - int(starts[end])
+    strays: int = np.int64(starts[first]) + SLOTS - np.int64(starts[end])
+    return strays
 
 
 @inlined
