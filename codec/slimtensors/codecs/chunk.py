@@ -242,10 +242,10 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
         values = expression.values
         return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))
     if isinstance(expression, Trellis):
-        codes = trellis.encode(expression, body, place)
+        codes, few = trellis.encode(expression, body, place), True
     else:
-        codes = lookup.encode(expression, body, place)
-    return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd)
+        codes, few = lookup.encode(expression, body, place), False
+    return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd, few)
 
 
 def find_affine(units: Units) -> tuple[int, int] | None:
@@ -266,9 +266,9 @@ def _encode_bits(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[
     return fused.encode(body, bits) or _encode_any(body, bits, place, try_zstd)
 
 
-def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[Part] | None:
+def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool = False) -> list[Part] | None:
     """Plane by plane. None if the units do not fit the plan: bits above the last plane, or rows that have what they
-    should lack.
+    should lack. few: whether planes have as few blocks as codes.
     """
     total = sum(bits.widths)
     if total < 8 * body.itemsize and _cut(body, bits.rotate, total, 8 * body.itemsize - total).any():
@@ -288,7 +288,9 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool) -> list[P
             contexts: Contexts | None = _sign_contexts(bits, above, place)
         else:
             contexts = None if part.context is None else contexts_of(part.context, place, body.size, part.side)
-        encoded = encode_plane(fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts)
+        encoded = encode_plane(
+            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few
+        )
         if encoded is None:
             return None
         parts.append(encoded)

@@ -122,6 +122,11 @@ def block_count(units: int, unit_bytes: int) -> int:
     return max(1, min(units // (BLOCK_UNITS // 4), 4))
 
 
+def code_blocks(units: int) -> int:
+    """For codes, that take few bits of large chunks: four blocks, which are decoded at once, or one."""
+    return 4 if units >= 3 * BLOCK_UNITS else 1
+
+
 class Window(NamedTuple):
     """The fields base + 1 to last, which symbols stand for."""
 

@@ -138,11 +138,18 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
 
 
 def encode_plane(
-    fields: Fields, width: int, unit_bytes: int, *, try_zstd: bool, contexts: Contexts | None = None
+    fields: Fields,
+    width: int,
+    unit_bytes: int,
+    *,
+    try_zstd: bool,
+    contexts: Contexts | None = None,
+    codes: bool = False,
 ) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
+    codes: of quantised weights, whose planes have fewer blocks.
     """
     groups = fields.size // GROUP
     counts = coded.count_fields(fields, 0, 0, width)
@@ -157,7 +164,7 @@ def encode_plane(
             frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
             if len(frame) < size * WORTH:
                 best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
-    blocks = coded.block_count(fields.size, unit_bytes)
+    blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
     if contexts is not None:
         # Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time.
         most = min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)

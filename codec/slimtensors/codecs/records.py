@@ -126,7 +126,9 @@ def encode(units: Units, record: Record, place: Place, *, try_zstd: bool) -> lis
         contexts = _contexts(field, found, record, data.size // record.size, place.first * units.itemsize, place)
         # A block is as long as for units of as many bytes as a field is for.
         each = max(1, data.size // max(1, fields.size))
-        part = encode_plane(fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts)
+        part = encode_plane(
+            fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts, codes=True
+        )
         if part is None:
             return None
         parts.append(part)

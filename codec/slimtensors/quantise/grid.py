@@ -29,12 +29,13 @@ from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
 __all__ = ["Grid", "Steps", "chunk_of", "quantised_part"]
 
-CHUNK_UNITS = 1 << 19  # of a chunk; a table for each, and the first 32 levels of a trellis are even
+CHUNK_UNITS = 1 << 20  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
 SPREAD = 127  # codes to either side of 0 that symbols can stand for
 EXACT = {"F32": 1 << 24, "F16": 1 << 11, "BF16": 1 << 8}  # levels to here have a number of their own
 BLURRED = 0.02  # share of levels beyond with which there is no trellis
 STRAYS = 1e-4  # share of codes that may lie beyond
+NOISE = 5  # so many times below the root mean square, bits of codes are noise: 0.002 bit is lost of the last of them
 ROUNDS = 6  # of the search for a step that gives an error
 # Of squared errors, in squares of the distance of the levels that a code tells apart: 1/12, less what the trellis gains
 CELL = {1: 1 / 12, 8: 0.0661}
@@ -127,6 +128,9 @@ def _expression(states: int, cell: float, weights: Floats, dtype: str, *, scaled
         return None
     width = int(reach).bit_length() + 1
     low = 0
+    if width > 8:  # fewer symbols need a shorter table, which the precision rounds less
+        deviation = float(np.sqrt(np.square(sample, dtype=np.float64).mean())) / cell
+        low = max(0, math.frexp(deviation / NOISE)[1] - 1)
     while width - low > 8 and np.count_nonzero(sample > (SPREAD << low) * cell) > STRAYS * sample.size:
         low += 1
     parts = (Part(low), Part(width - low)) if low else (Part(width),)
@@ -171,8 +175,8 @@ def _step_for(grid: Grid, weights: Floats, plain: Floats, tensor: Input, scales:
         error = float(np.square(wide.view("<f4") - weights, dtype=np.float64).sum()) / power
         if error <= grid.error:
             good = max(good, cell)
-            if error > 0.995 * grid.error:
+            if error > 0.998 * grid.error:
                 return good
         # a little less than what would give the error itself
-        cell *= math.sqrt(0.998 * grid.error / error) if error else 2
+        cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
     return good or cell
