@@ -184,3 +184,14 @@ def test_rows_with_trailing_zeros_of_a_lattice() -> None:
     array = int8()
     array[::3] = (np.float32(0.001) * np.float32(1024) * np.rint(W[::3] * 900)).astype(np.float16)
     assert same(load(save({"x": array}))["x"], array)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16", "complex64"])
+def test_a_sign_that_is_never_set_takes_nothing(dtype: str) -> None:
+    made = np.square(W[:300]) * np.float32(1000)
+    made = (made + 1j * made).astype(dtype) if dtype == "complex64" else made.astype(dtype)
+    data, negated = save({"v": made}), save({"v": made * W[:300].astype(dtype)})
+    assert same(load(data)["v"], made)
+    assert len(data) < len(negated) - 0.9 * made.size / 8
+    made.reshape(-1)[100_001] *= -1  # where no sample is taken
+    assert same(load(save({"v": made}))["v"], made)

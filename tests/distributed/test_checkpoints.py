@@ -109,12 +109,14 @@ def test_values_come_back_as_they_were() -> None:
         "torch": [torch.Size([2, 3]), torch.bfloat16, torch.device("cpu")],
         "random": np.random.RandomState(3).get_state(),  # what trainers keep
         "number": np.float32(0.1),
+        "paths": [{"a.b.c": ("a", "b.c"), "d": ("d",), "..": ("", "", "")}, {"a.b": ("a", 0)}, {"a": ("b",)}, {"": ()}],
     }
     again = values.decode(values.loads(values.dumps({"x": values.encode(made, "x")}))["x"])
     assert str(again) == str(made)
     assert type(again["odd"][3]) is OrderedDict
     assert type(again["odd"][4]) is Counter
     assert again["random"][1].dtype == made["random"][1].dtype
+    assert values.encode(made["paths"][0], "x") == {"paths": [["a.b.c", 1], "d", ["..", 0, 1]]}
     nan = values.decode(values.encode(float("nan"), "x"))
     assert nan != nan  # which is what it is
     for wrong in (Colour.RED, {1, 2}, object(), np.array([object()]), print, complex(1, 2)):
@@ -126,7 +128,9 @@ def test_values_come_back_as_they_were() -> None:
     "text",
     ["[]", '{"a":', '{"x":{"array":["O",[1],"AA=="]}}', '{"x":{"array":["<f4",[5],"AA=="]}}', '{"x":{"dtype":"save"}}',
      '{"x":{"float":[]}}', '{"x":{"a":1,"b":2}}', '{"x":{"dict":[[{"dict":[]},1]]}}', '{"x":{"device":"nowhere"}}',
-     '{"x":{"bytes":"?"}}', "[" * 100_000],
+     '{"x":{"bytes":"?"}}', "[" * 100_000, '{"x":{"paths":[["a.b",2]]}}', '{"x":{"paths":[["a.b.c",3,1]]}}',
+     '{"x":{"paths":[["a.b",-2]]}}', '{"x":{"paths":[["a.b",9]]}}', '{"x":{"paths":[["a.b",true]]}}',
+     '{"x":{"paths":[[]]}}', '{"x":{"paths":[7]}}', '{"x":{"paths":[["a.b",1,1]]}}'],
 )  # fmt: skip
 def test_values_that_nobody_wrote(text: str) -> None:
     with pytest.raises(slimtensors.FormatError):
@@ -292,14 +296,18 @@ DAMAGES: list[tuple[Any, str]] = [
     (lambda v: v["bases"].append(["step-0", v["run"]]), "its own base"),
     (lambda v: v["objects"].update(step=3), "the file of object"),
     (lambda v: v["objects"].update(w=0), "a tensor and an object"),
-    (lambda v: v["tensors"]["w"].update(dtype="F99"), "unknown dtype"),
-    (lambda v: v["tensors"]["w"].update(parts=[]), "no parts"),
-    (lambda v: v["tensors"]["w"].update(parts=[[0, 0, 0, 300]]), "a part is not 5 numbers"),
-    (lambda v: v["tensors"]["w"].update(parts=[[1, 0, 0, 300, 200]]), "beyond the 1 that there are"),
-    (lambda v: v["tensors"]["w"].update(parts=[[0, 1, 0, 300, 200]]), "reaches out"),
-    (lambda v: v["tensors"]["w"].update(parts=[[0, 0, 0, 299, 200]]), "do not cover it"),
-    (lambda v: v["tensors"]["w"].update(parts=[[0, 0, 0, 150, 200], [0, 100, 0, 150, 200]]), "overlap"),
-    (lambda v: v["tensors"]["w"].update(shape=[1 << 49, 2]), "a dimension"),
+    (lambda v: v["tensors"]["w"].pop(), "is not .dtype, shape, parts"),
+    (lambda v: v["tensors"]["w"].__setitem__(0, "F99"), "unknown dtype"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, []), "no parts"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, [[0, 0, 0, 300]]), "a part is not 5 numbers"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, 1), "beyond the 1 that there are"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, -1), "beyond all limits"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, True), "no parts"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, [[0, 0, 0, 300, 200]]), "told as a box"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, [[0, 1, 0, 300, 200]]), "reaches out"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, [[0, 0, 0, 299, 200]]), "do not cover it"),
+    (lambda v: v["tensors"]["w"].__setitem__(2, [[0, 0, 0, 150, 200], [0, 100, 0, 150, 200]]), "overlap"),
+    (lambda v: v["tensors"]["w"].__setitem__(1, [1 << 49, 2]), "a dimension"),
     (lambda v: v["tensors"].update(v=v["tensors"]["w"]), "there is no tensor 'v'"),
     (lambda v: v.update(planner={"dict": [[1]]}), "malformed"),
 ]

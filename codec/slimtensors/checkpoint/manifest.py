@@ -84,6 +84,12 @@ class Entry(NamedTuple):
     shape: tuple[int, ...]
     parts: list[list[int]]
 
+    @property
+    def told(self) -> int | list[list[int]]:
+        """The parts as the manifest has them: the file's number, if it holds all of the tensor."""
+        whole = [0] * len(self.shape) + list(self.shape)
+        return self.parts[0][0] if len(self.parts) == 1 and self.parts[0][1:] == whole else self.parts
+
     def split(self, part: list[int]) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
         """(file number, offsets, sizes) of a part."""
         n = len(self.shape)
@@ -110,10 +116,7 @@ class Manifest:
             "objects": self.objects,
             "planner": self.planner,
             "run": self.run,
-            "tensors": {
-                name: {"dtype": each.dtype, "parts": each.parts, "shape": list(each.shape)}
-                for name, each in self.tensors.items()
-            },
+            "tensors": {name: [each.dtype, list(each.shape), each.told] for name, each in self.tensors.items()},
         }
         _manifest(value)
         data = seal(value)
@@ -220,14 +223,17 @@ def _file(value: Any, rank: int, run: str) -> File:
 
 
 def _entry(name: str, value: Any, files: int) -> Entry:
-    found = with_keys(value, "dtype parts shape", f"tensor {name!r}")
+    need(isinstance(value, list) and len(value) == 3, f"tensor {name!r} is not [dtype, shape, parts]")
     check_name(name)
-    dtype, shape, parts = found["dtype"], found["shape"], found["parts"]
+    dtype, shape, parts = value
     need(isinstance(dtype, str) and dtype in DTYPES, f"tensor {name!r} has the unknown dtype {dtype!r}")
     need(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS, f"tensor {name!r}: bad shape")
     for size in shape:
         number(size, MAX_ELEMENTS + 1, f"tensor {name!r}: a dimension")
     need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, f"tensor {name!r}: too many elements")
+    whole = type(parts) is int
+    if whole:
+        parts = [[parts, *[0] * len(shape), *shape]]
     need(isinstance(parts, list) and parts, f"tensor {name!r} has no parts")
     width = 1 + 2 * len(shape)
     need(
@@ -242,7 +248,9 @@ def _entry(name: str, value: Any, files: int) -> Entry:
         raise type(error)(f"tensor {name!r}: {error}") from None
     except OverflowError:
         raise FormatError(f"tensor {name!r}: a part has a number above 2^63") from None
-    return Entry(dtype, tuple(shape), parts)
+    entry = Entry(dtype, tuple(shape), parts)
+    need(whole or entry.told is parts, f"tensor {name!r}: a part that is all of it, told as a box")
+    return entry
 
 
 def _check_parts(parts: Any, shape: Any, files: int) -> None:

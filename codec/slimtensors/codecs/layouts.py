@@ -5,7 +5,7 @@ from __future__ import annotations
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, Part, bits
 
-__all__ = ["BYTES", "FLAGS", "finer", "floats", "halves", "most_tail", "usual", "whole_bytes"]
+__all__ = ["BYTES", "FLAGS", "finer", "floats", "halves", "most_tail", "unsigned", "usual", "whole_bytes"]
 
 BYTES = bits(8)
 FLAGS = bits(1)
@@ -51,6 +51,14 @@ def floats(dtype: DType, preset: str, tail: int = 0, by_row: bool = False) -> Bi
     side = 0 if by_row else None
     parts = [Part(1), *(Part(w, side) for w in _split(tail)), *(Part(w) for w in _split(mantissa - tail)), Part(width)]
     return Bits(tuple(parts), rotate=1)
+
+
+def unsigned(dtype: DType, preset: str) -> Bits:
+    """`floats` for those of which none is negative, such as second moments: the sign in a plane of its own."""
+    if dtype.unit_bits == 8:
+        return SIGNED_BYTES
+    width = _FIELD[preset][dtype.name]
+    return bits(1, *_split(dtype.unit_bits - 1 - width), width, rotate=1)
 
 
 def finer(dtype: DType) -> Bits:

@@ -11,6 +11,7 @@ import base64
 import json
 from collections import Counter, OrderedDict
 from collections.abc import Callable
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,8 @@ def encode(value: Any, where: str) -> Any:
         return [encode(each, f"{where}[{i}]") for i, each in enumerate(value)]
     if kind in _SEQUENCES:
         return {_SEQUENCES[kind]: [encode(each, f"{where}[{i}]") for i, each in enumerate(value)]}
+    if kind is dict and value and all(map(_is_path, value.items())):
+        return {"paths": [_cut(path) if len(path) > 1 else name for name, path in value.items()]}
     if kind in _MAPPINGS:
         pairs = [[encode(key, f"a key of {where}"), encode(each, f"{where}[{key!r}]")] for key, each in value.items()]
         return {_MAPPINGS[kind]: pairs}
@@ -51,6 +54,30 @@ def encode(value: Any, where: str) -> Any:
         f"state {where} is a {kind.__module__}.{kind.__qualname__}, which is stored neither as a tensor nor as JSON "
         "(pickles are not written): save None, bool, int, float, str, bytes, list, tuple, dict, or arrays of numbers"
     )
+
+
+def _is_path(item: tuple[Any, Any]) -> bool:
+    """Whether a tuple is told by its key: its parts, with dots between them, as DCP names what is nested."""
+    name, path = item
+    texts = type(name) is str and type(path) is tuple and all(type(part) is str for part in path)
+    return texts and bool(path) and ".".join(path) == name
+
+
+def _cut(path: tuple[str, ...]) -> list[Any]:
+    """The name, and where its dots between parts are."""
+    ends = accumulate(len(part) + 1 for part in path[:-1])
+    return [".".join(path), *(end - 1 for end in ends)]
+
+
+def _path(item: Any) -> tuple[str, tuple[str, ...]]:
+    told: list[Any] = [item] if isinstance(item, str) else item
+    name, *dots = told
+    if not isinstance(name, str) or any(type(dot) is not int or not 0 <= dot < len(name) for dot in dots):
+        raise ValueError("not a name and places in it")
+    if any(name[dot] != "." for dot in dots) or dots != sorted(set(dots)):
+        raise ValueError(f"no dots of {name!r:.80} in order")
+    bounds = [-1, *dots, len(name)]
+    return name, tuple(name[low + 1 : high] for low, high in pairwise(bounds))
 
 
 def decode(value: Any) -> Any:
@@ -99,6 +126,7 @@ _DECODERS: dict[str, Callable[[Any], Any]] = {
     "tuple": lambda content: tuple(_decode(each) for each in content),
     "size": lambda content: torch.Size([_decode(each) for each in content]),
     "dict": lambda content: dict(_pairs(content)),
+    "paths": lambda content: dict(map(_path, content)),
     "ordered": lambda content: OrderedDict(_pairs(content)),
     "counter": lambda content: Counter(dict(_pairs(content))),
     "bytes": lambda content: base64.b64decode(content, validate=True),
