@@ -27,7 +27,7 @@ class Layout:
 
 
 LAYOUTS = [
-    Layout("fields u8", np.uint8, (8,), 0, plain.decode_fields_u8, None),
+    Layout("fields u8", np.uint8, (8,), 0, plain.decode_fields_u8, None, searching.decode_fields_u8),
     Layout("fields u16", np.uint16, (16,), 0, plain.decode_fields_u16, None),
     Layout("u8 1 7", np.uint8, (1, 7), 1, plain.decode_u8_1_7, None),
     Layout("u16 8 8", np.uint16, (8, 8), 1, plain.decode_u16_8_8, split.split_u16_8_8, searching.decode_u16_8_8),

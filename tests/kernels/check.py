@@ -25,8 +25,9 @@ from kernels.mean_checks import check_means
 from kernels.quantise_checks import check_quantisers
 from kernels.record_checks import check_records
 from kernels.search_checks import check_search, check_trees
-from kernels.trellis_checks import check_trellis
+from kernels.trellis_checks import check_straight, check_trellis
 from slimtensors.kernels.cpu import (
+    bounds,
     bypass,
     class_kernels,
     closing,
@@ -41,6 +42,7 @@ from slimtensors.kernels.cpu import (
     find_scales,
     fit,
     histogram,
+    level_kernels,
     lookup,
     low_rank,
     merging,
@@ -51,19 +53,21 @@ from slimtensors.kernels.cpu import (
     scales,
     search,
     search_kernels,
+    search_scales,
     sparse,
     split,
     survey,
     table,
+    trellis,
     window,
     xxh3,
 )
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, errors,
-    find_codes, find_scales, fit, histogram, lookup, low_rank, merging, planes, quantise, records, rows, scales, search,
-    search_kernels, sparse, split, survey, table, window, xxh3,
+    bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, errors,
+    find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, planes, quantise, records, rows,
+    scales, search, search_kernels, search_scales, sparse, split, survey, table, trellis, window, xxh3,
 )  # fmt: skip
 
 
@@ -574,6 +578,7 @@ def digest_of_all() -> str:
     for chunk in cases.sound():
         check_decoder(digest, chunk)
         check_search(chunk)
+        check_straight(digest.add, chunk)
         check_encoder(digest, chunk)
         check_few(digest.add, chunk)
         check_split(chunk)

@@ -12,6 +12,7 @@ import numpy as np
 
 from kernels import cases, class_checks, mean_checks, record_checks
 from slimtensors.kernels.cpu import (
+    bounds,
     bypass,
     closing,
     context_coding,
@@ -23,6 +24,7 @@ from slimtensors.kernels.cpu import (
     find_codes,
     find_scales,
     histogram,
+    level_kernels,
     lookup,
     mean,
     mean_kernels,
@@ -35,6 +37,7 @@ from slimtensors.kernels.cpu import (
     rows,
     scales,
     search,
+    search_scales,
     sparse,
     survey,
     table,
@@ -98,6 +101,14 @@ def feed_decoders(fence: Fence, n: int, blocks: int) -> None:
             if layout.search:
                 status = layout.search(slots, tree, base, states, words, starts, *pieces, out)
                 assert status in (OK, BAD_STREAM)
+    for plain, searching, unit in (
+        (level_kernels.decode_f32, level_kernels.search_f32, np.uint32),
+        (level_kernels.decode_bf16, level_kernels.search_bf16, np.uint16),
+        (level_kernels.decode_f16, level_kernels.search_f16, np.uint16),
+    ):
+        grid = 255, np.float32(0.1), states, words, starts, fence.array(unit, n)
+        assert plain(slots, *grid) in (OK, BAD_STREAM)
+        assert searching(slots, tree, *grid) in (OK, BAD_STREAM)
     search.plant(slots, tree)
     slots[:] = (256 << 20) + np.arange(256, dtype=np.uint32).repeat(16) * 4096  # 16 symbols, or many strays
     assert search.plant(slots, tree) == 0
@@ -219,10 +230,26 @@ def feed_quantisers(fence: Fence, n: int) -> None:
         assert codes.max() <= 2 * 126
         assert quantise.round_shifted(weights, scales, offsets, length, 15, codes) == OK
         assert codes.max() <= 15
-    room, minima = fence.arrays((np.float32, 128), (np.float32, n // 32))
-    assert quantise.search_scales(weights, room, fence.array(np.float32, n // 32), minima) == OK
+    room, minima = fence.arrays((np.float32, search_scales.ROOM), (np.float32, n // 32))
+    assert search_scales.search_scales(weights, room, fence.array(np.float32, n // 32), minima) == OK
     sums = fence.arrays((np.float64, 32), (np.float64, 32), (np.float64, 1))
     assert errors.add_errors(*fence.arrays((np.float64, n), (np.float64, n)), *sums) == OK
+
+
+def feed_bounds(fence: Fence, n: int) -> None:
+    """Tables of noise too: what cannot come from ours."""
+    x, y, codes = fence.arrays((np.float32, n), (np.float32, n), (np.uint16, n))
+    found = fence.array(np.int64, 2)
+    bits = x.view(np.uint32)
+    assert bounds.magnitudes(bits, found) == OK
+    assert bounds.multiples(x, 1e-3, codes, found) == OK
+    assert bounds.too_far(x, y, 1.0) >= 0
+    for unit in (np.uint16, np.uint32):
+        for entries, shift in ((1, 31), (5, 0), (300, 20)):
+            firsts, limits = fence.arrays((np.int64, 9), (np.uint32, entries))
+            numbers, units, out = fence.arrays((np.float64, entries), (unit, entries), (unit, n))
+            for most in (0, 3):
+                assert bounds.nearest(bits, shift, firsts, limits, most, numbers, units, 0.1, out) >= 0
 
 
 def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None:
@@ -334,6 +361,15 @@ def feed_trellis(fence: Fence, n: int) -> None:
         ):  # fmt: skip
             for states in (1, 8):
                 assert levels(codes, 65535, states, np.float32(3e38), fence.array(unit, n)) == OK
+        for scaled, unit in (
+            (trellis.scaled_f32, np.uint32), (trellis.scaled_bf16, np.uint16), (trellis.scaled_f16, np.uint16),
+        ):  # fmt: skip
+            for width, first in ((1, 0), (31, 30), (32, 0), (n, 0), (n + 1, n), (97, 3)):
+                scales, columns = fence.arrays((np.float32, -(-(first + n) // width)), (np.uint32, width))
+                room, out = fence.arrays((np.uint32, 32), (unit, n))
+                assert scaled(codes, 9, 8, np.float32(2), scales, columns, first, room, out) == OK
+    for states in (1, 8):
+        assert trellis.narrow_bf16(*fence.arrays((np.uint8, n)), 255, states, np.float32(3), found) == OK
 
 
 def feed_merging(fence: Fence, precision: int) -> None:
@@ -438,6 +474,7 @@ def main() -> None:
         feed_the_rest(fence, 128 * groups, precision)
         feed_records(fence, 128 * groups)
         feed_quantisers(fence, 128 * groups)
+        feed_bounds(fence, 128 * groups)
         feed_payload(fence, groups, blocks, precision)
         feed_contexts(fence, 128 * groups, blocks, precision)
         feed_hash(fence, blocks)

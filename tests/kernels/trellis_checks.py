@@ -6,12 +6,20 @@ from collections.abc import Callable
 
 import numpy as np
 
+from kernels import cases
+from kernels.search_checks import planted
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES
-from slimtensors.kernels.cpu import trellis
+from slimtensors.kernels.cpu import level_kernels, search, trellis
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 LEVELS = {"F32": trellis.levels_f32, "BF16": trellis.levels_bf16, "F16": trellis.levels_f16}
+SCALED = {"F32": trellis.scaled_f32, "BF16": trellis.scaled_bf16, "F16": trellis.scaled_f16}
+STRAIGHT = {
+    "F32": (level_kernels.decode_f32, level_kernels.search_f32),
+    "BF16": (level_kernels.decode_bf16, level_kernels.search_bf16),
+    "F16": (level_kernels.decode_f16, level_kernels.search_f16),
+}
 STEPS = [np.float32(number) for number in (0.1, 1.0, 1e-45, 3e38, 6e-8)]
 NONE = np.empty(0, np.float32)
 
@@ -50,6 +58,7 @@ def check_trellis(add: Callable[..., None], rng: np.random.Generator) -> None:
             for n, zero in ((0, 0), (32, most // 2), (416, 0), (416, most), (128, most // 2 + 1)):
                 codes = rng.integers(0, most + 1, n).astype(kind)
                 check_levels(add, codes, zero, states)
+                check_scaled(add, rng, codes, zero, states)
     check_search(add, rng)
     for states, zero in ((2, 0), (8, -1), (1, 1 << 16)):
         assert trellis.levels_f32(codes, zero, states, STEPS[0], np.empty(n, np.uint32)) == BAD_ARGUMENT
@@ -68,6 +77,63 @@ def check_levels(add: Callable[..., None], codes: np.ndarray, zero: int, states:
             assert kernel(codes, zero, states, step, out) == OK
             assert np.array_equal(out, wanted)
             add(OK, out)
+            if name == "BF16" and codes.itemsize == 1 and zero < 256:
+                out[:] = 1
+                assert trellis.narrow_bf16(codes, zero, states, step, out) == OK
+                assert np.array_equal(out, wanted)
+                assert trellis.narrow_bf16(codes, 256, states, step, out) == BAD_ARGUMENT
+                assert trellis.narrow_bf16(codes, zero, 2, step, out) == BAD_ARGUMENT
+                assert trellis.narrow_bf16(codes, zero, 1, step, np.empty(codes.size + 32, np.uint16)) == BAD_ARGUMENT
+
+
+def check_scaled(add: Callable[..., None], rng: np.random.Generator, codes: np.ndarray, zero: int, states: int) -> None:
+    """Rows that begin anywhere in 32 elements, rows of fewer, one row; steps of which some are subnormal."""
+    exact, n = np.array(slow_levels(codes.tolist(), zero, states), np.float32), codes.size
+    for columns, first in ((1, 0), (7, 3), (32, 0), (45, 44), (64, 32), (416, 0), (500, 77)):
+        rows = -(-(first + n) // columns) + 1
+        of_rows, of_columns = (np.exp2(rng.uniform(-20, 20, count)).astype(np.float32) for count in (rows, columns))
+        step, room = np.float32(2.0 ** rng.uniform(-145, 60)), np.empty(32, np.uint32)
+        with np.errstate(all="ignore"):
+            steps = ((step * of_rows)[:, None] * of_columns).reshape(-1)[first : first + n]
+            made = (exact * steps).view(np.uint32)
+            for name, kernel in SCALED.items():
+                dtype = DTYPES[name]
+                out = np.empty(n, dtype.unit)
+                arguments = codes, zero, states, step, of_rows, of_columns.view(np.uint32), first, room, out
+                assert kernel(*arguments) == OK
+                assert np.array_equal(out, cast_units(made, DTYPES["F32"], dtype))
+                add(OK, out)
+    for at, wrong in ((4, of_rows[: first + n > 500]), (6, columns), (7, room[1:]), (8, out[:-1]), (2, 4)):
+        bad = (*arguments[:at], wrong, *arguments[at + 1 :])
+        assert kernel(*bad) == BAD_ARGUMENT or n == 0
+
+
+def check_straight(add: Callable[..., None], chunk: cases.Chunk) -> None:
+    """Codes and their levels in one kernel: as one after the other."""
+    if chunk.layout.name != "fields u8" or chunk.precision != search.PRECISION:
+        return
+    slots, tree, _strays = planted(chunk.frequencies)
+    words = np.concatenate([chunk.words, cases.PADDING])
+    for name, (plain, searching) in STRAIGHT.items():
+        dtype = DTYPES[name]
+        for zero, step in ((128, STEPS[0]), (0, STEPS[2]), (255, STEPS[3])):
+            expected, out = np.empty(chunk.decoded.size, dtype.unit), np.empty(chunk.decoded.size, dtype.unit)
+            assert LEVELS[name](chunk.decoded, zero, 1, step, expected) == OK
+            stream = (zero, step, chunk.states, words, chunk.starts)
+            assert plain(slots, *stream, out) == OK
+            assert np.array_equal(out, expected)
+            assert searching(slots, tree, *stream, out) == OK
+            assert np.array_equal(out, expected)
+            add(OK, out)
+        damaged = words.copy()
+        damaged[: chunk.words.size // 2] ^= 0x5555
+        for kernel, tables in ((plain, (slots,)), (searching, (slots, tree))):
+            status = kernel(*tables, zero, step, chunk.states, damaged, chunk.starts, out)
+            assert status == BAD_STREAM or chunk.words.size < 2
+            assert kernel(*tables, 256, *stream[1:], out) == BAD_ARGUMENT
+            assert kernel(*tables, *stream, out[:-1]) == BAD_ARGUMENT
+            assert kernel(*(each[1:] for each in tables), *stream, out) == BAD_ARGUMENT
+            add(status, out)
 
 
 def check_search(add: Callable[..., None], rng: np.random.Generator) -> None:

@@ -17,7 +17,19 @@ from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits, ClassContext, Delta, Record, SignContext, Sparse, Stored, Trellis
+from slimtensors.expression import (
+    Bits,
+    ClassContext,
+    Decimal,
+    Delta,
+    Gather,
+    Mul,
+    Record,
+    SignContext,
+    Sparse,
+    Stored,
+    Trellis,
+)
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
@@ -33,8 +45,14 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
 
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
-    if isinstance(expression, Bits) and straight.decode(data, expression, out):
-        return
+    if isinstance(expression, Bits):
+        if straight.decode(data, expression, out):
+            return
+    elif isinstance(expression, Gather | Mul | Decimal | Trellis):
+        codes = straight.open_codes(data, expression.bits, out)
+        if codes is not None:
+            _decode_codes(codes, expression, place)
+            return
     try:
         parts = len(expression.bits.parts)
         kind, base_digest = head.read_head(data, out.size, parts, isinstance(expression, Delta))
@@ -50,6 +68,18 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
                 delta.add_base(out[: out.size - out.size % GROUP], place, expression.moved)
     except struct.error:
         raise FormatError(f"a chunk of {data.size} bytes is too short") from None
+
+
+def _decode_codes(codes: straight.Codes, expression: Gather | Mul | Decimal | Trellis, place: Place) -> None:
+    body = codes.body
+    if isinstance(expression, Trellis) and trellis.decode_straight(expression, codes, place):
+        return
+    fields = work_space("codes", body.size, np.uint8)
+    codes.decode(fields)
+    if isinstance(expression, Trellis):
+        trellis.decode(expression, fields, body, place)
+    else:
+        lookup.decode(expression, fields, body, place)
 
 
 def _decode_literal(data: Bytes, out: Units) -> None:

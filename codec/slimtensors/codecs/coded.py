@@ -96,6 +96,7 @@ def cut(
     )
 
 
+NOT_ZERO = "an escape where the symbol is not 0"
 _WRONG = {
     payload.BAD_TABLE: "a frequency table is cut off, or its frequencies do not sum to 2^precision",
     payload.BAD_SYMBOL: "a symbol stands for a field that is wider than its plane",
@@ -109,7 +110,7 @@ _WRONG = {
 def put_escapes(body: npt.NDArray[Any], shift: int, width: int, escapes: Escapes) -> None:
     """Put escaped fields into decoded units, where they are 0. Raises FormatError."""
     if escapes.positions.size and payload.patch(body, shift, (1 << width) - 1, *escapes) != OK:
-        raise FormatError("an escape where the symbol is not 0")
+        raise FormatError(NOT_ZERO)
 
 
 def block_count(units: int, unit_bytes: int) -> int:

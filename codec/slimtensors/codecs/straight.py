@@ -1,5 +1,5 @@
-"""Chunks of the usual kind, raw planes below a coded one, in few steps: a kernel opens the chunk, another decodes it;
-an encoder puts the raw planes where they are to lie.
+"""Chunks of the usual kind, raw planes below a coded one, or codes in one coded plane, in few steps: a kernel opens the
+chunk, another decodes it; an encoder puts the raw planes where they are to lie.
 
 All others go the long way (chunk.py); tests hold the two against each other.
 """
@@ -20,11 +20,11 @@ from slimtensors.codecs.workspace import own
 from slimtensors.dtypes import bytes_of
 from slimtensors.expression import Bits
 from slimtensors.kernels import instruction_set
-from slimtensors.kernels.cpu import closing, opening, search, search_kernels, table
+from slimtensors.kernels.cpu import closing, decode_kernels, opening, search, search_kernels, table
 from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS, STATES, WORDS
 from slimtensors.kernels.status import OK
 
-__all__ = ["decode", "encode"]
+__all__ = ["Codes", "decode", "encode", "open_codes"]
 
 Units = npt.NDArray[Any]
 
@@ -86,33 +86,92 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     if opening.open_chunk(data, out.size, out.itemsize, plan.widths, room.table, room.starts, room.places) != OK:
         return False
     at = room.places.tolist()
-    groups, tail_units = divmod(out.size, GROUP)
-    body = out[: out.size - tail_units] if tail_units else out
+    body = _body_of(data, at, out)
+    groups = body.size // GROUP
     raw = []
     for begin, pieces in zip(at[opening.PAYLOADS :], plan.pieces, strict=False):
         for piece in pieces:
             end = begin + packed_length(piece, groups)
             raw.append(data[begin:end])
             begin = end
-    states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
-    stream = at[opening.BASE], states, words, room.starts[: at[opening.BLOCKS] + 1], *raw, body
+    states, words, starts = _stream(data, at, room)
+    stream = at[opening.BASE], states, words, starts, *raw, body
     if plan.search is not None and _has_tree(room, at[opening.PRECISION]):
         check_status(plan.search(room.table, room.tree, *stream))
     else:
         check_status(plan.decode(room.table, *stream))
-    if count := at[opening.ESCAPES]:
-        positions = data[at[POSITIONS] : at[POSITIONS] + 4 * count].view("<u4")
-        escapes = coded.Escapes(positions, data[at[FIELDS] : at[FIELDS] + 2 * count].view("<u2"))
-        coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], escapes)
-    if tail_units:
-        begin = at[opening.TAIL]
-        out[body.size :] = data[begin : begin + tail_units * out.itemsize].view(out.dtype)
+    if at[opening.ESCAPES]:
+        coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], _escapes(data, at))
     return True
+
+
+def _body_of(data: Bytes, at: list[int], out: Units) -> Units:
+    """The units of whole groups. The others are put there."""
+    tail_units = out.size % GROUP
+    if not tail_units:
+        return out
+    body, begin = out[: out.size - tail_units], at[opening.TAIL]
+    out[body.size :] = data[begin : begin + tail_units * out.itemsize].view(out.dtype)
+    return body
+
+
+def _stream(data: Bytes, at: list[int], room: _Room) -> tuple[Units, Units, Units]:
+    """States, words, and where each block's words begin."""
+    states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
+    return states, words, room.starts[: at[opening.BLOCKS] + 1]
+
+
+def _escapes(data: Bytes, at: list[int]) -> coded.Escapes:
+    count = at[opening.ESCAPES]
+    positions, fields = at[POSITIONS], at[FIELDS]
+    return coded.Escapes(
+        data[positions : positions + 4 * count].view("<u4"), data[fields : fields + 2 * count].view("<u2")
+    )
 
 
 def _has_tree(room: _Room, precision: int) -> bool:
     """Make the table's tree; whether it is worth searching."""
     return precision == search.PRECISION and 0 <= search.plant(room.table, room.tree) <= MOST_STRAYS
+
+
+class Codes(NamedTuple):
+    """A chunk's codes, opened and checked; valid until this thread opens another chunk."""
+
+    table: npt.NDArray[np.uint32]
+    tree: npt.NDArray[np.uint16] | None  # where it is worth searching
+    stream: tuple[Units, Units, Units]  # states, words, starts
+    width: int
+    escapes: coded.Escapes
+    body: Units  # of the units that are to be made of them
+
+    def decode(self, out: Bytes) -> None:
+        """Fill uint8[units of the body]. Raises FormatError."""
+        if self.tree is None:
+            check_status(decode_kernels.decode_fields_u8(self.table, 0, *self.stream, out))
+        else:
+            check_status(search_kernels.decode_fields_u8(self.table, self.tree, 0, *self.stream, out))
+        coded.put_escapes(out, 0, self.width, self.escapes)
+
+
+@cache
+def _code_plan(width: int) -> tuple[npt.NDArray[np.int64], bool]:
+    """(the one plane's width, whether searches are faster)"""
+    return np.array([width]), instruction_set.searches()
+
+
+def open_codes(data: Bytes, bits: Bits, out: Units) -> Codes | None:
+    """The codes of a chunk, if one coded plane of up to 8 bits is all that it has; the units of no whole group are then
+    put into `out`. None for any other chunk, and nothing was done.
+    """
+    if len(bits.parts) != 1 or bits.widths[0] > 8 or bits.rotate or bits.sides or bits.contexts:
+        return None
+    room, (widths, searching) = own("opening", _room), _code_plan(bits.widths[0])
+    if opening.open_chunk(data, out.size, out.itemsize, widths, room.table, room.starts, room.places) != OK:
+        return None
+    at = room.places.tolist()
+    tree = room.tree if searching and _has_tree(room, at[opening.PRECISION]) else None
+    stream, escapes = _stream(data, at, room), _escapes(data, at)
+    return Codes(room.table, tree, stream, bits.widths[0], escapes, _body_of(data, at, out))
 
 
 def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview | None:

@@ -7,20 +7,31 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs import straight
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.coded import NOT_ZERO
 from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.planes import check_status
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import FormatError
 from slimtensors.expression import Trellis
+from slimtensors.kernels.cpu import level_kernels
 from slimtensors.kernels.cpu import trellis as kernels
 from slimtensors.kernels.status import BAD_STREAM, OK
 
-__all__ = ["codes_near", "decode", "encode"]
+__all__ = ["codes_near", "decode", "decode_straight", "encode"]
 
 Array = npt.NDArray[Any]
 
 _LEVELS = {"F32": kernels.levels_f32, "BF16": kernels.levels_bf16, "F16": kernels.levels_f16}
+_SCALED = {"F32": kernels.scaled_f32, "BF16": kernels.scaled_bf16, "F16": kernels.scaled_f16}
+_STRAIGHT = {
+    "F32": (level_kernels.decode_f32, level_kernels.search_f32),
+    "BF16": (level_kernels.decode_bf16, level_kernels.search_bf16),
+    "F16": (level_kernels.decode_f16, level_kernels.search_f16),
+}
 # A number of the dtype lies within this share of what was rounded to it, if it is a normal one.
 _ROUNDING = {"F32": 2.0**-24, "BF16": 2.0**-8, "F16": 2.0**-11}
 _LEAST = {"F32": 0.0, "BF16": 0.0, "F16": 2.0**-25}  # and half the distance of subnormal numbers
@@ -28,18 +39,45 @@ _LEAST = {"F32": 0.0, "BF16": 0.0, "F16": 2.0**-25}  # and half the distance of 
 
 def decode(expression: Trellis, codes: Array, out: Array, place: Place) -> None:
     """Fill `out` with the units that codes stand for."""
-    dtype = _dtype(place)
-    if expression.rows is None:
-        step: Any = np.float32(float_step(expression))
-        assert _LEVELS[dtype.name](codes, expression.zero, expression.states, step, out) == OK
-        return
-    numbers = np.empty(codes.size, np.uint32)
-    one: Any = np.float32(1)
-    assert kernels.levels_f32(codes, expression.zero, expression.states, one, numbers) == OK
-    floats = numbers.view(np.float32)
-    with np.errstate(all="ignore"):  # overflow to infinity is meant
-        floats *= _steps(expression, place, codes.size)
-    out[:] = cast_units(numbers, DTYPES["F32"], dtype)
+    dtype, grid = _dtype(place), (expression.zero, expression.states, np.float32(float_step(expression)))
+    if expression.rows is not None and expression.columns is not None:
+        rows, columns = place.sides[expression.rows], place.sides[expression.columns]
+        row, first = divmod(place.first, columns.size)
+        room = np.empty(kernels.LANES, np.uint32)
+        status = _SCALED[dtype.name](codes, *grid, rows.view(np.float32)[row:], columns, first, room, out)
+    elif dtype.name == "BF16" and codes.itemsize == 1 and expression.zero < 1 << 8:
+        status = kernels.narrow_bf16(codes, *grid, out)
+    else:
+        status = _LEVELS[dtype.name](codes, *grid, out)
+    assert status == OK
+
+
+def decode_straight(expression: Trellis, codes: straight.Codes, place: Place) -> bool:
+    """Make levels of codes as they are decoded, if they have neither states nor scales; else nothing was done. Raises
+    FormatError.
+    """
+    if expression.states != 1 or expression.rows is not None:
+        return False
+    zero, step, dtype = expression.zero, np.float32(float_step(expression)), _dtype(place)
+    positions, fields = codes.escapes
+    if positions.size:
+        # Of codes 0 and 1, which must differ, so that an escape for code 0 is told; then of the fields.
+        some = np.zeros(-(-(2 + fields.size) // kernels.LANES) * kernels.LANES, np.uint8)
+        some[1], some[2 : 2 + fields.size] = 1, fields
+        made = np.empty(some.size, codes.body.dtype)
+        assert _LEVELS[dtype.name](some, zero, 1, step, made) == OK
+        if made[0] == made[1]:
+            return False
+    plain, searching = _STRAIGHT[dtype.name]
+    if codes.tree is None:
+        check_status(plain(codes.table, zero, step, *codes.stream, codes.body))
+    else:
+        check_status(searching(codes.table, codes.tree, zero, step, *codes.stream, codes.body))
+    if positions.size:
+        if (codes.body[positions] != made[0]).any():
+            raise FormatError(NOT_ZERO)
+        codes.body[positions] = made[2 : 2 + fields.size]
+    return True
 
 
 def _steps(expression: Trellis, place: Place, units: int) -> Array:

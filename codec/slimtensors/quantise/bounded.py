@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import lookup
 from slimtensors.codecs.casts import cast_units
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Gather, Mul
 from slimtensors.inputs import Input
+from slimtensors.kernels.cpu import bounds, trellis
+from slimtensors.kernels.status import OK
 from slimtensors.limits import MAX_PALETTE
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
@@ -28,6 +29,8 @@ __all__ = ["Bounded", "absolute", "relative"]
 
 Array = npt.NDArray[Any]
 
+FEW, MOST_BUCKETS = 2, 1 << 17  # limits that are looked at one after another; of a table
+_MULTIPLES = {"F32": trellis.levels_f32, "BF16": trellis.levels_bf16, "F16": trellis.levels_f16}
 SHARES = (1.0, 0.99, 0.96, 0.9, 0.8, 0.65, 0.5)  # of the largest step, or of a factor's distance from 1, in this order
 
 
@@ -59,35 +62,36 @@ class Bounded:
 
 def absolute(tensor: Input, bound: float) -> _Found | None:
     """|found - source| <= bound, for every element."""
-    weights = floats_of(tensor)
-    wide = weights.astype(np.float64)
-    peak = float(abs(wide).max())
+    weights, dtype = floats_of(tensor), tensor.dtype
+    peak, _least = _magnitudes(weights)
     if not np.isfinite(peak):
         return None
     steps = [2 * bound * share for share in SHARES]
     # Of a power of two all multiples that a float is near to are floats of the dtype.
     steps.append(2.0 ** (np.frexp(2 * bound)[1] - 1))
+    found = np.zeros(weights.size + -weights.size % trellis.LANES, np.uint16)
+    ends = np.empty(2, np.int64)
     for asked in steps:
         step = np.float32(asked)
         if not 0 < peak / float(step) < MAX_PALETTE // 2 - 1:
             continue
-        whole = np.rint(wide / np.float64(step))
-        low, high = int(whole.min()), int(whole.max())
-        palette = np.arange(low, high + 1).astype(np.float32)
-        units = _units(palette, step, (whole - low).astype(np.uint16), tensor.dtype)
-        if bool((abs(wide - _numbers(units, tensor.dtype)) <= bound).all()):
+        assert bounds.multiples(weights, float(step), found[: weights.size], ends) == OK
+        units = np.empty(found.size, dtype.unit)
+        assert _MULTIPLES[dtype.name](found, bounds.MIDDLE, 1, step, units) == OK
+        units = units[: weights.size]
+        if bounds.too_far(weights, cast_units(units, dtype, DTYPES["F32"]).view("<f4"), bound) == 0:
+            palette = np.arange(ends[0], ends[1] + 1).astype("<i2")
             tables = (side(0, "I16", (palette.size,)), side(1, "F32", (1,)))
             expression = Mul(Gather(0, codes(palette.size)), 1)
             structure = Structure(expression, tables, f"no further than {bound:g} from the source")
-            return _Found(structure, (palette.astype("<i2").view("<u2"), np.array([step]).view("<u4")), units)
+            return _Found(structure, (palette.view("<u2"), np.array([step]).view("<u4")), units)
     return None
 
 
 def relative(tensor: Input, bound: float) -> _Found | None:
     """|found - source| <= bound * |source|, for every element; zeros stay zeros."""
-    wide = floats_of(tensor).astype(np.float64)
-    magnitudes = abs(wide)
-    peak, least = float(magnitudes.max()), float(magnitudes.min(initial=np.inf, where=magnitudes > 0))
+    weights = floats_of(tensor)
+    peak, least = _magnitudes(weights)
     if not np.isfinite(peak) or peak == 0:
         return None
     for share in SHARES:
@@ -96,15 +100,57 @@ def relative(tensor: Input, bound: float) -> _Found | None:
         if levels is None:
             continue
         positive = np.unique(_narrowed(levels, tensor.dtype))
-        at = np.searchsorted(positive[:-1] + np.diff(positive) / 2, magnitudes)
-        made = np.where(magnitudes > 0, np.where(wide < 0, -positive[at], positive[at]), 0)
-        if bool((abs(wide - made) <= bound * magnitudes).all()):
+        units = _nearest(weights, peak, least, positive, bound, tensor.dtype)
+        if units is not None:
             palette = np.concatenate([-positive[::-1], [0.0], positive])
             table = side(0, tensor.dtype.name, (palette.size,))
             why = f"no further than {100 * bound:g} % of itself from the source"
             structure = Structure(Gather(0, codes(palette.size)), (table,), why)
-            return _Found(structure, (_as_units(palette, tensor.dtype),), _as_units(made, tensor.dtype))
+            return _Found(structure, (_as_units(palette, tensor.dtype),), units)
     return None
+
+
+def _magnitudes(weights: Floats) -> tuple[float, float]:
+    """The largest magnitude and the least above 0; of zeros both 0."""
+    found = np.empty(2, np.int64)
+    assert bounds.magnitudes(weights.view(np.uint32), found) == OK
+    largest, least = found.astype(np.uint32).view(np.float32).tolist()
+    return largest, least
+
+
+def _nearest(weights: Floats, peak: float, least: float, positive: Array, bound: float, dtype: DType) -> Array | None:
+    """The nearest of the positive numbers to each weight's magnitude, with its sign; None if one breaks the bound."""
+    middles = positive[:-1] + np.diff(positive) / 2
+    limits = _cut(middles).view(np.uint32)
+    firsts, shift, most = _buckets(limits, peak, least)
+    limits = np.append(limits, np.uint32(0xFFFFFFFF))
+    out = np.empty(weights.size, dtype.unit)
+    units = _as_units(positive, dtype)
+    wrong = bounds.nearest(weights.view(np.uint32), shift, firsts, limits, most, positive, units, bound, out)
+    assert wrong >= 0
+    return out if wrong == 0 else None
+
+
+def _cut(numbers: Array) -> Floats:
+    """The largest float32s that are not above."""
+    with np.errstate(over="ignore"):
+        near = numbers.astype(np.float32)
+    found: Floats = np.where(near > numbers, np.nextafter(near, np.float32(0)), near)
+    return found
+
+
+def _buckets(limits: Array, peak: float, least: float) -> tuple[Array, int, int]:
+    """Of magnitudes by their first bits: (the first bucket, and how many limits lie below each one; the bits left out;
+    how many limits one bucket has). Few enough to look at one after another.
+    """
+    low, high = np.array([least, peak], np.float32).view(np.uint32).astype(np.int64).tolist()
+    for shift in range(23, -1, -1):
+        starts = np.arange(low >> shift, (high >> shift) + 2) << shift
+        below = np.searchsorted(limits, starts)
+        most = int(np.diff(below).max())
+        if most <= FEW or high - low >> shift >= MOST_BUCKETS // 2:
+            break
+    return np.concatenate([[low >> shift], below[:-1]]), shift, most
 
 
 def _powers(first: float, factor: float, last: float) -> Array | None:
@@ -117,15 +163,6 @@ def _powers(first: float, factor: float, last: float) -> Array | None:
             return None
         found.append(found[-1] * factor)
     return np.array(found)
-
-
-def _units(palette: Floats, step: np.float32, found: npt.NDArray[np.uint16], dtype: DType) -> Array:
-    """What a reader makes of codes."""
-    short = -found.size % 32
-    padded = np.concatenate([found, np.zeros(short, np.uint16)]) if short else found
-    out = np.empty(padded.size, dtype.unit)
-    lookup.scaled(palette, np.array([step]), max(padded.size, 1), 0, padded, out, dtype)
-    return out[: found.size]
 
 
 def _numbers(units: Array, dtype: DType) -> Array:

@@ -11,6 +11,7 @@ from slimtensors.detect.codes import Structure, codes
 from slimtensors.expression import Gather, Mul
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import quantise as kernels
+from slimtensors.kernels.cpu.search_scales import ROOM, RUN, search_scales
 from slimtensors.kernels.status import OK
 from slimtensors.quantise.blocks import units_of_codes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
@@ -60,7 +61,7 @@ class NVFP4:
 class Q4K:
     """GGUF's Q4_K: blocks of 256 weights, of each 32 a scale and a minimum of six bits, times F16 numbers of the block.
 
-    gguf-py does not quantise to it. The search for scales is that of llama.cpp's reference (`kernels.search_scales`),
+    gguf-py does not quantise to it. The search for scales is that of llama.cpp's reference (`search_scales`),
     sums in another order; what it finds is stored as there, and gives what gguf-py's `dequantize` gives.
     """
 
@@ -83,7 +84,7 @@ class Q4K:
         scales, minima = (np.empty(weights.size // RUN, np.float32) for _ in range(2))
         found = np.empty(weights.size, np.uint8)
         with np.errstate(all="ignore"):  # what is not finite is found by its error
-            assert kernels.search_scales(weights, np.empty(4 * RUN, np.float32), scales, minima) == OK
+            assert search_scales(weights, np.empty(ROOM, np.float32), scales, minima) == OK
             (six, d), (less, m) = _six_bits(scales), _six_bits(minima)
             steps, offsets = six * np.repeat(d, BLOCK // RUN), less * np.repeat(-m, BLOCK // RUN)
             assert kernels.round_shifted(weights, steps, offsets, RUN, 15, found) == OK
@@ -92,7 +93,7 @@ class Q4K:
         return Quantised((PALETTE.view(np.uint8), *(each.view("<u4") for each in (six, d, less, -m))), out)
 
 
-RUN, BLOCK = 32, 256
+BLOCK = 256
 PALETTE = np.arange(16).astype(np.int8)
 
 

@@ -20,7 +20,6 @@ from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 __all__ = [
     "LANES", "nearest", "peaks", "round_away", "round_down", "round_even", "round_floats", "round_shifted",
-    "search_scales",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -147,77 +146,4 @@ def round_shifted(weights: Array, scales: Array, offsets: Array, length: int, mo
         divisor = scale if scale != 0 else np.float32(np.inf)
         for i in range(run * length, (run + 1) * length):
             codes[i] = clipped(np.rint((np.float32(weights[i]) - offset) / divisor), 0, most)
-    return OK
-
-
-RUN, VECTOR = 32, 8
-STEPS, FIRST, APART, MOST = 21, np.float32(-1.0), np.float32(0.1), np.float32(15)
-
-
-@inlined
-def sum_of(numbers: Array, begin: int, room: Array) -> Any:
-    """Of 32 numbers, in eight lanes first."""
-    for k in range(VECTOR):
-        at = begin + k
-        room[k] = numbers[at] + numbers[at + VECTOR] + numbers[at + 2 * VECTOR] + numbers[at + 3 * VECTOR]
-    return ((room[0] + room[4]) + (room[2] + room[6])) + ((room[1] + room[5]) + (room[3] + room[7]))
-
-
-@kernel
-def search_scales(weights: Array, room: Array, scales: Array, minima: Array) -> int:
-    """Of each 32 weights a scale and a minimum, neither negative, so that scale * code - minimum is near to them.
-
-    Codes are from 0 to 15. Errors count by how large a weight is, beside the root of the mean of squares. The range of
-    the weights, and 21 scales near to what it asks for, are tried; for the codes that a scale gives, the best scale and
-    minimum follow from equations. Method: llama.cpp's make_qkx2_quants.
-
-    room float32[128], for the kernel's use.
-    """
-    if scales.size * RUN != weights.size or minima.size != scales.size or room.size != 4 * RUN:
-        return BAD_ARGUMENT
-    importance, codes, terms, lanes = room[:RUN], room[RUN : 2 * RUN], room[2 * RUN : 3 * RUN], room[3 * RUN :]
-    for run in range(scales.size):
-        x = weights[run * RUN : (run + 1) * RUN]
-        low, high = np.float32(0), x[0]
-        for i in range(RUN):
-            low, high = min(low, x[i]), max(high, x[i])
-            terms[i] = x[i] * x[i]
-        mean = np.sqrt(sum_of(terms, 0, lanes) / np.float32(RUN))
-        scales[run], minima[run] = np.float32(0), -low
-        if not high > low:
-            continue
-        for i in range(RUN):
-            importance[i] = mean + abs(x[i])
-            terms[i] = importance[i] * x[i]
-        w, wx = sum_of(importance, 0, lanes), sum_of(terms, 0, lanes)
-        best = np.float32(np.inf)
-        for step in range(-1, STEPS):
-            # the range itself first
-            asked = MOST if step < 0 else FIRST + APART * np.float32(step) + MOST
-            factor = asked / (high - low)
-            for i in range(RUN):
-                codes[i] = min(max(np.rint(factor * (x[i] - low)), np.float32(0)), MOST)
-                terms[i] = importance[i] * codes[i]
-            wl = sum_of(terms, 0, lanes)
-            for i in range(RUN):
-                terms[i] = importance[i] * codes[i] * codes[i]
-            wll = sum_of(terms, 0, lanes)
-            for i in range(RUN):
-                terms[i] = importance[i] * codes[i] * x[i]
-            wlx = sum_of(terms, 0, lanes)
-            scale, least = np.float32(1) / factor, low
-            if step >= 0:
-                determinant = w * wll - wl * wl
-                if not determinant > 0:
-                    continue
-                scale, least = (w * wlx - wx * wl) / determinant, (wll * wx - wl * wlx) / determinant
-                if least > 0:
-                    scale, least = wlx / wll, np.float32(0)
-            for i in range(RUN):
-                d = scale * codes[i] + least - x[i]
-                terms[i] = importance[i] * d * d
-            error = sum_of(terms, 0, lanes)
-            if error < best:
-                best = error
-                scales[run], minima[run] = scale, -least
     return OK

@@ -21,8 +21,18 @@ from slimtensors.kernels.status import BAD_ARGUMENT
 
 Array = npt.NDArray[Any]
 
-u16_8_8, u16_6_10 = join.u16_8_8, join.u16_6_10
+field_u8, u16_8_8, u16_6_10 = join.field_u8, join.u16_8_8, join.u16_6_10
 u32_8_8_8_8, u32_8_8_6_10 = join.u32_8_8_8_8, join.u32_8_8_6_10
+
+
+@kernel
+def decode_fields_u8(
+    table: Array, tree: Array, base: int, states: Array, words: Array, starts: Array, out: Array
+) -> int:
+    """Fields of up to 8 bits."""
+    if tree.size != TREE:
+        return BAD_ARGUMENT
+    return decode_blocks(searched, field_u8, table, open_tree(tree), (base,), states, words, starts, (), out)
 
 
 @kernel

@@ -11,6 +11,7 @@ for sources (1990).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,16 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.cpu.lookup import Convert, product_bf16, product_f16, product_f32
-from slimtensors.kernels.simd.lanes import to_u32
+from slimtensors.kernels.cpu.lookup import Convert, product_bf16, product_f16, product_f32, to_bf16, to_f16
+from slimtensors.kernels.simd.lanes import Lanes, to_u16, to_u32
 from slimtensors.kernels.simd.memory import load, store
-from slimtensors.kernels.simd.numbers import plus
+from slimtensors.kernels.simd.numbers import plus, times, times_bf16, times_each
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
-__all__ = ["LANES", "codes_of", "levels_bf16", "levels_f16", "levels_f32", "nearest", "search"]
+__all__ = [
+    "LANES", "codes_of", "levels_bf16", "levels_f16", "levels_f32", "narrow_bf16", "nearest", "scaled_bf16",
+    "scaled_f16", "scaled_f32", "search",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -67,6 +71,106 @@ def levels_bf16(codes: Array, zero: int, states: int, step: float, out: Array) -
 @kernel
 def levels_f16(codes: Array, zero: int, states: int, step: float, out: Array) -> int:
     return levels(product_f16, codes, zero, states, step, out)
+
+
+@kernel
+def narrow_bf16(codes: Array, zero: int, states: int, step: float, out: Array) -> int:
+    """As levels_bf16, of uint8 codes and a zero below 256: levels then fit lanes of 16 bits."""
+    if codes.size != out.size or codes.size % LANES != 0 or not 0 <= zero < 1 << 8 or states not in (1, STATES):
+        return BAD_ARGUMENT
+    if codes.size == 0:
+        return OK
+    twice = 0 if states == 1 else 1
+    now = to_u16(load(codes, 0)) & 0
+    before, earlier = now, now
+    for at in range(0, codes.size, LANES):
+        code = to_u16(load(codes, at))
+        store(out, at, times_bf16((code - zero << twice) + now, np.float32(step)))
+        following = (code ^ before ^ earlier) & twice
+        earlier, before, now = before, now, following
+    return OK
+
+
+# ---- a step of its own for each element
+
+
+@inlined
+def unit_f32(x: Lanes) -> Lanes:
+    return x
+
+
+@inlined
+def scaled(
+    convert: Callable[[Lanes], Lanes],
+    codes: Array,
+    zero: int,
+    states: int,
+    step: float,
+    rows: Array,
+    columns: Array,
+    first: int,
+    room: Array,
+    out: Array,
+) -> int:
+    """out[i] = level * ((step * row) * column), each product rounded to F32, the last one then to the unit.
+
+    rows     float32[...]  of the codes' rows
+    columns  uint32[...]   bits of float32, one for each unit of a row
+    first    the first code's place in its row
+    room     uint32[32]    for the kernel's use
+    """
+    if codes.size != out.size or codes.size % LANES != 0 or not 0 <= zero < 1 << 16 or states not in (1, STATES):
+        return BAD_ARGUMENT
+    if not 0 <= first < columns.size or rows.size * columns.size < first + codes.size or room.size != LANES:
+        return BAD_ARGUMENT
+    if codes.size == 0:
+        return OK
+    twice = 0 if states == 1 else 1
+    below = -(WHOLE + np.float32(zero << twice))  # as in `levels`
+    now = to_u32(load(codes, 0)) & 0
+    before, earlier = now, now
+    row, column = 0, first
+    for at in range(0, codes.size, LANES):
+        if column + LANES <= columns.size:
+            steps = times(load(columns, column), np.float32(step) * rows[row])
+            column += LANES
+            if column == columns.size:
+                row, column = row + 1, 0
+        else:
+            for lane in range(LANES):
+                number = np.uint32(columns[column]).view(np.float32) * (np.float32(step) * rows[row])
+                room[lane] = np.float32(number).view(np.uint32)
+                column += 1
+                if column == columns.size:
+                    row, column = row + 1, 0
+            steps = load(room, 0)
+        code = to_u32(load(codes, at))
+        level = plus((code << twice) + now | 0x4B000000, below)
+        store(out, at, convert(times_each(level, steps)))
+        following = (code ^ before ^ earlier) & twice
+        earlier, before, now = before, now, following
+    return OK
+
+
+@kernel
+def scaled_f32(
+    codes: Array, zero: int, states: int, step: float, rows: Array, columns: Array, first: int, room: Array, out: Array
+) -> int:
+    return scaled(unit_f32, codes, zero, states, step, rows, columns, first, room, out)
+
+
+@kernel
+def scaled_bf16(
+    codes: Array, zero: int, states: int, step: float, rows: Array, columns: Array, first: int, room: Array, out: Array
+) -> int:
+    return scaled(to_bf16, codes, zero, states, step, rows, columns, first, room, out)
+
+
+@kernel
+def scaled_f16(
+    codes: Array, zero: int, states: int, step: float, rows: Array, columns: Array, first: int, room: Array, out: Array
+) -> int:
+    return scaled(to_f16, codes, zero, states, step, rows, columns, first, room, out)
 
 
 @kernel

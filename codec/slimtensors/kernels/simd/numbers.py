@@ -8,7 +8,7 @@ import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped,unused-ignore] # has no hints
 from numba.core import types
 
-from slimtensors.kernels.simd.lanes import U32, Lanes, LanesType
+from slimtensors.kernels.simd.lanes import U16, U32, Lanes, LanesType
 from slimtensors.kernels.simd.lowering import LANES, Use, every, floats, lowered, typed, vector
 
 
@@ -26,11 +26,31 @@ def plus(lanes: Lanes, number: Any) -> Lanes:
     return total
 
 
+def times_each(lanes: Lanes, others: Lanes) -> Lanes:
+    """The products of F32 numbers, lane by lane, all of them given by their bits."""
+    with np.errstate(all="ignore"):
+        product: Lanes = (lanes.view(np.float32) * others.view(np.float32)).view(np.uint32)
+    return product
+
+
+def times_bf16(whole: Lanes, number: Any) -> Lanes:
+    """The products of whole numbers (lanes of 16 bits, two's complement) and a float32 that is no NaN, rounded to F32,
+    then to BF16.
+    """
+    x = times(whole.view(np.int16).astype(np.float32).view(np.uint32), number)
+    rounded: Lanes = (x + 0x7FFF + (x >> 16 & 1) >> 16).astype(np.uint16)
+    return rounded
+
+
 def _emit(use: Use) -> tuple[ir.Value, ir.Value]:
-    builder, (lanes, number) = use.builder, use.arguments
-    undefined = ir.Constant(floats(), ir.Undefined)
-    first = builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
-    return builder.bitcast(lanes, floats()), builder.shuffle_vector(first, undefined, every(vector(32, LANES), 0))
+    return use.builder.bitcast(use.arguments[0], floats()), _every(use, LANES)
+
+
+def _every(use: Use, lanes: int) -> ir.Value:
+    """The last argument, a float, in each lane."""
+    undefined = ir.Constant(floats(lanes), ir.Undefined)
+    first = use.builder.insert_element(undefined, use.arguments[-1], ir.Constant(ir.IntType(32), 0))
+    return use.builder.shuffle_vector(first, undefined, every(vector(32, lanes), 0))
 
 
 for _operation in (times, plus):
@@ -45,3 +65,31 @@ def _(use: Use) -> ir.Value:
 @lowered(plus, LanesType, types.Float)
 def _(use: Use) -> ir.Value:
     return use.builder.bitcast(use.builder.fadd(*_emit(use)), vector(32))
+
+
+typed(times_each, lambda lanes, others: U32 if lanes == others == U32 else None)
+
+
+@lowered(times_each, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    left, right = (use.builder.bitcast(lanes, floats()) for lanes in use.arguments)
+    return use.builder.bitcast(use.builder.fmul(left, right), vector(32))
+
+
+typed(times_bf16, lambda whole, number: U16 if (whole, number) == (U16, types.float32) else None)
+
+
+@lowered(times_bf16, LanesType, types.Float)
+def _(use: Use) -> ir.Value:
+    """Lanes in even and in odd places apart: each pair is 32 bits, so that nothing crosses from pair to pair."""
+    builder, half = use.builder, LANES // 2
+    pairs, sixteen = vector(32, half), every(vector(32, half), 16)
+    both, number = builder.bitcast(use.arguments[0], pairs), _every(use, half)
+    rounded = []
+    for whole in (builder.ashr(builder.shl(both, sixteen), sixteen), builder.ashr(both, sixteen)):
+        x = builder.bitcast(builder.fmul(builder.sitofp(whole, floats(half)), number), pairs)
+        last = builder.and_(builder.lshr(x, sixteen), every(pairs, 1))
+        rounded.append(builder.add(builder.add(x, every(pairs, 0x7FFF)), last))
+    even, odd = rounded
+    found = builder.or_(builder.lshr(even, sixteen), builder.and_(odd, every(pairs, 0xFFFF0000)))
+    return builder.bitcast(found, vector(16))
