@@ -156,6 +156,18 @@ def from_floats(result: Result) -> str:
     return f"{note}\n\n{table(columns, rows)}\n\nOur own quantiser, asked for that error (bits, NMSE):\n\n{equal}"
 
 
+def sums(result: Result) -> str:
+    note = (
+        "MiniLM's encoder matrices as quantised differences of a fine-tune from it, whole files; the error is a share "
+        "of the squares of what differs."
+    )
+    rows = [
+        [r["of"], r["dtype"], r["recipe"], f"{r['bits_per_weight']:.3f}", f"{r['nmse_of_difference']:.3f}"]
+        for r in records(result, "sums") if "nmse_of_difference" in r
+    ]  # fmt: skip
+    return f"{note}\n\n{table(['fine-tune', 'dtype', 'recipe', 'bits', 'NMSE'], rows)}"
+
+
 def redundancy_speed(result: Result) -> str:
     """Ours beside ZipNN's plain decode of the same file."""
     note = "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run)."
@@ -349,6 +361,7 @@ def text(result: Result) -> str:
         "transformers_load": ("transformers", transformers_load),
         "quantised": ("Quantised files", quantised),
         "from_floats": ("Quantised from floats", from_floats),
+        "sums": ("Sums", sums),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -18,7 +18,7 @@ from slimtensors.container.remote import is_remote, last_part, list_remote
 from slimtensors.container.source import ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import NotSlimtensorsError, UsageError
-from slimtensors.expression import Delta
+from slimtensors.expression import bases_of
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.reading import BaseSource, Piece, TensorFile, open_from
@@ -242,17 +242,14 @@ def delta_base(file: TensorFile, index: int) -> Base | None:
     """What a tensor of a slimtensors file is a delta from."""
     holder = file.header.holder(index)
     number = file.header.tensor_stream[holder]
-    expression = None if number is None else file.header.streams[number].expression
-    if not isinstance(expression, Delta):
-        return None
-    return file.header.bases[expression.bases[file.header.pack_member.get(holder, 0)]]
+    bases = () if number is None else bases_of(file.header.streams[number].expression)
+    return file.header.bases[bases[file.header.pack_member.get(holder, 0)]] if bases else None
 
 
 def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
     """By stream, what must be had to read it: the tensors of a pack need the bases of all of them."""
     header = file.header
-    expressions = [stream.expression for stream in header.streams]
-    return [tuple(header.bases[b] for b in e.bases) if isinstance(e, Delta) else () for e in expressions]
+    return [tuple(header.bases[base] for base in bases_of(stream.expression)) for stream in header.streams]
 
 
 def _state(path: Path | str | None) -> tuple[Hashable, ...] | None:

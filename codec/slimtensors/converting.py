@@ -13,6 +13,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.container.source import ByteSource, open_source
 from slimtensors.container.writer import Output
 from slimtensors.destinations import write_to
+from slimtensors.differing import MatchedBase
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.gguf.file import read_gguf
 from slimtensors.inputs import ArrayInput, Input, SourceFile, sha256_of
@@ -69,7 +70,8 @@ def compress(
     quantise: the name of a format (`slimtensors.quantise.recipes`) to which matrices are quantised first. The file is
     lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in the source's
     dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
-    do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones.
+    do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones. With a base, what is quantised
+    of a tensor is its difference from the base; "bitdelta" is for nothing else.
 
     importance: of slim and slim-fast, how much errors count: a .safetensors file, llama.cpp's imatrix as .gguf, or a
     mapping from names to arrays (`slimtensors.quantise.importance` has the names and shapes; `slimtensors.torch` has
@@ -78,8 +80,9 @@ def compress(
     as the mean of the others; names of other tensors, such as those of other shards, are passed over.
 
     target_size: the file's length in bytes, hit from below within 0.5 %; target_bpw: bits for each quantised weight;
-    target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most. One of the
-    three, for quantise="slim" (what is meant without `quantise`) or "slim-fast".
+    target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most; with a base the
+    squares are those of what differs from it, and 0.1 is usual. One of the three, for quantise="slim" (what is meant
+    without `quantise`) or "slim-fast".
 
     Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
@@ -89,69 +92,58 @@ def compress(
     target.check()
     if quantise is None and target.asked:
         quantise = "slim"
-    if quantise is not None:
-        if base is not None:
-            raise UsageError("quantise and base do not go together: a difference from a base is exact")
-        from slimtensors.quantise.choosing import Quantise
-
-        _quantise(
-            src, dst, Quantise(quantise, keep, embeddings), importance, target, preset, threads, self_check, durable,
-            progress,
-        )  # fmt: skip
-        return
-    if keep or embeddings or importance is not None:
+    if quantise is None and (keep or embeddings or importance is not None):
         raise UsageError("keep, embeddings and importance are for quantise")
     source = open_source(src)
     try:
         found = open_weights(source)
-        image = SourceImage(source, found.segments, found.kind)
         with matched_bases(
             found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)
+            inputs: Sequence[Input] = found.inputs
+            image, near = None, None
+            if quantise is None:
+                image = SourceImage(source, found.segments, found.kind)
+            else:
+                from slimtensors.quantise.choosing import Quantise
+
+                near = sha256_of(source)
+                asked = Quantise(quantise, keep, embeddings)
+                inputs = _quantised(found, asked, importance, target, matched.bases, preset, threads, near)
             store(
-                found.inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
-                bases=matched.bases,
+                inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
+                bases=matched.bases, near=near,
             )  # fmt: skip
     finally:
         source.close()
 
 
-def _quantise(
-    src: Any,
-    dst: Any,
+def _quantised(
+    found: SourceFile,
     asked: Quantise,
     importance: Any,
     target: Target,
+    bases: Sequence[MatchedBase | None],
     preset: str,
     threads: int | None,
-    self_check: bool,
-    durable: bool,
-    progress: Progress | None,
-) -> None:
+    near: bytes,
+) -> list[Input]:
     from slimtensors.quantise.choosing import quantised
 
-    source = open_source(src)
-    try:
-        found = open_weights(source)
-        if importance is not None:
-            asked = _weighed(asked, found.inputs, importance)
-        near = sha256_of(source)
+    if importance is not None:
+        asked = _weighed(asked, found.inputs, importance)
 
-        def length_with(tried: Quantise) -> int:
-            return stored_length(quantised(found.inputs, tried), found.metadata, preset, threads, near=near)
+    def length_with(tried: Quantise) -> int:
+        inputs = quantised(found.inputs, tried, bases)
+        return stored_length(inputs, found.metadata, preset, threads, bases=bases, near=near)
 
-        if target.asked:
-            from slimtensors.quantise.target import aimed
+    if target.asked:
+        from slimtensors.quantise.target import aimed
 
-            asked = aimed(found.inputs, asked, target, length_with)
-        store(
-            quantised(found.inputs, asked), dst, found.metadata, preset, threads, self_check, durable,
-            progress=progress, near=near,
-        )  # fmt: skip
-    finally:
-        source.close()
+        asked = aimed(found.inputs, asked, target, length_with, bases)
+    return quantised(found.inputs, asked, bases)
 
 
 def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quantise:

@@ -37,7 +37,7 @@ from slimtensors.differing import (
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.duplicates import find_duplicates
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse
+from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse, Sum, bases_of
 from slimtensors.gguf.blocks import Block, block_of
 from slimtensors.inputs import Input, sample_units, unit_count
 from slimtensors.limits import (
@@ -335,9 +335,15 @@ class _Builder:
                 bits = layouts.floats(table.dtype, self.preset, tail)
             sides.append(Side(table.dtype, table.shape, chunk_units(units, table.dtype), self.intern(bits)))
             self._jobs.append(Job((index,), table.make, table.each))
-        self._jobs.append(Job(inputs=(index,)))
-        expression = self.intern(structure.expression)
-        made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), expression, chunk, tuple(sides))
+        expression, base = structure.expression, None
+        if bases_of(expression):
+            base = self._matched[index]
+            assert isinstance(expression, Sum)
+            assert base is not None
+            expression = replace(expression, plus=self._base(base))
+        self._jobs.append(Job(inputs=(index,), base=base))
+        place = self.intern(expression)
+        made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), place, chunk, tuple(sides))
         self._note(made, structure.why)
 
     def _add_packed(self, index: int, tensor: Input, packed: Packed) -> None:

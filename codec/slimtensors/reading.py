@@ -21,7 +21,7 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
-from slimtensors.expression import BaseContext, ClassContext, Delta, FieldClass, Mul, Record, Trellis
+from slimtensors.expression import BaseContext, ClassContext, FieldClass, Mul, Record, Trellis, bases_of, values_of
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.scheduling import Cut, Job, Range, schedule
 from slimtensors.threads import Pipeline
@@ -298,9 +298,9 @@ class TensorFile:
 
     def _needed(self, stream: Stream, said: str) -> str:
         """Which base, and what to do, as far as an error does not say it yet."""
-        if not isinstance(stream.expression, Delta):
+        needed = [self.header.bases[number] for number in bases_of(stream.expression)]
+        if not needed:
             return ""
-        needed = [self.header.bases[number] for number in stream.expression.bases]
         others = f" and {len(needed) - 1} more for the tensors that share its chunk" if len(needed) > 1 else ""
         known = any(base.identity.hex() in said for base in needed)
         named = "" if known else f". Needed is {needed[0]}{others}"
@@ -308,13 +308,14 @@ class TensorFile:
 
     def _base(self, stream: Stream, first: int, count: int) -> Units | None:
         """The base's units in the range of a chunk, if its tensor has a base."""
-        if not isinstance(stream.expression, Delta):
+        bases = bases_of(stream.expression)
+        if not bases:
             return None
         if self.bases is None:
             raise BaseError("a difference from a base, which was not given")
-        if isinstance(stream.expression.base, int):
-            return self._base_units(stream.expression.base, stream.dtype, first, count)
-        held = zip(stream.expression.base, stream.members, strict=True)  # a pack is one chunk
+        if not stream.members:
+            return self._base_units(bases[0], stream.dtype, first, count)
+        held = zip(bases, stream.members, strict=True)  # a pack is one chunk
         return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
 
     def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
@@ -414,18 +415,19 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
     for side in stream.bits.flags:
         if sides[side].max() > 1:
             raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")
-    if isinstance(stream.expression, Mul):
+    values = values_of(stream.expression)
+    if isinstance(values, Mul):
         from slimtensors.codecs import lookup  # loads Numba
 
-        for side in stream.expression.sides:
+        for side in values.sides:
             if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
                 raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")
-        for factors in stream.expression.factors:
+        for factors in values.factors:
             if len(factors) > 1 and not np.isfinite(lookup.multiplied(factors, sides)).all():
                 raise FormatError(f"{stream.label}: a product of side planes {factors} is not finite")
-    if isinstance(stream.expression, Trellis):
+    if isinstance(values, Trellis):
         try:
-            check_scales(stream.expression, sides)
+            check_scales(values, sides)
         except FormatError as error:
             raise FormatError(f"{stream.label}: {error}") from None
     for context in stream.bits.contexts:

@@ -22,6 +22,7 @@ from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, SelfCheckError
 from slimtensors.inputs import Input, unit_count
 from slimtensors.planner import Job, Plan, SideMaker
+from slimtensors.quantise.quantiser import QuantisedInput
 from slimtensors.threads import run_in_order
 
 __all__ = ["Progress", "SourceImage", "write_plan"]
@@ -157,8 +158,14 @@ class _Feed:
             sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 else ()
             first = 0
             for units, passed in pieces:
-                yield _Task(stream, units, Place(stream.units, first, sides, stream.dtype), job, passed)
+                place = Place(stream.units, first, sides, stream.dtype, numbers=self._numbers(job, first, units.size))
+                yield _Task(stream, units, place, job, passed)
                 first += units.size
+
+    def _numbers(self, job: Job, first: int, count: int) -> Units | None:
+        """What codes make of a quantised tensor's units, where that is not all."""
+        tensor = self._inputs[job.inputs[0]] if len(job.inputs) == 1 and job.side is None else None
+        return tensor.numbers(first, count) if isinstance(tensor, QuantisedInput) else None
 
     def digest(self, passed: Sequence[_Passed]) -> None:
         """Digest units, in the order in which they were handed out."""

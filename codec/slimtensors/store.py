@@ -70,10 +70,12 @@ def stored_length(
     preset: str,
     threads: int | None,
     *,
+    bases: Sequence[MatchedBase | None] = (),
     near: bytes | None = None,
 ) -> int:
     """The length of the file that `store` would write. Takes as long as to write it."""
-    plan, output = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), near=near), _Nowhere()
+    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), bases=bases, near=near)
+    output = _Nowhere()
     write_plan(plan, inputs, output, threads=thread_count(threads))
     return output.length
 

@@ -67,10 +67,23 @@ def rounded(exact: Fraction, dtype: str) -> int:
 
 def moved(unit: int, dtype: str, total: int, shift: int) -> int:
     """Section 8.1: "`delta = F32(s) * 2^-shift`", "`moved = dtype(F32(base) + delta)`"; `total` is `s`."""
-    base = number(unit, dtype)
+    # A sum of zeros is +0 here: `delta` is never -0.
+    return sum_with(unit, dtype, delta(total, shift))
+
+
+def delta(total: int, shift: int) -> int:
+    """ "`delta = F32(s) * 2^-shift`" """
+    return rounded(number(rounded(Fraction(total), "F32"), "F32") / 2**shift, "F32")
+
+
+def sum_with(unit: int, dtype: str, addend: int) -> int:
+    """Section 8.2: "`dtype(F32(base) + number)`"; the addend is an F32."""
+    base, more = number(unit, dtype), number(addend, "F32")
     if base is None:
         return unit  # "A base unit that is infinite or not a number stays as it is."
+    if more is None:
+        return cast(addend, "F32", dtype)
+    # "A sum of two zeros is -0 if both are, else +0"
+    negative_zeros = base == more == 0 and unit >> FLOATS[dtype][0] - 1 and addend >> 31
     # The base is a number of F32 already: F16 and BF16 have fewer bits.
-    delta = number(rounded(Fraction(total), "F32"), "F32") / 2**shift
-    # A sum of zeros is +0 here: `delta` is never -0.
-    return cast(rounded(base + delta, "F32"), "F32", dtype)
+    return cast(1 << 31 if negative_zeros else rounded(base + more, "F32"), "F32", dtype)

@@ -44,6 +44,7 @@ from expressions import (
     Ref,
     SignContext,
     Sparse,
+    Sum,
     Trellis,
     add_difference,
     combine,
@@ -319,7 +320,7 @@ class HeaderReader:
     def result(self) -> Header:
         return Header(self.tensors, [s for s in self.streams if s], self.metadata, self.image, self.bases, self.source)
 
-    def expression(self, value: dict) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast:
+    def expression(self, value: dict) -> Bits | Sparse | Gather | Mul | Decimal | Ref | Cast | Sum:
         return self.expressions[integer(value["expression"], 0, len(self.expressions) - 1, "expression")]
 
     def stream(self, kind: str, units: int, value: dict, chunk: int | None = None, sides: list | None = None) -> Stream:
@@ -328,6 +329,10 @@ class HeaderReader:
         dtype = value["dtype"] if kind != "image" else "U8"
         look = found if isinstance(found, Gather | Mul | Decimal | Trellis) else None
         expression = look.codes if look else found
+        if isinstance(found, Sum):
+            look, expression = found.values, found.planes
+        if isinstance(found, Sparse):
+            look = found.rest
         if look:
             lookup.check_use(look, dtype, units, plan)
         if not isinstance(expression, Bits | Sparse | Records):
@@ -356,6 +361,7 @@ class HeaderReader:
             bases.append(Base(dtype, shape, bytes.fromhex(identity), size))
         used: set[int | None] = set()
         for e in self.expressions:
+            e = e.planes if isinstance(e, Sum) else e
             if isinstance(e, Bits):
                 used |= set(e.base) if isinstance(e.base, tuple) else {e.base}
         check(used >= set(range(len(bases))), "a base that no expression uses")
@@ -632,9 +638,9 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             here = [j for j in range(body) if sides[part.side][(start + j) // row]]
         elif record:
             here = range(n * stream.unit // record.size * part.count())
-        elif isinstance(stream.expression, Sparse):
+        elif isinstance(stream.expression, Sparse) and i <= len(stream.expression.values.parts):
             # "a field for every 8 units of the body, and each of the others a field for every bit of the mask that is
-            # 1"
+            # 1"; of codes, "a field for every unit of the body"
             here = range(sum(field.bit_count() for field in fields[0]) if i else body // 8)
         # "With none, the plane is constant 0."
         check(len(here) > 0 or (mode == CONSTANT and base == 0), "a plane without fields is not constant 0")
@@ -675,18 +681,39 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         fields[0] = [1 - f if n else f for f, n in zip(decode_plane(*sign, contexts), negative, strict=True)]
     bits = 8 * stream.unit
     if isinstance(stream.expression, Sparse):
-        mask, *values = fields
+        mask, *values = fields[: 1 + len(stream.expression.values.parts)]
         units = scattered(mask, combine(values, stream.expression.values, bits), body)
+        if stream.lookup:
+            codes = combine(fields[1 + len(values) :], stream.lookup.codes, bits)
+            rest = lookup_units(stream, codes, start, sides)
+            units = [u if mask[i // 8] >> i % 8 & 1 else rest[i] for i, u in enumerate(units)]
     else:
         units = combine(fields, stream.expression, bits)
-    if stream.expression.base is not None:
+    if stream.lookup and not isinstance(stream.expression, Sparse):
+        units = lookup_units(stream, units, start, sides)
+    elif stream.expression.base is not None:
         bases = to_units(base_units(stream, start, body), stream.unit)
         if stream.expression.matmul is not None:
             bases = moved_units(bases, stream, start, sides)
         units = [add_difference(z, u, bits, floats=stream.dtype in FLOATS) for z, u in zip(units, bases, strict=True)]
-    if stream.lookup:
-        units = lookup.lookup(stream.lookup, units, stream.dtype, stream.units, start, sides, stream.plan)
     return b"".join(unit.to_bytes(stream.unit, "little") for unit in units) + stored[at - tail_bytes : at]
+
+
+def lookup_units(stream: Stream, codes: list[int], start: int, sides: list[bytes]) -> list[int]:
+    """Sections 7 and 8.2 of `expressions.md`."""
+
+    def made(dtype: str) -> list[int]:
+        return lookup.lookup(stream.lookup, codes, dtype, stream.units, start, sides, stream.plan)
+
+    matmul = stream.expression.matmul
+    if stream.expression.base is not None:
+        bases = to_units(base_units(stream, start, len(codes)), stream.unit)
+        return [casts.sum_with(u, stream.dtype, number) for u, number in zip(bases, made("F32"), strict=True)]
+    if matmul is None:
+        return made(stream.dtype)
+    deltas = [casts.delta(s, matmul.shift) for s in product_sums(stream, start, len(codes), sides)]
+    units = [casts.sum_with(delta, "F32", number) for delta, number in zip(deltas, made("F32"), strict=True)]
+    return [lookup.rounded(unit, stream.dtype) for unit in units]
 
 
 def to_units(data: bytes, unit: int) -> list[int]:
@@ -727,6 +754,13 @@ def check_matmul(data: Stream, sides: list[dict]) -> None:
 
 def moved_units(bases: list[int], stream: Stream, start: int, sides: list[bytes]) -> list[int]:
     """Section 8.1 of `expressions.md`."""
+    sums = product_sums(stream, start, len(bases), sides)
+    shift = stream.expression.matmul.shift
+    return [casts.moved(unit, stream.dtype, s, shift) for unit, s in zip(bases, sums, strict=True)]
+
+
+def product_sums(stream: Stream, start: int, n: int, sides: list[bytes]) -> list[int]:
+    """`s` of section 8.1, of `n` units."""
     matmul = stream.expression.matmul
     k, columns = stream.plan[matmul.q]["shape"]
     size, modulus = (2, 1 << 32) if stream.plan[matmul.q]["dtype"] == "I16" else (4, 1 << 64)
@@ -735,10 +769,10 @@ def moved_units(bases: list[int], stream: Stream, start: int, sides: list[bytes]
         return int.from_bytes(sides[side][size * i : size * (i + 1)], "little", signed=True)
 
     out = []
-    for j, unit in enumerate(bases):
-        r, c = divmod(start + j, columns)
+    for j in range(start, start + n):
+        r, c = divmod(j, columns)
         s = sum(entry(matmul.p, r * k + i) * entry(matmul.q, i * columns + c) for i in range(k)) % modulus
-        out.append(casts.moved(unit, stream.dtype, s - modulus if s >= modulus // 2 else s, matmul.shift))
+        out.append(s - modulus if s >= modulus // 2 else s)
     return out
 
 

@@ -113,20 +113,22 @@ class Bits:
 
 @dataclass(frozen=True)
 class Sparse:
-    """ "units of which many are 0" """
+    """ "units of which many are 0", or (section 3.3) what `rest` makes """
 
     values: Bits
+    rest: Mul | Trellis | None = None
     base = matmul = None
 
     def sides(self) -> set[int]:
-        return set()
+        return set()  # those of `rest` are its own
 
     def width(self) -> int:
-        return self.values.width()
+        return max(self.values.width(), self.rest.codes.width() if self.rest else 0)
 
     def planes(self) -> tuple[Part, ...]:
         # "The planes of a chunk are the mask, then those of `bits`. The mask's plane has width 8"
-        return (Part(8, None), *self.values.parts)
+        # section 3.3: "then those of the codes"
+        return (Part(8, None), *self.values.parts, *(self.rest.codes.parts if self.rest else ()))
 
 
 @dataclass(frozen=True)
@@ -216,6 +218,14 @@ class Trellis:
 
 
 @dataclass(frozen=True)
+class Sum:
+    """Section 8.2: `planes` are the codes, with the base or the matmul that `values` are added to."""
+
+    values: Mul | Trellis
+    planes: Bits
+
+
+@dataclass(frozen=True)
 class Cast:
     target: int
 
@@ -236,7 +246,7 @@ def keyed(value: object, what: str) -> dict[str, object]:
     return value
 
 
-def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Trellis | Records | Ref | Cast:
+def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | Trellis | Records | Ref | Cast | Sum:
     object_ = keyed(value, "expression")
     if object_.keys() == {"record"}:
         return parse_record(object_["record"])
@@ -256,6 +266,9 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"add"}:
         first = object_["add"][0] if isinstance(object_["add"], list) and object_["add"] else None
         if isinstance(first, dict) and "mul" in first:
+            return parse_shifted(object_["add"])
+        last = object_["add"][-1] if isinstance(object_["add"], list) and object_["add"] else None
+        if isinstance(last, dict) and last.keys() & {"add", "mul", "trellis"}:
             return parse_sum(object_["add"])
         return parse_add(object_["add"])
     if object_.keys() == {"scatter"}:
@@ -271,7 +284,30 @@ def parse_mul(value: object) -> Mul:
     return distinct(Mul(gather.palette, gather.codes, factors(scale)))
 
 
-def parse_sum(value: object) -> Mul:
+def parse_sum(value: object) -> Sum:
+    """Section 8.2."""
+    first, last = pair(value, "add")
+    values = parse_values(keyed(last, "add"))
+    if isinstance(first, dict) and "matmul" in first:
+        matmul = parse_matmul(first)
+        named = {values.rows, values.columns} if isinstance(values, Trellis) else named_by(values)
+        check(not {matmul.p, matmul.q} & named, "add: a side plane named twice")
+        return Sum(values, replace(values.codes, matmul=matmul))
+    check(keyed(first, "add").keys() == {"base"}, "add: the first is not a base")
+    return Sum(values, replace(values.codes, base=integer(first["base"], 0, 2**17 - 1, "base")))
+
+
+def parse_values(object_: dict[str, object]) -> Mul | Trellis:
+    """ "a `mul` (section 7.2), a `mul` plus an offset (7.4) or a `trellis` (7.5)" """
+    if object_.keys() == {"mul"}:
+        return parse_mul(object_["mul"])
+    if object_.keys() == {"trellis"}:
+        return parse_trellis(object_["trellis"])
+    check(object_.keys() == {"add"}, "add: neither a mul nor a trellis")
+    return parse_shifted(object_["add"])
+
+
+def parse_shifted(value: object) -> Mul:
     """Section 7.4."""
     first, offset = pair(value, "add")
     check(keyed(first, "add").keys() == {"mul"}, "add: keys beside a mul")
@@ -289,9 +325,12 @@ def factors(value: object) -> tuple[int, ...]:
 
 def distinct(found: Mul) -> Mul:
     """ "No side plane is named twice." """
-    named = [found.palette, *found.scale, *found.offset]
-    check(len(set(named)) == len(named), "mul: a side plane named twice")
+    check(len(named_by(found)) == 1 + len(found.scale + found.offset), "mul: a side plane named twice")
     return found
+
+
+def named_by(found: Mul) -> set[int]:
+    return {found.palette, *found.scale, *found.offset}
 
 
 def parse_trellis(value: object) -> Trellis:
@@ -420,15 +459,17 @@ def records_of(planes: list[list[int]], record: Records, n: int) -> bytes:
 
 
 def parse_sparse(value: object) -> Sparse:
-    """ "`{"scatter":[{"plane":1},{"bits":[part, ...],"rotate":r}]}`" """
-    if not isinstance(value, list) or len(value) != 2:
-        raise Refused("scatter: not an array of two")
+    """ "`{"scatter":[{"plane":1},{"bits":[part, ...],"rotate":r}]}`", and section 3.3 """
+    if not isinstance(value, list) or len(value) not in (2, 3):
+        raise Refused("scatter: not an array of two or three")
     mask = keyed(value[0], "mask")
     check(mask.keys() == {"plane"}, "mask: not a plane")
     integer(mask["plane"], 1, 1, "mask")
     values = parse_bits(keyed(value[1], "scatter"), 15)
     check(all(part.side is None and part.context is None for part in values.parts), "scatter: rows or contexts")
-    return Sparse(values)
+    found = Sparse(values, parse_values(keyed(value[2], "scatter")) if len(value) == 3 else None)
+    check(len(found.planes()) <= 16, "scatter: more than 16 planes")
+    return found
 
 
 def parse_bits(object_: dict[str, object], most: int) -> Bits:

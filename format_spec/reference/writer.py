@@ -22,7 +22,7 @@ from encode import (
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, FieldClass, Records, SignContext, Sparse, parse_expression
+from expressions import DTYPES, FLOATS, Bits, FieldClass, Records, SignContext, Sparse, Sum, parse_expression
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -40,12 +40,13 @@ class Place:
     sides: list[bytes]
     codes: list[int] | None = None  # of these units, where they are made from codes
     stream: decode.Stream | None = None  # for what depends on a base
+    marked: frozenset[int] = frozenset()  # units of the stream that a mask takes, where others are made from codes
 
     def body(self) -> list[int]:
         """What the planes hold of the body's units."""
         units = to_units(self.data, self.unit) if self.codes is None else self.codes
         body = units[: len(units) - len(units) % GROUP]
-        if self.expression.base is None:
+        if self.expression.base is None or self.codes is not None:
             return body
         bases = to_units(decode.base_units(self.stream, self.start, len(body)), self.unit)
         if self.expression.matmul is not None:
@@ -58,6 +59,12 @@ class Place:
         if isinstance(self.expression, Records):
             return record_fields(self.data, self.expression)
         body = self.body()
+        if isinstance(self.expression, Sparse) and self.expression.rest:
+            taken = [self.start + i in self.marked for i in range(len(body))]
+            values = [unit for unit, t in zip(to_units(self.data, self.unit), taken, strict=False) if t]
+            mask, values = mask_and_values(taken)[0], values + [0] * (-len(values) % GROUP)
+            codes = split_fields(body, self.expression.rest.codes, 8 * self.unit)
+            return [mask, *split_fields(values, self.expression.values, 8 * self.unit), *codes]
         if isinstance(self.expression, Sparse):
             mask, values = mask_and_values(body)
             return [mask, *split_fields(values, self.expression.values, 8 * self.unit)]
@@ -151,6 +158,7 @@ class Source:
     encoding: str | None = None
     lossy: dict | None = None
     members: list[tuple[BaseTensor, int]] = field(default_factory=list)  # of a pack: a base and the bytes it is for
+    marked: frozenset[int] = frozenset()  # units that a mask takes, where others are made from codes
 
     def unit(self) -> int:
         return DTYPES[self.dtype][1]
@@ -161,7 +169,8 @@ class Source:
     def stream(self) -> StreamParts:
         size = self.chunk_units() * self.unit()
         expression = parse_expression(self.expression)
-        bits = expression if isinstance(expression, Bits | Sparse | Records) else expression.codes
+        bits = expression if isinstance(expression, Bits | Sparse | Records) else None
+        bits = bits or (expression.planes if isinstance(expression, Sum) else expression.codes)
         sides = [side.data for side in self.sides]
         chunks: list[ChunkParts] = []
         units = len(self.data) // self.unit()
@@ -174,7 +183,7 @@ class Source:
             data = self.data[at : at + size]
             start = at // self.unit()
             codes = self.codes and self.codes[start : start + len(data) // self.unit()]
-            stored = self.code(Place(data, self.unit(), bits, start, units, sides, codes, stream))
+            stored = self.code(Place(data, self.unit(), bits, start, units, sides, codes, stream, self.marked))
             chunks.append(chunk_of(stored, data))
         return StreamParts(chunks)
 

@@ -9,6 +9,7 @@ from make_valid import (
     COMPRESSED_FRAME,
     COMPRESSED_PLAIN,
     NIBBLES,
+    apart,
     bf16_base,
     bits,
     blocks,
@@ -25,6 +26,7 @@ from make_valid import (
     mean,
     mean_source,
     moved_by,
+    noise,
     one,
     raw_block_frame,
     read_ahead,
@@ -32,6 +34,7 @@ from make_valid import (
     side,
     skewed,
     sparse_of,
+    summed,
 )
 from make_valid import (
     add as add_base,
@@ -1832,6 +1835,149 @@ add("matmul_f64", "a product for F64", lambda: products("F64", bytes(8 * 128), 2
 def matmul_mixed() -> bytes:
     base, sides = bf16_base(), [factors("I16", 4, 3, 160, 3)[0], factors("I32", 4, 3, 160, 3)[1]]
     return one(Source("BF16", (4, 160), base.data, moved_by(0, {"plane": 16}), literal, None, sides, base=base)).join()
+
+
+SUM, PRODUCT_SUM = ["expressions", 1, "add"], ["expressions", 0, "add"]
+NO_BASES = (["bases"], DROP)
+SIGNS = {"mul": [{"gather": [0, bits(1)]}, 1]}
+
+
+def signs() -> Parts:
+    """A base plus signs times a scale."""
+    plan = [side("I8", (2,), [0xFF, 1]), side("F32", (2,), [0x3C23D70A, 0x3C23D70A])]
+    base, codes = BaseTensor("BF16", (2, 160), bf16_base().data[:640]), [v % 2 for v in noise(320)]
+    return one(summed("BF16", (2, 160), {"base": 0}, SIGNS, codes, plan, Plane(RAW), chunk=320, base=base))
+
+
+def product_sum() -> Parts:
+    """A product of factors plus levels of a grid with scales."""
+    plan = [
+        *factors("I16", 2, 3, 160, 30),
+        side("F32", (2,), [0x3F800000] * 2),
+        side("F32", (160,), [0x3F800000] * 160),
+    ]
+    grid = {"trellis": [1, 0x3C23D70A, 4, bits(4), 2, 3]}
+    codes = [v % 9 for v in noise(320)]
+    return one(summed("F32", (2, 160), {"matmul": [0, 1, 12]}, grid, codes, plan, Plane(RAW), chunk=320))
+
+
+for name, words, *changes in (
+    ("first", "numbers from codes plus levels", ([*SUM, 0], {"trellis": [1, 1, 0, bits(1)]}), NO_BASES),
+    ("gather", "a base plus a palette", ([*SUM, 1], {"gather": [0, bits(1)]})),
+    ("decimal", "a base plus decimals", ([*SUM, 1], {"decimal": [0, bits(1)]})),
+    ("nested", "a base plus a base plus numbers", ([*SUM, 1], {"add": [{"base": 0}, SIGNS]})),
+    ("three", "a base, a product, and numbers", (SUM, [{"base": 0}, MATMUL, SIGNS])),
+    ("two_values", "a base plus two numbers", (SUM, [{"base": 0}, SIGNS, SIGNS])),
+    ("one", "numbers from codes plus nothing", (SUM, [{"trellis": [1, 1, 0, bits(1)]}]), NO_BASES),
+    ("list", "a list of bases", ([*SUM, 0, "base"], [0])),
+    ("key", "a key beside the base", ([*SUM, 0, "ref"], 0)),
+    ("value_key", "a key beside the numbers", ([*SUM, 1, "bits"], [])),
+    ("base_out_of_range", "the second base of one", ([*SUM, 0, "base"], 1)),
+    ("base_shape", "a base of other rows", (["bases", 0, "shape"], [160, 2])),
+    ("base_dtype", "a base of integers", (["bases", 0, "dtype"], "I16")),
+    ("dtype", "numbers from codes in F64", (["tensors", 0, "dtype"], "F64")),
+    ("runs", "scales of another dtype", (["tensors", 0, "sides", 1, "dtype"], "I32")),
+    ("side_unused", "side planes that a grid lacks", ([*SUM, 1], {"trellis": [1, 1, 0, bits(1)]})),
+):
+    header(f"sum_{name}", words, *changes, base=signs)
+header("newer_sum", "the reserved name `rand` plus numbers", ([*SUM, 0], {"rand": 0}), NO_BASES, base=signs)
+for name, words, changes in (
+    ("matmul_side", "a factor that is a scale too", ([*PRODUCT_SUM, 0, "matmul", 0], 2)),
+    ("matmul_two", "a product without a shift", ([*PRODUCT_SUM, 0, "matmul"], [0, 1])),
+    ("matmul_shape", "factors that do not go together", (["tensors", 0, "sides", 0, "shape"], [3, 2])),
+    ("matmul_dtype", "factors of F16", (["tensors", 0, "sides", 0, "dtype"], "F16")),
+    ("matmul_rows", "rows of a grid in two dimensions", (["tensors", 0, "sides", 2, "shape"], [2, 1])),
+):
+    header(f"sum_{name}", words, changes, base=product_sum)
+header("newer_sum_bits", "a product plus planes", ([*PRODUCT_SUM, 1], bits(32)), base=product_sum)
+header("newer_sum_key", "a key beside `matmul`", ([*PRODUCT_SUM, 0, "shift"], 12), base=product_sum)
+
+
+@invalid("a chunk that states the digest of another base")
+def sum_base_digest() -> bytes:
+    parts = signs()
+    chunk = parts.chunks()[2]
+    put(chunk, stored=chunk.stored[:8] + bytes(8) + chunk.stored[16:])
+    return parts.join()
+
+
+@invalid("a chunk without a base that states a digest of one")
+def sum_matmul_digest() -> bytes:
+    parts = product_sum()
+    chunk = parts.chunks()[4]
+    put(chunk, stored=chunk.stored[:8] + b"\1" + chunk.stored[9:])
+    return parts.join()
+
+
+@invalid("a scale that is NaN")
+def sum_scale() -> bytes:
+    parts = signs()
+    parts.streams[1] = Source("F32", (2,), little([0x3C23D70A, 0x7FC00000], 4), bits(8), literal).stream()
+    return parts.join()
+
+
+@invalid("a code beyond the palette")
+def sum_code() -> bytes:
+    plan = [side("I8", (3,), [0xFF, 1, 2]), side("F32", (1,), [0x3C23D70A])]
+    base, codes = BaseTensor("BF16", (2, 160), bf16_base().data[:640]), [v % 3 for v in noise(320)]
+    values = {"mul": [{"gather": [0, bits(2)]}, 1]}
+    parts = one(summed("BF16", (2, 160), {"base": 0}, values, codes, plan, Plane(RAW), chunk=320, base=base))
+    parts.streams[0] = Source("I8", (2,), bytes([0xFF, 1]), BYTES, literal).stream()
+    return edit(parts, (["tensors", 0, "sides", 0, "shape"], [2]), (["tensors", 0, "sides", 0, "chunk"], 2))
+
+
+def pack_of(expression: dict) -> bytes:
+    parts = Parts.split(packed().join())
+    parts.json["expressions"][0] = expression
+    parts.set_json()
+    return parts.join()
+
+
+GRID = {"trellis": [1, 0x3C23D70A, 4, bits(4)]}
+add("sum_pack", "a pack that is a sum", lambda: pack_of({"add": [{"base": 0}, GRID]}))
+add("sum_pack_list", "a pack that is a sum with a list of bases", lambda: pack_of({"add": [{"base": [0, 1]}, GRID]}))
+header("sum_side", "a side plane that is a sum", (["expressions", 0], {"add": [{"base": 0}, GRID]}), base=signs)
+header("sum_image", "an image that is a sum", (["expressions", 1], {"add": [{"base": 0}, GRID]}))
+
+def outliers(marked: Sequence[int] = (0, 7, 130)) -> Parts:
+    """Units apart from signs times a scale."""
+    plan = [side("I8", (2,), [0xFF, 1]), side("F32", (2,), [0x3C23D70A, 0x3C23D70A])]
+    codes = [v % 2 for v in noise(320)]
+    modes = [Plane(RAW), *[Plane(RAW if marked else CONSTANT)] * 2, Plane(RAW)]
+    return one(apart("BF16", SIGNS, codes, plan, marked, *modes, chunk=320))
+
+
+APART = ["expressions", 0, "scatter"]
+for name, words, at, value in (
+    ("gather", "units apart from a palette", 2, {"gather": [0, bits(1)]}),
+    ("base", "units apart from a sum", 2, {"add": [{"base": 0}, SIGNS]}),
+    ("bits", "units apart from planes", 2, bits(1)),
+    ("mask", "a mask of two bits", 0, {"plane": 2}),
+    ("rows", "units apart of which some rows have none", 1, {"bits": [{"scatter": [0, {"plane": 8}]}], "rotate": 0}),
+    ("many", "17 planes", 1, {"bits": [{"plane": 1}] * 15, "rotate": 0}),
+    ("side", "a scale that is not there", 2, {"mul": [{"gather": [0, bits(1)]}, 2]}),
+):
+    header(f"apart_{name}", words, ([*APART, at], value), base=outliers)
+header("apart_four", "a scatter of four", (APART, [{"plane": 1}, bits(8, 8), SIGNS, SIGNS]), base=outliers)
+header("apart_dtype", "units apart in I16", (["tensors", 0, "dtype"], "I16"), base=outliers)
+header("newer_apart", "the reserved name `rand` for what is elsewhere", ([*APART, 2], {"rand": 0}), base=outliers)
+
+
+@invalid("units after the last one of the mask that are not zero, beside codes")
+def apart_after() -> bytes:
+    def code(place: Place) -> bytes:
+        chunk = place.planes(Plane(RAW), Plane(RAW), Plane(RAW), Plane(RAW))
+        payload = bytearray(chunk.planes[1].payload)
+        payload[-1] = 1
+        chunk.planes[1].payload = bytes(payload)
+        return chunk.bytes()
+
+    parts = outliers()
+    plan = [side("I8", (2,), [0xFF, 1]), side("F32", (2,), [0x3C23D70A, 0x3C23D70A])]
+    source = apart("BF16", SIGNS, [v % 2 for v in noise(320)], plan, (0, 7, 130), Plane(RAW), chunk=320)
+    source.code = code
+    parts.streams[-1] = source.stream()
+    return parts.join()
 
 
 header("base_list", "a list of bases for a tensor with chunks of its own", ([*ADD, 0, "base"], [0]), base=delta)

@@ -9,7 +9,7 @@ from struct import pack
 
 import casts
 from casts import value
-from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD, errors
+from decode import BYPASS, CODED, CONSTANT, RAW, ZSTD, Stream, errors, lookup_units
 from encode import (
     Plane,
     PlanesChunk,
@@ -443,7 +443,13 @@ def scatter_tail() -> Parts:
 # -- differences, contexts -------------------------------------------------------------------------------------------
 
 # Beside a file with bases lie its bases as plain vectors: the name of the vector, and of the tensor in it.
-BASES = {"delta_base": "w", "delta_base_f32": "w", "delta_base_f32_weights": "w", "delta_base_i8": "w"}
+BASES = {
+    "delta_base": "w",
+    "delta_base_f32": "w",
+    "delta_base_f32_weights": "w",
+    "delta_base_i8": "w",
+    "sum_base": "w",
+}
 
 
 def base_weights(count: int) -> bytes:
@@ -1068,6 +1074,150 @@ def trellis_scaled() -> Parts:
             codes = skewed(684, 40)
             expression = [states, 0x3C23D70A, 20, bits(6), 1, 0]
             writer.tensor(f"{dtype} {states} c", on_grid(dtype, expression, codes, plan, Plane(CODED)))
+    return writer.parts()
+
+
+def summed(
+    dtype: str,
+    shape: tuple[int, ...],
+    plus: dict,
+    values: dict,
+    codes: list[int],
+    sides: list[Source],
+    *modes: Plane,
+    chunk: int,
+    base: BaseTensor | None = None,
+) -> Source:
+    """A tensor that is made from codes and something that they are added to; the tail is noise."""
+    found = parse_expression({"add": [plus, values]})
+    plan = [{"dtype": side.dtype, "shape": list(side.shape)} for side in sides]
+    unit = DTYPES[dtype][1]
+    stream = Stream("tensor", len(codes), unit, chunk, found.planes, dtype, found.values, plan)
+    if base:
+        stream.base = base.converted(dtype)[: len(codes) * unit].ljust(len(codes) * unit, b"\0")
+    units: list[int] = []
+    for at in range(0, len(codes), chunk):
+        part = codes[at : at + chunk]
+        body = part[: len(part) - len(part) % 128]
+        units += lookup_units(stream, body, at, [side.data for side in sides])
+        units += [0x3C00 + v % 64 for v in noise(len(part) - len(body))]
+    expression = {"add": [plus, values]}
+    return Source(dtype, shape, little(units, unit), expression, planes(*modes), chunk, sides, codes, base)
+
+
+def noisy_base() -> BaseTensor:
+    """Numbers of all sizes, infinities, NaNs, zeros of both signs."""
+    units = noise(256, 3)
+    units[:8] = [0x7F800000, 0xFF800000, 0x7F800001, 0xFFC12345, 0, 0x80000000, 0x7F7FFFFF, 0x00000001]
+    return BaseTensor("F32", (256,), little(units, 4))
+
+
+@valid("the base of sum_signs and sum_grid")
+def sum_base() -> Parts:
+    return one(Source("F32", (256,), noisy_base().data, bits(8, 8, 8, 8, rotate=1)))
+
+
+@valid("add: a base plus signs times a scale; infinities, NaNs, zeros of both signs, more rows than the base, a tail")
+def sum_signs() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        for name, scale in (("small", 0x3C23D70A), ("large", 0x7F000000), ("none", 0x80000000)):
+            plan = [side("I8", (2,), [0xFF, 1]), side("F32", (1,), [scale])]
+            codes, values = [v % 2 for v in noise(300)], {"mul": [{"gather": [0, bits(1)]}, 1]}
+            source = summed(dtype, (300,), {"base": 0}, values, codes, plan, Plane(RAW), chunk=300, base=noisy_base())
+            writer.tensor(f"{dtype} {name}", source)
+    return writer.parts()
+
+
+@valid("add: a base plus levels of a grid, with and without scales; products with offsets; chunks that begin mid-row")
+def sum_grid() -> Parts:
+    writer = Writer()
+    rows, columns = [0x3F800000, 0x3DCCCCCD, 0x40A00000], [0x3F800000 + 0x100000 * (v % 9) for v in noise(100)]
+    for dtype in ("F32", "BF16", "F16"):
+        for states in (1, 8):
+            codes = skewed(300, 12)
+            for scaled in ([], [0, 1]):
+                plan = [side("F32", (3,), rows), side("F32", (100,), columns)] if scaled else []
+                values = {"trellis": [states, 0x3C23D70A, 4, bits(4), *scaled]}
+                source = summed(
+                    dtype, (300,), {"base": 0}, values, codes, plan, Plane(CODED), chunk=160, base=noisy_base()
+                )
+                writer.tensor(f"{dtype} {states} {len(scaled)}", source)
+        plan, codes = paired(dtype), [v % 15 for v in noise(24 * 12, 3)]
+        source = summed(
+            dtype, (288,), {"base": 0}, {"add": [PAIRED, [2, 3]]}, codes, plan, Plane(RAW), chunk=150, base=noisy_base()
+        )
+        writer.tensor(f"{dtype} offsets", source)
+    return writer.parts()
+
+
+@valid("add: a product of factors plus numbers from codes; sums that wrap, a grid, chunks that begin mid-row, a tail")
+def sum_matmul() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        plan = [*factors("I16", 5, 3, 60, 30), side("I8", (15,), [n % 256 for n in range(-7, 8)])]
+        plan.append(side("F32", (25,), [0x3D000000 + 0x10000 * n for n in range(25)]))
+        codes, values = [v % 15 for v in noise(300)], {"mul": [{"gather": [2, bits(4)]}, 3]}
+        source = summed(dtype, (5, 60), {"matmul": [0, 1, 9]}, values, codes, plan, Plane(RAW), chunk=160)
+        writer.tensor(f"{dtype} product", source)
+        grid = {"trellis": [8, 0x4B000001, 9, bits(4)]}
+        plan = factors("I32", 5, 2, 60, 1 << 30)
+        source = summed(dtype, (5, 60), {"matmul": [0, 1, 40]}, grid, codes, plan, Plane(CODED), chunk=300)
+        writer.tensor(f"{dtype} grid", source)
+    return writer.parts()
+
+
+def apart(
+    dtype: str, values: dict, codes: list[int], sides: list[Source], marked: Iterable[int], *modes: Plane, chunk: int
+) -> Source:
+    """A tensor that is made from codes, but for the units marked, which are noise, as the tail is."""
+    planes_ = bits(*[8] * DTYPES[dtype][1], rotate=1)
+    expression = {"scatter": [{"plane": 1}, planes_, values]}
+    found = parse_expression(expression)
+    plan, unit = [{"dtype": side.dtype, "shape": list(side.shape)} for side in sides], DTYPES[dtype][1]
+    stream = Stream("tensor", len(codes), unit, chunk, found, dtype, found.rest, plan)
+    units: list[int] = []
+    for at in range(0, len(codes), chunk):
+        part = codes[at : at + chunk]
+        body = part[: len(part) - len(part) % 128]
+        units += lookup_units(stream, body, at, [side.data for side in sides])
+        units += [0x3C00 + v % 64 for v in noise(len(part) - len(body))]
+    loud = noise(len(codes), 77)
+    taken = frozenset(marked)
+    units = [loud[i] % (1 << 8 * unit) if i in taken else u for i, u in enumerate(units)]
+    data = little(units, unit)
+    return Source(dtype, (len(codes),), data, expression, planes(*modes), chunk, sides, codes, marked=taken)
+
+
+def with_values(place: Place) -> bytes:
+    """All planes raw, but for those of the mask's units where there are none."""
+    some = any(place.start <= i < place.start + len(place.body()) for i in place.marked)
+    values = [Plane(RAW if some else CONSTANT)] * place.unit
+    return place.planes(Plane(RAW), *values, Plane(RAW)).bytes()
+
+
+@valid("scatter: units apart from numbers from codes; a group of them, none; chunks that begin within a run; a tail")
+def apart_mul() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        plan, codes = paired(dtype), [v % 15 for v in noise(24 * 40, 3)]
+        for name, marked in (("some", [0, 7, 130, 499, 500, 900]), ("first", range(128)), ("none", [])):
+            source = apart(dtype, {"add": [PAIRED, [2, 3]]}, codes, plan, marked, chunk=500)
+            source.code = with_values
+            writer.tensor(f"{dtype} {name}", source)
+    return writer.parts()
+
+
+@valid("scatter: units apart from levels of a grid with scales; a coded mask, codes in two planes")
+def apart_grid() -> Parts:
+    writer = Writer()
+    for dtype in ("F32", "BF16", "F16"):
+        rows, columns = [0x3F800000, 0x3DCCCCCD], [0x3F800000 + 0x100000 * (v % 9) for v in noise(320)]
+        plan = [side("F32", (2,), rows), side("F32", (320,), columns)]
+        marked, modes = [i for i, v in enumerate(noise(640, 5)) if v % 16 == 0], [Plane(RAW)] * DTYPES[dtype][1]
+        values, codes = {"trellis": [8, 0x3C23D70A, 20, bits(2, 4), 0, 1]}, skewed(640, 40)
+        source = apart(dtype, values, codes, plan, marked, Plane(CODED), *modes, Plane(RAW), Plane(CODED), chunk=640)
+        writer.tensor(dtype, source)
     return writer.parts()
 
 

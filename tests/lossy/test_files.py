@@ -180,7 +180,7 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
         ({"quantise": "q9"}, "unknown quantisation 'q9'; available: q8_0"),
         ({"quantise": "q8_0", "keep": ["nothing*"]}, "--keep nothing*: there is no such tensor"),
         ({"quantise": "q8_0", "keep": ["*"]}, "no tensor can be quantised"),
-        ({"quantise": "q8_0", "base": source}, "do not go together"),
+        ({"quantise": "bitdelta"}, "bitdelta is of differences: name the model"),
         ({"keep": ["*"]}, "are for quantise"),
     ):
         with pytest.raises(UsageError) as caught:

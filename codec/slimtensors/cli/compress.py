@@ -28,7 +28,7 @@ __all__ = ["command"]
     "--quantise",
     metavar="NAME",
     help="Quantise matrices first: slim or slim-fast, our own; q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, "
-    "mxfp4, nvfp4, bfp6; or with a bound, abs=0.001 or rel=0.01. The file does "
+    "mxfp4, nvfp4, bfp6; or with a bound, abs=0.001 or rel=0.01; bitdelta, with --base. The file does "
     "not give its source back then, and says so.",
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
@@ -84,6 +84,9 @@ def command(
 
     With --quantise the weights change: matrices become what the format named makes of them, and load in their own
     dtypes. What has one dimension, is small, is an embedding or fits --keep stays exact. `inspect` shows each error.
+
+    With both, each matrix's difference from its base is what is quantised, to bitdelta (its sign, and one scale) or any
+    other; sizes and errors asked for are the difference's. Tensors that are not quantised stay exact.
     """
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches

@@ -16,7 +16,19 @@ from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
 from slimtensors.codecs.place import Place
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DType
-from slimtensors.expression import Bits, ClassContext, Decimal, FieldClass, Gather, Mul, Record, Sparse, Trellis
+from slimtensors.expression import (
+    Bits,
+    ClassContext,
+    Decimal,
+    FieldClass,
+    Gather,
+    Mul,
+    Record,
+    Sparse,
+    Sum,
+    Trellis,
+    Values,
+)
 from slimtensors.limits import PACK_TENSOR_BYTES
 from slimtensors.reading import TensorFile, open_file
 
@@ -117,6 +129,15 @@ def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> str
     return f"; its middle chunk takes {said} bits a weight"
 
 
+def _values(expression: Values | Sum) -> str:
+    if isinstance(expression, Sum):
+        plus = "its base" if isinstance(expression.plus, int) else "a product of two small matrices"
+        return f"{plus}, to which are added {_values(expression.values)}"
+    if isinstance(expression, Trellis):
+        return _grid(expression)
+    return "numbers from a palette times a scale for each run: codes are kept, and the scales apart"
+
+
 def _grid(expression: Trellis) -> str:
     grid = f"levels of a uniform grid, {float_step(expression):.6g} apart"
     if expression.states > 1:
@@ -133,10 +154,8 @@ def _stream(file: TensorFile, number: int) -> str:
     parts = stream.bits.parts if found.units else ()
     if isinstance(stream.expression, Gather):
         said.append("few distinct values: a palette, of which a code picks one")
-    elif isinstance(stream.expression, Mul):
-        said.append("numbers from a palette times a scale for each run: codes are kept, and the scales apart")
-    elif isinstance(stream.expression, Trellis):
-        said.append(_grid(stream.expression))
+    elif isinstance(stream.expression, Mul | Sum | Trellis):
+        said.append(_values(stream.expression))
     elif isinstance(stream.expression, Decimal):
         said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
     if isinstance(stream.expression, Record):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight, trellis
+from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight, sums, trellis
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -28,7 +28,9 @@ from slimtensors.expression import (
     SignContext,
     Sparse,
     Stored,
+    Sum,
     Trellis,
+    bases_of,
 )
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
@@ -55,13 +57,13 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
             return
     try:
         parts = len(expression.bits.parts)
-        kind, base_digest = head.read_head(data, out.size, parts, isinstance(expression, Delta))
+        kind, base_digest = head.read_head(data, out.size, parts, bool(bases_of(expression)))
         if kind == head.LITERAL:
             _decode_literal(data, out)
         elif kind == head.AFFINE:
             _decode_affine(data, out)
         else:
-            if isinstance(expression, Delta):
+            if bases_of(expression):
                 delta.check_base(place, base_digest)
             _decode_planes(data, expression, out, place)
             if isinstance(expression, Delta):
@@ -76,10 +78,7 @@ def _decode_codes(codes: straight.Codes, expression: Gather | Mul | Decimal | Tr
         return
     fields = work_space("codes", body.size, np.uint8)
     codes.decode(fields)
-    if isinstance(expression, Trellis):
-        trellis.decode(expression, fields, body, place)
-    else:
-        lookup.decode(expression, fields, body, place)
+    sums.decode_codes(expression, fields, body, place)
 
 
 def _decode_literal(data: Bytes, out: Units) -> None:
@@ -112,22 +111,30 @@ def _decode_planes(data: Bytes, expression: Stored, out: Units, place: Place) ->
         return
     tail_units = out.size % GROUP
     body = out[: out.size - tail_units]
-    bits = expression.bits
-    planes, tail = head.read_planes(data, len(bits.parts), tail_units * out.itemsize)
+    planes, tail = head.read_planes(data, len(expression.bits.parts), tail_units * out.itemsize)
     if tail_units:
         out[body.size :] = tail.view(out.dtype)
     if isinstance(expression, Bits | Delta):
-        _decode_bits(planes, bits, body, place)
+        _decode_bits(planes, expression.bits, body, place)
     elif isinstance(expression, Sparse):
-        values = expression.values
-        sparse.decode(planes, body, lambda rest, units: _decode_bits(rest, values, units, NOWHERE))
+        values, below = expression.values, 1 + len(expression.values.parts)
+        decode_sparse = sparse.decode
+        if expression.rest is not None:
+            _decode_numbers(planes[below:], expression.rest, body, place)
+            decode_sparse = sparse.decode_over
+        decode_sparse(planes[:below], body, lambda rest, units: _decode_bits(rest, values, units, NOWHERE))
+    elif isinstance(expression, Sum):
+        numbers = work_space("numbers of a sum", body.size, np.uint32)
+        _decode_numbers(planes, expression.values, numbers, place._replace(dtype=sums.F32))
+        sums.add(expression, numbers, body, place)
     else:
-        codes = work_space("codes", body.size, lookup.code_dtype(bits))
-        _decode_any(planes, bits, codes, place)
-        if isinstance(expression, Trellis):
-            trellis.decode(expression, codes, body, place)
-        else:
-            lookup.decode(expression, codes, body, place)
+        _decode_numbers(planes, expression, body, place)
+
+
+def _decode_numbers(planes: list[Plane], expression: sums.FromCodes, out: Units, place: Place) -> None:
+    codes = work_space("codes", out.size, lookup.code_dtype(expression.bits))
+    _decode_any(planes, expression.bits, codes, place)
+    sums.decode_codes(expression, codes, out, place)
 
 
 def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
@@ -251,7 +258,7 @@ def encode_chunk(
     if units.size >= GROUP:
         tail_units = 0 if isinstance(expression, Record) else units.size % GROUP
         body = units[: units.size - tail_units]
-        base_digest = delta.base_digest(place) if isinstance(expression, Delta) else 0
+        base_digest = delta.base_digest(place) if bases_of(expression) else 0
         parts = _encode_body(body, expression, place, try_zstd)
         if parts is not None:
             tail = bytes_of(units[body.size :])
@@ -269,12 +276,35 @@ def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) 
     if isinstance(expression, Record):
         return records.encode(body, expression, place, try_zstd=try_zstd)
     if isinstance(expression, Sparse):
-        values = expression.values
-        return sparse.encode(body, expression, lambda units: _encode_bits(units, values, NOWHERE, try_zstd))
-    if isinstance(expression, Trellis):
-        codes, few = trellis.encode(expression, body, place), True
-    else:
-        codes, few = lookup.encode(expression, body, place), False
+        return _encode_sparse(body, expression, place, try_zstd)
+    if isinstance(expression, Sum):
+        # The numbers that codes make were kept by whoever quantised them: sums may tell them no more.
+        numbers = place.numbers
+        if numbers is None or not sums.adds_up(expression, numbers[: body.size], body, place):
+            return None
+        return _encode_numbers(numbers[: body.size], expression.values, place._replace(dtype=sums.F32), try_zstd)
+    return _encode_numbers(body, expression, place, try_zstd)
+
+
+def _encode_sparse(body: Units, expression: Sparse, place: Place, try_zstd: bool) -> list[Part] | None:
+    values, rest = expression.values, expression.rest
+
+    def encode_bits(units: Units) -> list[Part] | None:
+        return _encode_bits(units, values, NOWHERE, try_zstd)
+
+    if rest is None:
+        return sparse.encode(body, expression, encode_bits)
+    if place.numbers is None:
+        return None
+    numbers = place.numbers[: body.size]
+    codes = _encode_numbers(numbers, rest, place, try_zstd)
+    apart = sparse.encode_over(body, numbers, expression, encode_bits)
+    return None if codes is None or apart is None else [*apart, *codes]
+
+
+def _encode_numbers(units: Units, expression: sums.FromCodes, place: Place, try_zstd: bool) -> list[Part] | None:
+    codes = sums.find_codes(expression, units, place)
+    few = isinstance(expression, Trellis)
     return None if codes is None else _encode_any(codes, expression.bits, place, try_zstd, few)
 
 

@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import delta as kernels
 from slimtensors.kernels.cpu.low_rank import WIDE, move_base
 from slimtensors.kernels.status import OK
 
-__all__ = ["add_base", "base_digest", "check_base", "differences"]
+__all__ = ["add_base", "base_digest", "check_base", "differences", "moved_units"]
 
 F16_EXPONENT = 0x7C00
 
@@ -66,15 +66,18 @@ def _base(place: Place) -> Units:
 def _start(count: int, place: Place, moved: LowRank | None) -> Units:
     """The units that differences are from: the base's, moved if they are to be. Valid as `differences` says."""
     base = _base(place)[:count]
-    if moved is None:
-        return base
+    return base if moved is None else moved_units(base, moved, place)
+
+
+def moved_units(base: Units, moved: LowRank, place: Place) -> Units:
+    """Base units, moved by a product. Valid as `differences` says."""
     left, right = (place.sides[side].view(f"<i{place.sides[side].itemsize}") for side in (moved.left, moved.right))
     sums = work_space("sums", WIDE, np.int32 if left.itemsize == 2 else np.int64)
     work = work_space("numbers", WIDE, np.uint32)
     scale, columns = np.float32(2.0**-moved.shift), right.shape[1]
     half = place.dtype is not None and place.dtype.name == "F16"
     wide = cast_units(base, DTYPES["F16"], DTYPES["F32"]) if half else base
-    out = work_space("moved", count, wide.dtype)
+    out = work_space("moved", base.size, wide.dtype)
     with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
         status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
     assert status == OK

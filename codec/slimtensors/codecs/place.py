@@ -20,6 +20,8 @@ class Place(NamedTuple):
     sides: tuple[npt.NDArray[Any], ...] = ()
     dtype: DType | None = None  # of the tensor, where the units alone do not tell what is wanted
     base: npt.NDArray[Any] | None = None  # the base's units in the chunk's range, for an expression that has a base
+    # To encode a chunk: what codes make of it, before it is added to something (F32) or outliers are put over it.
+    numbers: npt.NDArray[Any] | None = None
 
     def rows(self, side: int) -> Rows:
         """A side plane of flags, one for each row."""

@@ -17,7 +17,7 @@ from slimtensors.expression import MASK_WIDTH, Sparse
 from slimtensors.kernels.cpu import sparse as kernels
 from slimtensors.kernels.status import OK
 
-__all__ = ["decode", "encode", "stored_mask"]
+__all__ = ["decode", "decode_over", "encode", "encode_over", "stored_mask"]
 
 Units = npt.NDArray[Any]
 DecodeBits = Callable[[list[Plane], Units], None]
@@ -31,12 +31,29 @@ def decode(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:
     if count == body.size:
         decode_bits(planes[1:], body)
         return
-    values = work_space("values", up(count, GROUP) + LANES, body.dtype)
-    decode_bits(planes[1:], values[: up(count, GROUP)])
+    status = kernels.spread_values(mask, _values(planes[1:], count, body.dtype, decode_bits), body)
+    assert status == OK
+
+
+def decode_over(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:
+    """Put the units of the mask over a body that is full."""
+    mask = _decode_mask(planes[0], body.size)
+    count = kernels.count_bits(mask)
+    body[_flags(mask)] = _values(planes[1:], count, body.dtype, decode_bits)[:count]
+
+
+def _values(planes: list[Plane], count: int, dtype: np.dtype[Any], decode_bits: DecodeBits) -> Units:
+    """The units of the mask, and some noise."""
+    values = work_space("values", up(count, GROUP) + LANES, dtype)
+    decode_bits(planes, values[: up(count, GROUP)])
     if values[count : up(count, GROUP)].any():
         raise FormatError("the units after the last one of the mask are not zero")
-    status = kernels.spread_values(mask, values[: count + LANES], body)
-    assert status == OK
+    return values[: count + LANES]
+
+
+def _flags(mask: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Of each unit, whether the mask has it."""
+    return np.unpackbits(mask.view(np.uint8), bitorder="little").view(np.bool_)
 
 
 def stored_mask(data: head.Bytes, units: int, unit_bytes: int, expression: Sparse) -> npt.NDArray[np.uint32] | None:
@@ -70,6 +87,23 @@ def encode(body: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Par
     values = work_space("values", body.size + GROUP, body.dtype)
     count = kernels.squeeze_values(body, mask[: body.size // MASK_WIDTH].view("<u4"), values)
     assert 0 <= count <= body.size
+    return _encode(mask, values, count, expression, encode_bits)
+
+
+def encode_over(body: Units, rest: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Part] | None:
+    """The same for the units that are not those of `rest`."""
+    apart = body != rest
+    mask = np.zeros(up(body.size // MASK_WIDTH, GROUP), np.uint8)
+    mask[: body.size // MASK_WIDTH] = np.packbits(apart, bitorder="little")
+    values, count = work_space("values", body.size + GROUP, body.dtype), int(np.count_nonzero(apart))
+    values[:count] = body[apart]
+    return _encode(mask, values, count, expression, encode_bits)
+
+
+def _encode(
+    mask: npt.NDArray[np.uint8], values: Units, count: int, expression: Sparse, encode_bits: EncodeBits
+) -> list[Part] | None:
+    """values: of the mask, with room for a whole group."""
     whole = up(count, GROUP)
     values[count:whole] = 0
     # A mask is worth a try at general compression whatever the dtype: rows, columns and blocks repeat.

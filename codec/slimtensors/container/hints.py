@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from slimtensors.expression import Delta, Expression
+from slimtensors.expression import Expression, bases_of
 
 if TYPE_CHECKING:
     from slimtensors.container.header import Base, Pack, Tensor
@@ -22,9 +22,9 @@ def first_users(tensors: Sequence[Tensor], packs: Sequence[Pack], expressions: S
     seen = [0] * len(packs)  # tensors of each pack
     for tensor in tensors:
         position = tensor.expression if tensor.pack is None else packs[tensor.pack].expression
-        expression = None if position is None else expressions[position]
-        if isinstance(expression, Delta):
-            found.setdefault(expression.bases[0 if tensor.pack is None else seen[tensor.pack]], tensor.name)
+        bases = () if position is None else bases_of(expressions[position])
+        if bases:
+            found.setdefault(bases[0 if tensor.pack is None else seen[tensor.pack]], tensor.name)
         if tensor.pack is not None:
             seen[tensor.pack] += 1
     return found

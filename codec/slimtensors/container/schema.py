@@ -33,7 +33,10 @@ from slimtensors.expression import (
     Record,
     Ref,
     Stored,
+    Sum,
     Trellis,
+    bases_of,
+    values_of,
 )
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
@@ -104,9 +107,7 @@ def check_metadata(metadata: dict[str, Any]) -> None:
         raise LimitError(f"the metadata has {size} bytes; the limit is {MAX_METADATA_BYTES}")
 
 
-def _tensor(
-    value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]
-) -> Tensor:
+def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]) -> Tensor:
     value = _object(value, "a tensor")
     keys = value.keys() - {"dtype", "encoding", "lossy", "name", "shape"}
     if not value.keys() >= {"dtype", "name", "shape"}:
@@ -221,7 +222,7 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
         raise FormatError(f"planes of {found.width} bits for units of {dtype.unit_bits}")
     if isinstance(found, Decimal) and dtype.name not in CASTABLE:
         raise FormatError(f"decimals in {dtype.name}")
-    if isinstance(found, Trellis) and dtype.name not in ("F32", "BF16", "F16"):
+    if isinstance(values_of(found), Trellis) and dtype.name not in ("F32", "BF16", "F16"):
         raise FormatError(f"a trellis in {dtype.name}")
     if units == 0:
         raise FormatError("chunks for no elements")
@@ -254,6 +255,8 @@ def _no_sides(expression: Expression) -> None:
         raise FormatError("a record, which only a tensor with a stream of its own may be")
     if isinstance(expression, Delta):
         raise FormatError("a difference from a base, which only a tensor or a pack may be")
+    if isinstance(expression, Sum):
+        raise FormatError("a sum of numbers from codes, which only a tensor with a stream of its own may be")
     if isinstance(expression, Stored) and expression.sides:
         raise FormatError("an expression with side planes, where there are none")
     if isinstance(expression, Stored):
@@ -269,7 +272,7 @@ def _bases(value: Any, table: list[Expression]) -> list[Base]:
     bases = [_base(item) for item in _array(value, "bases", MAX_TENSORS)]
     if not bases:
         raise FormatError("an empty list of bases")
-    used = {base for expression in table if isinstance(expression, Delta) for base in expression.bases}
+    used = {base for expression in table for base in bases_of(expression)}
     if not used >= set(range(len(bases))):
         raise FormatError("a base that no expression uses")
     return bases
@@ -299,10 +302,11 @@ def _check_delta(
 ) -> None:
     """tensors: dtype and shape of the one with this expression, or of those of a pack."""
     assert isinstance(expression, Stored)
-    if not isinstance(expression, Delta):
+    if not bases_of(expression):
         _no_base(expression.bits)
         return
-    if isinstance(expression.base, tuple) != packed:
+    assert isinstance(expression, Delta | Sum)
+    if (isinstance(expression, Delta) and isinstance(expression.base, tuple)) != packed:
         raise FormatError("a list of bases, which only a pack has" if not packed else "one base for a pack")
     if len(expression.bases) != len(tensors):
         raise FormatError(f"{len(expression.bases)} bases for the {len(tensors)} tensors of a pack")

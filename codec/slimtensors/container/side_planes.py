@@ -17,7 +17,9 @@ from slimtensors.expression import (
     Gather,
     Mul,
     Stored,
+    Sum,
     Trellis,
+    values_of,
 )
 from slimtensors.limits import MAX_PALETTE, MAX_RANK, MIN_RUN
 
@@ -83,6 +85,7 @@ def _check_mean(side: Side, rank: int, lines: int) -> None:
 
 
 def check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
+    values = values_of(expression)
     if isinstance(expression, Gather):
         palette = sides[expression.palette]
         if palette.dtype != dtype or dtype.bits != dtype.unit_bits:
@@ -91,16 +94,16 @@ def check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType
             raise FormatError(f"a palette of shape {list(palette.shape)} for {units} units")
         if palette.shape[-1] > MAX_PALETTE or math.prod(palette.shape) > max(MAX_PALETTE, units):
             raise LimitError(f"a palette of shape {list(palette.shape)} is too large")
-    elif isinstance(expression, Mul):
-        palette = sides[expression.gather.palette]
+    elif isinstance(values, Mul):
+        palette = sides[values.gather.palette]
         if dtype.name not in ("F32", "BF16", "F16"):
             raise FormatError(f"mul in {dtype.name}")
         if palette.dtype.name not in ("F32", "I16", "I8") or len(palette.shape) != 1:
             raise FormatError("the palette of a mul is not F32, I16 or I8 with one dimension")
         if palette.shape[0] > MAX_PALETTE:
             raise LimitError(f"a palette of {palette.shape[0]} entries; the limit is {MAX_PALETTE}")
-        runs = sides[expression.factors[0][0]].shape[:1]
-        for first, *second in expression.factors:
+        runs = sides[values.factors[0][0]].shape[:1]
+        for first, *second in values.factors:
             if any(sides[k].dtype.name != "F32" or len(sides[k].shape) != 1 for k in (first, *second)):
                 raise FormatError("the scales of a mul are not F32 with one dimension")
             if sides[first].shape != runs or units % runs[0] or units // runs[0] < MIN_RUN:
@@ -110,9 +113,10 @@ def check_palettes(expression: Expression, sides: tuple[Side, ...], dtype: DType
 
 
 def check_trellis(expression: Expression, sides: tuple[Side, ...], units: int) -> None:
-    if not isinstance(expression, Trellis) or expression.rows is None or expression.columns is None:
+    grid = values_of(expression)
+    if not isinstance(grid, Trellis) or grid.rows is None or grid.columns is None:
         return
-    rows, columns = sides[expression.rows], sides[expression.columns]
+    rows, columns = sides[grid.rows], sides[grid.columns]
     if any(side.dtype.name != "F32" or len(side.shape) != 1 for side in (rows, columns)):
         raise FormatError("the rows and columns of a trellis are not F32 with one dimension")
     if rows.shape[0] * columns.shape[0] != units:
@@ -121,6 +125,8 @@ def check_trellis(expression: Expression, sides: tuple[Side, ...], units: int) -
 
 def check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:
     moved = expression.moved if isinstance(expression, Delta) else None
+    if isinstance(expression, Sum) and not isinstance(expression.plus, int):
+        moved = expression.plus
     if moved is None:
         return
     left, right = sides[moved.left], sides[moved.right]

@@ -15,7 +15,7 @@ from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.detect import lattice
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.expression import Bits, Decimal, Gather, Mul, Part, Trellis
+from slimtensors.expression import Bits, Decimal, Gather, Mul, Part, Sparse, Sum, Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 
@@ -48,7 +48,7 @@ class Table(NamedTuple):
 class Structure(NamedTuple):
     """How a tensor is made from codes."""
 
-    expression: Gather | Mul | Decimal | Trellis
+    expression: Gather | Mul | Decimal | Sparse | Sum | Trellis
     tables: tuple[Table, ...]
     why: str
     chunk: int = 0  # units of a chunk, if not as many as usual
@@ -211,4 +211,3 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
 def _rounded(whole: Units, power: int, dtype: DType) -> Units:
     exact = whole / 10.0**power
     return exact.astype(np.float32).astype(np.float64) if dtype.name == "F32" else exact
-

@@ -100,7 +100,7 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         found = Planes(unit_bytes, expression.bits, True, is_float, dtype=dtype, moved=expression.moved)
     elif isinstance(expression, Gather | Mul | Decimal):
         found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
-    elif isinstance(expression, Sparse):
+    elif isinstance(expression, Sparse) and expression.rest is None:
         found = Planes(unit_bytes, expression.values, masked=True)
     else:
         return None

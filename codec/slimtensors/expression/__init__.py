@@ -23,7 +23,11 @@ from slimtensors.expression.forms import (
     Ref,
     Sparse,
     Stored,
+    Sum,
     Trellis,
+    Values,
+    bases_of,
+    values_of,
 )
 from slimtensors.expression.grammar import parse
 from slimtensors.expression.limits import (
@@ -69,7 +73,11 @@ __all__ = [
     "Span",
     "Sparse",
     "Stored",
+    "Sum",
     "Trellis",
+    "Values",
+    "bases_of",
     "bits",
     "parse",
+    "values_of",
 ]

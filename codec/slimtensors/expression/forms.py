@@ -10,7 +10,23 @@ from slimtensors.expression.limits import MASK_WIDTH
 from slimtensors.expression.planes import Bits, Part
 from slimtensors.expression.records import Record
 
-__all__ = ["Cast", "Decimal", "Delta", "Expression", "Gather", "LowRank", "Mul", "Ref", "Sparse", "Stored", "Trellis"]
+__all__ = [
+    "Cast",
+    "Decimal",
+    "Delta",
+    "Expression",
+    "Gather",
+    "LowRank",
+    "Mul",
+    "Ref",
+    "Sparse",
+    "Stored",
+    "Sum",
+    "Trellis",
+    "Values",
+    "bases_of",
+    "values_of",
+]
 
 
 @dataclass(frozen=True)
@@ -57,32 +73,6 @@ class Delta:
     def __str__(self) -> str:
         base = f"base {self.base}" if isinstance(self.base, int) else "bases"
         return " + ".join([base, *([] if self.moved is None else [str(self.moved)]), str(self.bits)])
-
-
-@dataclass(frozen=True)
-class Sparse:
-    """Units that are zero where a mask says so, and elsewhere taken one after another from `values`."""
-
-    values: Bits
-
-    @cached_property
-    def bits(self) -> Bits:
-        """The planes of a chunk: the mask's, then those of the values."""
-        return Bits((Part(MASK_WIDTH), *self.values.parts), self.values.rotate)
-
-    @property
-    def width(self) -> int:
-        return self.values.width
-
-    @property
-    def sides(self) -> set[int]:
-        return set()
-
-    def to_json(self) -> dict[str, Any]:
-        return {"scatter": [{"plane": 1}, self.values.to_json()]}
-
-    def __str__(self) -> str:
-        return f"scatter[mask {self.values}]"
 
 
 @dataclass(frozen=True)
@@ -229,5 +219,86 @@ class Trellis:
         return f"{grid}({self.bits})" + ("" if self.rows is None else " * rows * columns")
 
 
-Stored = Bits | Delta | Sparse | Gather | Mul | Decimal | Record | Trellis  # what a stream holds
+Values = Mul | Trellis  # numbers from codes
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Units that a mask takes one after another from `values`; all others are zero, or `rest`, numbers from codes."""
+
+    values: Bits
+    rest: Values | None = None
+
+    @cached_property
+    def bits(self) -> Bits:
+        """The planes of a chunk: the mask's, those of the values, and those of the codes."""
+        codes = () if self.rest is None else self.rest.bits.parts
+        return Bits((Part(MASK_WIDTH), *self.values.parts, *codes), self.values.rotate)
+
+    @property
+    def width(self) -> int:
+        return max(self.values.width, 0 if self.rest is None else self.rest.width)
+
+    @property
+    def sides(self) -> set[int]:
+        return set() if self.rest is None else self.rest.sides
+
+    def to_json(self) -> dict[str, Any]:
+        rest = [] if self.rest is None else [self.rest.to_json()]
+        return {"scatter": [{"plane": 1}, self.values.to_json(), *rest]}
+
+    def __str__(self) -> str:
+        return f"scatter[mask {self.values}]" + ("" if self.rest is None else f" else {self.rest}")
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Numbers from codes, added to a base's or to a matrix product's.
+
+    plus: the base's position in the header's list, or the product.
+    """
+
+    values: Values
+    plus: int | LowRank
+
+    @property
+    def bits(self) -> Bits:
+        return self.values.bits
+
+    @property
+    def width(self) -> int:
+        return self.values.width
+
+    @property
+    def bases(self) -> tuple[int, ...]:
+        return (self.plus,) if isinstance(self.plus, int) else ()
+
+    @property
+    def sides(self) -> set[int]:
+        return self.values.sides | (set() if isinstance(self.plus, int) else {self.plus.left, self.plus.right})
+
+    def to_json(self) -> dict[str, Any]:
+        plus = {"base": self.plus} if isinstance(self.plus, int) else self.plus.to_json()
+        return {"add": [plus, self.values.to_json()]}
+
+    def __str__(self) -> str:
+        plus = f"base {self.plus}" if isinstance(self.plus, int) else str(self.plus)
+        return f"{plus} + {self.values}"
+
+
+Stored = Bits | Delta | Sparse | Gather | Mul | Decimal | Record | Sum | Trellis  # what a stream holds
 Expression = Stored | Ref | Cast
+
+
+def values_of(expression: Expression) -> Values | None:
+    """The numbers from codes that an expression has or is."""
+    if isinstance(expression, Sum):
+        return expression.values
+    if isinstance(expression, Sparse):
+        return expression.rest
+    return expression if isinstance(expression, Mul | Trellis) else None
+
+
+def bases_of(expression: Expression | None) -> tuple[int, ...]:
+    """The bases that chunks need, by their positions in the header's list."""
+    return expression.bases if isinstance(expression, Delta | Sum) else ()

@@ -7,7 +7,20 @@ from typing import Any
 
 from slimtensors.errors import FormatError
 from slimtensors.expression.context_grammar import check_mean, parse_context
-from slimtensors.expression.forms import Cast, Decimal, Delta, Expression, Gather, LowRank, Mul, Ref, Sparse, Trellis
+from slimtensors.expression.forms import (
+    Cast,
+    Decimal,
+    Delta,
+    Expression,
+    Gather,
+    LowRank,
+    Mul,
+    Ref,
+    Sparse,
+    Sum,
+    Trellis,
+    Values,
+)
 from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH, STATES
 from slimtensors.expression.planes import Bits, Part
 from slimtensors.expression.record_grammar import parse_record
@@ -25,8 +38,7 @@ def parse(value: Any) -> Expression:
     if keys == {"bits", "rotate"}:
         return _bits(value, MAX_PLANES)
     if keys == {"add"}:
-        first = value["add"][0] if isinstance(value["add"], list) and value["add"] else None
-        return _sum(value["add"]) if isinstance(first, dict) and "mul" in first else _delta(value["add"])
+        return _add(value["add"])
     if keys == {"scatter"}:
         return _sparse(value["scatter"])
     if keys == {"ref"}:
@@ -54,7 +66,42 @@ def _mul(value: Any) -> Mul:
     return _distinct(Mul(_gather(gather["gather"]), _factors(scale, "mul")))
 
 
-def _sum(arguments: Any) -> Mul:
+def _add(arguments: Any) -> Expression:
+    """A product plus an offset, numbers from codes plus a base or a matrix product, or a difference from a base."""
+    first, last = (arguments[0], arguments[-1]) if isinstance(arguments, list) and arguments else (None, None)
+    if isinstance(first, dict) and "mul" in first:
+        return _shifted(arguments)
+    if isinstance(last, dict) and last.keys() & {"add", "mul", "trellis"}:
+        return _sum(arguments)
+    return _delta(arguments)
+
+
+def _sum(arguments: Any) -> Sum:
+    plus, last = pair(arguments, "add")
+    values = _values(last)
+    if isinstance(plus, dict) and "matmul" in plus:
+        product = _low_rank(plus)
+        if values.sides & {product.left, product.right}:
+            raise FormatError("a side plane of a matmul that what it is added to names too")
+        return Sum(values, product)
+    if keys_of(plus, "the first argument of add") != {"base"}:
+        raise FormatError("the first argument of add is not a base, mul or matmul")
+    return Sum(values, integer(plus["base"], 0, MAX_TENSORS, "base"))
+
+
+def _values(value: Any) -> Values:
+    """Numbers from codes: a mul, with or without an offset, or a trellis."""
+    keys = keys_of(value, "numbers from codes")
+    if keys == {"mul"}:
+        return _mul(value["mul"])
+    if keys == {"trellis"}:
+        return _trellis(value["trellis"])
+    if keys == {"add"}:
+        return _shifted(value["add"])
+    raise FormatError(f"numbers from codes have the keys {sorted(keys)}")
+
+
+def _shifted(arguments: Any) -> Mul:
     product, offset = pair(arguments, "add")
     if keys_of(product, "the first argument of add") != {"mul"}:
         raise FormatError("a mul in add has other keys beside it")
@@ -133,7 +180,7 @@ def _delta(arguments: Any) -> Delta:
 def _low_rank(value: Any) -> LowRank:
     if not isinstance(value, dict) or value.keys() != {"matmul"}:
         keys_of(value, "an argument of add")  # says so of another name that is kept for later
-        raise FormatError("the second of three arguments of add is not a matmul")
+        raise FormatError("an argument of add is not a matmul where one is expected")
     numbers = value["matmul"]
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise FormatError("a matmul has three numbers: two side planes and a shift")
@@ -152,15 +199,18 @@ def _base(value: Any) -> int | tuple[int, ...]:
 
 
 def _sparse(arguments: Any) -> Sparse:
-    if not isinstance(arguments, list) or len(arguments) != 2:
-        raise FormatError("scatter has two arguments: a mask and what it scatters")
+    if not isinstance(arguments, list) or len(arguments) not in (2, 3):
+        raise FormatError("scatter has two arguments, a mask and what it scatters, or three, with what is elsewhere")
     if keys_of(arguments[0], "the mask of a scatter") != {"plane"}:
         raise FormatError("the first argument of scatter is not a plane")
     integer(arguments[0]["plane"], 1, 1, "the width of a mask")
     values = _bits(arguments[1], MAX_PLANES - 1)  # the mask is a plane too
     if values.sides or values.contexts:
         raise FormatError("rows or contexts within a scatter by a mask")
-    return Sparse(values)
+    found = Sparse(values, _values(arguments[2]) if len(arguments) == 3 else None)
+    if len(found.bits.parts) > MAX_PLANES:
+        raise FormatError(f"a scatter has {len(found.bits.parts)} planes; {MAX_PLANES} are the most")
+    return found
 
 
 def _part(value: Any) -> Part:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 
+from slimtensors.differing import MatchedBase
 from slimtensors.errors import UsageError
 from slimtensors.inputs import Input, unit_count
+from slimtensors.quantise.bounded import Bounded
+from slimtensors.quantise.difference import BitDelta, OfDifference
+from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import quantisers_of
 
@@ -16,6 +21,7 @@ __all__ = ["Quantise", "chosen", "nothing_fits", "quantised"]
 MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
 DTYPES = ("F32", "BF16", "F16")
+ERROR_OF_DIFFERENCES = 0.1  # NMSE, of what differs, where nothing is said; weights' own would leave out nearly all
 
 
 @dataclass(frozen=True)
@@ -23,19 +29,28 @@ class Quantise:
     """What `compress` was asked for.
 
     recipe: a name, or a quantiser. keep: names or patterns (`*` and `?`) of tensors that stay as they are. embeddings:
-    whether embeddings are quantised too.
+    whether embeddings are quantised too. aimed: whether the recipe has the step or error that was asked for.
     """
 
     recipe: str | Quantiser
     keep: Sequence[str] = ()
     embeddings: bool = False
+    aimed: bool = False
 
 
-def quantised(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
-    """The inputs, of which some are quantised. Raises UsageError if none is, or a pattern to keep fits no tensor."""
+def quantised(inputs: Sequence[Input], asked: Quantise, bases: Sequence[MatchedBase | None] = ()) -> list[Input]:
+    """The inputs, of which some are quantised; of those with a base, their difference from it.
+
+    Raises UsageError if none is, or a pattern to keep fits no tensor.
+    """
     quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
     names = {tensor.name for tensor in chosen(inputs, asked)}
-    out = [(_quantised(tensor, quantisers) if tensor.name in names else None) or tensor for tensor in inputs]
+    if isinstance(quantisers[0], BitDelta) and not any(bases):
+        raise UsageError("bitdelta is of differences: name the model that this one was made from with --base (base=)")
+    out = [
+        (_quantised(tensor, _of_difference(quantisers, base, asked)) if tensor.name in names else None) or tensor
+        for tensor, base in zip_longest(inputs, bases)
+    ]
     if out == list(inputs):
         raise nothing_fits(quantisers[0])
     return out
@@ -58,6 +73,18 @@ def nothing_fits(quantiser: Quantiser) -> UsageError:
         f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
         f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
     )
+
+
+def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, asked: Quantise) -> Sequence[Quantiser]:
+    """Those for a tensor that has a base."""
+    if base is None:
+        return quantisers
+    first = quantisers[0]
+    if isinstance(first, Bounded):
+        raise UsageError(f"{first.name} is a bound for weights, and cannot be kept by a sum with a base; leave one out")
+    if isinstance(first, Grid) and not asked.aimed:
+        quantisers = [replace(first, error=ERROR_OF_DIFFERENCES)]
+    return [OfDifference(each, base) for each in quantisers]
 
 
 def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput | None:

@@ -14,7 +14,7 @@ from slimtensors.container.lossy import Lossy
 from slimtensors.detect.codes import Structure, Table
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
-from slimtensors.expression import Bits
+from slimtensors.expression import Bits, Sparse, Sum
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.errors import Errors
 
@@ -25,10 +25,14 @@ Floats = npt.NDArray[np.float32]
 
 
 class Quantised(NamedTuple):
-    """A tensor quantised: its side planes' units, in the order of the structure's tables, and its own."""
+    """A tensor quantised: its side planes' units, in the order of the structure's tables, and its own.
+
+    numbers: what codes make, where that is not all: of a sum as units of F32, or what outliers are put over.
+    """
 
     sides: tuple[Units, ...]
     units: Units
+    numbers: Units | None = None
 
 
 class Quantiser(Protocol):
@@ -68,7 +72,7 @@ def floats_of(tensor: Input) -> Floats:
 
 
 class QuantisedInput:
-    """A tensor that is quantised when it is first read, and forgotten once its last unit has been read."""
+    """A tensor that is quantised when it is first read, and forgotten once all of it has been read."""
 
     encoding: str | None = None
 
@@ -79,7 +83,7 @@ class QuantisedInput:
         self.dtype: DType = source.dtype
         self.shape: tuple[int, ...] = tuple(source.shape)
         self.lossy: Lossy | None = Lossy(quantiser.name)  # its errors are known once it has been read
-        self._quantiser = quantiser
+        self.quantiser = quantiser
         self._made: Quantised | None = None
 
     @property
@@ -90,20 +94,30 @@ class QuantisedInput:
     def made(self) -> Quantised:
         """What it was quantised to. Raises UsageError for floats that are not finite."""
         if self._made is None:
-            found = self._quantiser.quantise(self.source, self.structure)
+            found = self.quantiser.quantise(self.source, self.structure)
             errors = Errors()
             errors.add(self.source.read(0, unit_count(self.source)), found.units, self.dtype)
             if not errors.finite:
                 raise UsageError(
-                    f"tensor {self.name!r} cannot be quantised to {self._quantiser.name}: it has, or gets, numbers "
+                    f"tensor {self.name!r} cannot be quantised to {self.quantiser.name}: it has, or gets, numbers "
                     "that are not finite; keep it as it is with --keep (keep=)"
                 )
-            self._made, self.lossy = found, Lossy(self._quantiser.name, errors.nmse, errors.max)
+            self._made, self.lossy = found, Lossy(self.quantiser.name, errors.nmse, errors.max)
         return self._made
 
     def read(self, start: int, count: int) -> Units:
         """Units [start, start + count) of what it was quantised to."""
-        units = self.made.units
-        if start + count == units.size:
+        _sides, units, numbers = self.made
+        if start + count == units.size and numbers is None:
             self._made = None
         return units[start : start + count]
+
+    def numbers(self, start: int, count: int) -> Units | None:
+        """What codes make of them, if that is not all; to be asked for after the units."""
+        if not isinstance(self.structure.expression, Sum | Sparse):
+            return None
+        numbers = self.made.numbers
+        assert numbers is not None
+        if start + count == numbers.size:
+            self._made = None
+        return numbers[start : start + count]

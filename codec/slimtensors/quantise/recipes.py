@@ -12,6 +12,7 @@ from slimtensors.errors import UsageError
 from slimtensors.quantise import rules, scaled_scales
 from slimtensors.quantise.blocks import Blocks
 from slimtensors.quantise.bounded import Bounded, absolute, relative
+from slimtensors.quantise.difference import BitDelta
 from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import Quantiser
 
@@ -46,6 +47,7 @@ _ALL: list[Quantiser] = [
 RECIPES = {each.name: each for each in _ALL}
 INSTEAD = {"q4_k": "q5_0"}  # for tensors whose rows are no whole blocks, as llama.cpp has it
 
+DIFFERENCES: dict[str, Quantiser] = {"bitdelta": BitDelta()}  # of nothing else
 BOUNDED = {"abs": absolute, "rel": relative}
 
 
@@ -54,8 +56,10 @@ def quantisers_of(name: str) -> list[Quantiser]:
     kind, equals, number = name.partition("=")
     if equals and kind in BOUNDED:
         return [_bounded(name, kind, number)]
+    if name in DIFFERENCES:
+        return [DIFFERENCES[name]]
     if name not in RECIPES:
-        available = ", ".join([*RECIPES, "abs=NUMBER", "rel=NUMBER"])
+        available = ", ".join([*RECIPES, *DIFFERENCES, "abs=NUMBER", "rel=NUMBER"])
         raise UsageError(f"unknown quantisation {name!r:.80}; available: {available}")
     return [RECIPES[each] for each in (name, INSTEAD.get(name)) if each is not None]
 

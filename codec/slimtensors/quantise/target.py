@@ -12,12 +12,14 @@ import numpy as np
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
+from slimtensors.differing import MatchedBase
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
 from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
+from slimtensors.quantise.difference import Difference
 from slimtensors.quantise.grid import Grid, chunk_of, quantised_part
 from slimtensors.quantise.quantiser import floats_of
 from slimtensors.quantise.recipes import quantisers_of
@@ -29,11 +31,18 @@ CLOSE = 0.0005  # of the size asked for
 ROUNDS = 12  # of steps tried
 ATTEMPTS = 4  # of whole files
 LEAST_BITS, MOST_BITS = 0.1, 12.0
+COARSE_BITS, COARSE_ERROR = 1.5, 0.2  # from where on a trellis is worse than none: half its subsets have no level 0
 
 Measure = Callable[[Quantise], int]
 
 
-def aimed(inputs: Sequence[Input], asked: Quantise, target: Target, length_with: Measure) -> Quantise:
+def aimed(
+    inputs: Sequence[Input],
+    asked: Quantise,
+    target: Target,
+    length_with: Measure,
+    bases: Sequence[MatchedBase | None] = (),
+) -> Quantise:
     """What must be asked for to get the target. length_with: of a file that is written to nowhere.
 
     Raises UsageError if it cannot be had, or the quantiser has no grid.
@@ -42,12 +51,15 @@ def aimed(inputs: Sequence[Input], asked: Quantise, target: Target, length_with:
     if not isinstance(grids[0], Grid):
         raise UsageError(f"{grids[0].name} has a size of its own; a target is for slim and slim-fast")
     if target.error is not None:
-        return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0))
-    weights = _weights_of(chosen(inputs, asked))
+        states = 1 if target.error > COARSE_ERROR else grids[0].states
+        return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0, states=states), aimed=True)
+    of = {tensor.name: base for tensor, base in zip(inputs, bases, strict=False) if base is not None}
+    seen = (Difference(each, of[each.name]) if each.name in of else each for each in chosen(inputs, asked))
+    weights = _weights_of(list(seen))
     if not weights.total:
         raise nothing_fits(grids[0])
     if target.bits is not None:
-        return replace(asked, recipe=_fit(weights, grids[0], target.bits * weights.total / 8))
+        return replace(asked, recipe=_fit(weights, grids[0], target.bits * weights.total / 8), aimed=True)
     assert target.size is not None
     return _with_length(weights, asked, grids[0], target.size, length_with)
 
@@ -78,7 +90,7 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
     grid = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
     for _ in range(ATTEMPTS):
-        tried = replace(asked, recipe=grid)
+        tried = replace(asked, recipe=grid, aimed=True)
         made = length_with(tried)
         if abs(made - aim) <= 2 * CLOSE * size:
             return tried
@@ -92,7 +104,7 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
                 + ("" if asked.embeddings else ", or quantise embeddings too")
             )
         grid = _fit(weights, grid, wanted)
-    tried = replace(asked, recipe=grid)
+    tried = replace(asked, recipe=grid, aimed=True)
     made = length_with(tried)
     if abs(made - size) > 0.005 * size:
         raise UsageError(f"no file of {size} bytes was found; the nearest has {made}")
@@ -103,6 +115,8 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
     """By the secant method on logarithms: halving a step costs about one bit of each weight."""
     # The entropy of a Gaussian on steps of s is log2(4.13 sigma / s).
     bits = 8 * wanted / weights.total
+    if bits < COARSE_BITS:
+        grid = replace(grid, states=1)
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None  # logarithms of steps, and bits: too many, and too few
     log = weights.deviation + 2.05 - bits
