@@ -21,6 +21,7 @@ __all__ = ["MIDDLE", "magnitudes", "multiples", "nearest", "too_far"]
 Array = npt.NDArray[Any]
 
 MIDDLE = 1 << 15  # the code of 0
+PIECE = 1 << 12  # numbers, after which there is a look at whether any was too far
 # Added to a number below 2^51 and taken away again, it leaves the nearest whole one, halves to even.
 ROUNDER = 1.5 * 2.0**52
 
@@ -80,7 +81,7 @@ def nearest(
     out: Array,
 ) -> int:
     """The nearest of rising numbers to each magnitude, with its sign; 0 of 0. How many are further away than `bound`
-    times the magnitude.
+    times the magnitude, in the first piece that has any; `out` is not filled further.
 
     bits     uint32[n], of x
     firsts   int64[buckets]   with the magnitude's bits, shifted by `shift`, less firsts[0]: how many limits are below
@@ -96,14 +97,18 @@ def nearest(
     if not 0 <= shift < 32:
         return -1
     wrong, to_sign = 0, 32 - 8 * out.itemsize
-    for i in range(bits.size):
-        magnitude = np.int64(bits[i]) & 0x7FFFFFFF
-        bucket = min(max((magnitude >> shift) - firsts[0], 0), buckets - 1)
-        at = min(max(firsts[1 + bucket], 0), entries - 1)
-        for _ in range(most):
-            at += 1 if at < entries - 1 and np.int64(limits[at]) < magnitude else 0
-        number = np.float64(np.uint32(magnitude).view(np.float32))
-        wrong += 0 if abs(number - numbers[at]) <= bound * number or magnitude == 0 else 1
-        sign = (np.int64(bits[i]) & 0x80000000) >> to_sign
-        out[i] = np.int64(units[at]) | sign if magnitude > 0 else 0
+    for begin in range(0, bits.size, PIECE):
+        for i in range(begin, min(begin + PIECE, bits.size)):
+            magnitude = np.int64(bits[i]) & 0x7FFFFFFF
+            bucket = min(max((magnitude >> shift) - firsts[0], 0), buckets - 1)
+            at = min(max(firsts[1 + bucket], 0), entries - 1)
+            for _ in range(most):
+                at = min(at + (np.int64(limits[at]) < magnitude), entries - 1)  # no jump, that nothing could foresee
+            number = np.float64(np.uint32(magnitude).view(np.float32))
+            kept = (abs(number - numbers[at]) <= bound * number) | (magnitude == 0)
+            wrong += 1 - kept
+            sign = (np.int64(bits[i]) & 0x80000000) >> to_sign
+            out[i] = np.int64(units[at]) | sign if magnitude > 0 else 0
+        if wrong > 0:
+            return wrong
     return wrong

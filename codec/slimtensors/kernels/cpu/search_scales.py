@@ -79,14 +79,14 @@ def begin(weights: Array, first: int, runs: int, room: Array) -> None:
 @inlined
 def pick_codes(room: Array, asked: Any) -> None:
     """Codes for a scale, and the parts of the sums of count * code, count * code^2 and count * code * weight."""
-    for k in range(LANES):
-        room[SCALE + k] = asked / (room[HIGH + k] - room[LOW + k])
     for part in range(PARTS):
         for k in range(LANES):
+            # Anew for each part: in a loop of its own LLVM would divide lane by lane.
+            factor = asked / (room[HIGH + k] - room[LOW + k])
             wl, wll, wlx = np.float32(0), np.float32(0), np.float32(0)
             for j in range(4):
                 at = LANES * (part + PARTS * j) + k
-                code = min(max((room[SCALE + k] * room[ABOVE + at] + ROUNDER) - ROUNDER, np.float32(0)), MOST)
+                code = min(max((factor * room[ABOVE + at] + ROUNDER) - ROUNDER, np.float32(0)), MOST)
                 room[CODES + at] = code
                 once = room[COUNTS + at] * code
                 if j == 0:
@@ -98,16 +98,18 @@ def pick_codes(room: Array, asked: Any) -> None:
 
 
 @inlined
-def solve(room: Array, whole: bool) -> None:
+def solve(room: Array, asked: Any, whole: bool) -> None:
     """The scale and the minimum that are best for the codes, or (whole) those of the range of the weights."""
     for k in range(LANES):
-        scale, least = np.float32(1) / room[SCALE + k], room[LOW + k]
+        scale, least = np.float32(1) / (asked / (room[HIGH + k] - room[LOW + k])), room[LOW + k]
         if not whole:
             w, wx = room[W + k], room[WX + k]
             wl, wll, wlx = added(room, 0, k), added(room, 1, k), added(room, 2, k)
             determinant = w * wll - wl * wl
             scale, least = (w * wlx - wx * wl) / determinant, (wll * wx - wl * wlx) / determinant
-            scale, least = (wlx / wll, np.float32(0)) if least > 0 else (scale, least)
+            alone = wlx / wll
+            scale = alone if least > 0 else scale
+            least = np.float32(0) if least > 0 else least
             scale = scale if determinant > 0 else np.float32(np.nan)  # whose error is less than none
         room[SCALE + k], room[LEAST + k] = scale, least
 
@@ -148,8 +150,9 @@ def search_scales(weights: Array, room: Array, scales: Array, minima: Array) -> 
         begin(weights, first, runs, room)
         for step in range(-1, TRIES):
             # the range itself first
-            pick_codes(room, MOST if step < 0 else FIRST + APART * np.float32(step) + MOST)
-            solve(room, step < 0)
+            asked = MOST if step < 0 else FIRST + APART * np.float32(step) + MOST
+            pick_codes(room, asked)
+            solve(room, asked, step < 0)
             keep_better(room)
         for k in range(min(LANES, runs - first)):
             scales[first + k], minima[first + k] = room[FOUND + k], -room[FOUND_LEAST + k]
