@@ -57,10 +57,18 @@ def lacks_preset(preset: str) -> str | None:
 
 
 def compress(
-    source: Path, target: Path, preset: str, threads: int, self_check: bool = True, base: Path | None = None
+    source: Path,
+    target: Path,
+    preset: str,
+    threads: int,
+    self_check: bool = True,
+    base: Path | None = None,
+    quantise: str | None = None,
 ) -> None:
     """A safetensors file to ours."""
-    extra = {} if base is None else {"base": base}
+    extra: dict[str, Any] = {} if base is None else {"base": base}
+    if quantise is not None:
+        extra["quantise"] = quantise
     _package().compress(source, target, preset=preset, threads=threads, self_check=self_check, **extra)
 
 

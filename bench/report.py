@@ -156,6 +156,14 @@ def from_floats(result: Result) -> str:
     return f"{note}\n\n{table(columns, rows)}\n\nOur own quantiser, asked for that error (bits, NMSE):\n\n{equal}"
 
 
+def from_floats_speed(result: Result) -> str:
+    """Our own quantiser's files beside ZipNN's decode of the weights."""
+    note = "Decoding from memory, BF16, one thread, processor time: GB/s of weights (best sample over ZipNN's best)."
+    found = [r for r in records(result, "from_floats_speed") if "of_zipnn" in r]
+    cells = _grid(found, "dataset", "codec", lambda r: f"{r['gbps']:.2f} ({r['of_zipnn']:.2f}x)")
+    return f"{note}\n\n{cells}"
+
+
 def sums(result: Result) -> str:
     note = (
         "MiniLM's encoder matrices as quantised differences of a fine-tune from it, whole files; the error is a share "
@@ -361,6 +369,7 @@ def text(result: Result) -> str:
         "transformers_load": ("transformers", transformers_load),
         "quantised": ("Quantised files", quantised),
         "from_floats": ("Quantised from floats", from_floats),
+        "from_floats_speed": ("Quantised from floats, decoded", from_floats_speed),
         "sums": ("Sums", sums),
     }
     parts = ["### Asked and seen", targets(result)]

@@ -207,6 +207,13 @@ def _own(name: str, must: float) -> Target:
     return Target(f"quantised at the error of {name}, bits a weight", seen, must, unit=" b", lower=True)
 
 
+def _own_decoded(codec: str, must: float) -> Target:
+    def seen(result: Result) -> float | None:
+        return value(result, "from_floats_speed", "of_zipnn", dataset="gauss-bf16", codec=codec)
+
+    return Target(f"{codec} decoded, of ZipNN's BF16", seen, must)
+
+
 def _quantised(name: str, must: float) -> Target:
     def seen(result: Result) -> float | None:
         return value(result, "quantised", "bits_per_weight", dataset=name, codec="slimtensors balanced")
@@ -245,6 +252,8 @@ TARGETS = [
     _own("NF4", 3.5),
     _own("NVFP4", 3.5),
     _own("MXFP4", 3.2),
+    _own_decoded("slim-fast", 1.5),
+    _own_decoded("slim", 0.8),
     _quantised("Q4_0", 4.10),
     _quantised("Q8_0", 8.0),
     _quantised("MXFP4", 3.95),
