@@ -384,7 +384,11 @@ def load_all(
             done(load)
 
     most = most_threads(files, threads)
-    Pipeline(loads, lambda load: load.file.fetch(load.job), decode, threads, most=most, begin=begin).run()
+    pipeline = Pipeline(
+        loads, lambda load: load.file.fetch(load.job), decode, threads, most=most, begin=begin,
+        waits=lambda load: load.file.reader.source.waited,
+    )  # fmt: skip
+    pipeline.run()
 
 
 def most_threads(files: Iterable[TensorFile], threads: int) -> int:

@@ -52,8 +52,9 @@ class Pipeline(Generic[T, D]):
     fetch(job) waits for a source; decode(job, fetched) computes, in at most `threads` threads at a time. Where fetching
     is seen to wait, further threads are started, `most` in all: they fetch while others decode, so that the source is
     never idle; `begin` of them at once, where that is known beforehand. What a processor does for fetching, such as a
-    copy out of the page cache, is no waiting: more threads would not help. admit(job): back-pressure. It is asked under
-    `lock`; a job that it turns away waits, and all those after it, until `changed` is notified.
+    copy out of the page cache, is no waiting: more threads would not help. waits(job) is asked after a job was fetched:
+    if it is false, it was not the source that was waited for, but other threads. admit(job): back-pressure. It is asked
+    under `lock`; a job that it turns away waits, and all those after it, until `changed` is notified.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Pipeline(Generic[T, D]):
         *,
         most: int = 0,
         begin: int = 0,
+        waits: Callable[[T], bool] = lambda _: True,
         admit: Callable[[T], bool] | None = None,
     ) -> None:
         self.lock = threading.RLock()  # a loader that is dropped may be stopped by whoever holds it
@@ -72,7 +74,7 @@ class Pipeline(Generic[T, D]):
         self.errors: list[BaseException] = []
         self.stopped = False
         self._jobs = iter(jobs)
-        self._fetch, self._decode, self._admit = fetch, decode, admit
+        self._fetch, self._decode, self._admit, self._waits = fetch, decode, admit, waits
         self._threads, self._most = threads, max(threads, most, begin)
         self._first = max(threads, begin)
         self._turns = threading.Semaphore(threads)
@@ -154,17 +156,21 @@ class Pipeline(Generic[T, D]):
             began, computed = perf_counter(), thread_time()
             fetched = self._fetch(job)  # type: ignore[arg-type] # the sentinel ends the loop
             waited = perf_counter() - began - (thread_time() - computed)
+            slow = self._waits(job)  # type: ignore[arg-type] # as above
             while not self._turns.acquire(timeout=1):
                 if self.stopped:  # Ctrl-C may have lost a turn
                     return
             try:
                 if self.stopped:
                     return
-                began = perf_counter()
+                began, computed = perf_counter(), thread_time()
                 self._decode(job, fetched)  # type: ignore[arg-type] # as above
             finally:
                 self._turns.release()
-            if waited > WAITING * (perf_counter() - began):
+            took = perf_counter() - began
+            # Decoding waits for a processor and for the interpreter, and for nothing else; fetching for these as well.
+            waited -= took - (thread_time() - computed)
+            if slow and waited > WAITING * took:
                 self._grow()
 
     def _next(self) -> T | object:

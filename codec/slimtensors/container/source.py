@@ -47,6 +47,10 @@ class ByteSource(Protocol):
     waits: bool  # whether reading may wait for something else than a processor
     remote: bool  # whether every read is a request over a network
 
+    @property
+    def waited(self) -> bool:
+        """Whether the last read had to wait; true where that cannot be known. If not, more readers would not help."""
+
     def size(self) -> int: ...
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -69,6 +73,11 @@ class LocalSource:
 
     remote = False
 
+    @property
+    def waited(self) -> bool:
+        """See ByteSource."""
+        return True
+
     def expect(self, _ranges: Iterable[tuple[int, int]]) -> None:
         """One read is as good as another."""
 
@@ -81,6 +90,11 @@ class FileSource(LocalSource):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.label = os.fspath(path)
         self._file = RandomAccessFile(path)
+
+    @property
+    def waited(self) -> bool:
+        """See ByteSource."""
+        return self._file.waited
 
     def size(self) -> int:
         return self._file.size()

@@ -26,14 +26,22 @@ _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # Reading a FIFO or a device could block for ever; O_NONBLOCK lets us look at what it is first.
 _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 
+_RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in memory
+
 _MOST_AT_ONCE = 1 << 30  # bytes; macOS refuses 2 GiB and more in one call
 
 
 class RandomAccessFile:
-    """A regular file, open for reading at any position by any number of threads."""
+    """A regular file, open for reading at any position by any number of threads.
+
+    waited: whether what was read last had to be waited for; also where that cannot be known.
+    """
+
+    waited = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self._can_tell = bool(_RWF_NOWAIT)
         self._lock = threading.Lock()
         self.descriptor = os.open(self.path, os.O_RDONLY | _O_BINARY | _O_CLOEXEC | _O_NONBLOCK)
         try:
@@ -50,12 +58,28 @@ class RandomAccessFile:
 
     def read_into(self, offset: int, target: memoryview) -> int:
         """Fill `target` from `offset`; returns the bytes read, fewer only at the end of the file."""
-        done = 0
+        done = self._read_cached(offset, target)
         while done < len(target):
             count = self._read_some(offset + done, target[done : done + _MOST_AT_ONCE])
             if count == 0:
                 break
             done += count
+        return done
+
+    def _read_cached(self, offset: int, target: memoryview) -> int:
+        """What there is in the page cache from `offset` on."""
+        if not self._can_tell or self.descriptor < 0 or not hasattr(os, "preadv"):
+            return 0
+        done = 0
+        try:
+            done = os.preadv(self.descriptor, [target[:_MOST_AT_ONCE]], offset, _RWF_NOWAIT)
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
+            self._can_tell = False  # not on this file system
+        self.waited = done < len(target)
         return done
 
     def _read_some(self, offset: int, target: memoryview) -> int:

@@ -1,4 +1,4 @@
-"""`@kernel`, `@inlined` and `@shared`: Numba as this package uses it, with a disk cache of its own.
+"""`@kernel`, `@brief`, `@inlined` and `@shared`: Numba as this package uses it, with a disk cache of its own.
 
 Numba compiles a kernel at its first call, for each set of argument types, and can keep the result on disk. Its own
 cache would not do: it lies beside the source, notices neither changes in imported modules nor NUMBA_BOUNDSCHECK, and
@@ -51,9 +51,18 @@ class KernelCacheWarning(RuntimeWarning):
 
 
 def kernel(function: F) -> F:
-    """Compile a function that Python calls, or another kernel, at its first call."""
+    """Compile a function that Python calls, or another kernel, at its first call. Other threads run meanwhile."""
+    return _called_by_python(function, nogil=True)
+
+
+def brief(function: F) -> F:
+    """A kernel of some microseconds: to hand Python's lock to another thread, and wait to have it back, costs more."""
+    return _called_by_python(function, nogil=False)
+
+
+def _called_by_python(function: F, *, nogil: bool) -> F:
     njit: Any = numba.njit
-    dispatcher = njit(**_OPTIONS)(function)
+    dispatcher = njit(**_OPTIONS | {"nogil": nogil})(function)
     if dispatcher is not function:  # they are the same under NUMBA_DISABLE_JIT
         dispatcher.compile = _compile_once(dispatcher)
     return cast(F, dispatcher)

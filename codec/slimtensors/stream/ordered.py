@@ -52,8 +52,9 @@ class Ordered:
                 file.expect(self._chunks(file))
         most, begin = most_threads(files, threads), first_threads(files, threads)
         self._work = Pipeline(
-            self._loads(), self._fetch, self._decode, threads, most=most, begin=begin, admit=self._admit
-        )
+            self._loads(), self._fetch, self._decode, threads, most=most, begin=begin, admit=self._admit,
+            waits=lambda load: self.wanted[load.item].file.reader.source.waited,
+        )  # fmt: skip
         self._work.start()
 
     def take(self, item: int) -> Units:

@@ -27,6 +27,7 @@ class RemoteSource:
     """A `ByteSource` over a file elsewhere. Memory: the file's front, and at most MAX_SHARED spans."""
 
     waits = True
+    waited = True  # before every answer
     remote = True
 
     def __init__(self, file: RemoteFile, name: str, size: int, front: Bytes) -> None:

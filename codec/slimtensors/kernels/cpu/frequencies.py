@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import kernel
+from slimtensors.kernels._jit import brief
 from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SYMBOLS
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -18,7 +18,7 @@ MOST_TABLE_BYTES = 2 + 2 * SYMBOLS
 TWO_BYTES = 0x80  # set in the first of two bytes
 
 
-@kernel
+@brief
 def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     """Frequencies that sum to 2^precision, at least 1 for each symbol that occurs, at least two symbols.
 
@@ -83,7 +83,7 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     return OK
 
 
-@kernel
+@brief
 def write_table(frequencies: Array, out: Array) -> int:
     """The stored form: the first and the last symbol that occur, then the frequencies of all from one to the other.
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import kernel
+from slimtensors.kernels._jit import brief
 from slimtensors.kernels.cpu.payload import (
     FIELDS,
     PARTS,
@@ -52,7 +52,7 @@ MOST_PLANES = 8
 PLACES = PAYLOADS + MOST_PLANES
 
 
-@kernel
+@brief
 def open_chunk(
     data: Array, units: int, unit_bytes: int, widths: Array, table: Array, starts: Array, places: Array
 ) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import inlined, kernel, shared
+from slimtensors.kernels._jit import brief, inlined, kernel, shared
 from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SLOTS, fill_slots
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -59,7 +59,7 @@ def largest_field(symbol: int, base: int, bypass: bool) -> int:
     return (9 + symbol % 8 << symbol // 8 - 1) - 1 if symbol >= 16 else symbol
 
 
-@kernel
+@brief
 def read_table(payload: Array, length: int, precision: int, base: int, table: Array) -> int:
     """Build the decoder's table from its stored form (coder.md, section 3).
 
@@ -136,7 +136,7 @@ def cut_payload(
     return OK
 
 
-@kernel
+@brief
 def open_payload(
     payload: Array,
     length: int,
@@ -229,7 +229,7 @@ def open_contexts(
     return cut_payload(payload, length, end, width, escapes, units, starts, parts)
 
 
-@kernel
+@brief
 def patch(body: Array, shift: int, mask: int, positions: Array, fields: Array) -> int:
     """Put the escapes' fields in: body[position] |= field << shift. Their places must be 0, which symbol 0 means.
 

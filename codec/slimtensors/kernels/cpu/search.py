@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels._jit import brief, inlined
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.decode import Entry
 from slimtensors.kernels.cpu.table import FREQUENCY_SHIFT, LOW, MOST_PRECISION, SLOTS, SYMBOLS
@@ -35,7 +35,7 @@ TREE = STARTS + SYMBOLS + 1  # elements
 BEYOND = 1 << 14  # above any slot
 
 
-@kernel
+@brief
 def plant(table: Array, tree: Array) -> int:
     """Make the tree of a table of precision 12.
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels._jit import brief, inlined
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -50,7 +50,7 @@ def fill_slots(table: Array, precision: int, slot: int, frequency: int, symbol: 
             here[offset] = np.uint32(entry | offset + frequency)
 
 
-@kernel
+@brief
 def build_table(frequencies: Array, precision: int, table: Array) -> int:
     """The decoder's table. BAD_ARGUMENT if the frequencies do not sum to 2^precision, or one of them is 2^precision.
 
@@ -70,7 +70,7 @@ def build_table(frequencies: Array, precision: int, table: Array) -> int:
     return OK if slot == slots else BAD_ARGUMENT
 
 
-@kernel
+@brief
 def build_encoder_table(frequencies: Array, precision: int, table: Array) -> int:
     """The encoder's table: for each symbol: start[s] (12 bits), frequency[s] (12 bits), whether it is absent (1 bit).
 
