@@ -439,12 +439,11 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
             most = int(sides[context.rows].max())
             if most >= context.classes:
                 raise FormatError(f"{stream.label}: class {most} of a row, of {context.classes}")
-        if isinstance(context, ClassContext):
-            most = int(sides[context.rows].max()) + int(sides[context.columns].max())
-            if most + (0 if context.mean is None else len(context.mean.steps)) > MAX_CLASS:
-                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")
-    for field in stream.expression.fields if isinstance(stream.expression, Record) else ():
-        if isinstance(field.context, FieldClass):
-            most = int(sides[field.context.rows].max()) + int(sides[field.context.columns].max())
+    fields = stream.expression.fields if isinstance(stream.expression, Record) else ()
+    for classes in (*stream.bits.contexts, *(field.context for field in fields)):
+        if isinstance(classes, ClassContext | FieldClass):
+            most = int(sides[classes.rows].max()) + int(sides[classes.columns].max())
+            if isinstance(classes, ClassContext) and classes.mean is not None:
+                most += len(classes.mean.steps)
             if most > MAX_CLASS:
                 raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")

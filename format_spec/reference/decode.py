@@ -449,7 +449,9 @@ class HeaderReader:
                 # "`rows * columns` is the number of this plane's fields in the whole tensor"
                 two = [sides[part.context.rows], sides[part.context.columns]]
                 check(all(s["dtype"] == "U8" and len(s["shape"]) == 1 for s in two), "class: not planes of classes")
-                fields = data.bytes() // data.expression.size * part.count()
+                fields = units
+                if isinstance(data.expression, Records):
+                    fields = data.bytes() // data.expression.size * part.count()
                 check(two[0]["shape"][0] * two[1]["shape"][0] == fields, "class: rows and columns are not the fields")
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
@@ -654,7 +656,7 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             if isinstance(part.context, FieldContext):
                 contexts = field_contexts(part.context, fields[part.context.plane], len(here), record.fields, part)
             elif isinstance(part.context, FieldClass):
-                before = start * stream.unit // record.size * part.count()
+                before = start * stream.unit // record.size * part.count() if record else start
                 contexts = field_classes(part.context, before, len(here), sides)
             else:
                 contexts = contexts_of(stream, part, start, here, sides)

@@ -73,10 +73,10 @@ class FactorContext:
 class Part:
     width: int
     side: int | None  # the side plane that says which rows have fields; None: all have
-    context: BaseContext | ClassContext | FactorContext | SignContext | None = None
+    context: BaseContext | ClassContext | FactorContext | FieldClass | SignContext | None = None
 
     def sides(self) -> set[int]:
-        by_class = isinstance(self.context, ClassContext | FactorContext)
+        by_class = isinstance(self.context, ClassContext | FactorContext | FieldClass)
         classes = {self.context.rows, self.context.columns} if by_class else set()
         if isinstance(self.context, ClassContext) and self.context.mean:
             classes.add(self.context.mean.factors)
@@ -143,7 +143,7 @@ class FieldContext:
 
 @dataclass(frozen=True)
 class FieldClass:
-    """`records.md`, section 2: row and column classes of a record's fields."""
+    """`records.md`, section 2: row and column classes of a record's fields, or of codes (`expressions.md`, 7.5)."""
 
     rows: int
     columns: int
@@ -340,7 +340,7 @@ def parse_trellis(value: object) -> Trellis:
     check(states in (1, 8), "trellis: neither 1 nor 8 states")
     # "an F32 above 0 and finite, by its bits"
     step = integer(value[1], 1, 0x7F7FFFFF, "trellis: step")
-    codes = parse_codes(value[3], 16)
+    codes = parse_classed_codes(value[3])
     zero = integer(value[2], 0, 2 ** codes.width() - 1, "trellis: zero")
     if len(value) == 4:
         return Trellis(states, step, zero, codes, None, None)
@@ -425,11 +425,7 @@ def parse_span(value: object, width: int, free: list[bool]) -> tuple[int, tuple[
 def parse_field_context(value: object, field: Field, earlier: list[Field]) -> FieldContext | FieldClass:
     context = keyed(value, "context")
     if context.keys() == {"class"}:
-        numbers = context["class"]
-        if not isinstance(numbers, list) or len(numbers) != 3:
-            raise Refused("class: not an array of three")
-        rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
-        return FieldClass(rows, columns, integer(numbers[2], 2, 64, "tables"))
+        return parse_field_class(context["class"])
     check(context.keys() == {"field"}, "context: unknown keys")
     numbers = context["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:
@@ -438,6 +434,13 @@ def parse_field_context(value: object, field: Field, earlier: list[Field]) -> Fi
     check(field.count() % earlier[plane].count() == 0, "context: fields that are not a multiple")
     shift, first = integer(numbers[1], 0, 15, "shift"), integer(numbers[2], 0, 65535, "first")
     return FieldContext(plane, shift, first, integer(numbers[3], 2, 64, "tables"))
+
+
+def parse_field_class(numbers: object) -> FieldClass:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise Refused("class: not an array of three")
+    rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
+    return FieldClass(rows, columns, integer(numbers[2], 2, 64, "tables"))
 
 
 def records_of(planes: list[list[int]], record: Records, n: int) -> bytes:
@@ -511,6 +514,20 @@ def parse_codes(value: object, most: int) -> Bits:
     check(codes.base is None, "codes: add")
     check(all(part.side is None and part.context is None for part in codes.parts), "codes: scatter or context")
     return codes
+
+
+def parse_classed_codes(value: object) -> Bits:
+    """Section 7.5: "the last plane of the codes may have a context `class`" """
+    parts = keyed(value, "codes").get("bits")
+    last = parts[-1] if isinstance(parts, list) and parts else None
+    if not isinstance(last, dict) or "context" not in last:
+        return parse_codes(value, 16)
+    context = keyed(last["context"], "context")
+    check(context.keys() == {"class"}, "codes: a context that is not of classes")
+    plain = {key: item for key, item in last.items() if key != "context"}
+    codes = parse_codes({**value, "bits": [*parts[:-1], plain]}, 16)
+    top = replace(codes.parts[-1], context=parse_field_class(context["class"]))
+    return replace(codes, parts=(*codes.parts[:-1], top))
 
 
 def parse_part(value: object) -> Part:

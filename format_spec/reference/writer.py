@@ -89,6 +89,8 @@ class Place:
                 contexts, negative = decode.sign_contexts(self.stream, self.fields()[-1], self.start, self.sides)
                 if plan.mode == decode.CODED:
                     fields = [1 - f if n else f for f, n in zip(fields, negative, strict=True)]
+            elif isinstance(part.context, FieldClass):
+                contexts = decode.field_classes(part.context, self.start, len(here), self.sides)
             else:
                 contexts = part.context and decode.contexts_of(self.stream, part, self.start, here, self.sides)
             coded.append(encode_plane(fields, part.width, plan, contexts))

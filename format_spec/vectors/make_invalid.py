@@ -807,6 +807,66 @@ add(
     lambda: grid_file((0x3F800000, 0x7F000000), (0x3F800000,) * 127 + (0x7F000000,)).join(),
 )
 
+
+def classed_grid(rows: Sequence[int] = (0, 1), columns: Sequence[int] = (0,) * 128) -> Parts:
+    """Two rows of codes 1 and 2, each with a table of its own."""
+    codes = [1 + k % 2 for k in range(256)]
+    context = {"context": {"class": [0, 1, 3]}, "plane": 4}
+    expression = [1, 0x3F800000, 0, {"bits": [context], "rotate": 0}]
+    numbers = [0x3F800000 if code == 1 else 0x40000000 for code in codes]
+    stored = Source("F32", (256,), little(numbers, 4), {"trellis": expression}, planes(Plane(CODED)))
+    stored.sides = [side("U8", (len(rows),), rows), side("U8", (len(columns),), columns)]
+    stored.codes = codes
+    return one(stored)
+
+
+GRID_CONTEXT = [*TRELLIS, 3, "bits", 0, "context"]
+header(
+    "trellis_class_two",
+    "classes of codes without a number of tables",
+    ([*GRID_CONTEXT, "class"], [0, 1]),
+    base=classed_grid,
+)
+header(
+    "trellis_class_side",
+    "classes in a side plane that is not there",
+    ([*GRID_CONTEXT, "class", 1], 2),
+    base=classed_grid,
+)
+header("trellis_class_unused", "a side plane that nothing names", ([*GRID_CONTEXT, "class", 1], 0), base=classed_grid)
+header(
+    "trellis_class_tables_1",
+    "classes of codes that select one table",
+    ([*GRID_CONTEXT, "class", 2], 1),
+    base=classed_grid,
+)
+header(
+    "trellis_class_tables_65",
+    "classes of codes that select 65 tables",
+    ([*GRID_CONTEXT, "class", 2], 65),
+    base=classed_grid,
+)
+header("trellis_class_mean", "codes with a mean", ([*GRID_CONTEXT, "mean"], [1, [1], []]), base=classed_grid)
+header("trellis_class_base", "codes given a base", (GRID_CONTEXT, {"base": [8, 0, 2]}), base=classed_grid)
+header(
+    "trellis_class_below",
+    "classes for a plane of codes that is not the last",
+    ([*TRELLIS, 3, "bits"], [{"context": {"class": [0, 1, 3]}, "plane": 2}, {"plane": 2}]),
+    base=classed_grid,
+)
+header(
+    "trellis_class_gather",
+    "classes for the codes of a gather",
+    (["expressions", 0], {"gather": [1, {"bits": [{"context": {"class": [0, 1, 3]}, "plane": 4}], "rotate": 0}]}),
+    base=classed_grid,
+)
+header("trellis_class_shape", "classes of two dimensions", ([*SIDE, 1, "shape"], [2, 64]), base=classed_grid)
+header("trellis_class_dtype", "classes that are I8", ([*SIDE, 1, "dtype"], "I8"), base=classed_grid)
+header("trellis_class_rows", "more classes of rows than rows", ([*SIDE, 0, "shape"], [3]), base=classed_grid)
+add(
+    "trellis_class_sum", "classes of codes of more than 255 together", lambda: classed_grid((0, 255), (1,) * 128).join()
+)
+
 # -- section 8: image ------------------------------------------------------------------------------------------------
 
 header("image_format", "a format that is not known", (["image", "format"], "npz"))

@@ -1221,6 +1221,33 @@ def apart_grid() -> Parts:
     return writer.parts()
 
 
+@valid("trellis: codes given classes of rows and columns, coded, bypass and raw; chunks that end in a row; a tail")
+def trellis_classes() -> Parts:
+    writer = Writer()
+    rows, columns = side("U8", (6,), [3, 0, 9, 1, 0, 60]), side("U8", (114,), [v % 5 for v in noise(114, 7)])
+    scales = [side("F32", (6,), [0x3F800000 + 0x100000 * k for k in range(6)]), side("F32", (114,), [0x3F800000] * 114)]
+    for states in (1, 8):
+        for tables in (2, 12, 64):
+            top = {"context": {"class": [0, 1, tables]}, "plane": 5}
+            expression = [states, 0x3C23D70A, 16, {"bits": [top], "rotate": 0}]
+            source = on_grid("F32", expression, skewed(684, 20), [rows, columns], Plane(CODED, blocks=2), chunk=400)
+            writer.tensor(f"{states} {tables}", source)
+        above = {"bits": [{"plane": 2}, {"context": {"class": [2, 3, 12]}, "plane": 12}], "rotate": 0}
+        plan = [*scales, rows, columns]
+        for name, low, mode in (
+            ("coded", 0, Plane(CODED)),
+            ("bypass", 9, Plane(BYPASS)),
+            ("base", 999, Plane(CODED, base=998)),
+        ):
+            codes = [4 * (low + v) + k % 4 for k, v in enumerate(skewed(684, 90))]
+            expression = [states, 0x3C23D70A, 2000, above, 0, 1]
+            source = on_grid("F32", expression, codes, plan, Plane(RAW), mode, chunk=400)
+            writer.tensor(f"{states} {name}", source)
+        raw = [states, 0x3C23D70A, 16, {"bits": [{"context": {"class": [0, 1, 3]}, "plane": 5}], "rotate": 0}]
+        writer.tensor(f"{states} raw", on_grid("F16", raw, skewed(684, 20), [rows, columns], Plane(RAW)))
+    return writer.parts()
+
+
 @valid("casts of an F32 tensor: ties, overflow, subnormals, infinities, NaNs; one of a pack; one of a later tensor")
 def cast() -> Parts:
     writer = Writer()

@@ -16,7 +16,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import normalise, table_bytes
 from slimtensors.errors import FormatError
-from slimtensors.expression import BaseContext, ClassContext, Context, FactorContext
+from slimtensors.expression import BaseContext, ClassContext, Context, FactorContext, FieldClass
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
@@ -42,6 +42,7 @@ class Contexts(NamedTuple):
     tables: int
     octave: int = 0  # by which the fields of mode coded move for each four classes
     flips: Bytes | None = None  # of signs: 1 where 0 is coded as 1, and 1 as 0
+    narrow: bool = False  # whether fields of more than 8 bits lie near to each other
 
     @property
     def room(self) -> int:
@@ -58,6 +59,12 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
     if isinstance(context, FactorContext):
         return _factors(context, place, count)
     values = work_space("contexts", count, np.uint8)
+    if isinstance(context, FieldClass):
+        coded.must(
+            selecting.class_contexts(place.sides[context.rows], place.sides[context.columns], place.first, values)
+        )
+        np.minimum(values, np.uint8(context.tables - 1), out=values)
+        return Contexts(values, context.tables, narrow=True)
     if isinstance(context, BaseContext):
         assert place.base is not None
         base = place.base[:count]
@@ -152,7 +159,7 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
     if contexts.flips is not None:
         fields = fields ^ contexts.flips
     joined = work_space("joined", fields.size, np.uint16)
-    if width <= 8 or contexts.octave:
+    if width <= 8 or contexts.octave or contexts.narrow:
         base = _window_base(fields, width, contexts)
         escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
         if escaped * ESCAPE_SHARE <= fields.size:

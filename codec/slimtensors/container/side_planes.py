@@ -14,6 +14,7 @@ from slimtensors.expression import (
     Delta,
     Expression,
     FactorContext,
+    FieldClass,
     Gather,
     Mul,
     Stored,
@@ -53,6 +54,8 @@ def check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has
             _check_rows(context.rows, sides[context.rows], units, "row classes")
         if isinstance(context, FactorContext):
             raise FormatError("a context of factors, which only a side plane may have")
+        if isinstance(context, FieldClass):
+            check_classes([sides[context.rows], sides[context.columns]], units, "the tensor")
         if isinstance(context, ClassContext):
             both = [sides[context.rows], sides[context.columns]]
             check_classes(both, units, "the tensor")

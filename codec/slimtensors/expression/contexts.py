@@ -163,7 +163,9 @@ class FieldContext:
 
 @dataclass(frozen=True)
 class FieldClass:
-    """Of a record's field: its row's and its column's class select the table, the last one if they sum to more."""
+    """Of a record's field, or of codes on a grid: its row's and its column's class select the table, the last one if
+    they sum to more.
+    """
 
     rows: int
     columns: int
@@ -173,6 +175,10 @@ class FieldClass:
     def sides(self) -> frozenset[int]:
         return frozenset((self.rows, self.columns))
 
+    @property
+    def all_tables(self) -> int:
+        return self.tables
+
     def to_json(self) -> dict[str, Any]:
         return {"class": [self.rows, self.columns, self.tables]}
 
@@ -180,4 +186,4 @@ class FieldClass:
         return "given row and column"
 
 
-Context = BaseContext | ClassContext | FactorContext | SignContext
+Context = BaseContext | ClassContext | FactorContext | FieldClass | SignContext

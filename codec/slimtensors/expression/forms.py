@@ -208,7 +208,7 @@ class Trellis:
 
     @property
     def sides(self) -> set[int]:
-        return {side for side in (self.rows, self.columns) if side is not None}
+        return self.bits.sides | {side for side in (self.rows, self.columns) if side is not None}
 
     def to_json(self) -> dict[str, Any]:
         scaled = [] if self.rows is None else [self.rows, self.columns]

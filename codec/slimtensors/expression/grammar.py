@@ -23,7 +23,7 @@ from slimtensors.expression.forms import (
 )
 from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH, STATES
 from slimtensors.expression.planes import Bits, Part
-from slimtensors.expression.record_grammar import parse_record
+from slimtensors.expression.record_grammar import parse_field_class, parse_record
 from slimtensors.expression.values import integer, keys_of, pair
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
@@ -135,12 +135,26 @@ def _trellis(value: Any) -> Trellis:
     if states not in STATES:
         raise FormatError(f"a trellis of {states} states; 1 and 8 are known")
     step = integer(value[1], 1, LARGEST_FLOAT, "the step of a trellis, an F32 by its bits,")
-    codes = _codes(value[3], MAX_WIDTH)
+    codes = _classed_codes(value[3])
     zero = integer(value[2], 0, (1 << codes.width) - 1, "the code of level 0")
     scales = [integer(side, 0, MAX_PLANES, "a side plane of a trellis") for side in value[4:]]
     if len(set(scales)) != len(scales):
         raise FormatError("a trellis whose rows and columns are the same side plane")
     return Trellis(states, step, zero, codes, *scales)
+
+
+def _classed_codes(value: Any) -> Bits:
+    """Codes whose last plane may have a context: classes of rows and columns, as a record's field."""
+    parts = value.get("bits") if isinstance(value, dict) else None
+    if not isinstance(parts, list) or not parts or not isinstance(parts[-1], dict) or "context" not in parts[-1]:
+        return _codes(value, MAX_WIDTH)
+    last = parts[-1]
+    if keys_of(last["context"], "a context") != {"class"}:
+        raise FormatError(f"a context of codes has the keys {sorted(last['context'])}")
+    context = parse_field_class(last["context"]["class"])
+    plain = {key: each for key, each in last.items() if key != "context"}
+    *below, top = _codes({**value, "bits": [*parts[:-1], plain]}, MAX_WIDTH).parts
+    return Bits((*below, replace(top, context=context)))
 
 
 def _codes(value: Any, most: int) -> Bits:

@@ -12,7 +12,7 @@ from slimtensors.expression.records import Field, Record, Span
 from slimtensors.expression.values import integer, keys_of
 from slimtensors.limits import MAX_PLANES, MAX_SIDES
 
-__all__ = ["parse_record"]
+__all__ = ["parse_field_class", "parse_record"]
 
 
 def parse_record(value: Any) -> Record:
@@ -51,7 +51,7 @@ def parse_record(value: Any) -> Record:
 def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass | FieldContext:
     keys = keys_of(value, "a context")
     if keys == {"class"}:
-        return _field_class(value["class"])
+        return parse_field_class(value["class"])
     if keys != {"field"}:
         raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
     numbers = value["field"]
@@ -68,9 +68,10 @@ def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass
     return found
 
 
-def _field_class(numbers: Any) -> FieldClass:
+def parse_field_class(numbers: Any) -> FieldClass:
+    """Side planes of rows and of columns, and how many tables. Raises FormatError."""
     if not isinstance(numbers, list) or len(numbers) != 3:
-        raise FormatError("classes of a record's field have three numbers")
+        raise FormatError("classes of a field have three numbers")
     return FieldClass(
         integer(numbers[0], 0, MAX_SIDES, "the row classes of a context"),
         integer(numbers[1], 0, MAX_SIDES, "the column classes of a context"),
