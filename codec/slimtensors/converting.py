@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -131,7 +132,10 @@ def _quantised(
     near: bytes,
 ) -> list[Input]:
     from slimtensors.quantise.choosing import quantised
+    from slimtensors.quantise.recipes import smaller
 
+    if preset == "small" and not any(bases):
+        asked = replace(asked, recipe=smaller(asked.recipe))
     if importance is not None:
         asked = _weighed(asked, found.inputs, importance)
 

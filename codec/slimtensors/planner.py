@@ -334,7 +334,7 @@ class _Builder:
                 tail = min(table.tail, layouts.most_tail(table.dtype, self.preset))
                 bits = layouts.floats(table.dtype, self.preset, tail)
             sides.append(Side(table.dtype, table.shape, chunk_units(units, table.dtype), self.intern(bits)))
-            self._jobs.append(Job((index,), table.make, table.each))
+            self._jobs.append(Job((index,), table.make, table.each, try_zstd=table.try_zstd))
         expression, base = structure.expression, None
         if bases_of(expression):
             base = self._matched[index]

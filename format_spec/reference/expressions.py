@@ -302,7 +302,10 @@ def parse_values(object_: dict[str, object]) -> Mul | Trellis:
     if object_.keys() == {"mul"}:
         return parse_mul(object_["mul"])
     if object_.keys() == {"trellis"}:
-        return parse_trellis(object_["trellis"])
+        found = parse_trellis(object_["trellis"])
+        # "Not where the `trellis` is within an `add` or a `scatter`."
+        check(all(part.context is None for part in found.codes.parts), "trellis: a context within add or scatter")
+        return found
     check(object_.keys() == {"add"}, "add: neither a mul nor a trellis")
     return parse_shifted(object_["add"])
 

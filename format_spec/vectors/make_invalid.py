@@ -820,6 +820,7 @@ def classed_grid(rows: Sequence[int] = (0, 1), columns: Sequence[int] = (0,) * 1
     return one(stored)
 
 
+CLASSED_CODES = {"bits": [{"context": {"class": [0, 1, 3]}, "plane": 4}], "rotate": 0}
 GRID_CONTEXT = [*TRELLIS, 3, "bits", 0, "context"]
 header(
     "trellis_class_two",
@@ -858,6 +859,18 @@ header(
     "trellis_class_gather",
     "classes for the codes of a gather",
     (["expressions", 0], {"gather": [1, {"bits": [{"context": {"class": [0, 1, 3]}, "plane": 4}], "rotate": 0}]}),
+    base=classed_grid,
+)
+header(
+    "trellis_class_sum_of",
+    "classes for the codes of a grid that something is added to",
+    (LOOKUP, {"add": [{"matmul": [0, 1, 1]}, {"trellis": [1, 1, 0, CLASSED_CODES]}]}),
+    base=classed_grid,
+)
+header(
+    "trellis_class_apart",
+    "classes for the codes of a grid beside units apart",
+    (LOOKUP, {"scatter": [{"plane": 1}, bits(8, 8, 8, 8), {"trellis": [1, 1, 0, CLASSED_CODES]}]}),
     base=classed_grid,
 )
 header("trellis_class_shape", "classes of two dimensions", ([*SIDE, 1, "shape"], [2, 64]), base=classed_grid)

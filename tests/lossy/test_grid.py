@@ -103,6 +103,35 @@ def test_levels_that_share_a_number(dtype: str, states: int) -> None:
     assert np.array_equal(back, units)
 
 
+@pytest.mark.parametrize("dtype", AS)
+@pytest.mark.parametrize("asked", [{"target_error": 1e-4}, {"target_error": 0.01}, {"target_bpw": 3.0}])
+def test_classes_of_rows_and_columns(dtype: str, asked: dict[str, float], tmp_path: Path) -> None:
+    """Where rows and columns differ, preset `small` knows it; the weights are those of other presets."""
+    rng = np.random.default_rng(6)
+    spread = np.outer(np.exp2(rng.integers(-2, 3, 150)), np.exp2(rng.integers(-1, 2, 515) / 2))
+    array = (rng.standard_normal(spread.shape) * spread).astype(AS[dtype])
+    plain_save({"w": array}, tmp_path / "a.safetensors")
+    found, bits = {}, {}
+    for preset in ("balanced", "small"):
+        path = tmp_path / preset
+        slimtensors.compress(tmp_path / "a.safetensors", path, quantise="slim", preset=preset, **asked)
+        found[preset], bits[preset] = slimtensors.numpy.load_file(path)["w"], stored(path, "w")
+    with slimtensors.reading.open_file(tmp_path / "small") as file:
+        assert len(file.header.tensors[0].sides) == 2
+        assert isinstance(file.header.streams[2].expression, Trellis)
+    with slimtensors.safe_open(tmp_path / "small", framework="np") as opened:
+        assert np.array_equal(opened.get_slice("w")[117:119], found["small"][117:119])
+    if "target_bpw" in asked:
+        assert bits["small"] == pytest.approx(3.0, rel=0.01)
+        assert nmse(array, found["small"]) < 0.8 * nmse(array, found["balanced"])
+        return
+    assert np.array_equal(found["small"], found["balanced"])
+    assert bits["small"] < bits["balanced"] - 0.3
+    if (dtype, asked) == ("F16", {"target_error": 0.01}):  # the reference decoder takes seconds
+        again = decode.decode_file((tmp_path / "small").read_bytes())
+        assert again.tensors["w"][2] == found["small"].tobytes()
+
+
 def test_steps_of_rows_and_columns(tmp_path: Path) -> None:
     """Stored beside the codes; the error is kept, and shared out otherwise."""
     array = np.random.default_rng(2).standard_normal((64, 384)).astype(np.float32)

@@ -142,7 +142,8 @@ def _grid(expression: Trellis) -> str:
     grid = f"levels of a uniform grid, {float_step(expression):.6g} apart"
     if expression.states > 1:
         grid += f", every other one at a time, as a trellis of {expression.states} states has it"
-    return grid + ("" if expression.rows is None else ", times scales of rows and columns")
+    grid += "" if expression.rows is None else ", times scales of rows and columns"
+    return grid + (", given what is usual in their row and column" if expression.bits.contexts else "")
 
 
 def _stream(file: TensorFile, number: int) -> str:

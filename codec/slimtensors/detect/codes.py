@@ -43,6 +43,7 @@ class Table(NamedTuple):
     each: int = 0  # units of the tensor that a unit of it is for; 0: all
     bits: Bits | None = None
     tail: int = 0  # last bits that are zero, of F32
+    try_zstd: bool = False
 
 
 class Structure(NamedTuple):

@@ -95,7 +95,10 @@ def _values(value: Any) -> Values:
     if keys == {"mul"}:
         return _mul(value["mul"])
     if keys == {"trellis"}:
-        return _trellis(value["trellis"])
+        found = _trellis(value["trellis"])
+        if found.bits.contexts:
+            raise FormatError("a context of the codes of a trellis within add or scatter")
+        return found
     if keys == {"add"}:
         return _shifted(value["add"])
     raise FormatError(f"numbers from codes have the keys {sorted(keys)}")

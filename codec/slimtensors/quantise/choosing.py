@@ -82,8 +82,8 @@ def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, as
     first = quantisers[0]
     if isinstance(first, Bounded):
         raise UsageError(f"{first.name} is a bound for weights, and cannot be kept by a sum with a base; leave one out")
-    if isinstance(first, Grid) and not asked.aimed:
-        quantisers = [replace(first, error=ERROR_OF_DIFFERENCES)]
+    if isinstance(first, Grid):  # codes within a sum have no classes
+        quantisers = [replace(first, classes=False, error=first.error if asked.aimed else ERROR_OF_DIFFERENCES)]
     return [OfDifference(each, base) for each in quantisers]
 
 

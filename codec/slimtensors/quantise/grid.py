@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ from slimtensors.detect.codes import Structure
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Bits, Part, Trellis
-from slimtensors.inputs import Input, unit_count
+from slimtensors.inputs import ArrayInput, Input, unit_count
+from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
 __all__ = ["Grid", "Steps", "chunk_of", "quantised_part"]
@@ -57,7 +59,8 @@ class Grid:
 
     step: what a code tells apart, in the tensors' own unit, the same for all tensors; where `error` is given each
     tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
-    the tensors' names; where `error` is given only those of rows and columns count.
+    the tensors' names; where `error` is given only those of rows and columns count. classes: whether codes may be given
+    the classes of their row and column, which decodes more slowly.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Grid:
     step: float = 0.0
     error: float = 0.0
     steps: Mapping[str, Steps] = field(default_factory=dict)
+    classes: bool = False
 
     def structure(self, tensor: Input) -> Structure | None:
         """Raises UsageError for floats that are not finite."""
@@ -85,9 +89,17 @@ class Grid:
             expression = _expression(self.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
+        chunk = chunk_of(unit_count(tensor))
         tables = () if scales is None else tuple(side(k, "F32", each.shape, tail=21) for k, each in enumerate(scales))
         why = f"quantised to {self.name}: steps of {float_step(expression):.4g}"
-        return Structure(expression, tables, why, chunk_of(unit_count(tensor)))
+        if self.classes:
+            numbers = ArrayInput(tensor.name, plain.reshape(tensor.shape))
+            made = partial(quantised_part, expression, tensor, sides=self.sides(tensor))
+            found = with_classes(expression, tensor, numbers, chunk, made, self.sides(tensor))
+            if found is not None:
+                expression, tables = found[0], (*tables, *class_tables(found[1]))
+                why += ", codes given the classes of row and column"
+        return Structure(expression, tables, why, chunk)
 
     def quantise(self, tensor: Input, structure: Structure) -> Quantised:
         assert isinstance(structure.expression, Trellis)
@@ -95,7 +107,7 @@ class Grid:
         return Quantised(sides, _quantised(structure.expression, tensor, sides))
 
     def sides(self, tensor: Input) -> tuple[Units, ...]:
-        """The side planes: numbers of rows and of columns, or none."""
+        """Side planes: numbers of rows and of columns, or none."""
         scales = self._scales(tensor)
         return () if scales is None else tuple(each.view("<u4") for each in scales)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from slimtensors.quantise.difference import BitDelta
 from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["RECIPES", "quantisers_of"]
+__all__ = ["RECIPES", "quantisers_of", "smaller"]
 
 
 def _integers(low: int, high: int) -> npt.NDArray[Any]:
@@ -62,6 +63,12 @@ def quantisers_of(name: str) -> list[Quantiser]:
         available = ", ".join([*RECIPES, *DIFFERENCES, "abs=NUMBER", "rel=NUMBER"])
         raise UsageError(f"unknown quantisation {name!r:.80}; available: {available}")
     return [RECIPES[each] for each in (name, INSTEAD.get(name)) if each is not None]
+
+
+def smaller(recipe: str | Quantiser) -> str | Quantiser:
+    """What takes less room, and more time to decode: codes on a grid given classes of rows and columns."""
+    found = RECIPES.get(recipe) if isinstance(recipe, str) else None
+    return replace(found, classes=True) if isinstance(found, Grid) else recipe
 
 
 def _bounded(name: str, kind: str, number: str) -> Quantiser:

@@ -156,8 +156,11 @@ def _bytes_of(tensor: Input, grid: Grid, share: float) -> float:
     sides = grid.sides(tensor)
     size = sum(
         len(encode_chunk(each, layouts.floats(DTYPES["F32"], "balanced", table.tail)))
-        for each, table in zip(sides, structure.tables, strict=True)
+        for each, table in zip(sides, structure.tables, strict=False)
     )
+    classes = tuple(table.make(tensor, 0, math.prod(table.shape)) for table in structure.tables[len(sides) :])
+    size += sum(len(encode_chunk(each, layouts.BYTES, try_zstd=True)) for each in classes)
+    sides += classes
     chunk = chunk_of(units)
     chunks = -(-units // chunk)
     some = max(1, round(share * chunks))
