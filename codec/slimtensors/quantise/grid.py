@@ -29,7 +29,7 @@ from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
-__all__ = ["Grid", "Steps", "chunk_of", "quantised_part"]
+__all__ = ["Grid", "Seen", "Steps", "chunk_of", "quantised_part"]
 
 CHUNK_UNITS = 1 << 20  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
@@ -38,11 +38,25 @@ EXACT = {"F32": 1 << 24, "F16": 1 << 11, "BF16": 1 << 8}  # levels to here have 
 BLURRED = 0.02  # share of levels beyond with which there is no trellis
 STRAYS = 1e-4  # share of codes that may lie beyond
 NOISE = 5  # so many times below the root mean square, bits of codes are noise: 0.002 bit is lost of the last of them
+SAMPLE = 18  # log2 of how many magnitudes are looked at, or up to twice as many
+PIECE = 1 << 20  # weights at a time
 ROUNDS = 6  # of the search for a step that gives an error
 # Of squared errors, in squares of the distance of the levels that a code tells apart: 1/12, less what the trellis gains
 CELL = {1: 1 / 12, 8: 0.0661}
 
 Units = npt.NDArray[Any]
+
+
+class Seen(NamedTuple):
+    """What a grid must know of weights: the sum of squares and, of magnitudes over the numbers of row and column, the
+    largest, the root of the mean of squares, and those which shares of BLURRED and of STRAYS exceed.
+    """
+
+    power: float
+    peak: float
+    mean: float
+    common: float
+    rare: float
 
 
 class Steps(NamedTuple):
@@ -72,27 +86,46 @@ class Grid:
 
     def structure(self, tensor: Input) -> Structure | None:
         """Raises UsageError for floats that are not finite."""
-        with np.errstate(all="ignore"):
-            weights = floats_of(tensor)
+        return self.laid_over(tensor, self.look(tensor))
+
+    def look(self, tensor: Input) -> Seen:
+        """Piece by piece. Raises UsageError for floats that are not finite."""
+        rows, columns = tensor.shape
+        scales, stride = self._scales(tensor), max(1, rows * columns >> SAMPLE)
+        power, peak, sample = 0.0, 0.0, []
+        each = max(1, PIECE // columns)
+        for low in range(0, rows, each):
+            high = min(low + each, rows)
+            weights = floats_of(tensor, low * columns, (high - low) * columns)
             if not np.isfinite(weights).all():
                 raise UsageError(
                     f"tensor {tensor.name!r} cannot be quantised to {self.name}: it has numbers that are not finite; "
                     "keep it as it is with --keep (keep=)"
                 )
-            if not weights.any():
-                return None
-            scales = self._scales(tensor)
-            plain = weights if scales is None else weights / np.outer(*scales).reshape(-1)
-            known = self.steps.get(tensor.name)
+            power += float(np.square(weights, dtype=np.float64).sum())
+            weights = _over(weights, scales, low, high)
+            peak = max(peak, float(weights.max()), -float(weights.min()))
+            sample.append(np.abs(weights[-low * columns % stride :: stride]))
+        some = np.concatenate(sample)
+        mean = float(np.sqrt(np.square(some, dtype=np.float64).mean()))
+        return Seen(power, peak, mean, *_exceeded(some, (BLURRED, STRAYS)))
+
+    def laid_over(self, tensor: Input, seen: Seen) -> Structure | None:
+        """What `structure` gives, of a tensor that was looked at."""
+        if not seen.power:
+            return None
+        scales, known = self._scales(tensor), self.steps.get(tensor.name)
+        with np.errstate(all="ignore"):
             cell = self.step * (1 if known is None else known.tensor)
-            cell = cell or _step_for(self, weights, plain, tensor, scales)
-            expression = _expression(self.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
+            cell = cell or _step_for(self, tensor, seen, scales)
+            expression = _expression(self.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
         chunk = chunk_of(unit_count(tensor))
         tables = () if scales is None else tuple(side(k, "F32", each.shape, tail=21) for k, each in enumerate(scales))
         why = f"quantised to {self.name}: steps of {float_step(expression):.4g}"
         if self.classes:
+            plain = _over(floats_of(tensor), scales, 0, tensor.shape[0])
             numbers = ArrayInput(tensor.name, plain.reshape(tensor.shape))
             made = partial(quantised_part, expression, tensor, sides=self.sides(tensor))
             found = with_classes(expression, tensor, numbers, chunk, made, self.sides(tensor))
@@ -125,25 +158,36 @@ def chunk_of(units: int) -> int:
     return -(-units // chunks // GROUP) * GROUP if chunks > 1 else units
 
 
-def _expression(states: int, cell: float, weights: Floats, dtype: str, *, scaled: bool) -> Trellis | None:
+def _over(weights: Floats, scales: tuple[Floats, Floats] | None, low: int, high: int) -> Floats:
+    """Rows [low, high) over the numbers of rows and columns."""
+    if scales is None:
+        return weights
+    with np.errstate(all="ignore"):
+        return weights / np.outer(scales[0][low:high], scales[1]).reshape(-1)
+
+
+def _exceeded(sample: Floats, shares: tuple[float, ...]) -> list[float]:
+    """A number for each share, which is above any t if, and only if, more than that share of the sample is."""
+    order = [sample.size - 1 - int(share * sample.size) for share in shares]
+    return [float(number) for number in np.partition(sample, order)[order]]
+
+
+def _expression(states: int, cell: float, seen: Seen, dtype: str, *, scaled: bool) -> Trellis | None:
     """A grid on which all weights have codes; None if it would take codes of more than 16 bits."""
-    sample = np.abs(weights[:: max(1, weights.size >> 18)])
-    if states > 1 and np.count_nonzero(sample > EXACT[dtype] * cell / 2) > BLURRED * sample.size:
+    if states > 1 and seen.common > EXACT[dtype] * cell / 2:
         states = 1  # no trellis can be read from numbers that the dtype holds more coarsely than the grid
     twice = 2 if states > 1 else 1
     step = np.float32(cell / twice)
     if not (np.isfinite(step) and step > 0):
         return None
-    peak = float(max(weights.max(), -weights.min()))
-    reach = peak / float(step) / twice + 2
+    reach = seen.peak / float(step) / twice + 2
     if not reach < 1 << MAX_CODE - 1:
         return None
     width = int(reach).bit_length() + 1
     low = 0
     if width > 8:  # fewer symbols need a shorter table, which the precision rounds less
-        deviation = float(np.sqrt(np.square(sample, dtype=np.float64).mean())) / cell
-        low = max(0, math.frexp(deviation / NOISE)[1] - 1)
-    while width - low > 8 and np.count_nonzero(sample > (SPREAD << low) * cell) > STRAYS * sample.size:
+        low = max(0, math.frexp(seen.mean / cell / NOISE)[1] - 1)
+    while width - low > 8 and seen.rare > (SPREAD << low) * cell:
         low += 1
     parts = (Part(low), Part(width - low)) if low else (Part(width),)
     scales = (0, 1) if scaled else ()
@@ -170,8 +214,9 @@ def quantised_part(expression: Trellis, tensor: Input, first: int, count: int, s
     return out
 
 
-def _step_for(grid: Grid, weights: Floats, plain: Floats, tensor: Input, scales: tuple[Floats, Floats] | None) -> float:
+def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Floats] | None) -> float:
     """The largest step found whose error is not above what was asked for."""
+    weights = floats_of(tensor)
     power = float(np.square(weights, dtype=np.float64).sum())
     # of a step of 1
     each = weights.size if scales is None else np.square(scales[0]).sum() * np.square(scales[1]).sum()
@@ -179,7 +224,7 @@ def _step_for(grid: Grid, weights: Floats, plain: Floats, tensor: Input, scales:
     sides = () if scales is None else tuple(scale.view("<u4") for scale in scales)
     good = 0.0
     for _ in range(ROUNDS):
-        expression = _expression(grid.states, cell, plain, tensor.dtype.name, scaled=scales is not None)
+        expression = _expression(grid.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return cell
         made = _quantised(expression, tensor, sides)

@@ -64,9 +64,9 @@ def _made_side(number: int, tensor: Input, low: int, high: int) -> Units:
     return tensor.made.sides[number].reshape(-1)[low:high]
 
 
-def floats_of(tensor: Input) -> Floats:
-    """All elements of an F32, BF16 or F16 tensor, flat, as float32, which holds them exactly."""
-    units = tensor.read(0, unit_count(tensor))
+def floats_of(tensor: Input, first: int = 0, count: int | None = None) -> Floats:
+    """Elements of an F32, BF16 or F16 tensor, by default all, flat, as float32, which holds them exactly."""
+    units = tensor.read(first, unit_count(tensor) if count is None else count)
     wide = units if tensor.dtype.name == "F32" else cast_units(units, tensor.dtype, DTYPES["F32"])
     return wide.view("<f4")
 

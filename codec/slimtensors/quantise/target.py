@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-import numpy as np
-
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
@@ -20,8 +18,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
 from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
 from slimtensors.quantise.difference import Difference
-from slimtensors.quantise.grid import Grid, chunk_of, quantised_part
-from slimtensors.quantise.quantiser import floats_of
+from slimtensors.quantise.grid import Grid, Seen, chunk_of, quantised_part
 from slimtensors.quantise.recipes import quantisers_of
 
 __all__ = ["aimed"]
@@ -55,7 +52,7 @@ def aimed(
         return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0, states=states), aimed=True)
     of = {tensor.name: base for tensor, base in zip(inputs, bases, strict=False) if base is not None}
     seen = (Difference(each, of[each.name]) if each.name in of else each for each in chosen(inputs, asked))
-    weights = _weights_of(list(seen))
+    weights = _weights_of(list(seen), grids[0])
     if not weights.total:
         raise nothing_fits(grids[0])
     if target.bits is not None:
@@ -67,21 +64,17 @@ def aimed(
 class _Weights(NamedTuple):
     """What is to be quantised. deviation: log2, the mean over weights."""
 
-    tensors: list[Input]
+    tensors: list[tuple[Input, Seen]]
     total: int
     deviation: float
 
 
-def _weights_of(tensors: Sequence[Input]) -> _Weights:
-    """Without tensors of zeros, which take nothing."""
-    found, total, logs = [], 0, 0.0
-    for tensor in tensors:
-        deviation = _deviation(tensor)
-        if deviation:
-            found.append(tensor)
-            total += unit_count(tensor)
-            # what is not finite is refused, by name, when its grid is sought
-            logs += unit_count(tensor) * (math.log2(deviation) if math.isfinite(deviation) else 0)
+def _weights_of(tensors: Sequence[Input], grid: Grid) -> _Weights:
+    """Without tensors of zeros, which take nothing. Raises UsageError for floats that are not finite."""
+    seen = [(tensor, grid.look(tensor)) for tensor in tensors]
+    found = [each for each in seen if each[1].power]
+    total = sum(unit_count(tensor) for tensor, _ in found)
+    logs = sum(unit_count(tensor) * math.log2(each.power / unit_count(tensor)) / 2 for tensor, each in found)
     return _Weights(found, total, logs / max(total, 1))
 
 
@@ -138,18 +131,14 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
     return found
 
 
-def _deviation(tensor: Input) -> float:
-    return float(np.sqrt(np.square(floats_of(tensor), dtype=np.float64).mean()))
-
-
 def _bytes(weights: _Weights, grid: Grid) -> float:
     """What quantised tensors take, by some of their chunks if there are many."""
     share = min(1.0, MOST_LOOKED_AT / weights.total)
-    return sum(_bytes_of(tensor, grid, share) for tensor in weights.tensors)
+    return sum(_bytes_of(tensor, seen, grid, share) for tensor, seen in weights.tensors)
 
 
-def _bytes_of(tensor: Input, grid: Grid, share: float) -> float:
-    structure, units = grid.structure(tensor), unit_count(tensor)
+def _bytes_of(tensor: Input, seen: Seen, grid: Grid, share: float) -> float:
+    structure, units = grid.laid_over(tensor, seen), unit_count(tensor)
     if structure is None:
         return tensor.dtype.bytes_of(tensor.shape)
     assert isinstance(structure.expression, Trellis)
@@ -164,10 +153,10 @@ def _bytes_of(tensor: Input, grid: Grid, share: float) -> float:
     chunk = chunk_of(units)
     chunks = -(-units // chunk)
     some = max(1, round(share * chunks))
-    made, seen = 0, 0
+    made, looked_at = 0, 0
     for k in range(some):
         first = k * chunks // some * chunk
         part = quantised_part(structure.expression, tensor, first, min(chunk, units - first), sides)
         made += len(encode_chunk(part, structure.expression, Place(units, first, sides, tensor.dtype)))
-        seen += part.size
-    return size + made * units / seen
+        looked_at += part.size
+    return size + made * units / looked_at
