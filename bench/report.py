@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench.query import Record, Result, absent, records
+from bench.query import Record, Result, absent, records, value
 from bench.targets import TARGETS
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -174,6 +174,33 @@ def sums(result: Result) -> str:
         for r in records(result, "sums") if "nmse_of_difference" in r
     ]  # fmt: skip
     return f"{note}\n\n{table(['fine-tune', 'dtype', 'recipe', 'bits', 'NMSE'], rows)}"
+
+
+def end_metric(result: Result) -> str:
+    note = (
+        "What quantising does to outputs: MiniLM's embeddings of our sentences (1 - cosine), predictions of the small "
+        "language model on held-out code (Kullback-Leibler divergence in nats a token; loss), and bits a weight with "
+        "which ours does as much, between measured points. `q4_k` on MiniLM: blocks across rows. Importance is from "
+        "other texts."
+    )
+    rows = []
+    for r in records(result, "end_metric"):
+        if "format_bits" in r:
+            equal = [
+                value(result, "end_metric", "bits_per_weight", model=r["model"], way=way, as_good_as=r["recipe"])
+                for way in ("one error", "one step", "importance")
+            ]
+            rows.append(
+                [f"{r['model']}, {r['recipe']}", f"{r['format_bits']:.2f}", f"{r['bits_per_weight']:.2f}",
+                 f"{r['change']:.3g}", f"{r['loss']:.4f}" if "loss" in r else "",
+                 *("" if each is None else f"{each:.2f}" for each in equal)]
+            )  # fmt: skip
+        elif r["recipe"] == "as it is" and "loss" in r:
+            rows.append([f"{r['model']}, as it is", "", "", "0", f"{r['loss']:.4f}", "", "", ""])
+    columns = [
+        "", "format's own bits", "ours", "change", "loss", "slim, one error for all", "one step for all", "importance"
+    ]  # fmt: skip
+    return f"{note}\n\n{table(columns, rows)}"
 
 
 def redundancy_speed(result: Result) -> str:
@@ -371,6 +398,7 @@ def text(result: Result) -> str:
         "from_floats": ("Quantised from floats", from_floats),
         "from_floats_speed": ("Quantised from floats, decoded", from_floats_speed),
         "sums": ("Sums", sums),
+        "end_metric": ("Quantised: outputs", end_metric),
     }
     parts = ["### Asked and seen", targets(result)]
     for name, (title, render) in sections.items():

@@ -18,7 +18,7 @@ from bench.sections import Settings
 SECTIONS = (
     "sizes", "speed", "threads", "isa", "whole_file", "startup", "memory", "small", "redundancy",
     "redundancy_speed", "streaming", "offload", "compressed_layers", "distributed", "remote",
-    "transformers_load", "quantised", "from_floats", "from_floats_speed", "sums",
+    "transformers_load", "quantised", "from_floats", "from_floats_speed", "sums", "end_metric",
 )  # fmt: skip
 RESULTS = Path(__file__).parent / "results"
 SCHEMA = 1

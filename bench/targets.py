@@ -214,6 +214,13 @@ def _own_decoded(codec: str, must: float) -> Target:
     return Target(f"{codec} decoded, of ZipNN's BF16", seen, must)
 
 
+def _as_good(model: str, way: str, said: str, must: float) -> Target:
+    def seen(result: Result) -> float | None:
+        return value(result, "end_metric", "bits_per_weight", model=model, way=way, as_good_as="q4_k")
+
+    return Target(f"{model}, outputs as near as with Q4_K, {said}, bits a weight", seen, must, unit=" b", lower=True)
+
+
 def _quantised(name: str, must: float) -> Target:
     def seen(result: Result) -> float | None:
         return value(result, "quantised", "bits_per_weight", dataset=name, codec="slimtensors balanced")
@@ -254,6 +261,11 @@ TARGETS = [
     _own("MXFP4", 3.2),
     _own_decoded("slim-fast", 1.5),
     _own_decoded("slim", 0.8),
+    *(
+        _as_good(model, way, said, must)
+        for model in ("minilm", "language model")
+        for way, said, must in (("one step", "no data", 3.85), ("importance", "importance", 3.4))
+    ),
     _quantised("Q4_0", 4.10),
     _quantised("Q8_0", 8.0),
     _quantised("MXFP4", 3.95),
