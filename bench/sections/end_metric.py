@@ -18,7 +18,6 @@ import random
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +34,9 @@ from bench.timing import Record
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 FORMATS = {"q8_0": 8.5, "q4_k": 4.5, "q4_0": 4.5, "nf4": 4.5, "nvfp4": 4.5, "mxfp4": 4.25}
-BITS = (2.5, 3, 3.5, 4, 4.5, 6.5, 7, 7.5)  # about these, as steps that halve
-ERRORS = (0.02, 0.01, 0.005, 2e-4, 1e-4, 5e-5, 2.5e-5)  # NMSE
+BITS = (*np.arange(2, 4.75, 0.25), 6, 6.5, 7, 7.5)  # about these, as steps and errors
 BLOCK = 256
+BATCH = 16
 CALIBRATION = 128  # sentences; windows
 WINDOWS = 6  # batches of them to measure on
 ONE_STEP, ONE_ERROR, BY_IMPORTANCE = "one step", "one error", "importance"
@@ -77,8 +76,10 @@ def _of_model(model: Model, folder: Path) -> list[Record]:
         made += [{"model": model.name, "recipe": "slim", "way": way, **each} for each in curve]
         for recipe in FORMATS:
             change = next(each["change"] for each in made if each["recipe"] == recipe)
-            equal = {"bits_per_weight": bits_at(change, curve), "change": change}
-            made.append({"model": model.name, "recipe": "slim", "way": way, "as_good_as": recipe, **equal})
+            bits = bits_at(change, curve)
+            if bits is not None:
+                equal = {"bits_per_weight": bits, "change": change}
+                made.append({"model": model.name, "recipe": "slim", "way": way, "as_good_as": recipe, **equal})
     return made
 
 
@@ -86,11 +87,11 @@ def _ways(model: Model, known: Path) -> dict[str, list[dict[str, Any]]]:
     """What is asked of `compress` for each point of a curve; steps are what --target-bpw looks for."""
     grid = importlib.import_module("slimtensors.quantise.grid").Grid
     deviation = np.mean([np.log2(each.std()) for each in model.matrices.values()])
-    # the entropy of a Gaussian on steps of s is log2(4.13 sigma / s)
+    # the entropy of a Gaussian on steps of s is log2(4.13 sigma / s), the error of the trellis 0.066 s^2
     grids = [grid("slim", 8, step=float(np.exp2(deviation + math.log2(4.13) - bits))) for bits in BITS]
     return {
         ONE_STEP: [{"quantise": each} for each in grids],
-        ONE_ERROR: [{"quantise": "slim", "target_error": error} for error in ERRORS],
+        ONE_ERROR: [{"quantise": "slim", "target_error": float(1.13 * 4**-bits)} for bits in BITS],
         BY_IMPORTANCE: [{"quantise": each, "importance": known} for each in grids],
     }
 
@@ -116,12 +117,16 @@ def _quantised(model: Model, folder: Path, row: int, **asked: Any) -> Record:
 
 
 def bits_at(change: float, curve: Sequence[Record]) -> float | None:
-    """Where a curve has this change: bits between two neighbours, by the logarithm; None beyond its ends."""
-    points = sorted((each["bits_per_weight"], math.log(each["change"])) for each in curve)
-    for (low, more), (high, less) in pairwise(points):
-        if less <= math.log(change) <= more:
-            return low + (high - low) * (more - math.log(change)) / (more - less)
-    return None
+    """Where a curve has this change: a line, by least squares, through the logarithms of points up to four times as
+    high and as low, since each of them is a throw of dice; None beyond the curve's ends.
+    """
+    bits = np.array([each["bits_per_weight"] for each in curve])
+    logs = np.log([each["change"] / change for each in curve])
+    near = np.abs(logs) < math.log(4)
+    if not (logs[near].min(initial=1) < 0 < logs[near].max(initial=-1)):
+        return None
+    slope, offset = np.polyfit(bits[near], logs[near], 1)
+    return float(-offset / slope)
 
 
 def minilm() -> Model:
@@ -134,7 +139,8 @@ def minilm() -> Model:
     def embedded(arrays: Arrays) -> Any:
         model = finetuned.Encoder(weights | arrays).eval()
         with torch.no_grad():
-            parts = [model(*finetuned.batch_of([tokenise(each)])) for each in sentences]
+            batches = [sentences[at : at + BATCH] for at in range(0, len(sentences), BATCH)]
+            parts = [model(*finetuned.batch_of([tokenise(each) for each in batch])) for batch in batches]
         return torch.cat(parts).double()
 
     plain = embedded({})
