@@ -70,8 +70,16 @@ def warm_up() -> None:
     """Compile or load the kernels that the demo uses, so that its times are those of the second run."""
     import ml_dtypes
 
-    weights = np.random.default_rng(0).standard_normal(1 << 16).astype(np.float32)
-    for array in (weights, weights.astype(ml_dtypes.bfloat16), weights.astype(ml_dtypes.bfloat16).astype(np.float32)):
+    random = np.random.default_rng(0)
+    weights = random.standard_normal((256, 256)).astype(np.float32)
+    spread = weights * np.exp2(random.integers(-40, 1, weights.shape, np.int32)).astype(np.float32)
+    spread[::50, 0] = 1e30  # escapes
+    rows = weights.copy()
+    rows[::2] = rows[::2].astype(ml_dtypes.bfloat16)  # bits that some rows lack
+    for array in (weights, spread):
+        decode(encode(array))
+        decode(encode(array.astype(ml_dtypes.bfloat16)))
+    for array in (rows, weights.astype(ml_dtypes.bfloat16).astype(np.float32)):
         decode(encode(array))
 
 
