@@ -19,6 +19,7 @@ from kernels import cases, lane_kernels, naive
 from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
+from kernels.direction_checks import check_directions
 from kernels.encode_checks import check_code_halves, check_few, check_survey, check_windows
 from kernels.lookup_checks import check_lookups
 from kernels.mean_checks import check_means
@@ -35,6 +36,7 @@ from slimtensors.kernels.cpu import (
     contexts,
     decode_kernels,
     delta,
+    directions,
     encode,
     encode_few,
     errors,
@@ -65,9 +67,9 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, encode, encode_few, errors,
-    find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, planes, quantise, records, rows,
-    scales, search, search_kernels, search_scales, sparse, split, survey, table, trellis, window, xxh3,
+    bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
+    encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, planes, quantise,
+    records, rows, scales, search, search_kernels, search_scales, sparse, split, survey, table, trellis, window, xxh3,
 )  # fmt: skip
 
 
@@ -600,7 +602,7 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
-    for check in (check_scales, check_moves, check_fits, check_records, check_quantisers):
+    for check in (check_scales, check_moves, check_fits, check_directions, check_records, check_quantisers):
         for found in check(rng):
             digest.add(OK, found)
     return digest.sha256.hexdigest()

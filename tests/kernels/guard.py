@@ -18,6 +18,7 @@ from slimtensors.kernels.cpu import (
     context_coding,
     contexts,
     delta,
+    directions,
     encode,
     encode_few,
     errors,
@@ -399,6 +400,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     sums = fence.arrays((np.int64, 7), (np.int64, n))
     means = fence.arrays((np.int32, 7), (np.int32, n))
     assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
+    feed_directions(fence, n)
     by_symbol, twice, counts, fields = fence.arrays(
         (np.uint32, 4096), (np.uint16, 2 * n), (np.int64, blocks), (np.uint16, n)
     )
@@ -427,6 +429,26 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
                     stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, number
                 )
             stored[:] = np.resize([1, 0, 2, 0], size)
+
+
+def feed_directions(fence: Fence, n: int) -> None:
+    for rows_, width in ((1, 32), (5, 45), (67, 33)):
+        size = rows_ * width
+        kinds = ((np.float32, size), (np.uint32, 32 * width), (np.uint32, 32 * rows_), (np.uint32, 32 * width))
+        matrix, right, along, turned = fence.arrays(*kinds)
+        assert directions.products(matrix, right, along) == OK
+        assert directions.turn(matrix, right, fence.array(np.uint32, 32 * directions.ROWS), turned) == OK
+        assert directions.add_squares(matrix, fence.array(np.float64, width)) == OK
+        assert directions.straighten(turned, turned.view(np.float32), fence.array(np.float32, 32)) == OK
+        of_rows, of_columns = fence.arrays((np.float32, rows_), (np.uint32, width))
+        left, right, out = fence.arrays((np.float32, 3 * rows_), (np.uint32, 3 * width), (np.uint32, size))
+        for dtype, form in ((np.uint8, (7, 20, 128)), (np.uint16, (15, 13, 1 << 14)), (np.uint32, (31, 0, 1 << 30))):
+            given = fence.array(dtype, size), form, np.float32(1), of_rows, of_columns
+            assert directions.over_scales(*given, 1 << 29, out) == OK
+            assert directions.leave_rests(*given, left, right, out) == OK
+    for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
+        size = n + 5
+        assert scales.logarithms(fence.array(dtype, size), 7, 3, fence.array(np.uint16, size)) == OK
 
 
 def feed_means(

@@ -104,11 +104,9 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
 
 def _logs(units: Units, dtype: DType) -> npt.NDArray[np.int16]:
     """Logarithms to base 2, linear between the powers of two, in 1 / OCTAVE octaves."""
-    magnitudes = units & dtype.unit.type((1 << dtype.unit_bits - 1) - 1)
-    shift = MANTISSA[dtype.name] - LOG_BITS
-    narrow = (magnitudes >> dtype.unit.type(max(shift, 0))).astype(np.int16)
-    logs: npt.NDArray[np.int16] = narrow << np.int16(max(-shift, 0))
-    return logs
+    logs = np.empty(units.size, np.uint16)
+    coded.must(scales.logarithms(units, dtype.unit_bits - 1, MANTISSA[dtype.name] - LOG_BITS, logs))
+    return logs.view(np.int16)
 
 
 def _refined(logs: npt.NDArray[np.int16], of_rows: Numbers, of_columns: Numbers) -> tuple[Numbers, Numbers]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, wit
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.inputs import Input
-from slimtensors.kernels.cpu import fit
+from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.cpu.mean import ZERO
 from slimtensors.kernels.status import OK
 
@@ -40,6 +41,8 @@ STEPS = 16  # quarters of an octave that a mean lifts a class by, at most
 TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
 MEDIAN_SAMPLE = 1 << 15  # units, about
+LARGEST = float(np.finfo(np.float32).max)
+RUN = 32  # rows that are read at once
 PIECE = 1 << 18  # units
 
 
@@ -96,21 +99,31 @@ class _Directions(NamedTuple):
 
 def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int) -> _Directions | None:
     """From some rows; None where no mean of them is worth its factors."""
-    picked = np.unique(np.linspace(0, matrix.rows - 1, min(matrix.rows, rows)).astype(np.int64))
+    picked = _picked(matrix.rows, rows)
     sample = matrix.rows_at(picked)
     some = sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1]  # odd: a power of two would skip columns
     scale = 1.5 * float(np.median(np.abs(some)))
     if not scale:
         return None
-    sample = _cut(sample, scale)
+    with np.errstate(over="ignore"):
+        np.multiply(sample, np.float32(1 / scale), out=sample)
+    np.clip(sample, -FAR, FAR, out=sample)
     right = _subspace(sample, start, rounds)
-    energies = np.cumsum(_times(sample, right).astype(np.float64) ** 2, axis=0)[-1] / picked.size
-    whole = float(np.cumsum(sample.astype(np.float64).reshape(-1) ** 2)[-1]) / picked.size
+    energies = _squares(_times(sample, right)) / picked.size
+    whole = float(np.cumsum(_squares(sample))[-1]) / picked.size
     order = np.argsort(-energies, kind="stable")
     rank = _rank(energies[order].tolist(), whole, matrix.rows, matrix.columns)
     if not rank:
         return None
     return _Directions(np.ascontiguousarray(right[:, order[:rank]]), energies[order[:rank]], whole, scale)
+
+
+def _picked(rows: int, count: int) -> npt.NDArray[np.int64]:
+    """So many rows, in runs spread evenly over all of them."""
+    if rows <= count:
+        return np.arange(rows)
+    starts = np.linspace(0, rows - RUN, count // RUN).astype(np.int64)
+    return np.unique((starts[:, None] + np.arange(RUN)).reshape(-1))
 
 
 def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
@@ -129,8 +142,8 @@ def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
     lengths = np.cumsum(rounded * rounded, axis=0)[-1]
     solver: Numbers = np.ascontiguousarray((rounded / np.where(lengths > 0, lengths, 1) / left_step).astype(np.float32))
     factors = np.empty((len(groups), matrix.rows + matrix.columns), np.uint8)
-    for low, high, piece in matrix.pieces():
-        along = _times(_cut(piece, scale), solver)
+    for low, high, piece in matrix.pieces(scale):
+        along = _times(piece, solver)
         whole_left = np.sign(along) * np.floor(np.abs(along) + np.float32(DEAD))
         factors[:, low:high] = (np.clip(whole_left, -FARTHEST, FARTHEST) + ZERO).astype(np.uint8).T
     factors[:, matrix.rows :] = (whole_right.T + ZERO).astype(np.uint8)
@@ -146,34 +159,34 @@ class _Matrix:
     def __init__(self, tensor: Input, classes: Classes) -> None:
         self.tensor, self.classes = tensor, classes
         self.rows, self.columns = classes.rows.size, classes.columns.size
+        self.form = _form(tensor.dtype)
+        self._of_rows, self._of_columns = _powers()[classes.rows], _powers()[classes.columns]
 
     def rows_at(self, picked: npt.NDArray[np.int64]) -> Numbers:
-        """These rows."""
-        if picked.size == self.rows:
-            units = self.tensor.read(0, self.rows * self.columns)
-        else:
-            units = np.concatenate([self.tensor.read(int(row) * self.columns, self.columns) for row in picked])
-        return self._numbers(units, self.classes.rows[picked])
+        """These rows, which are in order."""
+        out = np.empty((picked.size, self.columns), np.float32)
+        ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size)
+        low = 0
+        for high in ends.tolist():
+            first = int(picked[low])
+            self._fill(first, first + high - low, 1.0, LARGEST, out[low:high])
+            low = high
+        return out
 
-    def pieces(self) -> Iterator[tuple[int, int, Numbers]]:
-        """All rows, a block at a time: (first, end, numbers)."""
+    def pieces(self, scale: float) -> Iterator[tuple[int, int, Numbers]]:
+        """All rows, a block at a time: (first, end, numbers over `scale`); what lies far out counts as FAR."""
         step = max(1, PIECE // self.columns)
         for low in range(0, self.rows, step):
             high = min(low + step, self.rows)
-            units = self.tensor.read(low * self.columns, (high - low) * self.columns)
-            yield low, high, self._numbers(units, self.classes.rows[low:high])
+            out = np.empty((high - low, self.columns), np.float32)
+            self._fill(low, high, scale, FAR, out)
+            yield low, high, out
 
-    def scales(self, low: int, high: int) -> Numbers:
-        """Of rows [low, high), [rows, columns]."""
-        powers = _powers()
-        found: Numbers = 1 / (powers[self.classes.rows[low:high]][:, None] * powers[self.classes.columns])
-        return found
-
-    def _numbers(self, units: Units, rows: npt.NDArray[np.uint8]) -> Numbers:
-        powers, numbers = _powers(), floats(units, self.tensor.dtype).reshape(-1, self.columns)
-        with np.errstate(all="ignore"):  # what is too large counts as far out
-            found: Numbers = numbers * powers[rows][:, None] * powers[self.classes.columns]
-        return found
+    def _fill(self, low: int, high: int, scale: float, most: float, out: Numbers) -> None:
+        units = self.tensor.read(low * self.columns, (high - low) * self.columns)
+        rows = self._of_rows[low:high] / np.float32(scale)
+        columns, bits = self._of_columns.view(np.uint32), out.reshape(-1).view(np.uint32)
+        _check(directions.over_scales(units, *self.form, rows, columns, int(np.float32(most).view(np.uint32)), bits))
 
 
 class _Rest:
@@ -185,24 +198,27 @@ class _Rest:
 
     def __init__(self, matrix: _Matrix, means: Means) -> None:
         self.shape: tuple[int, ...] = (matrix.rows, matrix.columns)
-        self._matrix, self._unit = matrix, np.float32(means.unit)
+        self._matrix = matrix
         weights = np.repeat(2 ** np.arange(len(means.groups)), means.groups)[:, None]
         factors = means.factors.astype(np.int32) - ZERO
         self._left = np.ascontiguousarray(factors[:, : matrix.rows].T.astype(np.float32))
-        self._right = (factors[:, matrix.rows :] * weights).astype(np.float32)
+        self._right = (factors[:, matrix.rows :] * weights).astype(np.float32).reshape(-1).view(np.uint32)
+        powers = 1 / _powers()
+        self._of_rows = powers[matrix.classes.rows] * np.float32(means.unit)
+        self._of_columns = powers[matrix.classes.columns].view(np.uint32)
 
     def read(self, start: int, count: int) -> Units:
         """Whole rows."""
         matrix = self._matrix
         low, high = start // matrix.columns, (start + count) // matrix.columns
-        numbers = floats(matrix.tensor.read(start, count), matrix.tensor.dtype).reshape(-1, matrix.columns)
-        with np.errstate(all="ignore"):
-            means = _times(self._left[low:high], self._right) * self._unit
-            rest = numbers - means * matrix.scales(low, high)
-        units: Units = rest.astype(np.float32).reshape(-1).view(np.uint32)
-        return units
+        units, out = matrix.tensor.read(start, count), np.empty(count, np.uint32)
+        left = self._left[low:high].reshape(-1)
+        scales = self._of_rows[low:high], self._of_columns
+        _check(directions.leave_rests(units, *matrix.form, *scales, left, self._right, out))
+        return out
 
 
+@cache
 def _powers() -> Numbers:
     """2^(-k / 4) for all classes."""
     half = math.sqrt(0.5)
@@ -210,57 +226,58 @@ def _powers() -> Numbers:
     return np.array([math.ldexp(quarters[k % 4], -(k // 4)) for k in range(MOST + 1)], np.float32)
 
 
-def floats(units: Units, dtype: DType) -> Numbers:
-    """Units of one of DTYPES_WITH_MEANS as numbers; 0 for what is not finite."""
-    if dtype.name == "F32":
-        found: Numbers = units.view(np.float32)
-    elif dtype.name == "BF16":
-        found = (units.astype(np.uint32) << np.uint32(16)).view(np.float32)
-    elif dtype.name == "F16":
-        found = units.view(np.float16).astype(np.float32)
-    else:
-        found = _of_bytes(MANTISSA[dtype.name])[units]
-    finite: Numbers = np.where(np.isfinite(found), found, np.float32(0))
-    return finite
+def _form(dtype: DType) -> tuple[tuple[int, int, int], np.float32]:
+    """How the kernels make numbers of units."""
+    mantissa = MANTISSA[dtype.name]
+    exponents = dtype.unit_bits - 1 - mantissa
+    infinity = (1 << exponents) - 1 << mantissa
+    finite = 1 << dtype.unit_bits - 1 if dtype.name == "F8_E4M3" else infinity  # whose NaN counts as the next number
+    return (dtype.unit_bits - 1, 23 - mantissa, finite), np.float32(2.0 ** (128 - (1 << exponents - 1)))
 
 
-def _of_bytes(mantissa: int) -> Numbers:
-    """FP8 numbers, as if all were finite."""
-    bias = (1 << 6 - mantissa) - 1
-    numbers = []
-    for unit in range(128):
-        exponent, low = unit >> mantissa, unit & (1 << mantissa) - 1
-        whole = low + (1 << mantissa if exponent else 0)
-        numbers.append(math.ldexp(whole, max(exponent, 1) - bias - mantissa))
-    return np.array([*numbers, *(-number for number in numbers)], np.float32)
-
-
-def _cut(numbers: Numbers, scale: float) -> Numbers:
-    """Over the scale; what lies far out counts no more than that."""
-    with np.errstate(all="ignore"):
-        found: Numbers = np.clip(numbers / np.float32(scale), -FAR, FAR).astype(np.float32)
-    return found
+def _squares(matrix: Numbers) -> npt.NDArray[np.float64]:
+    """Sums of squares of each column."""
+    sums = np.zeros(matrix.shape[1])
+    _check(directions.add_squares(np.ascontiguousarray(matrix).reshape(-1), sums))
+    return sums
 
 
 def _times(matrix: Numbers, right: Numbers) -> Numbers:
-    out = np.zeros(matrix.shape[0] * right.shape[1], np.float32)
-    _check(fit.add_product(np.ascontiguousarray(matrix).reshape(-1), right.reshape(-1), right.shape[1], out))
-    return out.reshape(matrix.shape[0], right.shape[1])
+    """Their product, of a right side of up to 32 columns."""
+    out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
+    wide = _wide(right).reshape(-1).view(np.uint32)
+    _check(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
+    return out[:, : right.shape[1]]
+
+
+def _wide(right: Numbers) -> Numbers:
+    wide = np.zeros((right.shape[0], MOST_RANK), np.float32)
+    wide[:, : right.shape[1]] = right
+    return wide
 
 
 def _subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
     """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
     columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
     noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
-    right: Numbers = (noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank)
+    right = _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
     if start is not None:
         right[:, : start.shape[1]] = start
-    flipped = np.ascontiguousarray(sample.T)
+    factors, work = np.empty(MOST_RANK, np.float32), np.empty(directions.ROWS * MOST_RANK, np.uint32)
+
+    def straighten() -> None:
+        flat = right.reshape(-1)
+        _check(directions.straighten(flat.view(np.uint32), flat, factors))
+
     for _ in range(rounds):
-        _check(fit.orthonormalise(right.reshape(-1), rank))
-        right = _times(flipped, _times(sample, right))
-    _check(fit.orthonormalise(right.reshape(-1), rank))
-    return right
+        straighten()
+        turned = np.empty_like(right)
+        bits = right.reshape(-1).view(np.uint32), work, turned.reshape(-1).view(np.uint32)
+        _check(directions.turn(sample.reshape(-1), *bits))
+        right = turned
+    straighten()
+    straighten()  # again, for what rounding left
+    return np.ascontiguousarray(right[:, :rank])
 
 
 def _check(status: int) -> None:

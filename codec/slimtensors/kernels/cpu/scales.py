@@ -7,9 +7,28 @@ from typing import Any
 import numpy.typing as npt
 
 from slimtensors.kernels._jit import kernel
+from slimtensors.kernels.cpu.blocks import LANES
+from slimtensors.kernels.simd.lanes import to_u16
+from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
+
+
+@kernel
+def logarithms(units: Array, sign: int, shift: int, out: Array) -> int:
+    """out[i] = floor((units[i] mod 2^sign) * 2^-shift), modulo 2^16.
+
+    units uint8, 16, 32 or 64 [n], n at least 32; out uint16[n]
+    """
+    if out.size < LANES or units.size != out.size or not 0 < sign < units.itemsize * 8 or not -16 < shift < sign:
+        return BAD_ARGUMENT
+    magnitudes = (1 << sign) - 1
+    for at in range(0, out.size, LANES):
+        at = min(at, out.size - LANES)
+        unit = load(units, at) & magnitudes
+        store(out, at, to_u16(unit >> shift) if shift >= 0 else to_u16(unit) << -shift)
+    return OK
 
 
 @kernel

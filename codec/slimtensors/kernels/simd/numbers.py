@@ -33,6 +33,13 @@ def times_each(lanes: Lanes, others: Lanes) -> Lanes:
     return product
 
 
+def plus_each(lanes: Lanes, others: Lanes) -> Lanes:
+    """Their sums, lane by lane."""
+    with np.errstate(all="ignore"):
+        total: Lanes = (lanes.view(np.float32) + others.view(np.float32)).view(np.uint32)
+    return total
+
+
 def times_bf16(whole: Lanes, number: Any) -> Lanes:
     """The products of whole numbers (lanes of 16 bits, two's complement) and a float32 that is no NaN, rounded to F32,
     then to BF16.
@@ -67,13 +74,20 @@ def _(use: Use) -> ir.Value:
     return use.builder.bitcast(use.builder.fadd(*_emit(use)), vector(32))
 
 
-typed(times_each, lambda lanes, others: U32 if lanes == others == U32 else None)
+for _operation in (times_each, plus_each):
+    typed(_operation, lambda lanes, others: U32 if lanes == others == U32 else None)
 
 
 @lowered(times_each, LanesType, LanesType)
 def _(use: Use) -> ir.Value:
     left, right = (use.builder.bitcast(lanes, floats()) for lanes in use.arguments)
     return use.builder.bitcast(use.builder.fmul(left, right), vector(32))
+
+
+@lowered(plus_each, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    left, right = (use.builder.bitcast(lanes, floats()) for lanes in use.arguments)
+    return use.builder.bitcast(use.builder.fadd(left, right), vector(32))
 
 
 typed(times_bf16, lambda whole, number: U16 if (whole, number) == (U16, types.float32) else None)

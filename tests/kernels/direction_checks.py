@@ -1,0 +1,124 @@
+"""Kernels that find directions, beside NumPy's ways to about the same: part of the program check.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import ml_dtypes
+import numpy as np
+
+from slimtensors.detect.means import _form
+from slimtensors.dtypes import DTYPES
+from slimtensors.kernels.cpu import directions, scales
+from slimtensors.kernels.status import BAD_ARGUMENT, OK
+
+SHAPES = ((1, 32), (3, 33), (64, 70), (67, 97), (130, 131))
+FLOATS = {
+    "F32": np.float32, "BF16": ml_dtypes.bfloat16, "F16": np.float16, "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+}  # fmt: skip
+FAR = np.float32(6)
+
+
+def bits(array: np.ndarray) -> np.ndarray:
+    return array.reshape(-1).view(np.uint32)
+
+
+def check_directions(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """The last bits are for the digest, that all machines share."""
+    for n, m in SHAPES:
+        matrix = rng.standard_normal((n, m), dtype=np.float32)
+        right = rng.standard_normal((m, 32), dtype=np.float32)
+        out, turned = np.empty(32 * n, np.uint32), np.empty(32 * m, np.uint32)
+        work = np.empty(32 * directions.ROWS, np.uint32)
+        assert directions.products(matrix.reshape(-1), bits(right), out) == OK
+        expected = matrix.astype(np.float64) @ right
+        assert np.allclose(out.view(np.float32).reshape(n, 32), expected, atol=1e-4)
+        assert directions.turn(matrix.reshape(-1), bits(right), work, turned) == OK
+        expected = matrix.T.astype(np.float64) @ expected
+        assert np.allclose(turned.view(np.float32).reshape(m, 32), expected, atol=1e-3 * np.abs(expected).max())
+        sums = np.zeros(m)
+        assert directions.add_squares(matrix.reshape(-1), sums) == OK
+        assert np.allclose(sums, (matrix.astype(np.float64) ** 2).sum(0))
+        yield from (out, turned, sums, *check_straight(right))
+        for bad in (
+            (matrix.reshape(-1)[1:], bits(right), out),
+            (matrix.reshape(-1), bits(right)[32:], out),
+            (matrix.reshape(-1), bits(right)[:0], out),
+            (matrix.reshape(-1), bits(right), out[1:]),
+        ):
+            assert directions.products(*bad) == BAD_ARGUMENT
+        assert directions.turn(matrix.reshape(-1), bits(right), work[1:], turned) == BAD_ARGUMENT
+        assert directions.turn(matrix.reshape(-1), bits(right), work, turned[32:]) == BAD_ARGUMENT
+        assert directions.add_squares(matrix.reshape(-1), sums[:0]) == BAD_ARGUMENT
+    for name, (n, m) in product(FLOATS, SHAPES):
+        yield from check_numbers(rng, name, n, m)
+
+
+def check_straight(right: np.ndarray) -> Iterator[np.ndarray]:
+    m, factors = right.shape[0], np.empty(32, np.float32)
+    columns = right.copy()
+    columns[:, 5] = 0
+    columns[:, 30:] = 0
+    for _ in range(2):
+        assert directions.straighten(bits(columns), columns.reshape(-1), factors) == OK
+        yield columns.copy()
+    ones = np.array([float(p not in (5, 30, 31) and p < m) for p in range(32)])
+    if m > 33:  # no more directions than there is room for
+        assert np.allclose(columns.T @ columns, np.diag(ones), atol=1e-5)
+    assert directions.straighten(bits(columns)[1:], columns.reshape(-1)[1:], factors) == BAD_ARGUMENT
+    assert directions.straighten(bits(columns), columns.reshape(-1)[32:], factors) == BAD_ARGUMENT
+    assert directions.straighten(bits(columns), columns.reshape(-1), factors[1:]) == BAD_ARGUMENT
+
+
+def check_numbers(rng: np.random.Generator, name: str, n: int, m: int) -> Iterator[np.ndarray]:
+    dtype = DTYPES[name]
+    numbers = rng.normal(0, 0.05, (n, m)).astype(FLOATS[name])
+    units = numbers.view(dtype.unit).reshape(-1).copy()
+    units[::7] = rng.integers(0, 1 << 8 * units.itemsize, units[::7].shape, dtype=units.dtype)  # infinities and all
+    if name == "F8_E4M3":
+        units[units & 0x7F == 0x7F] = 0
+    with np.errstate(all="ignore"):  # NaNs
+        numbers = units.view(FLOATS[name]).astype(np.float32).reshape(n, m)
+    numbers[~np.isfinite(numbers)] = 0
+    of_rows, of_columns = (rng.integers(0, 8, size).astype(np.float32) + 1 for size in (n, m))
+    out = np.empty(n * m, np.uint32)
+    form = _form(dtype)
+    given = units, *form, of_rows, bits(of_columns)
+    assert directions.over_scales(*given, int(bits(FAR[None])[0]), out) == OK
+    with np.errstate(all="ignore"):  # overflow to infinity
+        expected = np.clip(numbers * of_rows[:, None] * of_columns, -FAR, FAR)
+    assert np.array_equal(out.view(np.float32).reshape(n, m), expected), (name, n, m)
+    for rank in (1, 3):
+        left = rng.standard_normal((n, rank), dtype=np.float32)
+        right = rng.standard_normal((rank, m), dtype=np.float32)
+        sums = np.zeros((n, m), np.float32)
+        for t in range(rank):
+            sums += left[:, t : t + 1] * right[t]
+        with np.errstate(all="ignore"):
+            rests = numbers + sums * -of_rows[:, None] * of_columns
+        assert directions.leave_rests(*given, left.reshape(-1), bits(right), out) == OK
+        assert np.array_equal(out.view(np.float32).reshape(n, m), rests), (name, n, m)
+        yield out.copy()
+    assert directions.leave_rests(*given, left.reshape(-1)[1:], bits(right), out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, left.reshape(-1), bits(right)[1:], out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, left.reshape(-1), bits(right), out[1:]) == BAD_ARGUMENT
+    assert directions.over_scales(units[1:], *given[1:], 1, out) == BAD_ARGUMENT
+    assert directions.over_scales(units, (32, 0, 0), *given[2:], 1, out) == BAD_ARGUMENT
+    narrow = (units[:31], *form, of_rows[:1], bits(of_columns)[:31])
+    assert directions.over_scales(*narrow, 1, out[:31]) == BAD_ARGUMENT
+    yield from check_logarithms(units, dtype.unit_bits - 1)
+
+
+def check_logarithms(units: np.ndarray, sign: int) -> Iterator[np.ndarray]:
+    for shift in (-3, 0, 2, sign - 4):
+        found = np.empty(units.size, np.uint16)
+        assert scales.logarithms(units, sign, shift, found) == OK
+        magnitudes = units.astype(object) & (1 << sign) - 1
+        expected = magnitudes >> shift if shift >= 0 else magnitudes << -shift
+        assert found.tolist() == [int(each) & 0xFFFF for each in expected]
+        yield found
+    assert scales.logarithms(units[:31], sign, 0, found[:31]) == BAD_ARGUMENT
+    assert scales.logarithms(units, sign, sign, found) == BAD_ARGUMENT
+    assert scales.logarithms(units, units.itemsize * 8, 0, found) == BAD_ARGUMENT
