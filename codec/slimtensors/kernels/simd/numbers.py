@@ -74,8 +74,8 @@ def _(use: Use) -> ir.Value:
     return use.builder.bitcast(use.builder.fadd(*_emit(use)), vector(32))
 
 
-for _operation in (times_each, plus_each):
-    typed(_operation, lambda lanes, others: U32 if lanes == others == U32 else None)
+typed(times_each, lambda lanes, others: U32 if lanes == others == U32 else None)
+typed(plus_each, lambda lanes, others: U32 if lanes == others == U32 else None)
 
 
 @lowered(times_each, LanesType, LanesType)
