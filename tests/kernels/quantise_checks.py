@@ -13,16 +13,19 @@ from decode import errors
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu.errors import add_errors
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
-from slimtensors.quantise.recipes import RECIPES
+from slimtensors.quantise.recipes import RECIPES, quantisers_of
 
 __all__ = ["check_quantisers"]
+
+BOUNDS = ("abs=1000", "rel=0.1", "rel=0.004")
 
 
 def check_quantisers(rng: np.random.Generator) -> Iterator[np.ndarray]:
     weights = (rng.standard_t(4, (24, 512)) * 2.0 ** rng.integers(-20, 20, (24, 1))).astype(np.float32)
     weights[3, :40] = 0
     weights[5] = 0
-    for quantiser in RECIPES.values():
+    bounded = [each for name in BOUNDS for each in quantisers_of(name)]
+    for quantiser in [*RECIPES.values(), *bounded]:
         tensor = ArrayInput("w", weights)
         structure = quantiser.structure(tensor)
         assert structure is not None
