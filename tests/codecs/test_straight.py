@@ -8,13 +8,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from slimtensors.codecs import coded, straight
+from slimtensors.codecs import coded, straight, trellis
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.layouts import floats
+from slimtensors.codecs.place import Place
 from slimtensors.container.source import aligned_empty
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError
-from slimtensors.expression import Bits
+from slimtensors.expression import Bits, Part, Trellis
 
 PLANS = [
     ("BF16", "fast"),
@@ -124,3 +125,51 @@ def test_damage_is_seen_alike(name, preset):
         assert found == long_way(bad, expression, array)
         refused += isinstance(found, str)
     assert 50 < refused < 300
+
+
+def grid(name: str, states: int, width: int, *, scaled: bool) -> tuple[Trellis, Place, np.ndarray, np.ndarray]:
+    """(expression, place, units, chunk), with rare codes that are escapes."""
+    rng, middle = np.random.default_rng(width + states), 1 << width - 1
+    codes = np.clip(np.rint(rng.standard_normal(262_144) * 2), -middle, middle - 1)
+    codes[30_000] = -(middle - 1)
+    sides = tuple(np.exp2(rng.uniform(-2, 2, n)).astype(np.float32).view(np.uint32) for n in (527, 500))
+    where = (0, 1) if scaled else ()
+    expression = Trellis(states, int(np.float32(0.1).view(np.uint32)), middle, Bits((Part(width),)), *where)
+    place = Place(527 * 500, 77, sides, DTYPES[name])
+    units = np.empty(codes.size + 5, DTYPES[name].unit)
+    trellis.decode(expression, (codes + middle).astype(np.uint8), units[:-5], place)
+    units[-5:] = 3
+    return expression, place, units, held(np.frombuffer(encode_chunk(units, expression, place), np.uint8))
+
+
+@pytest.mark.parametrize("name", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize(("states", "width", "scaled"), [(1, 8, False), (1, 5, False), (8, 8, False), (1, 8, True)])
+@pytest.mark.parametrize("searches", [False, True])
+def test_codes(name, states, width, scaled, searches, monkeypatch):
+    """Sound and damaged, they come out as they do the long way."""
+    monkeypatch.setattr(straight.instruction_set, "searches", lambda: searches)
+    straight._code_plan.cache_clear()
+    expression, place, units, data = grid(name, states, width, scaled=scaled)
+    opened = straight.open_codes(data, expression.bits, np.zeros_like(units))
+    assert opened is not None
+    assert (opened.tree is not None) == searches
+    assert opened.escapes.positions.size or width < 8
+    rng, refused = np.random.default_rng(1), 0
+    for turn in range(41):
+        bad = data.copy()
+        at = rng.integers(0, data.size if turn % 3 else 400)
+        bad[at] ^= 1 << rng.integers(0, 8) if turn else 0
+        found = []
+        for way in (straight.open_codes, lambda *_: None):
+            out = np.zeros_like(units)
+            with patch.object(straight, "open_codes", way):
+                try:
+                    decode_chunk(bad, expression, out, place)
+                    found.append(out.tobytes())
+                except FormatError as error:
+                    found.append(str(error).removeprefix("plane 0: "))
+        assert found[0] == found[1]
+        refused += isinstance(found[0], str)
+        assert turn or found[0] == units.tobytes()
+    assert refused > 20
+    straight._code_plan.cache_clear()
