@@ -173,7 +173,14 @@ def sums(result: Result) -> str:
         [r["of"], r["dtype"], r["recipe"], f"{r['bits_per_weight']:.3f}", f"{r['nmse_of_difference']:.3f}"]
         for r in records(result, "sums") if "nmse_of_difference" in r
     ]  # fmt: skip
-    return f"{note}\n\n{table(['fine-tune', 'dtype', 'recipe', 'bits', 'NMSE'], rows)}"
+    beside = [
+        [r["recipe"], f"{r['bits_per_weight']:.3f}", f"{r['nmse']:.4f}", f"{r['slim_bits']:.3f}"]
+        for r in records(result, "sums") if "slim_bits" in r
+    ]  # fmt: skip
+    return (
+        f"{note}\n\n{table(['fine-tune', 'dtype', 'recipe', 'bits', 'NMSE'], rows)}\n\n"
+        f"From F32:\n\n{table(['recipe', 'bits', 'NMSE', 'slim at that error'], beside)}"
+    )
 
 
 def end_metric(result: Result) -> str:

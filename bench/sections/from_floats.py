@@ -37,16 +37,16 @@ def run(_settings: Settings) -> list[Record]:
     with tempfile.TemporaryDirectory() as folder:
         for recipe, format_bits in FORMATS.items():
             tensors = dict(matrices(BLOCK if recipe == "q4_k" else 128))
-            found = _quantised(tensors, Path(folder), quantise=recipe)
+            found = quantised(tensors, Path(folder), quantise=recipe)
             theirs = {"nmse_gguf_py": _theirs(recipe, tensors)} if recipe in BY_GGUF_PY else {}
             records.append({"recipe": recipe, "format_bits": format_bits, **found, **theirs})
             for own in OURS if recipe in GRADES else ():
-                made = _quantised(tensors, Path(folder), quantise=own, target_error=found["nmse"])
+                made = quantised(tensors, Path(folder), quantise=own, target_error=found["nmse"])
                 records.append({"recipe": own, "error_of": recipe, **made})
     return records
 
 
-def _quantised(tensors: dict[str, Any], folder: Path, **asked: Any) -> Record:
+def quantised(tensors: dict[str, Any], folder: Path, **asked: Any) -> Record:
     library = importlib.import_module("slimtensors")
     source, packed = folder / "source.safetensors", folder / "packed.slimtensors"
     save_file(tensors, source)

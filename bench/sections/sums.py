@@ -1,4 +1,6 @@
-"""Section: sums. One bit of a fine-tune's difference from its base: its sign, and our own grid."""
+"""Section: sums. One bit of a fine-tune's difference from its base: its sign, and our own grid; few bits and outliers,
+beside our own grid at their error.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +16,7 @@ from bench.data.files import path_of
 from bench.data.quantised import matrices
 from bench.data.safefile import SafeFile
 from bench.sections import Settings
+from bench.sections.from_floats import quantised
 from bench.timing import Record
 
 FINE_TUNE = "finetuned-2e-5x160"
@@ -26,11 +29,20 @@ def run(_settings: Settings) -> list[Record]:
     if reason is not None:
         return [{"codec": "slimtensors", "missing": reason}]
     with tempfile.TemporaryDirectory() as folder:
-        return [
+        found: list[Record] = [
             {"of": FINE_TUNE, "dtype": dtype, **asked, **_of_difference(dtype, Path(folder), **asked)}
             for dtype in ("f32", "bf16")
             for asked in (SIGNS, OURS)
         ]
+        return [*found, *(_beside_ours(recipe, Path(folder)) for recipe in ("spqr", "int4", "q4_0"))]
+
+
+def _beside_ours(recipe: str, folder: Path) -> Record:
+    """MiniLM's encoder matrices, whole files, from F32."""
+    tensors = dict(matrices(128))
+    made = quantised(tensors, folder, quantise=recipe)
+    own = quantised(tensors, folder, quantise="slim", target_error=made["nmse"])
+    return {"recipe": recipe, **made, "slim_bits": own["bits_per_weight"]}
 
 
 def _of_difference(dtype: str, folder: Path, recipe: str, target_bpw: float | None = None) -> Record:

@@ -216,7 +216,7 @@ def test_definitions(recipe: str, dtype: str) -> None:
 
 
 def test_all_are_tested() -> None:
-    assert RECIPES.keys() == {"q8_0", "q5_0", "q4_0", "q4_k", "nvfp4", *TWINS, *OWN}
+    assert RECIPES.keys() == {"q8_0", "q5_0", "q4_0", "q4_k", "nvfp4", "spqr", *TWINS, *OWN}
 
 
 ODD = [

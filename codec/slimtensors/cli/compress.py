@@ -28,7 +28,7 @@ __all__ = ["command"]
     "--quantise",
     metavar="NAME",
     help="Quantise matrices first: slim or slim-fast, our own; q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, "
-    "mxfp4, nvfp4, bfp6; or with a bound, abs=0.001 or rel=0.01; bitdelta, with --base. The file does "
+    "mxfp4, nvfp4, bfp6, spqr; or with a bound, abs=0.001 or rel=0.01; bitdelta, with --base. The file does "
     "not give its source back then, and says so.",
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")

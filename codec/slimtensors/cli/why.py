@@ -164,8 +164,11 @@ def _stream(file: TensorFile, number: int) -> str:
     low = 0
     masks = 0  # planes that hold no bits of the numbers
     if isinstance(stream.expression, Sparse) and parts:
-        masks = 1
-        said.append(_mask(found))
+        masks, rest = 1, stream.expression.rest
+        if rest is not None:
+            said.append(f"{_values(rest)}: {_codes(found, len(rest.bits.parts), rest.width)}")
+            parts = parts[: -len(rest.bits.parts)]
+        said.append(_mask(found, "not zero" if rest is None else "kept apart from these"))
     # Neighbours that are stored alike are told of together.
     numbered = range(masks, len(parts))
     for (modes, by_row), group in groupby(numbered, lambda i: (found.modes[i], parts[i].side is not None)):
@@ -195,10 +198,16 @@ def _record(record: Record, found: _Stored) -> Iterator[str]:
         yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}{cost}"
 
 
-def _mask(found: _Stored) -> str:
+def _codes(found: _Stored, planes: int, width: int) -> str:
+    """What the last planes came to, which are of codes."""
+    (mode, _count), *_rest = found.modes[-1].most_common()
+    return MODES.get(mode, "?") + _cost(mode, 8 * sum(found.lengths[-planes:]) / found.units, width)
+
+
+def _mask(found: _Stored, which: str) -> str:
     (mode, _count), *_rest = found.modes[0].most_common()
     cost = _cost(mode, 8 * found.lengths[0] / found.units, 1)
-    return f"a mask says which numbers are not zero: {MODES.get(mode, '?')}{cost}; then, shared out over all"
+    return f"a mask says which numbers are {which}: {MODES.get(mode, '?')}{cost}; then, shared out over all"
 
 
 def _cost(mode: int, cost: float, width: int) -> str:

@@ -15,6 +15,7 @@ from slimtensors.quantise.blocks import Blocks
 from slimtensors.quantise.bounded import Bounded, absolute, relative
 from slimtensors.quantise.difference import BitDelta
 from slimtensors.quantise.grid import Grid
+from slimtensors.quantise.outliers import SpQR
 from slimtensors.quantise.quantiser import Quantiser
 
 __all__ = ["RECIPES", "quantisers_of", "smaller"]
@@ -43,6 +44,7 @@ _ALL: list[Quantiser] = [
     scaled_scales.Q4K(),
     Grid("slim", 8, error=USUAL_ERROR),
     Grid("slim-fast", 1, error=USUAL_ERROR),
+    SpQR(),
     Blocks("bfp6", 16, _integers(-31, 31), rules.bfp(5), "E8M0"),
 ]
 RECIPES = {each.name: each for each in _ALL}
