@@ -11,6 +11,7 @@ import numpy as np
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
+from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile
@@ -43,8 +44,9 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     of either kind, an object with ranged reads, a mapping from names to arrays, a `BaseDir` to be searched, a function
     from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
     Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
-    where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once; False for
-    the blocks' bytes.
+    where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once, and where
+    bitsandbytes or compressed-tensors packed a weight into several tensors, as these compute it; the weight then has
+    the name that it has in the unquantised model. False for what the file holds.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         base: Any = None,
         dequantise: Wanted = False,
     ) -> None:
-        self._numbers = wanted_numbers(dequantise)
+        self._numbers = wanted_numbers(dequantise, filename)
         if framework not in _FRAMEWORKS:
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
@@ -75,13 +77,24 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             self._convert: Callable[..., Any] = lambda array, tensor: torch_tensors.from_array(
                 array, tensor.dtype if self._numbers is None else self._numbers.dtype_of(tensor), device
             )
+            self._convert_numbers: Callable[[Any], Any] = lambda array: torch_tensors.from_array(
+                array, DTYPES[str(dequantise)], device
+            )
         elif str(device) != "cpu":
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             self._convert = lambda array, _tensor: array
+            self._convert_numbers = lambda array: array
         self._torch, self._device = _FRAMEWORKS[framework] == "torch", device
         self._loaders: WeakSet[PrefetchLoader] = WeakSet()
         self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes)
+        try:
+            self._packed = {} if self._numbers is None else self._numbers.packed(self._file.header)
+        except UsageError:
+            self._file.close()
+            raise
+        parts = {part for weight in self._packed.values() for part in weight.parts.values()}
+        self._names = [name for name in self._file.index if name not in parts] + list(self._packed)
 
     def __enter__(self) -> Self:
         return self
@@ -93,11 +106,11 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
     def keys(self) -> list[str]:
         """Names of the tensors, sorted, as safetensors gives them."""
-        return sorted(self._file.index)
+        return sorted(self._names)
 
     def offset_keys(self) -> list[str]:
         """Names of the tensors in the order in which they are stored."""
-        return list(self._file.index)
+        return list(self._names)
 
     def metadata(self) -> dict[str, str] | None:
         """The source's metadata; None if there are none, as in safetensors."""
@@ -107,6 +120,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         """The whole tensor."""
         from slimtensors.numpy import whole_array
 
+        weight = self._packed.get(name)
+        if weight is not None and self._numbers is not None:
+            read = {part: whole_array(self._file, each, self._threads) for part, each in weight.parts.items()}
+            return self._convert_numbers(weight.numbers(read, self._numbers.dtype))
         tensor = self._file.tensor(name)
         blocks = self._numbers is not None and self._numbers.block(tensor) is not None
         if self._there is not None and not blocks:
@@ -119,6 +136,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
     def get_slice(self, name: str) -> TensorSlice:
         """A handle that reads parts of the tensor when it is indexed."""
+        if name in self._packed:
+            raise UsageError(f"tensor {name!r} is packed: slices of it as numbers cannot be had, get_tensor gives all")
         there, read = self._there, None
         if self._numbers is not None and self._numbers.block(self._file.tensor(name)) is not None:
             return NumberSlice(self._file, name, self._threads, self._convert, self._numbers)

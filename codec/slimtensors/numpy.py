@@ -19,6 +19,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.matching import matched_bases
+from slimtensors.packings.weight import PackedWeight
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import Piece, TensorFile, all_pieces
 from slimtensors.resolving import open_with
@@ -83,7 +84,7 @@ def load_file(
     dequantise: Wanted = False,
 ) -> dict[str, Array]:
     """Load all arrays of a file. Raises FormatError if the file is damaged; see `safe_open` for the arguments."""
-    numbers = wanted_numbers(dequantise)
+    numbers = wanted_numbers(dequantise, filename)
     with open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         return load_arrays(file, thread_count(threads), numbers)
 
@@ -165,7 +166,20 @@ def load_arrays(file: TensorFile, threads: int, numbers: Numbers | None = None) 
             arrays[name] = numbers.array(arrays[name], file.tensor(name))
 
         run_all(convert, list(arrays), threads)
+        _put_together(arrays, numbers.packed(file.header), numbers, threads)
     return arrays
+
+
+def _put_together(arrays: dict[str, Array], packed: Mapping[str, PackedWeight], numbers: Numbers, threads: int) -> None:
+    """Weights in the place of the tensors that stand for them."""
+
+    def convert(weight: PackedWeight) -> None:
+        found = weight.numbers({part: arrays[name] for part, name in weight.parts.items()}, numbers.dtype)
+        for name in weight.parts.values():
+            del arrays[name]
+        arrays[weight.name] = found
+
+    run_all(convert, list(packed.values()), threads)
 
 
 def whole_array(file: TensorFile, name: str, threads: int) -> Array:

@@ -1,4 +1,4 @@
-"""Files that bitsandbytes and compressed-tensors make of MiniLM: given back, and read by them again."""
+"""Files that bitsandbytes and compressed-tensors make of MiniLM: given back, read by them again, and as numbers."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
 import slimtensors
+import slimtensors.numpy
 from slimtensors.expression import Record
 from slimtensors.reading import open_file
 from slimtensors.torch import load_file
@@ -51,14 +53,41 @@ def there_and_back(tensors: Tensors, folder: Path, codes: str) -> tuple[Tensors,
     return found, packed.stat().st_size / source.stat().st_size
 
 
+def same(ours: Tensors, theirs: Tensors) -> bool:
+    """Names, dtypes and bits."""
+    alike = {name: (t.dtype, t.shape) for name, t in ours.items()} == {n: (t.dtype, t.shape) for n, t in theirs.items()}
+    return alike and all(torch.equal(bits(ours[name]), bits(each)) for name, each in theirs.items())
+
+
+def bits(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.contiguous().view(torch.uint8)
+
+
+def check_numbers(folder: Path, theirs: Tensors) -> None:
+    """What load_file and safe_open give of `packed`; `theirs` are the weights by their libraries."""
+    dtype = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[next(iter(theirs.values())).dtype]
+    assert same(load_file(folder / "packed", dequantise=dtype), theirs)
+    with slimtensors.safe_open(folder / "packed", "pt", dequantise=dtype) as file:
+        assert file.keys() == sorted(theirs)
+        assert same({name: file.get_tensor(name) for name in file.keys()}, theirs)  # noqa: SIM118 # not a dict
+        with pytest.raises(slimtensors.UsageError, match="slices of it"):
+            file.get_slice(next(iter(theirs)))
+    arrays = slimtensors.numpy.load_file(folder / "packed", dequantise=dtype)
+    assert all(np.array_equal(arrays[n].view(np.uint8), bits(each).numpy()) for n, each in theirs.items())
+
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
 @pytest.mark.parametrize("nested", [True, False])
-def test_bitsandbytes(kind: str, nested: bool, matrices: Tensors, tmp_path: Path) -> None:
+def test_bitsandbytes(kind: str, nested: bool, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
     import bitsandbytes as bnb
 
     layers = {}
     for name, matrix in matrices.items():
-        weight = bnb.nn.Params4bit(matrix, requires_grad=False, quant_type=kind, compress_statistics=nested)
+        weight = bnb.nn.Params4bit(matrix.to(dtype), requires_grad=False, quant_type=kind, compress_statistics=nested)
         layer = bnb.nn.Linear4bit(*reversed(matrix.shape), bias=False, quant_type=kind, compress_statistics=nested)
         layer.weight = weight.to("cpu")
         layers[name] = layer
@@ -71,12 +100,32 @@ def test_bitsandbytes(kind: str, nested: bool, matrices: Tensors, tmp_path: Path
         weight = bnb.nn.Params4bit.from_prequantized(found[f"{name}.weight"], statistics, device="cpu")
         ours, theirs = (bnb.functional.dequantize_4bit(each.data, each.quant_state) for each in (weight, layer.weight))
         assert torch.equal(ours, theirs)
+    numbers = {
+        f"{n}.weight": bnb.functional.dequantize_4bit(e.weight.data, e.weight.quant_state) for n, e in layers.items()
+    }
+    check_numbers(tmp_path, numbers)
 
 
-def scheme(**weights: Any) -> Any:
+def test_bitsandbytes_int8(matrices: Tensors, tmp_path: Path) -> None:
+    import bitsandbytes as bnb
+
+    made, numbers = {}, {}
+    for name, matrix in matrices.items():
+        codes, scales, _ = bnb.functional.int8_vectorwise_quant(matrix.half())
+        made |= {
+            f"{name}.weight": codes,
+            f"{name}.SCB": scales,
+            f"{name}.weight_format": torch.tensor(0, dtype=torch.uint8),
+        }
+        numbers[f"{name}.weight"] = bnb.functional.int8_vectorwise_dequant(codes, scales)
+    there_and_back(made, tmp_path, ".weight")
+    check_numbers(tmp_path, numbers)
+
+
+def scheme(symmetric: bool = True, **weights: Any) -> Any:
     from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
-    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(symmetric=True, **weights))
+    return QuantizationScheme(targets=["Linear"], weights=QuantizationArgs(symmetric=symmetric, **weights))
 
 
 INT4 = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}
@@ -92,15 +141,17 @@ CASES: dict[str, tuple[str, dict[str, Any], str, float]] = {
 }
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", CASES)
-def test_compressed_tensors(name: str, matrices: Tensors, tmp_path: Path) -> None:
+def test_compressed_tensors(name: str, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
     import compressed_tensors.compressors
     from compressed_tensors.quantization.utils import calculate_qparams
 
     kind, arguments, codes, most = CASES[name]
     compressor, asked = getattr(compressed_tensors.compressors, kind), scheme(**arguments)
     made: Tensors = {}
-    for layer, matrix in matrices.items():
+    for layer, wide in matrices.items():
+        matrix = wide.to(dtype)
         runs = matrix.reshape(len(matrix), -1, arguments.get("group_size", matrix.shape[1]))
         scales, zeros = calculate_qparams(runs.amin(-1), runs.amax(-1), asked.weights)
         parts = {"weight": matrix, "weight_scale": scales, "weight_zero_point": zeros}
@@ -112,6 +163,61 @@ def test_compressed_tensors(name: str, matrices: Tensors, tmp_path: Path) -> Non
             compressor.decompress(dict(parts_of(tensors, layer)), asked)["weight"] for tensors in (found, made)
         )
         assert torch.equal(ours, theirs)
+    numbers = {f"{n}.weight": compressor.decompress(dict(parts_of(made, n)), asked)["weight"] for n in matrices}
+    check_numbers(tmp_path, numbers)
+
+
+MORE: dict[str, tuple[str, dict[str, Any]]] = {
+    "int4 with zero points": ("PackedQuantizationCompressor", {**INT4, "symmetric": False}),
+    "int3 in words": ("PackedQuantizationCompressor", {**INT4, "num_bits": 3}),
+    "FP8 by row": ("FloatQuantizationCompressor", {"num_bits": 8, "type": "float", "strategy": "channel"}),
+    "FP8": ("FloatQuantizationCompressor", {"num_bits": 8, "type": "float", "strategy": "tensor"}),
+    "FP8 by block": (
+        "FloatQuantizationCompressor",
+        {"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [128, 128]},
+    ),
+    "NVFP4": (
+        "NVFP4PackedCompressor",
+        {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16,
+         "scale_dtype": torch.float8_e4m3fn},
+    ),
+    "MXFP4": (
+        "MXFP4PackedCompressor",
+        {"num_bits": 4, "type": "float", "strategy": "group", "group_size": 32, "scale_dtype": torch.uint8},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_more_of_compressed_tensors(name: str, matrices: Tensors, tmp_path: Path) -> None:
+    """What its own `compress` makes, and `decompress` gives."""
+    import compressed_tensors.compressors
+    from compressed_tensors.quantization.utils import calculate_qparams, generate_gparam
+
+    kind, arguments = MORE[name]
+    compressor, asked = getattr(compressed_tensors.compressors, kind), scheme(**arguments)
+    made: Tensors = {}
+    for layer, wide in matrices.items():
+        matrix = wide.bfloat16()
+        runs = runs_of(matrix, asked.weights)
+        whole = generate_gparam(matrix.amin(), matrix.amax()) if name == "NVFP4" else None
+        scales, zeros = calculate_qparams(runs.amin(-1), runs.amax(-1), asked.weights, whole)
+        parts = {"weight": matrix, "weight_scale": scales, "weight_zero_point": zeros}
+        parts |= {} if whole is None else {"weight_global_scale": whole}
+        made |= {f"{layer}.{key}": each for key, each in compressor.compress(parts, asked).items()}
+    there_and_back(made, tmp_path, "none")
+    numbers = {f"{n}.weight": compressor.decompress(dict(parts_of(made, n)), asked)["weight"] for n in matrices}
+    check_numbers(tmp_path, numbers)
+
+
+def runs_of(matrix: torch.Tensor, weights: Any) -> torch.Tensor:
+    """What shares a scale, in the last dimension."""
+    if weights.block_structure:
+        high, wide = weights.block_structure
+        return matrix.reshape(len(matrix) // high, high, -1, wide).transpose(1, 2).flatten(2)
+    if weights.group_size:
+        return matrix.reshape(len(matrix), -1, weights.group_size)
+    return matrix.reshape(1, 1, -1)[0] if weights.strategy == "tensor" else matrix[:, None]
 
 
 def parts_of(tensors: Tensors, layer: str) -> Iterator[tuple[str, torch.Tensor]]:

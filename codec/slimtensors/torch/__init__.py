@@ -94,16 +94,20 @@ def load_file(
     damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
-    numbers = wanted_numbers(dequantise)
+    numbers = wanted_numbers(dequantise, filename)
     backend = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
         if backend is not None and numbers is None:
             found = read_there(file, range(len(file.header.tensors)), backend, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
-        arrays, tensors = load_arrays(file, thread_count(threads), numbers), file.header.tensors
+        arrays = load_arrays(file, thread_count(threads), numbers)
+        packed = {} if numbers is None else numbers.packed(file.header)
         made = {}
-        for name, i in file.index.items():
-            dtype = tensors[i].dtype if numbers is None else numbers.dtype_of(tensors[i])
+        for name in list(arrays):
+            if numbers is None or name in packed:
+                dtype = file.tensor(name).dtype if numbers is None else numbers.dtype
+            else:
+                dtype = numbers.dtype_of(file.tensor(name))
             made[name] = from_array(arrays.pop(name), dtype, device)
         return made
 

@@ -1,0 +1,78 @@
+"""A quantised weight: which tensors it is made of, and its numbers, piece by piece."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.casts import cast_units
+from slimtensors.dtypes import DTYPES, DType
+from slimtensors.errors import UsageError
+
+__all__ = ["Array", "Floats", "PackedWeight", "Parts", "Pieces", "Rule", "UnfitError"]
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[Any]  # float32
+Parts = Mapping[str, Array]  # by what they are in the weight
+
+PIECE = 1 << 17  # numbers at a time, so that what lies between stays in the cache
+
+
+class UnfitError(Exception):
+    """Parts that make no weight: what is wrong with them, without the weight's name."""
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The numbers of a weight, to be asked for by rows.
+
+    shape: of the weight. rows, columns: of a matrix in row-major order that begins with all of the weight's numbers.
+    numbers: float32[high - low, columns], of these rows.
+    """
+
+    shape: tuple[int, ...]
+    rows: int
+    columns: int
+    numbers: Callable[[int, int], Floats]
+
+
+Rule = Callable[[Parts], Pieces]  # raises UnfitError; memory for numbers is had once it has looked at the parts
+
+
+@dataclass(frozen=True)
+class PackedWeight:
+    """A weight of the unquantised model, and the tensors that stand for it."""
+
+    name: str
+    format: str
+    parts: Mapping[str, str]  # what each is in the weight, and the tensor's name
+    rule: Rule
+
+    def numbers(self, parts: Parts, dtype: DType) -> Array:
+        """The weight in a dtype: F32, F16 or BF16. Raises UsageError."""
+        with np.errstate(all="ignore"):  # scales may be anything
+            try:
+                return _filled(self.rule(parts), dtype)
+            except UnfitError as error:
+                raise UsageError(
+                    f"tensor {self.name!r}, packed as by {self.format}: {error}; load it as it is, without dequantise"
+                ) from None
+
+
+def _filled(pieces: Pieces, dtype: DType) -> Array:
+    count = math.prod(pieces.shape)
+    out = np.empty((pieces.rows, pieces.columns), dtype.unit)
+    if out.size < count:
+        raise UnfitError(f"{out.size} numbers for the shape {list(pieces.shape)}")
+    step = max(1, PIECE // max(1, pieces.columns))
+    for low in range(0, pieces.rows, step):
+        high = min(low + step, pieces.rows)
+        found = np.ascontiguousarray(pieces.numbers(low, high), np.float32)
+        units = found.view("<u4").reshape(-1)
+        out[low:high] = cast_units(units, DTYPES["F32"], dtype).reshape(high - low, pieces.columns)
+    return out.reshape(-1)[:count].view(dtype.numpy()).reshape(pieces.shape)
