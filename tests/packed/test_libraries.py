@@ -224,3 +224,63 @@ def parts_of(tensors: Tensors, layer: str) -> Iterator[tuple[str, torch.Tensor]]
     for name, tensor in tensors.items():
         if name.startswith(f"{layer}."):
             yield name.removeprefix(f"{layer}."), tensor
+
+
+def module_of(package: str, file: str) -> Any:
+    """A module by its file: all of the package would want others of years ago."""
+    import importlib.metadata
+    import importlib.util
+
+    distribution = importlib.metadata.distribution(package)
+    spec = importlib.util.spec_from_file_location(Path(file).stem, Path(str(distribution.locate_file(file))))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("width", [2, 4, 8])
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_gptq(width: int, shuffled: bool, matrices: Tensors, tmp_path: Path) -> None:
+    """Packed by AutoGPTQ, and multiplied with the unit matrix by it."""
+    library = module_of("auto-gptq", "auto_gptq/nn_modules/qlinear/qlinear_cuda.py")
+    made, numbers = {}, {}
+    generator = torch.Generator().manual_seed(width)
+    for name, matrix in matrices.items():
+        outputs, inputs = matrix.shape
+        group = torch.arange(inputs, dtype=torch.int32) // 128
+        if shuffled:
+            group = group[torch.randperm(inputs, generator=generator)]
+        runs = [matrix[:, group == i] for i in range(inputs // 128)]
+        low, high = (torch.stack([f(run, 1) for run in runs], 1) for f in (torch.amin, torch.amax))
+        scales = ((high - low) / (2**width - 1)).half().float()
+        zeros = torch.clamp(torch.round(-low / scales), 1, 2**width - 1)
+        linear = torch.nn.Linear(inputs, outputs, bias=False)
+        at = group.long()
+        codes = torch.clamp(torch.round(matrix / scales[:, at]) + zeros[:, at], 0, 2**width - 1)
+        linear.weight.data = ((codes - zeros[:, at]) * scales[:, at]).half()
+        layer = library.QuantLinear(width, 128, inputs, outputs, False, weight_dtype=torch.float16)
+        layer.pack(linear, scales, zeros, group)
+        made |= {f"{name}.{key}": each for key, each in layer.state_dict().items()}
+        numbers[f"{name}.weight"] = layer(torch.eye(inputs, dtype=torch.float16)).T.contiguous()
+    there_and_back(made, tmp_path, "none")
+    check_numbers(tmp_path, numbers)
+
+
+def test_awq(matrices: Tensors, tmp_path: Path) -> None:
+    """Codes, scales and zero points of every kind, as AutoAWQ's own functions take them apart."""
+    library = module_of("autoawq", "awq/utils/packing_utils.py")
+    made, numbers = {}, {}
+    generator = torch.Generator().manual_seed(1)
+    for name, matrix in matrices.items():
+        outputs, inputs = matrix.shape
+        words = [
+            torch.randint(-(1 << 31), 1 << 31, (n, outputs // 8), generator=generator) for n in (inputs, inputs // 128)
+        ]
+        codes, zeros = (each.to(torch.int32) for each in words)
+        scales = torch.rand((inputs // 128, outputs), generator=generator).half()
+        made |= {f"{name}.qweight": codes, f"{name}.qzeros": zeros, f"{name}.scales": scales}
+        numbers[f"{name}.weight"] = library.dequantize_gemm(codes, zeros, scales, 4, 128).T.contiguous()
+    there_and_back(made, tmp_path, "none")
+    check_numbers(tmp_path, numbers)

@@ -1,4 +1,4 @@
-"""Weights packed by hand as bitsandbytes and compressed-tensors pack them: numbers, and what is no such weight."""
+"""Weights packed by hand as libraries pack them: numbers, and what is no such weight."""
 
 from __future__ import annotations
 
@@ -43,6 +43,54 @@ def words() -> Arrays:
         "w.weight_shape": np.array([5, 40]),
         "w.bias": np.ones(5, np.float32),
     }
+
+
+def gptq() -> Arrays:
+    """Four bits, 64 inputs in groups of 24 (the last smaller), 40 outputs."""
+    return {
+        "w.qweight": RANDOM.integers(-(1 << 31), 1 << 31, (8, 40), np.int32),
+        "w.qzeros": RANDOM.integers(-(1 << 31), 1 << 31, (3, 5), np.int32),
+        "w.scales": RANDOM.random((3, 40), np.float32).astype(np.float16),
+    }
+
+
+def awq() -> Arrays:
+    return gptq() | {"w.qweight": RANDOM.integers(-(1 << 31), 1 << 31, (64, 5), np.int32)}
+
+
+def spread(words: Any, axis: int) -> Any:
+    """Eight codes of four bits in the place of each word."""
+    codes = words.view(np.uint32)[..., None] >> np.arange(0, 32, 4, dtype=np.uint32) & 15
+    return np.moveaxis(codes, -1, axis + 1).reshape([n * (8 if i == axis else 1) for i, n in enumerate(words.shape)])
+
+
+@pytest.mark.parametrize("less", [0, 1])
+@pytest.mark.parametrize("indexed", [False, True])
+def test_gptq(less: int, indexed: bool, tmp_path: Path) -> None:
+    made, group = gptq(), np.minimum(np.arange(64) // 22, 2)
+    if indexed:
+        group = RANDOM.integers(0, 3, 64).astype(np.int32)
+        made["w.g_idx"] = group
+    if not less:
+        (tmp_path / "config.json").write_text('{"quantization_config":{"checkpoint_format":"gptq_v2"}}')
+    zeros = (spread(made["w.qzeros"], 1) + less) % 16
+    numbers = (spread(made["w.qweight"], 0).astype(np.float16) - zeros[group].astype(np.float16)) * made["w.scales"][
+        group
+    ]
+    save_file(made, tmp_path / "model")
+    found = load_file(tmp_path / "model", dequantise="F16")
+    assert list(found) == ["w.weight"]
+    assert np.array_equal(found["w.weight"], numbers.T)
+
+
+def test_awq() -> None:
+    made, group = awq(), np.minimum(np.arange(64) // 22, 2)
+    order = (np.arange(40) // 8 * 8).reshape(5, 8) + np.array([0, 4, 1, 5, 2, 6, 3, 7])  # where an output's code is
+    codes, zeros = (spread(made[name], 1)[:, order.reshape(-1)] for name in ("w.qweight", "w.qzeros"))
+    numbers = (codes.astype(np.float16) - zeros[group].astype(np.float16)) * made["w.scales"][group]
+    found = load(save(made), dequantise="F16")
+    assert list(found) == ["w.weight"]
+    assert np.array_equal(found["w.weight"], numbers.T)
 
 
 def test_four_bits() -> None:
@@ -117,6 +165,14 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (words, {"w.weight_g_idx": np.full(40, 9)}, "g_idx"),
     (words, {"w.weight_zero_point": np.ones((5, 1), np.int8)}, "zero points of shape"),
     (words, {"w.weight": np.ones((5, 40), np.float32)}, "is in this file twice"),
+    (gptq, {"w.qzeros": np.zeros((2, 5), np.int32)}, r"qzeros of shape \[2, 5\]"),
+    (gptq, {"w.qzeros": np.zeros((3, 5), np.float32)}, "not a matrix of I32"),
+    (gptq, {"w.qzeros": None}, "'w.qzeros' is not in this file"),
+    (gptq, {"w.scales": np.ones((3, 41), np.float16)}, "for 40 outputs"),
+    (gptq, {"w.g_idx": np.full(64, 3)}, "g_idx is not 64 numbers of 3 groups"),
+    (gptq, {"w.g_idx": np.zeros(63, np.int32)}, "g_idx is not 64"),
+    (gptq, {"w.scales": np.ones((60, 40), np.float16), "w.qzeros": np.zeros((60, 5), np.int32)}, "60 groups of 64"),
+    (awq, {"w.qzeros": np.zeros((3, 6), np.int32)}, r"qzeros of shape \[3, 6\]"),
 ]  # fmt: skip
 
 
