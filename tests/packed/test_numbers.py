@@ -93,6 +93,32 @@ def test_awq() -> None:
     assert np.array_equal(found["w.weight"], numbers.T)
 
 
+def sparse(values: tuple[int, ...] = (13,)) -> Arrays:
+    """13 of 5 x 9."""
+    mask = np.zeros((5, 9), bool)
+    mask.reshape(-1)[RANDOM.permutation(45)[:13]] = True
+    return {
+        "w.weight.shape": np.array([5, 9]),
+        "w.weight.bitmask": np.packbits(mask, axis=1, bitorder="little"),
+        "w.weight.compressed": RANDOM.random(values, np.float32).astype(ml_dtypes.bfloat16),
+        "w.weight.row_offsets": np.cumsum(mask.sum(1)) - mask.sum(1),
+    }
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.float32])
+def test_bitmask(kind: Any) -> None:
+    made = sparse()
+    made["w.weight.compressed"] = made["w.weight.compressed"].astype(kind)
+    mask = np.unpackbits(made["w.weight.bitmask"], axis=1, bitorder="little")[:, :9] != 0
+    expected = np.zeros((5, 9), np.float32)
+    expected[mask] = made["w.weight.compressed"]
+    found = load(save(made), dequantise="F32")
+    assert list(found) == ["w.weight"]
+    assert np.array_equal(found["w.weight"], expected)
+    renamed = {name.replace("w.weight.", "w."): each for name, each in made.items() if "row" not in name}  # 2 of 4
+    assert np.array_equal(load(save(renamed), dequantise="F32")["w.weight"], expected)
+
+
 def test_four_bits() -> None:
     made = four_bits()
     data = made["w.weight"].reshape(-1)
@@ -172,6 +198,11 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (gptq, {"w.g_idx": np.full(64, 3)}, "g_idx is not 64 numbers of 3 groups"),
     (gptq, {"w.g_idx": np.zeros(63, np.int32)}, "g_idx is not 64"),
     (gptq, {"w.scales": np.ones((60, 40), np.float16), "w.qzeros": np.zeros((60, 5), np.int32)}, "60 groups of 64"),
+    (sparse, {"w.weight.compressed": np.ones(12, np.float32)}, "12 values for 13 bits"),
+    (sparse, {"w.weight.shape": np.array([5, 1 << 60])}, "a mask of"),
+    (sparse, {"w.weight.shape": np.array([5, 9, 1])}, "not two integers"),
+    (sparse, {"w.weight.bitmask": np.full((5, 2), 255, np.uint8)}, "beyond the mask"),
+    (sparse, {"w.weight_scale": np.ones(5, np.float32)}, "that have scales"),
     (awq, {"w.qzeros": np.zeros((3, 6), np.int32)}, r"qzeros of shape \[3, 6\]"),
 ]  # fmt: skip
 
