@@ -45,7 +45,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
     Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
     where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once, and where
-    bitsandbytes, compressed-tensors, GPTQ or AWQ packed a weight into several tensors, as these compute it; it then has
+    bitsandbytes, compressed-tensors, GPTQ, AWQ or HQQ packed a weight into several tensors, as these compute it: under
     the name that it has in the unquantised model. False for what the file holds.
     """
 

@@ -284,3 +284,22 @@ def test_awq(matrices: Tensors, tmp_path: Path) -> None:
         numbers[f"{name}.weight"] = library.dequantize_gemm(codes, zeros, scales, 4, 128).T.contiguous()
     there_and_back(made, tmp_path, "none")
     check_numbers(tmp_path, numbers)
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype"), [*((4, dtype) for dtype in DTYPES), *((w, DTYPES[1]) for w in (1, 2, 3, 8))]
+)
+@pytest.mark.parametrize("axis", [0, 1])
+def test_hqq(width: int, axis: int, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
+    from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
+
+    made, numbers = {}, {}
+    config = BaseQuantizeConfig(nbits=width, group_size=64, axis=axis)
+    for name, matrix in list(matrices.items())[:1]:
+        linear = torch.nn.Linear(*reversed(matrix.shape), bias=False)
+        linear.weight.data = matrix
+        layer = HQQLinear(linear, config, compute_dtype=dtype, device="cpu")
+        made |= {f"{name}.{key}": each.data for key, each in layer.state_dict().items()}
+        numbers[f"{name}.weight"] = layer.dequantize()
+    there_and_back(made, tmp_path, "none")
+    check_numbers(tmp_path, numbers)

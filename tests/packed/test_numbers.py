@@ -93,6 +93,32 @@ def test_awq() -> None:
     assert np.array_equal(found["w.weight"], numbers.T)
 
 
+def text(value: str) -> Any:
+    return np.frombuffer(value.encode(), np.uint8)
+
+
+def hqq() -> Arrays:
+    """Codes of three bits: 25 groups of 8."""
+    return {
+        "w.W_q": RANDOM.integers(0, 1 << 30, (3, 8), np.int32),
+        "w.scale": RANDOM.random((25, 1), np.float32).astype(np.float16),
+        "w.zero": RANDOM.random((25, 1), np.float32).astype(np.float16) * np.float16(7),
+        "w.shape": np.array([10, 20]),
+        "w.packing": text("3bit_32"),
+        "w.compute_dtype": text("torch.float16"),
+        "w.nbits": np.int32(3),
+    }
+
+
+def test_hqq() -> None:
+    made = hqq()
+    codes = np.concatenate([made["w.W_q"] >> 3 * i & 7 for i in range(9, -1, -1)])[:25].astype(np.float16)
+    expected = ((codes - made["w.zero"]) * made["w.scale"]).reshape(10, 20)
+    found = load(save(made), dequantise="F16")
+    assert list(found) == ["w.weight"]
+    assert np.array_equal(found["w.weight"], expected)
+
+
 def sparse(values: tuple[int, ...] = (13,)) -> Arrays:
     """13 of 5 x 9."""
     mask = np.zeros((5, 9), bool)
@@ -198,6 +224,15 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (gptq, {"w.g_idx": np.full(64, 3)}, "g_idx is not 64 numbers of 3 groups"),
     (gptq, {"w.g_idx": np.zeros(63, np.int32)}, "g_idx is not 64"),
     (gptq, {"w.scales": np.ones((60, 40), np.float16), "w.qzeros": np.zeros((60, 5), np.int32)}, "60 groups of 64"),
+    (hqq, {"w.packing": text("5bit")}, "packing '5bit'"),
+    (hqq, {"w.packing": np.zeros(99, np.uint8)}, "no short text"),
+    (hqq, {"w.compute_dtype": text("torch.save")}, "is not known"),
+    (hqq, {"w.shape": np.array([1 << 30, 1 << 30])}, r"W_q of shape \[3, 8\]"),
+    (hqq, {"w.shape": np.array([-10, 20])}, "not a few numbers"),
+    (hqq, {"w.W_q": np.zeros((3, 8), np.uint8)}, "a matrix of int32"),
+    (hqq, {"w.zero": np.ones((3, 1), np.float16)}, "zero of shape"),
+    (hqq, {"w.view_as_float": np.uint8(1)}, "held as floats"),
+    (hqq, {"w.scale": None}, "'w.scale' is not in this file"),
     (sparse, {"w.weight.compressed": np.ones(12, np.float32)}, "12 values for 13 bits"),
     (sparse, {"w.weight.shape": np.array([5, 1 << 60])}, "a mask of"),
     (sparse, {"w.weight.shape": np.array([5, 9, 1])}, "not two integers"),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from slimtensors.errors import UsageError
-from slimtensors.packings import bitmask, bitsandbytes, compressed_tensors, gptq
+from slimtensors.packings import bitmask, bitsandbytes, compressed_tensors, gptq, hqq
 from slimtensors.packings.listing import Listing
 from slimtensors.packings.weight import PackedWeight
 
 __all__ = ["packed_weights"]
 
-FORMATS = (bitmask, bitsandbytes, compressed_tensors, gptq)
+FORMATS = (bitmask, bitsandbytes, compressed_tensors, gptq, hqq)
 
 
 def packed_weights(listing: Listing) -> dict[str, PackedWeight]:
