@@ -55,7 +55,7 @@ PATTERNS = 3  # noise, zeros, ones
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-_kept: list[mmap.mmap] = []  # a mapping goes with its arrays, at the end
+_kept: list[mmap.mmap] = []  # mappings go together, at the end of a round: a process has 65,530 at most
 
 
 class Fence:
@@ -504,6 +504,7 @@ def main() -> None:
         feed_lookups(fence, 128 * groups)
         feed_trellis(fence, 128 * groups)
         fed += 1
+        _kept.clear()
     print(json.dumps({"fed": fed}))
 
 
