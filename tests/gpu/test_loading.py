@@ -23,7 +23,7 @@ def small_segments(monkeypatch):
     """Several segments and slots, of tensors that the runner can do in a second."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 8192)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 20 * 1024)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 20 * 1024)
     monkeypatch.setattr(loading, "_told", set())
 
 

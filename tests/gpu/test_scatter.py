@@ -77,7 +77,7 @@ def pruned(path, **options):
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 16 * 1024)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 16 * 1024)
     monkeypatch.setattr(loading, "_told", set())
 
 

@@ -45,7 +45,7 @@ def backend(monkeypatch):
     """The runner, as the device that decodes whatever is asked for."""
     made = Runner(1 << 21)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 8 * 1024)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 8 * 1024)
     monkeypatch.setattr(loading, "_told", set())
     for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.torch_modules"):
         monkeypatch.setattr(f"{place}.backend_for", lambda _device: made)
@@ -115,7 +115,7 @@ def test_a_base_in_a_file(tmp_path, monkeypatch, backend, wrong):
     slimtensors.torch.save_file(tuned, tmp_path / "a.slimtensors", base=base)
     if wrong:
         base["w"][-4, 99] += 1
-    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 5 * 1024)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 5 * 1024)
     slimtensors.torch.save_file({"other": matrix() * 1.5, **base}, tmp_path / "base.slimtensors")
     if wrong:  # by name it would be found, but its identity is stated
         with pytest.raises(BaseError, match="holds another one of that name"):
