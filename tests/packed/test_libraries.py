@@ -1,8 +1,10 @@
-"""Files that bitsandbytes and compressed-tensors make of MiniLM: given back, read by them again, and as numbers."""
+"""Files that quantisers' own libraries make of MiniLM: given back, read by them again, and as numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ LAYERS = ("encoder.layer.0.intermediate.dense.weight", "encoder.layer.3.output.d
 
 @pytest.fixture(scope="module")
 def libraries() -> None:
-    for name in ("bitsandbytes", "compressed_tensors"):
+    for name in ("bitsandbytes", "compressed_tensors", "torchao", "aqlm"):
         pytest.importorskip(name)
 
 
@@ -36,10 +38,12 @@ def matrices(minilm: Path) -> Tensors:
         return {name.removesuffix(".weight"): file.get_tensor(name).float() for name in LAYERS}
 
 
-def there_and_back(tensors: Tensors, folder: Path, codes: str) -> tuple[Tensors, float]:
+def there_and_back(
+    tensors: Tensors, folder: Path, codes: str, metadata: dict[str, str] | None = None
+) -> tuple[Tensors, float]:
     """What our file gives, and its size as a share of the source's; the bytes of the source come back, too."""
     source, packed, back = (folder / name for name in ("model.safetensors", "packed", "back"))
-    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, source)
+    safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, source, metadata)
     slimtensors.compress(source, packed)
     slimtensors.decompress(packed, back)
     assert back.read_bytes() == source.read_bytes()
@@ -301,5 +305,147 @@ def test_hqq(width: int, axis: int, dtype: torch.dtype, matrices: Tensors, tmp_p
         layer = HQQLinear(linear, config, compute_dtype=dtype, device="cpu")
         made |= {f"{name}.{key}": each.data for key, each in layer.state_dict().items()}
         numbers[f"{name}.weight"] = layer.dequantize()
+    there_and_back(made, tmp_path, "none")
+    check_numbers(tmp_path, numbers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", ["bitlinear", "autobitlinear"])
+def test_bitnet(kind: str, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
+    """Rounded as BitNet rounds, packed and unpacked by transformers, whose layers divide or multiply."""
+    import transformers.integrations.bitnet as library
+
+    (tmp_path / "config.json").write_text(
+        json.dumps({"quantization_config": {"quant_method": "bitnet", "linear_class": kind}})
+    )
+    made, numbers = {}, {}
+    for name, matrix in matrices.items():
+        mean = matrix.abs().mean()
+        ternary = (matrix / mean).round().clamp(-1, 1)
+        scale = (mean if kind == "autobitlinear" else 1 / mean).reshape(1).to(dtype)
+        packed = library.pack_weights(ternary.clone())
+        made |= {f"{name}.weight": packed, f"{name}.weight_scale": scale}
+        with torch.compiler.set_stance("force_eager"):
+            unpacked = library.unpack_weights(packed, dtype)
+            layer = (library.BitLinear if kind == "bitlinear" else library.AutoBitLinear)(
+                *reversed(matrix.shape), bias=False, dtype=dtype
+            )
+            layer.weight.data, layer.weight_scale.data = (packed if kind == "bitlinear" else unpacked), scale
+            given = layer(torch.eye(matrix.shape[1], dtype=dtype)).T
+        assert torch.equal(unpacked, ternary.to(dtype))
+        numbers[f"{name}.weight"] = unpacked / scale if kind == "bitlinear" else unpacked * scale
+        # The layer rounds its scale times that of the inputs, too.
+        assert torch.allclose(given, numbers[f"{name}.weight"], rtol=2 * torch.finfo(dtype).eps)
+    _, share = there_and_back(made, tmp_path, "none")
+    assert share < 0.9
+    check_numbers(tmp_path, numbers)
+
+
+def by_config(name: str, **arguments: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What torchao's `quantize_` makes of a layer's weight; integers are groups."""
+
+    def made(matrix: torch.Tensor) -> torch.Tensor:
+        import torchao.quantization as library
+
+        settings = {key: library.PerGroup(each) if type(each) is int else each for key, each in arguments.items()}
+        layer = torch.nn.Linear(*reversed(matrix.shape), bias=False, dtype=matrix.dtype)
+        layer.weight.data = matrix
+        library.quantize_(layer, getattr(library, name)(**settings))
+        return layer.weight.detach()
+
+    return made
+
+
+def mx(dtype: torch.dtype, tiles: bool = False) -> Callable[[torch.Tensor], torch.Tensor]:
+    """By the class itself: configs ask for a GPU first."""
+
+    def made(matrix: torch.Tensor) -> torch.Tensor:
+        from torchao.prototype.mx_formats.mx_tensor import MXTensor
+
+        found: torch.Tensor = MXTensor.to_mx(matrix, dtype, 32, is_swizzled_scales=tiles)
+        return found
+
+    return made
+
+
+def nvfp4(matrix: torch.Tensor, whole: bool = False) -> torch.Tensor:
+    from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor, per_tensor_amax_to_scale
+
+    scale = per_tensor_amax_to_scale(matrix.abs().amax()) if whole else None
+    found: torch.Tensor = NVFP4Tensor.to_nvfp4(matrix, per_tensor_scale=scale, is_swizzled_scales=whole)
+    return found
+
+
+def float8(matrix: torch.Tensor) -> torch.Tensor:
+    """With a scale for each block, as for products with FP8 activations, whose config asks for a GPU."""
+    from torchao.quantization import Float8Tensor, PerBlock
+
+    found: torch.Tensor = Float8Tensor.from_hp(matrix, granularity=PerBlock([128, 128]))
+    return found
+
+
+FOUR_BITS = {"weight_dtype": torch.int4}
+TORCHAO: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], list[torch.dtype]]] = {
+    "int8": (by_config("Int8WeightOnlyConfig"), DTYPES),
+    "int8 by group": (by_config("Int8WeightOnlyConfig", granularity=64), DTYPES[2:]),
+    "int8 beside int8": (by_config("Int8DynamicActivationInt8WeightConfig"), DTYPES[2:]),
+    "int4": (by_config("IntxWeightOnlyConfig", granularity=32, **FOUR_BITS), DTYPES),
+    "int4 beside int8": (
+        by_config("Int8DynamicActivationIntxWeightConfig", weight_granularity=32, **FOUR_BITS),
+        DTYPES[2:],
+    ),
+    "FP8": (by_config("Float8WeightOnlyConfig"), DTYPES),
+    "FP8 by block": (float8, DTYPES[2:]),
+    "MXFP8": (mx(torch.float8_e4m3fn), DTYPES[::2]),
+    "MXFP8 in tiles": (mx(torch.float8_e5m2, True), DTYPES[2:]),
+    "MXFP4": (mx(torch.float4_e2m1fn_x2), DTYPES[2:]),
+    "NVFP4": (nvfp4, DTYPES[::2]),
+    "NVFP4 in tiles": (partial(nvfp4, whole=True), DTYPES[2:]),
+}
+
+
+@pytest.mark.parametrize(("name", "dtype"), [(n, each) for n, (_, dtypes) in TORCHAO.items() for each in dtypes])
+def test_torchao(name: str, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
+    from torchao.prototype.safetensors.safetensors_support import (
+        flatten_tensor_state_dict,
+        unflatten_tensor_state_dict,
+    )
+
+    weights = {f"{layer}.weight": TORCHAO[name][0](matrix.to(dtype)) for layer, matrix in matrices.items()}
+    flat, metadata = flatten_tensor_state_dict(weights)
+    found, _ = there_and_back(flat, tmp_path, "none", metadata)
+    again, left = unflatten_tensor_state_dict(found, metadata)
+    assert not left
+    numbers = {layer: each.dequantize() for layer, each in weights.items()}
+    assert same({layer: each.dequantize() for layer, each in again.items()}, numbers)
+    check_numbers(tmp_path, numbers)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("count", "high"), [(1, 1), (2, 1), (3, 2)])
+def test_aqlm(count: int, high: int, dtype: torch.dtype, matrices: Tensors, tmp_path: Path) -> None:
+    """Groups of 8 (or of two rows of them) as the nearest vectors of what is left, codebook by codebook."""
+    from aqlm import QuantizedLinear
+    from aqlm.utils import _dequantize_weight, pack_int_data, unpack_int_data
+
+    made, numbers = {}, {}
+    generator = torch.Generator().manual_seed(count)
+    for name, matrix in list(matrices.items())[:1]:
+        outputs, inputs = matrix.shape
+        layer = QuantizedLinear(inputs, outputs, 8, high, count, 8, bias=False, dtype=dtype)
+        scales = matrix.reshape(-1, high * inputs).std(1)
+        left = matrix.reshape(-1, high, inputs // 8, 8).transpose(1, 2) / scales[:, None, None, None]
+        for book in range(count):
+            vectors = left.flatten(2).flatten(0, 1)
+            picked = vectors[torch.randperm(len(vectors), generator=generator)[:256]]
+            nearest = torch.cdist(vectors, picked).argmin(1)
+            layer.codes.data[..., book] = pack_int_data(nearest.reshape(left.shape[:2]), 8)
+            layer.codebooks.data[book] = picked.reshape(256, high, 8).to(dtype)
+            left = left - picked[nearest].reshape(left.shape)
+        layer.scales.data[:] = scales[:, None, None, None].to(dtype)
+        made |= {f"{name}.{key}": each for key, each in layer.state_dict().items()}
+        codes = unpack_int_data(layer.codes.data, 8)
+        numbers[f"{name}.weight"] = _dequantize_weight(codes, layer.codebooks.data, layer.scales.data)
+        assert (numbers[f"{name}.weight"] - matrix).abs().mean() < 0.7 * matrix.abs().mean()
     there_and_back(made, tmp_path, "none")
     check_numbers(tmp_path, numbers)

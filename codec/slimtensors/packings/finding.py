@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from slimtensors.errors import UsageError
-from slimtensors.packings import bitmask, bitsandbytes, compressed_tensors, gptq, hqq
+from slimtensors.packings import aqlm, bitmask, bitnet, bitsandbytes, compressed_tensors, gptq, hqq, torchao
 from slimtensors.packings.listing import Listing
 from slimtensors.packings.weight import PackedWeight
 
 __all__ = ["packed_weights"]
 
-FORMATS = (bitmask, bitsandbytes, compressed_tensors, gptq, hqq)
+FORMATS = (aqlm, bitmask, bitnet, bitsandbytes, compressed_tensors, gptq, hqq, torchao)
 
 
 def packed_weights(listing: Listing) -> dict[str, PackedWeight]:

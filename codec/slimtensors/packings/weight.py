@@ -14,11 +14,12 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
 
-__all__ = ["Array", "Floats", "PackedWeight", "Parts", "Pieces", "Rule", "UnfitError"]
+__all__ = ["Array", "Floats", "PackedWeight", "Parts", "Pieces", "Rule", "Shape", "UnfitError"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[Any]  # float32
 Parts = Mapping[str, Array]  # by what they are in the weight
+Shape = tuple[int, ...]
 
 PIECE = 1 << 17  # numbers at a time, so that what lies between stays in the cache
 
@@ -35,7 +36,7 @@ class Pieces:
     numbers: float32[high - low, columns], of these rows.
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     rows: int
     columns: int
     numbers: Callable[[int, int], Floats]
@@ -57,11 +58,19 @@ class PackedWeight:
         """The weight in a dtype: F32, F16 or BF16. Raises UsageError."""
         with np.errstate(all="ignore"):  # scales may be anything
             try:
+                _check_sizes(parts)
                 return _filled(self.rule(parts), dtype)
             except UnfitError as error:
                 raise UsageError(
                     f"tensor {self.name!r}, packed as by {self.format}: {error}; load it as it is, without dequantise"
                 ) from None
+
+
+def _check_sizes(parts: Parts) -> None:
+    """Nothing stored may be any number of rows."""
+    for part, array in parts.items():
+        if array.ndim > 1 and not array.size:
+            raise UnfitError(f"{part} of shape {list(array.shape)} holds nothing")
 
 
 def _filled(pieces: Pieces, dtype: DType) -> Array:
