@@ -13,62 +13,32 @@ import numpy as np
 import pytest
 
 import slimtensors
+from packed.made import (
+    CONFIG,
+    MAP,
+    METADATA,
+    RANDOM,
+    STATE,
+    Arrays,
+    ao_float8,
+    ao_int8,
+    ao_mx,
+    ao_nvfp4,
+    aqlm,
+    awq,
+    bitnet,
+    four_bits,
+    gptq,
+    hqq,
+    numbers_of,
+    saved,
+    sparse,
+    state,
+    text,
+    torchao,
+    words,
+)
 from slimtensors.numpy import load, load_file, save, save_file
-
-Arrays = dict[str, Any]
-METADATA, CONFIG = "metadata", "config"  # beside a file's arrays
-RANDOM = np.random.default_rng(3)
-MAP = np.sort(RANDOM.standard_normal(16)).astype(np.float32)
-STATE = "w.weight.quant_state.bitsandbytes__nf4"
-
-
-def state(**changes: Any) -> Any:
-    return np.frombuffer(json.dumps({"blocksize": 64, "shape": [5, 70], **changes}).encode(), np.uint8)
-
-
-def saved(made: Arrays) -> bytes:
-    return save({name: each for name, each in made.items() if name not in (METADATA, CONFIG)}, made.get(METADATA))
-
-
-def numbers_of(made: Arrays, folder: Path, dtype: str) -> Arrays:
-    """Of a file in a folder with its config."""
-    (folder / "model").write_bytes(saved(made))
-    (folder / "config.json").write_text(json.dumps({"quantization_config": made.get(CONFIG)}))
-    return load_file(folder / "model", dequantise=dtype)
-
-
-def four_bits() -> Arrays:
-    """350 weights in blocks of 64, of which the last is short."""
-    return {
-        "w.weight": RANDOM.integers(0, 256, (175, 1), np.uint8),
-        "w.weight.absmax": RANDOM.random(6, np.float32),
-        "w.weight.quant_map": MAP,
-        STATE: state(),
-        "w.bias": np.ones(5, np.float32),
-    }
-
-
-def words() -> Arrays:
-    """Codes of three bits, with scales for groups of 20 columns."""
-    return {
-        "w.weight_packed": RANDOM.integers(-(1 << 31), 1 << 31, (5, 4), np.int32),
-        "w.weight_scale": RANDOM.random((5, 2), np.float32).astype(ml_dtypes.bfloat16),
-        "w.weight_shape": np.array([5, 40]),
-        "w.bias": np.ones(5, np.float32),
-    }
-
-
-def gptq() -> Arrays:
-    """Four bits, 64 inputs in groups of 24 (the last smaller), 40 outputs."""
-    return {
-        "w.qweight": RANDOM.integers(-(1 << 31), 1 << 31, (8, 40), np.int32),
-        "w.qzeros": RANDOM.integers(-(1 << 31), 1 << 31, (3, 5), np.int32),
-        "w.scales": RANDOM.random((3, 40), np.float32).astype(np.float16),
-    }
-
-
-def awq() -> Arrays:
-    return gptq() | {"w.qweight": RANDOM.integers(-(1 << 31), 1 << 31, (64, 5), np.int32)}
 
 
 def spread(words: Any, axis: int) -> Any:
@@ -106,23 +76,6 @@ def test_awq() -> None:
     assert np.array_equal(found["w.weight"], numbers.T)
 
 
-def text(value: str) -> Any:
-    return np.frombuffer(value.encode(), np.uint8)
-
-
-def hqq() -> Arrays:
-    """Codes of three bits: 25 groups of 8."""
-    return {
-        "w.W_q": RANDOM.integers(0, 1 << 30, (3, 8), np.int32),
-        "w.scale": RANDOM.random((25, 1), np.float32).astype(np.float16),
-        "w.zero": RANDOM.random((25, 1), np.float32).astype(np.float16) * np.float16(7),
-        "w.shape": np.array([10, 20]),
-        "w.packing": text("3bit_32"),
-        "w.compute_dtype": text("torch.float16"),
-        "w.nbits": np.int32(3),
-    }
-
-
 def test_hqq() -> None:
     made = hqq()
     codes = np.concatenate([made["w.W_q"] >> 3 * i & 7 for i in range(9, -1, -1)])[:25].astype(np.float16)
@@ -130,18 +83,6 @@ def test_hqq() -> None:
     found = load(save(made), dequantise="F16")
     assert list(found) == ["w.weight"]
     assert np.array_equal(found["w.weight"], expected)
-
-
-def sparse(values: tuple[int, ...] = (13,)) -> Arrays:
-    """13 of 5 x 9."""
-    mask = np.zeros((5, 9), bool)
-    mask.reshape(-1)[RANDOM.permutation(45)[:13]] = True
-    return {
-        "w.weight.shape": np.array([5, 9]),
-        "w.weight.bitmask": np.packbits(mask, axis=1, bitorder="little"),
-        "w.weight.compressed": RANDOM.random(values, np.float32).astype(ml_dtypes.bfloat16),
-        "w.weight.row_offsets": np.cumsum(mask.sum(1)) - mask.sum(1),
-    }
 
 
 @pytest.mark.parametrize("kind", [ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, np.float32])
@@ -206,16 +147,6 @@ def test_blocks_that_only_the_config_tells(tmp_path: Path) -> None:
             load_file(tmp_path / "model.slimtensors", dequantise="F32")
 
 
-def bitnet(layers: str | None = "autobitlinear", **more: Any) -> Arrays:
-    """Ternary, 20 x 7 in five rows of bytes."""
-    config = {"quant_method": "bitnet", "linear_class": layers, **more} if layers else {}
-    return {
-        "w.weight": RANDOM.integers(0, 256, (5, 7), np.uint8),
-        "w.weight_scale": np.array([3.7], ml_dtypes.bfloat16),
-        CONFIG: config,
-    }
-
-
 @pytest.mark.parametrize("layers", ["bitlinear", "autobitlinear"])
 def test_bitnet(layers: str, tmp_path: Path) -> None:
     made, expected = bitnet(layers), np.zeros((20, 7), ml_dtypes.bfloat16)
@@ -234,25 +165,6 @@ def test_bytes_beside_another_scale_are_not_bitnet(tmp_path: Path) -> None:
     assert sorted(numbers_of(made, tmp_path, "BF16")) == ["w.weight", "w.weight_scale"]
 
 
-def torchao(kind: str, arrays: Arrays, **state: Any) -> Arrays:
-    """A weight `w.weight` of a class, and a tensor that is none."""
-    dtypes = {key: {"_type": "torch.dtype", "_data": each} for key, each in state.items() if key.endswith("dtype")}
-    made = {f"w._weight_{part}": each for part, each in arrays.items()}
-    state = {"_type": kind, "_data": state | dtypes, "_tensor_data_names": list(arrays)}
-    metadata = {"tensor_names": json.dumps(["w.weight", "w.bias", "elsewhere.weight"]), "w.weight": json.dumps(state)}
-    return made | {"w.bias": np.ones(5, np.float32), METADATA: metadata | {"w.bias": '{"_type": "Tensor"}'}}
-
-
-def ao_int8(**changes: Any) -> Arrays:
-    """2 x 6 x 8 in blocks of 1 x 3 x 4."""
-    arrays = {
-        "qdata": RANDOM.integers(-128, 128, (2, 6, 8), np.int8),
-        "scale": RANDOM.random((2, 2, 2), np.float32),
-        "zero_point": RANDOM.integers(-128, 128, (2, 2, 2), np.int8),
-    }
-    return torchao("Int8Tensor", arrays, **{"block_size": [1, 3, 4], "dtype": "bfloat16"} | changes)
-
-
 def test_torchao_integers(tmp_path: Path) -> None:
     made, expected = ao_int8(), np.zeros((2, 6, 8), ml_dtypes.bfloat16)
     for i, j, k in np.ndindex(2, 6, 8):
@@ -263,13 +175,6 @@ def test_torchao_integers(tmp_path: Path) -> None:
     assert sorted(found) == ["w.bias", "w.weight"]
     assert np.array_equal(found["w.weight"], expected)
     assert sorted(load(saved(made))) == ["w._weight_qdata", "w._weight_scale", "w._weight_zero_point", "w.bias"]
-
-
-def ao_float8(**changes: Any) -> Arrays:
-    """6 x 8 in blocks of 3 x 4."""
-    codes = RANDOM.standard_normal((6, 8)).astype(ml_dtypes.float8_e4m3fn)
-    arrays = {"qdata": codes, "scale": RANDOM.random((2, 2), np.float32)}
-    return torchao("Float8Tensor", arrays, **{"block_size": [3, 4], "dtype": "float16"} | changes)
 
 
 @pytest.mark.parametrize("whole", [False, True])
@@ -283,16 +188,6 @@ def test_torchao_float8(whole: bool, tmp_path: Path) -> None:
 
 
 E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
-
-
-def ao_mx(tiles: bool = False, **changes: Any) -> Arrays:
-    """FP4, 130 x 320 with 10 exponents a row; in tiles, these are padded to 256 x 12."""
-    arrays = {
-        "qdata": RANDOM.integers(0, 256, (130, 160), np.uint8),
-        "scale": RANDOM.integers(0, 255, 256 * 12 if tiles else (130, 10), np.uint8).view(ml_dtypes.float8_e8m0fnu),
-    }
-    state = {"elem_dtype": "float4_e2m1fn_x2", "block_size": 32, "orig_dtype": "bfloat16", "is_swizzled_scales": tiles}
-    return torchao("MXTensor", arrays, **state | changes)
 
 
 def of_tile(row: int, column: int, across: int) -> int:
@@ -322,16 +217,6 @@ def test_torchao_mx_without_a_scale(tmp_path: Path) -> None:
     assert found.sum() == 32
 
 
-def ao_nvfp4(experts: bool = False, **changes: Any) -> Arrays:
-    """3 x 4 x 32, two scales a row, and one for all or for each matrix."""
-    arrays = {
-        "qdata": RANDOM.integers(0, 256, (3, 4, 16), np.uint8),
-        "scale": RANDOM.random((3, 4, 2)).astype(ml_dtypes.float8_e4m3fn),
-        "per_tensor_scale": RANDOM.random((3, 1, 1), np.float32) if experts else np.float32(0.37),
-    }
-    return torchao("NVFP4Tensor", arrays, **{"block_size": 16, "orig_dtype": "bfloat16"} | changes)
-
-
 @pytest.mark.parametrize("experts", [False, True])
 def test_torchao_nvfp4(experts: bool, tmp_path: Path) -> None:
     made, expected = ao_nvfp4(experts), np.zeros((3, 4, 32), ml_dtypes.bfloat16)
@@ -341,15 +226,6 @@ def test_torchao_nvfp4(experts: bool, tmp_path: Path) -> None:
         scale = whole[i, 0, 0] * made["w._weight_scale"][i, j, k // 16].astype(np.float32)
         expected[i, j, k] = np.float32((1 - (code & 8) / 4) * E2M1[code & 7]) * scale
     assert np.array_equal(numbers_of(made, tmp_path, "BF16")["w.weight"].view("<u2"), expected.view("<u2"))
-
-
-def aqlm(kind: Any = np.float16) -> Arrays:
-    """6 x 12 in groups of 2 x 4, two codebooks of 8."""
-    return {
-        "w.codes": RANDOM.integers(-4, 4, (3, 3, 2), np.int8),
-        "w.codebooks": RANDOM.standard_normal((2, 8, 2, 4)).astype(kind),
-        "w.scales": RANDOM.random((3, 1, 1, 1)).astype(kind),
-    }
 
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32])
@@ -394,6 +270,7 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (words, {"w.weight_shape": np.array([5.0, 40.0])}, "not two integers"),
     (words, {"w.weight_scale": np.ones((5, 3), np.float32)}, r"scales of shape \[5, 3\]"),
     (words, {"w.weight_scale": np.ones((5, 2), np.float64)}, "F64"),
+    (words, {"w.weight_scale": np.ones(0, np.float32)}, r"scales of shape \[0\]"),
     (words, {"w.weight_g_idx": np.full(40, 9)}, "g_idx"),
     (words, {"w.weight_zero_point": np.ones((5, 1), np.int8)}, "zero points of shape"),
     (words, {"w.weight": np.ones((5, 40), np.float32)}, "is in this file twice"),
@@ -460,6 +337,8 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (ao_mx, {"w._weight_scale": np.ones((130, 10), np.float32)}, "scales are F32"),
     (ao_nvfp4, {"w._weight_per_tensor_scale": np.ones((4, 1, 1), np.float32)}, "per_tensor_scale of shape"),
     (ao_nvfp4, {"w._weight_scale": np.ones((3, 4, 2), np.float32)}, "scales are F32"),
+    (partial(ao_nvfp4, True), {"w._weight_scale": np.ones(7, ml_dtypes.float8_e4m3fn)}, "scale has 7 numbers"),
+    (partial(ao_nvfp4, True), {"w._weight_qdata": np.zeros(3, np.uint8)}, r"per_tensor_scale of shape \[3, 1, 1\]"),
     (aqlm, {"w.codes": np.zeros((3, 3, 3), np.int8)}, "for 2 codebooks"),
     (aqlm, {"w.codes": np.zeros((3, 3, 2), np.uint8)}, "codes are uint8"),
     (aqlm, {"w.codes": np.zeros((1 << 20, 0, 2), np.int8)}, "holds nothing"),

@@ -26,9 +26,14 @@ class Blocks:
         grid = tuple(of // n for of, n in zip(shape, block, strict=True))
         if any(of % n for of, n in zip(shape, block, strict=True)) or numbers.size != math.prod(grid):
             raise UnfitError(f"{what} has {numbers.size} numbers for blocks of {list(block)} of {list(shape)}")
-        self._numbers = numbers.reshape(-1, grid[-1])
+        self._numbers: Floats = numbers.reshape(-1, grid[-1])
         self._across = np.arange(shape[-1]) // block[-1]
         self._down = list(zip(shape[:-1], block[:-1], grid[:-1], strict=True))[::-1]
+
+    def multiply(self, factors: Floats) -> None:
+        """By one number, or by one for each index of the first dimension, which blocks do not cut: [n, 1]."""
+        matrix = self._numbers.reshape(len(factors), -1) * factors
+        self._numbers = matrix.reshape(self._numbers.shape)
 
     def rows(self, low: int, high: int) -> Floats:
         """float32[high - low, shape[-1]]: for rows of the tensor as a matrix."""

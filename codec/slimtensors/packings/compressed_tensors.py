@@ -193,8 +193,8 @@ def _matrix(array: Array, dtype: str) -> Array:
 
 
 def _two_dimensions(values: Floats) -> Floats:
-    if values.ndim > 2:
-        raise UnfitError(f"scales of {values.ndim} dimensions")
+    if values.ndim > 2 or not values.size:
+        raise UnfitError(f"scales of shape {list(values.shape)}")
     return values.reshape(1, 1) if values.size == 1 else values.reshape(len(values), -1)
 
 

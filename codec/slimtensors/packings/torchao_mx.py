@@ -54,12 +54,12 @@ def nvfp4(parts: Parts, state: State) -> Pieces:
     shape = whole(units, "U8")
     shape = (*shape[:-1], 2 * shape[-1])
     scales = E4M3[_in_order(_bytes(parts["scale"], "F8_E4M3"), shape, state)]
-    if "per_tensor_scale" in parts:
-        given = floats(parts["per_tensor_scale"], "per_tensor_scale")
-        if given.size != 1 and given.shape != (shape[0], 1, 1):  # or one for each expert
-            raise UnfitError(f"per_tensor_scale of shape {list(given.shape)} for {list(shape)}")
-        scales = given.reshape(-1, 1) * scales.reshape(given.size, -1)
-    return _products(units, E2M1, shape, Blocks(scales, shape, _run(shape, state), "scale"), own)
+    given = floats(parts.get("per_tensor_scale", np.float32(1)), "per_tensor_scale")
+    if given.size != 1 and (len(shape) != 3 or given.shape != (shape[0], 1, 1)):  # or one for each expert
+        raise UnfitError(f"per_tensor_scale of shape {list(given.shape)} for {list(shape)}")
+    scale = Blocks(scales, shape, _run(shape, state), "scale")
+    scale.multiply(given.reshape(-1, 1))
+    return _products(units, E2M1, shape, scale, own)
 
 
 def _products(units: Array, table: Floats, shape: Shape, scale: Blocks, own: Rounding) -> Pieces:
