@@ -259,7 +259,7 @@ def test_damaged_words_are_seen():
     base = floats("BF16", 2048)
 
     def change(segment):
-        segment[-200:-100] ^= 0x5A
+        segment[-400:-300] ^= 0x5A
 
     expression = Delta(Bits((Part(16, context=exponent("BF16", 12)),)), 0)
     _found, faulty, _left, _ = run(expression, "BF16", moved(base), base=base, parts=1, change=change)

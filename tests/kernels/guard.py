@@ -170,9 +170,7 @@ def feed_closing(fence: Fence, n: int, blocks: int) -> None:
         counts, fields = fence.arrays((np.uint32, 4 << widths[-1]), (np.int64, 1 << widths[-1]))
         symbols, found = fence.arrays((np.int64, 256), (np.int64, 2))
         for every in (1, 3):
-            survey.survey(
-                body, np.array(widths), every, terms, staging, counts, fields, symbols, frequencies, found
-            )
+            survey.survey(body, np.array(widths), every, terms, staging, counts, fields, symbols, frequencies, found)
         window.choose_window(fence.array(np.int64, 64), found)
         window.count_symbols(fence.array(np.int64, 64), 3, 63, symbols)
         write_table(fence.array(np.uint16, 256), fence.array(np.uint8, MOST_TABLE_BYTES))
@@ -387,7 +385,8 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     states, words, selected = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50), (np.uint8, n))
     slots, starts, out = fence.arrays((np.uint32, 16 * table.SLOTS), (np.int64, blocks + 1), (np.uint16, n))
     stream = (selected, states, words, starts, out)
-    assert context_coding.decode_context_bypass(slots, 16, *stream) in (OK, BAD_STREAM)
+    narrow = fence.array(np.uint32, 4 << precision)
+    assert context_coding.decode_context_bypass(narrow, precision, 16, *stream) in (OK, BAD_STREAM)
     assert context_coding.decode_context_fields(slots, 65535, 16, 16, *stream) in (OK, BAD_STREAM)
     for decode, dtype, widths, _base, _octave in class_checks.LAYOUTS:
         pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(widths, n)))
@@ -425,9 +424,10 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
         stored = fence.array(np.uint8, size)
         for _ in range(2):
             for bypass_mode in (True, False):
-                payload.open_contexts(
-                    stored, size, 10, 99, bypass_mode, 0, precision, n, 16, slots, starts, parts, number
-                )
+                for each in (table.SLOTS, 1 << precision):
+                    payload.open_contexts(
+                        stored, size, 10, 99, bypass_mode, 0, precision, n, 16, each, slots, starts, parts, number
+                    )
             stored[:] = np.resize([1, 0, 2, 0], size)
 
 

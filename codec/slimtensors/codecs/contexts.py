@@ -29,8 +29,8 @@ Fields = npt.NDArray[Any]
 
 ABSENT = bytes((1, 0))  # instead of a table that no unit selects
 SAME = bytes((2, 0))  # instead of a table that is the one before it
-# 12 bits gave nothing on fine-tunes: what symbols save goes into longer tables.
 PRECISION = 12
+BYPASS_PRECISION = 11  # what symbols would save with 12 goes into longer tables, and half as many slots are faster
 FEW = 24  # tables that a decoder lays out one for each context
 SAMPLE_EVERY = 17  # fields, where a window is chosen
 
@@ -100,10 +100,10 @@ def _factors(context: FactorContext, place: Place, count: int) -> Contexts:
 
 def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:
     """Fill the fields of a plane in mode coded or bypass. Raises FormatError."""
-    parts = read(plane, width, groups, contexts)
+    parts = read(plane, width, groups, contexts, narrow=plane.descriptor.mode == Mode.BYPASS)
     stream = (contexts.values, parts.states, parts.words, parts.starts, out)
     if plane.descriptor.mode == Mode.BYPASS:
-        status = kernels.decode_context_bypass(parts.table, width, *stream)
+        status = kernels.decode_context_bypass(parts.table, plane.descriptor.precision, width, *stream)
     else:
         window = (parts.base, contexts.octave, width)
         status = kernels.decode_context_fields(parts.table, *window, *stream)
@@ -114,22 +114,26 @@ def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Field
         out ^= contexts.flips
 
 
-def read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
-    """As `coded.read_coded`, with a table for each context."""
+def read(plane: Plane, width: int, groups: int, contexts: Contexts, *, narrow: bool = False) -> Coded:
+    """As `coded.read_coded`, with a table for each context.
+
+    narrow: each table has 2^precision slots, not 4096.
+    """
     coded.check_descriptor(plane.descriptor, groups)
     mode, precision, base, length, blocks, escapes = plane.descriptor
     slots = work_space("tables", contexts.room * table.SLOTS, np.uint32)
     starts, parts = np.empty(blocks + 1, np.int64), np.empty(payload.PARTS, np.int64)
     number = np.empty(selecting.CONTEXTS, np.uint32)
+    each = 1 << precision if narrow else table.SLOTS
     status = payload.open_contexts(
         plane.payload, length, width, base, mode == Mode.BYPASS, escapes, precision, contexts.values.size,
-        contexts.tables, slots, starts, parts, number,
+        contexts.tables, each, slots, starts, parts, number,
     )  # fmt: skip
     coded.check_opened(status)
     found = int(np.max(number, where=number != payload.NO_TABLE, initial=0)) + 1
     if contexts.tables <= FEW and np.max(number[: contexts.tables]) != payload.NO_TABLE:
         # Copies cost less than a look at each context, while they fit the cache.
-        rows = slots.reshape(-1, table.SLOTS)
+        rows = slots[: contexts.room * each].reshape(-1, each)
         for i in range(contexts.tables - 1, 0, -1):
             if number[i] != i:
                 rows[i] = rows[number[i]]
@@ -137,7 +141,7 @@ def read(plane: Plane, width: int, groups: int, contexts: Contexts) -> Coded:
         found = contexts.tables
     elif found < contexts.tables:
         _number_tables(contexts, number)
-    return coded.cut(plane, slots[: table.SLOTS << (found - 1).bit_length()], starts, parts)
+    return coded.cut(plane, slots[: each << (found - 1).bit_length()], starts, parts)
 
 
 def _number_tables(contexts: Contexts, number: npt.NDArray[np.uint32]) -> None:
@@ -193,34 +197,35 @@ def _encode(
 ) -> Part:
     bits = 8 + contexts.mask.bit_length()
     counts = coded.count_fields(joined, 0, 0, bits).reshape(-1, WINDOW)
-    tables, head = _tables(counts, contexts.tables)
+    precision = BYPASS_PRECISION if mode == Mode.BYPASS else PRECISION
+    tables, head = _tables(counts, contexts.tables, precision)
     states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
     words_each = 2 if mode == Mode.BYPASS else 1
     words = work_space("words", fields.size * words_each, np.uint16)
     if mode == Mode.BYPASS:
-        status = kernels.encode_context_bypass(fields, joined, tables, PRECISION, words, states, word_counts)
+        status = kernels.encode_context_bypass(fields, joined, tables, precision, words, states, word_counts)
     else:
-        status = kernels.encode_context_symbols(joined, tables, PRECISION, words, states, word_counts)
+        status = kernels.encode_context_symbols(joined, tables, precision, words, states, word_counts)
     coded.must(status)
     count = 0 if escapes is None else escapes.positions.size
     pieces = coded.payload_pieces(head, states, word_counts, words, words_each, escapes)
-    return Descriptor(mode, PRECISION, base, 0, blocks, count), pieces
+    return Descriptor(mode, precision, base, 0, blocks, count), pieces
 
 
 @cache
-def _logarithms() -> npt.NDArray[np.int64]:
+def _logarithms(precision: int) -> npt.NDArray[np.int64]:
     """merging.BIT * log2 of the frequencies, rounded down: by whole numbers, which every machine makes alike."""
-    return np.array([(max(f, 1) ** merging.BIT).bit_length() - 1 for f in range((1 << PRECISION) + 1)], np.int64)
+    return np.array([(max(f, 1) ** merging.BIT).bit_length() - 1 for f in range((1 << precision) + 1)], np.int64)
 
 
-def _tables(counts: npt.NDArray[np.integer], number: int) -> tuple[npt.NDArray[np.uint32], bytes]:
+def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tuple[npt.NDArray[np.uint32], bytes]:
     """The encoder's tables, and their stored form. counts: of each symbol in each context, for `number` of them."""
     tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
     joint = counts[:number].astype(np.int64)
     costs, gains, after, leader = (np.empty(number, np.int64) for _ in range(4))
     shared, work = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.uint16)
     status = merging.merge_tables(
-        joint.reshape(-1), PRECISION, _logarithms(), costs, gains, after, shared, work, leader
+        joint.reshape(-1), precision, _logarithms(precision), costs, gains, after, shared, work, leader
     )
     coded.must(status)
     for i, first in enumerate(leader.tolist()):
@@ -229,8 +234,8 @@ def _tables(counts: npt.NDArray[np.integer], number: int) -> tuple[npt.NDArray[n
             here[:] = tables[WINDOW * first : WINDOW * (first + 1)]
             head += SAME
         elif joint[i].any():
-            frequencies = normalise(joint[i], PRECISION)
-            coded.must(table.build_encoder_table(frequencies, PRECISION, here))
+            frequencies = normalise(joint[i], precision)
+            coded.must(table.build_encoder_table(frequencies, precision, here))
             head += table_bytes(frequencies)
         else:
             head += ABSENT

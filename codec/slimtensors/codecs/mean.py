@@ -76,8 +76,8 @@ def decode_signs(signs: Signs, body: npt.NDArray[Any]) -> None:
     starts, parts = np.empty(blocks + 1, np.int64), np.empty(payload.PARTS, np.int64)
     number = np.empty(contexts.CONTEXTS, np.uint32)
     status = payload.open_contexts(
-        plane.payload, length, 1, base, False, escapes, precision, body.size, context.tables, slots, starts, parts,
-        number,
+        plane.payload, length, 1, base, False, escapes, precision, body.size, context.tables, table.SLOTS, slots,
+        starts, parts, number,
     )  # fmt: skip
     coded.check_opened(status)
     # A table of signs is the frequency of 0, which owns the first slots.

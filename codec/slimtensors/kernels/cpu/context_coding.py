@@ -23,7 +23,6 @@ from slimtensors.kernels.cpu.table import (
     LEAST_PRECISION,
     LOW,
     MOST_PRECISION,
-    SLOTS,
     SYMBOL_SHIFT,
     SYMBOLS,
 )
@@ -47,13 +46,13 @@ def refill_whole(words: Array, last: int, x: Lanes, at: int) -> tuple[Lanes, int
 
 @inlined
 def decode_context_step(
-    table: Array, words: Array, last: int, context: Lanes, x: Lanes, at: int
+    table: Array, precision: int, words: Array, last: int, context: Lanes, x: Lanes, at: int
 ) -> tuple[Lanes, Lanes, int]:
     """Read one symbol from each lane, of its context's table: (symbols in 32 bits, states, index of the next word)."""
-    # slot = x mod 2^12
-    entry = gather(table, (context << MOST_PRECISION | x & SLOTS - 1) & table.size - 1)
-    # x = frequency * floor(x / 2^12) + bias
-    x = (entry >> FREQUENCY_SHIFT) * (x >> MOST_PRECISION) + (entry & LOW)
+    # slot = x mod 2^P
+    entry = gather(table, (context << precision | x & (1 << precision) - 1) & table.size - 1)
+    # x = frequency * floor(x / 2^P) + bias; the entry holds 2^(12 - P) * frequency
+    x = (entry >> FREQUENCY_SHIFT + MOST_PRECISION - precision) * (x >> precision) + (entry & LOW)
     x, at = refill_whole(words, last, x, at)
     return entry >> SYMBOL_SHIFT & SYMBOLS - 1, x, at
 
@@ -88,6 +87,7 @@ def decode_blocks(
     read: Callable[..., tuple[Lanes, Lanes, int]],
     window: Window,
     table: Array,
+    precision: int,
     width: int,
     contexts: Array,
     states: Array,
@@ -100,7 +100,9 @@ def decode_blocks(
     last = words.size - LANES
     if not are_blocks(out.size, blocks) or last < 0 or states.size != blocks * LANES or contexts.size != out.size:
         return BAD_ARGUMENT
-    if not 1 <= width <= out.itemsize * 8 or table.size < SLOTS or table.size & table.size - 1 != 0:
+    if not LEAST_PRECISION <= precision <= MOST_PRECISION or not 1 <= width <= out.itemsize * 8:
+        return BAD_ARGUMENT
+    if table.size < 1 << precision or table.size & table.size - 1 != 0:
         return BAD_ARGUMENT
     sound = True
     seen = load(states, 0) >> 31 >> 1  # all zero
@@ -113,12 +115,12 @@ def decode_blocks(
         steps = out.size // 128 // blocks * 4 if members == 2 else 0
         for t in range(steps):
             c = to_u32(load(contexts, LANES * (t0 + t)))
-            s, x0, at0 = decode_context_step(table, words, last, c, x0, at0)
+            s, x0, at0 = decode_context_step(table, precision, words, last, c, x0, at0)
             f, x0, at0 = read(window, s, c, words, last, x0, at0)
             seen = seen | f
             store(out, LANES * (t0 + t), as_in(out, f))
             c = to_u32(load(contexts, LANES * (t1 + t)))
-            s, x1, at1 = decode_context_step(table, words, last, c, x1, at1)
+            s, x1, at1 = decode_context_step(table, precision, words, last, c, x1, at1)
             f, x1, at1 = read(window, s, c, words, last, x1, at1)
             seen = seen | f
             store(out, LANES * (t1 + t), as_in(out, f))
@@ -127,7 +129,7 @@ def decode_blocks(
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
                 c = to_u32(load(contexts, LANES * t))
-                s, x, at = decode_context_step(table, words, last, c, x, at)
+                s, x, at = decode_context_step(table, precision, words, last, c, x, at)
                 f, x, at = read(window, s, c, words, last, x, at)
                 seen = seen | f
                 store(out, LANES * t, as_in(out, f))
@@ -160,15 +162,20 @@ def decode_context_fields(
         return BAD_ARGUMENT
     if not 1 <= width <= 16:
         return BAD_ARGUMENT
-    return decode_blocks(read_window, (base, octave, width), table, width, contexts, states, words, starts, out)
+    window = base, octave, width
+    return decode_blocks(read_window, window, table, MOST_PRECISION, width, contexts, states, words, starts, out)
 
 
 @kernel
 def decode_context_bypass(
-    table: Array, width: int, contexts: Array, states: Array, words: Array, starts: Array, out: Array
+    table: Array, precision: int, width: int, contexts: Array, states: Array, words: Array, starts: Array, out: Array
 ) -> int:
-    """Decode a plane of mode `bypass`; out uint16[n]."""
-    return decode_blocks(read_bypass, (0, 0, 0), table, width, contexts, states, words, starts, out)
+    """Decode a plane of mode `bypass`; out uint16[n].
+
+    table  uint32[2^precision * tables]  of each, the first 2^precision entries of what build_table fills: tables of 11
+           bits, which have half as many, are in the caches more often
+    """
+    return decode_blocks(read_bypass, (0, 0, 0), table, precision, width, contexts, states, words, starts, out)
 
 
 @kernel

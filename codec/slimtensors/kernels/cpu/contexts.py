@@ -13,7 +13,7 @@ from slimtensors.kernels.cpu.bypass import bypass_symbols
 from slimtensors.kernels.cpu.planes import rotated_left
 from slimtensors.kernels.cpu.table import SYMBOLS
 from slimtensors.kernels.simd.lanes import count, first_lanes, select, to_u8, to_u16, to_u32
-from slimtensors.kernels.simd.memory import gather, load, store
+from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -91,16 +91,16 @@ def class_contexts(rows: Array, columns: Array, first: int, out: Array) -> int:
 def number_tables(contexts: Array, number: Array) -> int:
     """contexts[i] = number[contexts[i]], in place; BAD_ARGUMENT if one of the numbers is more than 255.
 
-    contexts uint8[n], n a multiple of 32; number uint32[256].
+    contexts uint8[n], number uint32[256].
     """
-    if contexts.size % LANES != 0 or number.size != CONTEXTS:
+    if number.size != CONTEXTS:
         return BAD_ARGUMENT
-    seen = np.int64(0)
-    for at in range(0, contexts.size, LANES):
-        found = gather(number, to_u32(load(contexts, at)))
-        seen += count(found >= CONTEXTS)
-        store(contexts, at, to_u8(found))
-    return BAD_ARGUMENT if seen else OK
+    seen = np.uint32(0)
+    for i in range(contexts.size):  # one by one: vectors would gather, which takes longer
+        found = number[np.int64(contexts[i])]
+        seen |= found
+        contexts[i] = np.uint8(found)
+    return BAD_ARGUMENT if seen >= CONTEXTS else OK
 
 
 @kernel

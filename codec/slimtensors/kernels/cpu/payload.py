@@ -185,6 +185,7 @@ def open_contexts(
     precision: int,
     units: int,
     tables: int,
+    slots: int,
     table: Array,
     starts: Array,
     parts: Array,
@@ -192,6 +193,7 @@ def open_contexts(
 ) -> int:
     """open_payload for a plane with `tables` tables (coder.md, section 7).
 
+    slots   4096, or 2^precision           how many of each table there are to be
     table   uint32[4096 * tables or more]  filled with the tables that differ, zeros up to a power of two of them
     number  uint32[256]                    filled: where in `table` each of the tables is, or NO_TABLE
     """
@@ -200,7 +202,7 @@ def open_contexts(
         return BAD_ARGUMENT
     if not LEAST_PRECISION <= precision <= MOST_PRECISION or number.size != 256 or not 1 <= tables <= 256:
         return BAD_ARGUMENT
-    if table.size < SLOTS * tables:
+    if table.size < SLOTS * tables or (slots != SLOTS and slots != 1 << precision):
         return BAD_ARGUMENT
     for i in range(number.size):
         number[i] = NO_TABLE
@@ -212,7 +214,7 @@ def open_contexts(
                 number[i] = number[i - 1]
             end += 2
         else:
-            read = read_table(payload[end:], length - end, precision, 0, table[SLOTS * found : SLOTS * (found + 1)])
+            read = read_table(payload[end:], length - end, precision, 0, table[slots * found : slots * found + SLOTS])
             if read < 0:
                 return BAD_TABLE
             last = read // 1024
@@ -224,7 +226,7 @@ def open_contexts(
     room = 1
     while room < found:
         room *= 2
-    for i in range(SLOTS * found, min(SLOTS * room, table.size)):
+    for i in range(slots * found, min(slots * room, table.size)):
         table[i] = 0
     return cut_payload(payload, length, end, width, escapes, units, starts, parts)
 
