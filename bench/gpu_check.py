@@ -1,9 +1,10 @@
 """What a GPU makes of files: python -m bench.gpu_check [--out FILE.json]. Exits with 3 where no GPU can decode.
 
-Correctness over presets, dtypes and sizes, differences and codes, against the CPU's decoder; then kernels against the
-time in which the device copies as many bytes, one of them against its twin in CUDA C++ and nvCOMP's ANS, where these
-are installed, and loading against a copy from pinned memory and against our own raw mode (noise, stored as it is); then
-offloaded and compressed layers beside the link and Accelerate, where that is installed. Never run on a GPU so far.
+Correctness over presets, dtypes and sizes, differences, codes and quantisers, against the CPU's decoder; then kernels
+against the time in which the device copies as many bytes, one of them against its twin in CUDA C++ and nvCOMP's ANS,
+where these are installed, and loading against a copy from pinned memory and against our own raw mode (noise, stored as
+it is); then offloaded and compressed layers beside the link and Accelerate, where that is installed. Never run on a GPU
+so far.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file as save_plain
 
+import slimtensors
 from bench.gpu_offload import offloading
 from bench.gpu_peers import TWIN_OF, nvcomp_ans, twin
 from bench.sections.offload import WORDS, WORKLOADS, plain_model
@@ -30,13 +33,15 @@ from slimtensors.device.choice import VARIABLE, why_not
 from slimtensors.device.loading import fill_device
 from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
-from slimtensors.torch import save_file
+from slimtensors.torch import load_file, save_file
 from slimtensors.torch_tensors import as_base
 
 NO_GPU = 3
 SIZES = (1, 127, 128, 129, 40_000, 524_288, 1_000_007)
 DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn")
 PRESETS = ("fast", "balanced", "small")
+QUANTISED = (("slim", "balanced"), ("slim", "small"), ("slim-fast", "balanced"))
+TIMED_RECIPES = ("slim",)
 TIMED_UNITS = 1 << 28
 REPEATS = 20
 
@@ -115,6 +120,22 @@ def correctness(folder: Path, backend: Any, sizes: Sequence[int] = SIZES) -> lis
     return wrong
 
 
+def quantised(folder: Path, backend: Any, shape: tuple[int, int] = (1030, 512)) -> list[str]:
+    """Tensors that differ from what the CPU decodes, by the quantisers that have kernels of their own."""
+    wrong = []
+    w = weights(shape[0] * shape[1], 5).view(shape)
+    tensors = {name: w.to(getattr(torch, name)) for name in DTYPES[:3]}
+    source, path = folder / "plain.safetensors", folder / "quantised.slimtensors"
+    save_plain(tensors, source)
+    for recipe, preset in QUANTISED:
+        slimtensors.compress(source, path, quantise=recipe, preset=preset)
+        expected, found = load_file(path), onto(path, backend)
+        for name, tensor in expected.items():
+            if backend.download(found[name]).tobytes() != tensor.view(torch.uint8).numpy().tobytes():
+                wrong.append(f"{recipe} {preset} {name}")
+    return wrong
+
+
 def timed(backend: Any) -> tuple[Any, dict[str, list[tuple[Any, Any]]]]:
     """A backend that notes when each kernel began and ended."""
     events: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
@@ -178,6 +199,12 @@ def timed_files(folder: Path) -> dict[str, tuple[Path, Tensors | None]]:
     made = {name: (each * 1e3).round() / 1e3 for name, each in many(torch.float32).items()}
     save_file(made, path, self_check=False)
     found["float32, decimals"] = path, None
+    plain = folder / "matrix.safetensors"
+    save_plain({"w": matrix["w"]}, plain)
+    for recipe in TIMED_RECIPES:
+        path = folder / f"{recipe}.slimtensors"
+        slimtensors.compress(plain, path, quantise=recipe, self_check=False)
+        found[f"bfloat16, {recipe}"] = path, None
     noise = torch.randint(0, 1 << 62, (TIMED_UNITS // 4,), generator=torch.Generator().manual_seed(6))
     path = folder / "raw.slimtensors"
     save_file({"noise": noise}, path, self_check=False)
@@ -267,7 +294,7 @@ def main() -> int:
     backend = TorchCuda(torch.device("cuda"))
     result: dict[str, Any] = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "numpy": np.__version__}
     with tempfile.TemporaryDirectory() as name:
-        result["wrong"] = correctness(Path(name), backend)
+        result["wrong"] = correctness(Path(name), backend) + quantised(Path(name), backend)
         result |= loading(Path(name), backend)
         peers = beside_peers(Path(name), backend)
         for each in peers.values():

@@ -34,6 +34,18 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
     assert gpu_check.correctness(tmp_path, backend) == ["a w"]
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_quantisers(tmp_path, monkeypatch, right):
+    monkeypatch.setattr(gpu_check, "QUANTISED", (("slim", "balanced"),))
+    monkeypatch.setattr(gpu_check, "DTYPES", ("bfloat16",))
+    backend = Runner(1 << 20)
+    if not right:
+        download = backend.download
+        monkeypatch.setattr(backend, "download", lambda buffer: download(buffer) ^ (len(buffer) == 2 << 14))
+    assert gpu_check.quantised(tmp_path, backend, (128, 128)) == ([] if right else ["slim balanced bfloat16"])
+    assert "levels_bf16" in backend.launched
+
+
 def test_peers_that_are_not_there(tmp_path, monkeypatch):
     """The kernel's launches are caught; without the peers, that is said."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)

@@ -13,8 +13,9 @@ from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.lookup import rounded
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.sparse import stored_mask
+from slimtensors.device.layouts import Planes, planes_of
 from slimtensors.device.lookups import divided
-from slimtensors.device.planes import Planes, decode_planes, planes_of
+from slimtensors.device.planes import decode_planes
 from slimtensors.device.segments import Chunk
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import (

@@ -16,7 +16,7 @@ import slimtensors
 import slimtensors.numpy
 from slimtensors.cli.main import cli
 from slimtensors.comparing import compare
-from slimtensors.device.planes import planes_of
+from slimtensors.device.layouts import planes_of
 from slimtensors.errors import BaseError, UsageError
 from slimtensors.expression import Bits, LowRank, Part, Sum, Trellis
 

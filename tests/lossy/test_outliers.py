@@ -15,7 +15,7 @@ import slimtensors.numpy
 from slimtensors.cli.why import explain
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
-from slimtensors.device.planes import planes_of
+from slimtensors.device.layouts import planes_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import Sparse
 from slimtensors.inputs import ArrayInput

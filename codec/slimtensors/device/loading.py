@@ -14,7 +14,8 @@ from slimtensors.container.header import Stream
 from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.bases import Bases, Resident, Task, as_bytes
-from slimtensors.device.planes import Planes, decode_planes, planes_of
+from slimtensors.device.layouts import Planes, planes_of
+from slimtensors.device.planes import decode_planes
 from slimtensors.device.segments import Chunk, Pending, decode_segment, layout_of
 from slimtensors.errors import ChecksumError, FormatError
 from slimtensors.expression import Sparse

@@ -10,13 +10,15 @@ import numpy.typing as npt
 
 from slimtensors.device.items import pieces
 from slimtensors.device.segments import Chunk
-from slimtensors.expression import BaseContext, Bits, ClassContext, Mean, SignContext
+from slimtensors.expression import BaseContext, Bits, ClassContext, FieldClass, Mean, SignContext
 from slimtensors.kernels.cpu.mean import ZERO
 from slimtensors.kernels.cuda import rows
 
 __all__ = ["Places", "Selecting", "selecting"]
 
 Array = npt.NDArray[Any]
+
+MOST_CLASS = 255
 
 
 class Places(NamedTuple):
@@ -57,14 +59,19 @@ def selecting(
             if isinstance(context, ClassContext):
                 columns = chunk.sides[context.columns]
                 length, at = columns.size, (side_at[id(chunk.sides[context.rows])], side_at[id(columns)])
-                rest = (*at, *_zeros(10)) if context.mean is None else (*at, *mean_at[id(chunk.sides)], *_zeros(15))
+                plain = (*at, *_zeros(10)[1:], MOST_CLASS)
+                rest = plain if context.mean is None else (*at, *mean_at[id(chunk.sides)], *_zeros(15))
+            elif isinstance(context, FieldClass):
+                columns = chunk.sides[context.columns]
+                length, at = columns.size, (side_at[id(chunk.sides[context.rows])], side_at[id(columns)])
+                rest = (*at, *_zeros(10)[1:], context.tables - 1)
             else:
                 assert isinstance(context, BaseContext)  # planes_of takes no other
                 length, at = max(chunk.units, 1), (rows.NOWHERE, rows.NOWHERE)
                 if context.rows is not None:
                     classes = chunk.sides[context.rows]
                     length, at = chunk.units // classes.size, (side_at[id(classes)], rows.NOWHERE)
-                rest = (*at, context.first, context.tables, context.shift, *_zeros(13))
+                rest = (*at, context.first, context.tables, context.shift, *_zeros(13)[1:], MOST_CLASS)
             for done, words in pieces(count, to, base):
                 made.append((*words, *divmod(chunk.first + done, length), length, *rest))
         items.append(np.array(made, np.uint32).reshape(-1))

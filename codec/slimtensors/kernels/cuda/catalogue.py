@@ -9,6 +9,7 @@ from slimtensors.kernels.cuda.decimal import MANTISSAS, make_decimals
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout, make_decode
 from slimtensors.kernels.cuda.digest import make_digest
 from slimtensors.kernels.cuda.elements import make_contexts, make_fields, make_finish
+from slimtensors.kernels.cuda.levels import make_levels, make_parities
 from slimtensors.kernels.cuda.lookup import make_pick, make_scaled
 from slimtensors.kernels.cuda.mean import make_flip, make_signs, make_steer
 from slimtensors.kernels.cuda.moved import make_moved
@@ -17,7 +18,10 @@ from slimtensors.kernels.cuda.plane import make_plane, make_tables
 from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.kernels.cuda.seam import Seam
 
-__all__ = ["KERNELS", "Kernel", "decimals_name", "decode_name", "moved_name", "plain_name", "scaled_name", "sized_name"]
+__all__ = [
+    "KERNELS", "Kernel", "decimals_name", "decode_name", "levels_name", "moved_name", "plain_name", "scaled_name",
+    "sized_name",
+]  # fmt: skip
 
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
@@ -63,6 +67,10 @@ def decimals_name(dtype: str) -> str:
     return f"decimals_{dtype.lower()}"
 
 
+def levels_name(dtype: str) -> str:
+    return f"levels_{dtype.lower()}"
+
+
 def moved_name(dtype: str) -> str:
     return f"moved_{dtype.lower()}"
 
@@ -73,6 +81,11 @@ SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of produ
 def _scaled(dtype: str) -> Kernel:
     given = ("uint32", "uint16", "uint32", "uint32")
     return Kernel(lambda seam: make_scaled(*seam, dtype), (*given, SCALED[dtype], "uint32"), 2)
+
+
+def _levels(dtype: str) -> Kernel:
+    given = ("uint32", "uint16", "uint8", "uint32")
+    return Kernel(lambda seam: make_levels(*seam, dtype), (*given, SCALED[dtype]))
 
 
 def _decimals(dtype: str) -> Kernel:
@@ -109,8 +122,10 @@ KERNELS: dict[str, Kernel] = {
     **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
     **{name: kernel for unit_bytes in WORDS for name, kernel in _sized(unit_bytes).items()},
     **{scaled_name(dtype): _scaled(dtype) for dtype in SCALED},
+    **{levels_name(dtype): _levels(dtype) for dtype in SCALED},
     **{moved_name(dtype): _moved(dtype) for dtype in SCALED},
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
+    "parities": Kernel(lambda seam: make_parities(*seam), ("uint32", "uint16", "uint8")),
     "steer": Kernel(lambda seam: make_steer(*seam), ("uint32", "uint8", "uint16", "uint8", "uint16"), 2),
     "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),

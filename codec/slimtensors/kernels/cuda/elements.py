@@ -81,7 +81,7 @@ def make_contexts(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Cal
         base, tables = bases[begin(items, u32(item + u32(rows.BASE_AT))) :], items[u32(item + u32(rows.TABLES))]
         length, column = items[u32(item + u32(rows.LENGTH))], items[u32(item + u32(rows.COLUMN_AT))]
         row, of_rows = items[u32(item + u32(rows.ROW_AT))], items[u32(item + u32(rows.ROWS_FROM))]
-        of_columns = items[u32(item + u32(rows.COLUMNS_FROM))]
+        of_columns, most = items[u32(item + u32(rows.COLUMNS_FROM))], items[u32(item + u32(rows.MOST_CLASS))]
         for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
             # The unit's place, from its row's start on.
             place = u32(column + u32(i))
@@ -93,7 +93,7 @@ def make_contexts(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Cal
                 if of_columns != u32(NOWHERE):
                     at = u32(of_columns + u32(place - u32(turn * length)))
                     found = u32(found + u32(sides[at]))
-            target[u32(i)] = found
+            target[u32(i)] = min(found, most)
 
     return contexts_of
 

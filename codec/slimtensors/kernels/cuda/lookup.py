@@ -18,8 +18,8 @@ HIDDEN, INFINITE, SIGN = 1 << 23, 0x7F800000, 1 << 31
 NOTHING_LEFT = 50  # a shift that leaves nothing of 48 bits, rounded
 
 
-def make_product(cuda: Any, types: Any, device: Device) -> Any:
-    """product(a, b): of two finite F32, as bits, rounded to nearest, ties to even."""
+def make_parts(types: Any, device: Device) -> Any:
+    """(mantissa, exponent): of a finite F32, as bits; its magnitude is mantissa * 2^(exponent - 150)."""
     u32, u64, i32 = types.uint32, types.uint64, types.int32
 
     @device
@@ -31,10 +31,16 @@ def make_product(cuda: Any, types: Any, device: Device) -> Any:
     def exponent(a: int) -> Any:
         return i32(max(u32(u32(a >> u32(23)) & u32(255)), u32(1)))
 
+    return mantissa, exponent
+
+
+def make_magnitude(cuda: Any, types: Any, device: Device) -> Any:
+    """magnitude(p, e): p * 2^(e - 300) in F32, as bits, rounded to nearest, ties to even; p of 48 bits."""
+    u32, u64, i32 = types.uint32, types.uint64, types.int32
+
     @device
-    def product(a: int, b: int) -> Any:
-        # |a b| = p 2^(e - 300), and p has t + 1 bits; the result's exponent is n, or it is subnormal
-        p, e = u64(mantissa(a) * mantissa(b)), i32(exponent(a) + exponent(b))
+    def magnitude(p: int, e: int) -> Any:
+        # p has t + 1 bits; the result's exponent is n, or it is subnormal
         t = i32(i32(63) - i32(cuda.clz(p)))
         n = i32(i32(t + e) - i32(173))
         down = i32(t - i32(23)) if n >= i32(1) else i32(i32(151) - e)
@@ -45,7 +51,19 @@ def make_product(cuda: Any, types: Any, device: Device) -> Any:
         q = u32(u64(u64(u64(p + up) >> right) << left))
         # q has the bit that is not stored
         found = u32(q + u32(u32(n - i32(1)) << u32(23))) if n >= i32(1) else q
-        found = min(found, u32(INFINITE)) if p != u64(0) else u32(0)
+        return min(found, u32(INFINITE)) if p != u64(0) else u32(0)
+
+    return magnitude
+
+
+def make_product(cuda: Any, types: Any, device: Device) -> Any:
+    """product(a, b): of two finite F32, as bits, rounded to nearest, ties to even."""
+    u32, u64, i32 = types.uint32, types.uint64, types.int32
+    (mantissa, exponent), magnitude = make_parts(types, device), make_magnitude(cuda, types, device)
+
+    @device
+    def product(a: int, b: int) -> Any:
+        found = magnitude(u64(mantissa(a) * mantissa(b)), i32(exponent(a) + exponent(b)))
         return u32(found | u32(u32(a ^ b) & u32(SIGN)))
 
     return product

@@ -10,7 +10,7 @@ from typing import Any
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
-from slimtensors.kernels.cuda.lookup import HIDDEN, INFINITE, SIGN, make_narrow
+from slimtensors.kernels.cuda.lookup import INFINITE, SIGN, make_narrow, make_parts
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
 
@@ -55,16 +55,11 @@ def make_scaled_sum(cuda: Any, types: Any, device: Device) -> Any:
 def make_sum(cuda: Any, types: Any, device: Device) -> Any:
     """sum_of(a, b): of two finite F32, as bits, rounded to nearest, ties to even."""
     u32, u64, i32 = types.uint32, types.uint64, types.int32
-    rounded = make_rounded(types, device)
+    rounded, (mantissa, exponent) = make_rounded(types, device), make_parts(types, device)
 
     @device
-    def mantissa(a: int) -> Any:
-        above = u32(HIDDEN) if u32(a & u32(INFINITE)) != u32(0) else u32(0)
-        return u64(u64(u32(u32(a & u32(HIDDEN - 1)) | above)) << u64(ROOM))
-
-    @device
-    def exponent(a: int) -> Any:
-        return i32(max(u32(u32(a >> u32(23)) & u32(255)), u32(1)))
+    def room(a: int) -> Any:
+        return u64(mantissa(a) << u64(ROOM))
 
     @device
     def sum_of(a: int, b: int) -> Any:
@@ -72,12 +67,12 @@ def make_sum(cuda: Any, types: Any, device: Device) -> Any:
         x, y = b if swapped else a, a if swapped else b  # |x| >= |y|
         e = exponent(x)
         by = u64(min(i32(e - exponent(y)), i32(FARTHEST)))
-        small = mantissa(y)
+        small = room(y)
         # What is shifted out only says whether it is more or less than a half: one bit stands for it.
         sticky = u64(1) if u64(u64(small >> by) << by) != small else u64(0)
         small = u64(u64(small >> by) | sticky)
         same = u32(u32(a ^ b) & u32(SIGN)) == u32(0)
-        total = u64(mantissa(x) + small) if same else u64(mantissa(x) - small)
+        total = u64(room(x) + small) if same else u64(room(x) - small)
         # |a + b| = total * 2^(e - 150 - ROOM), and total has t + 1 bits; subnormal numbers are multiples of 2^-149
         t = i32(i32(63) - i32(cuda.clz(total)))
         down = max(i32(t - i32(23)), i32(i32(ROOM + 1) - e))

@@ -61,6 +61,7 @@ ROWS_FROM, COLUMNS_FROM = 8, 9  # classes of rows and columns, in `sides`; NOWHE
 FIRST, TABLES, CONTEXT_SHIFT = 10, 11, 12  # of a base context
 MEAN, MEAN_RANK, STRIDE = 10, 11, 12  # of a class lifted by a mean: factors in `factors`, from one to the next
 LIFTS, LIFT_COUNT = 13, 14  # the steps that lift it, in `factors`
+MOST_CLASS = 15  # that a context is cut to
 ROTATED, ADDED, ORDERED = 13, 14, 15  # to finish with: rotation; whether there is a base; whether it is of floats
 WIDE_ITEM = 16
 
@@ -72,6 +73,12 @@ FIELD_FROM, OCTAVE_BITS = 8, 9  # the bits below the last field; the logarithm o
 # ROW_AT and LENGTH, with the first unit's place in its run at COLUMN_AT.
 PALETTE, ENTRIES = 10, 11  # its first entry in `palettes`, or the first run's, and how many it has
 SCALES, EACH_RUN = 12, 13  # the first run's, in `scales`; entries from one run's palette to the next
+
+# An item of `parities` and of `levels`: as the former, but for what follows the length of a row.
+STEP_ROWS, STEP_COLUMNS = 8, 9  # what the step is times, in `scales`: the first row's, the first column's; or NOWHERE
+ZERO, GRID_STEP, TWICE = 10, 11, 12  # the code of level 0; the step, bits of F32; whether there is a trellis
+ENDS_AT, SEGMENT_AT = 13, 14  # the chunk's first in `ends`; the item's first segment
+SEGMENT_UNITS = 1 << 13  # of a segment, which a warp sees by itself
 
 # An item of `move`: as `contexts`, up to LENGTH; it goes to a place in `moved`.
 LEFT, RIGHT = 8, 9  # the first factor of the tensor's first row, and of its first column, in `factors`

@@ -1,0 +1,84 @@
+"""What chunks are made of that a device decodes plane by plane, and which of them kernels decode."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from slimtensors.device.lookups import CODE_BYTES, WIDE_CODE_BYTES
+from slimtensors.expression import (
+    BaseContext,
+    Bits,
+    ClassContext,
+    Decimal,
+    Delta,
+    FieldClass,
+    Gather,
+    LowRank,
+    Mul,
+    SignContext,
+    Sparse,
+    Stored,
+    Trellis,
+)
+
+__all__ = ["Planes", "planes_of"]
+
+MOST_UNITS = 1 << 31  # of a tensor whose rows are counted in 32 bits
+
+
+class Planes(NamedTuple):
+    """The planes of chunks, and what becomes of them: they are rotated, or added to a base."""
+
+    unit_bytes: int
+    bits: Bits
+    has_base: bool = False
+    ordered: bool = False  # whether the base is of floats
+    codes: Gather | Mul | Decimal | Trellis | None = None  # what the planes are codes of
+    dtype: str = ""  # of products and of sums
+    masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
+    moved: LowRank | None = None  # what the base is moved by, before the planes are added to it
+
+    @property
+    def signed(self) -> bool:
+        """Whether the first plane is of signs, which are known when the last is."""
+        return isinstance(self.bits.parts[0].context, SignContext)
+
+    @property
+    def order(self) -> list[int]:
+        """In which the planes are decoded."""
+        numbers = list(range(len(self.bits.parts)))
+        return numbers[1:] + numbers[:1] if self.signed else numbers
+
+    @property
+    def plane_bytes(self) -> int:
+        """Of what the planes are put into."""
+        if self.codes is None:
+            return self.unit_bytes
+        return WIDE_CODE_BYTES if isinstance(self.codes, Decimal) else CODE_BYTES
+
+    @property
+    def apart(self) -> bool:
+        """Whether the planes make something else than units at their places."""
+        return self.codes is not None or self.masked
+
+
+def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, dtype: str = "") -> Planes | None:
+    """The layout of a stream of so many units, if kernels decode it."""
+    if isinstance(expression, Bits):
+        found = Planes(unit_bytes, expression)
+    elif isinstance(expression, Delta):
+        found = Planes(unit_bytes, expression.bits, True, is_float, dtype=dtype, moved=expression.moved)
+    elif isinstance(expression, Gather | Mul | Decimal | Trellis):
+        found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
+    elif isinstance(expression, Sparse) and expression.rest is None:
+        found = Planes(unit_bytes, expression.values, masked=True)
+    else:
+        return None
+    known = BaseContext | ClassContext | FieldClass | SignContext
+    if not all(isinstance(context, known) for context in found.bits.contexts):
+        return None
+    if isinstance(found.codes, Mul) and not found.codes.plain:
+        return None
+    by_row = found.codes is not None or found.moved is not None
+    by_row = by_row or any(context.sides for context in found.bits.contexts)
+    return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found
