@@ -40,8 +40,10 @@ NO_GPU = 3
 SIZES = (1, 127, 128, 129, 40_000, 524_288, 1_000_007)
 DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn")
 PRESETS = ("fast", "balanced", "small")
-QUANTISED = (("slim", "balanced"), ("slim", "small"), ("slim-fast", "balanced"))
-TIMED_RECIPES = ("slim",)
+QUANTISED = (
+    ("slim", "balanced"), ("slim", "small"), ("slim-fast", "balanced"), ("nvfp4", "balanced"), ("q4_k", "balanced"),
+)  # fmt: skip
+TIMED_RECIPES = ("slim", "nf4", "q4_k")
 TIMED_UNITS = 1 << 28
 REPEATS = 20
 

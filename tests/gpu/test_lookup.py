@@ -28,17 +28,24 @@ def numbers(n, seed):
 
 
 @pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
-def test_products(dtype):
-    palette, scales = numbers(RUN, 1), numbers(60, 2)
+@pytest.mark.parametrize("shifted", [False, True])
+def test_products(dtype, shifted):
+    """With offsets of all sizes; those of which a product is near among them, whatever its sign."""
+    palette, scales, offsets = numbers(RUN, 1), numbers(60, 2), numbers(60, 3)
+    with np.errstate(all="ignore"):
+        near = palette.view(np.float32)[5] * scales.view(np.float32)
+    offsets[::2] = np.where(np.isfinite(near), -near, np.float32(1e38)).view(np.uint32)[::2] ^ 1
     items = np.zeros(rows.WIDE_ITEM, np.uint32)
-    items[[rows.UNITS, rows.LENGTH, rows.ENTRIES]] = RUN * scales.size, RUN, RUN
+    items[[rows.UNITS, rows.LENGTH, rows.ENTRIES, rows.OFFSETS]] = RUN * scales.size, RUN, RUN, scales.size
     codes = np.tile(np.arange(RUN, dtype=np.uint16), scales.size)
     out, status, cuda = np.zeros(codes.size, DTYPES[dtype].unit), np.zeros(1, np.uint32), Cuda()
-    given = map(read_only, (items, codes, palette, scales))
-    launch(cuda, make_scaled(cuda, Types, device, dtype), 1, rows.THREADS, *given, Fresh(out), status)
+    given = map(read_only, (items, codes, palette, np.concatenate([scales, offsets])))
+    body = make_scaled(cuda, Types, device, dtype, shifted=shifted)
+    launch(cuda, body, 1, rows.THREADS, *given, Fresh(out), status)
     with np.errstate(all="ignore"):
-        products = (scales.view(np.float32)[:, None] * palette.view(np.float32)).reshape(-1)
-    expected = rounded(products, DTYPES[dtype])
+        products = scales.view(np.float32)[:, None] * palette.view(np.float32)
+        found = products + offsets.view(np.float32)[:, None] if shifted else products
+    expected = rounded(found.reshape(-1), DTYPES[dtype])
     assert np.isinf(products).any()
     assert (products == 0).any()
     assert (out == expected).all(), np.flatnonzero(out != expected)[:9]

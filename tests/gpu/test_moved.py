@@ -12,7 +12,8 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.lookup import rounded
 from slimtensors.dtypes import DTYPES
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.cuda.moved import NOT_FINITE, make_moved, make_sum
+from slimtensors.kernels.cuda.floats import NOT_FINITE, make_sum
+from slimtensors.kernels.cuda.moved import make_moved
 
 COLUMNS = 97
 

@@ -214,6 +214,26 @@ def test_palettes_times_scales(dtype, kind):
     assert any(each.startswith("scaled") for each in launched)
 
 
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+@pytest.mark.parametrize("offset", [None, 3, (3, 4)])
+def test_scales_of_scales_and_offsets(dtype, offset):
+    """Runs of 15, so that chunks begin within one; 5 of them to a common factor."""
+    runs, rng = ROWS * COLUMNS // 15, np.random.default_rng(9)
+    palette, of_runs = np.arange(16).astype(np.int8), [rng.integers(0, 64, runs).astype(np.float32) for _ in range(2)]
+    common = [(sign * np.exp2(rng.normal(-8, 1, runs // 5))).astype(np.float32) for sign in (1, -1)]
+    sides = palette.view(np.uint8), *(each.view(np.uint32) for k in range(2) for each in (of_runs[k], common[k]))
+    expression = Mul(Gather(0, Bits((Part(4),))), (1, 2), offset)
+    codes, sides = rng.integers(0, 16, ROWS * COLUMNS), sides[: {None: 3, 3: 4}.get(offset, 5)]
+    scales = of_runs[0] * np.repeat(common[0], 5)
+    offsets = of_runs[1] * (np.repeat(common[1], 5) if isinstance(offset, tuple) else 1)
+    numbers = palette.astype(np.float32)[codes].reshape(runs, 15) * scales[:, None]
+    units = rounded((numbers if offset is None else numbers + offsets[:, None]).reshape(-1), DTYPES[dtype])
+    found, faulty, left, launched = run(expression, dtype, units, sides=sides)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all()
+    assert any(each.startswith("scaled" if offset is None else "shifted") for each in launched)
+
+
 @pytest.mark.parametrize("dtype", ["F64", "F32", "BF16", "F16"])
 @pytest.mark.parametrize("power", [0, 2, 7, 22])
 def test_decimals(dtype, power):

@@ -48,8 +48,11 @@ def multiplied(factors: tuple[int, ...], sides: tuple[Array, ...], low: int = 0,
     if len(factors) == 1:
         return part
     second = sides[factors[1]].view(np.float32)
+    each = runs // second.size
+    begin, end = low // each, -(-(low + part.size) // each)
+    edges = np.clip(np.arange(begin, end + 1) * each, low, low + part.size)
     with np.errstate(all="ignore"):
-        found: Array = part * second[np.arange(low, low + part.size) // (runs // second.size)]
+        found: Array = part * np.repeat(second[begin:end], np.diff(edges))
     return found
 
 

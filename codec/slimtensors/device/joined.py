@@ -29,6 +29,13 @@ class Joined:
             self._size += part.size
         return self._found[id(side)]
 
+    def append(self, numbers: Array) -> int:
+        """Where the first of these is, which nobody else asks for."""
+        begin = self._size
+        self._parts.append(numbers.view(self._kind))
+        self._size += numbers.size
+        return begin
+
     def array(self) -> Array:
         """All of them; of none, one zero."""
         return np.concatenate(self._parts) if self._parts else np.zeros(1, self._kind)

@@ -77,8 +77,6 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
     known = BaseContext | ClassContext | FieldClass | SignContext
     if not all(isinstance(context, known) for context in found.bits.contexts):
         return None
-    if isinstance(found.codes, Mul) and not found.codes.plain:
-        return None
     by_row = found.codes is not None or found.moved is not None
     by_row = by_row or any(context.sides for context in found.bits.contexts)
     return None if found.bits.flags or (by_row and units >= MOST_UNITS) else found

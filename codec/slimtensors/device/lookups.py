@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs.lookup import numbers_of
+from slimtensors.codecs.lookup import multiplied, numbers_of
 from slimtensors.device.items import pieces
 from slimtensors.device.joined import Joined
 from slimtensors.device.segments import Chunk
@@ -49,20 +49,25 @@ def looked_up(
     owners: list[int] = []
     for i in listed if isinstance(made, Gather | Mul) else []:
         gather = made.gather if isinstance(made, Mul) else made
-        palette, scale_at, each = chunks[i].sides[gather.palette], 0, 0
+        palette, low, scale_at, offset_at = chunks[i].sides[gather.palette], 0, 0, 0
         if isinstance(made, Mul):
-            assert isinstance(made.scale, int)
-            scale = chunks[i].sides[made.scale]
-            runs, scale_at = scale.size, scales.add(scale)
+            runs, each = chunks[i].sides[made.factors[0][0]].size, 0
+            # Those of the chunk's own runs; two factors are multiplied here, once for each run.
+            length = chunks[i].units // runs
+            low, high = chunks[i].first // length, -(-(chunks[i].first + bodies[i]) // length)
+            scale_at, *offsets = (
+                scales.append(multiplied(factors, chunks[i].sides, low, high)) for factors in made.factors
+            )
+            offset_at = offsets[0] if offsets else 0
             first = palettes.add(palette, numbers_of)
         else:
             runs = palette.shape[0] if palette.ndim == 2 else 1
             each = palette.shape[-1] if palette.ndim == 2 else 0
-            first = palettes.add(palette)
-        length = chunks[i].units // runs
+            length, first = chunks[i].units // runs, palettes.add(palette)
         for done, words in pieces(bodies[i], places[i], codes[i]):
             run, column = divmod(chunks[i].first + done, length)
-            items.append((*words, run, column, length, 0, 0, first, palette.shape[-1], scale_at, each, 0, 0))
+            of_runs = scale_at, each, offset_at, 0
+            items.append((*words, run - low, column, length, 0, 0, first, palette.shape[-1], *of_runs))
             owners.append(i)
     listing = np.array(items, np.uint32).reshape(-1)
     return LookedUp(listing, np.array(owners, np.int64), palettes.array(), scales.array())

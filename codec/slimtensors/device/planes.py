@@ -178,7 +178,8 @@ class _Run:
         if numbers.owners.size:
             count, given = numbers.owners.size, (self["look"], codes, self["palettes"])
             if isinstance(layout.codes, Mul):
-                backend.launch(scaled_name(dtype), count, (*given, self["scales"], out, verdicts))
+                name = scaled_name(dtype, shifted=layout.codes.offset is not None)
+                backend.launch(name, count, (*given, self["scales"], out, verdicts))
             else:
                 backend.launch(sized_name("pick", layout.unit_bytes), count, (*given, out, verdicts))
         if dividing := _count(numbers.arrays["divide"]):

@@ -143,11 +143,6 @@ class Mul:
         return self.bits.width
 
     @property
-    def plain(self) -> bool:
-        """Whether there is one scale for each run, and no offset."""
-        return isinstance(self.scale, int) and self.offset is None
-
-    @property
     def factors(self) -> list[tuple[int, ...]]:
         """The side planes of scales, and of offsets if there are some."""
         return [each if isinstance(each, tuple) else (each,) for each in (self.scale, self.offset) if each is not None]

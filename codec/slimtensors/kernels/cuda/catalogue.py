@@ -59,8 +59,8 @@ def _plain(unit_bytes: int) -> Kernel:
     return Kernel(lambda seam: make_plain(*seam), (unit, "uint32", unit))
 
 
-def scaled_name(dtype: str) -> str:
-    return f"scaled_{dtype.lower()}"
+def scaled_name(dtype: str, *, shifted: bool = False) -> str:
+    return f"{'shifted' if shifted else 'scaled'}_{dtype.lower()}"
 
 
 def decimals_name(dtype: str) -> str:
@@ -78,9 +78,9 @@ def moved_name(dtype: str) -> str:
 SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of products and of sums, and their units
 
 
-def _scaled(dtype: str) -> Kernel:
+def _scaled(dtype: str, *, shifted: bool = False) -> Kernel:
     given = ("uint32", "uint16", "uint32", "uint32")
-    return Kernel(lambda seam: make_scaled(*seam, dtype), (*given, SCALED[dtype], "uint32"), 2)
+    return Kernel(lambda seam: make_scaled(*seam, dtype, shifted=shifted), (*given, SCALED[dtype], "uint32"), 2)
 
 
 def _levels(dtype: str) -> Kernel:
@@ -122,6 +122,7 @@ KERNELS: dict[str, Kernel] = {
     **{plain_name(unit_bytes): _plain(unit_bytes) for unit_bytes in WORDS},
     **{name: kernel for unit_bytes in WORDS for name, kernel in _sized(unit_bytes).items()},
     **{scaled_name(dtype): _scaled(dtype) for dtype in SCALED},
+    **{scaled_name(dtype, shifted=True): _scaled(dtype, shifted=True) for dtype in SCALED},
     **{levels_name(dtype): _levels(dtype) for dtype in SCALED},
     **{moved_name(dtype): _moved(dtype) for dtype in SCALED},
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},

@@ -16,7 +16,7 @@ from typing import Any
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
-from slimtensors.kernels.cuda.lookup import SIGN, make_magnitude, make_narrow, make_parts, make_product
+from slimtensors.kernels.cuda.floats import SIGN, make_magnitude, make_narrow, make_parts, make_product
 from slimtensors.kernels.cuda.rows import NOWHERE, SEGMENT_UNITS, WARP
 from slimtensors.kernels.cuda.seam import Device
 

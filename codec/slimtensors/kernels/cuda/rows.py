@@ -73,6 +73,7 @@ FIELD_FROM, OCTAVE_BITS = 8, 9  # the bits below the last field; the logarithm o
 # ROW_AT and LENGTH, with the first unit's place in its run at COLUMN_AT.
 PALETTE, ENTRIES = 10, 11  # its first entry in `palettes`, or the first run's, and how many it has
 SCALES, EACH_RUN = 12, 13  # the first run's, in `scales`; entries from one run's palette to the next
+OFFSETS = 14  # the first run's, in `scales`, of `shifted`, which is as `scaled`
 
 # An item of `parities` and of `levels`: as the former, but for what follows the length of a row.
 STEP_ROWS, STEP_COLUMNS = 8, 9  # what the step is times, in `scales`: the first row's, the first column's; or NOWHERE
