@@ -43,6 +43,7 @@ PRESETS = ("fast", "balanced", "small")
 QUANTISED = (
     ("slim", "balanced"), ("slim", "small"), ("slim-fast", "balanced"), ("nvfp4", "balanced"), ("q4_k", "balanced"),
 )  # fmt: skip
+DIFFERENCES = (("bitdelta", "balanced"), ("slim", "balanced"), ("q4_k", "balanced"))
 TIMED_RECIPES = ("slim", "nf4", "q4_k")
 TIMED_UNITS = 1 << 28
 REPEATS = 20
@@ -129,9 +130,12 @@ def quantised(folder: Path, backend: Any, shape: tuple[int, int] = (1030, 512)) 
     tensors = {name: w.to(getattr(torch, name)) for name in DTYPES[:3]}
     source, path = folder / "plain.safetensors", folder / "quantised.slimtensors"
     save_plain(tensors, source)
-    for recipe, preset in QUANTISED:
-        slimtensors.compress(source, path, quantise=recipe, preset=preset)
-        expected, found = load_file(path), onto(path, backend)
+    tuned = folder / "tuned.safetensors"
+    save_plain({name: w + (weights(w.numel(), 6).view(shape) / 20).to(w.dtype) for name, w in tensors.items()}, tuned)
+    asked = [*((source, None, *each) for each in QUANTISED), *((tuned, source, *each) for each in DIFFERENCES)]
+    for given, base, recipe, preset in asked:
+        slimtensors.compress(given, path, quantise=recipe, preset=preset, base=base)
+        expected, found = load_file(path, base=base), onto(path, backend, None if base is None else tensors)
         for name, tensor in expected.items():
             if backend.download(found[name]).tobytes() != tensor.view(torch.uint8).numpy().tobytes():
                 wrong.append(f"{recipe} {preset} {name}")

@@ -37,13 +37,17 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 def test_quantisers(tmp_path, monkeypatch, right):
     monkeypatch.setattr(gpu_check, "QUANTISED", (("slim", "balanced"),))
+    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr(gpu_check, "DIFFERENCES", (("bitdelta", "balanced"),))
     monkeypatch.setattr(gpu_check, "DTYPES", ("bfloat16",))
     backend = Runner(1 << 20)
     if not right:
         download = backend.download
-        monkeypatch.setattr(backend, "download", lambda buffer: download(buffer) ^ (len(buffer) == 2 << 14))
-    assert gpu_check.quantised(tmp_path, backend, (128, 128)) == ([] if right else ["slim balanced bfloat16"])
-    assert "levels_bf16" in backend.launched
+        monkeypatch.setattr(backend, "download", lambda buffer: download(buffer) ^ (len(buffer) == 2 * 96 * 96))
+    wrong = [] if right else ["slim balanced bfloat16", "bitdelta balanced bfloat16"]
+    assert gpu_check.quantised(tmp_path, backend, (96, 96)) == wrong
+    assert {"levels_bf16", "sums_bf16"} <= set(backend.launched)
 
 
 def test_peers_that_are_not_there(tmp_path, monkeypatch):

@@ -6,7 +6,9 @@ import warnings
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file as save_plain
 
+import slimtensors
 from gpu.backend import Runner
 from slimtensors.device import loading
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
@@ -112,6 +114,31 @@ def test_a_merged_adapter(tmp_path):
         found = load_tuned(path, {"w": base}, backend)
     assert found["w"].tobytes() == merged.tobytes()
     assert "moved_f16" in backend.launched
+
+
+def test_a_quantised_difference(tmp_path, monkeypatch):
+    """From a base by name, and from one in a slimtensors file, which the device decodes."""
+    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    rng, backend = np.random.default_rng(8), Runner(1 << 22)
+    base = (rng.standard_normal((64, 64)) * 0.02).astype(np.float16)
+    tuned = (base + (rng.standard_t(4, base.shape) * 0.001)).astype(np.float16)
+    save_plain({"w": tuned}, tmp_path / "tuned.safetensors")
+    save_file({"w": base}, tmp_path / "base.slimtensors")
+    path = tmp_path / "tuned.slimtensors"
+    slimtensors.compress(tmp_path / "tuned.safetensors", path, base=tmp_path / "base.slimtensors", quantise="bitdelta")
+    for given in ({"w": base}, tmp_path / "base.slimtensors"):
+        with open_with(path, given) as file, warnings.catch_warnings():
+            warnings.simplefilter("error", DecodedOnCpuWarning)
+            target = backend.fresh(base.nbytes)
+            fill_device(file, {0: target}, backend, threads=2)
+            assert target.tobytes() == file.read(0, 1).tobytes()
+        assert "sums_f16" in backend.launched
+    assert any(each.startswith("decode") for each in backend.launched)
+    with (
+        open_with(path, {"w": base * 2}) as file,
+        pytest.raises(BaseError, match=r"tensor 'w', chunk \d: .*it is another base"),
+    ):
+        fill_device(file, {0: backend.fresh(base.nbytes)}, backend, threads=1)
 
 
 def test_the_wrong_base_is_refused_in_words(tmp_path):

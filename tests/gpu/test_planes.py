@@ -50,8 +50,10 @@ def floats(dtype, shape, seed=0):
     return values.astype({"F16": np.float16, "F32": np.float32, "F64": np.float64}[dtype]).view(DTYPES[dtype].unit)
 
 
-def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None):
-    """Encode a tensor in so many chunks, decode them; (what came out, statuses, what was left)."""
+def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, numbers=None):
+    """Encode a tensor in so many chunks, decode them; (what came out, statuses, what was left, kernels). numbers: what
+    codes make of its units, before these become sums or outliers are put over them.
+    """
     backend, kind = Runner(1 << 21), DTYPES[dtype]
     each = -(-units.size // parts)
     layout = planes_of(expression, units.size, kind.unit_bytes, kind.is_float, dtype)
@@ -62,6 +64,8 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None):
         some = units[first : first + each]
         its_base = None if base is None else base[first : first + each]
         place = Place(units.size, first, sides, kind, its_base)
+        if numbers is not None:
+            place = place._replace(numbers=numbers[first : first + each])
         data = encode_chunk(some, expression, place)
         stored.append(data)
         place_out = target[first * some.itemsize : (first + some.size) * some.itemsize]

@@ -14,7 +14,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.segments import Chunk
 from slimtensors.errors import BaseError
-from slimtensors.expression import Delta
+from slimtensors.expression import Delta, Stored, Sum
 from slimtensors.reading import TensorFile
 from slimtensors.threads import run_all
 
@@ -102,9 +102,10 @@ class Bases:
     def _base_decoded(self, number: int, low: int, high: int) -> tuple[Buffer, int] | None:
         """A buffer that has these units of a stream's base, unchecked, and the first unit that it has."""
         stream, bases = self._file.header.streams[number], self._file.bases
-        if bases is None or not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
+        only = _only_base(stream.expression)
+        if bases is None or only is None:
             return None
-        base = self._file.header.bases[stream.expression.base]
+        base = self._file.header.bases[only]
         try:
             where = bases.stored(base) if base.dtype == stream.dtype else None
         except BaseError:
@@ -126,9 +127,10 @@ class Bases:
     def _base_there(self, task: Task, length: int) -> Buffer | None:
         """What a chunk is a difference from, if the device has it as it is needed; unchecked."""
         stream = self._file.header.streams[task.stream]
-        if not isinstance(stream.expression, Delta) or not isinstance(stream.expression.base, int):
+        only = _only_base(stream.expression)
+        if only is None:
             return None
-        base = self._file.header.bases[stream.expression.base]
+        base = self._file.header.bases[only]
         held = self._resident.get(base.hints.get("tensor", ""))
         if held is None or base.dtype != stream.dtype or (held.dtype, held.shape) != (base.dtype.name, base.shape):
             return None
@@ -150,6 +152,15 @@ class Bases:
             self._file.decode_chunk(task.stream, task.chunk, out)
             raise
         return units
+
+
+def _only_base(expression: Stored) -> int | None:
+    """What a stream's chunks are differences from, by its position in the header's list; of packs, which have several,
+    nothing.
+    """
+    if isinstance(expression, Sum):
+        return expression.plus if isinstance(expression.plus, int) else None
+    return expression.base if isinstance(expression, Delta) and isinstance(expression.base, int) else None
 
 
 def stated(staging: Array, chunk: Chunk) -> int:

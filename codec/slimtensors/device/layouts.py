@@ -18,6 +18,7 @@ from slimtensors.expression import (
     SignContext,
     Sparse,
     Stored,
+    Sum,
     Trellis,
 )
 
@@ -37,6 +38,7 @@ class Planes(NamedTuple):
     dtype: str = ""  # of products and of sums
     masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
     moved: LowRank | None = None  # what the base is moved by, before the planes are added to it
+    summed: bool = False  # whether numbers from codes are added to the base, or to the product in `moved`
 
     @property
     def signed(self) -> bool:
@@ -70,6 +72,10 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         found = Planes(unit_bytes, expression.bits, True, is_float, dtype=dtype, moved=expression.moved)
     elif isinstance(expression, Gather | Mul | Decimal | Trellis):
         found = Planes(unit_bytes, expression.bits, codes=expression, dtype=dtype)
+    elif isinstance(expression, Sum):
+        product = None if isinstance(expression.plus, int) else expression.plus
+        given = unit_bytes, expression.bits, product is None
+        found = Planes(*given, codes=expression.values, dtype=dtype, moved=product, summed=True)
     elif isinstance(expression, Sparse) and expression.rest is None:
         found = Planes(unit_bytes, expression.values, masked=True)
     else:

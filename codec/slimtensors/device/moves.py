@@ -12,7 +12,7 @@ from slimtensors.device.items import pieces
 from slimtensors.device.segments import Chunk
 from slimtensors.expression import LowRank
 
-__all__ = ["Moves", "moves_of"]
+__all__ = ["Moves", "factors_of", "moves_of"]
 
 Array = npt.NDArray[Any]
 
@@ -33,7 +33,7 @@ def moves_of(
     by: LowRank | None,
 ) -> Moves:
     """For the bodies of the chunks listed, whose bases begin at `bases` and go to `places` when they are moved."""
-    factors, starts = _factors([chunks[i] for i in listed], by)
+    factors, starts = factors_of([chunks[i] for i in listed], by)
     items: list[tuple[int, ...]] = []
     for i in [] if by is None else listed:
         assert by is not None
@@ -45,7 +45,7 @@ def moves_of(
     return Moves(np.array(items, np.uint32).reshape(-1), factors)
 
 
-def _factors(chunks: Sequence[Chunk], by: LowRank | None) -> tuple[Array, dict[int, int]]:
+def factors_of(chunks: Sequence[Chunk], by: LowRank | None) -> tuple[Array, dict[int, int]]:
     """Those of all chunks' tensors, each array once, and where they begin, by the array's id."""
     wanted = () if by is None else (by.left, by.right)
     found = {id(chunk.sides[side]): chunk.sides[side] for chunk in chunks for side in wanted}

@@ -18,6 +18,7 @@ from slimtensors.device.masks import scattered, values_of
 from slimtensors.device.moves import moves_of
 from slimtensors.device.segments import Chunk, Digests, Pending, take_digests, upload_all
 from slimtensors.device.selecting import Places, Selecting, selecting
+from slimtensors.device.sums import summed
 from slimtensors.expression import ClassContext, Decimal, Mul, SignContext
 from slimtensors.kernels.cpu.worklist import CODED, HEAD, LEFT, LISTED
 from slimtensors.kernels.cuda import rows
@@ -28,6 +29,7 @@ from slimtensors.kernels.cuda.catalogue import (
     plain_name,
     scaled_name,
     sized_name,
+    sums_name,
 )
 
 __all__ = ["decode_planes"]
@@ -58,9 +60,12 @@ def decode_planes(
     bases, base_at = _bases(backend, chunks, size)
     where = Places(held, held_at[:-1].tolist(), base_at, plane_at)
     select = selecting(chunks, where, listed, _flipped(segment, chunks, listed, layout), layout.bits)
-    moving = moves_of(chunks, held, where.contexts, base_at, listed, layout.moved)
+    if layout.summed:
+        moving = summed(chunks, bodies, out_at, plane_at, base_at, listed, layout.moved)
+    else:
+        moving = moves_of(chunks, held, where.contexts, base_at, listed, layout.moved)
     finishing = _finishing(where, listed, layout)
-    numbers = _numbers(chunks, bodies, out_at, plane_at, listed, layout)
+    numbers = _numbers(chunks, bodies, plane_at if layout.summed else out_at, plane_at, listed, layout)
     spreading = scattered(chunks, ranks, out_at, plane_at, listed if layout.masked else [])
 
     stored = backend.upload(segment) if stored is None else stored
@@ -81,7 +86,7 @@ def decode_planes(
     run.planes(work, select, bases, into)
     if select.flips.size:
         backend.launch(sized_name("flip", size), _count(select.flips), (run["flips"], run.steers, into))
-    if moving.items.size:
+    if moving.items.size and not layout.summed:
         moved = backend.fresh(size * units)
         given_move = run["move"], run["factors"], bases, moved
         backend.launch(moved_name(layout.dtype), _count(moving.items), given_move)
@@ -89,7 +94,11 @@ def decode_planes(
     if finishing.size:
         backend.launch(sized_name("finish", size), _count(finishing), (run["finish"], bases, into))
     verdicts = status[4 * work.owners.size :]
-    run.numbers(numbers, into, out, verdicts)
+    made = backend.fresh(4 * units) if layout.summed else out
+    run.numbers(numbers, into, made, verdicts)
+    if moving.items.size and layout.summed:
+        given_sums = run["move"], run["factors"], bases, made, out
+        backend.launch(sums_name(layout.dtype), _count(moving.items), given_sums)
     if spreading.items.size:
         given_masks = run["spread"], run["masks"], run["ranks"], into, out, verdicts[4 * numbers.owners.size :]
         backend.launch(sized_name("scatter", size), spreading.owners.size, given_masks)
@@ -174,7 +183,8 @@ class _Run:
 
     def numbers(self, numbers: _Numbers, codes: Buffer, out: Buffer, verdicts: Buffer) -> None:
         """Units from codes. verdicts: of the items of palettes."""
-        backend, layout, dtype = self._backend, self._layout, self._layout.dtype
+        backend, layout = self._backend, self._layout
+        dtype = "F32" if layout.summed else layout.dtype
         if numbers.owners.size:
             count, given = numbers.owners.size, (self["look"], codes, self["palettes"])
             if isinstance(layout.codes, Mul):
@@ -218,7 +228,7 @@ def _bases(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[
 
 def _finishing(places: Places, listed: list[int], layout: Planes) -> Array:
     """Items for what finishes the units; empty if they are as they should be."""
-    numbers = layout.bits.rotate, int(layout.has_base), int(layout.ordered)
+    numbers = layout.bits.rotate, int(layout.has_base and not layout.summed), int(layout.ordered)
     made: list[tuple[int, ...]] = []
     for i in listed if any(numbers[:2]) else []:
         # A base that is moved lies where the chunk's contexts do.

@@ -43,7 +43,7 @@ def selecting(
     chunks: Sequence[Chunk], places: Places, listed: list[int], flipped: list[int], bits: Bits
 ) -> Selecting:
     """For the chunks listed; those of `flipped` have signs that are coded as whether they are a mean's."""
-    sides, side_at = _sides(chunks)
+    sides, side_at = _sides(chunks, bits)
     means, mean_at = _means([chunks[i] for i in listed], bits)
     items = []
     for part in bits.parts:
@@ -94,9 +94,9 @@ def _classes(bits: Bits) -> ClassContext:
     return found
 
 
-def _sides(chunks: Sequence[Chunk]) -> tuple[Array, dict[int, int]]:
-    """All side planes, each once, and where they begin, by the array's id."""
-    found = {id(side): side for chunk in chunks for side in chunk.sides}
+def _sides(chunks: Sequence[Chunk], bits: Bits) -> tuple[Array, dict[int, int]]:
+    """The side planes that contexts name, each once, and where they begin, by the array's id."""
+    found = {id(chunk.sides[number]): chunk.sides[number] for chunk in chunks for number in sorted(bits.sides)}
     starts, at = {}, 0
     for key, side in found.items():
         starts[key] = at

@@ -17,10 +17,11 @@ from slimtensors.kernels.cuda.plain import make_plain
 from slimtensors.kernels.cuda.plane import make_plane, make_tables
 from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.kernels.cuda.seam import Seam
+from slimtensors.kernels.cuda.sums import make_sums
 
 __all__ = [
     "KERNELS", "Kernel", "decimals_name", "decode_name", "levels_name", "moved_name", "plain_name", "scaled_name",
-    "sized_name",
+    "sized_name", "sums_name",
 ]  # fmt: skip
 
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
@@ -75,6 +76,10 @@ def moved_name(dtype: str) -> str:
     return f"moved_{dtype.lower()}"
 
 
+def sums_name(dtype: str) -> str:
+    return f"sums_{dtype.lower()}"
+
+
 SCALED = {"F32": "uint32", "BF16": "uint16", "F16": "uint16"}  # dtypes of products and of sums, and their units
 
 
@@ -96,6 +101,11 @@ def _decimals(dtype: str) -> Kernel:
 def _moved(dtype: str) -> Kernel:
     unit = SCALED[dtype]
     return Kernel(lambda seam: make_moved(*seam, dtype), ("uint32", "int32", unit, unit))
+
+
+def _sums(dtype: str) -> Kernel:
+    unit = SCALED[dtype]
+    return Kernel(lambda seam: make_sums(*seam, dtype), ("uint32", "int32", unit, "uint32", unit))
 
 
 def _sized(unit_bytes: int) -> dict[str, Kernel]:
@@ -125,6 +135,7 @@ KERNELS: dict[str, Kernel] = {
     **{scaled_name(dtype, shifted=True): _scaled(dtype, shifted=True) for dtype in SCALED},
     **{levels_name(dtype): _levels(dtype) for dtype in SCALED},
     **{moved_name(dtype): _moved(dtype) for dtype in SCALED},
+    **{sums_name(dtype): _sums(dtype) for dtype in SCALED},
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
     "parities": Kernel(lambda seam: make_parities(*seam), ("uint32", "uint16", "uint8")),
     "steer": Kernel(lambda seam: make_steer(*seam), ("uint32", "uint8", "uint16", "uint8", "uint16"), 2),

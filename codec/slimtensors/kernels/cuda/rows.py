@@ -86,6 +86,10 @@ LEFT, RIGHT = 8, 9  # the first factor of the tensor's first row, and of its fir
 RANK, OVER = 10, 11  # factors of a row; the power of two that sums are divided by
 NARROW_SUMS = 12  # whether sums are of 32 bits
 
+# An item of `sums`: as `move`; it goes to a place in `out`.
+NUMBERS_AT, NUMBERS_HIGH = 13, 14  # in `numbers`, 64 bits
+HAS_BASE = 15  # whether they are added to a base, else to a product
+
 # An item of `decimals`: as `pick`, up to the codes' place.
 DIVISOR, DIVISOR_HIGH = 5, 6  # a power of five, times the power of two that makes it a number of 53 bits
 PLACES = 7  # of bits by which the quotient is too large
