@@ -42,6 +42,7 @@ DTYPES = ("float32", "bfloat16", "float16", "float64", "float8_e4m3fn")
 PRESETS = ("fast", "balanced", "small")
 QUANTISED = (
     ("slim", "balanced"), ("slim", "small"), ("slim-fast", "balanced"), ("nvfp4", "balanced"), ("q4_k", "balanced"),
+    ("spqr", "balanced"),
 )  # fmt: skip
 DIFFERENCES = (("bitdelta", "balanced"), ("slim", "balanced"), ("q4_k", "balanced"))
 TIMED_RECIPES = ("slim", "nf4", "q4_k")

@@ -280,6 +280,25 @@ def test_zeros_left_out(dtype, widths, zeros):
     assert any(each.startswith("scatter") for each in launched)
 
 
+@pytest.mark.parametrize(("dtype", "widths"), [("BF16", (6, 10)), ("F16", (8, 8)), ("F32", (8, 8, 6, 10))])
+@pytest.mark.parametrize("apart", [0.0, 0.03, 0.3])
+def test_units_that_stand_apart(dtype, widths, apart):
+    """Over numbers from codes, of runs that chunks cut; of none, a few, many."""
+    n, runs, rng = 2040, 170, np.random.default_rng(4)
+    sides = np.arange(8).astype(np.uint8), *(rng.integers(1, 9, runs).astype(np.float32) for _ in range(2))
+    sides = tuple(side.view(f"<u{side.itemsize}") for side in sides)
+    grid = Mul(Gather(0, Bits((Part(3),))), 1, 2)
+    expression = Sparse(Bits(tuple(map(Part, widths)), 1), grid)
+    numbers = np.zeros(n, DTYPES[dtype].unit)
+    codes = rng.integers(0, 8, n - n % 32)
+    lookup.decode(grid, codes.astype(np.uint8), numbers[: codes.size], Place(n, 0, sides, DTYPES[dtype]))
+    units = np.where(rng.random(n) < apart, floats(dtype, n), numbers)
+    found, faulty, left, launched = run(expression, dtype, units, sides=sides, numbers=numbers)
+    assert (faulty, left) == ([], [])
+    assert (found == units).all(), np.flatnonzero(found != units)[:5]
+    assert {f"shifted_{dtype.lower()}", f"scatter_u{8 * units.itemsize}"} <= set(launched)
+
+
 def test_damaged_words_are_seen():
     base = floats("BF16", 2048)
 

@@ -15,7 +15,6 @@ import slimtensors.numpy
 from slimtensors.cli.why import explain
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
-from slimtensors.device.layouts import planes_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import Sparse
 from slimtensors.inputs import ArrayInput
@@ -74,7 +73,6 @@ def test_definition(dtype: str) -> None:
     np.testing.assert_array_equal(numbers[apart], kept[apart])
     np.testing.assert_array_equal(numbers[~apart], plainly(array, apart).astype(AS[dtype])[~apart])
     assert isinstance(made.structure.expression, Sparse)
-    assert planes_of(made.structure.expression, array.size, array.itemsize, is_float=True, dtype=dtype) is None
 
 
 @pytest.mark.parametrize("dtype", AS)

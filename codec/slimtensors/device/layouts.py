@@ -22,9 +22,23 @@ from slimtensors.expression import (
     Trellis,
 )
 
-__all__ = ["Planes", "planes_of"]
+__all__ = ["Planes", "Stack", "planes_of"]
 
 MOST_UNITS = 1 << 31  # of a tensor whose rows are counted in 32 bits
+
+
+class Stack(NamedTuple):
+    """Planes that are put one above the other: of units, of values beneath a mask, or of codes."""
+
+    bits: Bits
+    first: int  # the lowest plane's number in a chunk
+    unit_bytes: int  # of what they are put into
+
+    @property
+    def order(self) -> list[int]:
+        """In which the planes are decoded: signs are known when the last is."""
+        numbers = list(range(len(self.bits.parts)))
+        return numbers[1:] + numbers[:1] if isinstance(self.bits.parts[0].context, SignContext) else numbers
 
 
 class Planes(NamedTuple):
@@ -34,29 +48,30 @@ class Planes(NamedTuple):
     bits: Bits
     has_base: bool = False
     ordered: bool = False  # whether the base is of floats
-    codes: Gather | Mul | Decimal | Trellis | None = None  # what the planes are codes of
+    codes: Gather | Mul | Decimal | Trellis | None = None  # what the planes are codes of; with a mask, those after them
     dtype: str = ""  # of products and of sums
-    masked: bool = False  # whether units that are zero are left out; the mask is a plane before those of `bits`
+    masked: bool = False  # whether units are left out: zeros, or those that codes make; the mask is the first plane
     moved: LowRank | None = None  # what the base is moved by, before the planes are added to it
     summed: bool = False  # whether numbers from codes are added to the base, or to the product in `moved`
 
     @property
     def signed(self) -> bool:
-        """Whether the first plane is of signs, which are known when the last is."""
+        """Whether the first plane is of signs."""
         return isinstance(self.bits.parts[0].context, SignContext)
 
     @property
-    def order(self) -> list[int]:
-        """In which the planes are decoded."""
-        numbers = list(range(len(self.bits.parts)))
-        return numbers[1:] + numbers[:1] if self.signed else numbers
+    def stacks(self) -> list[Stack]:
+        """Of units or of values first, of codes last."""
+        size = WIDE_CODE_BYTES if isinstance(self.codes, Decimal) else CODE_BYTES
+        if not self.masked:
+            return [Stack(self.bits, 0, self.unit_bytes if self.codes is None else size)]
+        values = Stack(self.bits, 1, self.unit_bytes)
+        return [values] if self.codes is None else [values, Stack(self.codes.bits, 1 + len(self.bits.parts), size)]
 
     @property
-    def plane_bytes(self) -> int:
-        """Of what the planes are put into."""
-        if self.codes is None:
-            return self.unit_bytes
-        return WIDE_CODE_BYTES if isinstance(self.codes, Decimal) else CODE_BYTES
+    def order(self) -> list[tuple[int, int]]:
+        """In which planes are decoded: (stack, number in it)."""
+        return [(k, number) for k, stack in enumerate(self.stacks) for number in stack.order]
 
     @property
     def apart(self) -> bool:
@@ -76,8 +91,8 @@ def planes_of(expression: Stored, units: int, unit_bytes: int, is_float: bool, d
         product = None if isinstance(expression.plus, int) else expression.plus
         given = unit_bytes, expression.bits, product is None
         found = Planes(*given, codes=expression.values, dtype=dtype, moved=product, summed=True)
-    elif isinstance(expression, Sparse) and expression.rest is None:
-        found = Planes(unit_bytes, expression.values, masked=True)
+    elif isinstance(expression, Sparse):
+        found = Planes(unit_bytes, expression.values, codes=expression.rest, dtype=dtype, masked=True)
     else:
         return None
     known = BaseContext | ClassContext | FieldClass | SignContext

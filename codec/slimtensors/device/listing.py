@@ -35,28 +35,30 @@ class Work(NamedTuple):
 
 
 def list_work(
-    segment: Array, asked: Array, planes: Array, context_at: Array, ranks: Sequence[Any], layout: Planes
+    segment: Array, asked: Array, planes: Sequence[Array], context_at: Array, ranks: Sequence[Any], layout: Planes
 ) -> Work:
-    """asked: the chunks, as worklist.py has them. planes: where their planes go, and how many units these have."""
-    planes_asked = asked.copy()
-    planes_asked[:, OUT], planes_asked[:, CHUNK_UNITS] = planes
+    """asked: the chunks, as worklist.py has them. planes: of each stack, where they go, how many units they have."""
+    given = []
+    for each in planes:
+        planes_asked = asked.copy()
+        planes_asked[:, OUT], planes_asked[:, CHUNK_UNITS] = each
+        given.append(planes_asked.reshape(-1))
     unknown = np.array([layout.masked and each is None for each in ranks], bool)
     room = 1024 + 16 * asked.shape[0]
     while True:
-        given = asked.reshape(-1), planes_asked.reshape(-1)
-        found = _listed(segment, *given, context_at, unknown, layout, room)
+        found = _listed(segment, asked.reshape(-1), given, context_at, unknown, layout, room)
         if found is not None:
             return found
         room *= 4
 
 
 def _listed(
-    segment: Array, asked: Array, planes_asked: Array, context_at: Array, unknown: Array, layout: Planes, room: int
-) -> Work | None:
+    segment: Array, asked: Array, planes_asked: Sequence[Array], context_at: Array, unknown: Array, layout: Planes,
+    room: int,
+) -> Work | None:  # fmt: skip
     """The work list, if there is room for it. unknown: chunks whose masks are not known."""
-    chunks, parts = asked.size // CHUNK, layout.bits.parts
-    before = int(layout.masked)  # planes
-    planes = before + len(parts)
+    chunks, stacks = asked.size // CHUNK, layout.stacks
+    planes = stacks[-1].first + len(stacks[-1].bits.parts)
     items, fields = np.empty(room * rows.PLANE_ITEM, np.uint32), np.empty(room * rows.FIELDS_ITEM, np.uint32)
     block_rows, starts = np.empty(room * rows.BLOCK_ROW, np.uint32), np.empty(room * rows.STARTS, np.uint16)
     maps, plain = np.empty(room, np.uint32), np.empty(room * rows.PLAIN_ITEM, np.uint32)
@@ -66,23 +68,22 @@ def _listed(
     given = layout.unit_bytes, planes, layout.has_base
     status = lists.place_planes(segment, asked, *given, plain, used, places, becomes)
     becomes[unknown & (becomes == LISTED)] = LEFT
-    ends, above = [], False
-    shifts = np.cumsum([0, *layout.bits.widths]).tolist()
-    for number in layout.order:
+    ends, begun = list[tuple[int, int]](), set[int]()
+    for k, number in layout.order:
         if status != OK:
             break
-        part = parts[number]
+        part, shift = stacks[k].bits.parts[number], sum(stacks[k].bits.widths[:number])
         assert not isinstance(part.context, FactorContext)  # which side planes have, that the CPU decodes
         tables = 1 if part.context is None else part.context.all_tables
         mask = 0 if part.context is None else CLASS_MASK if isinstance(part.context, ClassContext) else BYTE_MASK
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0
-        where = shifts[number], part.width, above, before + number
+        where = shift, part.width, k in begun, stacks[k].first + number
         plane = np.array([*where, planes, tables, mask, octave], np.int64)
         status = lists.list_plane(
-            segment, planes_asked, places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
+            segment, planes_asked[k], places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
             owners, becomes,
         )  # fmt: skip
-        above = True
+        begun.add(k)
         ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))
     if status == NO_ROOM:
         return None

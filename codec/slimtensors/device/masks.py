@@ -42,9 +42,11 @@ def values_of(mask: Array) -> tuple[Array, int]:
 
 def scattered(
     chunks: Sequence[Chunk], ranks: Sequence[tuple[Array, int] | None], places: list[int], values: list[int],
-    listed: list[int],
+    listed: list[int], over: bool,
 ) -> Scattered:  # fmt: skip
-    """For the bodies of the chunks listed, whose units go to `places` and whose values are at `values`."""
+    """For the bodies of the chunks listed, whose units go to `places` and whose values are at `values`. over: whether
+    other units are there already, and stay.
+    """
     items: list[tuple[int, ...]] = []
     owners, masks, all_ranks = [], [], []
     mask_at = rank_at = 0
@@ -59,7 +61,7 @@ def scattered(
             words = min(rows.WARPS * RANKED_WORDS, mask.size - done)
             where = (to & 0xFFFFFFFF, to >> 32, words, values[i] & 0xFFFFFFFF, values[i] >> 32, max(whole, 1) - 1)
             filled = (count, whole) if done == 0 else (0, 0)
-            items.append((*where, mask_at + done, rank_at + done // RANKED_WORDS, *filled))
+            items.append((*where, mask_at + done, rank_at + done // RANKED_WORDS, *filled, int(over)))
             owners.append(i)
         masks.append(mask)
         all_ranks.append(counted)

@@ -43,30 +43,31 @@ def decode_planes(
     backend: Backend, segment: Array, chunks: Sequence[Chunk], layout: Planes, *, digests: bool, stored: Buffer = None
 ) -> Pending:
     """As `segments.decode_segment`."""
-    size, plane_size = layout.unit_bytes, layout.plane_bytes
+    size = layout.unit_bytes
     out, places = backend.window([chunk.target for chunk in chunks])
     counts = [len(chunk.target) // size for chunk in chunks]
     asked = [(c.at, c.length, n, at // size) for c, n, at in zip(chunks, counts, places, strict=True)]
     bodies = [n - n % GROUP for n in counts]
     out_at = [row[3] for row in asked]
     ranks = [None if chunk.mask is None else values_of(chunk.mask) for chunk in chunks]
-    # How many units' planes each chunk has, and where they begin among all.
-    held = [0 if known is None else -(-known[1] // GROUP) * GROUP for known in ranks] if layout.masked else bodies
-    held_at = np.cumsum([0, *held])
-    plane_at = held_at[:-1].tolist() if layout.apart else out_at
-    planes = np.array([plane_at, held], np.int64)
-    work = list_work(segment, np.array(asked, np.int64), planes, held_at[:-1], ranks, layout)
+    # How many units' planes each chunk has in each stack, and where they begin among all.
+    values = [0 if known is None else -(-known[1] // GROUP) * GROUP for known in ranks]
+    held = [values if layout.masked and k == 0 else bodies for k in range(len(layout.stacks))]
+    held_at = [np.cumsum([0, *each]) for each in held]
+    plane_at = [each[:-1].tolist() if layout.apart else out_at for each in held_at]
+    planes = [np.array(each, np.int64) for each in zip(plane_at, held, strict=True)]
+    work = list_work(segment, np.array(asked, np.int64), planes, held_at[0][:-1], ranks, layout)
     listed = np.flatnonzero(work.becomes == LISTED).tolist()
     bases, base_at = _bases(backend, chunks, size)
-    where = Places(held, held_at[:-1].tolist(), base_at, plane_at)
+    where, codes_at = Places(held[0], held_at[0][:-1].tolist(), base_at, plane_at[0]), plane_at[-1]
     select = selecting(chunks, where, listed, _flipped(segment, chunks, listed, layout), layout.bits)
     if layout.summed:
-        moving = summed(chunks, bodies, out_at, plane_at, base_at, listed, layout.moved)
+        moving = summed(chunks, bodies, out_at, codes_at, base_at, listed, layout.moved)
     else:
-        moving = moves_of(chunks, held, where.contexts, base_at, listed, layout.moved)
+        moving = moves_of(chunks, held[0], where.contexts, base_at, listed, layout.moved)
     finishing = _finishing(where, listed, layout)
-    numbers = _numbers(chunks, bodies, plane_at if layout.summed else out_at, plane_at, listed, layout)
-    spreading = scattered(chunks, ranks, out_at, plane_at, listed if layout.masked else [])
+    numbers = _numbers(chunks, bodies, codes_at if layout.summed else out_at, codes_at, listed, layout)
+    spreading = scattered(chunks, ranks, out_at, plane_at[0], listed if layout.masked else [], layout.codes is not None)
 
     stored = backend.upload(segment) if stored is None else stored
     given = {
@@ -78,29 +79,32 @@ def decode_planes(
     }  # fmt: skip
     uploaded, buffers = upload_all(backend, list(given.values()))
     held_there = dict(zip(given, buffers, strict=True))
-    units = max(int(held_at[-1]), 1)
-    into = backend.fresh(max(plane_size * units, 16)) if layout.apart else out
+    units = [max(int(each[-1]), 1) for each in held_at]
+    into = [
+        backend.fresh(max(stack.unit_bytes * n, 16)) if layout.apart else out
+        for stack, n in zip(layout.stacks, units, strict=True)
+    ]
     owners = np.concatenate([work.owners, numbers.owners, spreading.owners])
     status = backend.zeros(4 * owners.size)
-    run = _Run(backend, layout, stored, held_there, status, units)
+    run = _Run(backend, layout, stored, held_there, status, units[0])
     run.planes(work, select, bases, into)
     if select.flips.size:
-        backend.launch(sized_name("flip", size), _count(select.flips), (run["flips"], run.steers, into))
+        backend.launch(sized_name("flip", size), _count(select.flips), (run["flips"], run.steers, into[0]))
     if moving.items.size and not layout.summed:
-        moved = backend.fresh(size * units)
+        moved = backend.fresh(size * units[0])
         given_move = run["move"], run["factors"], bases, moved
         backend.launch(moved_name(layout.dtype), _count(moving.items), given_move)
         bases = moved
     if finishing.size:
-        backend.launch(sized_name("finish", size), _count(finishing), (run["finish"], bases, into))
+        backend.launch(sized_name("finish", size), _count(finishing), (run["finish"], bases, into[0]))
     verdicts = status[4 * work.owners.size :]
-    made = backend.fresh(4 * units) if layout.summed else out
-    run.numbers(numbers, into, made, verdicts)
+    made = backend.fresh(4 * units[-1]) if layout.summed else out
+    run.numbers(numbers, into[-1], made, verdicts)
     if moving.items.size and layout.summed:
         given_sums = run["move"], run["factors"], bases, made, out
         backend.launch(sums_name(layout.dtype), _count(moving.items), given_sums)
     if spreading.items.size:
-        given_masks = run["spread"], run["masks"], run["ranks"], into, out, verdicts[4 * numbers.owners.size :]
+        given_masks = run["spread"], run["masks"], run["ranks"], into[0], out, verdicts[4 * numbers.owners.size :]
         backend.launch(sized_name("scatter", size), spreading.owners.size, given_masks)
     if work.plain.size:
         backend.launch(plain_name(size), work.plain.size // rows.PLAIN_ITEM, (stored, run["plain"], out))
@@ -150,9 +154,9 @@ class _Run:
     def __getitem__(self, name: str) -> Buffer:
         return self._held[name]
 
-    def planes(self, work: Work, select: Selecting, bases: Buffer, into: Buffer) -> None:
-        """One plane after another into their places."""
-        backend, layout, size = self._backend, self._layout, self._layout.unit_bytes
+    def planes(self, work: Work, select: Selecting, bases: Buffer, into: Sequence[Buffer]) -> None:
+        """One plane after another into their places. into: of each stack."""
+        backend, size, stacks = self._backend, self._layout.unit_bytes, self._layout.stacks
         tables = work.starts.size // rows.STARTS
         entries, contexts = backend.fresh(4 * rows.SLOTS * max(tables, 1)), backend.fresh(self._units)
         if tables:
@@ -160,25 +164,25 @@ class _Run:
         if select.means.size > 1:
             self.steers = backend.fresh(2 * self._units)
         item, field = 0, 0
-        for (item_end, field_end), number in zip(work.ends, layout.order, strict=True):
-            context, given = layout.bits.parts[number].context, self[f"select {number}"]
+        for (item_end, field_end), (k, number) in zip(work.ends, self._layout.order, strict=True):
+            context, plane_size = stacks[k].bits.parts[number].context, stacks[k].unit_bytes
+            given = self[f"select {number}"] if context is not None else b""
             wide_items = len(given) // (4 * rows.WIDE_ITEM)
             # A mean tells of signs, too, where the plane of its classes has no items.
             if isinstance(context, ClassContext) and context.mean is not None and wide_items:
                 backend.launch("steer", wide_items, (given, self["sides"], self["means"], contexts, self.steers))
             if item_end > item:
                 if isinstance(context, SignContext):
-                    backend.launch(sized_name("signs", size), wide_items, (given, self.steers, into, contexts))
+                    backend.launch(sized_name("signs", size), wide_items, (given, self.steers, into[k], contexts))
                 elif wide_items and not (isinstance(context, ClassContext) and context.mean is not None):
                     backend.launch(sized_name("contexts", size), wide_items, (given, self["sides"], bases, contexts))
                 some = _part(self["items"], rows.PLANE_ITEM, item, item_end)
                 tabled = self["block rows"], self["maps"], entries, contexts
-                coded = self._stored, self._stored, some, *tabled, into, _part(self._status, 1, item, item_end)
-                backend.launch(sized_name("plane", layout.plane_bytes), item_end - item, coded)
+                coded = self._stored, self._stored, some, *tabled, into[k], _part(self._status, 1, item, item_end)
+                backend.launch(sized_name("plane", plane_size), item_end - item, coded)
             if field_end > field:
                 some = _part(self["fields"], rows.FIELDS_ITEM, field, field_end)
-                given_fields = self._stored, some, into
-                backend.launch(sized_name("fields", layout.plane_bytes), field_end - field, given_fields)
+                backend.launch(sized_name("fields", plane_size), field_end - field, (self._stored, some, into[k]))
             item, field = item_end, field_end
 
     def numbers(self, numbers: _Numbers, codes: Buffer, out: Buffer, verdicts: Buffer) -> None:

@@ -100,7 +100,8 @@ VALUES_AT, VALUES_HIGH = 3, 4  # the chunk's first value in `values`, 64 bits
 LAST_VALUE = 5  # of the chunk's, zeros that fill up a group among them; counted from its first
 MASK_AT, RANKS_AT = 6, 7  # the item's first word and first rank
 FILLED_FROM, FILLED_TO = 8, 9  # values that have to be zero
-SCATTER_ITEM = 10
+OVER_OTHERS = 10  # whether units without a value stay as they are, else they are 0
+SCATTER_ITEM = 11
 RANKED_UNITS = 1024  # of a rank
 
 # An item of `digest`: up to eight pieces of 16 KiB of decoded bytes.

@@ -1,4 +1,5 @@
-"""Units that a mask leaves out, put back as zeros (format_spec/expressions.md, section 3.2).
+"""Units that a mask leaves out, put back as zeros, or as what codes made of them (format_spec/expressions.md, sections
+3.2 and 3.3).
 
 A warp has 1024 units, 32 words of the mask: each lane counts the bits of one, and a scan over the warp tells how many
 values come before each word. Before the first of them come as many as the CPU has counted, in `ranks`.
@@ -45,7 +46,7 @@ def make_scatter(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Call
         item = u32(u32(cuda.blockIdx.x) * u32(rows.SCATTER_ITEM))
         target, source = out[begin(items, item) :], values[begin(items, u32(item + u32(rows.VALUES_AT))) :]
         words, last = items[u32(item + u32(rows.MASK_WORDS))], items[u32(item + u32(rows.LAST_VALUE))]
-        thread = u32(cuda.threadIdx.x)
+        thread, over = u32(cuda.threadIdx.x), items[u32(item + u32(rows.OVER_OTHERS))]
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         first = u32(warp * u32(WARP))
         below = u32(u32(u32(1) << lane) - u32(1))
@@ -57,10 +58,10 @@ def make_scatter(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Call
             to = u32(u32(first * u32(32)) + lane)
             for step in range(i32(some)):
                 word, place = u32(cuda.shfl_sync(ALL, i32(bits), step)), u32(cuda.shfl_sync(ALL, i32(rank), step))
-                value = unit(0)
                 if u32(u32(word >> lane) & u32(1)) != u32(0):
-                    value = unit(source[min(u32(place + u32(cuda.popc(u32(word & below)))), last)])
-                target[to] = value
+                    target[to] = unit(source[min(u32(place + u32(cuda.popc(u32(word & below)))), last)])
+                elif over == u32(0):
+                    target[to] = unit(0)
                 to = u32(to + u32(WARP))
         # What fills up the last group of values has to be zero.
         end = items[u32(item + u32(rows.FILLED_TO))]
