@@ -224,8 +224,14 @@ def _as_good(model: str, said: str, ways: tuple[str, ...], must: float) -> Targe
 
 
 def _quantised(name: str, must: float) -> Target:
+    """In preset `small` where the result has it, else in `balanced`."""
+
     def seen(result: Result) -> float | None:
-        return value(result, "quantised", "bits_per_weight", dataset=name, codec="slimtensors balanced")
+        found = [
+            value(result, "quantised", "bits_per_weight", dataset=name, codec=f"slimtensors {preset}")
+            for preset in ("small", "balanced")
+        ]
+        return next((each for each in found if each is not None), None)
 
     return Target(f"{name}, stored again", seen, must, unit=" b", lower=True)
 

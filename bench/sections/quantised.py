@@ -12,6 +12,7 @@ from bench.sections import Settings
 from bench.timing import Record
 
 ZSTD_LEVELS = (3, 19)
+PRESETS = ("balanced", "small")
 
 
 def run(_settings: Settings) -> list[Record]:
@@ -28,13 +29,16 @@ def run(_settings: Settings) -> list[Record]:
                 sizes[f"zstd-{level}"] = len(zstandard.ZstdCompressor(level).compress(data))
             if reason is None:
                 library = importlib.import_module("slimtensors")
-                library.compress(source, packed)
-                library.decompress(packed, back)
-                if back.read_bytes() != data:
-                    raise RuntimeError(f"slimtensors did not give {name} back")
-                sizes["slimtensors balanced"] = packed.stat().st_size
+                for preset in PRESETS:
+                    library.compress(source, packed, preset=preset)
+                    library.decompress(packed, back)
+                    if back.read_bytes() != data:
+                        raise RuntimeError(f"slimtensors did not give {name} back")
+                    sizes[f"slimtensors {preset}"] = packed.stat().st_size
+                    packed.unlink()
+                    back.unlink()
             else:
-                records.append({"dataset": name, "codec": "slimtensors balanced", "missing": reason})
+                records += [{"dataset": name, "codec": f"slimtensors {p}", "missing": reason} for p in PRESETS]
             for codec, size in sizes.items():
                 records.append(
                     {

@@ -63,7 +63,8 @@ class Job:
     """How one stream's units are come by.
 
     side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
-    side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from.
+    side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from. slow: of
+    records, whether any gain is worth a slower decoder.
     """
 
     inputs: tuple[int, ...] = ()
@@ -72,6 +73,7 @@ class Job:
     base: BaseUnits | None = None
     try_zstd: bool = False
     image: bool = False
+    slow: bool = False
 
 
 @dataclass
@@ -263,11 +265,12 @@ class _Builder:
         chunks = -(-records * block.size // CHUNK_BYTES)
         chunk = -(-records // chunks) * block.size
         record, why = block.record, f"blocks of {block.name}, field by field"
+        small = self.preset == "small"
         if block.scale is not None:
-            record = with_context(tensor, record, block.scale, chunk)
+            record = with_context(tensor, record, block.scale, chunk, slow=small)
             if record.fields[-1].context is not None:
                 why += ", codes given the size of their scale"
-        self._jobs.append(Job(inputs=(index,)))
+        self._jobs.append(Job(inputs=(index,), slow=small))
         self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), self.intern(record), chunk), why)
 
     def _add_stream(self, index: int, tensor: Input, shape: tuple[int, ...]) -> None:
@@ -308,12 +311,13 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(row_flags, tail=tail), shape[-1], try_zstd=True))
-        packed = find_packed(tensor, bits) if self.preset != "fast" and expression is bits else None
+        small = self.preset == "small"
+        packed = find_packed(tensor, bits, small=small) if self.preset != "fast" and expression is bits else None
         if packed is not None:
             self._add_packed(index, tensor, packed)
             return
         wide = chunk_units(units, dtype, STEERED_CHUNK_BYTES)
-        steering = find_steering(tensor, self.preset, wide) if self.preset == "small" and expression is bits else None
+        steering = find_steering(tensor, self.preset, wide) if small and expression is bits else None
         if steering is not None:
             chunk = wide
             expression = steering.steer(bits, dtype, len(sides))
@@ -352,7 +356,7 @@ class _Builder:
         for side in packed.classes or ():
             sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
             self._jobs.append(Job((index,), partial(_part, side), try_zstd=True))
-        self._jobs.append(Job(inputs=(index,)))
+        self._jobs.append(Job(inputs=(index,), slow=self.preset == "small"))
         record = self.intern(packed.record)
         self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), record, packed.chunk, sides), packed.why)
 

@@ -212,7 +212,7 @@ def stream_size(
         sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
         base = None if job.base is None else job.base.units(stream.dtype, first, count)
         place = Place(stream.units, first, sides, stream.dtype, base)
-        stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd))
+        stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd, slow=job.slow))
         units += count
     return stored * stream.units / units
 

@@ -87,7 +87,8 @@ def write_plan(
 
     def encode(task: _Task) -> _Made:
         place = _placed(task)
-        data = encode_chunk(task.units, task.stream.expression, place, try_zstd=task.job.try_zstd, take=take)
+        job = task.job
+        data = encode_chunk(task.units, task.stream.expression, place, try_zstd=job.try_zstd, slow=job.slow, take=take)
         if check:
             _check(data, task, place)
         return _Made(seal(data, bytes_of(task.units)), task.passed)

@@ -82,3 +82,14 @@ def check_rests(rng: np.random.Generator) -> None:
         assert np.array_equal(sums[0], rest.sum(1))
         assert np.array_equal(sums[1], rest.sum(0))
         assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
+        codes = rng.integers(0, 16, (rows, columns)).astype(np.uint8)
+        classes = rng.integers(0, 5, rows), rng.integers(0, 4, columns)
+        expected = np.ones((8, 16), np.int64)
+        np.add.at(expected, (classes[0][:, None] + classes[1], codes), 1)
+        counts = np.ones(8 * 16, np.int64)
+        assert scales.count_codes(codes.ravel(), *classes, 16, counts) == OK
+        assert np.array_equal(counts, expected.ravel())
+        for wrong in ((codes.ravel()[1:], *classes, 16), (codes.ravel() + np.uint8(16), *classes, 16),
+                      (codes.ravel(), classes[0] - 9, classes[1], 16), (codes.ravel(), classes[0] + 8, classes[1], 16),
+                      (codes.ravel(), *classes, 7), (codes.ravel(), *classes, 0)):  # fmt: skip
+            assert scales.count_codes(*wrong, counts) == BAD_ARGUMENT

@@ -399,6 +399,12 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     sums = fence.arrays((np.int64, 7), (np.int64, n))
     means = fence.arrays((np.int32, 7), (np.int32, n))
     assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
+    codes, counts = fence.arrays((np.uint8, 7 * n), (np.int64, 5 * 256))
+    assert scales.count_codes(codes, *sums, 256, counts) in (OK, BAD_ARGUMENT)
+    for each in sums:
+        each %= 3
+    assert scales.count_codes(codes, *sums, 256, counts) == OK
+    assert scales.count_codes(codes, *sums, 5, counts) in (OK, BAD_ARGUMENT)
     feed_directions(fence, n)
     by_symbol, twice, counts, fields = fence.arrays(
         (np.uint32, 4096), (np.uint16, 2 * n), (np.int64, blocks), (np.uint16, n)

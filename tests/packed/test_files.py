@@ -133,3 +133,33 @@ def test_an_estimate_is_near(tmp_path: Path) -> None:
     guess = slimtensors.estimate(source)
     slimtensors.compress(source, path)
     assert guess.compressed_bytes == pytest.approx(path.stat().st_size, rel=0.02)
+
+
+def test_small_fits_classes_to_what_codes_take(tmp_path: Path) -> None:
+    """Other classes than the first guess, which take less and the same room at every run."""
+    path, sizes = tmp_path / "packed.slimtensors", {}
+    array = nibbles(True)
+    for preset in ("balanced", "small"):
+        save_file({"w": array}, path, preset=preset)
+        sizes[preset] = path.stat().st_size
+        assert np.array_equal(load_file(path)["w"], array)
+    first = path.read_bytes()
+    save_file({"w": array}, path, preset="small")
+    assert path.read_bytes() == first
+    assert sizes["small"] < 0.998 * sizes["balanced"]
+
+
+def test_small_takes_gains_that_cost_speed(tmp_path: Path) -> None:
+    """Codes that are nearly as long raw: less than one percent is a reason to code them in `small` alone."""
+    random = np.random.default_rng(5)
+    share = np.where(np.arange(16) == 7, 2.1, 1)
+    array = random.choice(16, (256, 2048), p=share / share.sum()).astype(np.uint8)
+    array = array[:, ::2] | array[:, 1::2] << 4
+    sizes = {}
+    for preset in ("balanced", "small"):
+        path = tmp_path / preset
+        save_file({"w": array}, path, preset=preset)
+        sizes[preset] = path.stat().st_size
+        assert np.array_equal(load_file(path)["w"], array)
+    assert sizes["balanced"] > array.nbytes
+    assert sizes["small"] < 0.997 * array.nbytes

@@ -240,13 +240,15 @@ def encode_chunk(
     place: Place = NOWHERE,
     *,
     try_zstd: bool = False,
+    slow: bool = False,
     take: Callable[[int], Bytes] = _fresh,
 ) -> Buffer:
     """A chunk of these units: planes, or affine, or literal where planes would not be smaller.
 
     units: contiguous. `expression` is the plan, which a chunk may break: it is then literal, or loses the part of the
-    plan that it breaks. try_zstd: whether general compression may help, which it never does for trained floats. take:
-    gives memory for so many bytes, of which the chunk may be a part.
+    plan that it breaks. try_zstd: whether general compression may help, which it never does for trained floats. slow:
+    whether a record may take longer to decode than it gains by the usual measure. take: gives memory for so many bytes,
+    of which the chunk may be a part.
     """
     affine = find_affine(units)
     if affine is not None:
@@ -259,7 +261,7 @@ def encode_chunk(
         tail_units = 0 if isinstance(expression, Record) else units.size % GROUP
         body = units[: units.size - tail_units]
         base_digest = delta.base_digest(place) if bases_of(expression) else 0
-        parts = _encode_body(body, expression, place, try_zstd)
+        parts = _encode_body(body, expression, place, try_zstd, slow)
         if parts is not None:
             tail = bytes_of(units[body.size :])
             chunk = head.assemble(head.PLANES, units.size, units.nbytes, parts, tail, base_digest)
@@ -268,13 +270,13 @@ def encode_chunk(
     return head.assemble(head.LITERAL, units.size, units.nbytes, [], bytes_of(units))
 
 
-def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool) -> list[Part] | None:
+def _encode_body(body: Units, expression: Stored, place: Place, try_zstd: bool, slow: bool) -> list[Part] | None:
     if isinstance(expression, Delta):
         return _encode_any(delta.differences(body, place, expression.moved), expression.bits, place, try_zstd)
     if isinstance(expression, Bits):
         return _encode_bits(body, expression, place, try_zstd)
     if isinstance(expression, Record):
-        return records.encode(body, expression, place, try_zstd=try_zstd)
+        return records.encode(body, expression, place, try_zstd=try_zstd, slow=slow)
     if isinstance(expression, Sparse):
         return _encode_sparse(body, expression, place, try_zstd)
     if isinstance(expression, Sum):

@@ -145,12 +145,14 @@ def encode_plane(
     try_zstd: bool,
     contexts: Contexts | None = None,
     codes: bool = False,
+    slow: bool = False,
 ) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
-    codes: of quantised weights, whose planes have fewer blocks.
+    codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode.
     """
+    worth = 1 if slow else WORTH
     groups = fields.size // GROUP
     counts = coded.count_fields(fields, 0, 0, width)
     if np.count_nonzero(counts) <= 1:
@@ -162,24 +164,24 @@ def encode_plane(
         best = Descriptor(Mode.RAW), [packed]
         if try_zstd:
             frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
-            if len(frame) < size * WORTH:
+            if len(frame) < size * worth:
                 best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
     if contexts is not None:
         # Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time.
         most = min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
         given = context_coded.encode(fields, width, contexts, most)
-        return _kept(given) if given is not None and sum(map(len, given[1])) < size * WORTH else best
+        return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
     window = coded.choose_window(counts)
     symbols = coded.symbol_counts(counts, window)
     escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + 6 * escaped + overhead(blocks)
-        if estimate < size * WORTH:
+        if estimate < size * worth:
             best, size = _kept(coded.encode_fields(fields, symbols, window, blocks)), estimate
     if width > 8:
         buckets, extra_bits = coded.bypass_counts(counts)
-        if (cost(buckets) + extra_bits) / 8 + overhead(blocks) < size * WORTH:
+        if (cost(buckets) + extra_bits) / 8 + overhead(blocks) < size * worth:
             best = _kept(coded.encode_bypass(fields, buckets, blocks))
     return best
 

@@ -116,8 +116,8 @@ def cut(data: npt.NDArray[np.uint8], record: Record, plane: int) -> Fields:
     return space
 
 
-def encode(units: Units, record: Record, place: Place, *, try_zstd: bool) -> list[Part] | None:
-    """Descriptors and payloads; None if some plane has no mode that can hold it."""
+def encode(units: Units, record: Record, place: Place, *, try_zstd: bool, slow: bool = False) -> list[Part] | None:
+    """Descriptors and payloads; None if some plane has no mode that can hold it. slow: see `encode_plane`."""
     data = units.view(np.uint8)
     found: list[Fields] = []
     parts = []
@@ -127,7 +127,7 @@ def encode(units: Units, record: Record, place: Place, *, try_zstd: bool) -> lis
         # A block is as long as for units of as many bytes as a field is for.
         each = max(1, data.size // max(1, fields.size))
         part = encode_plane(
-            fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts, codes=True
+            fields, field.width, each, try_zstd=try_zstd and field.width <= 8, contexts=contexts, codes=True, slow=slow
         )
         if part is None:
             return None

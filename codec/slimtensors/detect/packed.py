@@ -8,13 +8,14 @@ Whole numbers only, so that the classes, and the file's bytes, are the same on e
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import layouts
+from slimtensors.codecs import coded, layouts
 from slimtensors.codecs.chunk import encode_chunk, find_affine
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.records import cut
@@ -22,6 +23,7 @@ from slimtensors.detect.classes import Classes
 from slimtensors.expression import MAX_TABLES, Bits, Field, FieldClass, Record, Span
 from slimtensors.expression.limits import MAX_RECORD
 from slimtensors.inputs import Input, unit_count
+from slimtensors.kernels.cpu import scales
 from slimtensors.limits import CHUNK_BYTES
 
 __all__ = ["Packed", "classed", "find_packed"]
@@ -40,6 +42,13 @@ PERIOD_SAMPLE = 1 << 18  # bytes in which a row's length is looked for
 NEARLY = 0.9  # of the best length's variance: its multiples show it, too
 WORTH = 0.998  # what a chunk must come down to, side planes paid
 ROUND = 8  # tables, so that tensors alike share one expression
+SIDE = 128  # bytes of index, table and header that a side plane takes beside its chunk, about
+ROUNDS = 6  # of fitting classes to what codes take
+PRIOR = 4  # codes that each table has seen before it has seen any, shared out as all codes are
+FIT_ROOM = 1 << 22  # counts that are held while classes are fitted
+
+
+_BYTE_LOGARITHMS = np.array([(max(number, 1) ** LOG).bit_length() - 1 for number in range(256)], np.int64)
 
 
 class Packed(NamedTuple):
@@ -51,8 +60,11 @@ class Packed(NamedTuple):
     why: str
 
 
-def find_packed(tensor: Input, plain: Bits) -> Packed | None:
-    """How to store codes in less room than the plain planes take, if the tensor seems to hold such."""
+def find_packed(tensor: Input, plain: Bits, *, small: bool = False) -> Packed | None:
+    """How to store codes in less room than the plain planes take, if the tensor seems to hold such.
+
+    small: classes may take their time, and chunks theirs to decode.
+    """
     nbytes = tensor.dtype.bytes_of(tensor.shape)
     if tensor.dtype.name not in WIDTHS or nbytes < FEWEST:
         return None
@@ -64,44 +76,57 @@ def find_packed(tensor: Input, plain: Bits) -> Packed | None:
     units, place = _middle(tensor, chunk, ())
     if find_affine(units) is not None:
         return None
-    least = WORTH * len(encode_chunk(units, plain, place, try_zstd=True))
+    worth = 1 if small else WORTH
+    least = worth * len(encode_chunk(units, plain, place, try_zstd=True))
     best = None
     for width in WIDTHS[tensor.dtype.name]:
         record = _record(size, width)
         if width < 8:
-            found = len(encode_chunk(units, record, place))
+            found = len(encode_chunk(units, record, place, slow=small))
             if found < least:
-                least, best = WORTH * found, Packed(record, None, chunk, f"codes of {width} bits")
-        given = classed(tensor, record, nbytes // length, chunk, least)
+                least, best = worth * found, Packed(record, None, chunk, f"codes of {width} bits")
+        given = classed(tensor, record, nbytes // length, chunk, least, small=small)
         if given is not None:
             made, classes, least = given
             best = Packed(made, classes, chunk, f"codes of {width} bits, given the classes of row and column")
     return best
 
 
-def classed(tensor: Input, record: Record, rows: int, chunk: int, least: float) -> tuple[Record, Classes, float] | None:
+def classed(
+    tensor: Input, record: Record, rows: int, chunk: int, least: float, *, small: bool = False
+) -> tuple[Record, Classes, float] | None:
     """The record with classes for its last field, where the middle chunk then takes less than `least` bytes with its
     share of the side planes; and how much it takes.
 
-    rows: of the tensor, each of whole records. chunk: units.
+    rows: of the tensor, each of whole records. chunk: units. small: see `find_packed`.
     """
     field = record.fields[-1]
     of_rows, of_columns = _means(tensor, record, rows)
-    best = None
+    tried = []
     for step in STEPS[8 if field.width > 4 else 4]:
         classes = Classes(_classes(of_rows, step), _classes(of_columns, step))
-        most = int(classes.rows.max()) + int(classes.columns.max())
-        if most == 0:
+        if not classes.rows.any() and not classes.columns.any():
             break
-        tables = min(-(-(most + 1) // ROUND) * ROUND, MAX_TABLES)
-        given = replace(field, context=FieldClass(0, 1, tables))
-        made = Record(record.size, (*record.fields[:-1], given))
-        units, place = _middle(tensor, chunk, classes)
-        sides = sum(len(encode_chunk(side, layouts.BYTES, NOWHERE, try_zstd=True)) for side in classes)
-        size = len(encode_chunk(units, made, place)) + sides * units.size / unit_count(tensor)
-        if size < least:
-            best, least = (made, classes, size), size
-    return best
+        tried.append(_given(tensor, record, classes, chunk, slow=small))
+    best = min(tried, key=lambda found: found[2], default=None)
+    if best is not None and small and field.width <= 4:  # of int8 this gains 0.001 b
+        fitted = _fitted(tensor, record, best[1])
+        if fitted is not None:
+            best = min(best, _given(tensor, record, fitted, chunk, slow=True), key=lambda found: found[2])
+    return best if best is not None and best[2] < least else None
+
+
+def _given(tensor: Input, record: Record, classes: Classes, chunk: int, *, slow: bool) -> tuple[Record, Classes, float]:
+    """The record with these classes, and what the middle chunk takes."""
+    most = int(classes.rows.max()) + int(classes.columns.max())
+    tables = min(-(-(most + 1) // ROUND) * ROUND, MAX_TABLES)
+    given = replace(record.fields[-1], context=FieldClass(0, 1, tables))
+    made = Record(record.size, (*record.fields[:-1], given))
+    units, place = _middle(tensor, chunk, classes)
+    sides = sum(len(encode_chunk(side, layouts.BYTES, NOWHERE, try_zstd=True)) for side in classes)
+    sides += 2 * SIDE if slow else 0  # else WORTH covers it
+    size = len(encode_chunk(units, made, place, slow=slow)) + sides * units.size / unit_count(tensor)
+    return made, classes, size
 
 
 def _record(size: int, width: int) -> Record:
@@ -145,13 +170,88 @@ def _means(tensor: Input, record: Record, rows: int) -> tuple[Numbers, Numbers]:
     of_rows, of_columns = np.empty(rows, np.int64), np.zeros(columns, np.int64)
     middle = tensor.read(rows // 2 * length // unit, min(each, rows - rows // 2) * length // unit)
     takes = _likelihoods(_fields(middle, record, last), field.width)
+    for row, codes in _pieces(tensor, record, rows):
+        found = takes[codes]
+        of_rows[row : row + len(codes)] = found.sum(axis=1, dtype=np.int64)
+        of_columns += found.sum(axis=0, dtype=np.int64)
+    return SCALE * of_rows // columns, SCALE * of_columns // rows
+
+
+def _pieces(tensor: Input, record: Record, rows: int) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Fields of the last plane, [some rows, columns], and the first of these rows; good until the next."""
+    unit, last = tensor.dtype.unit_bytes, len(record.fields) - 1
+    length = unit_count(tensor) * unit // rows  # bytes of a row
+    each = max(1, PIECE // length)
     for row in range(0, rows, each):
         count = min(each, rows - row)
         units = tensor.read(row * length // unit, count * length // unit)
-        found = takes[_fields(units, record, last)].reshape(count, columns)
-        of_rows[row : row + count] = found.sum(axis=1, dtype=np.int64)
-        of_columns += found.sum(axis=0, dtype=np.int64)
-    return SCALE * of_rows // columns, SCALE * of_columns // rows
+        yield row, _fields(units, record, last).reshape(count, -1)
+
+
+def _fitted(tensor: Input, record: Record, classes: Classes) -> Classes | None:
+    """Classes that make codes take less: each row's, then each column's is the one that its codes and the class itself
+    take least with; then tables are counted anew. None where that would need too much memory.
+    """
+    of_rows, of_columns = (each.astype(np.int64) for each in classes)
+    values = 1 << record.fields[-1].width
+    r, c = int(of_rows.max()) + 1, int(of_columns.max()) + 1  # classes of rows, of columns
+    if r + c - 1 > MAX_TABLES or of_columns.size * r * values > FIT_ROOM:
+        return None
+    takes = None
+    for _ in range(ROUNDS + 1):
+        # [columns, classes of rows, values]: how often, from which the tables follow, too.
+        counts = np.zeros((of_columns.size, r * values), np.int64)
+        for row, codes in _pieces(tensor, record, of_rows.size):
+            some = of_rows[row : row + len(codes)]
+            if takes is not None:
+                some[:] = _rows_fitted(codes, takes, of_rows, of_columns, r, c)
+            _count(codes, some, np.arange(of_columns.size) * r, counts, values)
+        if takes is not None:
+            of_columns = _cheapest(counts, takes, of_columns, c, r)
+        joint = np.zeros((r + c - 1, values), np.int64)
+        for one in range(c):
+            joint[one : one + r] += counts[of_columns == one].sum(axis=0).reshape(r, values)
+        takes = _table_costs(joint)
+    return Classes(*((each - each.min()).astype(np.uint8) for each in (of_rows, of_columns)))
+
+
+def _rows_fitted(
+    codes: npt.NDArray[Any], takes: Numbers, of_rows: Numbers, of_columns: Numbers, r: int, c: int
+) -> Numbers:
+    """The classes of some rows, [rows, columns], as many at once as there is room for."""
+    values, made = takes.shape[1], np.empty(len(codes), np.int64)
+    step = max(1, FIT_ROOM // (c * values))
+    for row in range(0, len(codes), step):
+        some = codes[row : row + step]
+        counts = np.zeros((len(some), c * values), np.int64)
+        _count(some, np.arange(len(some)) * c, of_columns, counts, values)
+        made[row : row + step] = _cheapest(counts, takes, of_rows, r, c)
+    return made
+
+
+def _count(codes: npt.NDArray[Any], rows: Numbers, columns: Numbers, counts: Numbers, values: int) -> None:
+    coded.must(scales.count_codes(codes.reshape(-1), rows, columns, values, counts.reshape(-1)))
+
+
+def _cheapest(counts: Numbers, takes: Numbers, now: Numbers, classes: int, others: int) -> Numbers:
+    """The class, of `classes`, that each line takes least with. counts: [lines, classes of the others and values]."""
+    price = _costs(np.bincount(now, minlength=classes) + 1)
+    tables = np.stack([takes[first : first + others].reshape(-1) for first in range(classes)], axis=1)
+    # Sums of whole numbers below 2^53, so exact in any order.
+    sums = counts.astype(np.float64) @ tables.astype(np.float64)
+    return np.asarray((sums + price).argmin(axis=1))
+
+
+def _table_costs(joint: Numbers) -> Numbers:
+    """What each value takes in each table, in 1 / LOG bits. joint: [tables, values], how often."""
+    whole = joint.sum(axis=0)
+    return np.stack([_costs(LOG * each + PRIOR * LOG * whole // int(whole.sum()) + 1) for each in joint])
+
+
+def _costs(counts: Numbers) -> Numbers:
+    """What each takes that comes so often (at least once; cut to its first eight bits), in 1 / LOG bits."""
+    whole, (parts, powers) = _logarithm(int(counts.sum())), np.frexp(counts.astype(np.float64))
+    return whole - LOG * (powers.astype(np.int64) - 8) - _BYTE_LOGARITHMS[(parts * 256).astype(np.int64)]
 
 
 def _fields(units: npt.NDArray[Any], record: Record, plane: int) -> npt.NDArray[Any]:

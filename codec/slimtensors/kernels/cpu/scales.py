@@ -1,9 +1,11 @@
-"""How far logarithms lie from what their rows' and columns' scales let expect (detect/classes.py)."""
+"""How far logarithms lie from what their rows' and columns' scales let expect (detect/classes.py), and how often codes
+come with classes (detect/packed.py)."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.kernels._jit import kernel
@@ -53,4 +55,28 @@ def add_rests(logs: Array, rows: Array, columns: Array, least: int, of_rows: Arr
             sum_of_row += rest
             of_columns[j] += rest
         of_rows[i] = sum_of_row
+    return OK
+
+
+@kernel
+def count_codes(codes: Array, rows: Array, columns: Array, values: int, counts: Array) -> int:
+    """counts[rows[i] + columns[j], codes[i, j]] += 1
+
+    codes    uint8[rows.size * columns.size]  below `values`
+    rows     int64[R]
+    columns  int64[C]
+    counts   int64[n * values]                added to; sums of a row's and a column's number are below n
+
+    Where that is broken, BAD_ARGUMENT, and some are counted.
+    """
+    length = columns.size
+    if codes.size != rows.size * length or values < 1 or counts.size % values != 0:
+        return BAD_ARGUMENT
+    lines = counts.size // values
+    for i in range(rows.size):
+        for j in range(length):
+            line, code = rows[i] + columns[j], np.int64(codes[i * length + j])
+            if line < 0 or line >= lines or code >= values:
+                return BAD_ARGUMENT
+            counts[line * values + code] += 1
     return OK
