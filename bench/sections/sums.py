@@ -1,5 +1,5 @@
 """Section: sums. One bit of a fine-tune's difference from its base: its sign, and our own grid; few bits and outliers,
-beside our own grid at their error.
+and a grid beside a product of low rank, each beside our own grid at its error.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def run(_settings: Settings) -> list[Record]:
             for dtype in ("f32", "bf16")
             for asked in (SIGNS, OURS)
         ]
-        return [*found, *(_beside_ours(recipe, Path(folder)) for recipe in ("spqr", "int4", "q4_0"))]
+        return [*found, *(_beside_ours(recipe, Path(folder)) for recipe in ("lqer", "spqr", "int4", "q4_0"))]
 
 
 def _beside_ours(recipe: str, folder: Path) -> Record:

@@ -8,7 +8,7 @@ from itertools import product
 import ml_dtypes
 import numpy as np
 
-from slimtensors.detect.means import _form
+from slimtensors.detect.subspace import form_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.kernels.cpu import directions, scales
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
@@ -84,7 +84,7 @@ def check_numbers(rng: np.random.Generator, name: str, n: int, m: int) -> Iterat
     numbers[~np.isfinite(numbers)] = 0
     of_rows, of_columns = (rng.integers(0, 8, size).astype(np.float32) + 1 for size in (n, m))
     out = np.empty(n * m, np.uint32)
-    form = _form(dtype)
+    form = form_of(dtype)
     given = units, *form, of_rows, bits(of_columns)
     assert directions.over_scales(*given, int(bits(FAR[None])[0]), out) == OK
     with np.errstate(all="ignore"):  # overflow to infinity

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from decode import errors
+from slimtensors.expression import Sum
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu.errors import add_errors
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
@@ -25,11 +26,14 @@ def check_quantisers(rng: np.random.Generator) -> Iterator[np.ndarray]:
     weights[3, :40] = 0
     weights[5] = 0
     bounded = [each for name in BOUNDS for each in quantisers_of(name)]
-    for quantiser in [*RECIPES.values(), *bounded]:
-        tensor = ArrayInput("w", weights)
+    along = np.outer(rng.standard_normal(64), rng.standard_normal(128)) + 0.2 * rng.standard_normal((64, 128))
+    every = [(each, weights) for each in (*RECIPES.values(), *bounded)]
+    for quantiser, array in [*every, (RECIPES["lqer"], along.astype(np.float32))]:
+        tensor = ArrayInput("w", array)
         structure = quantiser.structure(tensor)
         assert structure is not None
         made = quantiser.quantise(tensor, structure)
+        assert array is weights or isinstance(structure.expression, Sum)
         yield made.units
         yield from made.sides
     yield from check_errors(rng)

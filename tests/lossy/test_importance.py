@@ -156,7 +156,7 @@ def test_rows_that_no_text_touched(source: Path, tmp_path: Path) -> None:
 def test_refused(known: Arrays, words: str, source: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         slimtensors.compress(source, tmp_path / "m", target_bpw=4, importance=known)
-    with pytest.raises(UsageError, match="q8_0 has steps of its own; importance is for slim and slim-fast"):
+    with pytest.raises(UsageError, match="q8_0 has steps of its own; importance is for slim, slim-fast and lqer"):
         slimtensors.compress(source, tmp_path / "m", quantise="q8_0", importance=known)
     with pytest.raises(UsageError, match="importance are for quantise"):
         slimtensors.compress(source, tmp_path / "m", importance=known)

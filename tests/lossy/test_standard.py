@@ -20,7 +20,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT
 from slimtensors.quantise.quantiser import Quantised, QuantisedInput
 from slimtensors.quantise.recipes import RECIPES
 
-OWN = {"slim", "slim-fast"}  # test_grid.py
+OWN = {"slim", "slim-fast", "lqer"}  # test_grid.py, test_low_rank.py
 AS = {name: DTYPES[name].numpy() for name in ("F32", "F16", "BF16")}
 F32 = np.float32
 

@@ -77,7 +77,7 @@ def test_an_error_is_met(source: Path, tmp_path: Path) -> None:
         ({"target_bpw": 13}, "from 0.1 to 12"),
         ({"target_error": 0}, "a target error"),
         ({"target_error": 0.1, "target_bpw": 4}, "only one of them"),
-        ({"target_bpw": 4, "quantise": "q8_0"}, "q8_0 has a size of its own; a target is for slim and slim-fast"),
+        ({"target_bpw": 4, "quantise": "q8_0"}, "q8_0 has a size of its own; a target is for slim, slim-fast and lqer"),
     ],
 )
 def test_refused(source: Path, asked: dict, words: str, tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ __all__ = ["command"]
 @click.option(
     "--quantise",
     metavar="NAME",
-    help="Quantise matrices first: slim or slim-fast, our own; q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, mxfp8, "
-    "mxfp4, nvfp4, bfp6, spqr; or with a bound, abs=0.001 or rel=0.01; bitdelta, with --base. The file does "
+    help="Quantise matrices first: slim, slim-fast or lqer, our own; q8_0, q5_0, q4_0, q4_k, nf4, int8, int4, fp8, "
+    "mxfp8, mxfp4, nvfp4, bfp6, spqr; or with a bound, abs=0.001 or rel=0.01; bitdelta, with --base. The file does "
     "not give its source back then, and says so.",
 )
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
 @click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")
 @click.option(
-    "--importance", metavar="FILE", type=click.Path(), help="Of slim: how much errors count (.safetensors, .gguf)."
+    "--importance", metavar="FILE", type=click.Path(), help="Of our own: how much errors count (.safetensors, .gguf)."
 )
 @click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for a file of this size: 4GB.")
 @click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")
@@ -75,8 +75,9 @@ def command(
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
     that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
 
-    With a target, slim (our own quantiser, with a trellis; slim-fast: without) is as coarse as it asks for: a file's
-    size in bytes, kB, MB, GB or KiB, MiB, GiB, hit within 0.5 %; bits a quantised weight; or each matrix's error.
+    With a target, slim (our own quantiser, with a trellis; slim-fast: without; lqer: beside a product of low rank for
+    each matrix of which that makes less) is as coarse as it asks for: a file's size in bytes, kB, MB, GB or KiB, MiB,
+    GiB, hit within 0.5 %; bits a quantised weight; or each matrix's error.
 
     --importance names a file with numbers for weights `w` of shape [R, C]: `w` [R, C], mean squared gradients;
     `w.rows` [R] and `w.columns` [C], means of these; or `w` [C], or an imatrix of llama.cpp, mean squares of inputs.

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
+from slimtensors.detect.subspace import DEAD, ERROR, form_of, picked_rows, squares, subspace, times, worthy_rank
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.inputs import Input
@@ -30,19 +31,14 @@ Units = npt.NDArray[Any]
 Numbers = npt.NDArray[Any]  # float32
 
 DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
-MOST_RANK = 32
 FIRST, THEN = (2048, 3), (8192, 2)  # rows from which directions are taken, and rounds of the subspace's iteration
 FAR = 6.0  # scales: what lies beyond counts as that
-ERROR = 1.2  # of the factors' rounding, in squares of what is left of a unit: coarser ones save less than they lose
-DEAD = 0.4  # factors are rounded up from 1 - DEAD on, since zeros are cheap
-COSTLY = 1.15  # a factor takes more than its information
 FARTHEST = 127  # factor
 STEPS = 16  # quarters of an octave that a mean lifts a class by, at most
 TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
 MEDIAN_SAMPLE = 1 << 15  # units, about
 LARGEST = float(np.finfo(np.float32).max)
-RUN = 32  # rows that are read at once
 PIECE = 1 << 18  # units
 
 
@@ -99,7 +95,7 @@ class _Directions(NamedTuple):
 
 def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int) -> _Directions | None:
     """From some rows; None where no mean of them is worth its factors."""
-    picked = _picked(matrix.rows, rows)
+    picked = picked_rows(matrix.rows, rows)
     sample = matrix.rows_at(picked)
     some = sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1]  # odd: a power of two would skip columns
     scale = 1.5 * float(np.median(np.abs(some)))
@@ -108,22 +104,14 @@ def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int) 
     with np.errstate(over="ignore"):
         np.multiply(sample, np.float32(1 / scale), out=sample)
     np.clip(sample, -FAR, FAR, out=sample)
-    right = _subspace(sample, start, rounds)
-    energies = _squares(_times(sample, right)) / picked.size
-    whole = float(np.cumsum(_squares(sample))[-1]) / picked.size
+    right = subspace(sample, start, rounds)
+    energies = squares(times(sample, right)) / picked.size
+    whole = float(np.cumsum(squares(sample))[-1]) / picked.size
     order = np.argsort(-energies, kind="stable")
-    rank = _rank(energies[order].tolist(), whole, matrix.rows, matrix.columns)
+    rank = worthy_rank(energies[order].tolist(), whole, matrix.rows, matrix.columns)
     if not rank:
         return None
     return _Directions(np.ascontiguousarray(right[:, order[:rank]]), energies[order[:rank]], whole, scale)
-
-
-def _picked(rows: int, count: int) -> npt.NDArray[np.int64]:
-    """So many rows, in runs spread evenly over all of them."""
-    if rows <= count:
-        return np.arange(rows)
-    starts = np.linspace(0, rows - RUN, count // RUN).astype(np.int64)
-    return np.unique((starts[:, None] + np.arange(RUN)).reshape(-1))
 
 
 def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
@@ -143,7 +131,7 @@ def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
     solver: Numbers = np.ascontiguousarray((rounded / np.where(lengths > 0, lengths, 1) / left_step).astype(np.float32))
     factors = np.empty((len(groups), matrix.rows + matrix.columns), np.uint8)
     for low, high, piece in matrix.pieces(scale):
-        along = _times(piece, solver)
+        along = times(piece, solver)
         whole_left = np.sign(along) * np.floor(np.abs(along) + np.float32(DEAD))
         factors[:, low:high] = (np.clip(whole_left, -FARTHEST, FARTHEST) + ZERO).astype(np.uint8).T
     factors[:, matrix.rows :] = (whole_right.T + ZERO).astype(np.uint8)
@@ -159,7 +147,7 @@ class _Matrix:
     def __init__(self, tensor: Input, classes: Classes) -> None:
         self.tensor, self.classes = tensor, classes
         self.rows, self.columns = classes.rows.size, classes.columns.size
-        self.form = _form(tensor.dtype)
+        self.form = form_of(tensor.dtype)
         self._of_rows, self._of_columns = _powers()[classes.rows], _powers()[classes.columns]
 
     def rows_at(self, picked: npt.NDArray[np.int64]) -> Numbers:
@@ -226,82 +214,8 @@ def _powers() -> Numbers:
     return np.array([math.ldexp(quarters[k % 4], -(k // 4)) for k in range(MOST + 1)], np.float32)
 
 
-def _form(dtype: DType) -> tuple[tuple[int, int, int], np.float32]:
-    """How the kernels make numbers of units."""
-    mantissa = MANTISSA[dtype.name]
-    exponents = dtype.unit_bits - 1 - mantissa
-    infinity = (1 << exponents) - 1 << mantissa
-    finite = 1 << dtype.unit_bits - 1 if dtype.name == "F8_E4M3" else infinity  # whose NaN counts as the next number
-    return (dtype.unit_bits - 1, 23 - mantissa, finite), np.float32(2.0 ** (128 - (1 << exponents - 1)))
-
-
-def _squares(matrix: Numbers) -> npt.NDArray[np.float64]:
-    """Sums of squares of each column."""
-    sums = np.zeros(matrix.shape[1])
-    _check(directions.add_squares(np.ascontiguousarray(matrix).reshape(-1), sums))
-    return sums
-
-
-def _times(matrix: Numbers, right: Numbers) -> Numbers:
-    """Their product, of a right side of up to 32 columns."""
-    out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
-    wide = _wide(right).reshape(-1).view(np.uint32)
-    _check(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
-    return out[:, : right.shape[1]]
-
-
-def _wide(right: Numbers) -> Numbers:
-    wide = np.zeros((right.shape[0], MOST_RANK), np.float32)
-    wide[:, : right.shape[1]] = right
-    return wide
-
-
-def _subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
-    """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
-    columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
-    noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
-    right = _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
-    if start is not None:
-        right[:, : start.shape[1]] = start
-    factors, work = np.empty(MOST_RANK, np.float32), np.empty(directions.ROWS * MOST_RANK, np.uint32)
-
-    def straighten() -> None:
-        flat = right.reshape(-1)
-        _check(directions.straighten(flat.view(np.uint32), flat, factors))
-
-    for _ in range(rounds):
-        straighten()
-        turned = np.empty_like(right)
-        bits = right.reshape(-1).view(np.uint32), work, turned.reshape(-1).view(np.uint32)
-        _check(directions.turn(sample.reshape(-1), *bits))
-        right = turned
-    straighten()
-    straighten()  # again, for what rounding left
-    return np.ascontiguousarray(right[:, :rank])
-
-
 def _check(status: int) -> None:
     assert status == OK
-
-
-def _rank(energies: list[float], whole: float, rows: int, columns: int) -> int:
-    """How many directions are worth their factors, if all is about normal."""
-    best, gain = 0, 0.0
-    taken = cost = 0.0
-    for t, energy in enumerate(energies):
-        taken += energy
-        error = ERROR * (whole - taken) / columns
-        if error <= 0:
-            break
-        # (1 / 2) log2(1 + energy / error) bits for each factor
-        cost += 0.5 * rows * math.log2(1 + energy / error)
-        cost += 0.5 * columns * math.log2(1 + rows * energy / (columns * error))
-        # (1 / 2) log2(before / after) bits for each unit, after the factors' rounding too
-        after = whole - taken + (t + 1) * error * (1 + columns / rows)
-        saved = 0.5 * rows * columns * math.log2(whole / after) - COSTLY * cost
-        if saved > gain:
-            best, gain = t + 1, saved
-    return best
 
 
 def _steps(scale: float) -> tuple[int, ...]:

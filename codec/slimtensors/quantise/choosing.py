@@ -13,6 +13,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.bounded import Bounded
 from slimtensors.quantise.difference import BitDelta, OfDifference
 from slimtensors.quantise.grid import Grid
+from slimtensors.quantise.low_rank import LQER
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import quantisers_of
 
@@ -82,6 +83,8 @@ def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, as
     first = quantisers[0]
     if isinstance(first, Bounded):
         raise UsageError(f"{first.name} is a bound for weights, and cannot be kept by a sum with a base; leave one out")
+    if isinstance(first, LQER):
+        raise UsageError(f"{first.name} adds a product of its own, to which no base can be added; for this, take slim")
     if isinstance(first, Grid):  # codes within a sum have no classes
         quantisers = [replace(first, classes=False, error=first.error if asked.aimed else ERROR_OF_DIFFERENCES)]
     return [OfDifference(each, base) for each in quantisers]

@@ -91,7 +91,7 @@ class Grid:
     def look(self, tensor: Input) -> Seen:
         """Piece by piece. Raises UsageError for floats that are not finite."""
         rows, columns = tensor.shape
-        scales, stride = self._scales(tensor), max(1, rows * columns >> SAMPLE)
+        scales, stride = self.scales(tensor), max(1, rows * columns >> SAMPLE)
         power, peak, sample = 0.0, 0.0, []
         each = max(1, PIECE // columns)
         for low in range(0, rows, each):
@@ -114,7 +114,7 @@ class Grid:
         """What `structure` gives, of a tensor that was looked at."""
         if not seen.power:
             return None
-        scales, known = self._scales(tensor), self.steps.get(tensor.name)
+        scales, known = self.scales(tensor), self.steps.get(tensor.name)
         with np.errstate(all="ignore"):
             cell = self.step * (1 if known is None else known.tensor)
             cell = cell or _step_for(self, tensor, seen, scales)
@@ -141,10 +141,10 @@ class Grid:
 
     def sides(self, tensor: Input) -> tuple[Units, ...]:
         """Side planes: numbers of rows and of columns, or none."""
-        scales = self._scales(tensor)
+        scales = self.scales(tensor)
         return () if scales is None else tuple(each.view("<u4") for each in scales)
 
-    def _scales(self, tensor: Input) -> tuple[Floats, Floats] | None:
+    def scales(self, tensor: Input) -> tuple[Floats, Floats] | None:
         """Of rows and of columns, if not all are alike."""
         known = self.steps.get(tensor.name)
         if known is None or all((each == each[0]).all() for each in (known.rows, known.columns)):

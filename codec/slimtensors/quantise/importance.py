@@ -25,8 +25,8 @@ from slimtensors.dtypes import CASTABLE, DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.choosing import Quantise, chosen
-from slimtensors.quantise.grid import Grid, Steps
-from slimtensors.quantise.recipes import quantisers_of
+from slimtensors.quantise.grid import Steps
+from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
 
 __all__ = ["Importance", "importances", "stray", "weighed"]
 
@@ -53,9 +53,10 @@ def weighed(asked: Quantise, inputs: Sequence[Input], told: Sequence[Input]) -> 
 
     Raises UsageError for other quantisers than ours, and for importances that cannot be meant.
     """
-    grids = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
-    if not isinstance(grids[0], Grid):
-        raise UsageError(f"{grids[0].name} has steps of its own; importance is for slim and slim-fast")
+    own = (quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe])[0]
+    grid = grid_of(own)
+    if grid is None:
+        raise UsageError(f"{own.name} has steps of its own; importance is for slim, slim-fast and lqer")
     weights = chosen(inputs, asked)
     found = importances(weights, told)
     if not found:
@@ -64,7 +65,7 @@ def weighed(asked: Quantise, inputs: Sequence[Input], told: Sequence[Input]) -> 
             f"quantised are {_some(each.name for each in weights)}"
         )
     sizes = {each.name: unit_count(each) for each in weights}
-    return replace(asked, recipe=replace(grids[0], steps=_steps(found, sizes)))
+    return replace(asked, recipe=with_grid(own, replace(grid, steps=_steps(found, sizes))))
 
 
 def _some(names: Iterable[str]) -> str:

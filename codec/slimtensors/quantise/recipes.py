@@ -15,10 +15,11 @@ from slimtensors.quantise.blocks import Blocks
 from slimtensors.quantise.bounded import Bounded, absolute, relative
 from slimtensors.quantise.difference import BitDelta
 from slimtensors.quantise.grid import Grid
+from slimtensors.quantise.low_rank import LQER
 from slimtensors.quantise.outliers import SpQR
 from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["RECIPES", "quantisers_of", "smaller"]
+__all__ = ["RECIPES", "grid_of", "quantisers_of", "smaller", "with_grid"]
 
 
 def _integers(low: int, high: int) -> npt.NDArray[Any]:
@@ -44,6 +45,7 @@ _ALL: list[Quantiser] = [
     scaled_scales.Q4K(),
     Grid("slim", 8, error=USUAL_ERROR),
     Grid("slim-fast", 1, error=USUAL_ERROR),
+    LQER(Grid("lqer", 8, error=USUAL_ERROR)),
     SpQR(),
     Blocks("bfp6", 16, _integers(-31, 31), rules.bfp(5), "E8M0"),
 ]
@@ -70,7 +72,20 @@ def quantisers_of(name: str) -> list[Quantiser]:
 def smaller(recipe: str | Quantiser) -> str | Quantiser:
     """What takes less room, and more time to decode: codes on a grid given classes of rows and columns."""
     found = RECIPES.get(recipe) if isinstance(recipe, str) else None
-    return replace(found, classes=True) if isinstance(found, Grid) else recipe
+    grid = None if found is None else grid_of(found)
+    return recipe if found is None or grid is None else with_grid(found, replace(grid, classes=True))
+
+
+def grid_of(quantiser: Quantiser) -> Grid | None:
+    """The uniform grid that it has, if it has one."""
+    if isinstance(quantiser, LQER):
+        return quantiser.grid
+    return quantiser if isinstance(quantiser, Grid) else None
+
+
+def with_grid(quantiser: Quantiser, grid: Grid) -> Quantiser:
+    """One that has a grid, with another."""
+    return replace(quantiser, grid=grid) if isinstance(quantiser, LQER) else grid
 
 
 def _bounded(name: str, kind: str, number: str) -> Quantiser:

@@ -19,7 +19,9 @@ from slimtensors.quantise.asking import Target
 from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
 from slimtensors.quantise.difference import Difference
 from slimtensors.quantise.grid import Grid, Seen, chunk_of, quantised_part
-from slimtensors.quantise.recipes import quantisers_of
+from slimtensors.quantise.low_rank import LQER, Rest
+from slimtensors.quantise.quantiser import Quantiser
+from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
 
 __all__ = ["aimed"]
 
@@ -44,46 +46,60 @@ def aimed(
 
     Raises UsageError if it cannot be had, or the quantiser has no grid.
     """
-    grids = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
-    if not isinstance(grids[0], Grid):
-        raise UsageError(f"{grids[0].name} has a size of its own; a target is for slim and slim-fast")
+    own = (quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe])[0]
+    grid = grid_of(own)
+    if grid is None:
+        raise UsageError(f"{own.name} has a size of its own; a target is for slim, slim-fast and lqer")
     if target.error is not None:
-        states = 1 if target.error > COARSE_ERROR else grids[0].states
-        return replace(asked, recipe=replace(grids[0], error=target.error, step=0.0, states=states), aimed=True)
+        states = 1 if target.error > COARSE_ERROR else grid.states
+        made = with_grid(own, replace(grid, error=target.error, step=0.0, states=states))
+        return replace(asked, recipe=made, aimed=True)
     of = {tensor.name: base for tensor, base in zip(inputs, bases, strict=False) if base is not None}
-    seen = (Difference(each, of[each.name]) if each.name in of else each for each in chosen(inputs, asked))
-    weights = _weights_of(list(seen), grids[0])
+    seen: list[Input] = [
+        Difference(each, of[each.name]) if each.name in of else each for each in chosen(inputs, asked)
+    ]
+    if isinstance(own, LQER):
+        own = replace(own, products={each.name: own.known(each, own.grid.look(each)) for each in seen})
+    weights = _weights_of(seen, own, grid)
     if not weights.total:
-        raise nothing_fits(grids[0])
+        raise nothing_fits(own)
     if target.bits is not None:
-        return replace(asked, recipe=_fit(weights, grids[0], target.bits * weights.total / 8), aimed=True)
+        found = _fit(weights, grid, target.bits * weights.total / 8)
+        return replace(asked, recipe=with_grid(own, found), aimed=True)
     assert target.size is not None
-    return _with_length(weights, asked, grids[0], target.size, length_with)
+    return _with_length(weights, replace(asked, recipe=own), grid, target.size, length_with)
 
 
 class _Weights(NamedTuple):
-    """What is to be quantised. deviation: log2, the mean over weights."""
+    """What is to be quantised. deviation: log2, the mean over weights. beside: bytes that no step changes."""
 
     tensors: list[tuple[Input, Seen]]
     total: int
     deviation: float
+    beside: int
 
 
-def _weights_of(tensors: Sequence[Input], grid: Grid) -> _Weights:
+def _weights_of(tensors: Sequence[Input], own: Quantiser, grid: Grid) -> _Weights:
     """Without tensors of zeros, which take nothing. Raises UsageError for floats that are not finite."""
-    seen = [(tensor, grid.look(tensor)) for tensor in tensors]
+    known = own.products if isinstance(own, LQER) else {}
+    products = {name: product for name, product in known.items() if product is not None}
+    left = [Rest(each, products[each.name]) if each.name in products else each for each in tensors]
+    seen = [(tensor, grid.look(tensor)) for tensor in left]
     found = [each for each in seen if each[1].power]
     total = sum(unit_count(tensor) for tensor, _ in found)
     logs = sum(unit_count(tensor) * math.log2(each.power / unit_count(tensor)) / 2 for tensor, each in found)
-    return _Weights(found, total, logs / max(total, 1))
+    beside = sum(product.size() for product in products.values())
+    return _Weights(found, total, logs / max(total, 1), beside)
 
 
 def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, length_with: Measure) -> Quantise:
     """Files are written to nowhere until one has at most `size` bytes, and hardly less."""
+    own = asked.recipe
+    assert not isinstance(own, str)
     grid = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
     for _ in range(ATTEMPTS):
-        tried = replace(asked, recipe=grid, aimed=True)
+        tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
         made = length_with(tried)
         if abs(made - aim) <= 2 * CLOSE * size:
             return tried
@@ -97,7 +113,7 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
                 + ("" if asked.embeddings else ", or quantise embeddings too")
             )
         grid = _fit(weights, grid, wanted)
-    tried = replace(asked, recipe=grid, aimed=True)
+    tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
     made = length_with(tried)
     if abs(made - size) > 0.005 * size:
         raise UsageError(f"no file of {size} bytes was found; the nearest has {made}")
@@ -134,7 +150,7 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
 def _bytes(weights: _Weights, grid: Grid) -> float:
     """What quantised tensors take, by some of their chunks if there are many."""
     share = min(1.0, MOST_LOOKED_AT / weights.total)
-    return sum(_bytes_of(tensor, seen, grid, share) for tensor, seen in weights.tensors)
+    return weights.beside + sum(_bytes_of(tensor, seen, grid, share) for tensor, seen in weights.tensors)
 
 
 def _bytes_of(tensor: Input, seen: Seen, grid: Grid, share: float) -> float:

@@ -1,0 +1,112 @@
+"""Along which directions the rows of a matrix are longest, and how many of them are worth their factors. Every sum is
+in a fixed order: the same on every machine.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.detect.classes import MANTISSA
+from slimtensors.dtypes import DType
+from slimtensors.kernels.cpu import directions
+from slimtensors.kernels.status import OK
+
+__all__ = ["DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "picked_rows", "squares", "subspace", "times", "worthy_rank"]
+
+Numbers = npt.NDArray[Any]  # float32
+
+MOST_RANK = 32
+ERROR = 1.2  # of the factors' rounding, in squares of what is left of a unit: coarser ones save less than they lose
+DEAD = 0.4  # factors are rounded up from 1 - DEAD on, since zeros are cheap
+COSTLY = 1.15  # a factor takes more than its information
+RUN = 32  # rows that are read at once
+
+
+def form_of(dtype: DType) -> tuple[tuple[int, int, int], np.float32]:
+    """How the kernels make numbers of units."""
+    mantissa = MANTISSA[dtype.name]
+    exponents = dtype.unit_bits - 1 - mantissa
+    infinity = (1 << exponents) - 1 << mantissa
+    finite = 1 << dtype.unit_bits - 1 if dtype.name == "F8_E4M3" else infinity  # whose NaN counts as the next number
+    return (dtype.unit_bits - 1, 23 - mantissa, finite), np.float32(2.0 ** (128 - (1 << exponents - 1)))
+
+
+def picked_rows(rows: int, count: int) -> npt.NDArray[np.int64]:
+    """So many rows, in runs spread evenly over all of them."""
+    if rows <= count:
+        return np.arange(rows)
+    starts = np.linspace(0, rows - RUN, count // RUN).astype(np.int64)
+    return np.unique((starts[:, None] + np.arange(RUN)).reshape(-1))
+
+
+def squares(matrix: Numbers) -> npt.NDArray[np.float64]:
+    """Sums of squares of each column."""
+    sums = np.zeros(matrix.shape[1])
+    _check(directions.add_squares(np.ascontiguousarray(matrix).reshape(-1), sums))
+    return sums
+
+
+def times(matrix: Numbers, right: Numbers) -> Numbers:
+    """Their product, of a right side of up to 32 columns."""
+    out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
+    wide = _wide(right).reshape(-1).view(np.uint32)
+    _check(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
+    return out[:, : right.shape[1]]
+
+
+def _wide(right: Numbers) -> Numbers:
+    wide = np.zeros((right.shape[0], MOST_RANK), np.float32)
+    wide[:, : right.shape[1]] = right
+    return wide
+
+
+def subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
+    """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
+    columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
+    noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
+    right = _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
+    if start is not None:
+        right[:, : start.shape[1]] = start
+    factors, work = np.empty(MOST_RANK, np.float32), np.empty(directions.ROWS * MOST_RANK, np.uint32)
+
+    def straighten() -> None:
+        flat = right.reshape(-1)
+        _check(directions.straighten(flat.view(np.uint32), flat, factors))
+
+    for _ in range(rounds):
+        straighten()
+        turned = np.empty_like(right)
+        bits = right.reshape(-1).view(np.uint32), work, turned.reshape(-1).view(np.uint32)
+        _check(directions.turn(sample.reshape(-1), *bits))
+        right = turned
+    straighten()
+    straighten()  # again, for what rounding left
+    return np.ascontiguousarray(right[:, :rank])
+
+
+def worthy_rank(energies: list[float], whole: float, rows: int, columns: int, more: float = 0.0) -> int:
+    """How many directions are worth their factors, if all is about normal. more: bits that each factor takes on top."""
+    best, gain = 0, 0.0
+    taken = cost = 0.0
+    for t, energy in enumerate(energies):
+        taken += energy
+        error = ERROR * (whole - taken) / columns
+        if error <= 0:
+            break
+        # (1 / 2) log2(1 + energy / error) bits for each factor
+        cost += 0.5 * rows * math.log2(1 + energy / error)
+        cost += 0.5 * columns * math.log2(1 + rows * energy / (columns * error))
+        # (1 / 2) log2(before / after) bits for each unit, after the factors' rounding too
+        after = whole - taken + (t + 1) * error * (1 + columns / rows)
+        saved = 0.5 * rows * columns * math.log2(whole / after) - COSTLY * cost - (t + 1) * (rows + columns) * more
+        if saved > gain:
+            best, gain = t + 1, saved
+    return best
+
+
+def _check(status: int) -> None:
+    assert status == OK
