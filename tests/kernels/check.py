@@ -48,6 +48,7 @@ from slimtensors.kernels.cpu import (
     lookup,
     low_rank,
     merging,
+    outliers,
     planes,
     quantise,
     records,
@@ -68,9 +69,9 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
     bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
-    encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, planes,
-    quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, survey, table, trellis,
-    window, xxh3,
+    encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
+    planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, survey, table,
+    trellis, window, xxh3,
 )  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import json
+import math
 import mmap
 import struct
 
@@ -31,6 +32,7 @@ from slimtensors.kernels.cpu import (
     mean_kernels,
     merging,
     opening,
+    outliers,
     payload,
     planes,
     quantise,
@@ -229,6 +231,10 @@ def feed_quantisers(fence: Fence, n: int) -> None:
         assert codes.max() <= 2 * 126
         assert quantise.round_shifted(weights, scales, offsets, length, 15, codes) == OK
         assert codes.max() <= 15
+        assert outliers.sum_ranges(weights, length, fence.array(np.float64, 1)) == OK
+        for worth in (0.0, math.inf, math.nan):
+            assert outliers.flag_outliers(weights, length, 3, worth, codes, scales, offsets) == OK
+            assert codes.reshape(-1, length).sum(1).max() <= 3
     room, minima = fence.arrays((np.float32, search_scales.ROOM), (np.float32, n // 32))
     assert search_scales.search_scales(weights, room, fence.array(np.float32, n // 32), minima) == OK
     sums = fence.arrays((np.float64, 32), (np.float64, 32), (np.float64, 1))

@@ -52,3 +52,16 @@ def nearest(x: Array, positive: Array) -> Array:
     magnitudes = abs(x.astype(np.float64))
     at = np.searchsorted(positive[:-1] + np.diff(positive) / 2, magnitudes)
     return np.where(magnitudes > 0, np.where(x < 0, -positive[at], positive[at]), 0.0)
+
+
+def outliers(run: list[float], most: int, worth: float) -> tuple[list[int], float, float]:
+    """Which of a run stand apart, in the order in which they are found, and the ends of what is left: by sorting."""
+    order = sorted(range(len(run)), key=lambda i: run[i])
+    apart = []
+    for _ in range(most):
+        low, lower, higher, high = (run[order[k]] for k in (0, 1, -2, -1))
+        at_top = higher - low <= high - lower
+        if (high - low) ** 2 - min(higher - low, high - lower) ** 2 <= worth:
+            break
+        apart.append(order.pop(-1 if at_top else 0))
+    return apart, run[order[0]], run[order[-1]]

@@ -8,7 +8,7 @@ import pytest
 from lossy import slow
 from lossy.test_standard import AS
 from slimtensors.dtypes import DTYPES
-from slimtensors.kernels.cpu import bounds
+from slimtensors.kernels.cpu import bounds, outliers
 from slimtensors.kernels.cpu.search_scales import ROOM, search_scales
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 from slimtensors.quantise import bounded
@@ -96,3 +96,32 @@ def test_nearest_of_many(dtype: str, factor: float, seed: int) -> None:
     for bound in (float(np.median(shares)), float(shares.max()) * 1.01):
         kept = (abs(expected - x) <= bound * abs(x.astype(np.float64))).all()
         assert (bounded._nearest(x, peak, least, positive, bound, DTYPES[dtype]) is not None) == kept
+
+
+@pytest.mark.parametrize("length", [16, 24])
+def test_outliers(length: int) -> None:
+    """Equal ones, zeros of both signs and runs of one number among them."""
+    rng = np.random.default_rng(length)
+    few = rng.integers(-3, 4, (400, length)) * 10.0 ** rng.integers(0, 3, (400, length))
+    weights = np.concatenate([rng.standard_t(2, (400, length)), few, few[:50] * 0 + 7]).astype(np.float32)
+    weights[::9] *= -1
+    squares, apart = np.empty(1), np.full(weights.size, 9, np.uint8)
+    low, high = np.empty(len(weights), np.float32), np.empty(len(weights), np.float32)
+    flat, total = weights.reshape(-1), 0.0
+    assert outliers.sum_ranges(flat, length, squares) == OK
+    for run in weights.astype(np.float64):
+        total += (run.max() - run.min()) ** 2
+    assert squares[0] == total
+    for most, worth in ((3, 0.0), (3, 2.5), (length - 2, 1e-3), (0, 0.0)):
+        assert outliers.flag_outliers(flat, length, most, worth, apart, low, high) == OK
+        for r, run in enumerate(weights):
+            flagged, least, largest = slow.outliers(run.astype(np.float64).tolist(), most, worth)
+            assert sorted(flagged) == np.flatnonzero(apart[r * length : (r + 1) * length]).tolist()
+            assert (low[r], high[r]) == (least, largest)
+    for arguments in (
+        (flat[1:], length, 3, 1.0, apart[1:], low, high), (flat, length, length - 1, 1.0, apart, low, high),
+        (flat, length, 3, 1.0, apart[1:], low, high), (flat, length, 3, 1.0, apart, low, high[1:]),
+        (flat, length, -1, 1.0, apart, low, high),
+    ):  # fmt: skip
+        assert outliers.flag_outliers(*arguments) == BAD_ARGUMENT
+    assert outliers.sum_ranges(flat[1:], length, squares) == BAD_ARGUMENT

@@ -19,7 +19,8 @@ from slimtensors.codecs.casts import round_to_bf16
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.expression import Gather, Mul, Sparse
 from slimtensors.inputs import Input, unit_count
-from slimtensors.kernels.cpu import quantise as kernels
+from slimtensors.kernels.cpu import outliers as kernels
+from slimtensors.kernels.cpu.quantise import round_shifted
 from slimtensors.kernels.status import OK
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 from slimtensors.quantise.rules import half
@@ -58,47 +59,35 @@ class SpQR:
         weights, dtype = floats_of(tensor), tensor.dtype
         numbers = np.empty(weights.size, dtype.unit)
         with np.errstate(all="ignore"):  # what is not finite is found by its error
-            runs = weights.reshape(-1, RUN)
-            apart = _outliers(runs)
-            low = np.minimum(np.where(apart, np.float32(np.inf), runs).min(1), np.float32(0))
-            high = np.maximum(np.where(apart, -np.float32(np.inf), runs).max(1), low)
+            apart, low, high = _outliers(weights)
+            low = np.minimum(low, np.float32(0))
+            high = np.maximum(high, low)
             scales, d = _few((high - low) / np.float32(MOST))
-            minima, m = _few(-low)
+            minima, m = _few(np.float32(0) - low)  # 0 where low is, and not -0
             steps, offsets = (
                 small * np.repeat(large, BLOCK // RUN) for small, large in ((scales, d), (minima, -m))
             )
             found = np.empty(weights.size, np.uint8)
-            assert kernels.round_shifted(weights, steps, offsets, RUN, MOST, found) == OK
+            assert round_shifted(weights, steps, offsets, RUN, MOST, found) == OK
             lookup.scaled(PALETTE.astype(np.float32), steps, RUN, 0, found, numbers, dtype, offsets)
         sides = (PALETTE.view(np.uint8), *(each.view("<u4") for each in (scales, d, minima, -m)))
-        units = np.where(apart.reshape(-1), _kept(tensor), numbers)
+        units = np.where(apart, _kept(tensor), numbers)
         return Quantised(sides, units, numbers)
 
 
-def _outliers(runs: Floats) -> Flags:
-    """Those at the ends of a run without which its range is so much smaller that their bits are paid.
+def _outliers(weights: Floats) -> tuple[Flags, Floats, Floats]:
+    """Those at the ends of a run without which its range is so much smaller that their bits are paid; and of each run
+    the smallest and the largest that are left.
 
     Codes of a range r have the squared error c r^2, and a bit more for each weight makes that a quarter: a bit is worth
     2 ln 2 times what a weight's error is on average.
     """
-    order = np.argsort(runs, axis=1, kind="stable")
-    ranked = np.take_along_axis(runs, order, 1).astype(np.float64)
-    low, high, every = np.zeros(len(runs), np.int64), np.full(len(runs), RUN - 1), np.arange(len(runs))
-    squares = np.square(ranked[:, -1] - ranked[:, 0])
-    # one after another: the same sum on every machine
-    worth = OUTLIER_BITS * 2 * math.log(2) * np.cumsum(squares)[-1] / squares.size / RUN
-    for _ in range(OUTLIERS):
-        whole = ranked[every, high] - ranked[every, low]
-        without_high = ranked[every, high - 1] - ranked[every, low]
-        without_low = ranked[every, high] - ranked[every, low + 1]
-        pays = np.square(whole) - np.square(np.minimum(without_high, without_low)) > worth
-        at_top = without_high <= without_low
-        high -= pays & at_top
-        low += pays & ~at_top
-    rank = np.arange(RUN)
-    apart = np.empty(runs.shape, np.bool_)
-    np.put_along_axis(apart, order, (rank < low[:, None]) | (rank > high[:, None]), 1)
-    return apart
+    squares, apart = np.empty(1), np.empty(weights.size, np.uint8)
+    assert kernels.sum_ranges(weights, RUN, squares) == OK
+    worth = OUTLIER_BITS * 2 * math.log(2) * float(squares[0]) / (weights.size // RUN) / RUN
+    low, high = (np.empty(weights.size // RUN, np.float32) for _ in range(2))
+    assert kernels.flag_outliers(weights, RUN, OUTLIERS, worth, apart, low, high) == OK
+    return apart.view(np.bool_), low, high
 
 
 def _few(numbers: Floats) -> tuple[Floats, Floats]:
