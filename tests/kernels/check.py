@@ -59,6 +59,7 @@ from slimtensors.kernels.cpu import (
     search_scales,
     sparse,
     split,
+    sums,
     survey,
     table,
     trellis,
@@ -70,8 +71,8 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 MODULES = (
     bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
     encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
-    planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, survey, table,
-    trellis, window, xxh3,
+    planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, sums,
+    survey, table, trellis, window, xxh3,
 )  # fmt: skip
 
 

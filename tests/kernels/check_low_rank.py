@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
+from typing import Any
 
 import ml_dtypes
 import numpy as np
 
 from slimtensors.kernels.cpu import fit
 from slimtensors.kernels.cpu.low_rank import WIDE, move_base
+from slimtensors.kernels.cpu.sums import add_numbers
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 SHAPES = ((1, 1, 1), (7, 3, 33), (40, 16, 65), (3, 2, 2500))  # rows, rank, columns
@@ -45,6 +47,9 @@ def check_moves(rng: np.random.Generator) -> Iterator[np.ndarray]:
                     assert move_base(*given) == OK
                 assert np.array_equal(out, expected[first:last]), (narrow, dtype, rows, columns, first)
                 yield out
+                if unit is np.uint32 and np.isfinite(piece.view(np.float32)).all():
+                    yield check_rounded(given, expected[first:last])
+    yield from check_sums(rng)
     flat = (left.reshape(-1), right.reshape(-1))
     for bad in (
         (units.reshape(-1), *flat, columns, 1, scale, sums, work, np.empty(units.size, unit)),
@@ -55,6 +60,36 @@ def check_moves(rng: np.random.Generator) -> Iterator[np.ndarray]:
         (units.reshape(-1), *flat, 0, 0, scale, sums, work, np.empty(units.size, unit)),
     ):
         assert move_base(*bad) == BAD_ARGUMENT
+
+
+def check_rounded(given: tuple[Any, ...], expected: np.ndarray) -> np.ndarray:
+    """F32 moved and rounded to BF16, infinities of the base too."""
+    base, *rest, _out = given
+    out = np.empty(base.size, np.uint16)
+    with np.errstate(all="ignore"):
+        assert move_base(base, *rest, out) == OK
+        assert np.array_equal(out, expected.view(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16))
+        infinite = np.where(np.arange(base.size) % 3 == 0, np.uint32(0xFF800000), base)
+        assert move_base(infinite, *rest, out) == OK
+    assert (out[::3] == 0xFF80).all()
+    return out
+
+
+def check_sums(rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Numbers added to a base of any bits."""
+    for dtype, unit in FLOATS:
+        base = rng.integers(0, 1 << 8 * np.dtype(unit).itemsize, 3000, unit)
+        base[::2] = rng.normal(0, 1, 1500).astype(dtype).view(unit)
+        numbers, out = (rng.standard_normal(3000) * 10.0 ** rng.integers(-9, 9, 3000)).astype(np.float32), base.copy()
+        numbers[5::7] = -base.view(dtype).astype(np.float32)[5::7]
+        numbers[~np.isfinite(numbers)], numbers[9::50] = 0, np.inf
+        with np.errstate(all="ignore"):
+            assert add_numbers(base, numbers, out) == OK
+            expected = (base.view(dtype).astype(np.float32) + numbers).astype(dtype).view(unit)
+        finite = np.isfinite(base.view(dtype).astype(np.float32))
+        assert np.array_equal(out, np.where(finite, expected, base))
+        yield out
+        assert add_numbers(base[1:], numbers, out) == add_numbers(base, numbers[1:], out) == BAD_ARGUMENT
 
 
 def check_fits(rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -42,6 +42,7 @@ from slimtensors.kernels.cpu import (
     search,
     search_scales,
     sparse,
+    sums,
     survey,
     table,
     trellis,
@@ -235,10 +236,13 @@ def feed_quantisers(fence: Fence, n: int) -> None:
         for worth in (0.0, math.inf, math.nan):
             assert outliers.flag_outliers(weights, length, 3, worth, codes, scales, offsets) == OK
             assert codes.reshape(-1, length).sum(1).max() <= 3
+    for unit in (np.uint16, np.uint32):
+        base, made = fence.arrays((unit, n), (unit, n))
+        assert sums.add_numbers(base, weights, made) == OK
     room, minima = fence.arrays((np.float32, search_scales.ROOM), (np.float32, n // 32))
     assert search_scales.search_scales(weights, room, fence.array(np.float32, n // 32), minima) == OK
-    sums = fence.arrays((np.float64, 32), (np.float64, 32), (np.float64, 1))
-    assert errors.add_errors(*fence.arrays((np.float64, n), (np.float64, n)), *sums) == OK
+    totals = fence.arrays((np.float64, 32), (np.float64, 32), (np.float64, 1))
+    assert errors.add_errors(*fence.arrays((np.float64, n), (np.float64, n)), *totals) == OK
 
 
 def feed_bounds(fence: Fence, n: int) -> None:

@@ -12,6 +12,8 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Decimal, Gather, Mul, Sum, Trellis
+from slimtensors.kernels.cpu.sums import add_numbers
+from slimtensors.kernels.status import OK
 
 __all__ = ["F32", "FromCodes", "add", "added", "adds_up", "decode_codes", "find_codes", "on_base"]
 
@@ -52,12 +54,20 @@ def _added(expression: Sum, numbers: Units, place: Place) -> Units:
     if isinstance(expression.plus, int):
         assert place.base is not None
         return on_base(place.base[: numbers.size], numbers, dtype)
-    zeros = np.zeros(numbers.size, F32.unit)
-    return added(delta.moved_units(zeros, expression.plus, place._replace(dtype=F32)), numbers, dtype)
+    # Sums do not mind which of the two is moved, and numbers from codes are never NaN.
+    as_f32 = place._replace(dtype=F32)
+    if dtype.name == "BF16":
+        return delta.moved_units(numbers, expression.plus, as_f32, to_bf16=True)
+    return cast_units(delta.moved_units(numbers, expression.plus, as_f32), F32, dtype)
 
 
 def on_base(base: Units, numbers: Units, dtype: DType) -> Units:
     """Numbers added to a base, whose units are of the dtype: infinities and NaNs of it stay as they are."""
+    if dtype.name != "F16":
+        out = np.empty(base.size, dtype.unit)
+        with np.errstate(all="ignore"):
+            assert add_numbers(np.ascontiguousarray(base), numbers.view(np.float32), out) == OK
+        return out
     wide = cast_units(base, dtype, F32)
     made = added(wide, numbers, dtype)
     finite = np.isfinite(wide.view(np.float32))

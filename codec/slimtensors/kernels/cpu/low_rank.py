@@ -23,7 +23,7 @@ WIDE = 1024  # columns at a time: their sums, and a few rows of factors, stay in
 def move_base(
     base: Array, left: Array, right: Array, columns: int, first: int, scale: Any, sums: Array, work: Array, out: Array
 ) -> int:
-    """out[i] = F32(base[i]) + F32(sum over k of left[row, k] * right[k, column]) * scale, in the dtype of base
+    """out[i] = F32(base[i]) + F32(sum over k of left[row, k] * right[k, column]) * scale, in the dtype of `out`
 
     Infinities and NaNs of the base stay as they are.
 
@@ -33,6 +33,7 @@ def move_base(
     scale  float32, a power of two
     sums   int32[WIDE], or int64[WIDE] for int32; work space
     work   uint32[WIDE]: work space
+    out    as base; or uint16[n] of BF16, of a base of F32 without NaNs
     """
     if columns <= 0 or right.size % columns != 0 or right.size == 0 or sums.size != WIDE or work.size != WIDE:
         return BAD_ARGUMENT
@@ -79,6 +80,7 @@ def cut(number: int, itemsize: int) -> int:
 def add_sums(base: Array, sums: Array, scale: Any, work: Array, out: Array) -> None:
     """The sums, as F32 and scaled, added to the base."""
     half = base.itemsize == 2  # an F32's upper half
+    rounded = out.itemsize == 2
     numbers = work.view(np.float32)
     for j in range(work.size):
         work[j] = np.uint32(base[j]) << np.uint32(16) if half else base[j]
@@ -86,8 +88,9 @@ def add_sums(base: Array, sums: Array, scale: Any, work: Array, out: Array) -> N
         numbers[j] = numbers[j] + np.float32(sums[j]) * scale
     for j in range(work.size):
         bits = work[j]
-        if half:
+        if rounded:
             # to the nearest upper half, ties to even; where the base is finite, this is no NaN
             bits = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
         exponent = np.uint32(0x7F80 if half else 0x7F800000)
-        out[j] = bits if np.uint32(base[j]) & exponent != exponent else base[j]
+        kept = np.uint32(base[j]) >> np.uint32(16) if rounded and not half else base[j]
+        out[j] = bits if np.uint32(base[j]) & exponent != exponent else kept
