@@ -69,15 +69,18 @@ def _start(count: int, place: Place, moved: LowRank | None) -> Units:
     return base if moved is None else moved_units(base, moved, place)
 
 
-def moved_units(base: Units, moved: LowRank, place: Place, *, to_bf16: bool = False) -> Units:
-    """Base units, moved by a product. Valid as `differences` says. to_bf16: of F32, none of them NaN, rounded to it."""
+def moved_units(base: Units, moved: LowRank, place: Place, out: Units | None = None) -> Units:
+    """Base units, moved by a product: in `out`, or valid as `differences` says. out: not of F16, as the base is; or of
+    BF16, of a base of F32 without NaNs.
+    """
     left, right = (place.sides[side].view(f"<i{place.sides[side].itemsize}") for side in (moved.left, moved.right))
     sums = work_space("sums", WIDE, np.int32 if left.itemsize == 2 else np.int64)
     work = work_space("numbers", WIDE, np.uint32)
     scale, columns = np.float32(2.0**-moved.shift), right.shape[1]
     half = place.dtype is not None and place.dtype.name == "F16"
     wide = cast_units(base, DTYPES["F16"], DTYPES["F32"]) if half else base
-    out = work_space("moved", base.size, np.uint16 if to_bf16 else wide.dtype)
+    if out is None:
+        out = work_space("moved", base.size, wide.dtype)
     with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
         status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
     assert status == OK

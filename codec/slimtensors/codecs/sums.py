@@ -10,6 +10,7 @@ import numpy.typing as npt
 from slimtensors.codecs import delta, lookup, trellis
 from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
+from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Decimal, Gather, Mul, Sum, Trellis
 from slimtensors.kernels.cpu.sums import add_numbers
@@ -40,38 +41,35 @@ def find_codes(expression: FromCodes, body: Units, place: Place) -> Units | None
 
 def add(expression: Sum, numbers: Units, out: Units, place: Place) -> None:
     """Fill `out` with sums of numbers from codes, as units of F32, and what they are added to."""
-    out[:] = _added(expression, numbers, place)
-
-
-def adds_up(expression: Sum, numbers: Units, body: Units, place: Place) -> bool:
-    """Whether that gives these units."""
-    return np.array_equal(_added(expression, numbers, place), body)
-
-
-def _added(expression: Sum, numbers: Units, place: Place) -> Units:
     dtype = place.dtype
     assert dtype is not None
     if isinstance(expression.plus, int):
         assert place.base is not None
-        return on_base(place.base[: numbers.size], numbers, dtype)
+        on_base(place.base[: numbers.size], numbers, dtype, out)
+        return
     # Sums do not mind which of the two is moved, and numbers from codes are never NaN.
     as_f32 = place._replace(dtype=F32)
-    if dtype.name == "BF16":
-        return delta.moved_units(numbers, expression.plus, as_f32, to_bf16=True)
-    return cast_units(delta.moved_units(numbers, expression.plus, as_f32), F32, dtype)
+    if dtype.name == "F16":
+        out[:] = cast_units(delta.moved_units(numbers, expression.plus, as_f32), F32, dtype)
+    else:
+        delta.moved_units(numbers, expression.plus, as_f32, out)
 
 
-def on_base(base: Units, numbers: Units, dtype: DType) -> Units:
-    """Numbers added to a base, whose units are of the dtype: infinities and NaNs of it stay as they are."""
+def adds_up(expression: Sum, numbers: Units, body: Units, place: Place) -> bool:
+    """Whether that gives these units."""
+    made = work_space("sums of a chunk", body.size, body.dtype)
+    add(expression, numbers, made, place)
+    return np.array_equal(made, body)
+
+
+def on_base(base: Units, numbers: Units, dtype: DType, out: Units) -> None:
+    """Fill `out` with numbers added to a base, of the dtype both: infinities and NaNs of it stay as they are."""
     if dtype.name != "F16":
-        out = np.empty(base.size, dtype.unit)
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"):  # overflow to infinity is meant, where kernels are not compiled
             assert add_numbers(np.ascontiguousarray(base), numbers.view(np.float32), out) == OK
-        return out
+        return
     wide = cast_units(base, dtype, F32)
-    made = added(wide, numbers, dtype)
-    finite = np.isfinite(wide.view(np.float32))
-    return made if finite.all() else np.where(finite, made, base)
+    out[:] = np.where(np.isfinite(wide.view(np.float32)), added(wide, numbers, dtype), base)
 
 
 def added(these: Units, those: Units, dtype: DType) -> Units:

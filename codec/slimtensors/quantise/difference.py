@@ -82,7 +82,8 @@ class OfDifference:
         assert isinstance(structure.expression, Sum)
         difference = Difference(tensor, self.base)
         made = self.quantiser.quantise(difference, structure._replace(expression=structure.expression.values))
-        units = on_base(difference.base(0, unit_count(tensor)), made.units, tensor.dtype)
+        units = np.empty(unit_count(tensor), tensor.dtype.unit)
+        on_base(difference.base(0, units.size), made.units, tensor.dtype, units)
         return Quantised(made.sides, units, made.units)
 
 
