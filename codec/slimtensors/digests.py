@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["decoded_digest"]
 
@@ -34,5 +34,5 @@ def _hash_whole_pieces(data: memoryview, digests: npt.NDArray[np.uint64]) -> int
     from slimtensors.kernels.cpu import xxh3  # loads Numba, which those who only look at a file can do without
 
     status = xxh3.hash_pieces(words, np.empty(xxh3.STAGING, np.uint64), digests[:pieces])
-    assert status == OK
+    must(status)
     return pieces

@@ -21,7 +21,7 @@ from slimtensors.dtypes import DTYPES
 from slimtensors.expression import MAX_PRODUCT_SHIFT, Bits, Delta, LowRank, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import fit
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Factors", "find_factors"]
 
@@ -132,7 +132,7 @@ def find_factors(tensor: Input, base: BaseReader, tried: Sequence[Bits]) -> Fact
     fitting = (rank for rank in RANKS if 2 * rank <= min(train.moves.shape))
     subspace = _subspace(train.moves, max(rank for rank in fitting if matrix.columns * rank**2 <= MOST_EQUATIONS))
     along = np.zeros(test.moves.shape[0] * subspace.shape[1])
-    _check(fit.add_product(test.moves.reshape(-1), subspace.reshape(-1), subspace.shape[1], along))
+    must(fit.add_product(test.moves.reshape(-1), subspace.reshape(-1), subspace.shape[1], along))
     left = along.reshape(-1, subspace.shape[1])
     before = min(len(encode_chunk(test.units, Delta(bits, 0), _place(matrix, test))) for bits in tried)
     best: tuple[float, int] | None = None
@@ -187,13 +187,13 @@ def _subspace(moves: Numbers, rank: int) -> Numbers:
     right = noise.astype(np.float64) - 2.0**52
     flipped = np.ascontiguousarray(moves.T).reshape(-1)
     for _ in range(STEPS):
-        _check(fit.orthonormalise(right, rank))
+        must(fit.orthonormalise(right, rank))
         left = np.zeros(rows * rank)
-        _check(fit.add_product(moves.reshape(-1), right, rank, left))
-        _check(fit.orthonormalise(left, rank))
+        must(fit.add_product(moves.reshape(-1), right, rank, left))
+        must(fit.orthonormalise(left, rank))
         right[:] = 0
-        _check(fit.add_product(flipped, left, rank, right))
-    _check(fit.orthonormalise(right, rank))
+        must(fit.add_product(flipped, left, rank, right))
+    must(fit.orthonormalise(right, rank))
     found: Numbers = right.reshape(columns, rank)
     return found
 
@@ -209,9 +209,9 @@ def _fitted(matrix: _Matrix, right: Numbers, floor: int) -> Numbers:
             left, rest = _solve(piece, right)
             weighted = (piece.weights * _trust(rest)[:, None]).T
             moves, weights = (np.ascontiguousarray(side).reshape(-1) for side in (piece.moves.T, weighted))
-            _check(fit.add_equations(moves, weights, left.reshape(-1), rank, squares, products, totals))
+            must(fit.add_equations(moves, weights, left.reshape(-1), rank, squares, products, totals))
             rests.append(rest)
-        _check(fit.solve(squares, products, rank))
+        must(fit.solve(squares, products, rank))
         right = products.reshape(columns, rank)
         middle = float(np.median(np.concatenate(rests)))
         if middle > STALLED * before:
@@ -236,9 +236,9 @@ def _solve(sample: _Sample, right: Numbers) -> tuple[Numbers, Numbers]:
     rows, rank = sample.moves.shape[0], right.shape[1]
     squares, products, totals = np.zeros(rows * rank * rank), np.zeros(rows * rank), np.zeros(rows)
     moves, weights = sample.moves.reshape(-1), sample.weights.reshape(-1)
-    _check(fit.add_equations(moves, weights, right.reshape(-1), rank, squares, products, totals))
+    must(fit.add_equations(moves, weights, right.reshape(-1), rank, squares, products, totals))
     given = products.copy()
-    _check(fit.solve(squares, products, rank))
+    must(fit.solve(squares, products, rank))
     explained = np.cumsum((given * products).reshape(rows, rank), axis=1)[:, -1]
     counted = np.maximum(np.cumsum(sample.weights, axis=1)[:, -1], 1e-300)
     return products.reshape(rows, rank), np.maximum(totals - explained, 0) / counted
@@ -357,7 +357,3 @@ def _quantised(matrix: _Matrix, right: Numbers, trial: _Trial, floor: int, why: 
         return None
     units = _units(left, dtype), _units(np.ascontiguousarray(whole.T), dtype)
     return Factors(*units, shift, _best_bits(units[0]), _best_bits(units[1]), trial.bits, why)
-
-
-def _check(status: int) -> None:
-    assert status == OK

@@ -16,7 +16,7 @@ from slimtensors.errors import FormatError
 from slimtensors.kernels import instruction_set
 from slimtensors.kernels.cpu import bypass, encode, encode_few, histogram, payload, split, table
 from slimtensors.kernels.cpu import window as window_kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import OK, must
 from slimtensors.limits import BLOCK_BYTES, BLOCK_UNITS, ESCAPE_SHARE
 
 __all__ = ["Coded", "Escapes", "count_fields", "encode_bypass", "encode_fields", "encode_symbols", "read_coded"]
@@ -174,12 +174,6 @@ def find_escapes(
     found = histogram.find_escapes(units, rotate, shift, width, symbols, staging, positions, fields)
     assert found == count
     return Escapes(positions, fields)
-
-
-def must(status: int) -> None:
-    """The encoder's kernels cannot fail on what this package hands them."""
-    if status != OK:
-        raise AssertionError(f"a kernel of the encoder returned {status}")
 
 
 def encode_fields(

@@ -20,7 +20,7 @@ from slimtensors.expression import BaseContext, ClassContext, Context, FactorCon
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import OK, must
 from slimtensors.limits import ESCAPE_SHARE
 
 __all__ = ["Contexts", "contexts_of", "decode", "encode", "read"]
@@ -60,19 +60,17 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
         return _factors(context, place, count)
     values = work_space("contexts", count, np.uint8)
     if isinstance(context, FieldClass):
-        coded.must(
-            selecting.class_contexts(place.sides[context.rows], place.sides[context.columns], place.first, values)
-        )
+        must(selecting.class_contexts(place.sides[context.rows], place.sides[context.columns], place.first, values))
         np.minimum(values, np.uint8(context.tables - 1), out=values)
         return Contexts(values, context.tables, narrow=True)
     if isinstance(context, BaseContext):
         assert place.base is not None
         base = place.base[:count]
-        coded.must(selecting.base_contexts(base, context.shift, context.first, context.tables, values))
+        must(selecting.base_contexts(base, context.shift, context.first, context.tables, values))
         if context.rows is not None:
             classes = place.sides[context.rows]
             length = place.units // classes.size
-            coded.must(selecting.add_row_classes(classes, length, place.first, context.tables, values))
+            must(selecting.add_row_classes(classes, length, place.first, context.tables, values))
         octave = 0
     else:
         # A sign's contexts are made by who has the fields above.
@@ -81,7 +79,7 @@ def contexts_of(context: Context, place: Place, count: int, side: int | None) ->
         if context.mean is not None:
             return Contexts(means.steer(context, place, count).classes, context.all_tables, octave)
         rows, columns = place.sides[context.rows], place.sides[context.columns]
-        coded.must(selecting.class_contexts(rows, columns, place.first, values))
+        must(selecting.class_contexts(rows, columns, place.first, values))
     if side is not None:
         values = place.rows(side).compact(values)
     return Contexts(values, context.all_tables, octave)
@@ -172,7 +170,7 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
             return _encode(Mode.CODED, fields, joined, base, escapes, contexts, blocks)
     if width <= 8:
         return None
-    coded.must(selecting.join_bypass(fields, contexts.values, contexts.mask, joined))
+    must(selecting.join_bypass(fields, contexts.values, contexts.mask, joined))
     return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks)
 
 
@@ -206,7 +204,7 @@ def _encode(
         status = kernels.encode_context_bypass(fields, joined, tables, precision, words, states, word_counts)
     else:
         status = kernels.encode_context_symbols(joined, tables, precision, words, states, word_counts)
-    coded.must(status)
+    must(status)
     count = 0 if escapes is None else escapes.positions.size
     pieces = coded.payload_pieces(head, states, word_counts, words, words_each, escapes)
     return Descriptor(mode, precision, base, 0, blocks, count), pieces
@@ -227,7 +225,7 @@ def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tup
     status = merging.merge_tables(
         joint.reshape(-1), precision, _logarithms(precision), costs, gains, after, shared, work, leader
     )
-    coded.must(status)
+    must(status)
     for i, first in enumerate(leader.tolist()):
         here = tables[WINDOW * i : WINDOW * (i + 1)]
         if first < i:
@@ -235,7 +233,7 @@ def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tup
             head += SAME
         elif joint[i].any():
             frequencies = normalise(joint[i], precision)
-            coded.must(table.build_encoder_table(frequencies, precision, here))
+            must(table.build_encoder_table(frequencies, precision, here))
             head += table_bytes(frequencies)
         else:
             head += ABSENT

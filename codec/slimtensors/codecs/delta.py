@@ -16,7 +16,7 @@ from slimtensors.errors import BaseError
 from slimtensors.expression import LowRank
 from slimtensors.kernels.cpu import delta as kernels
 from slimtensors.kernels.cpu.low_rank import WIDE, move_base
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["add_base", "base_digest", "check_base", "differences", "moved_units"]
 
@@ -44,14 +44,14 @@ def differences(body: Units, place: Place, moved: LowRank | None) -> Units:
     """What the planes hold. Valid until this thread asks for the next chunk's."""
     out = work_space("differences", body.size, body.dtype)
     status = kernels.differences(body, _start(body.size, place, moved), _floats(place), out)
-    assert status == OK
+    must(status)
     return out
 
 
 def add_base(body: Units, place: Place, moved: LowRank | None) -> None:
     """The inverse, in place."""
     status = kernels.add_base(body, _start(body.size, place, moved), _floats(place))
-    assert status == OK
+    must(status)
 
 
 def _floats(place: Place) -> bool:
@@ -83,7 +83,7 @@ def moved_units(base: Units, moved: LowRank, place: Place, out: Units | None = N
         out = work_space("moved", base.size, wide.dtype)
     with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
         status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
-    assert status == OK
+    must(status)
     if not half:
         return out
     found = cast_units(out, DTYPES["F32"], DTYPES["F16"])

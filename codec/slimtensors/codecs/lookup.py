@@ -16,7 +16,7 @@ from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, Decimal, Gather, Mul
 from slimtensors.kernels.cpu import find_codes as finding
 from slimtensors.kernels.cpu import lookup as kernels
-from slimtensors.kernels.status import BAD_STREAM, OK
+from slimtensors.kernels.status import BAD_STREAM, OK, must
 
 __all__ = ["code_dtype", "decode", "encode", "multiplied", "numbers_of", "rounded", "scaled"]
 
@@ -108,7 +108,7 @@ def _rows(palette: Array, units: int, place: Place) -> tuple[Array, int, int]:
 def _check(status: int, codes: Array, entries: int) -> None:
     if status == BAD_STREAM:
         raise FormatError(f"a code of {int(codes.max())} for a palette of {entries}")
-    assert status == OK
+    must(status)
 
 
 def _decimals(codes: Array, divisor: float, out: Array, dtype: DType) -> None:
@@ -120,7 +120,7 @@ def _decimals(codes: Array, divisor: float, out: Array, dtype: DType) -> None:
         exact = np.empty(codes.size, np.uint64)
         status = kernels.decimals_f64(codes, divisor, exact)
         out[:] = cast_units(exact, DTYPES["F64"], dtype)
-    assert status == OK
+    must(status)
 
 
 def numbers_of(palette: Array) -> Array:
@@ -156,7 +156,7 @@ def encode(expression: Gather | Mul | Decimal, body: Array, place: Place) -> Arr
         status = _scale_up(expression.power, body, codes, _dtype(place))
     if status == BAD_STREAM or int(codes.max(initial=0)) >> sum(expression.bits.widths):
         return None
-    assert status == OK
+    must(status)
     return codes.astype(code_dtype(expression.bits))
 
 

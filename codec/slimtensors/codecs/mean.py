@@ -15,7 +15,7 @@ from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, ClassContext, SignContext
 from slimtensors.kernels.cpu import contexts, mean_kernels, payload, table
 from slimtensors.kernels.cpu import mean as kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import OK, must
 
 __all__ = ["Signs", "Steered", "decode_signs", "has_sign", "sign_contexts", "steer"]
 
@@ -51,9 +51,9 @@ def steer(context: ClassContext, place: Place, count: int) -> Steered:
     factors = place.sides[context.mean.factors].reshape(-1)
     scaled = work_space("mean columns", context.mean.rank * columns.size, np.uint16)
     groups, steps = np.array(context.mean.groups, np.int64), np.array(context.mean.steps, np.int64)
-    coded.must(kernels.scale_columns(factors, groups, rows.size, columns.size, scaled))
+    must(kernels.scale_columns(factors, groups, rows.size, columns.size, scaled))
     found = Steered(work_space("mean classes", count, np.uint8), work_space("steers", count, np.uint16))
-    coded.must(kernels.steer_units(rows, columns, factors, scaled, steps, place.first, *found))
+    must(kernels.steer_units(rows, columns, factors, scaled, steps, place.first, *found))
     return found
 
 
@@ -63,7 +63,7 @@ def sign_contexts(
     """What selects the table of each sign, and 1 where the mean is negative."""
     values, flips = work_space("sign contexts", fields.size, np.uint8), work_space("flips", fields.size, np.uint8)
     octave_bits = octave.bit_length() - 1
-    coded.must(kernels.sign_contexts(fields, steers, octave_bits, context.first, context.tables, values, flips))
+    must(kernels.sign_contexts(fields, steers, octave_bits, context.first, context.tables, values, flips))
     return values, flips
 
 

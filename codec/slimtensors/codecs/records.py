@@ -17,7 +17,7 @@ from slimtensors.errors import FormatError
 from slimtensors.expression import Field, FieldClass, Record
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import records as kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["cut", "decode", "encode"]
 
@@ -53,7 +53,7 @@ def decode(planes: list[Plane], record: Record, out: Units, place: Place) -> Non
         except FormatError as error:
             raise type(error)(f"plane {i}: {error}") from None
         status = kernels.put_fields(fields, field.count, _runs(field), record.size, data)
-        assert status == OK
+        must(status)
         found.append(fields)
 
 
@@ -91,7 +91,7 @@ def _contexts(
     if isinstance(context, FieldClass):
         rows, columns = place.sides[context.rows], place.sides[context.columns]
         status = selecting.class_contexts(rows, columns, first // record.size * field.count, values[:used])
-        assert status == OK
+        must(status)
         np.minimum(values, np.uint8(context.tables - 1), out=values)
         return Contexts(values, context.tables)
     given = record.fields[context.field].count
@@ -99,7 +99,7 @@ def _contexts(
         found[context.field][: records * given], field.count // given, context.shift, context.first, context.tables,
         values[:used],
     )  # fmt: skip
-    assert status == OK
+    must(status)
     return Contexts(values, context.tables)
 
 
@@ -112,7 +112,7 @@ def cut(data: npt.NDArray[np.uint8], record: Record, plane: int) -> Fields:
     space = _space(plane, field, data.size // record.size)
     space[:] = 0
     status = kernels.cut_fields(data, field.count, _runs(field), record.size, space)
-    assert status == OK
+    must(status)
     return space
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.head import GROUP, Bytes, up
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Rows"]
 
@@ -37,7 +37,7 @@ class Rows(NamedTuple):
         from slimtensors.kernels.cpu import rows as kernels  # loads Numba, which counting can do without
 
         status = kernels.compact_rows(fields, self.present, self.length, self.first, out[:count])
-        assert status == OK
+        must(status)
         return out
 
     def join(self, compact: npt.NDArray[Any], shift: int, units: npt.NDArray[Any]) -> None:
@@ -45,4 +45,4 @@ class Rows(NamedTuple):
         from slimtensors.kernels.cpu import rows as kernels
 
         status = kernels.join_rows(compact, self.present, self.length, self.first, shift, units)
-        assert status == OK
+        must(status)

@@ -15,7 +15,7 @@ from slimtensors.codecs.workspace import work_space
 from slimtensors.errors import FormatError
 from slimtensors.expression import MASK_WIDTH, Sparse
 from slimtensors.kernels.cpu import sparse as kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["decode", "decode_over", "encode", "encode_over", "stored_mask"]
 
@@ -32,7 +32,7 @@ def decode(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:
         decode_bits(planes[1:], body)
         return
     status = kernels.spread_values(mask, _values(planes[1:], count, body.dtype, decode_bits), body)
-    assert status == OK
+    must(status)
 
 
 def decode_over(planes: list[Plane], body: Units, decode_bits: DecodeBits) -> None:

@@ -14,7 +14,7 @@ from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Decimal, Gather, Mul, Sum, Trellis
 from slimtensors.kernels.cpu.sums import add_numbers
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["F32", "FromCodes", "add", "added", "adds_up", "decode_codes", "find_codes", "on_base"]
 
@@ -66,7 +66,7 @@ def on_base(base: Units, numbers: Units, dtype: DType, out: Units) -> None:
     """Fill `out` with numbers added to a base, of the dtype both: infinities and NaNs of it stay as they are."""
     if dtype.name != "F16":
         with np.errstate(all="ignore"):  # overflow to infinity is meant, where kernels are not compiled
-            assert add_numbers(np.ascontiguousarray(base), numbers.view(np.float32), out) == OK
+            must(add_numbers(np.ascontiguousarray(base), numbers.view(np.float32), out))
         return
     wide = cast_units(base, dtype, F32)
     out[:] = np.where(np.isfinite(wide.view(np.float32)), added(wide, numbers, dtype), base)

@@ -19,7 +19,7 @@ from slimtensors.errors import FormatError
 from slimtensors.expression import Trellis
 from slimtensors.kernels.cpu import level_kernels
 from slimtensors.kernels.cpu import trellis as kernels
-from slimtensors.kernels.status import BAD_STREAM, OK
+from slimtensors.kernels.status import BAD_STREAM, OK, must
 
 __all__ = ["codes_near", "decode", "decode_straight", "encode"]
 
@@ -49,7 +49,7 @@ def decode(expression: Trellis, codes: Array, out: Array, place: Place) -> None:
         status = kernels.narrow_bf16(codes, *grid, out)
     else:
         status = _LEVELS[dtype.name](codes, *grid, out)
-    assert status == OK
+    must(status)
 
 
 def decode_straight(expression: Trellis, codes: straight.Codes, place: Place) -> bool:
@@ -65,7 +65,7 @@ def decode_straight(expression: Trellis, codes: straight.Codes, place: Place) ->
         some = np.zeros(-(-(2 + fields.size) // kernels.LANES) * kernels.LANES, np.uint8)
         some[1], some[2 : 2 + fields.size] = 1, fields
         made = np.empty(some.size, codes.body.dtype)
-        assert _LEVELS[dtype.name](some, zero, 1, step, made) == OK
+        must(_LEVELS[dtype.name](some, zero, 1, step, made))
         if made[0] == made[1]:
             return False
     plain, searching = _STRAIGHT[dtype.name]
@@ -112,11 +112,11 @@ def codes_near(expression: Trellis, floats: Array, place: Place, slack: Array | 
     codes = work_space("trellis codes", x.size, np.uint16)
     most = (1 << expression.bits.width) - 1
     if expression.states == 1:
-        assert kernels.nearest(x, expression.zero, most, codes) == OK
+        must(kernels.nearest(x, expression.zero, most, codes))
         return codes
     chosen = work_space("trellis", x.size, np.uint8)
     within = np.empty(0, np.float32) if slack is None else (slack / steps).astype(np.float32)
-    assert kernels.search(x, within, expression.zero, most, chosen, codes) == OK
+    must(kernels.search(x, within, expression.zero, most, chosen, codes))
     return codes
 
 

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import scales
+from slimtensors.kernels.status import must
 
 __all__ = ["MANTISSA", "Classes", "fit_classes", "with_classes"]
 
@@ -105,7 +105,7 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
 def _logs(units: Units, dtype: DType) -> npt.NDArray[np.int16]:
     """Logarithms to base 2, linear between the powers of two, in 1 / OCTAVE octaves."""
     logs = np.empty(units.size, np.uint16)
-    coded.must(scales.logarithms(units, dtype.unit_bits - 1, MANTISSA[dtype.name] - LOG_BITS, logs))
+    must(scales.logarithms(units, dtype.unit_bits - 1, MANTISSA[dtype.name] - LOG_BITS, logs))
     return logs.view(np.int16)
 
 
@@ -116,7 +116,7 @@ def _refined(logs: npt.NDArray[np.int16], of_rows: Numbers, of_columns: Numbers)
     """
     rows, columns = ((means + SCALE // 2) // SCALE for means in (of_rows, of_columns))
     sums = np.empty(rows.size, np.int64), np.empty(columns.size, np.int64)
-    coded.must(scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums))
+    must(scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums))
     return SCALE * rows + SCALE * sums[0] // columns.size, SCALE * columns + SCALE * sums[1] // rows.size
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.kernels.cpu.find_scales import find_scales
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["FAMILIES", "Fit", "Numbers", "fit", "possible", "scales_of", "trailing_zeros"]
 
@@ -155,7 +155,7 @@ def scales_of(units: Array, dtype: DType, numbers: Numbers, tops: tuple[float, .
         np.ascontiguousarray(units).reshape(-1), dtype.name == "F16", length, numbers.positive, numbers.negative,
         np.array(tops, np.float64), np.empty(length, np.int64), scales, used,
     )  # fmt: skip
-    assert status == OK
+    must(status)
     return scales, used
 
 

@@ -23,7 +23,7 @@ from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mea
 from slimtensors.inputs import Input
 from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.cpu.mean import ZERO
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Means", "fit_means", "with_mean"]
 
@@ -174,7 +174,7 @@ class _Matrix:
         units = self.tensor.read(low * self.columns, (high - low) * self.columns)
         rows = self._of_rows[low:high] / np.float32(scale)
         columns, bits = self._of_columns.view(np.uint32), out.reshape(-1).view(np.uint32)
-        _check(directions.over_scales(units, *self.form, rows, columns, int(np.float32(most).view(np.uint32)), bits))
+        must(directions.over_scales(units, *self.form, rows, columns, int(np.float32(most).view(np.uint32)), bits))
 
 
 class _Rest:
@@ -202,7 +202,7 @@ class _Rest:
         units, out = matrix.tensor.read(start, count), np.empty(count, np.uint32)
         left = self._left[low:high].reshape(-1)
         scales = self._of_rows[low:high], self._of_columns
-        _check(directions.leave_rests(units, *matrix.form, *scales, left, self._right, out))
+        must(directions.leave_rests(units, *matrix.form, *scales, left, self._right, out))
         return out
 
 
@@ -212,10 +212,6 @@ def _powers() -> Numbers:
     half = math.sqrt(0.5)
     quarters = (1.0, math.sqrt(half), half, half * math.sqrt(half))
     return np.array([math.ldexp(quarters[k % 4], -(k // 4)) for k in range(MOST + 1)], np.float32)
-
-
-def _check(status: int) -> None:
-    assert status == OK
 
 
 def _steps(scale: float) -> tuple[int, ...]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, layouts
+from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk, find_affine
 from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.records import cut
@@ -24,6 +24,7 @@ from slimtensors.expression import MAX_TABLES, Bits, Field, FieldClass, Record, 
 from slimtensors.expression.limits import MAX_RECORD
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import scales
+from slimtensors.kernels.status import must
 from slimtensors.limits import CHUNK_BYTES
 
 __all__ = ["Packed", "classed", "find_packed"]
@@ -230,7 +231,7 @@ def _rows_fitted(
 
 
 def _count(codes: npt.NDArray[Any], rows: Numbers, columns: Numbers, counts: Numbers, values: int) -> None:
-    coded.must(scales.count_codes(codes.reshape(-1), rows, columns, values, counts.reshape(-1)))
+    must(scales.count_codes(codes.reshape(-1), rows, columns, values, counts.reshape(-1)))
 
 
 def _cheapest(counts: Numbers, takes: Numbers, now: Numbers, classes: int, others: int) -> Numbers:

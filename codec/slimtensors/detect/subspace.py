@@ -13,7 +13,7 @@ import numpy.typing as npt
 from slimtensors.detect.classes import MANTISSA
 from slimtensors.dtypes import DType
 from slimtensors.kernels.cpu import directions
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "picked_rows", "squares", "subspace", "times", "worthy_rank"]
 
@@ -46,7 +46,7 @@ def picked_rows(rows: int, count: int) -> npt.NDArray[np.int64]:
 def squares(matrix: Numbers) -> npt.NDArray[np.float64]:
     """Sums of squares of each column."""
     sums = np.zeros(matrix.shape[1])
-    _check(directions.add_squares(np.ascontiguousarray(matrix).reshape(-1), sums))
+    must(directions.add_squares(np.ascontiguousarray(matrix).reshape(-1), sums))
     return sums
 
 
@@ -54,7 +54,7 @@ def times(matrix: Numbers, right: Numbers) -> Numbers:
     """Their product, of a right side of up to 32 columns."""
     out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
     wide = _wide(right).reshape(-1).view(np.uint32)
-    _check(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
+    must(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
     return out[:, : right.shape[1]]
 
 
@@ -75,13 +75,13 @@ def subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
 
     def straighten() -> None:
         flat = right.reshape(-1)
-        _check(directions.straighten(flat.view(np.uint32), flat, factors))
+        must(directions.straighten(flat.view(np.uint32), flat, factors))
 
     for _ in range(rounds):
         straighten()
         turned = np.empty_like(right)
         bits = right.reshape(-1).view(np.uint32), work, turned.reshape(-1).view(np.uint32)
-        _check(directions.turn(sample.reshape(-1), *bits))
+        must(directions.turn(sample.reshape(-1), *bits))
         right = turned
     straighten()
     straighten()  # again, for what rounding left
@@ -106,7 +106,3 @@ def worthy_rank(energies: list[float], whole: float, rows: int, columns: int, mo
         if saved > gain:
             best, gain = t + 1, saved
     return best
-
-
-def _check(status: int) -> None:
-    assert status == OK

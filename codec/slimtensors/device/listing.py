@@ -13,7 +13,7 @@ from slimtensors.expression import ClassContext, FactorContext
 from slimtensors.kernels.cpu import planelist as lists
 from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, NO_ROOM, OUT, PLAIN
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import OK, must
 
 __all__ = ["Work", "list_work"]
 
@@ -87,7 +87,7 @@ def _listed(
         ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))
     if status == NO_ROOM:
         return None
-    assert status == OK
+    must(status)
     count = used.tolist()
     return Work(
         items[: rows.PLANE_ITEM * count[lists.ITEMS]],

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slimtensors.device.segments import Chunk
 from slimtensors.kernels.cpu.sparse import count_each
 from slimtensors.kernels.cuda import rows
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Scattered", "scattered", "values_of"]
 
@@ -34,7 +34,7 @@ class Scattered(NamedTuple):
 def values_of(mask: Array) -> tuple[Array, int]:
     """(how many values come before each 1024 units, and behind the last)."""
     counts = np.empty(-(-mask.size // RANKED_WORDS), np.uint32)
-    assert count_each(mask, RANKED_WORDS, counts) == OK
+    must(count_each(mask, RANKED_WORDS, counts))
     ranks = np.zeros(counts.size + 1, np.uint32)
     np.cumsum(counts, out=ranks[1:])
     return ranks[:-1], int(ranks[-1])

@@ -17,7 +17,7 @@ from slimtensors.kernels.cpu.xxh3 import ROWS
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.catalogue import decode_name, plain_name
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Chunk", "Digests", "Pending", "decode_segment", "layout_of", "take_digests", "upload_all"]
 
@@ -167,7 +167,7 @@ def _list(segment: Array, chunks: Sequence[Chunk], layout: Layout, places: list[
         lists = (items, block_rows, tables, plain)
         status = worklist.list_chunks(segment, numbers, plan, *lists, used, scratch, becomes, ends)
         if status != worklist.NO_ROOM:
-            assert status == OK
+            must(status)
             sizes = (rows.ITEM, rows.BLOCK_ROW, 256, rows.PLAIN_ITEM)
             a, b, c, d = (n * size for n, size in zip(used.tolist(), sizes, strict=True))
             return _Work(items[:a], block_rows[:b], tables[:c], plain[:d], becomes, ends)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.kernels.cpu import frequencies as kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["PRECISIONS", "Frequencies", "cost", "normalise", "table_bytes"]
 
@@ -22,7 +22,7 @@ def normalise(counts: npt.NDArray[np.integer], precision: int) -> Frequencies:
     """
     frequencies = np.empty(256, np.uint16)
     status = kernels.normalise(counts.astype(np.int64), precision, frequencies)
-    assert status == OK
+    must(status)
     return frequencies
 
 

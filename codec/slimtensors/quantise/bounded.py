@@ -21,7 +21,7 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Gather, Mul
 from slimtensors.inputs import Input
 from slimtensors.kernels.cpu import bounds, trellis
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.limits import MAX_PALETTE
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
@@ -75,9 +75,9 @@ def absolute(tensor: Input, bound: float) -> _Found | None:
         step = np.float32(asked)
         if not 0 < peak / float(step) < MAX_PALETTE // 2 - 1:
             continue
-        assert bounds.multiples(weights, float(step), found[: weights.size], ends) == OK
+        must(bounds.multiples(weights, float(step), found[: weights.size], ends))
         units = np.empty(found.size, dtype.unit)
-        assert _MULTIPLES[dtype.name](found, bounds.MIDDLE, 1, step, units) == OK
+        must(_MULTIPLES[dtype.name](found, bounds.MIDDLE, 1, step, units))
         units = units[: weights.size]
         if bounds.too_far(weights, cast_units(units, dtype, DTYPES["F32"]).view("<f4"), bound) == 0:
             palette = np.arange(ends[0], ends[1] + 1).astype("<i2")
@@ -113,7 +113,7 @@ def relative(tensor: Input, bound: float) -> _Found | None:
 def _magnitudes(weights: Floats) -> tuple[float, float]:
     """The largest magnitude and the least above 0; of zeros both 0."""
     found = np.empty(2, np.int64)
-    assert bounds.magnitudes(weights.view(np.uint32), found) == OK
+    must(bounds.magnitudes(weights.view(np.uint32), found))
     largest, least = found.astype(np.uint32).view(np.float32).tolist()
     return largest, least
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.kernels.cpu.errors import LANES, add_errors
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 
 __all__ = ["Errors", "nmse_of"]
 
@@ -33,7 +33,7 @@ class Errors:
         """Units of a float dtype; all but the last call's are a multiple of 32."""
         for at in range(0, source.size, PIECE):
             both = [_numbers(each[at : at + PIECE], dtype) for each in (source, found)]
-            assert add_errors(both[0], both[1], self._error, self._power, self._largest) == OK
+            must(add_errors(both[0], both[1], self._error, self._power, self._largest))
 
     @property
     def error(self) -> float:

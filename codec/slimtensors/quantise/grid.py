@@ -28,7 +28,7 @@ from slimtensors.expression import Bits, Part, Trellis
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.directions import add_squares
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
@@ -220,7 +220,7 @@ def quantised_part(expression: Trellis, tensor: Input, first: int, count: int, s
 def _power(numbers: Floats) -> float:
     """The sum of squares; those of 32 lanes first."""
     whole, sums = numbers.size - numbers.size % LANES, np.zeros(LANES)
-    assert add_squares(numbers[:whole], sums) == OK
+    must(add_squares(numbers[:whole], sums))
     rest = np.square(numbers[whole:], dtype=np.float64)
     return float(np.cumsum(np.concatenate([sums, rest]))[-1])
 

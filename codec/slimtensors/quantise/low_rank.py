@@ -29,7 +29,7 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_PRODUCT_SHIFT, Bits, LowRank, Part, Sum, Trellis
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.kernels.cpu import directions, fit
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.quantise.grid import CELL, Grid, Seen, quantised_part
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of
 
@@ -207,7 +207,7 @@ class _Matrix:
         out = np.empty((high - low, self.columns), np.float32)
         rows, columns = 1 / (self.of_rows[low:high] * np.float32(self.unit)), (1 / self.of_columns).view(np.uint32)
         far, bits = int(np.float32(FAR).view(np.uint32)), out.reshape(-1).view(np.uint32)
-        _check(directions.over_scales(units, *self._form, rows, columns, far, bits))
+        must(directions.over_scales(units, *self._form, rows, columns, far, bits))
         return out
 
     def plain(self, tensor: Input, picked: npt.NDArray[np.int64]) -> Floats:
@@ -271,11 +271,7 @@ def _fitted(right: Numbers) -> Numbers:
     columns, rank = right.shape
     flat, flipped = (np.ascontiguousarray(each).reshape(-1) for each in (right, right.T))
     products, inverse, out = np.zeros(rank * rank), np.eye(rank).reshape(-1), np.zeros(columns * rank)
-    _check(fit.add_product(flipped, flat, rank, products))
-    _check(fit.solve(np.tile(products, rank), inverse, rank))
-    _check(fit.add_product(flat, inverse, rank, out))
+    must(fit.add_product(flipped, flat, rank, products))
+    must(fit.solve(np.tile(products, rank), inverse, rank))
+    must(fit.add_product(flat, inverse, rank, out))
     return out.reshape(columns, rank)
-
-
-def _check(status: int) -> None:
-    assert status == OK

@@ -21,7 +21,7 @@ from slimtensors.expression import Gather, Mul, Sparse
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import outliers as kernels
 from slimtensors.kernels.cpu.quantise import round_shifted
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 from slimtensors.quantise.rules import half
 
@@ -64,11 +64,9 @@ class SpQR:
             high = np.maximum(high, low)
             scales, d = _few((high - low) / np.float32(MOST))
             minima, m = _few(np.float32(0) - low)  # 0 where low is, and not -0
-            steps, offsets = (
-                small * np.repeat(large, BLOCK // RUN) for small, large in ((scales, d), (minima, -m))
-            )
+            steps, offsets = (small * np.repeat(large, BLOCK // RUN) for small, large in ((scales, d), (minima, -m)))
             found = np.empty(weights.size, np.uint8)
-            assert round_shifted(weights, steps, offsets, RUN, MOST, found) == OK
+            must(round_shifted(weights, steps, offsets, RUN, MOST, found))
             lookup.scaled(PALETTE.astype(np.float32), steps, RUN, 0, found, numbers, dtype, offsets)
         sides = (PALETTE.view(np.uint8), *(each.view("<u4") for each in (scales, d, minima, -m)))
         units = np.where(apart, _kept(tensor), numbers)
@@ -83,10 +81,10 @@ def _outliers(weights: Floats) -> tuple[Flags, Floats, Floats]:
     2 ln 2 times what a weight's error is on average.
     """
     squares, apart = np.empty(1), np.empty(weights.size, np.uint8)
-    assert kernels.sum_ranges(weights, RUN, squares) == OK
+    must(kernels.sum_ranges(weights, RUN, squares))
     worth = OUTLIER_BITS * 2 * math.log(2) * float(squares[0]) / (weights.size // RUN) / RUN
     low, high = (np.empty(weights.size // RUN, np.float32) for _ in range(2))
-    assert kernels.flag_outliers(weights, RUN, OUTLIERS, worth, apart, low, high) == OK
+    must(kernels.flag_outliers(weights, RUN, OUTLIERS, worth, apart, low, high))
     return apart.view(np.bool_), low, high
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.kernels.cpu import quantise as kernels
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.quantise.blocks import Codes, Rule
 from slimtensors.quantise.quantiser import Floats
 
@@ -25,7 +25,7 @@ __all__ = [
 def peaks(weights: Floats, length: int) -> Floats:
     """Of each run the number of the largest magnitude, with its sign; of several the first."""
     out = np.empty(weights.size // length, np.float32)
-    assert kernels.peaks(weights, length, out) == OK
+    must(kernels.peaks(weights, length, out))
     return out
 
 
@@ -55,7 +55,7 @@ def _codes(weights: Floats) -> Codes:
 def q8_0(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
     """d = |peak| / 127; codes are weight * (1 / d), rounded, halves away from 0; then d becomes F16."""
     d, found = abs(peaks(weights, length)) / np.float32(127), _codes(weights)
-    assert kernels.round_away(weights, inverse(d), length, 127, found) == OK
+    must(kernels.round_away(weights, inverse(d), length, 127, found))
     return half(d), found
 
 
@@ -64,7 +64,7 @@ def legacy(most: int) -> Rule:
 
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
         d, found = peaks(weights, length) / np.float32(-most), _codes(weights)
-        assert kernels.round_down(weights, inverse(d), length, np.float32(most + 0.5), 2 * most - 1, found) == OK
+        must(kernels.round_down(weights, inverse(d), length, np.float32(most + 0.5), 2 * most - 1, found))
         return half(d), found
 
     return rule
@@ -76,7 +76,7 @@ def integers(low: int, high: int) -> Rule:
     def rule(weights: Floats, length: int, dtype: DType) -> tuple[Floats, Codes]:
         scales = _rounded(abs(peaks(weights, length)) / np.float32((high - low) / 2), dtype)
         found = _codes(weights)
-        assert kernels.round_even(weights, scales, length, low, high, found) == OK
+        must(kernels.round_even(weights, scales, length, low, high, found))
         return scales, found
 
     return rule
@@ -89,7 +89,7 @@ def nf4(table: Floats) -> Rule:
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
         scales, found = abs(peaks(weights, length)), _codes(weights)
         inverses = np.float32(1) / np.maximum(scales, np.float32(1e-38))
-        assert kernels.nearest(weights, inverses, length, middles, found) == OK
+        must(kernels.nearest(weights, inverses, length, middles, found))
         return scales, found
 
     return rule
@@ -111,7 +111,7 @@ def float_codes(weights: Floats, scales: Floats, length: int, mantissa: int, bia
     """Codes of weight / scale, rounded, halves to even, too large ones the largest of the palette."""
     found = _codes(weights)
     count = (palette.size + 1) // 2
-    assert kernels.round_floats(weights, scales, length, mantissa, bias, count - 1, palette[-2], found) == OK
+    must(kernels.round_floats(weights, scales, length, mantissa, bias, count - 1, palette[-2], found))
     return found
 
 
@@ -155,7 +155,7 @@ def bfp(bits: int) -> Rule:
     def rule(weights: Floats, length: int, _dtype: DType) -> tuple[Floats, Codes]:
         scales, found = _powers(weights, length, bits - 1), _codes(weights)
         most = (1 << bits) - 1
-        assert kernels.round_even(weights, scales, length, -most, most, found) == OK
+        must(kernels.round_even(weights, scales, length, -most, most, found))
         return scales, found
 
     return rule

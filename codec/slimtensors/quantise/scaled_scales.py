@@ -12,7 +12,7 @@ from slimtensors.expression import Gather, Mul
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import quantise as kernels
 from slimtensors.kernels.cpu.search_scales import ROOM, RUN, search_scales
-from slimtensors.kernels.status import OK
+from slimtensors.kernels.status import must
 from slimtensors.quantise.blocks import units_of_codes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 from slimtensors.quantise.rules import float_codes, half, inverse, peaks
@@ -84,10 +84,10 @@ class Q4K:
         scales, minima = (np.empty(weights.size // RUN, np.float32) for _ in range(2))
         found = np.empty(weights.size, np.uint8)
         with np.errstate(all="ignore"):  # what is not finite is found by its error
-            assert search_scales(weights, np.empty(ROOM, np.float32), scales, minima) == OK
+            must(search_scales(weights, np.empty(ROOM, np.float32), scales, minima))
             (six, d), (less, m) = _six_bits(scales), _six_bits(minima)
             steps, offsets = six * np.repeat(d, BLOCK // RUN), less * np.repeat(-m, BLOCK // RUN)
-            assert kernels.round_shifted(weights, steps, offsets, RUN, 15, found) == OK
+            must(kernels.round_shifted(weights, steps, offsets, RUN, 15, found))
         out = np.empty(weights.size, tensor.dtype.unit)
         lookup.scaled(PALETTE.astype(np.float32), steps, RUN, 0, found, out, tensor.dtype, offsets)
         return Quantised((PALETTE.view(np.uint8), *(each.view("<u4") for each in (six, d, less, -m))), out)
