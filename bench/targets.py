@@ -223,17 +223,11 @@ def _as_good(model: str, said: str, ways: tuple[str, ...], must: float) -> Targe
     return Target(f"{model}, outputs as near as with Q4_K, {said}, bits a weight", seen, must, unit=" b", lower=True)
 
 
-def _quantised(name: str, must: float) -> Target:
-    """In preset `small` where the result has it, else in `balanced`."""
-
+def _quantised(name: str, must: float, preset: str = "balanced") -> Target:
     def seen(result: Result) -> float | None:
-        found = [
-            value(result, "quantised", "bits_per_weight", dataset=name, codec=f"slimtensors {preset}")
-            for preset in ("small", "balanced")
-        ]
-        return next((each for each in found if each is not None), None)
+        return value(result, "quantised", "bits_per_weight", dataset=name, codec=f"slimtensors {preset}")
 
-    return Target(f"{name}, stored again", seen, must, unit=" b", lower=True)
+    return Target(f"{name}, stored again, {preset}", seen, must, unit=" b", lower=True)
 
 
 TARGETS = [
@@ -283,6 +277,9 @@ TARGETS = [
     _quantised("NF4, scales of 8 bits", 3.95),
     _quantised("int4, groups of 128", 3.40),
     _quantised("int8 rows", 7.2),
+    _quantised("NVFP4", 4.2, "small"),
+    _quantised("NF4, scales of 8 bits", 3.95, "small"),
+    _quantised("int4, groups of 128", 3.40, "small"),
     Target("decode, classes (small), of ZipNN's", _redundant("minilm-bf16", "small"), 2),
     Target("decode, fine-tune 2e-5, of ZipNN's", _redundant("finetuned-2e-5x160-bf16", "balanced, base"), 1.5),
     Target("decode, small language model's, of ZipNN's", _redundant("language-ft-2e-5-bf16", "balanced, base"), 1.5),
