@@ -21,10 +21,11 @@ Array = np.ndarray[Any, Any]
 
 BY_GGUF_PY = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "MXFP4")
 BY_RULE = ("Q4_K", "Q5_K", "Q6_K", "NVFP4")
-PACKED = ("NF4, scales of 8 bits", "int4, groups of 128", "int8 rows")
+PACKED = (
+    "NF4, scales of 8 bits", "int4, groups of 128", "int8 rows",
+    "ternary, four to a byte", "int4 in bytes, groups of 32",
+)  # fmt: skip
 NAMES = (*BY_GGUF_PY, *BY_RULE, *PACKED)
-FORMATS = {"Q4_0": 4.5, "Q4_1": 5, "Q5_0": 5.5, "Q5_1": 6, "Q8_0": 8.5, "MXFP4": 4.25, "Q4_K": 4.5, "Q5_K": 5.5,
-           "Q6_K": 6.5625, "NVFP4": 4.5, PACKED[0]: 4.127, PACKED[1]: 4.125, PACKED[2]: 8}  # fmt: skip
 NF4 = np.array(
     [-1.0, -0.6961928, -0.5250731, -0.3949175, -0.2844414, -0.1847734, -0.0910500, 0.0, 0.0795803, 0.1609302,
      0.2461123, 0.3379152, 0.4407098, 0.5626170, 0.7229568, 1.0], np.float32,
@@ -140,7 +141,7 @@ _RULES: dict[str, Callable[[Array], Array]] = {"Q4_K": _q4_k, "Q5_K": _q5_k, "Q6
 
 
 def _packed(name: str, path: Path) -> int:
-    """Safetensors, as bitsandbytes and compressed-tensors lay them out."""
+    """Safetensors, as bitsandbytes, compressed-tensors, transformers (BitNet) and torchao lay them out."""
     tensors: dict[str, Array] = {}
     weights = 0
     for tensor, array in matrices(128):
@@ -156,12 +157,24 @@ def _packed(name: str, path: Path) -> int:
             codes_8 = np.rint((groups - mean) / span[:, None] * 127).astype(np.int8).view(np.uint8)
             tensors[f"{tensor}.absmax"] = codes_8.reshape(-1)[: peak.size]
             tensors[f"{tensor}.nested_absmax"] = span.astype(np.float32)
-        elif name.startswith("int4"):
+        elif name.startswith("int4,"):
             groups = array.reshape(-1, 128)
             scale = (np.abs(groups).max(-1, keepdims=True) / 7.5).astype(np.float16)
             codes = (np.clip(np.rint(groups / scale.astype(np.float32)), -8, 7) + 8).astype(np.uint32).reshape(-1, 8)
             tensors[tensor] = np.bitwise_or.reduce(codes << np.arange(0, 32, 4, dtype=np.uint32), axis=1).view(np.int32)
             tensors[f"{tensor}.scale"] = scale
+        elif name.startswith("ternary"):
+            scale = np.abs(array).mean()
+            codes = (np.clip(np.rint(array / scale), -1, 1) + 1).astype(np.uint8).reshape(4, -1, array.shape[1])
+            tensors[tensor] = np.bitwise_or.reduce(codes << np.arange(0, 8, 2, dtype=np.uint8)[:, None, None], axis=0)
+            tensors[f"{tensor}_scale"] = np.array([scale], importlib.import_module("ml_dtypes").bfloat16)
+        elif name.startswith("int4 in bytes"):
+            groups = array.reshape(len(array), -1, 32)
+            scale = (np.abs(groups).max(-1) / 7.5).astype(importlib.import_module("ml_dtypes").bfloat16)
+            codes = np.clip(np.rint(groups / scale.astype(np.float32)[..., None]), -8, 7)
+            tensors[f"{tensor}_qdata"] = codes.astype(np.int8).reshape(array.shape)
+            tensors[f"{tensor}_scale"] = scale
+            tensors[f"{tensor}_zero_point"] = np.zeros(scale.shape, np.int8)
         else:
             scale = np.abs(array).max(-1, keepdims=True) / 127
             tensors[tensor] = np.rint(array / scale).astype(np.int8)
