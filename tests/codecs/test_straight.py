@@ -173,3 +173,27 @@ def test_codes(name, states, width, scaled, searches, monkeypatch):
         assert turn or found[0] == units.tobytes()
     assert refused > 20
     straight._code_plan.cache_clear()
+
+
+def test_a_few_chunks_with_many_strays_are_searched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For so few no other kernel is compiled; what comes out is the same."""
+    rng, size = np.random.default_rng(2), 1 << 15
+    numbers = (rng.standard_normal(size) * np.exp2(rng.uniform(-12, 12, size))).astype(np.float32)
+    units, bits = (numbers.view(np.uint32) >> 16).astype(np.uint16), floats(DTYPES["BF16"], "balanced")
+    stored = encode_chunk(units, bits, Place(size))
+    data = aligned_empty(len(stored))
+    data[:] = np.frombuffer(stored, np.uint8)
+    plan, used = straight._plan(2, bits.widths), []
+    assert plan is not None
+    search = straight.SEARCHES[bits.widths]
+    spied = plan._replace(
+        decode=lambda *given: (used.append("look up"), plan.decode(*given))[1],
+        search=lambda *given: (used.append("search"), search(*given))[1],
+    )
+    monkeypatch.setitem(straight._odd, "left", 2)
+    for _ in range(3):
+        out = np.zeros_like(units)
+        with patch.object(straight, "_plan", lambda *_: spied):
+            assert straight.decode(data, bits, out)
+        assert np.array_equal(out, units)
+    assert used == ["search", "search", "look up"]

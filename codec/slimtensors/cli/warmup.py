@@ -50,8 +50,10 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
     """One for each kind of tensor that is stored and read in a way of its own."""
     import numpy as np
 
+    from slimtensors.codecs.straight import look_up_at_once
     from slimtensors.planner import PRESETS
 
+    look_up_at_once()
     random = np.random.default_rng(0)
     weights = random.standard_normal(1 << 16) / 32
     for name in ("float16", "bfloat16", "float32", "float64", "complex64", "float8_e4m3fn"):

@@ -24,12 +24,13 @@ from slimtensors.kernels.cpu import closing, decode_kernels, opening, search, se
 from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS, STATES, WORDS
 from slimtensors.kernels.status import OK
 
-__all__ = ["Codes", "decode", "encode", "open_codes"]
+__all__ = ["Codes", "decode", "encode", "look_up_at_once", "open_codes"]
 
 Units = npt.NDArray[Any]
 
 MOST_BLOCKS = 1024
 MOST_STRAYS = 32  # slots of 4096: with more, look-ups are faster than searches
+ODD_CHUNKS = 16  # with more that are searched all the same: for so few, another kernel is not worth its compilation
 SEARCHES: dict[tuple[int, ...], Callable[..., int]] = {
     (8, 8): search_kernels.decode_u16_8_8,
     (6, 10): search_kernels.decode_u16_6_10,
@@ -129,9 +130,23 @@ def _escapes(data: Bytes, at: list[int]) -> coded.Escapes:
     )
 
 
+_odd = {"left": ODD_CHUNKS}
+
+
+def look_up_at_once() -> None:
+    """Have the first chunks with more strays looked up as all others are: for who compiles all kernels anyway."""
+    _odd["left"] = 0
+
+
 def _has_tree(room: _Room, precision: int) -> bool:
     """Make the table's tree; whether it is worth searching."""
-    return precision == search.PRECISION and 0 <= search.plant(room.table, room.tree) <= MOST_STRAYS
+    if precision != search.PRECISION:
+        return False
+    strays = search.plant(room.table, room.tree)
+    if strays > MOST_STRAYS and _odd["left"] > 0:
+        _odd["left"] -= 1  # threads may do this at once: a few more or less
+        return True
+    return 0 <= strays <= MOST_STRAYS
 
 
 class Codes(NamedTuple):
