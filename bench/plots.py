@@ -51,7 +51,7 @@ def speed_against_size(result: Result, dataset: str = "minilm-bf16") -> Any:
     for row in records(result, "speed", dataset=dataset, operation="decode fresh", codec="memcpy"):
         axes.axvline(row["gbps"], color=PEER, linestyle=":", label="memcpy")
         axes.legend(fontsize=7)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.25 * axes.get_xlim()[1])  # room for the name of the fastest
     axes.set_xlabel("decode into a fresh array, GB/s of output, one thread, no digests")
     axes.margins(y=0.12)
     axes.set_ylabel("size, % of the array")
