@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,9 +48,6 @@ SIDE = 128  # bytes of index, table and header that a side plane takes beside it
 ROUNDS = 6  # of fitting classes to what codes take
 PRIOR = 4  # codes that each table has seen before it has seen any, shared out as all codes are
 FIT_ROOM = 1 << 22  # counts that are held while classes are fitted
-
-
-_BYTE_LOGARITHMS = np.array([(max(number, 1) ** LOG).bit_length() - 1 for number in range(256)], np.int64)
 
 
 class Packed(NamedTuple):
@@ -162,6 +160,12 @@ def _logarithm(number: int) -> int:
     return int((number**LOG).bit_length() - 1)
 
 
+@cache
+def _of_bytes() -> Numbers:
+    """The logarithms of 1 to 255; of 0 that of 1."""
+    return np.array([_logarithm(max(number, 1)) for number in range(256)], np.int64)
+
+
 def _means(tensor: Input, record: Record, rows: int) -> tuple[Numbers, Numbers]:
     """What codes of each row and each column of the last field's plane take, in 1 / (LOG * SCALE) bits."""
     unit, field, last = tensor.dtype.unit_bytes, record.fields[-1], len(record.fields) - 1
@@ -252,7 +256,7 @@ def _table_costs(joint: Numbers) -> Numbers:
 def _costs(counts: Numbers) -> Numbers:
     """What each takes that comes so often (at least once; cut to its first eight bits), in 1 / LOG bits."""
     whole, (parts, powers) = _logarithm(int(counts.sum())), np.frexp(counts.astype(np.float64))
-    return whole - LOG * (powers.astype(np.int64) - 8) - _BYTE_LOGARITHMS[(parts * 256).astype(np.int64)]
+    return whole - LOG * (powers.astype(np.int64) - 8) - _of_bytes()[(parts * 256).astype(np.int64)]
 
 
 def _fields(units: npt.NDArray[Any], record: Record, plane: int) -> npt.NDArray[Any]:

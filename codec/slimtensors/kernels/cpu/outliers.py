@@ -29,6 +29,19 @@ def ends(run: Array) -> tuple[Any, Any, Any, Any]:
     return low, lower, higher, high
 
 
+@inlined
+def next_largest(run: Array, flags: Array, largest: Any, sign: Any) -> Any:
+    """Of sign * run, where no flag is set, the one after the largest; minus infinity if there is none."""
+    found, equal = np.float32(-np.inf), 0
+    for i in range(run.size):
+        if flags[i] == 0:
+            x = sign * run[i]
+            # one of those that equal the largest is the largest itself
+            equal += x == largest
+            found = x if found < x < largest else found
+    return largest if equal > 1 else found
+
+
 @kernel
 def sum_ranges(weights: Array, length: int, out: Array) -> int:
     """out[0] = sum over runs of (largest - smallest)^2, one after another
@@ -82,23 +95,10 @@ def flag_outliers(weights: Array, length: int, most: int, worth: float, apart: A
                     at = i
             flags[at] = 1
             if at_top:
-                high, higher = higher, np.float32(-np.inf)
-                passed = 0
-                for i in range(length):
-                    if flags[i] == 0:
-                        x = run[i]
-                        # one of those that equal the largest is the largest itself
-                        passed += x == high
-                        higher = x if higher < x < high else higher
-                higher = high if passed > 1 else higher
+                high = higher
+                higher = next_largest(run, flags, high, np.float32(1))
             else:
-                low, lower = lower, np.float32(np.inf)
-                passed = 0
-                for i in range(length):
-                    if flags[i] == 0:
-                        x = run[i]
-                        passed += x == low
-                        lower = x if low < x < lower else lower
-                lower = low if passed > 1 else lower
+                low = lower
+                lower = -next_largest(run, flags, -low, np.float32(-1))
         lows[r], highs[r] = low, high
     return OK
