@@ -37,7 +37,7 @@ from slimtensors.differing import (
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.duplicates import find_duplicates
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.expression import Bits, Cast, Delta, Expression, LowRank, Ref, Sparse, Sum, bases_of
+from slimtensors.expression import Bits, Cast, Delta, Expression, FieldContext, LowRank, Ref, Sparse, Sum, bases_of
 from slimtensors.gguf.blocks import Block, block_of
 from slimtensors.inputs import Input, sample_units, unit_count
 from slimtensors.limits import (
@@ -268,8 +268,9 @@ class _Builder:
         small = self.preset == "small"
         if block.scale is not None:
             record = with_context(tensor, record, block.scale, chunk, slow=small)
-            if record.fields[-1].context is not None:
-                why += ", codes given the size of their scale"
+            context = record.fields[-1].context
+            if isinstance(context, FieldContext):
+                why += ", codes given the size of their scale" + (" beside its row's" if context.mean else "")
         self._jobs.append(Job(inputs=(index,), slow=small))
         self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), self.intern(record), chunk), why)
 

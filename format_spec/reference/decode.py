@@ -654,7 +654,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
         contexts = None
         if part.context and not isinstance(part.context, SignContext) and mode in (CODED, BYPASS):
             if isinstance(part.context, FieldContext):
-                contexts = field_contexts(part.context, fields[part.context.plane], len(here), record.fields, part)
+                given, first = fields[part.context.plane], start * stream.unit // record.size
+                contexts = field_contexts(part.context, given, first, len(here), record.fields, part)
             elif isinstance(part.context, FieldClass):
                 before = start * stream.unit // record.size * part.count() if record else start
                 contexts = field_classes(part.context, before, len(here), sides)
@@ -822,10 +823,16 @@ def contexts_of(stream: Stream, part: Part, start: int, here: Sequence[int], sid
 
 
 def field_contexts(
-    context: FieldContext, given: list[int], count: int, fields: Sequence[Field], field: Field
+    context: FieldContext, given: list[int], first: int, count: int, fields: Sequence[Field], field: Field
 ) -> coder.Contexts:
-    """`records.md`, section 2; `given`: the fields of the plane that selects."""
-    each = field.count() // fields[context.plane].count()
+    """`records.md`, section 2; `given`: the fields that select; `first`: the number of the chunk's first record."""
+    selecting = fields[context.plane]
+    each = field.count() // selecting.count()
+    if context.mean is not None:
+        groups: dict[int, list[int]] = {}
+        for i in range(count // each):
+            groups.setdefault((first + i // selecting.count()) // context.mean, []).append(given[i])
+        given = [f + 2**selecting.width - sum(group) // len(group) for group in groups.values() for f in group]
     table = [max(0, min((given[i // each] >> context.shift) - context.first, context.tables - 1)) for i in range(count)]
     fill = [0] * (-count % GROUP)
     return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))

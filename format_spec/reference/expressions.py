@@ -139,6 +139,7 @@ class FieldContext:
     shift: int
     first: int
     tables: int
+    mean: int | None
 
 
 @dataclass(frozen=True)
@@ -429,14 +430,18 @@ def parse_field_context(value: object, field: Field, earlier: list[Field]) -> Fi
     context = keyed(value, "context")
     if context.keys() == {"class"}:
         return parse_field_class(context["class"])
-    check(context.keys() == {"field"}, "context: unknown keys")
+    check(context.keys() in ({"field"}, {"field", "mean"}), "context: unknown keys")
     numbers = context["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:
         raise Refused("context: not an array of four")
     plane = integer(numbers[0], 0, len(earlier) - 1, "context: not an earlier plane")
     check(field.count() % earlier[plane].count() == 0, "context: fields that are not a multiple")
     shift, first = integer(numbers[1], 0, 15, "shift"), integer(numbers[2], 0, 65535, "first")
-    return FieldContext(plane, shift, first, integer(numbers[3], 2, 64, "tables"))
+    mean = None
+    if "mean" in context:
+        mean = integer(context["mean"], 1, 65536, "mean")
+        check(earlier[plane].width <= 15, "mean: of fields of 16 bits")
+    return FieldContext(plane, shift, first, integer(numbers[3], 2, 64, "tables"), mean)
 
 
 def parse_field_class(numbers: object) -> FieldClass:

@@ -106,7 +106,8 @@ class Place:
         if isinstance(context, FieldClass):
             before = self.start * self.unit // self.expression.size * field.count()
             return encode_plane(planes[i], field.width, plan, decode.field_classes(context, before, count, self.sides))
-        contexts = context and decode.field_contexts(context, planes[context.plane], count, every, field)
+        first = self.start * self.unit // self.expression.size
+        contexts = context and decode.field_contexts(context, planes[context.plane], first, count, every, field)
         return encode_plane(planes[i], field.width, plan, contexts)
 
 

@@ -2012,6 +2012,7 @@ add("sum_pack_list", "a pack that is a sum with a list of bases", lambda: pack_o
 header("sum_side", "a side plane that is a sum", (["expressions", 0], {"add": [{"base": 0}, GRID]}), base=signs)
 header("sum_image", "an image that is a sum", (["expressions", 1], {"add": [{"base": 0}, GRID]}))
 
+
 def outliers(marked: Sequence[int] = (0, 7, 130)) -> Parts:
     """Units apart from signs times a scale."""
     plan = [side("I8", (2,), [0xFF, 1]), side("F32", (2,), [0x3C23D70A, 0x3C23D70A])]
@@ -2463,6 +2464,24 @@ header("record_context_tables_1", "a context of one table", ([*GIVEN, "field", 3
 header("record_context_tables_65", "a context of 65 tables", ([*GIVEN, "field", 3], 65), base=pieces)
 header("record_context_five", "a context of five numbers", ([*GIVEN, "field"], [0, 0, 0, 16, 0]), base=pieces)
 header("record_context_base", "a context of a base in a record", (GIVEN, {"base": [0, 0, 2]}), base=pieces)
+for name, what, over in (
+    ("0", "a context by the mean of no records", 0),
+    ("65537", "a context by the mean of 65537 records", 65537),
+    ("true", "a context by a mean that is true", True),
+    ("array", "a context by a mean that is an array", [0]),
+):
+    header(f"record_mean_{name}", what, ([*GIVEN, "mean"], over), base=pieces)
+header("record_mean_alone", "a mean without a field", (GIVEN, {"mean": 3}), base=pieces)
+header(
+    "record_mean_wide",
+    "a context by the mean of fields of 16 bits",
+    ([*RECORD, 1], {"plane": 16, "spans": [[1, 0, 0, 16]]}),
+    ([*RECORD, 0], 3),
+    ([*RECORD, 2, "spans"], [[2, 16, 4, 4]]),
+    ([*GIVEN, "mean"], 3),
+    (["tensors", 0, "shape"], [8190]),
+    base=pieces,
+)
 header(
     "record_context_multiple",
     "a field given one of which there are more",
@@ -2479,6 +2498,7 @@ def classed() -> Parts:
     return one(classed_records())
 
 
+header("record_mean_class", "a mean beside classes", ([*RECORD, 1, "context", "mean"], 3), base=classed)
 header("record_class_two", "row and column classes without a number of tables", (CLASSES, [0, 1]), base=classed)
 header("record_class_side", "classes in a side plane that is not there", ([*CLASSES, 1], 2), base=classed)
 header("record_class_unused", "a side plane that no field names", ([*CLASSES, 1], 0), base=classed)

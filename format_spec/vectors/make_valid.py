@@ -1350,6 +1350,24 @@ def record_pieces() -> Parts:
     return records(PIECES, blocks(500, 13), Plane(RAW), Plane(CODED), Plane(RAW), Plane(CODED))
 
 
+def relative_records() -> dict:
+    """Codes given how far their scale, of which a record has two, is from the mean of three records' scales."""
+    codes = {**field(4, [4, 16, 4, 4]), "context": {"field": [0, 1, 125, 6], "mean": 3}}
+    return {"record": [4, field(8, [2, 0, 8, 8]), codes]}
+
+
+@valid("records whose codes are given a scale less its mean; chunks begin and end within a group of records")
+def record_relative() -> Parts:
+    return records(relative_records(), blocks(3000, 4), Plane(CODED), Plane(CODED), chunk=4 * 1500 + 4)
+
+
+@valid("records given a field of 9 bits less the mean of 65536 records, which is that of the chunk")
+def record_relative_chunk() -> Parts:
+    codes = {**field(4, [2, 16, 4, 4]), "context": {"field": [1, 6, 5, 6], "mean": 65536}}
+    expression = {"record": [3, field(7, [1, 0, 0, 7]), field(9, [1, 7, 0, 9]), codes]}
+    return records(expression, blocks(4000, 3), Plane(RAW), Plane(CODED), Plane(CODED), chunk=6000)
+
+
 @valid("records of units of four bytes: eight nibbles in each, raw; as many fields as fill their last group")
 def record_words() -> Parts:
     expression = {"record": [4, field(4, [8, 0, 4, 4])]}

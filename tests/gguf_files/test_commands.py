@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gguf.constants import GGMLQuantizationType
 
 from gguf_files import made
 from slimtensors.cli.main import cli
@@ -63,7 +65,7 @@ def test_names_that_end_like_others(model: Path) -> None:
     assert odd.read_bytes() == b"\x02\0\0\0\0\0\0\0{}"
 
 
-def test_what_is_said(model: Path) -> None:
+def test_what_is_said(minilm: Path, model: Path) -> None:
     assert run("compress", model)[0] == 0
     packed = model.with_name("model.gguf.slimtensors")
     assert "GGUF_Q4_0" in run("inspect", packed)[1]
@@ -72,3 +74,7 @@ def test_what_is_said(model: Path) -> None:
     assert "32 of 4 bits, given those of kind 2: uneven" in " ".join(why.split())
     assert run("estimate", model)[0] == 0
     assert "a GGUF file" in run("inspect", model)[1]
+    short = gguf.quants.quantize(made.weights(minilm, made.WEIGHTS), GGMLQuantizationType.Q4_0)  # rows of 12 blocks
+    made.write(model, {"w": (short, "Q4_0")})
+    assert run("compress", model, "-o", packed, "--force")[0] == 0
+    assert "given those of kind 2 less their mean in 12 records" in " ".join(run("inspect", "--why", packed)[1].split())

@@ -91,6 +91,21 @@ def test_smaller(minilm: Path, tmp_path: Path, kind: str) -> None:
     assert tensor.decoded_bytes * 8 == SMALLER[kind] * 384 * 1536
 
 
+def test_codes_given_their_scale_beside_its_rows(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks begin and end within rows; both decoders have the same means, and a slice has those of its chunks."""
+    monkeypatch.setattr("slimtensors.planner.CHUNK_BYTES", 60_000)
+    array = gguf.quants.quantize(made.weights(minilm, made.WEIGHTS)[:405], GGMLQuantizationType.Q4_0)
+    source = made.write(tmp_path / "model.gguf", {"w": (array, "Q4_0")}, metadata=False)
+    slimtensors.compress(source, tmp_path / "model", preset="small")
+    (tensor,) = slimtensors.inspect(tmp_path / "model").tensors
+    assert "given 1 less its mean" in tensor.expression
+    assert tensor.chunks == 2
+    assert decode.decode_file((tmp_path / "model").read_bytes()).image == source.read_bytes()
+    with slimtensors.safe_open(tmp_path / "model") as file:
+        for low in (0, 201, 202, 404):
+            assert np.array_equal(file.get_slice("w")[low : low + 2], array[low : low + 2])
+
+
 def test_flatten_keeps_it(every: tuple[Path, Path], tmp_path: Path) -> None:
     slimtensors.flatten(every[1], tmp_path / "flat")
     assert (tmp_path / "flat").read_bytes() == every[1].read_bytes()

@@ -213,6 +213,8 @@ def feed_records(fence: Fence, n: int) -> None:
             for each in (runs.reshape(-1, 6), np.array(layout, np.int64)):
                 records.put_fields(fields, per, each, size, data)
                 records.cut_fields(data, per, each, size, fields)
+            lifted = fence.array(np.uint16, fields.size)
+            assert records.less_means(fields, 7, 3, 256, lifted) == OK or fields.itemsize == 2
             selected = fence.array(np.uint8, 3 * fields.size)
             assert records.field_contexts(fields, 3, 1, 5, 64, selected) == OK
 

@@ -82,9 +82,22 @@ def check_refusals(fields: np.ndarray, per: int, runs: np.ndarray, size: int, da
     assert records.put_fields(*wrong[0]) == BAD_ARGUMENT
 
 
+def check_means(given: np.ndarray) -> None:
+    lift, out = 1 << 8 * given.itemsize - 1, np.empty(given.size, np.uint16)
+    for each, before in ((1, 0), (7, 0), (7, 3), (50, 49), (400, 0)):
+        assert records.less_means(given, each, before, lift, out) == OK
+        groups = np.split(given.astype(int), range(each - before, given.size, each))
+        want = np.concatenate([group + lift - group.sum() // max(group.size, 1) for group in groups])
+        assert np.array_equal(out, want)
+    for wrong in ((0, 0, lift), (7, -1, lift), (7, 7, lift), (7, 0, -1), (7, 0, (1 << 16) + 1), (400, 0, 0)):
+        assert records.less_means(given, *wrong, out) == BAD_ARGUMENT
+    assert records.less_means(given, 7, 0, lift, out[1:]) == BAD_ARGUMENT
+
+
 def check_contexts(rng: np.random.Generator) -> None:
     for dtype in (np.uint8, np.uint16):
         given = rng.integers(0, 1 << 8 * np.dtype(dtype).itemsize, 50).astype(dtype)
+        check_means(given >> 1)
         out = np.empty(350, np.uint8)
         assert records.field_contexts(given, 7, 2, 9, 20, out) == OK
         assert np.array_equal(out, np.repeat(np.clip((given.astype(int) >> 2) - 9, 0, 19), 7))

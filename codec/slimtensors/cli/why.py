@@ -194,6 +194,7 @@ def _record(record: Record, found: _Stored) -> Iterator[str]:
             given = ", given what is usual in their row and column"
         elif field.context is not None:
             given = f", given those of kind {field.context.field + 1}"
+            given += f" less their mean in {field.context.mean} records" if field.context.mean else ""
         cost = _cost(mode, 8 * found.lengths[i] / (records * field.count), field.width)
         yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}{cost}"
 

@@ -19,7 +19,7 @@ from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import records as kernels
 from slimtensors.kernels.status import must
 
-__all__ = ["cut", "decode", "encode"]
+__all__ = ["cut", "decode", "encode", "less_means"]
 
 Units = npt.NDArray[Any]
 Fields = npt.NDArray[Any]  # uint8 or uint16, whole groups of 128
@@ -94,13 +94,27 @@ def _contexts(
         must(status)
         np.minimum(values, np.uint8(context.tables - 1), out=values)
         return Contexts(values, context.tables)
-    given = record.fields[context.field].count
+    count = record.fields[context.field].count
+    given = found[context.field][: records * count]
+    if context.mean:
+        given = less_means(given, record.fields[context.field], context.mean, first // record.size)
     status = kernels.field_contexts(
-        found[context.field][: records * given], field.count // given, context.shift, context.first, context.tables,
-        values[:used],
-    )  # fmt: skip
+        given, field.count // count, context.shift, context.first, context.tables, values[:used]
+    )
     must(status)
     return Contexts(values, context.tables)
+
+
+def less_means(fields: Fields, field: Field, group: int, first: int) -> npt.NDArray[np.uint16]:
+    """A chunk's fields of one kind, at most 15 bits wide, plus 2^width, less the mean of their group of records.
+
+    group: records. first: the chunk's first record, counted from the tensor's.
+    """
+    values = work_space("less means", fields.size, np.uint16)
+    before = first % group * field.count
+    status = kernels.less_means(fields, group * field.count, before, 1 << field.width, values)
+    must(status)
+    return values
 
 
 # ---- encoding

@@ -145,20 +145,25 @@ class FactorContext:
 
 @dataclass(frozen=True)
 class FieldContext:
-    """A field of an earlier plane selects the table: floor(field / 2^shift) - first, cut to 0 ... tables - 1."""
+    """A field of an earlier plane selects the table: floor(field / 2^shift) - first, cut to 0 ... tables - 1.
+
+    mean: if not 0, it is the field plus 2^width, less the mean of its plane's fields in a group of so many records.
+    """
 
     field: int  # the plane
     shift: int
     first: int
     tables: int
+    mean: int = 0
 
     sides: ClassVar[frozenset[int]] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        return {"field": [self.field, self.shift, self.first, self.tables]}
+        given: dict[str, Any] = {"field": [self.field, self.shift, self.first, self.tables]}
+        return given if not self.mean else {**given, "mean": self.mean}
 
     def __str__(self) -> str:
-        return f"given {self.field}"
+        return f"given {self.field}" if not self.mean else f"given {self.field} less its mean"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ MAX_TABLES, MAX_CLASSES = 64, 64
 MAX_ALL_TABLES = 256  # of all classes; a context is a byte
 MAX_OCTAVE = 16
 MAX_RECORD = 512  # bytes of a pattern that repeats
+MAX_MEAN = 65536  # records whose fields have a mean: sums stay far below 2^63
 CLASS_TABLES = 4  # classes that are an octave apart share a table
 MAX_SIGN_TABLES = 32
 MAX_CLASS = 255

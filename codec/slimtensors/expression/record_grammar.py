@@ -7,7 +7,7 @@ from typing import Any
 
 from slimtensors.errors import FormatError
 from slimtensors.expression.contexts import FieldClass, FieldContext
-from slimtensors.expression.limits import MAX_RECORD, MAX_TABLES, MAX_WIDTH
+from slimtensors.expression.limits import MAX_MEAN, MAX_RECORD, MAX_TABLES, MAX_WIDTH
 from slimtensors.expression.records import Field, Record, Span
 from slimtensors.expression.values import integer, keys_of
 from slimtensors.limits import MAX_PLANES, MAX_SIDES
@@ -52,7 +52,7 @@ def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass
     keys = keys_of(value, "a context")
     if keys == {"class"}:
         return parse_field_class(value["class"])
-    if keys != {"field"}:
+    if keys not in ({"field"}, {"field", "mean"}):
         raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
     numbers = value["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:
@@ -62,7 +62,10 @@ def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass
         integer(numbers[1], 0, MAX_WIDTH - 1, "the shift of a context"),
         integer(numbers[2], 0, 2**MAX_WIDTH - 1, "the first of a context"),
         integer(numbers[3], 2, MAX_TABLES, "the tables of a context"),
+        integer(value["mean"], 1, MAX_MEAN, "the records of a context's mean") if "mean" in keys else 0,
     )
+    if found.mean and earlier[found.field].width == MAX_WIDTH:
+        raise FormatError(f"a context by the mean of fields of {MAX_WIDTH} bits")
     if field.count % earlier[found.field].count:
         raise FormatError(f"{field.count} fields of a record given {earlier[found.field].count}")
     return found

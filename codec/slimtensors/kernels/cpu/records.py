@@ -103,6 +103,27 @@ def cut_fields(data: Array, per: int, runs: Array, size: int, fields: Array) -> 
 
 
 @kernel
+def less_means(given: Array, each: int, before: int, lift: int, out: Array) -> int:
+    """out (uint16) = given + lift - the mean, rounded down, of its group of `each` of `given` (uint8 or uint16); of the
+    first group `before` are not there, and the last may be shorter. BAD_ARGUMENT where one would not fit.
+    """
+    if each < 1 or not 0 <= before < each or out.size != given.size or not 0 <= lift <= 1 << 16:
+        return BAD_ARGUMENT
+    for group in range(-before, given.size, each):
+        begin, end = max(group, 0), min(group + each, given.size)
+        total, least, most = 0, 1 << 16, 0
+        for i in range(begin, end):
+            found = int(given[i])
+            total, least, most = total + found, min(least, found), max(most, found)
+        moved = lift - total // (end - begin)
+        if least + moved < 0 or most + moved >= 1 << 16:
+            return BAD_ARGUMENT
+        for i in range(begin, end):
+            out[i] = int(given[i]) + moved
+    return OK
+
+
+@kernel
 def field_contexts(given: Array, each: int, shift: int, first: int, tables: int, out: Array) -> int:
     """Of every field of `given` (uint8 or uint16), for the next `each` of out (uint8): the table that it selects."""
     if each < 1 or out.size != given.size * each or not 0 <= shift < 16 or not 1 <= tables <= 256 or first < 0:
