@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,9 +17,12 @@ import slimtensors
 from api.made import weights
 from hub.web import Odd, Web, serving
 from slimtensors.cli.targets import settle_remote
+from slimtensors.container.source import RangedSource
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
 from slimtensors.folders import DECOMPRESS
 from slimtensors.numpy import load_file, save, stream_tensors
+from slimtensors.reading import open_file
+from slimtensors.stream import ordered
 from slimtensors_hub.remote import names, spans
 
 
@@ -310,6 +314,42 @@ def test_a_reader_that_gives_up(address: str) -> None:
         loader.take("layer0.weight")
         loader.close()
         file.get_tensor("layer1.weight")
+
+
+@pytest.mark.parametrize("left", [ordered.TAIL, ordered.TAIL + 1])
+def test_the_first_has_the_link_for_itself(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
+    """Nothing is asked for of the second tensor while more than a request is left of the first."""
+    rng = np.random.default_rng(1)
+    made = {name: rng.integers(0, 256, 8 << 20, np.uint8) for name in ("first", "second")}
+    data = save(made)
+    with open_file(data) as file:
+        (_, firsts), (_, seconds) = (file.reader.records(stream) for stream in (0, 1))
+    asked, gate, lock = list[int](), threading.Semaphore(0), threading.Condition()
+
+    class Slow:
+        def size(self) -> int:
+            return len(data)
+
+        def read_range(self, offset: int, length: int) -> bytes:
+            if offset >= firsts[0]:
+                with lock:
+                    asked.append(offset)
+                    lock.notify_all()
+                gate.acquire()
+            return data[offset : offset + length]
+
+    monkeypatch.setattr(RangedSource, "remote", True)
+    stream = stream_tensors(Slow(), threads=2)
+    found: dict[str, Any] = {}
+    reader = threading.Thread(target=lambda: found.update(stream))
+    reader.start()
+    gate.release(len(firsts) - left)
+    with lock:
+        begun = lock.wait_for(lambda: max(asked, default=0) >= seconds[0], 0.3 if left > ordered.TAIL else 60)
+    gate.release(1000)
+    reader.join()
+    assert begun == (left == ordered.TAIL)
+    same(found, made)
 
 
 def test_forgotten_spans_are_bounded(web: Web, monkeypatch: pytest.MonkeyPatch) -> None:

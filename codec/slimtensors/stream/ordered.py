@@ -19,6 +19,7 @@ __all__ = ["AHEAD_BYTES", "Ordered"]
 Units = npt.NDArray[Any]
 
 AHEAD_BYTES = 256 << 20  # decoded, that nobody has taken yet
+TAIL = 3  # chunks, about one request: how much of the first is left where requests for the next ones begin
 
 
 class _Load(NamedTuple):
@@ -46,6 +47,7 @@ class Ordered:
         self._whole: set[int] = set()
         self._taken: set[int] = set()
         files = {id(each.file): each.file for each in wanted}.values()
+        self._hold = any(file.reader.source.remote for file in files)
         for file in files:
             file.reader.read_table()
             if file.reader.source.remote:
@@ -150,7 +152,15 @@ class Ordered:
         self._work.changed.notify_all()
 
     def _admit(self, load: _Load) -> bool:
-        return load.item <= self._asked or self._held <= self._ahead
+        return load.item <= self._asked or (self._held <= self._ahead and not self._waits_for_first())
+
+    def _waits_for_first(self) -> bool:
+        """Requests share a link: those for later items would hold up the first that is handed out, by what is under way
+        of them when it ends. Once only, so that it costs at most one latency.
+        """
+        if self._hold and (self._whole or self._taken or self._left.get(self._asked, 0) <= TAIL):
+            self._hold = False
+        return self._hold
 
     def _fetch(self, load: _Load) -> Bytes | None:
         return self.wanted[load.item].file.fetch(load.job)
@@ -162,3 +172,5 @@ class Ordered:
                 self._left[cut.wanted] -= 1
                 if self._left[cut.wanted] == 0:
                     self._finish(cut.wanted)
+                elif self._hold and self._left[cut.wanted] == TAIL:
+                    self._work.changed.notify_all()
