@@ -113,11 +113,15 @@ class BaseModel:
     def __init__(self, label: str) -> None:
         self.label = label
         self.tensors: dict[str, BaseTensor] = {}
+        self.stating: dict[bytes, list[BaseTensor]] = {}  # those whose file states their identity, by it
         self._close: list[Callable[[], None]] = []
 
     def add(self, tensor: BaseTensor) -> None:
         """The first tensor of a name counts."""
-        self.tensors.setdefault(tensor.name, tensor)
+        if tensor.name not in self.tensors:
+            self.tensors[tensor.name] = tensor
+            if tensor.stored is not None:
+                self.stating.setdefault(tensor.stored, []).append(tensor)
 
     def on_close(self, close: Callable[[], None]) -> None:
         self._close.append(close)

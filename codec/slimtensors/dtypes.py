@@ -15,6 +15,9 @@ from slimtensors.errors import UsageError
 __all__ = ["CASTABLE", "DTYPES", "DType", "bytes_of", "from_numpy", "units_of"]
 
 
+_UNITS = {bits: np.dtype(f"<u{bits // 8}") for bits in (8, 16, 32, 64)}
+
+
 @dataclass(frozen=True)
 class DType:
     """How one dtype is stored."""
@@ -32,7 +35,7 @@ class DType:
     @property
     def unit(self) -> np.dtype[Any]:
         """The unit as a little-endian NumPy dtype."""
-        return np.dtype(f"<u{self.unit_bytes}")
+        return _UNITS[self.unit_bits]
 
     @property
     def packed(self) -> bool:
@@ -45,9 +48,10 @@ class DType:
 
     def bytes_of(self, shape: tuple[int, ...]) -> int:
         """Decoded bytes of a tensor; raises UsageError if its bits are no whole bytes."""
-        bits = math.prod(shape) * self.bits
+        count = math.prod(shape)
+        bits = count * self.bits
         if bits % 8:
-            raise UsageError(f"{math.prod(shape)} elements of {self.name} do not fill whole bytes")
+            raise UsageError(f"{count} elements of {self.name} do not fill whole bytes")
         return bits // 8
 
 

@@ -225,9 +225,7 @@ class KnownBases:
 
 def _in_model(model: BaseModel, base: Base, notes: list[str]) -> Iterator[BaseTensor]:
     """A tensor of a base that the caller named: by stated identity, else by name, else by hashing."""
-    for tensor in model.tensors.values():
-        if tensor.stored == base.identity:
-            yield tensor
+    yield from model.stating.get(base.identity, ())
     namesake = model.tensors.get(base.hints.get("tensor", ""))
     if namesake is not None and namesake.stored is None and _alike(namesake, base):
         yield namesake

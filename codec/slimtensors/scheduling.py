@@ -54,7 +54,9 @@ def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> Iterato
         found: dict[int, Job] = {}
         for number in by_stream[stream]:
             for job in jobs_of(header, number, ranges[number], locate):
-                found.setdefault(job.chunk, job._replace(cuts=[])).cuts.extend(job.cuts)
+                known = found.setdefault(job.chunk, job)
+                if known is not job:
+                    known.cuts.extend(job.cuts)
         for chunk in sorted(found):
             yield found[chunk]
 
@@ -71,7 +73,8 @@ def jobs_of(header: Header, number: int, wanted: Range, locate: Locate) -> Itera
     start, end = wanted.start + origin, wanted.start + origin + wanted.units
     for chunk in range(start // stream.chunk, -(-end // stream.chunk)):
         low = chunk * stream.chunk
-        a, b = max(low, start), min(low + stream.chunk_units(chunk), end)
+        units = stream.chunk_units(chunk)
+        a, b = max(low, start), min(low + units, end)
         cut = Cut(number, wanted.tensor, a - low, a - origin, b - a)
         length = records[chunk].stored_length
-        yield Job(stream_number, chunk, holder, positions[chunk], length, stream.chunk_units(chunk), [cut])
+        yield Job(stream_number, chunk, holder, positions[chunk], length, units, [cut])

@@ -128,13 +128,14 @@ def read(plane: Plane, width: int, groups: int, contexts: Contexts, *, narrow: b
         contexts.tables, each, slots, starts, parts, number,
     )  # fmt: skip
     coded.check_opened(status)
-    found = int(np.max(number, where=number != payload.NO_TABLE, initial=0)) + 1
-    if contexts.tables <= FEW and np.max(number[: contexts.tables]) != payload.NO_TABLE:
+    present = number[number != payload.NO_TABLE]
+    found = int(present.max(initial=0)) + 1
+    if contexts.tables <= FEW and present.size == contexts.tables:
         # Copies cost less than a look at each context, while they fit the cache.
         rows = slots[: contexts.room * each].reshape(-1, each)
-        for i in range(contexts.tables - 1, 0, -1):
-            if number[i] != i:
-                rows[i] = rows[number[i]]
+        for i, held in reversed(list(enumerate(present.tolist()))):
+            if held != i:
+                rows[i] = rows[held]
         rows[contexts.tables :] = 0
         found = contexts.tables
     elif found < contexts.tables:

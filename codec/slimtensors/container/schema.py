@@ -53,6 +53,7 @@ from slimtensors.limits import (
 __all__ = ["SOURCES", "check_metadata", "check_name", "parse"]
 
 SOURCES = ("gguf", "safetensors")  # formats of an image
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ENCODING = re.compile("[A-Z0-9_]{1,64}", re.ASCII)
 
 
@@ -90,7 +91,7 @@ def check_name(name: object) -> None:
     length = len(name.encode("utf-8", "surrogatepass"))
     if not 1 <= length <= MAX_NAME_BYTES:
         raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
-    if any(c < " " or c == "\x7f" for c in name):
+    if _CONTROL.search(name):
         raise FormatError(f"the name {name[:80]!r} has control characters")
     if name == "__metadata__":
         raise FormatError("the name '__metadata__' is kept by safetensors for something else")
