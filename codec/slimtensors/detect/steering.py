@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -29,8 +30,9 @@ class Steering(NamedTuple):
     """Side planes and what they bought."""
 
     classes: Classes
-    means: Means | None
-    why: str
+    means: Means | None = None
+    factors: Bits | None = None  # of the means' factors
+    why: str = ""
 
     @property
     def sides(self) -> tuple[SidePlane, ...]:
@@ -39,8 +41,11 @@ class Steering(NamedTuple):
     def side_bits(self, first_side: int) -> list[Bits]:
         """The planes of each side plane, the first of which is `first_side`."""
         found = [layouts.BYTES, layouts.BYTES]
-        if self.means is not None:
-            found.append(_factor_bits(self.means, first_side))
+        if self.factors is not None:
+            [part] = self.factors.parts
+            if isinstance(part.context, FactorContext):
+                part = replace(part, context=replace(part.context, rows=first_side, columns=first_side + 1))
+            found.append(Bits((part,)))
         return found
 
     def steer(self, bits: Bits, dtype: DType, first_side: int) -> Bits:
@@ -60,15 +65,16 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     best: float = before
     found = None
     field = before - sum(plain.widths[:-1]) * seen / 8
-    given = Steering(classes, None, "")
+    given = Steering(classes)
     size = _steered(tensor, chunk, plain, given)
     if size <= best - CLASSES_WORTH * field:
         why = f"exponents given the scales of row and column: {_bits(before - size, seen)} saved in a sample"
         best, found = size, given._replace(why=why)
     means = fit_means(tensor, classes)
     if means is not None:
-        given = Steering(means.classes, means, "")
-        size = _steered(tensor, chunk, plain, given)
+        factors, taken = _factor_bits(means)
+        given = Steering(means.classes, means, factors)
+        size = _steered(tensor, chunk, plain, given, taken)
         if size <= best - MEAN_WORTH * before:
             why = "" if found is None else f"{found.why}; "
             why += f"signs and exponents given a mean of rank {len(means.factors)}: {_bits(best - size, seen)} more"
@@ -80,24 +86,26 @@ def _bits(size: float, units: int) -> str:
     return f"{8 * size / units:.3f} bit per weight"
 
 
-def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering) -> float:
-    """What the chunks of the trial take, with their share of the side planes, which serve all chunks."""
+def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering, factors: float = 0.0) -> float:
+    """What the chunks of the trial take, with their share of the side planes, which serve all chunks; factors: what
+    theirs takes.
+    """
     size, seen = _trial(tensor, chunk, given.steer(plain, tensor.dtype, 0), given.sides)
-    bits = given.side_bits(0)
-    sides = sum(_side(side, bits[i], given.sides[:i]) for i, side in enumerate(given.sides))
+    sides = factors + sum(_side(side, layouts.BYTES, ()) for side in given.classes)
     return size + seen / unit_count(tensor) * sides
 
 
-def _factor_bits(means: Means, first_side: int) -> Bits:
-    """The first factors are larger, those of rows larger than those of columns, and those of rows that were hardly
+def _factor_bits(means: Means) -> tuple[Bits, float]:
+    """(planes, about what they take). The first factors are larger, those of rows larger than those of columns, and those of rows that were hardly
     trained larger or smaller than others: tables for what pays.
     """
     low, high = int(means.classes.rows.min()), int(means.classes.rows.max())
     every = (1, min(high - low + 1, MAX_FACTOR_CLASSES))
-    contexts = [FactorContext(first_side, first_side + 1, low, classes) for classes in every]
+    contexts = [FactorContext(0, 1, low, classes) for classes in every]
     planes = [layouts.BYTES, *(Bits((Part(8, None, context),)) for context in contexts)]
-    earlier = (*[means.classes.rows] * first_side, *means.classes)  # those before the first are not looked at
-    return min(planes, key=lambda bits: _side(means.factors, bits, earlier))
+    sizes = [_side(means.factors, bits, means.classes) for bits in planes]
+    size = min(sizes)
+    return planes[sizes.index(size)], size
 
 
 def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:

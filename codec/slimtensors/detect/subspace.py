@@ -88,9 +88,13 @@ def subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
     return np.ascontiguousarray(right[:, :rank])
 
 
-def worthy_rank(energies: list[float], whole: float, rows: int, columns: int, more: float = 0.0) -> int:
-    """How many directions are worth their factors, if all is about normal. more: bits that each factor takes on top."""
-    best, gain = 0, 0.0
+def worthy_rank(
+    energies: list[float], whole: float, rows: int, columns: int, more: float = 0.0, least: float = 0.0
+) -> int:
+    """How many directions are worth their factors, if all is about normal. more: bits that each factor takes on top;
+    least: bits that all of them must save together.
+    """
+    best, gain = 0, least
     taken = cost = 0.0
     for t, energy in enumerate(energies):
         taken += energy
