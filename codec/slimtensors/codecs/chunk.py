@@ -13,7 +13,7 @@ from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
-from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype
+from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype, plane_length
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
@@ -35,9 +35,11 @@ from slimtensors.expression import (
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
-__all__ = ["decode_chunk", "encode_chunk", "find_affine"]
+__all__ = ["chunk_length", "decode_chunk", "encode_chunk", "find_affine"]
 
 Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
+
+COUNTED = 1 << 16  # units at least, of planes that need not be counted whole
 
 _AFFINE = struct.Struct("<QQ")
 
@@ -345,11 +347,7 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
                 return None
             fields = compact
         shift += part.width
-        if isinstance(part.context, SignContext):
-            above = _cut(body, bits.rotate, total - bits.widths[-1], bits.widths[-1])
-            contexts: Contexts | None = _sign_contexts(bits, above, place)
-        else:
-            contexts = None if part.context is None else contexts_of(part.context, place, body.size, part.side)
+        contexts = _contexts_of_part(body, bits, part, place)
         encoded = encode_plane(
             fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few
         )
@@ -357,6 +355,27 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
             return None
         parts.append(encoded)
     return parts
+
+
+def _contexts_of_part(body: Units, bits: Bits, part: PlanePart, place: Place) -> Contexts | None:
+    if isinstance(part.context, SignContext):
+        above = _cut(body, bits.rotate, sum(bits.widths[:-1]), bits.widths[-1])
+        return _sign_contexts(bits, above, place)
+    return None if part.context is None else contexts_of(part.context, place, body.size, part.side)
+
+
+def chunk_length(units: Units, bits: Bits, place: Place) -> float:
+    """About what a chunk of floats takes, by counts and without coding. Planes have all rows."""
+    body = units[: units.size - units.size % GROUP]
+    length, shift = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts)), 0
+    for part in bits.parts:
+        fields = _cut(body, bits.rotate, shift, part.width)
+        contexts = _contexts_of_part(body, bits, part, place)
+        # Only the field on top is worth an exact count: what is below it is noise, or plainly not.
+        every = 1 if part is bits.parts[-1] else 1 + body.size // COUNTED
+        length += plane_length(fields, part.width, body.itemsize, contexts, every=every)
+        shift += part.width
+    return min(length + units.nbytes - body.nbytes, head.literal_length(units.nbytes))
 
 
 def _cut(body: Units, rotate: int, shift: int, width: int) -> Fields:

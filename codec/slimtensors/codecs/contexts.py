@@ -23,7 +23,7 @@ from slimtensors.kernels.cpu import merging, payload, table
 from slimtensors.kernels.status import OK, must
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Contexts", "contexts_of", "decode", "encode", "read"]
+__all__ = ["Contexts", "coded_length", "contexts_of", "decode", "encode", "read"]
 
 Fields = npt.NDArray[Any]
 
@@ -175,6 +175,23 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
     return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks)
 
 
+def coded_length(fields: Fields, width: int, contexts: Contexts) -> float:
+    """About what a payload in mode coded takes, but for its states, by counts; arguments as `encode` takes them."""
+    if contexts.flips is not None:
+        fields = fields ^ contexts.flips
+    joined = work_space("joined", fields.size, np.uint16)
+    base = _window_base(fields, width, contexts)
+    escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
+    _counts, leader, costs = _merged(_symbol_counts(joined, contexts), contexts.tables, PRECISION)
+    merged = np.count_nonzero(leader != np.arange(leader.size))
+    return float(costs[np.unique(leader)].sum() + merging.MARK * merged) / (8 * merging.BIT) + 6 * escaped
+
+
+def _symbol_counts(joined: npt.NDArray[np.uint16], contexts: Contexts) -> npt.NDArray[np.uint32]:
+    """How often each symbol occurs in each context."""
+    return coded.count_fields(joined, 0, 0, 8 + contexts.mask.bit_length()).reshape(-1, WINDOW)
+
+
 def _window_base(fields: Fields, width: int, contexts: Contexts) -> int:
     """The base whose window holds the most fields, each moved down by its class's octaves."""
     if fields.itemsize == 1:
@@ -194,8 +211,7 @@ def _encode(
     contexts: Contexts,
     blocks: int,
 ) -> Part:
-    bits = 8 + contexts.mask.bit_length()
-    counts = coded.count_fields(joined, 0, 0, bits).reshape(-1, WINDOW)
+    counts = _symbol_counts(joined, contexts)
     precision = BYPASS_PRECISION if mode == Mode.BYPASS else PRECISION
     tables, head = _tables(counts, contexts.tables, precision)
     states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
@@ -217,9 +233,10 @@ def _logarithms(precision: int) -> npt.NDArray[np.int64]:
     return np.array([(max(f, 1) ** merging.BIT).bit_length() - 1 for f in range((1 << precision) + 1)], np.int64)
 
 
-def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tuple[npt.NDArray[np.uint32], bytes]:
-    """The encoder's tables, and their stored form. counts: of each symbol in each context, for `number` of them."""
-    tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
+def _merged(
+    counts: npt.NDArray[np.integer], number: int, precision: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """(counts, leaders, costs) of the tables, as `merge_tables` leaves them."""
     joint = counts[:number].astype(np.int64)
     costs, gains, after, leader = (np.empty(number, np.int64) for _ in range(4))
     shared, work = np.empty(WINDOW, np.int64), np.empty(WINDOW, np.uint16)
@@ -227,6 +244,13 @@ def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tup
         joint.reshape(-1), precision, _logarithms(precision), costs, gains, after, shared, work, leader
     )
     must(status)
+    return joint, leader, costs
+
+
+def _tables(counts: npt.NDArray[np.integer], number: int, precision: int) -> tuple[npt.NDArray[np.uint32], bytes]:
+    """The encoder's tables, and their stored form. counts: of each symbol in each context, for `number` of them."""
+    tables, head = np.full(counts.size, table.ABSENT | 1 << table.FIELD_BITS, np.uint32), b""
+    joint, leader, _costs = _merged(counts, number, precision)
     for i, first in enumerate(leader.tolist()):
         here = tables[WINDOW * i : WINDOW * (i + 1)]
         if first < i:

@@ -20,13 +20,14 @@ from slimtensors.kernels.cpu import planes as kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Fields", "decode_plane", "encode_plane", "packed_length"]
+__all__ = ["Fields", "decode_plane", "encode_plane", "packed_length", "plane_length"]
 
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
 WORTH = 0.99  # what a mode that takes longer to decode must get a plane down to, against raw
 MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
+STATE_BYTES = 68  # of a block: its states less what they carry, and its count of words
 ZSTD_LEVEL = 3
 
 
@@ -168,9 +169,7 @@ def encode_plane(
                 best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
     if contexts is not None:
-        # Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time.
-        most = min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
-        given = context_coded.encode(fields, width, contexts, most)
+        given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
         return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
     window = coded.choose_window(counts)
     symbols = coded.symbol_counts(counts, window)
@@ -186,6 +185,25 @@ def encode_plane(
     return best
 
 
+def _context_blocks(contexts: Contexts, blocks: int) -> int:
+    """Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time."""
+    return min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
+
+
+def plane_length(
+    fields: Fields, width: int, unit_bytes: int, contexts: Contexts | None = None, *, every: int = 1
+) -> float:
+    """About what `encode_plane` makes of a float's plane, by counts: raw or coded. every: one field in so many counts."""
+    raw = float(packed_length(width, fields.size // GROUP)) if width <= 8 else np.inf
+    blocks = coded.block_count(fields.size, unit_bytes)
+    if contexts is None:
+        counts = coded.count_fields(fields, 0, 0, width, every)
+        size = cost(counts) * fields.size / max(1, int(counts.sum())) / 8 + overhead(blocks)
+    else:
+        size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
+    return size if size < raw * WORTH else raw
+
+
 def _kept(part: Part) -> Part:
     """A copy of what lies in work space, which the next plane of the chunk uses again."""
     return part[0], [b"".join(part[1])]
@@ -193,7 +211,7 @@ def _kept(part: Part) -> Part:
 
 def overhead(blocks: int) -> int:
     """Bytes that a coded plane takes besides its symbols: table, states less what they carry, word counts."""
-    return TABLE_BYTES + 68 * blocks
+    return TABLE_BYTES + STATE_BYTES * blocks
 
 
 def _pack(fields: Fields, width: int) -> bytes:

@@ -31,7 +31,7 @@ Units = npt.NDArray[Any]
 Numbers = npt.NDArray[Any]  # float32
 
 DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
-FIRST, THEN = (2048, 3), (8192, 2)  # rows from which directions are taken, and rounds of the subspace's iteration
+FIRST, THEN = (1024, 2), (8192, 3)  # rows from which directions are taken, and rounds of the subspace's iteration
 HOPELESS = 8 * 800  # bits: of 47 matrices for which the first directions promised less, 3 gained (600 bytes at most)
 FAR = 6.0  # scales: what lies beyond counts as that
 FARTHEST = 127  # factor

@@ -9,19 +9,20 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import layouts
-from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.chunk import chunk_length, encode_chunk
 from slimtensors.codecs.place import Place
-from slimtensors.detect.classes import Classes, fit_classes, with_classes
+from slimtensors.detect.classes import MANTISSA, Classes, fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import DType
 from slimtensors.expression import MAX_FACTOR_CLASSES, Bits, FactorContext, Part
-from slimtensors.inputs import Input, unit_count
+from slimtensors.inputs import ArrayInput, Input, unit_count
 
 __all__ = ["Steering", "find_steering"]
 
 SidePlane = npt.NDArray[np.uint8]
 
-TRIALS = 5  # chunks of a large tensor that are encoded each way; one of a tensor of few chunks
+HELD = 32 << 20  # bytes of a tensor that is kept in memory as long as it is looked at: it is read ten times
+TRIALS = 5  # chunks of a large tensor whose bytes are counted each way; one of a tensor of few chunks
 CLASSES_WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
 MEAN_WORTH = 0.001  # of all bytes, for a product and signs that are coded
 
@@ -57,12 +58,15 @@ class Steering(NamedTuple):
 
 def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     """What makes some of the tensor's chunks (of `chunk` units) smaller, by more than it takes."""
+    if tensor.dtype.name not in MANTISSA:
+        return None
+    tensor = _held(tensor)
     classes = fit_classes(tensor)
     if classes is None:
         return None
     plain = layouts.floats(tensor.dtype, preset)
     before, seen = _trial(tensor, chunk, plain, ())
-    best: float = before
+    best = before
     found = None
     field = before - sum(plain.widths[:-1]) * seen / 8
     given = Steering(classes)
@@ -80,6 +84,13 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
             why += f"signs and exponents given a mean of rank {len(means.factors)}: {_bits(best - size, seen)} more"
             found = given._replace(why=why)
     return found
+
+
+def _held(tensor: Input) -> Input:
+    """The tensor in memory, if it is not too large."""
+    if tensor.dtype.bytes_of(tensor.shape) > HELD:
+        return tensor
+    return ArrayInput(tensor.name, tensor.read(0, unit_count(tensor)), tensor.dtype, tuple(tensor.shape))
 
 
 def _bits(size: float, units: int) -> str:
@@ -116,13 +127,13 @@ def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     return len(encode_chunk(some, bits, place, try_zstd=True)) * units.size / some.size
 
 
-def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[int, int]:
-    """What some chunks take, and how many units they have."""
-    units, size, seen = unit_count(tensor), 0, 0
+def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[float, int]:
+    """About what some chunks take, and how many units they have."""
+    units, size, seen = unit_count(tensor), 0.0, 0
     for k in _looked_at(-(-units // chunk)):
         first = k * chunk
         sample = tensor.read(first, min(chunk, units - first))
-        size += len(encode_chunk(sample, bits, Place(units, first, sides, tensor.dtype)))
+        size += chunk_length(sample, bits, Place(units, first, sides, tensor.dtype))
         seen += sample.size
     return size, seen
 
