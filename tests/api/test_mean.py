@@ -14,11 +14,11 @@ from api.made import same
 from slimtensors import safe_open
 from slimtensors.cli.why import explain
 from slimtensors.codecs import fused, layouts
-from slimtensors.codecs.chunk import decode_chunk, encode_chunk
+from slimtensors.codecs.chunk import chunk_length, decode_chunk, encode_chunk
 from slimtensors.codecs.contexts import contexts_of
 from slimtensors.codecs.place import Place
 from slimtensors.container.source import aligned_empty
-from slimtensors.detect.classes import fit_classes
+from slimtensors.detect.classes import fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import units_of
 from slimtensors.expression import Bits, FactorContext, Part
@@ -114,6 +114,31 @@ def test_two_passes_give_what_planes_give(dtype: str, first: int, monkeypatch: p
     out[:] = 0
     decode_chunk(data, bits, out, place)
     assert np.array_equal(out, units)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("count", [100, 129, 1000, 66_000])
+def test_lengths_by_counts(dtype: str, count: int) -> None:
+    """What a trial counts is what the chunk then takes."""
+    array = expected(dtype, (200, 333))
+    tensor, means, bits = fitted(array)
+    plain = layouts.floats(tensor.dtype, "small")
+    place = Place(array.size, 333, (*means.classes, means.factors), tensor.dtype)
+    units = tensor.read(333, count)
+    for given in (plain, with_classes(plain, tensor.dtype, 0), bits):
+        taken = len(encode_chunk(units, given, place))
+        # Rounding to 64 bytes, the states' share, and what payloads' alignment takes.
+        assert abs(chunk_length(units, given, place) - taken) < 500 + 0.002 * taken
+
+
+def test_no_mean_where_hardly_anything_is_expected() -> None:
+    """Its first directions promise less than side planes and headers take: it is given up there."""
+    array = expected("bfloat16", (300, 300), rank=1)
+    array = (array.astype(np.float32) * np.random.default_rng(1).choice([-1, 1], array.shape)).astype(array.dtype)
+    tensor = ArrayInput("a", array)
+    classes = fit_classes(tensor)
+    assert classes is not None
+    assert fit_means(tensor, classes) is None
 
 
 @pytest.mark.parametrize(("dtype", "first_side"), [("bfloat16", 0), ("float32", 1)])

@@ -367,6 +367,8 @@ def _contexts_of_part(body: Units, bits: Bits, part: PlanePart, place: Place) ->
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
     """About what a chunk of floats takes, by counts and without coding. Planes have all rows."""
     body = units[: units.size - units.size % GROUP]
+    if not body.size:
+        return head.literal_length(units.nbytes)
     length, shift = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts)), 0
     for part in bits.parts:
         fields = _cut(body, bits.rotate, shift, part.width)

@@ -23,6 +23,7 @@ __all__ = ["Coded", "Escapes", "count_fields", "encode_bypass", "encode_fields",
 
 PRECISION = 12
 WINDOW = 256  # symbols
+ESCAPE_BYTES = 6  # its position and its field
 
 Words = npt.NDArray[np.uint16]
 

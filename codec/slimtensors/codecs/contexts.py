@@ -23,7 +23,7 @@ from slimtensors.kernels.cpu import merging, payload, table
 from slimtensors.kernels.status import OK, must
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Contexts", "coded_length", "contexts_of", "decode", "encode", "read"]
+__all__ = ["Contexts", "coded_length", "contexts_of", "decode", "encode", "read", "tables_length"]
 
 Fields = npt.NDArray[Any]
 
@@ -182,9 +182,17 @@ def coded_length(fields: Fields, width: int, contexts: Contexts) -> float:
     joined = work_space("joined", fields.size, np.uint16)
     base = _window_base(fields, width, contexts)
     escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
-    _counts, leader, costs = _merged(_symbol_counts(joined, contexts), contexts.tables, PRECISION)
+    return tables_length(_symbol_counts(joined, contexts)[: contexts.tables]) + coded.ESCAPE_BYTES * escaped
+
+
+def tables_length(counts: npt.NDArray[np.integer]) -> float:
+    """Bytes of symbols and of their tables, some of them merged. counts: [tables, 256]
+
+    By whole numbers, so that every machine compares the same ones.
+    """
+    _counts, leader, costs = _merged(counts, len(counts), PRECISION)
     merged = np.count_nonzero(leader != np.arange(leader.size))
-    return float(costs[np.unique(leader)].sum() + merging.MARK * merged) / (8 * merging.BIT) + 6 * escaped
+    return float(costs[np.unique(leader)].sum() + merging.MARK * merged) / (8 * merging.BIT)
 
 
 def _symbol_counts(joined: npt.NDArray[np.uint16], contexts: Contexts) -> npt.NDArray[np.uint32]:

@@ -175,7 +175,7 @@ def encode_plane(
     symbols = coded.symbol_counts(counts, window)
     escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
     if escaped * ESCAPE_SHARE <= fields.size:
-        estimate = cost(symbols) / 8 + 6 * escaped + overhead(blocks)
+        estimate = cost(symbols) / 8 + coded.ESCAPE_BYTES * escaped + overhead(blocks)
         if estimate < size * worth:
             best, size = _kept(coded.encode_fields(fields, symbols, window, blocks)), estimate
     if width > 8:
@@ -193,12 +193,19 @@ def _context_blocks(contexts: Contexts, blocks: int) -> int:
 def plane_length(
     fields: Fields, width: int, unit_bytes: int, contexts: Contexts | None = None, *, every: int = 1
 ) -> float:
-    """About what `encode_plane` makes of a float's plane, by counts: raw or coded. every: one field in so many counts."""
+    """About what `encode_plane` makes of a float's plane, by counts: raw or coded. every: one field in so many counts.
+
+    fields: at least one group.
+    """
     raw = float(packed_length(width, fields.size // GROUP)) if width <= 8 else np.inf
     blocks = coded.block_count(fields.size, unit_bytes)
     if contexts is None:
         counts = coded.count_fields(fields, 0, 0, width, every)
-        size = cost(counts) * fields.size / max(1, int(counts.sum())) / 8 + overhead(blocks)
+        window = coded.choose_window(counts)
+        symbols, whole = coded.symbol_counts(counts, window), int(counts.sum())
+        escaped = whole - int(counts[0]) - int(symbols[1:].sum())
+        taken = context_coded.tables_length(symbols.reshape(1, -1)) + coded.ESCAPE_BYTES * escaped
+        size = taken * fields.size / whole + STATE_BYTES * blocks
     else:
         size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
     return size if size < raw * WORTH else raw

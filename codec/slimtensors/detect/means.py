@@ -32,7 +32,7 @@ Numbers = npt.NDArray[Any]  # float32
 
 DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
 FIRST, THEN = (1024, 2), (8192, 3)  # rows from which directions are taken, and rounds of the subspace's iteration
-HOPELESS = 8 * 800  # bits: of 47 matrices for which the first directions promised less, 3 gained (600 bytes at most)
+HOPELESS = 8 * 800  # bits that the first directions must promise: side planes and tables take about so much
 FAR = 6.0  # scales: what lies beyond counts as that
 FARTHEST = 127  # factor
 STEPS = 16  # quarters of an octave that a mean lifts a class by, at most

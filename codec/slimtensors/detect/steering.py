@@ -107,8 +107,8 @@ def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering, factors: f
 
 
 def _factor_bits(means: Means) -> tuple[Bits, float]:
-    """(planes, about what they take). The first factors are larger, those of rows larger than those of columns, and those of rows that were hardly
-    trained larger or smaller than others: tables for what pays.
+    """(planes, about what they take). The first factors are larger, those of rows larger than those of columns, and
+    those of rows that were hardly trained larger or smaller than others: tables for what pays.
     """
     low, high = int(means.classes.rows.min()), int(means.classes.rows.max())
     every = (1, min(high - low + 1, MAX_FACTOR_CLASSES))
