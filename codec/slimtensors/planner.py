@@ -286,7 +286,7 @@ class _Builder:
         if dtype.is_float:
             tail, by_row, why = trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
             bits = layouts.floats(dtype, self.preset, tail, by_row)
-            if not tail and not (sample >> (dtype.unit_bits - 1)).any():
+            if not tail and not int(sample.max()) >> (dtype.unit_bits - 1):
                 bits, why = layouts.unsigned(dtype, self.preset), "none is negative"
         else:
             bits = layouts.usual(dtype, self.preset)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.chunk import find_affine
 from slimtensors.container.digest import new_identity
-from slimtensors.dtypes import CASTABLE, DTYPES, bytes_of
+from slimtensors.dtypes import CASTABLE, DType, bytes_of
 from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 
@@ -49,22 +49,37 @@ def find_casts(inputs: Sequence[Input], same: Mapping[int, int]) -> dict[int, Fo
 
 
 def _of_one_shape(inputs: Sequence[Input], group: list[int]) -> dict[int, FoundCast]:
-    names = {inputs[i].dtype.name for i in group}
+    samples = {i: _sample(inputs[i]) for i in group}
+    # Constants cost next to nothing; as casts, many large ones could outgrow what a reader allows.
+    group = [i for i in group if find_affine(samples[i]) is None]
+    cast_as = _cast_samples(inputs, samples, group)
     sources: dict[tuple[str, bytes], int] = {}  # by dtype and sample of what would be the cast
     found = {}
     for i in sorted(group, key=lambda i: (WIDEST_FIRST.index(inputs[i].dtype.name), i)):
         tensor = inputs[i]
-        sample = _sample(tensor)
-        # Constants cost next to nothing; as casts, many large ones could outgrow what a reader allows.
-        if find_affine(sample) is not None:
-            continue
-        source = sources.get((tensor.dtype.name, sample.tobytes()))
+        source = sources.get((tensor.dtype.name, samples[i].tobytes()))
         identity = None if source is None else _prove(tensor, inputs[source])
         if source is not None and identity is not None:
             found[i] = FoundCast(source, identity)
             continue
-        for name in names - {tensor.dtype.name}:
-            sources.setdefault((name, cast_units(sample, tensor.dtype, DTYPES[name]).tobytes()), i)
+        for name, sample in cast_as[i]:
+            sources.setdefault((name, sample), i)
+    return found
+
+
+def _cast_samples(
+    inputs: Sequence[Input], samples: Mapping[int, npt.NDArray[Any]], group: list[int]
+) -> dict[int, list[tuple[str, bytes]]]:
+    """(dtype, bytes) of each tensor's sample, cast to each of the others' dtypes. The samples have one length."""
+    by_dtype: dict[DType, list[int]] = defaultdict(list)
+    for i in group:
+        by_dtype[inputs[i].dtype].append(i)
+    found: dict[int, list[tuple[str, bytes]]] = {i: [] for i in group}
+    for dtype, some in by_dtype.items():
+        together = np.concatenate([samples[i] for i in some])
+        for target in by_dtype.keys() - {dtype}:
+            for i, cast in zip(some, np.split(cast_units(together, dtype, target), len(some)), strict=True):
+                found[i].append((target.name, cast.tobytes()))
     return found
 
 

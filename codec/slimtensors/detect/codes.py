@@ -32,6 +32,7 @@ LENGTHS = (16, 32, 64, 128, 256)  # of blocks that share a scale, besides rows
 MAX_INTEGER = 1 << 22  # of a decimal in F32: larger ones say no less than the float does
 MAX_WIDTH = 48  # of a decimal's code
 PIECE = 1 << 16  # units whose scales are found at once
+TENS = np.array([10.0**power for power in range(13)])
 
 
 class Table(NamedTuple):
@@ -61,9 +62,9 @@ def find_structure(tensor: Input, plain: Bits) -> Structure | None:
     if tensor.dtype.unit_bits < 16 or tensor.dtype.bits != tensor.dtype.unit_bits or units < 2 * PROBE:
         return None
     probe = tensor.read((units - PROBE) // 2, PROBE)
-    distinct = np.unique(probe[: 4 * FEW]).size
+    distinct = lattice.distinct(probe[: 4 * FEW])
     if distinct <= FEW:
-        distinct = np.unique(probe).size
+        distinct = lattice.distinct(probe)
     if distinct == 1:
         return None
     if distinct <= FEW:
@@ -182,20 +183,21 @@ def _make_scales(
 
 
 def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure | None:
-    numbers = cast_units(probe, tensor.dtype, DTYPES["F64"]).view("<f8")
-    if not np.isfinite(numbers).all():
+    dtype = tensor.dtype
+    some = _magnitudes(probe[:64], dtype)
+    largest = float(some.max())  # what it is not, all are not
+    most = MAX_INTEGER if dtype.name == "F32" else 2.0**40
+    if not largest < most:  # or not a number
         return None
-    for power in range(13):
-        whole = np.rint(np.abs(numbers[:64]) * 10.0**power)
-        if whole.max() >= (MAX_INTEGER if tensor.dtype.name == "F32" else 2.0**40):
-            return None
-        if np.array_equal(_rounded(whole, power, tensor.dtype), np.abs(numbers[:64])):
-            break
-    else:
+    integers = np.rint(largest * TENS)
+    fits = (_rounded(integers, TENS, dtype) == largest) & (integers < most)
+    power = next((int(p) for p in np.flatnonzero(fits) if _are_decimals(some, p, dtype)), None)
+    if power is None:
         return None
-    whole = np.rint(np.abs(numbers) * 10.0**power)
-    if not np.array_equal(_rounded(whole, power, tensor.dtype), np.abs(numbers)):
+    numbers = _magnitudes(probe, dtype)
+    if not np.isfinite(numbers).all() or not _are_decimals(numbers, power, dtype):
         return None
+    whole = np.rint(numbers * TENS[power])
     # Twice for the sign, and four times as much room as the sample needs.
     width = max(16, int(whole.max()).bit_length() + 3)
     if width > min(MAX_WIDTH, tensor.dtype.unit_bits):
@@ -209,6 +211,16 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     return Structure(expression, (), f"rounded to {power} decimals")
 
 
-def _rounded(whole: Units, power: int, dtype: DType) -> Units:
-    exact = whole / 10.0**power
+def _magnitudes(units: Units, dtype: DType) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = np.abs(cast_units(units, dtype, DTYPES["F64"]).view("<f8"))
+    return found
+
+
+def _are_decimals(numbers: npt.NDArray[np.float64], power: int, dtype: DType) -> bool:
+    return np.array_equal(_rounded(np.rint(numbers * TENS[power]), TENS[power], dtype), numbers)
+
+
+def _rounded(whole: npt.NDArray[np.float64], ten: Any, dtype: DType) -> npt.NDArray[np.float64]:
+    """The decimals of these integers, with a power of ten as the divisor, or one for each."""
+    exact: npt.NDArray[np.float64] = whole / ten
     return exact.astype(np.float32).astype(np.float64) if dtype.name == "F32" else exact

@@ -15,7 +15,7 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.kernels.cpu.find_scales import find_scales
 from slimtensors.kernels.status import must
 
-__all__ = ["FAMILIES", "Fit", "Numbers", "fit", "possible", "scales_of", "trailing_zeros"]
+__all__ = ["FAMILIES", "Fit", "Numbers", "distinct", "fit", "possible", "scales_of", "trailing_zeros"]
 
 Array = npt.NDArray[Any]
 
@@ -81,7 +81,13 @@ FAMILIES = (
 def possible(probe: Array, dtype: DType) -> bool:
     """Whether floats repeat as multiples of one scale do: a cheap look before a thorough one."""
     magnitudes = probe[:PROBE] & probe.dtype.type((1 << (dtype.bits - 1)) - 1)
-    return np.unique(magnitudes).size <= (245 if dtype.bits == 32 else 160)
+    return distinct(magnitudes) <= (245 if dtype.bits == 32 else 160)
+
+
+def distinct(units: Array) -> int:
+    """How many values there are, of a few thousand units: several times as fast as numpy.unique. At least one unit."""
+    some = np.sort(units)
+    return 1 + int(np.count_nonzero(some[1:] != some[:-1]))
 
 
 def fit(sample: Array, dtype: DType, family: Family) -> Fit | None:

@@ -16,6 +16,8 @@ Units = npt.NDArray[Any]
 SAMPLE_ROWS = 1024
 MIN_ROW, MIN_ROWS = 32, 8  # rows shorter or fewer than this are not worth a side plane
 MIN_TAIL = 2  # common trailing zeros that are worth giving up a fused kernel for
+MASK = (1 << MIN_TAIL) - 1
+FIRST = 8  # units of a row
 MIN_ROW_GAIN = 0.1  # bits per unit that rows with trailing zeros must save in the sample
 
 
@@ -28,9 +30,14 @@ def trailing_zeros(tensor: Input, sample: Units, units: int, most: int) -> tuple
     if length < MIN_ROW or tensor.dtype.unit_bits < 32 or units // length < MIN_ROWS:
         return 0, False, ""
     rows = units // length
-    picked = np.linspace(0, rows - 1, min(rows, SAMPLE_ROWS)).astype(np.int64)  # no row twice
-    for count in (MIN_ROW, length):  # the first few units of a row tell nearly always that it has no zeros to save
-        best, share = _best_tail(_bits_of_rows(tensor, picked, length, count), most)
+    picked = np.arange(rows)
+    if rows > SAMPLE_ROWS:
+        picked = np.linspace(0, rows - 1, SAMPLE_ROWS).astype(np.int64)  # no row twice
+    for count in (FIRST, MIN_ROW, length):  # the first few units of a row tell nearly always that it has none to save
+        bits = _bits_of_rows(tensor, picked, length, count)
+        if np.count_nonzero(bits & MASK == 0) * most < MIN_ROW_GAIN * bits.size:
+            return 0, False, ""
+        best, share = _best_tail(bits, most)
         if share * best < MIN_ROW_GAIN:
             return 0, False, ""
     return best, True, f"the last {best} bits are zero in {share:.0%} of rows"

@@ -37,9 +37,10 @@ def zeros_left_out(sample: Units, dtype: DType, bits: Bits, preset: str) -> tupl
     def size(expression: Stored) -> int:
         return len(encode_chunk(sample, expression, try_zstd=not dtype.is_float))
 
-    sparse = min((Sparse(values) for values in candidates), key=size)
-    if size(sparse) < SPARSE_WORTH * size(plain):
-        return sparse, f"{zeros:.0%} zeros left out"
+    tried = [Sparse(values) for values in candidates]
+    sizes = [size(each) for each in tried]
+    if min(sizes) < SPARSE_WORTH * size(plain):
+        return tried[sizes.index(min(sizes))], f"{zeros:.0%} zeros left out"
     return bits, ""
 
 
