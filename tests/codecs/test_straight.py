@@ -10,7 +10,7 @@ import pytest
 
 from slimtensors.codecs import coded, straight, trellis
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
-from slimtensors.codecs.layouts import floats
+from slimtensors.codecs.layouts import floats, unsigned
 from slimtensors.codecs.place import Place
 from slimtensors.container.source import aligned_empty
 from slimtensors.dtypes import DTYPES
@@ -23,6 +23,7 @@ PLANS = [
     ("F16", "fast"),
     ("F32", "fast"),
     ("F32", "balanced"),
+    ("F32", "none is negative"),
     ("F8_E4M3", "fast"),
 ]
 
@@ -41,7 +42,11 @@ def made(name: str, preset: str, units: int, *, outliers: bool = False) -> tuple
         "F8_E4M3": lambda: np.clip(32 * numbers, -240, 240).astype(ml_dtypes.float8_e4m3fn).view(np.uint8),
     }
     array = kinds[name]().astype(DTYPES[name].unit)
-    expression = floats(DTYPES[name], preset)
+    if preset == "none is negative":
+        array &= array.dtype.type((1 << DTYPES[name].bits - 1) - 1)
+        expression = unsigned(DTYPES[name], "balanced")
+    else:
+        expression = floats(DTYPES[name], preset)
     return expression, array, held(np.frombuffer(encode_chunk(array, expression), np.uint8))
 
 
@@ -97,6 +102,18 @@ def test_chunks_are_made_alike(name, preset, monkeypatch):
                 with patch.object(straight, "encode", lambda *_: None):
                     assert bytes(encode_chunk(array, expression)) == data.tobytes()
     assert straightly >= 4 or name.startswith("F8")
+
+
+@pytest.mark.parametrize("at", [0, 2000, 4095, 4100])
+def test_a_number_below_zero_among_others(at):
+    expression, array, data = made("F32", "none is negative", 4101)
+    array[at] |= 1 << 31
+    stored = held(np.frombuffer(encode_chunk(array, expression), np.uint8))
+    # The last five fill no group, and lie apart from all planes.
+    assert (straight.encode(array, expression, lambda length: np.empty(length, np.uint8)) is None) == (at < 4096)
+    assert straight.decode(stored, expression, np.zeros_like(array)) == (at >= 4096)
+    assert outcome(stored, expression, array) == array.tobytes()
+    assert stored.size >= data.size
 
 
 def test_memory_may_be_short():

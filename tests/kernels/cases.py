@@ -50,6 +50,15 @@ LAYOUTS = [
         split.split_u32_8_8_6_10,
         searching.decode_u32_8_8_6_10,
     ),
+    Layout(
+        "u32 8 8 5 10",
+        np.uint32,
+        (8, 8, 5, 10),
+        0,
+        plain.decode_u32_8_8_5_10,
+        split.split_u32_8_8_5_10,
+        searching.decode_u32_8_8_5_10,
+    ),
 ]
 
 GEOMETRIES = [(1, 1), (2, 2), (5, 3), (9, 1), (11, 4), (13, 5), (21, 6), (29, 9), (15, 7), (16, 8)]  # groups, blocks

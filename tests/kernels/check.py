@@ -253,6 +253,10 @@ def check_split(chunk: cases.Chunk) -> None:
         assert split.symbols_of(source, chunk.base, chunk.base + 255, symbols[1:]) == -1
         assert split.symbols_of(source, chunk.base, chunk.base + 256, symbols) == -1
     assert np.array_equal(symbols, chunk.symbols), chunk.name
+    for at in (0, n // 2, n - 1) if layout.split and layout.rotate == 0 else ():
+        negative = chunk.elements.copy()
+        negative[at] |= 1 << 31
+        assert layout.split(negative, *arguments[1:]) == split.SIGNED, chunk.name
 
     width, shift = layout.widths[-1], sum(layout.widths[:-1])
     staging = np.zeros(histogram.STAGING, np.uint16)

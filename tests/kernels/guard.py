@@ -146,7 +146,7 @@ def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
         if layout.split:
             sizes = piece_sizes(layout.widths, n)
             pieces = fence.arrays(*((np.uint8, size) for size in sizes))
-            assert layout.split(src, 77, 300, *pieces, symbols) >= 0
+            assert layout.split(src, 77, 300, *pieces, symbols) >= 0 or layout.rotate == 0
         field_counts = fence.array(np.uint32, 4 << width)
         assert histogram.field_histogram(src, layout.rotate, shift, width, 3, staging, field_counts) == OK
         where = fence.arrays((np.uint32, 9), (np.uint16, 9))
@@ -160,7 +160,7 @@ def feed_closing(fence: Fence, n: int, blocks: int) -> None:
             noise = fence.arrays((np.uint32, escapes), (np.uint16, escapes))
             for room in (0, 64, 256, n, 2 * n + 4096):
                 out = fence.array(np.uint8, room)
-                for lengths in (fence.array(np.int64, 2), np.array([n // 4])):
+                for lengths in (fence.array(np.int64, 2), np.array([n // 4]), np.array([0, n // 4])):
                     length = closing.close_chunk(
                         out, out.view(np.uint16), lengths, n, 2 * n, 5, frequencies, *noise, states, counts, words,
                         fence.array(np.uint8, tail),
@@ -173,7 +173,9 @@ def feed_closing(fence: Fence, n: int, blocks: int) -> None:
         counts, fields = fence.arrays((np.uint32, 4 << widths[-1]), (np.int64, 1 << widths[-1]))
         symbols, found = fence.arrays((np.int64, 256), (np.int64, 2))
         for every in (1, 3):
-            survey.survey(body, np.array(widths), every, terms, staging, counts, fields, symbols, frequencies, found)
+            for rotate in (0, 1):
+                arguments = body, rotate, np.array(widths), every, terms, staging, counts, fields, symbols
+                survey.survey(*arguments, frequencies, found)
         window.choose_window(fence.array(np.int64, 64), found)
         window.count_symbols(fence.array(np.int64, 64), 3, 63, symbols)
         write_table(fence.array(np.uint16, 256), fence.array(np.uint8, MOST_TABLE_BYTES))
@@ -298,6 +300,8 @@ def feed_chunk(
             data[48 + units : 48 + units + len(sound_table)] = np.frombuffer(sound_table, np.uint8)[
                 : max(0, size - 48 - units)
             ]
+            assert opening.open_chunk(data, units, 2, widths, slots, starts, places) in (OK, opening.LEFT)
+            widths[0], data[16:32] = 0, 0
             assert opening.open_chunk(data, units, 2, widths, slots, starts, places) in (OK, opening.LEFT)
 
 

@@ -36,12 +36,25 @@ NO_ESCAPES = coded.Escapes(np.empty(0, np.uint32), np.empty(0, np.uint16))
 
 
 class Layout(NamedTuple):
-    """Raw planes below one coded plane, rotated by one."""
+    """Raw planes below one coded plane, rotated by one. positive: the first plane, of signs, is constant 0, and without
+    it nothing is rotated.
+    """
 
     unit_bytes: int
     widths: tuple[int, ...]
     decode: Callable[..., int]
     split: Callable[..., int] | None  # an encoder goes plane by plane without
+    positive: bool = False
+
+    @property
+    def stored(self) -> tuple[int, ...]:
+        """The planes' widths, 0 of the one that is constant."""
+        return (0, *self.kept) if self.positive else self.widths
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The widths of those that are not."""
+        return self.widths[self.positive :]
 
 
 class Decoder(NamedTuple):
@@ -60,6 +73,7 @@ LAYOUTS = {
         Layout(2, (6, 10), decode_kernels.decode_u16_6_10, split.split_u16_6_10),
         Layout(4, (8, 8, 8, 8), decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
         Layout(4, (8, 8, 6, 10), decode_kernels.decode_u32_8_8_6_10, split.split_u32_8_8_6_10),
+        Layout(4, (1, 8, 8, 5, 10), decode_kernels.decode_u32_8_8_5_10, split.split_u32_8_8_5_10, positive=True),
     ]
 }
 
@@ -89,7 +103,7 @@ MEAN_LAYOUTS = {
 
 
 WIDTHS = {layout.widths[-1] for layout in LAYOUTS.values() if layout.split}
-WIDTHS_OF = {layout.widths: np.array(layout.widths) for layout in LAYOUTS.values()}
+WIDTHS_OF = {layout.widths: np.array(layout.kept) for layout in LAYOUTS.values()}
 
 
 def layout_of(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
@@ -103,11 +117,15 @@ def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder 
     if mean.has_sign(bits):
         return _find_mean(bits, body, planes, place)
     modes = [plane.descriptor.mode for plane in planes]
+    plain_layout = layout_of(bits, body.dtype)
+    if plain_layout is not None and plain_layout.positive:
+        if planes[0].descriptor != Descriptor(Mode.CONSTANT):
+            return None
+        modes = modes[1:]
     if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
         return None
     if not bits.contexts:
-        layout = layout_of(bits, body.dtype)
-        return None if layout is None else Decoder(layout, None)
+        return None if plain_layout is None else Decoder(plain_layout, None)
     context, plain = bits.parts[-1].context, all(part.context is None for part in bits.parts[:-1])
     layout = CLASS_LAYOUTS.get((body.itemsize, bits.widths)) if bits.rotate == 1 and not bits.flags and plain else None
     if layout is None or not isinstance(context, ClassContext) or context.mean is not None:
@@ -162,10 +180,10 @@ def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
 def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
     """Fill the body. Raises FormatError."""
     (layout, contexts, signs), groups = decoder, body.size // GROUP
-    if signs is not None:
+    if signs is not None or layout.positive:
         planes = planes[1:]
     raw: list[Bytes] = []
-    for plane, width in zip(planes, layout.widths[:-1], strict=False):
+    for plane, width in zip(planes, layout.kept[:-1], strict=False):
         raw += pieces(raw_payload(plane, width, groups), width, body.size)
         if width % 2 and groups % 2 and (raw[-1][-LANES:] >> 4).any():
             raise FormatError("unused bits of packed fields are not zero")
@@ -192,12 +210,13 @@ def encode(body: Units, bits: Bits) -> list[Part] | None:
     layout = layout_of(bits, body.dtype)
     if layout is None or layout.split is None or body.size < GROUP:
         return None
-    lengths = [packed_length(width, body.size // GROUP) for width in layout.widths[:-1]]
+    lengths = [packed_length(width, body.size // GROUP) for width in layout.kept[:-1]]
     raw = [work_space(f"raw {i}", length, np.uint8) for i, length in enumerate(lengths)]
     found = encode_planes(body, layout, raw)
     if found is None:
         return None
-    parts: list[Part] = [(Descriptor(Mode.RAW), [packed.data]) for packed in raw]
+    parts: list[Part] = [(Descriptor(Mode.CONSTANT), [])] if layout.positive else []
+    parts += [(Descriptor(Mode.RAW), [packed.data]) for packed in raw]
     return [*parts, found.part()]
 
 
@@ -218,7 +237,9 @@ class Encoded(NamedTuple):
 def encode_planes(body: Units, layout: Layout, raw: list[Bytes]) -> Encoded | None:
     """Fill the raw planes and encode the last one. None if it had better be done plane by plane."""
     room = own("survey", _SurveyRoom)
-    for every in {max(1, body.size // SAMPLE_UNITS): None, 1: None}:  # a sample may not do
+    # Of second moments, whose fields are few, counting all takes no longer than a sample.
+    sample = 1 if layout.positive else max(1, body.size // SAMPLE_UNITS)
+    for every in {sample: None, 1: None}:  # a sample may not do
         status = room.look(body, layout, every)
         if status == survey.NOT_NOISE:
             return None
@@ -245,8 +266,8 @@ class _SurveyRoom:
         """survey.survey"""
         width = layout.widths[-1]
         status = survey.survey(
-            body, WIDTHS_OF[layout.widths], every, self._terms, self._staging, self._counts[width], self._fields[width],
-            self._symbols, self.frequencies, self.window,
+            body, int(not layout.positive), WIDTHS_OF[layout.widths], every, self._terms, self._staging,
+            self._counts[width], self._fields[width], self._symbols, self.frequencies, self.window,
         )  # fmt: skip
         assert status != BAD_ARGUMENT
         return status
@@ -257,9 +278,9 @@ def _encode(body: Units, layout: Layout, raw: list[Bytes], room: _SurveyRoom) ->
     assert layout.split is not None
     base, last = room.window.tolist()
     symbols = work_space("symbols", body.size, np.uint8)
-    split_pieces = [p for packed, w in zip(raw, layout.widths, strict=False) for p in pieces(packed, w, body.size)]
+    split_pieces = [p for packed, w in zip(raw, layout.kept, strict=False) for p in pieces(packed, w, body.size)]
     escaped = layout.split(body, base, last, *split_pieces, symbols)
-    if escaped * ESCAPE_SHARE > body.size:
+    if escaped == split.SIGNED or escaped * ESCAPE_SHARE > body.size:
         return None
     escapes = coded.find_escapes(body, 1, sum(layout.widths[:-1]), layout.widths[-1], symbols, escaped)
     coder = coded.Encoder(body.size, 1, coded.block_count(body.size, layout.unit_bytes))

@@ -36,6 +36,7 @@ SEARCHES: dict[tuple[int, ...], Callable[..., int]] = {
     (6, 10): search_kernels.decode_u16_6_10,
     (8, 8, 8, 8): search_kernels.decode_u32_8_8_8_8,
     (8, 8, 6, 10): search_kernels.decode_u32_8_8_6_10,
+    (8, 8, 5, 10): search_kernels.decode_u32_8_8_5_10,
 }
 
 
@@ -60,7 +61,7 @@ def _room() -> _Room:
 class _Plan(NamedTuple):
     """What the planes' widths imply."""
 
-    widths: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int64]  # 0 where a plane is constant
     pieces: tuple[tuple[int, ...], ...]  # bits of each, of each raw plane
     decode: Callable[..., int]
     search: Callable[..., int] | None  # where it is faster
@@ -71,9 +72,9 @@ def _plan(unit_bytes: int, widths: tuple[int, ...]) -> _Plan | None:
     layout = fused.LAYOUTS.get((unit_bytes, widths))
     if layout is None:
         return None
-    pieces = tuple(tuple(piece for piece in (8, 4, 2, 1) if width & piece) for width in widths[:-1])
-    searching = SEARCHES.get(widths) if instruction_set.searches() else None
-    return _Plan(np.array(widths), pieces, layout.decode, searching)
+    pieces = tuple(tuple(piece for piece in (8, 4, 2, 1) if width & piece) for width in layout.stored[:-1])
+    searching = SEARCHES.get(layout.kept) if instruction_set.searches() else None
+    return _Plan(np.array(layout.stored), pieces, layout.decode, searching)
 
 
 def decode(data: Bytes, bits: Bits, out: Units) -> bool:
@@ -199,7 +200,7 @@ def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview
         return None
     groups, tail_units = divmod(units.size, GROUP)
     body = units[: units.size - tail_units] if tail_units else units
-    lengths = [packed_length(width, groups) for width in layout.widths[:-1]]
+    lengths = [packed_length(width, groups) for width in layout.stored[:-1]]
     begin = head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(layout.widths)
     # No smaller than units as they are: it is not one.
     limit = head.literal_length(units.nbytes) - head.CHUNK_ALIGNMENT
@@ -207,7 +208,7 @@ def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview
         return None
     out = take(limit)[:limit]
     raw = []
-    for length in lengths:
+    for length in filter(None, lengths):
         raw.append(out[begin : begin + length])
         begin += length
     made = fused.encode_planes(body, layout, raw)

@@ -191,7 +191,7 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
         return None
     integers = np.rint(largest * TENS)
     fits = (_rounded(integers, TENS, dtype) == largest) & (integers < most)
-    power = next((int(p) for p in np.flatnonzero(fits) if _are_decimals(some, p, dtype)), None)
+    power = next((p for p in np.flatnonzero(fits).tolist() if _are_decimals(some, p, dtype)), None)
     if power is None:
         return None
     numbers = _magnitudes(probe, dtype)

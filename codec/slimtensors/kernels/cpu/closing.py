@@ -14,7 +14,7 @@ from slimtensors.kernels.cpu.table import MOST_PRECISION
 
 Array = npt.NDArray[Any]
 
-PLANES, RAW, CODED = 2, 1, 2  # a chunk's kind, and the modes of planes (container.md, section 6)
+PLANES, CONSTANT, RAW, CODED = 2, 0, 1, 2  # a chunk's kind, and the modes of planes (container.md, section 6)
 UNIT = 16  # bytes of a head or descriptor, and what parts are aligned to
 CHUNK_ALIGNMENT = 64
 READ_AHEAD = 64
@@ -41,7 +41,8 @@ def close_chunk(
     """Put what is missing around raw planes that lie in their places.
 
     out          uint8[2 m]      where the raw planes are; halves uint16[m] is the same memory
-    lengths      int64[planes]   of the raw planes, multiples of 16: the first begins after the descriptors
+    lengths      int64[planes]   of the raw planes, multiples of 16: the first begins after the descriptors; 0 where a
+                                 plane is constant 0
     units, decoded_bytes         of the whole chunk
     base, frequencies            uint16[256], of the coded plane
     positions, fields            uint32[E], uint16[E], its escapes
@@ -84,7 +85,7 @@ def close_chunk(
     out[0], out[1] = PLANES, lengths.size + 1
     put(halves, 4, units)
     for plane in range(lengths.size):
-        out[UNIT * (plane + 1)] = RAW
+        out[UNIT * (plane + 1)] = RAW if lengths[plane] > 0 else CONSTANT
         put(halves, UNIT * (plane + 1) + 4, lengths[plane])
     at = front - UNIT
     out[at], out[at + 1] = CODED, MOST_PRECISION

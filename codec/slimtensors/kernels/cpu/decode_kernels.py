@@ -31,6 +31,7 @@ Array = npt.NDArray[Any]
 field_u8, field_u16 = join.field_u8, join.field_u16
 u16_8_8, u16_6_10 = join.u16_8_8, join.u16_6_10
 u8_1_7, u32_8_8_8_8, u32_8_8_6_10 = join.u8_1_7, join.u32_8_8_8_8, join.u32_8_8_6_10
+u32_8_8_5_10 = join.u32_8_8_5_10
 
 
 @kernel
@@ -106,6 +107,28 @@ def decode_u32_8_8_6_10(
         return BAD_ARGUMENT
     pieces = (low, mid, nibbles, crumbs)
     return decode_blocks(one_table, u32_8_8_6_10, table, (), (base,), states, words, starts, pieces, out)
+
+
+@kernel
+def decode_u32_8_8_5_10(
+    table: Array,
+    base: int,
+    states: Array,
+    words: Array,
+    starts: Array,
+    low: Array,
+    mid: Array,
+    nibbles: Array,
+    ones: Array,
+    out: Array,
+) -> int:
+    """Planes [8, 8, 5 raw, 10 coded], no sign and not rotated; ones uint8[32 * ceil(n / 256)], arrays as above."""
+    if low.size != out.size or mid.size != out.size or nibbles.size != out.size // 2:
+        return BAD_ARGUMENT
+    if ones.size != LANES * ((out.size + 255) // 256):
+        return BAD_ARGUMENT
+    pieces = (low, mid, nibbles, ones)
+    return decode_blocks(one_table, u32_8_8_5_10, table, (), (base,), states, words, starts, pieces, out)
 
 
 @kernel

@@ -114,6 +114,21 @@ def u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
     return rotated_u32(field_at(6, window[0], entry) | six(pieces[2:], t, 0), pair(mid, low))
 
 
+@inlined
+def five(pieces: Pieces, t: int) -> Lanes:
+    """Step t of a plane of 5 bits in 16: a piece of 4, then a piece of 1."""
+    four, low = packed(pieces[0], 4, t)
+    one, high = packed(pieces[1], 1, t)
+    return four >> low & 0xF | (one >> high & 1) << 4
+
+
+@inlined
+def u32_8_8_5_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    """No sign, and no rotation."""
+    low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
+    return pair(field_at(5, window[0], entry) | five(pieces[2:], t), pair(mid, low))
+
+
 # ---- with classes of rows and columns
 
 
@@ -139,14 +154,6 @@ def classes_u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -
 
 
 # ---- with a mean: all but the sign, which a second pass puts on top
-
-
-@inlined
-def five(pieces: Pieces, t: int) -> Lanes:
-    """Step t of a plane of 5 bits in 16: a piece of 4, then a piece of 1."""
-    four, low = packed(pieces[0], 4, t)
-    one, high = packed(pieces[1], 1, t)
-    return four >> low & 0xF | (one >> high & 1) << 4
 
 
 @inlined

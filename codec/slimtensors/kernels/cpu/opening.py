@@ -60,7 +60,7 @@ def open_chunk(
 
     data     uint8[...]      the chunk, as stored
     units, unit_bytes        what the header implies
-    widths   int64[planes]   of the planes, 1 to 8 bits of all but the last
+    widths   int64[planes]   of the planes, 1 to 8 bits of all but the last; 0 of one that has to be constant 0
     table    uint32[4096]    filled: the decoder's
     starts   int64[...]      filled: each block's first word, and the end; LEFT if there are too many
     places   int64[PLACES]   filled
@@ -78,6 +78,10 @@ def open_chunk(
     filled, top, top_length = at, 0, np.int64(0)
     for plane in range(planes):
         descriptor, width = HEAD + DESCRIPTOR * plane, widths[plane]
+        if width == 0 and plane < planes - 1:
+            for i in range(descriptor, descriptor + DESCRIPTOR):
+                zeros |= data[i]
+            continue
         top, top_length = at, np.int64(u32_at(data, descriptor + 4))
         if top_length == 0 or top_length > length - at:
             return LEFT

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.cpu import join
+from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.decode import decode_blocks
 from slimtensors.kernels.cpu.search import TREE, open_tree, searched
 from slimtensors.kernels.status import BAD_ARGUMENT
@@ -22,7 +23,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT
 Array = npt.NDArray[Any]
 
 field_u8, u16_8_8, u16_6_10 = join.field_u8, join.u16_8_8, join.u16_6_10
-u32_8_8_8_8, u32_8_8_6_10 = join.u32_8_8_8_8, join.u32_8_8_6_10
+u32_8_8_8_8, u32_8_8_6_10, u32_8_8_5_10 = join.u32_8_8_8_8, join.u32_8_8_6_10, join.u32_8_8_5_10
 
 
 @kernel
@@ -105,3 +106,26 @@ def decode_u32_8_8_6_10(
         return BAD_ARGUMENT
     pieces = (low, mid, nibbles, crumbs)
     return decode_blocks(searched, u32_8_8_6_10, table, open_tree(tree), (base,), states, words, starts, pieces, out)
+
+
+@kernel
+def decode_u32_8_8_5_10(
+    table: Array,
+    tree: Array,
+    base: int,
+    states: Array,
+    words: Array,
+    starts: Array,
+    low: Array,
+    mid: Array,
+    nibbles: Array,
+    ones: Array,
+    out: Array,
+) -> int:
+    """FP32 without a sign [8, 8, 5 raw, 10 coded]."""
+    if tree.size != TREE or low.size != out.size or mid.size != out.size or nibbles.size != out.size // 2:
+        return BAD_ARGUMENT
+    if ones.size != LANES * ((out.size + 255) // 256):
+        return BAD_ARGUMENT
+    pieces = (low, mid, nibbles, ones)
+    return decode_blocks(searched, u32_8_8_5_10, table, open_tree(tree), (base,), states, words, starts, pieces, out)

@@ -25,8 +25,8 @@ NOT_NOISE, NOT_SEEN = 11, 12  # beside the statuses of all kernels
 
 
 @inlined
-def is_noise(src: Array, shift: int, width: int, terms: Array, counts: Array) -> bool:
-    """Whether a plane's entropy, in a sample, is near its width. src: rotated left by one first."""
+def is_noise(src: Array, rotate: int, shift: int, width: int, terms: Array, counts: Array) -> bool:
+    """Whether a plane's entropy, in a sample, is near its width. rotate: src to the left, by 0 or 1 bits, first."""
     bits = src.itemsize * 8
     size = 1 << width
     for field in range(size):
@@ -36,7 +36,7 @@ def is_noise(src: Array, shift: int, width: int, terms: Array, counts: Array) ->
     for begin in range(0, src.size // step * step, step):
         for at in range(begin, begin + GROUP):
             value = np.uint64(src[at])
-            value = value << np.uint64(1) | value >> np.uint64(bits - 1)
+            value = value << np.uint64(rotate) | value >> np.uint64(bits - rotate)
             counts[np.int64(value >> np.uint64(shift)) & size - 1] += 1
         samples += GROUP
     # n entropy = n log2 n - sum(c log2 c); n draws from K symbols show (K - 1) / (2 n ln 2) bits too little entropy
@@ -48,10 +48,10 @@ def is_noise(src: Array, shift: int, width: int, terms: Array, counts: Array) ->
 
 @kernel
 def survey(
-    src: Array, widths: Array, every: int, terms: Array, staging: Array, counts: Array, fields: Array, symbols: Array,
-    frequencies: Array, found: Array,
+    src: Array, rotate: int, widths: Array, every: int, terms: Array, staging: Array, counts: Array, fields: Array,
+    symbols: Array, frequencies: Array, found: Array,
 ) -> int:  # fmt: skip
-    """Look at a body whose planes, rotated left by one, have these widths, the last of them to be coded.
+    """Look at a body whose planes, rotated left by 0 or 1 bits, have these widths, the last of them to be coded.
 
     src          uint8, 16 or 32 [n]      n is a multiple of 128, at least that
     widths       int64[planes]            those of raw planes are at most 8, that of the coded one at most 10
@@ -68,6 +68,8 @@ def survey(
     """
     if src.size < GROUP or widths.size < 2 or terms.size != MOST_SAMPLES + 1 or symbols.size != SYMBOLS:
         return BAD_ARGUMENT
+    if not 0 <= rotate <= 1:
+        return BAD_ARGUMENT
     shift = 0
     for plane in range(widths.size - 1):
         if not 1 <= widths[plane] <= 8:
@@ -78,10 +80,10 @@ def survey(
         return BAD_ARGUMENT
     below = 0
     for plane in range(widths.size - 1):
-        if not is_noise(src, below, int(widths[plane]), terms, counts):
+        if not is_noise(src, rotate, below, int(widths[plane]), terms, counts):
             return NOT_NOISE
         below += int(widths[plane])
-    if field_histogram(src, 1, shift, width, every, staging, counts) != OK:
+    if field_histogram(src, rotate, shift, width, every, staging, counts) != OK:
         return BAD_ARGUMENT
     for field in range(fields.size):
         fields[field] = counts[field]
