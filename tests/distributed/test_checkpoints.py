@@ -17,6 +17,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
+from torch.distributed.checkpoint.staging import AsyncStager
 
 import slimtensors
 from slimtensors.checkpoint import ledger, manifest
@@ -96,6 +97,23 @@ def test_into_another_dtype_and_scattered_memory(tmp_path: Path) -> None:
     found = {"w": torch.zeros(30, 40, dtype=torch.float64).t()}
     dcp.load(found, storage_reader=StorageReader(tmp_path / "a"))
     assert torch.equal(found["w"], made["w"].double())
+
+
+def test_in_the_background_what_was_there_is_saved(tmp_path: Path) -> None:
+    made, before = state(1), state(1)
+    made["tied"] = made["w"]
+    before["tied"] = before["w"]
+    writer = StorageWriter(tmp_path / "a", threads=1)
+    assert isinstance(writer, AsyncStager)  # copies are made by the writer
+    pending = dcp.async_save(made, storage_writer=writer)
+    for each in (made["w"], made["m"]["a"], made["turned"], made["scalar"]):
+        each.fill_(7)
+    made["m"]["b"].pop()
+    pending.result()
+    assert same(load(tmp_path / "a", before), before)
+    (file,) = (tmp_path / "a").glob("rank-*")
+    held = {tensor.name: tensor.storage for tensor in slimtensors.inspect(file).tensors}
+    assert [held["w"], held["tied"]].count("ref") == 1
 
 
 class Colour(Enum):

@@ -64,6 +64,7 @@ KERNELS = {
     check.search.plant: (U32, U16),
     check.bypass.decode_bypass: (U32, U32, U16, I64, U16),
     check.bypass.encode_bypass: (U16, U32, INT, U16, U32, I64),
+    check.casts.compare_rounded: (U32, U16),
     check.closing.close_chunk: (U8, U16, I64, INT, INT, INT, U16, U32, U16, U32, I64, U16, U8),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),
     check.encode_few.encode_few: (U8, U16, U16, U16, U32, I64),

@@ -27,9 +27,11 @@ from kernels.quantise_checks import check_quantisers
 from kernels.record_checks import check_records
 from kernels.search_checks import check_search, check_trees
 from kernels.trellis_checks import check_straight, check_trellis
+from slimtensors.codecs.casts import round_to_bf16
 from slimtensors.kernels.cpu import (
     bounds,
     bypass,
+    casts,
     class_kernels,
     closing,
     context_coding,
@@ -69,7 +71,7 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bounds, bypass, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
+    bounds, bypass, casts, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
     encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
     planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, sums,
     survey, table, trellis, window, xxh3,
@@ -382,6 +384,24 @@ def check_hash(rng: np.random.Generator) -> None:
         assert xxh3.hash_pieces(*bad) == BAD_ARGUMENT
 
 
+def check_casts(rng: np.random.Generator) -> None:
+    for n in (32, 960, 4096):
+        numbers = rng.integers(0, 1 << 32, n, np.uint32) & np.uint32(0xFF7FFFFF)  # no NaN, and no infinity
+        numbers[:6] = [0, 0x80000000, 0x7F7FFFFF, 0x7F800000, 0x3F808000, 0x3F818000]  # rounded to infinity; ties
+        rounded = round_to_bf16(numbers)
+        assert rounded[2:6].tolist() == [0x7F80, 0x7F80, 0x3F80, 0x3F82]
+        assert casts.compare_rounded(numbers, rounded) == OK
+        for at in (0, n // 2, n - 1):
+            other, nan = rounded.copy(), numbers.copy()
+            other[at] ^= 1 << at % 16
+            nan[at] = 0xFF800001
+            assert casts.compare_rounded(numbers, other) == casts.DIFFERENT
+            assert casts.compare_rounded(nan, rounded) == casts.NOT_A_NUMBER
+        for bad in cases.shortened((numbers, rounded)):
+            assert casts.compare_rounded(*bad) == BAD_ARGUMENT
+        assert casts.compare_rounded(numbers[:0], rounded[:0]) == BAD_ARGUMENT
+
+
 def check_delta(digest: Digest, rng: np.random.Generator) -> None:
     for bits in (8, 16, 32, 64):
         dtype = np.dtype(f"u{bits // 8}")
@@ -605,6 +625,7 @@ def digest_of_all() -> str:
     check_lookups(digest.add, np.random.default_rng(11))
     check_trellis(digest.add, np.random.default_rng(12))
     check_delta(digest, rng)
+    check_casts(np.random.default_rng(3))
     check_merging(digest)
     check_planes(rng)
     for check_encoding in (check_code_halves, check_windows, check_survey):

@@ -15,6 +15,7 @@ from kernels import cases, class_checks, mean_checks, record_checks
 from slimtensors.kernels.cpu import (
     bounds,
     bypass,
+    casts,
     closing,
     context_coding,
     contexts,
@@ -440,6 +441,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
         for floats in (False, True):
             assert delta.differences(units, base, floats, units) == OK
             assert delta.add_base(units, base, floats) == OK
+    casts.compare_rounded(*fence.arrays((np.uint32, n), (np.uint16, n)))
     feed_merging(fence, precision)
     parts, number = fence.arrays((np.int64, payload.PARTS), (np.uint32, 256))
     for size in (0, 1, 2, 3, 9, 40, 200, 128 * blocks + 64):

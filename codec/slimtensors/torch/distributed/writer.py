@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata, Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner, WriteItem, WriteItemType
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.distributed.checkpoint.storage import StorageWriter as TorchStorageWriter
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
@@ -56,7 +57,7 @@ class _Written(NamedTuple):
             at = end
 
 
-class StorageWriter(TorchStorageWriter):
+class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
     """Writes one compressed file for each rank, and then the manifest that makes them a checkpoint.
 
     path: a new folder for each save, or an URL that fsspec knows, such as s3://bucket/run/step-100; `checkpoint_id` of
@@ -72,6 +73,9 @@ class StorageWriter(TorchStorageWriter):
     the one given to `dcp.save`. storage_options: for fsspec.
 
     All ranks make one alike, as for any collective. One job at a time saves into the folder above.
+
+    `dcp.async_save` has the state copied by the writer, unless it is given a stager: as DCP's own FileSystemWriter
+    copies it, each tensor by itself, before the call returns.
     """
 
     def __init__(
@@ -89,7 +93,8 @@ class StorageWriter(TorchStorageWriter):
         process_group: Any = None,
         storage_options: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
+        TorchStorageWriter.__init__(self)
+        BlockingAsyncStager.__init__(self)
         check_preset(preset)
         if keep is not None and keep < 1:
             raise UsageError(f"keep is {keep}; at least 1 is needed")
