@@ -231,9 +231,9 @@ def _entry(name: str, value: Any, files: int) -> Entry:
     for size in shape:
         number(size, MAX_ELEMENTS + 1, f"tensor {name!r}: a dimension")
     need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, f"tensor {name!r}: too many elements")
-    whole = type(parts) is int
-    if whole:
-        parts = [[parts, *[0] * len(shape), *shape]]
+    if type(parts) is int:  # all of it
+        number(parts, files, f"tensor {name!r}: the file that holds it")
+        return Entry(dtype, tuple(shape), [[parts, *[0] * len(shape), *shape]])
     need(isinstance(parts, list) and parts, f"tensor {name!r} has no parts")
     width = 1 + 2 * len(shape)
     need(
@@ -249,7 +249,7 @@ def _entry(name: str, value: Any, files: int) -> Entry:
     except OverflowError:
         raise FormatError(f"tensor {name!r}: a part has a number above 2^63") from None
     entry = Entry(dtype, tuple(shape), parts)
-    need(whole or entry.told is parts, f"tensor {name!r}: a part that is all of it, told as a box")
+    need(entry.told is parts, f"tensor {name!r}: a part that is all of it, told as a box")
     return entry
 
 
