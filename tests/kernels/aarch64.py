@@ -68,7 +68,7 @@ KERNELS = {
     check.closing.close_chunk: (U8, U16, I64, INT, INT, INT, U16, U32, U16, U32, I64, U16, U8),
     check.encode.encode_symbols: (U8, U32, INT, U32, U16, U32, I64),
     check.encode_few.encode_few: (U8, U16, U16, U16, U32, I64),
-    check.survey.survey: (U16, INT, I64, INT, F64, U16, U32, I64, I64, U16, I64),
+    check.survey.survey: (U16, INT, numba.float64, I64, INT, F64, U16, U32, I64, I64, U16, I64),
     check.histogram.field_histogram: (U16, INT, INT, INT, INT, U16, U32),
     check.split.split_u16_6_10: (U16, INT, INT, U8, U8, U8),
     check.planes.unpack: (INT, U8, U8),

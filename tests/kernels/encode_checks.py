@@ -108,7 +108,7 @@ def check_windows(rng: np.random.Generator) -> None:
     assert window.count_symbols(counts, base, last, symbols[1:]) == BAD_ARGUMENT
 
 
-def is_noise(body: np.ndarray, rotate: int, widths: tuple[int, ...]) -> bool:
+def is_noise(body: np.ndarray, rotate: int, enough: float, widths: tuple[int, ...]) -> bool:
     """Whether the raw planes' entropy, in a sample, is near their width."""
     step = max(128, body.size // 16 // 128 * 128)
     sample = np.ascontiguousarray(body[: body.size // step * step].reshape(-1, step)[:, :128]).reshape(-1)
@@ -119,7 +119,7 @@ def is_noise(body: np.ndarray, rotate: int, widths: tuple[int, ...]) -> bool:
     for width in widths[:-1]:
         share = np.bincount(rotated >> sample.dtype.type(shift) & sample.dtype.type((1 << width) - 1)) / sample.size
         entropy = -(share[share > 0] * np.log2(share[share > 0])).sum()
-        if entropy + ((1 << width) - 1) / (2 * sample.size * 0.693) < 0.95 * width:
+        if entropy + ((1 << width) - 1) / (2 * sample.size * 0.693) < enough * width:
             return False
         shift += width
     return True
@@ -129,11 +129,11 @@ def check_survey(rng: np.random.Generator) -> None:
     terms = np.arange(survey.MOST_SAMPLES + 1) * np.log2(np.maximum(np.arange(survey.MOST_SAMPLES + 1), 1))
     staging, symbols = np.zeros(histogram.STAGING, np.uint16), np.zeros(256, np.int64)
     seen = set()
-    for rotate, widths, dtype in (
-        (1, (8, 8), np.uint16),
-        (1, (6, 10), np.uint16),
-        (1, (8, 8, 6, 10), np.uint32),
-        (0, (8, 8, 5, 10), np.uint32),
+    for rotate, enough, widths, dtype in (
+        (1, 0.95, (8, 8), np.uint16),
+        (1, 0.95, (6, 10), np.uint16),
+        (1, 0.95, (8, 8, 6, 10), np.uint32),
+        (0, 0.99, (8, 8, 5, 10), np.uint32),
     ):
         rest, width = sum(widths[:-1]), widths[-1]
         counts, fields = np.zeros(histogram.TABLES << width, np.uint32), np.zeros(1 << width, np.int64)
@@ -149,12 +149,13 @@ def check_survey(rng: np.random.Generator) -> None:
                 for every in (1, 3):
                     frequencies, found = np.zeros(256, np.uint16), np.zeros(2, np.int64)
                     arguments = (
-                        body, rotate, np.array(widths), every, terms, staging, counts, fields, symbols, frequencies,
-                        found,
+                        body, rotate, enough, np.array(widths), every, terms, staging, counts, fields, symbols,
+                        frequencies, found,
                     )  # fmt: skip
                     status = survey.survey(*arguments)
                     seen.add(status)
-                    assert (status == survey.NOT_NOISE) == (not is_noise(body, rotate, widths)), (widths, units, bits)
+                    noise = is_noise(body, rotate, enough, widths)
+                    assert (status == survey.NOT_NOISE) == (not noise), (widths, units, bits)
                     looked_at = np.concatenate([top[at : at + 1024] for at in range(0, units, 1024 * every)])
                     times = np.bincount(looked_at, minlength=1 << width)
                     if status != survey.NOT_NOISE:
@@ -172,5 +173,5 @@ def check_survey(rng: np.random.Generator) -> None:
                     assert survey.survey(*bad) in (BAD_ARGUMENT, survey.NOT_NOISE)
     assert seen == {OK, survey.NOT_NOISE}
     for wrong in ((6, 11), (9, 7), (10,), (6, 6, 10)):
-        assert survey.survey(body.astype(np.uint16), 1, np.array(wrong), *arguments[3:]) == BAD_ARGUMENT
+        assert survey.survey(body.astype(np.uint16), 1, 0.95, np.array(wrong), *arguments[4:]) == BAD_ARGUMENT
     assert survey.survey(body, 2, *arguments[2:]) == BAD_ARGUMENT

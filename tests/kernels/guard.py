@@ -175,7 +175,7 @@ def feed_closing(fence: Fence, n: int, blocks: int) -> None:
         symbols, found = fence.arrays((np.int64, 256), (np.int64, 2))
         for every in (1, 3):
             for rotate in (0, 1):
-                arguments = body, rotate, np.array(widths), every, terms, staging, counts, fields, symbols
+                arguments = body, rotate, 0.95, np.array(widths), every, terms, staging, counts, fields, symbols
                 survey.survey(*arguments, frequencies, found)
         window.choose_window(fence.array(np.int64, 64), found)
         window.count_symbols(fence.array(np.int64, 64), 3, 63, symbols)

@@ -16,7 +16,7 @@ from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.place import Place
-from slimtensors.codecs.planes import check_status, packed_length, raw_payload
+from slimtensors.codecs.planes import WORTH, check_status, packed_length, raw_payload
 from slimtensors.codecs.workspace import own, work_space
 from slimtensors.entropy.tables import Frequencies
 from slimtensors.errors import FormatError
@@ -32,6 +32,7 @@ Units = npt.NDArray[Any]
 
 # Counting all takes half as long as coding. A table from 64 Ki units is 0.0009 bit per symbol worse.
 SAMPLE_UNITS = 1 << 16
+RAW_ENOUGH = 0.95  # a raw plane with this share of its bits' entropy is not worth coding, unless floats are scales
 NO_ESCAPES = coded.Escapes(np.empty(0, np.uint32), np.empty(0, np.uint16))
 
 
@@ -265,8 +266,9 @@ class _SurveyRoom:
     def look(self, body: Units, layout: Layout, every: int) -> int:
         """survey.survey"""
         width = layout.widths[-1]
+        rotate, enough = (0, WORTH) if layout.positive else (1, RAW_ENOUGH)
         status = survey.survey(
-            body, int(not layout.positive), WIDTHS_OF[layout.widths], every, self._terms, self._staging,
+            body, rotate, enough, WIDTHS_OF[layout.widths], every, self._terms, self._staging,
             self._counts[width], self._fields[width], self._symbols, self.frequencies, self.window,
         )  # fmt: skip
         assert status != BAD_ARGUMENT

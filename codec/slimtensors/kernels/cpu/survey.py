@@ -19,13 +19,12 @@ Array = npt.NDArray[Any]
 
 RUNS = 16  # of GROUP elements, spread evenly, that are looked at before raw planes are taken for noise; at most twice
 MOST_SAMPLES = 2 * RUNS * GROUP
-RAW_ENOUGH = 0.95  # a raw plane with this share of its bits' entropy is not worth coding
 UNSEEN = 16  # symbols of the window that a sample may lack
 NOT_NOISE, NOT_SEEN = 11, 12  # beside the statuses of all kernels
 
 
 @inlined
-def is_noise(src: Array, rotate: int, shift: int, width: int, terms: Array, counts: Array) -> bool:
+def is_noise(src: Array, rotate: int, enough: float, shift: int, width: int, terms: Array, counts: Array) -> bool:
     """Whether a plane's entropy, in a sample, is near its width. rotate: src to the left, by 0 or 1 bits, first."""
     bits = src.itemsize * 8
     size = 1 << width
@@ -43,13 +42,13 @@ def is_noise(src: Array, rotate: int, shift: int, width: int, terms: Array, coun
     entropy = terms[min(samples, MOST_SAMPLES)]
     for field in range(size):
         entropy -= terms[min(np.int64(counts[field]), MOST_SAMPLES)]
-    return bool(entropy / samples + (size - 1) / (2 * samples * 0.693) >= RAW_ENOUGH * width)
+    return bool(entropy / samples + (size - 1) / (2 * samples * 0.693) >= enough * width)
 
 
 @kernel
 def survey(
-    src: Array, rotate: int, widths: Array, every: int, terms: Array, staging: Array, counts: Array, fields: Array,
-    symbols: Array, frequencies: Array, found: Array,
+    src: Array, rotate: int, enough: float, widths: Array, every: int, terms: Array, staging: Array, counts: Array,
+    fields: Array, symbols: Array, frequencies: Array, found: Array,
 ) -> int:  # fmt: skip
     """Look at a body whose planes, rotated left by 0 or 1 bits, have these widths, the last of them to be coded.
 
@@ -62,13 +61,14 @@ def survey(
     frequencies  uint16[256]              of the symbols, at precision 12
     found        int64[2]                 the window: base and last
 
+    enough: a raw plane with this share of its bits' entropy is not worth coding.
     every: 1 to count all elements, k to count 1024 out of every k * 1024; then each symbol of the window has a
     frequency. Returns OK; NOT_NOISE if a raw plane looks as if it were worth coding; NOT_SEEN if the sample lacks too
     much, or there are not two symbols; BAD_ARGUMENT.
     """
     if src.size < GROUP or widths.size < 2 or terms.size != MOST_SAMPLES + 1 or symbols.size != SYMBOLS:
         return BAD_ARGUMENT
-    if not 0 <= rotate <= 1:
+    if not 0 <= rotate <= 1 or not 0 < enough <= 1:
         return BAD_ARGUMENT
     shift = 0
     for plane in range(widths.size - 1):
@@ -80,7 +80,7 @@ def survey(
         return BAD_ARGUMENT
     below = 0
     for plane in range(widths.size - 1):
-        if not is_noise(src, rotate, below, int(widths[plane]), terms, counts):
+        if not is_noise(src, rotate, enough, below, int(widths[plane]), terms, counts):
             return NOT_NOISE
         below += int(widths[plane])
     if field_histogram(src, rotate, shift, width, every, staging, counts) != OK:
