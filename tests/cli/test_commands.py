@@ -135,6 +135,8 @@ for name in ("float16", "bfloat16", "float32", "float64", "float8_e4m3fn", "floa
     tensors[name] = (base * (100 if "int" in name else 1)).astype(dtype)
     tensors[name + ".zeros"] = tensors[name] * dtype.type(0)
     tensors[name + ".small"] = tensors[name][:3].copy()
+    if name == "float32":
+        tensors[name + ".squares"] = tensors[name] ** 2
 for preset in ("fast", "balanced"):
     assert len(slimtensors.numpy.load(slimtensors.numpy.save(tensors, preset=preset))) == len(tensors)
 source = sys.argv[1]

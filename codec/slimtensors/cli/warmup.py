@@ -79,6 +79,8 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
     for name in ("float16", "bfloat16", "float32"):
         yield f"{name} of integers times scales", _job("balanced", _cast(steps * _cast(scales, name), name))
         yield f"{name} with few values", _job("balanced", _cast(steps / 8, name))
+    yield "float32, none is negative", _job("balanced", _cast(weights * weights, "float32"))
+    yield "bfloat16 beside its float32", _cast_job(_cast(weights, "float32"))
     for name in ("float32", "float64"):
         yield f"{name} with few decimals", _job("balanced", _cast(np.round(weights, 4), name))
     for kind in ("Q4_0", "Q5_0", "Q8_0"):
@@ -121,6 +123,21 @@ def _blocks_job(kind: str, random: np.random.Generator) -> Callable[[], None]:
         blocks.encoding = PREFIX + kind
         with safe_open(store_bytes([blocks], None, "balanced", 1, self_check=False), threads=1) as file:
             file.get_tensor("blocks")
+
+    return job
+
+
+def _cast_job(array: np.ndarray[Any, Any]) -> Callable[[], None]:
+    """Store numbers, and the same rounded to BF16, which is found to be their cast, and read that."""
+
+    def job() -> None:
+        from slimtensors.handle import safe_open
+        from slimtensors.inputs import ArrayInput
+        from slimtensors.store import store_bytes
+
+        pair = [ArrayInput("wide", array), ArrayInput("narrow", _cast(array, "bfloat16"))]
+        with safe_open(store_bytes(pair, None, "balanced", 1, self_check=False), threads=1) as file:
+            file.get_tensor("narrow")
 
     return job
 
