@@ -143,11 +143,19 @@ def choose_window(counts: npt.NDArray[np.integer]) -> Window:
     return Window(*found.tolist())
 
 
-def symbol_counts(counts: npt.NDArray[np.integer], window: Window) -> npt.NDArray[np.int64]:
-    """How often each symbol occurs, from how often each field does; what the window lacks counts as symbol 0."""
-    symbols = np.empty(WINDOW, np.int64)
+class Windowed(NamedTuple):
+    """A plane's counts as symbols."""
+
+    window: Window
+    symbols: npt.NDArray[np.int64]  # how often each occurs; what the window lacks counts as symbol 0
+    escaped: int  # of these, the fields that are not 0
+
+
+def through_window(counts: npt.NDArray[np.integer]) -> Windowed:
+    """How often each symbol of the best window occurs, from how often each field does."""
+    window, symbols = choose_window(counts), np.empty(WINDOW, np.int64)
     must(window_kernels.count_symbols(counts.astype(np.int64), *window, symbols))
-    return symbols
+    return Windowed(window, symbols, int(counts.sum()) - int(counts[0]) - int(symbols[1:].sum()))
 
 
 def count_fields(

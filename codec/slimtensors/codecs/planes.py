@@ -171,9 +171,7 @@ def encode_plane(
     if contexts is not None:
         given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
         return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
-    window = coded.choose_window(counts)
-    symbols = coded.symbol_counts(counts, window)
-    escaped = fields.size - int(counts[0]) - int(symbols[1:].sum())
+    window, symbols, escaped = coded.through_window(counts)
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + coded.ESCAPE_BYTES * escaped + overhead(blocks)
         if estimate < size * worth:
@@ -201,11 +199,9 @@ def plane_length(
     blocks = coded.block_count(fields.size, unit_bytes)
     if contexts is None:
         counts = coded.count_fields(fields, 0, 0, width, every)
-        window = coded.choose_window(counts)
-        symbols, whole = coded.symbol_counts(counts, window), int(counts.sum())
-        escaped = whole - int(counts[0]) - int(symbols[1:].sum())
-        taken = context_coded.tables_length(symbols.reshape(1, -1)) + coded.ESCAPE_BYTES * escaped
-        size = taken * fields.size / whole + STATE_BYTES * blocks
+        found = coded.through_window(counts)
+        taken = context_coded.tables_length(found.symbols.reshape(1, -1)) + coded.ESCAPE_BYTES * found.escaped
+        size = taken * fields.size / int(counts.sum()) + STATE_BYTES * blocks
     else:
         size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
     return size if size < raw * WORTH else raw
