@@ -13,12 +13,30 @@ from typing import Any
 
 import torch
 
+from bench.sections.offload import WORDS, plain_model
+from bench.sections.offload import WORKLOADS as SHAPES
 from slimtensors.offload import keep_compressed, offload
 from slimtensors.torch import save_model
 
-__all__ = ["offloading"]
+__all__ = ["WORKLOADS", "large_model", "offloading"]
 
 REPEATS = 7
+WIDTH, INNER, LAYERS = 4096, 14336, 8  # layers as an 8B Llama has them, of 470 MB
+WORKLOADS = {name: torch.arange(n * each).reshape(n, each) % WORDS for name, (n, each) in SHAPES.items()}
+
+
+def large_model(filled: bool) -> torch.nn.Module:
+    """In BF16; random, or with weights of linear layers that are nowhere, for a file to fill."""
+    with torch.device("cuda" if filled else "meta"):
+        model: torch.nn.Module = plain_model(WIDTH, INNER, LAYERS).to(torch.bfloat16)
+    model.eval().requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear):
+            if filled:
+                torch.nn.init.normal_(module.weight, std=0.02)
+        elif not filled and next(module.parameters(recurse=False), None) is not None:
+            module.to_empty(device="cpu", recurse=False)
+    return model.cpu() if filled else model
 
 
 def _seconds(work: Callable[[], torch.Tensor]) -> float:
@@ -31,18 +49,20 @@ def _seconds(work: Callable[[], torch.Tensor]) -> float:
 
 
 def offloading(
-    folder: Path, make: Callable[[], torch.nn.Module], workloads: dict[str, torch.Tensor], device: Any, link: float
+    folder: Path, make: Callable[[bool], torch.nn.Module], workloads: dict[str, torch.Tensor], device: Any, link: float
 ) -> dict[str, Any]:
-    """Seconds of a forward pass, with all layers on the device as they are; with layers offloaded, from memory and from
+    """make: a model; its weights are of no matter unless it is asked for them.
+
+    Seconds of a forward pass, with all layers on the device as they are; with layers offloaded, from memory and from
     pinned memory; and with weights that stay compressed there: over those that the compressed bytes take at `link`
     bytes a second.
 
     wrong: outputs that differ from those of the same model on the device.
     """
     torch.manual_seed(2)
-    model = make().eval().requires_grad_(False)
+    model = make(True).eval().requires_grad_(False)
     path = folder / "model.slimtensors"
-    save_model(model, path)
+    save_model(model, path, self_check=False)
     stored = path.stat().st_size
     result: dict[str, Any] = {"stored MB": stored / 1e6, "wrong": []}
     with torch.no_grad():
@@ -57,7 +77,7 @@ def offloading(
             there = tokens.to(device)
             result.setdefault(name, {})["resident s"] = _seconds(lambda given=there: model(given))  # type: ignore[misc] # as above
         for kind in ("memory", "pinned", "compressed on the device"):
-            other = make().eval()
+            other = make(False).eval().requires_grad_(False)
             held: Any
             if kind in ("memory", "pinned"):
                 held = offload(other, path, device=device, host=kind)  # type: ignore[arg-type] # one of two

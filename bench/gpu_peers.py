@@ -21,6 +21,8 @@ __all__ = ["TWIN_OF", "nvcomp_ans", "twin"]
 
 TWIN_OF = "decode_u16_8_8"
 REPEATS = 20
+
+
 def median_ms(work: Callable[[], object]) -> float:
     """On torch's current stream, by events."""
     found = []

@@ -43,7 +43,7 @@ def _transformers() -> Any:
     return transformers.LlamaForCausalLM(config)
 
 
-def plain_model() -> Any:
+def plain_model(width: int = WIDTH, inner: int = INNER, layers: int = LAYERS) -> Any:
     """The same sizes in plain torch, without positions."""
     torch = importlib.import_module("torch")
     linear = partial(torch.nn.Linear, bias=False)
@@ -51,9 +51,9 @@ def plain_model() -> Any:
     class Block(torch.nn.Module):  # type: ignore[name-defined, misc] # torch is imported late
         def __init__(self) -> None:
             super().__init__()
-            self.before, self.after = torch.nn.RMSNorm(WIDTH), torch.nn.RMSNorm(WIDTH)
-            self.query, self.key, self.value, self.out = (linear(WIDTH, WIDTH) for _ in range(4))
-            self.gate, self.up, self.down = linear(WIDTH, INNER), linear(WIDTH, INNER), linear(INNER, WIDTH)
+            self.before, self.after = torch.nn.RMSNorm(width), torch.nn.RMSNorm(width)
+            self.query, self.key, self.value, self.out = (linear(width, width) for _ in range(4))
+            self.gate, self.up, self.down = linear(width, inner), linear(width, inner), linear(inner, width)
 
         def forward(self, x: Any) -> Any:
             y = self.before(x)
@@ -66,8 +66,8 @@ def plain_model() -> Any:
     class Model(torch.nn.Module):  # type: ignore[name-defined, misc] # as above
         def __init__(self) -> None:
             super().__init__()
-            self.embedding = torch.nn.Embedding(WORDS, WIDTH)
-            self.layers = torch.nn.ModuleList(Block() for _ in range(LAYERS))
+            self.embedding = torch.nn.Embedding(WORDS, width)
+            self.layers = torch.nn.ModuleList(Block() for _ in range(layers))
 
         def forward(self, tokens: Any) -> Any:
             x = self.embedding(tokens)

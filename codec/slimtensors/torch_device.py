@@ -19,7 +19,7 @@ from slimtensors.torch_tensors import our_dtype, torch_dtype
 if TYPE_CHECKING:
     from slimtensors.device.loading import Resident
 
-__all__ = ["empty_there", "range_there", "read_into", "read_slice_there", "read_there"]
+__all__ = ["empty_there", "range_there", "read_into", "read_slice_there", "read_there", "resident_of"]
 
 
 def read_there(
@@ -56,10 +56,11 @@ def read_into(
     for i, target in targets.items():
         assert tuple(target.shape) == array_shape(file.header.tensors[i])
     flat = {i: target.detach().reshape(-1).view(torch.uint8) for i, target in targets.items()}
-    fill_device(file, flat, backend, threads, resident=_resident(base, backend))
+    fill_device(file, flat, backend, threads, resident=resident_of(base, backend))
 
 
-def _resident(base: Any, backend: Backend) -> dict[str, Resident]:
+def resident_of(base: Any, backend: Backend) -> dict[str, Resident]:
+    """Tensors of a mapping that kernels can read where they are."""
     from slimtensors.device.loading import Resident
 
     if not isinstance(base, Mapping):
@@ -113,7 +114,7 @@ def range_there(
     size = tensor.dtype.bits // 8
     if number is None or file.header.tensors[position].pack is not None:
         buffer = backend.fresh(tensor.nbytes)
-        fill_device(file, {position: buffer}, backend, threads, resident=_resident(base, backend))
+        fill_device(file, {position: buffer}, backend, threads, resident=resident_of(base, backend))
         backend.wait(backend.mark())  # from here on it is torch that works on it
         return torch.as_tensor(buffer), 0
     stream = file.header.streams[number]
@@ -121,6 +122,6 @@ def range_there(
     chunks = range(low * units // stream.chunk, -(-high * units // stream.chunk))
     length = sum(stream.chunk_units(chunk) for chunk in chunks) * stream.dtype.unit_bytes
     buffer = backend.fresh(length)
-    fill_device(file, {position: buffer}, backend, threads, chunks=chunks, resident=_resident(base, backend))
+    fill_device(file, {position: buffer}, backend, threads, chunks=chunks, resident=resident_of(base, backend))
     backend.wait(backend.mark())
     return torch.as_tensor(buffer), chunks.start * stream.chunk * stream.dtype.unit_bytes // size

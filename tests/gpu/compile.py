@@ -15,14 +15,11 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from cuda.bindings import nvjitlink
-
-from slimtensors.kernels.cuda.catalogue import KERNELS, Kernel
-from slimtensors.kernels.cuda.seam import numba_cuda
+from slimtensors.kernels.cuda.catalogue import KERNELS
+from slimtensors.kernels.cuda.machine_code import NUMBERS, REGISTERS, assemble, machine_code, ptx_of
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 COUNTED = 90  # whose instructions are counted
-REGISTERS = 64  # what launches allow; four thread blocks of 256 to a multiprocessor, all that sm_75 holds
 # Instructions of the loop over groups, for each weight.
 MOST = {
     "decode_u16_8_8": 42, "decode_u16_6_10": 47, "decode_u16_4_12": 43, "decode_u32_8_8_8_8": 49,
@@ -36,28 +33,6 @@ class Compiled(NamedTuple):
     spilled: int  # bytes
     shared: int  # bytes
     instructions: float | None  # for each weight, of the loop that votes
-
-
-def ptx_of(kernel: Kernel, capability: int) -> str:
-    seam = numba_cuda()
-    signature = tuple(getattr(seam.types, name)[::1] for name in kernel.arrays)
-    text, _ = seam.cuda.compile_ptx(kernel.make(seam), signature, cc=divmod(capability, 10))
-    return text
-
-
-def link(ptx: str, capability: int) -> tuple[bytes, str]:
-    """(machine code, what the assembler says)."""
-    options = [f"-arch=sm_{capability}", "-verbose", f"-maxrregcount={REGISTERS}"]
-    data = ptx.encode()
-    handle = nvjitlink.create(len(options), options)
-    nvjitlink.add_data(handle, nvjitlink.InputType.PTX, data, len(data), "kernel.ptx")
-    nvjitlink.complete(handle)
-    code = bytearray(nvjitlink.get_linked_cubin_size(handle))
-    nvjitlink.get_linked_cubin(handle, code)
-    log = bytearray(nvjitlink.get_info_log_size(handle))
-    nvjitlink.get_info_log(handle, log)
-    nvjitlink.destroy(handle)
-    return bytes(code), log.decode(errors="replace")
 
 
 def number(pattern: str, text: str) -> int:
@@ -100,7 +75,7 @@ def votes(loop: list[str]) -> int:
 
 
 def compiled(name: str, ptx: str, capability: int) -> Compiled:
-    code, log = link(ptx, capability)
+    code, log = assemble(ptx, capability)
     loop = loop_of(code) if capability == COUNTED and name.startswith(("decode", "plane")) else []
     return Compiled(
         number(r"Used (\d+) registers", log),
@@ -112,6 +87,9 @@ def compiled(name: str, ptx: str, capability: int) -> Compiled:
 
 def faults_of(name: str, ptx: str, found: Compiled) -> list[str]:
     faults = []
+    given = re.findall(r"^\s*\.param (\S+)", ptx, re.MULTILINE)
+    if given != NUMBERS * len(KERNELS[name].arrays) * [".u64"]:
+        faults.append(f"arguments {given}, which is not what launches give")
     if re.search(r"\.f(32|64)\b", ptx):
         faults.append("floats: an int64 met a uint64")
     if not 0 < found.registers <= REGISTERS:
@@ -131,10 +109,10 @@ def main() -> int:
     names = " | ".join(f"sm_{each}" for each in CAPABILITIES)
     print(f"| kernel | {names} | shared | instructions a weight, sm_{COUNTED} |")
     print("|---" * (len(CAPABILITIES) + 3) + "|")
-    for name, kernel in KERNELS.items():
+    for name in KERNELS:
         if not name.startswith(wanted):
             continue
-        ptx = ptx_of(kernel, CAPABILITIES[0])  # Numba's part takes seconds, and its code for the oldest is good for all
+        ptx = ptx_of(name)
         rows = {each: compiled(name, ptx, each) for each in CAPABILITIES}
         each_faults = {each: faults_of(name, ptx, found) for each, found in rows.items()}
         registers = " | ".join(str(found.registers) for found in rows.values())
@@ -150,6 +128,10 @@ def main() -> int:
         from bench.gpu_twin import compile_twin
 
         print("the twin in CUDA C++, bytes:", *(len(compile_twin(each)) for each in CAPABILITIES))
+    kept = machine_code(next(iter(KERNELS)), COUNTED)
+    if machine_code(next(iter(KERNELS)), COUNTED) != kept or not kept:
+        failed = True
+        print("FAULT: machine code that was kept is not what it was")
     print(f"registers of a thread; {time.perf_counter() - began:.0f} s")
     return 1 if failed else 0
 

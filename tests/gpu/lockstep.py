@@ -50,6 +50,7 @@ class Cuda:
         self.threadIdx, self.blockIdx, self.blockDim = (SimpleNamespace(x=0) for _ in range(3))
         self.shared = SimpleNamespace(array=self._shared_array)
         self.atomic = SimpleNamespace(or_=self._atomic_or)
+        self.libdevice = SimpleNamespace(byte_perm=self._byte_perm)
         self._arrays: dict[Any, Memory] = {}
 
     def begin_block(self, block: int) -> None:
@@ -67,6 +68,12 @@ class Cuda:
     @staticmethod
     def _atomic_or(array: Memory, index: int, value: int) -> None:
         array.update(index, array.peek(index) | value)
+
+    @staticmethod
+    def _byte_perm(low: int, high: int, places: int) -> int:
+        """Four of the eight bytes; each one's place in the lower three bits of a nibble."""
+        found = ((high & ALL) << 32 | low & ALL).to_bytes(8, "little")
+        return int.from_bytes(bytes(found[places >> 4 * i & 7] for i in range(4)), "little")
 
     @staticmethod
     def popc(value: int) -> int:

@@ -6,7 +6,7 @@ import importlib.util
 import re
 
 import pytest
-from bench import gpu_check, gpu_twin
+from bench import gpu_check, gpu_files, gpu_twin
 
 from gpu.backend import Runner
 from slimtensors.device import loading
@@ -16,15 +16,15 @@ from slimtensors.device import loading
 def test_correctness(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "_told", set())
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr(gpu_check, "DTYPES", ("bfloat16",))
-    monkeypatch.setattr(gpu_check, "PRESETS", ("balanced",))
+    monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))
+    monkeypatch.setattr(gpu_files, "PRESETS", ("balanced",))
     backend = Runner(1 << 21)
     assert gpu_check.correctness(tmp_path, backend, (129, 1500)) == []
     assert {each.split("_")[0] for each in backend.launched} >= {"decode", "plain", "plane", "contexts", "finish"}
 
 
 def test_what_is_wrong_is_named(tmp_path, monkeypatch):
-    w = gpu_check.weights(129, 1)
+    w = gpu_files.weights(129, 1)
     monkeypatch.setattr(gpu_check, "cases", lambda _sizes: {"a": ({"w": w}, None, "fast")})
     backend = Runner(1 << 16)
     download = backend.download
@@ -36,17 +36,17 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("right", [True, False])
 def test_quantisers(tmp_path, monkeypatch, right):
-    monkeypatch.setattr(gpu_check, "QUANTISED", (("slim", "balanced"),))
+    monkeypatch.setattr(gpu_files, "QUANTISED", (("slim", "balanced"),))
     monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr(gpu_check, "DIFFERENCES", (("bitdelta", "balanced"),))
-    monkeypatch.setattr(gpu_check, "DTYPES", ("bfloat16",))
+    monkeypatch.setattr(gpu_files, "DIFFERENCES", (("bitdelta", "balanced"),))
+    monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))
     backend = Runner(1 << 20)
     if not right:
         download = backend.download
         monkeypatch.setattr(backend, "download", lambda buffer: download(buffer) ^ (len(buffer) == 2 * 96 * 96))
-    wrong = [] if right else ["slim balanced bfloat16", "bitdelta balanced bfloat16"]
-    assert gpu_check.quantised(tmp_path, backend, (96, 96)) == wrong
+    wrong = [] if right else ["slim balanced bfloat16", "bitdelta balanced of a difference bfloat16"]
+    assert gpu_check.quantised(tmp_path, backend, shape=(96, 96)) == wrong
     assert {"levels_bf16", "sums_bf16"} <= set(backend.launched)
 
 

@@ -201,7 +201,7 @@ def test_the_part_of_gpu_check(tmp_path, monkeypatch):
     backend = Runner(1 << 24)
     monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
     monkeypatch.setattr("bench.gpu_offload.REPEATS", 1)
-    found = offloading(tmp_path, Tiny, {"one": torch.ones(1, 30)}, "cpu", 1e9)
+    found = offloading(tmp_path, lambda _filled: Tiny(), {"one": torch.ones(1, 30)}, "cpu", 1e9)
     assert found["wrong"] == []
     assert all(found["one"][kind]["s"] > 0 for kind in ("memory", "pinned", "compressed on the device"))
     assert any(each.startswith("decode") for each in backend.launched)

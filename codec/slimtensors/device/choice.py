@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from functools import cache
 from typing import Any
@@ -24,24 +25,28 @@ def asked_for() -> str:
 
 @cache
 def why_not() -> str | None:
-    """Why no GPU of this machine decodes, or None if one does. Loads torch and numba-cuda."""
+    """Why no GPU of this machine decodes, or None if one does. Loads torch."""
     try:
         import torch
     except ImportError as error:
         return f"torch cannot be imported ({error}); pip install 'slimtensors[cuda13]'"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA device"
+    extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+    for module, package in (("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")):
+        try:
+            found = importlib.util.find_spec(module)
+        except ImportError:  # of the package above it
+            found = None
+        if found is None:
+            return f"{package} is not installed; pip install 'slimtensors[{extra}]'"
     try:
-        from slimtensors.kernels.cuda.seam import numba_cuda
+        from slimtensors.kernels.cuda.launching import launcher
 
-        cuda = numba_cuda().cuda
-    except ImportError as error:
-        extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
-        return f"numba-cuda cannot be imported ({error}); pip install 'slimtensors[{extra}]'"
-    try:
-        return None if cuda.is_available() else "numba-cuda sees no CUDA device"
+        launcher(torch.cuda.current_device())
     except Exception as error:  # a broken driver raises anything
-        return f"numba-cuda cannot be used: {type(error).__name__}: {error}"
+        return f"the driver cannot be used: {type(error).__name__}: {error}"
+    return None
 
 
 def backend_for(device: Any) -> Any:

@@ -1,23 +1,18 @@
-"""A CUDA device by way of torch, on torch's current stream; kernels by numba-cuda, on the same memory and stream."""
+"""A CUDA device by way of torch, on torch's current stream; kernels by the driver, on the same memory and stream."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 
-from slimtensors.kernels.cuda.catalogue import KERNELS
-from slimtensors.kernels.cuda.rows import THREADS
-from slimtensors.kernels.cuda.seam import numba_cuda
+from slimtensors.kernels.cuda.launching import launcher
 
 __all__ = ["TorchCuda"]
 
 Bytes = npt.NDArray[Any]
-REGISTERS = 64  # of a thread: what tests/gpu/compile.py allows
 
 
 class TorchCuda:
@@ -26,6 +21,9 @@ class TorchCuda:
     def __init__(self, device: torch.device) -> None:
         index = device.index
         self.device = torch.device("cuda", torch.cuda.current_device() if index is None else index)
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch's
+        self._launcher = launcher(self.device.index)
+        self.capability = self._launcher.capability  # 90 is compute capability 9.0
 
     def staging(self, length: int) -> Bytes:
         found: Bytes = torch.empty(length, dtype=torch.uint8, pin_memory=True).numpy()
@@ -65,11 +63,8 @@ class TorchCuda:
         return tensor.device == self.device
 
     def launch(self, kernel: str, blocks: int, buffers: Sequence[torch.Tensor | Window]) -> None:
-        cuda = numba_cuda().cuda
-        with cuda.gpus[self.device.index]:
-            stream = cuda.external_stream(torch.cuda.current_stream(self.device).cuda_stream)
-            views = [_view(buffer, kind) for buffer, kind in zip(buffers, KERNELS[kernel].arrays, strict=True)]
-            _compiled(kernel)[blocks, THREADS, stream](*views)
+        stream = torch.cuda.current_stream(self.device).cuda_stream
+        self._launcher.launch(kernel, blocks, stream, [_range(buffer) for buffer in buffers])
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's
@@ -96,28 +91,8 @@ class Window:
         self.address, self.length = address, length
 
 
-class _Typed:
-    """Memory as numba-cuda takes it, of a type that torch may lack."""
-
-    def __init__(self, address: int, length: int, kind: str) -> None:
-        dtype = np.dtype(kind)
-        self.__cuda_array_interface__ = {
-            "shape": (length // dtype.itemsize,),
-            "typestr": dtype.str,
-            "data": (address, False),
-            "version": 2,  # without a stream: the launch is on the one that all else is on
-        }
-
-
-def _view(buffer: torch.Tensor | Window, kind: str) -> Any:
+def _range(buffer: torch.Tensor | Window) -> tuple[int, int]:
+    """Address and bytes."""
     if isinstance(buffer, Window):
-        typed = _Typed(buffer.address, buffer.length, kind)
-    else:
-        typed = _Typed(buffer.data_ptr(), buffer.numel(), kind)
-    return numba_cuda().cuda.as_cuda_array(typed, sync=False)
-
-
-@cache
-def _compiled(kernel: str) -> Any:
-    seam = numba_cuda()
-    return seam.cuda.jit(KERNELS[kernel].make(seam), max_registers=REGISTERS)
+        return buffer.address, buffer.length
+    return buffer.data_ptr(), buffer.numel()

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.pieces import make_piece
-from slimtensors.kernels.cuda.rows import ALL, STATE_MIN, THREADS
+from slimtensors.kernels.cuda.rows import STATE_MIN, THREADS
 from slimtensors.kernels.cuda.seam import Device
 from slimtensors.kernels.cuda.table import make_fill_table
+from slimtensors.kernels.cuda.words import make_words
 
 
 class Layout(NamedTuple):
@@ -61,28 +62,29 @@ LAYOUTS = [
 ]
 
 
-def make_step(cuda: Any, types: Any, device: Device) -> Any:
-    """step(table, words, last, below, x, at): read one symbol from each lane: (entry, state, index of the next word).
+def make_step(cuda: Any, types: Any, device: Device) -> tuple[Any, Any, Any]:
+    """(begin, steps, at): `begin` and `at` are those of `make_words`.
 
-    below: a mask of the lanes below this one
+    steps(table, segment32, limit, lane, x, stream): read two symbols from each lane: (entry, entry, state, stream).
     """
     u32 = types.uint32
+    begin, refill, advance, at = make_words(cuda, types, device)
 
     @device
-    def step(table: Any, words: Any, last: int, below: int, x: int, at: int) -> Any:
+    def symbol(table: Any, x: int) -> Any:
         # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
         entry = table[u32(x & u32(4095))]
-        x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
-        # if x < 2^16:  x = 2^16 * x + word
-        hungry = x < u32(STATE_MIN)
-        votes = u32(cuda.ballot_sync(ALL, hungry))
-        if hungry:
-            # A damaged stream may ask for more words than there are.
-            word = words[u32(min(at, last) + u32(cuda.popc(u32(votes & below))))]
-            x = u32(u32(x << u32(16)) | u32(word))
-        return entry, x, u32(at + u32(cuda.popc(votes)))
+        return entry, u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
 
-    return step
+    @device
+    def steps(table: Any, segment32: Any, limit: int, lane: int, x: int, stream: Any) -> Any:
+        first, x = symbol(table, x)
+        x, stream = refill(lane, x, stream)
+        second, x = symbol(table, x)
+        x, stream = refill(lane, x, stream)
+        return first, second, x, advance(segment32, limit, stream)
+
+    return begin, steps, at
 
 
 def make_begin(types: Any, device: Device) -> Any:
@@ -145,21 +147,28 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
     out                             unsigned integers of the layout's size
     status                          uint32, one for each item, 0 before
     """
-    u32, i32 = types.uint32, types.int32
-    fill_table, step = make_fill_table(types, device), make_step(cuda, types, device)
+    u32, u64, i32 = types.uint32, types.uint64, types.int32
+    fill_table, (open_words, steps, next_word) = make_fill_table(types, device), make_step(cuda, types, device)
     begin = make_begin(types, device)
     unit, patch = make_unit(types, device, layout), make_patch(cuda, types, device, layout)
     slots = [*layout.pieces, (0, 0), (0, 0), (0, 0), (0, 0)][: rows.MOST_PIECES]
-    piece0, piece1, piece2, piece3 = (make_piece(types, device, bits, at) for bits, at in slots)
+    pieces = [make_piece(types, device, bits, at) for bits, at in slots]
+    (load0, cut0), (load1, cut1), (load2, cut2), (load3, cut3) = pieces
     is_wide = layout.width > 8
 
     @device
-    def rests(segment8: Any, p: Any, keep: int, fill: int, group: int, lane: int) -> Any:
-        """What lies below the coded fields in the four steps of a group."""
-        a0, b0, c0, d0 = piece0(segment8, p[0], keep, group, lane)
-        a1, b1, c1, d1 = piece1(segment8, p[1], keep, group, lane)
-        a2, b2, c2, d2 = piece2(segment8, p[2], keep, group, lane)
-        a3, b3, c3, d3 = piece3(segment8, p[3], keep, group, lane)
+    def load(segment8: Any, p: Any, keep: int, group: int, lane: int) -> Any:
+        """The bytes of what lies below the coded fields in the four steps of a group."""
+        a, b = load0(segment8, p[0], keep, group, lane), load1(segment8, p[1], keep, group, lane)
+        return a, b, load2(segment8, p[2], keep, group, lane), load3(segment8, p[3], keep, group, lane)
+
+    @device
+    def rests(loaded: Any, keep: int, fill: int, group: int) -> Any:
+        """What they hold."""
+        a0, b0, c0, d0 = cut0(loaded[0], group)
+        a1, b1, c1, d1 = cut1(loaded[1], group)
+        a2, b2, c2, d2 = cut2(loaded[2], group)
+        a3, b3, c3, d3 = cut3(loaded[3], group)
         a, b, c, d = u32(a0 | a1 | a2 | a3), u32(b0 | b1 | b2 | b3), u32(c0 | c1 | c2 | c3), u32(d0 | d1 | d2 | d3)
         return u32(a & keep | fill), u32(b & keep | fill), u32(c & keep | fill), u32(d & keep | fill)
 
@@ -181,29 +190,27 @@ def make_decode(cuda: Any, types: Any, device: Device, layout: Layout) -> Callab
         chunk = out[begin(items, item) :]
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         if warp < items[u32(item + u32(rows.BLOCKS))]:
-            below = u32(u32(u32(1) << lane) - u32(1))
             keep, fill = items[u32(item + u32(rows.KEEP))], items[u32(item + u32(rows.FILL))]
-            last = items[u32(item + u32(rows.LAST))]
+            limit = u32(items[u32(item + u32(rows.LAST))] >> u32(1))
             p = places(items, u32(item + u32(rows.PIECES)))
             row = u32(items[u32(item + u32(rows.ROW))] + u32(warp * u32(rows.BLOCK_ROW)))
             group, groups = block_rows[row], block_rows[u32(row + u32(rows.GROUPS))]
-            at, end = block_rows[u32(row + u32(rows.WORD))], block_rows[u32(row + u32(rows.END))]
+            stream = open_words(segment32, block_rows[u32(row + u32(rows.WORD))], limit, lane)
+            end = block_rows[u32(row + u32(rows.END))]
             x = segment32[u32(items[u32(item + u32(rows.STATES))] + thread)]
-            to = u32(u32(group * u32(rows.GROUP)) + lane)
+            to = u64(u32(u32(group * u32(rows.GROUP)) + lane))  # of 64 bits: what is added is part of the store
             for _ in range(i32(groups)):
-                a, b, c, d = rests(segment8, p, keep, fill, group, lane)
-                ea, x, at = step(table, segment16, last, below, x, at)
-                eb, x, at = step(table, segment16, last, below, x, at)
-                ec, x, at = step(table, segment16, last, below, x, at)
-                ed, x, at = step(table, segment16, last, below, x, at)
+                loaded = load(segment8, p, keep, group, lane)
+                ea, eb, x, stream = steps(table, segment32, limit, lane, x, stream)
+                ec, ed, x, stream = steps(table, segment32, limit, lane, x, stream)
+                a, b, c, d = rests(loaded, keep, fill, group)
                 chunk[to] = unit(ea, a, base)
-                chunk[u32(to + u32(32))] = unit(eb, b, base)
-                chunk[u32(to + u32(64))] = unit(ec, c, base)
-                chunk[u32(to + u32(96))] = unit(ed, d, base)
-                to = u32(to + u32(rows.GROUP))
-                group = u32(group + u32(1))
+                chunk[u64(to + u64(32))] = unit(eb, b, base)
+                chunk[u64(to + u64(64))] = unit(ec, c, base)
+                chunk[u64(to + u64(96))] = unit(ed, d, base)
+                to, group = u64(to + u64(rows.GROUP)), u32(group + u32(1))
             # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
-            if x != u32(STATE_MIN) or at != end:
+            if x != u32(STATE_MIN) or next_word(lane, stream) != end:
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))
         cuda.syncthreads()
         patch(segment16, segment32, items, item, chunk, status)

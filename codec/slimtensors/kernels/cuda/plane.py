@@ -1,8 +1,9 @@
 """One plane of a chunk at a time, for all layouts that have no kernel of their own: coded planes with a table for each
 context, in the modes `coded` and `bypass` (format_spec/coder.md, sections 4 to 7), put into units at their places.
 
-The tables lie in global memory, since a multiprocessor's shared memory holds but a few; what selects a unit's table is
-known before the unit's turn, so that only the entry's look-up is waited for.
+The tables lie in global memory, since a multiprocessor's shared memory holds but a few. What selects a unit's table is
+known before the unit's turn, and is loaded before it, as is the unit that the field is put into: only the entry's
+look-up is waited for.
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from typing import Any
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
-from slimtensors.kernels.cuda.rows import ALL, STATE_MIN, THREADS
+from slimtensors.kernels.cuda.rows import STATE_MIN, THREADS
 from slimtensors.kernels.cuda.seam import Device
 from slimtensors.kernels.cuda.table import make_fill_table
+from slimtensors.kernels.cuda.words import make_words
 
 
 def make_tables(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
@@ -31,24 +33,6 @@ def make_tables(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
     return tables
 
 
-def make_refill(cuda: Any, types: Any, device: Device) -> Any:
-    """refill(words, last, below, x, at): (state, index of the next word)."""
-    u32 = types.uint32
-
-    @device
-    def refill(words: Any, last: int, below: int, x: int, at: int) -> Any:
-        # if x < 2^16:  x = 2^16 * x + word
-        hungry = x < u32(STATE_MIN)
-        votes = u32(cuda.ballot_sync(ALL, hungry))
-        if hungry:
-            # A damaged stream may ask for more words than there are.
-            word = words[u32(min(at, last) + u32(cuda.popc(u32(votes & below))))]
-            x = u32(u32(x << u32(16)) | u32(word))
-        return x, u32(at + u32(cuda.popc(votes)))
-
-    return refill
-
-
 def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callable[..., None]:
     """A kernel; a thread block works on one item.
 
@@ -61,50 +45,34 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
     """
     u32, i32 = types.uint32, types.int32
     unit = types.uint64 if unit_bytes == 8 else types.uint32
-    begin, refill = make_begin(types, device), make_refill(cuda, types, device)
+    begin = make_begin(types, device)
+    open_words, refill, advance, next_word = make_words(cuda, types, device)
 
     @device
-    def step(
-        segment16: Any,
-        maps: Any,
-        entries: Any,
-        contexts: Any,
-        items: Any,
-        item: int,
-        below: int,
-        to: int,
-        x: int,
-        at: int,
-    ) -> Any:
-        """Read one field from each lane: (field, what is wrong with it if not 0, state, index of the next word)."""
-        last, context_at = items[u32(item + u32(rows.LAST))], items[u32(item + u32(rows.CONTEXT))]
-        context = u32(contexts[u32(context_at + to)]) if context_at != u32(rows.NOWHERE) else u32(0)
-        selected = u32(context & items[u32(item + u32(rows.TABLE_MASK))])
-        first = maps[u32(items[u32(item + u32(rows.MAP))] + selected)]
-        # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
-        entry = entries[u32(u32(first & u32(rows.ABSENT - 1)) + u32(x & u32(4095)))]
-        x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
-        x, at = refill(segment16, last, below, x, at)
-        s, width = u32(u32(entry >> u32(12)) & u32(255)), items[u32(item + u32(rows.WIDTH))]
-        if items[u32(item + u32(rows.BYPASS))] != u32(0):
-            # v = x mod 2^k; x = floor(x / 2^k); the field is (8 + s mod 8) * 2^k + v
-            k = u32(u32(s >> u32(3)) - u32(1)) if s >= u32(16) else u32(0)
-            v = u32(x & u32(u32(u32(1) << k) - u32(1)))
-            field = u32(u32(u32(u32(s & u32(7)) | u32(8)) << k) + v) if s >= u32(8) else s
-            x, at = refill(segment16, last, below, u32(x >> k), at)
-        else:
-            # base + s + octave * floor(context / 4), less 2^w - 1 if it is 2^w or more; symbol 0 is field 0
-            moved = u32(u32(context >> u32(2)) * items[u32(item + u32(rows.OCTAVE))])
-            field = u32(u32(s + items[u32(item + u32(rows.BASE))]) + moved)
-            if u32(field >> width) != u32(0):
-                field = u32(field - u32(u32(u32(1) << width) - u32(1)))
-            field = field if s > u32(0) else u32(0)
-        return field, u32(u32(field >> width) | u32(first & u32(rows.ABSENT))), x, at
+    def context_of(contexts: Any, first: int, to: int) -> Any:
+        return u32(contexts[u32(first + to)]) if first != u32(rows.NOWHERE) else u32(0)
 
     @device
-    def put(chunk: Any, to: int, field: int, shift: int, above: int) -> None:
-        below = unit(chunk[to]) if above != u32(0) else unit(0)
-        chunk[to] = unit(below | unit(unit(field) << unit(shift)))
+    def unit_at(chunk: Any, to: int, above: int) -> Any:
+        """What another plane has put there."""
+        return unit(chunk[to]) if above != u32(0) else unit(0)
+
+    @device
+    def with_bypass(s: int, lane: int, x: int, stream: Any) -> Any:
+        # v = x mod 2^k; x = floor(x / 2^k); the field is (8 + s mod 8) * 2^k + v
+        k = u32(u32(s >> u32(3)) - u32(1)) if s >= u32(16) else u32(0)
+        v = u32(x & u32(u32(u32(1) << k) - u32(1)))
+        field = u32(u32(u32(u32(s & u32(7)) | u32(8)) << k) + v) if s >= u32(8) else s
+        x, stream = refill(lane, u32(x >> k), stream)
+        return field, x, stream
+
+    @device
+    def in_window(s: int, base: int, moved: int, width: int) -> Any:
+        # base + s + octave * floor(context / 4), less 2^w - 1 if it is 2^w or more; symbol 0 is field 0
+        field = u32(u32(s + base) + moved)
+        if u32(field >> width) != u32(0):
+            field = u32(field - u32(u32(u32(1) << width) - u32(1)))
+        return field if s > u32(0) else u32(0)
 
     @device
     def patch(segment16: Any, segment32: Any, items: Any, item: int, chunk: Any, status: Any) -> None:
@@ -136,18 +104,42 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
         chunk = out[begin(items, item) :]
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
         if warp < items[u32(item + u32(rows.BLOCKS))]:
-            below = u32(u32(u32(1) << lane) - u32(1))
             shift, above = items[u32(item + u32(rows.SHIFT))], items[u32(item + u32(rows.ABOVE))]
+            width, base = items[u32(item + u32(rows.WIDTH))], items[u32(item + u32(rows.BASE))]
+            has_bypass, octave = items[u32(item + u32(rows.BYPASS))], items[u32(item + u32(rows.OCTAVE))]
+            map_at, mask = items[u32(item + u32(rows.MAP))], items[u32(item + u32(rows.TABLE_MASK))]
+            context_at, limit = items[u32(item + u32(rows.CONTEXT))], u32(items[u32(item + u32(rows.LAST))] >> u32(1))
             row = u32(items[u32(item + u32(rows.ROW))] + u32(warp * u32(rows.BLOCK_ROW)))
-            at, end = block_rows[u32(row + u32(rows.WORD))], block_rows[u32(row + u32(rows.END))]
+            stream = open_words(segment32, block_rows[u32(row + u32(rows.WORD))], limit, lane)
+            end, count = block_rows[u32(row + u32(rows.END))], block_rows[u32(row + u32(rows.GROUPS))]
             x = segment32[u32(items[u32(item + u32(rows.STATES))] + thread)]
             to, wrong = u32(u32(block_rows[row] * u32(rows.GROUP)) + lane), u32(0)
-            for _ in range(i32(u32(block_rows[u32(row + u32(rows.GROUPS))] * u32(rows.STEPS)))):
-                field, bad, x, at = step(segment16, maps, entries, contexts, items, item, below, to, x, at)
-                put(chunk, to, field, shift, above)
-                wrong, to = u32(wrong | bad), u32(to + u32(rows.WARP))
+            # The lane's last unit; what is loaded ahead stops there.
+            final = u32(to + u32(u32(count * u32(rows.GROUP)) - u32(rows.WARP)))
+            context, before = context_of(contexts, context_at, to), unit_at(chunk, to, above)
+            first = maps[u32(map_at + u32(context & mask))]
+            following = u32(min(u32(to + u32(rows.WARP)), final))
+            next_context = context_of(contexts, context_at, following)
+            for _ in range(i32(u32(count * u32(rows.STEPS)))):
+                next_first, next_before = maps[u32(map_at + u32(next_context & mask))], unit_at(chunk, following, above)
+                after = u32(min(u32(following + u32(rows.WARP)), final))
+                context_after = context_of(contexts, context_at, after)
+                # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
+                entry = entries[u32(u32(first & u32(rows.ABSENT - 1)) + u32(x & u32(4095)))]
+                x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
+                x, stream = refill(lane, x, stream)
+                s = u32(u32(entry >> u32(12)) & u32(255))
+                if has_bypass != u32(0):
+                    field, x, stream = with_bypass(s, lane, x, stream)
+                else:
+                    field = in_window(s, base, u32(u32(context >> u32(2)) * octave), width)
+                stream = advance(segment32, limit, stream)
+                chunk[to] = unit(before | unit(unit(field) << unit(shift)))
+                wrong = u32(wrong | u32(u32(field >> width) | u32(first & u32(rows.ABSENT))))
+                to, following = following, after
+                context, next_context, first, before = next_context, context_after, next_first, next_before
             # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
-            if x != u32(STATE_MIN) or at != end:
+            if x != u32(STATE_MIN) or next_word(lane, stream) != end:
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))
             if wrong != u32(0):
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_FIELD))
