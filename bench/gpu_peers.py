@@ -51,7 +51,7 @@ def twin(launches: Sequence[tuple[int, Sequence[Any]]], ours: Callable[[int, Seq
         given = tuple(buffer.data_ptr() for buffer in buffers)
         stream = torch.cuda.current_stream().cuda_stream
         arguments = (given, (ctypes.c_void_p,) * len(given))
-        checked(driver.cuLaunchKernel(function, blocks, 1, 1, rows.THREADS, 1, 1, 0, stream, arguments, 0))
+        checked(driver.cuLaunchKernel(function, blocks, 1, 1, rows.CODER_THREADS, 1, 1, 0, stream, arguments, 0))
 
     wrong = []
     for number, (blocks, buffers) in enumerate(launches):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 from bench.gpu_files import TIMED, Tensors, path_of
+from slimtensors.device import loading as device_loading
 from slimtensors.device.loading import Kept, begin_fill, fill_device
 from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
@@ -22,6 +23,7 @@ __all__ = ["link_rates", "loading", "onto"]
 
 REPEATS = 20
 LOADS = 5
+AT_ONCE = 1 << 30  # stored bytes, for launches that fill a device; what is usual leaves it half empty
 
 
 def onto(path: Path, backend: Any, base: Tensors | None = None) -> dict[str, Any]:
@@ -57,19 +59,38 @@ def _median(work: Callable[[], object]) -> float:
     return statistics.median(found)
 
 
-def _timed(backend: Any) -> tuple[Any, dict[str, list[tuple[Any, Any]]]]:
-    """A backend that notes when each kernel began and ended."""
-    events: dict[str, list[tuple[Any, Any]]] = defaultdict(list)
+def _launches(path: Path, backend: Any, base: Tensors | None) -> list[tuple[str, int, list[Any]]]:
+    """What a file's kernels are launched with, stored bytes on the device."""
+    found: list[tuple[str, int, list[Any]]] = []
 
-    class Timed(type(backend)):  # type: ignore[misc] # whatever backend it is
+    class Noting(type(backend)):  # type: ignore[misc] # whatever backend it is
         def launch(self, kernel: str, blocks: int, buffers: Sequence[Any]) -> None:
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
+            found.append((kernel, blocks, list(buffers)))  # which keeps them
             super().launch(kernel, blocks, buffers)
-            end.record()
-            events[kernel].append((begin, end))
 
-    return Timed(backend.device), events
+    with open_with(path, as_base(base)) as file:
+        targets = {i: backend.fresh(tensor.nbytes) for i, tensor in enumerate(file.header.tensors)}
+        resident = resident_of(base, backend)
+        noting = Noting(backend.device)
+        begin_fill(file, targets, noting, thread_count(None), resident=resident, kept=Kept(on_device=True)).check()
+        found.append(("", 0, list(targets.values())))
+    return found
+
+
+def kernel_times(path: Path, backend: Any, base: Tensors | None) -> dict[str, float]:
+    """Milliseconds of each kernel, all of a file's launches of it one after another, again and again."""
+    launches = _launches(path, backend, base)
+    found: dict[str, float] = {}
+    for kernel in dict.fromkeys(name for name, _, _ in launches if name):
+        mine = [each for each in launches if each[0] == kernel]
+
+        def work(mine: list[tuple[str, int, list[Any]]] = mine) -> None:
+            for each in mine:
+                backend.launch(*each)
+
+        work()
+        found[kernel] = 1e3 * _median(work)
+    return found
 
 
 def _seconds(work: Callable[[], object], backend: Any) -> float:
@@ -99,7 +120,8 @@ def _from_pinned(path: Path, backend: Any, base: Tensors | None) -> tuple[float,
 
 def loading(folder: Path, backend: Any, rates: dict[str, float], names: Sequence[str] = tuple(TIMED)) -> dict[str, Any]:
     """For each file: GB/s of decoded bytes from the page cache and from pinned memory, both also of what the link would
-    bring; each kernel's time, and the time in which the device copies what is stored and what is decoded.
+    bring; each kernel's time, in launches of the usual size and in one for all; and what a device makes that copies
+    what is stored and what is decoded in the same time.
     """
     link, result = rates["pinned copy"], dict[str, Any]()
     for name in names:
@@ -111,11 +133,10 @@ def loading(folder: Path, backend: Any, rates: dict[str, float], names: Sequence
         stored = path.stat().st_size
         loads = [_seconds(lambda path=path, base=base: onto(path, backend, base), backend) for _ in range(LOADS)]  # type: ignore[misc] # of a lambda's default
         pinned, asked = _from_pinned(path, backend, base)
-        noting, events = _timed(backend)
-        onto(path, noting, base)
-        torch.cuda.synchronize()
-        kernels = {kernel: sum(a.elapsed_time(b) for a, b in pairs) for kernel, pairs in events.items()}
-        decoding = sum(taken for kernel, taken in kernels.items() if kernel != "digest")
+        kernels = kernel_times(path, backend, base)
+        with mock.patch.multiple(device_loading, SEGMENT_BYTES=AT_ONCE, DECODED_BYTES=4 * AT_ONCE):
+            at_once = kernel_times(path, backend, base)
+        decoding, all_at_once = (sum(each.values()) - each.get("digest", 0) for each in (kernels, at_once))
         result[name] = {
             "stored / decoded": stored / decoded,
             "load GB/s": decoded / statistics.median(loads) / 1e9,
@@ -124,7 +145,9 @@ def loading(folder: Path, backend: Any, rates: dict[str, float], names: Sequence
             "from pinned / floor of the link": stored / link / pinned,
             "asking / all": asked / pinned,
             "kernels ms": kernels,
-            "decoding GB/s": decoded / max(decoding, 1e-6) / 1e6,
+            "decoding GB/s": decoded / decoding / 1e6,
+            "decoding GB/s, all at once": decoded / all_at_once / 1e6,
+            "kernels ms, all at once": at_once,
             "copying as much GB/s": decoded / ((stored + decoded) / rates["device copy"]) / 1e9,
         }
         print(f"{name}: {result[name]}", flush=True)

@@ -1,7 +1,7 @@
 // The kernel `decode_u16_8_8` in CUDA C++, on the same work list: what the compiler for Python costs is the difference.
 // Constants come from kernels/cuda/rows.py, as options of the compiler.
 
-extern "C" __global__ void __launch_bounds__(THREADS)
+extern "C" __global__ void __launch_bounds__(CODER_THREADS)
 twin(const unsigned char *bytes, const unsigned short *words, const unsigned *numbers, const unsigned *items,
      const unsigned *block_rows, const unsigned short *starts, unsigned short *out, unsigned *status) {
   __shared__ unsigned table[4096];
@@ -9,7 +9,7 @@ twin(const unsigned char *bytes, const unsigned short *words, const unsigned *nu
   const unsigned *item = items + blockIdx.x * ITEM;
   const unsigned short *first = starts + item[TABLE];
   const unsigned base = item[BASE], precision = item[PRECISION], slots = 1u << precision;
-  for (unsigned i = thread; i < 4096; i += THREADS) {
+  for (unsigned i = thread; i < 4096; i += CODER_THREADS) {
     const unsigned slot = i & (slots - 1);
     unsigned symbol = 0;
     for (unsigned step = 128; step > 0; step >>= 1)
@@ -57,7 +57,7 @@ twin(const unsigned char *bytes, const unsigned short *words, const unsigned *nu
     if (x != STATE_MIN || at != row[END]) atomicOr(status + blockIdx.x, BAD_END);
   }
   __syncthreads();
-  for (unsigned i = thread; i < item[ESCAPES]; i += THREADS) {
+  for (unsigned i = thread; i < item[ESCAPES]; i += CODER_THREADS) {
     const unsigned place = numbers[item[POSITIONS] + i];
     if (chunk[place] >> 7 & 255)
       atomicOr(status + blockIdx.x, BAD_ESCAPE);

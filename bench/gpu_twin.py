@@ -13,7 +13,7 @@ __all__ = ["MEANT", "SOURCE", "checked", "compile_twin"]
 
 SOURCE = Path(__file__).with_name("gpu_twin.cu")
 MEANT = (
-    "THREADS", "ITEM", "TABLE", "BASE", "PRECISION", "OUT", "OUT_HIGH", "BLOCKS", "KEEP", "FILL", "LAST", "ROW",
+    "CODER_THREADS", "ITEM", "TABLE", "BASE", "PRECISION", "OUT", "OUT_HIGH", "BLOCKS", "KEEP", "FILL", "LAST", "ROW",
     "BLOCK_ROW", "PIECES", "STATES", "GROUP_AT", "WORD", "GROUPS", "END", "STATE_MIN", "BAD_END", "ESCAPES",
     "POSITIONS", "BAD_ESCAPE", "FIELDS",
 )  # fmt: skip

@@ -9,7 +9,6 @@ import numpy as np
 
 from gpu.lockstep import Cuda, Fresh, Types, device, launch
 from slimtensors.kernels.cuda.catalogue import KERNELS
-from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Seam
 
 POISON = 0xA5
@@ -71,7 +70,7 @@ class Runner:
         views = [buffer.view(kind) for buffer, kind in zip(buffers, known.arrays, strict=True)]
         for view in views[: -known.written]:
             view.flags.writeable = False
-        launch(cuda, known.make(Seam(cuda, Types, device)), blocks, THREADS, *views)
+        launch(cuda, known.make(Seam(cuda, Types, device)), blocks, known.threads, *views)
 
     new_queue = mark = staticmethod(lambda: None)
     follow = staticmethod(lambda _mark: None)

@@ -64,7 +64,7 @@ def decode(segment: np.ndarray, work: WorkList, layout: Layout, out: np.ndarray,
     views = (segment, segment.view(np.uint16), segment.view(np.uint32))
     body = make_decode(cuda, Types, device, layout)
     launch(
-        cuda, body, items, rows.THREADS, *views, work.items, work.block_rows, work.tables, Fresh(out), status,
+        cuda, body, items, rows.CODER_THREADS, *views, work.items, work.block_rows, work.tables, Fresh(out), status,
         order=order,
     )  # fmt: skip
     plain = work.plain.size // rows.PLAIN_ITEM

@@ -74,14 +74,13 @@ def test_bit_for_bit(layout):
     assert (found == expected).all()
 
 
-@pytest.mark.parametrize("order", [range(8), range(7, -1, -1)])
+@pytest.mark.parametrize("order", [range(4), range(3, -1, -1)])
 def test_many_blocks(monkeypatch, order):
-    """More than eight blocks are several items, which share escapes and a table; in any order of warps."""
+    """More than four blocks are several items, which share escapes and a table; in any order of warps."""
     monkeypatch.setattr("slimtensors.codecs.coded.block_count", lambda _units, _bytes: 11)
     found, expected, status, work = run(LAYOUTS[0], [weights(LAYOUTS[0], 128 * 37 + 5)], order=order)
-    assert work.items.size == 2 * rows.ITEM
-    assert work.items[rows.ESCAPES] > 0
-    assert work.items[rows.ITEM + rows.ESCAPES] > 0
+    assert work.items.size == 3 * rows.ITEM
+    assert (work.items.reshape(3, -1)[:, rows.ESCAPES] > 0).all()
     assert (status == 0).all()
     assert (found == expected).all()
 

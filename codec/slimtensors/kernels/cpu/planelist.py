@@ -266,7 +266,7 @@ def list_plane(
             continue
         if rows.STARTS * (used[TABLES] + tables) > starts.size or used[MAPS] + tables > maps.size:
             return NO_ROOM
-        count = (blocks + rows.WARPS - 1) // rows.WARPS
+        count = (blocks + rows.CODER_BLOCKS - 1) // rows.CODER_BLOCKS
         if rows.PLANE_ITEM * (used[ITEMS] + count) > items.size or used[ITEMS] + count > owners.size:
             return NO_ROOM
         if rows.BLOCK_ROW * (used[ROWS] + blocks) > block_rows.size or FIXED + PARTS + blocks + 1 > scratch.size:
@@ -279,8 +279,8 @@ def list_plane(
         if end < 0 or cut_payload(payload, length, end, width, escapes, groups * GROUP, firsts, parts) != OK:
             continue
         first_word, escape = (at + parts[WORDS]) // 2, 0
-        for block in range(0, blocks, rows.WARPS):
-            members = min(rows.WARPS, blocks - block)
+        for block in range(0, blocks, rows.CODER_BLOCKS):
+            members = min(rows.CODER_BLOCKS, blocks - block)
             item = rows.PLANE_ITEM * used[ITEMS]
             items[item + rows.OUT] = np.uint32(out & 0xFFFFFFFF)
             items[item + rows.OUT_HIGH] = np.uint32(out >> 32)

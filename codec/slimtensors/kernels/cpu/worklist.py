@@ -176,7 +176,7 @@ def put_blocks(
         return LEFT
     if rows.BLOCK_ROW * (used[ROWS] + blocks) > block_rows.size or 256 * (used[TABLES] + 1) > tables.size:
         return NO_ROOM
-    if rows.ITEM * (used[ITEMS] + (blocks + 7) // 8) > items.size:
+    if rows.ITEM * (used[ITEMS] + (blocks + rows.CODER_BLOCKS - 1) // rows.CODER_BLOCKS) > items.size:
         return NO_ROOM
     if FIXED + PARTS + blocks + 1 > scratch.size:
         return NO_ROOM
@@ -189,8 +189,8 @@ def put_blocks(
         return LEFT
     first_word = (fixed[0] + parts[WORDS]) // 2
     escape = 0
-    for block in range(0, blocks, rows.WARPS):
-        members = min(rows.WARPS, blocks - block)
+    for block in range(0, blocks, rows.CODER_BLOCKS):
+        members = min(rows.CODER_BLOCKS, blocks - block)
         item = rows.ITEM * used[ITEMS]
         items[item + rows.OUT] = np.uint32(chunk[OUT] & 0xFFFFFFFF)
         items[item + rows.OUT_HIGH] = np.uint32(chunk[OUT] >> 32)

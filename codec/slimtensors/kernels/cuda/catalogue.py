@@ -15,6 +15,7 @@ from slimtensors.kernels.cuda.mean import make_flip, make_signs, make_steer
 from slimtensors.kernels.cuda.moved import make_moved
 from slimtensors.kernels.cuda.plain import make_plain
 from slimtensors.kernels.cuda.plane import make_plane, make_tables
+from slimtensors.kernels.cuda.rows import CODER_THREADS, THREADS
 from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.kernels.cuda.seam import Seam
 from slimtensors.kernels.cuda.sums import make_sums
@@ -35,6 +36,7 @@ class Kernel(NamedTuple):
     make: Callable[[Seam], Callable[..., None]]
     arrays: tuple[str, ...]
     written: int = 1
+    threads: int = THREADS  # of a thread block
 
 
 def decode_name(layout: Layout) -> str:
@@ -52,7 +54,8 @@ def sized_name(kernel: str, unit_bytes: int) -> str:
 
 def _decode(layout: Layout) -> Kernel:
     segment, work = ("uint8", "uint16", "uint32"), ("uint32", "uint32", "uint16")
-    return Kernel(lambda seam: make_decode(*seam, layout), (*segment, *work, WORDS[layout.unit_bytes], "uint32"), 2)
+    arrays = *segment, *work, WORDS[layout.unit_bytes], "uint32"
+    return Kernel(lambda seam: make_decode(*seam, layout), arrays, 2, CODER_THREADS)
 
 
 def _plain(unit_bytes: int) -> Kernel:
@@ -112,7 +115,7 @@ def _sized(unit_bytes: int) -> dict[str, Kernel]:
     unit, work = WORDS[unit_bytes], ("uint32", "uint32", "uint32", "uint32", "uint8")
     made = {
         "plane": Kernel(
-            lambda seam: make_plane(*seam, unit_bytes), ("uint16", "uint32", *work, unit, "uint32"), 2
+            lambda seam: make_plane(*seam, unit_bytes), ("uint16", "uint32", *work, unit, "uint32"), 2, CODER_THREADS
         ),
         "fields": Kernel(lambda seam: make_fields(*seam, unit_bytes), ("uint8", "uint32", unit)),
         "contexts": Kernel(lambda seam: make_contexts(*seam, unit_bytes), ("uint32", "uint8", unit, "uint8")),
@@ -139,6 +142,6 @@ KERNELS: dict[str, Kernel] = {
     **{decimals_name(dtype): _decimals(dtype) for dtype in MANTISSAS},
     "parities": Kernel(lambda seam: make_parities(*seam), ("uint32", "uint16", "uint8")),
     "steer": Kernel(lambda seam: make_steer(*seam), ("uint32", "uint8", "uint16", "uint8", "uint16"), 2),
-    "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32")),
+    "tables": Kernel(lambda seam: make_tables(*seam), ("uint16", "uint32"), threads=CODER_THREADS),
     "digest": Kernel(lambda seam: make_digest(*seam), ("uint64", "uint32", "uint64", "uint64")),
 }

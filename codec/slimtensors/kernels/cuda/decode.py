@@ -1,6 +1,6 @@
 """rANS decoding with the join fused, one warp a block: the layouts of `fast` and `balanced` (format_spec/coder.md).
 
-A coded plane lies on top of up to four pieces of raw planes. A thread block has up to eight blocks of one chunk, which
+A coded plane lies on top of up to four pieces of raw planes. A thread block has up to four blocks of one chunk, which
 share a table of 16 KiB. What a damaged stream can do is ask for too many words, and end wrongly: word indices are
 clamped, all others follow from the work list.
 """
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.pieces import make_piece
-from slimtensors.kernels.cuda.rows import STATE_MIN, THREADS
+from slimtensors.kernels.cuda.rows import CODER_THREADS, STATE_MIN
 from slimtensors.kernels.cuda.seam import Device
 from slimtensors.kernels.cuda.table import make_fill_table
 from slimtensors.kernels.cuda.words import make_words
@@ -128,7 +128,7 @@ def make_patch(cuda: Any, types: Any, device: Device, layout: Layout) -> Any:
     @device
     def patch(segment16: Any, segment32: Any, items: Any, item: int, out: Any, status: Any) -> None:
         first, fields = items[u32(item + u32(rows.POSITIONS))], items[u32(item + u32(rows.FIELDS))]
-        for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(THREADS)):
+        for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(CODER_THREADS)):
             at = u32(segment32[u32(first + u32(i))])
             unit, field = u32(out[at]), u32(segment16[u32(fields + u32(i))])
             if u32(u32(unit >> u32(shift)) & u32(mask)) != u32(0):

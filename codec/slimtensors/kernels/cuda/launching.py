@@ -18,7 +18,6 @@ import numpy as np
 
 from slimtensors.kernels.cuda.catalogue import KERNELS
 from slimtensors.kernels.cuda.machine_code import ENTRY, NUMBERS, machine_code
-from slimtensors.kernels.cuda.rows import THREADS
 
 __all__ = ["Launcher", "launcher"]
 
@@ -27,6 +26,7 @@ _POINTER, _COUNT = ctypes.c_void_p, ctypes.c_uint
 
 class _Loaded(NamedTuple):
     function: int
+    threads: int  # of a thread block
     sizes: list[int]  # bytes of each array's elements
 
 
@@ -50,14 +50,14 @@ class Launcher:
         """arrays: address and bytes of each. stream: the driver's handle. Raises RuntimeError."""
         pushed = self._enter()
         try:
-            function, sizes = self._loaded.get(kernel) or self._load(kernel)
+            function, threads, sizes = self._loaded.get(kernel) or self._load(kernel)
             numbers: list[int] = []
             for (address, nbytes), size in zip(arrays, sizes, strict=True):
                 count = nbytes // size
                 numbers += (0, 0, count, size, address, count, size)  # two owners that are not there; shape; strides
             given, places = self._arguments(kernel, len(numbers))
             given[:] = numbers
-            status = self._library.cuLaunchKernel(function, blocks, 1, 1, THREADS, 1, 1, 0, stream, places, None)
+            status = self._library.cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, stream, places, None)
             if status != 0:
                 raise RuntimeError(f"kernel {kernel} of {blocks} thread blocks: CUDA says {status}")
         finally:
@@ -87,9 +87,10 @@ class Launcher:
     def _load(self, kernel: str) -> _Loaded:
         module = _checked(self._driver.cuModuleLoadData(machine_code(kernel, self.capability)))
         function = _checked(self._driver.cuModuleGetFunction(module, ENTRY.encode()))
-        sizes = [np.dtype(each).itemsize for each in KERNELS[kernel].arrays]
-        assert NUMBERS == 7  # what `launch` gives for each
-        found = self._loaded[kernel] = _Loaded(int(function), sizes)
+        known = KERNELS[kernel]
+        assert NUMBERS == 7  # what `launch` gives for each array
+        sizes = [np.dtype(each).itemsize for each in known.arrays]
+        found = self._loaded[kernel] = _Loaded(int(function), known.threads, sizes)
         return found
 
 

@@ -24,7 +24,7 @@ __all__ = ["ENTRY", "NUMBERS", "assemble", "machine_code", "ptx_of"]
 ENTRY = "kernel"  # what each is called in its machine code
 NUMBERS = 7  # that Numba passes for an array of one dimension
 OLDEST = 75
-REGISTERS = 96  # of a thread: two thread blocks of 256 to a multiprocessor, on those that want so many
+REGISTERS = 96  # of a thread: five thread blocks of 128 to a multiprocessor, on GPUs that want so many
 
 
 def machine_code(name: str, capability: int) -> bytes:

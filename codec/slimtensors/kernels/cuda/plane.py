@@ -13,7 +13,7 @@ from typing import Any
 
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
-from slimtensors.kernels.cuda.rows import STATE_MIN, THREADS
+from slimtensors.kernels.cuda.rows import CODER_THREADS, STATE_MIN
 from slimtensors.kernels.cuda.seam import Device
 from slimtensors.kernels.cuda.table import make_fill_table
 from slimtensors.kernels.cuda.words import make_words
@@ -80,7 +80,7 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
         first, fields = items[u32(item + u32(rows.POSITIONS))], items[u32(item + u32(rows.FIELDS))]
         shift, width = items[u32(item + u32(rows.SHIFT))], items[u32(item + u32(rows.WIDTH))]
         mask = unit(unit(unit(1) << unit(width)) - unit(1))
-        for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(THREADS)):
+        for i in range(i32(cuda.threadIdx.x), i32(items[u32(item + u32(rows.ESCAPES))]), i32(CODER_THREADS)):
             at = u32(segment32[u32(first + u32(i))])
             found, field = unit(chunk[at]), unit(segment16[u32(fields + u32(i))])
             if unit(unit(found >> unit(shift)) & mask) != unit(0):
@@ -119,11 +119,11 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
             context, before = context_of(contexts, context_at, to), unit_at(chunk, to, above)
             first = maps[u32(map_at + u32(context & mask))]
             following = u32(min(u32(to + u32(rows.WARP)), final))
-            next_context = context_of(contexts, context_at, following)
+            next_context, next_before = context_of(contexts, context_at, following), unit_at(chunk, following, above)
             for _ in range(i32(u32(count * u32(rows.STEPS)))):
-                next_first, next_before = maps[u32(map_at + u32(next_context & mask))], unit_at(chunk, following, above)
+                next_first = maps[u32(map_at + u32(next_context & mask))]
                 after = u32(min(u32(following + u32(rows.WARP)), final))
-                context_after = context_of(contexts, context_at, after)
+                context_after, before_after = context_of(contexts, context_at, after), unit_at(chunk, after, above)
                 # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
                 entry = entries[u32(u32(first & u32(rows.ABSENT - 1)) + u32(x & u32(4095)))]
                 x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
@@ -137,7 +137,8 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
                 chunk[to] = unit(before | unit(unit(field) << unit(shift)))
                 wrong = u32(wrong | u32(u32(field >> width) | u32(first & u32(rows.ABSENT))))
                 to, following = following, after
-                context, next_context, first, before = next_context, context_after, next_first, next_before
+                context, next_context, first = next_context, context_after, next_first
+                before, next_before = next_before, before_after
             # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
             if x != u32(STATE_MIN) or next_word(lane, stream) != end:
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))

@@ -8,10 +8,12 @@ WARP, STATE_MIN, SLOTS = 32, 1 << 16, 4096
 ALL = 0xFFFFFFFF
 GROUP, STEPS = 128, 4
 
-THREADS = 256  # of each launch
-WARPS = THREADS // WARP  # blocks of the coder that an item has at most
+THREADS = 256  # of a thread block
+WARPS = THREADS // WARP
+CODER_THREADS = 128  # of one that decodes: a chunk of the usual size has four of the coder's blocks, one for each warp
+CODER_BLOCKS = CODER_THREADS // WARP  # of an item, at most
 
-# An item of `decode`: up to eight blocks of one chunk. Its words:
+# An item of `decode`: up to CODER_BLOCKS blocks of one chunk. Its words:
 OUT, OUT_HIGH = 0, 1  # the chunk's first unit in `out`, 64 bits; all else counts from there
 BLOCKS = 2  # of the item
 ROW = 3  # the first block's row
@@ -36,7 +38,7 @@ NOWHERE = 0xFFFFFFFF
 PLAIN_ITEM = 8
 PLAIN_UNITS = 1 << 14  # of an item
 
-# An item of `plane`: up to eight blocks of one coded plane. Its words up to ESCAPES as those of `decode`, but for:
+# An item of `plane`: up to CODER_BLOCKS blocks of a coded plane. Its words up to ESCAPES as those of `decode`, but for:
 MAP = 4  # the first of the chunk's numbers in `maps`: where the entries of each context's table begin
 CONTEXT = 5  # of the chunk's first unit, in `contexts`; NOWHERE if it has none
 SHIFT, WIDTH = 12, 13  # of the plane, in the unit before it is rotated

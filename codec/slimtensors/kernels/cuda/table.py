@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from slimtensors.kernels.cuda.rows import SLOTS, THREADS
+from slimtensors.kernels.cuda.rows import CODER_THREADS, SLOTS
 from slimtensors.kernels.cuda.seam import Device
 
 BIAS_MASK = 4095
@@ -31,7 +31,7 @@ def make_fill_table(types: Any, device: Device) -> Any:
     @device
     def fill_table(table: Any, starts: Any, first: int, precision: int, base: int, thread: int) -> None:
         slots = u32(u32(1) << u32(precision))
-        for i in range(thread, SLOTS, THREADS):
+        for i in range(thread, SLOTS, CODER_THREADS):
             # For a precision of 11 the table holds every slot twice: see kernels/cpu/table.py.
             slot = u32(u32(i) & u32(slots - u32(1)))
             symbol = symbol_of(starts, first, slot)
