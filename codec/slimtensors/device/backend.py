@@ -42,7 +42,9 @@ class Backend(Protocol):
     def zeros(self, length: int) -> Buffer: ...
 
     def window(self, targets: Sequence[Buffer]) -> tuple[Buffer, list[int]]:
-        """A buffer that has all targets, and perhaps memory of others between them; where they begin in it."""
+        """A buffer that has all targets, and perhaps memory of others between them; where they begin in it. It begins
+        with the first, or up to 7 bytes before it, at an address that 8 divides.
+        """
 
     def holds(self, tensor: Any) -> bool:
         """Whether a torch tensor is in memory that kernels of this device can read."""
