@@ -23,6 +23,9 @@ class Backend(Protocol):
     def upload(self, data: Bytes) -> Buffer:
         """A copy on the device. `data` is read later: it stays as it is until `wait` for a mark made since."""
 
+    def send(self, target: Buffer, data: Bytes) -> None:
+        """As `upload`, into memory that is there."""
+
     def write(self, target: Buffer, data: Bytes) -> None:
         """Copy to a buffer; `data` may change afterwards."""
 

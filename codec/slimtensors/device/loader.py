@@ -21,6 +21,7 @@ from slimtensors.device.planes import list_planes
 from slimtensors.device.segments import Listed, Pending, ask, list_segment, listed, upload_all
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.device.telling import tell
+from slimtensors.device.uploads import Uploads
 from slimtensors.errors import ChecksumError, FormatError
 from slimtensors.expression import Sparse
 from slimtensors.reading import TensorFile
@@ -29,8 +30,6 @@ from slimtensors.threads import run_all
 __all__ = ["Loader"]
 
 Array = npt.NDArray[Any]
-
-SLOTS = 3  # segments in host memory at once: read, uploaded, decoded
 
 
 class _Asked(NamedTuple):
@@ -48,29 +47,28 @@ class Loader:
 
     def __init__(
         self, file: TensorFile, targets: Mapping[int, Buffer], backend: Backend, threads: int, bases: Bases,
-        kept: Kept | None,
+        kept: Kept | None, uploads: Uploads,
     ) -> None:  # fmt: skip
         self._file, self._targets, self._backend, self._threads = file, targets, backend, threads
-        self._bases, self._kept = bases, kept
-        self._slots: list[Array | None] = [None] * SLOTS
-        self._marks: list[Any] = [None] * SLOTS
-        self._next = 0
+        self._bases, self._kept, self._uploads = bases, kept, uploads
         self._asked: list[_Asked] = []
 
     def load(self, segments: Sequence[Segment]) -> None:
         """Ask for all, and decode what no kernel does."""
-        try:
-            if self._kept is not None and self._kept.uploaded is not None:
-                self._backend.follow(self._kept.uploaded)  # by another queue perhaps
-            for segment in segments:
-                self._decode(segment)
-            if self._kept is not None:
-                self._kept.uploaded = self._backend.mark()
-            for asked in self._asked:
-                self._decode_left(asked)
-        except BaseException:
-            self._backend.wait(self._backend.mark())  # host memory goes, which is uploaded from
-            raise
+        if self._kept is not None and self._kept.uploaded is not None:
+            self._backend.follow(self._kept.uploaded)  # by another queue perhaps
+        self._uploads.reserve(max((segment.length for segment in segments), default=0))
+        for segment in segments:
+            self._decode(segment)
+        if self._kept is not None:
+            self._kept.uploaded = self._backend.mark()
+        for asked in self._asked:
+            self._decode_left(asked)
+
+    def wait(self) -> None:
+        """Until the device is done with all that has been asked for: host memory is read no more."""
+        self._uploads.wait()
+        self._backend.wait(self._backend.mark())
 
     def check(self, mark: Any) -> None:
         """The verdict, when the device has got to the mark."""
@@ -98,12 +96,11 @@ class Loader:
             given, uploading = given._replace(arrays={}), [joined]
             if self._kept is not None and held.lists is None and bases is None:
                 held.lists = Lists(at, given, lists)
-        stored = self._backend.upload(held.staging) if held.stored is None else held.stored
+        stored = self._uploads.send(held.staging) if held.stored is None else held.stored
         pending = ask(self._backend, given, stored, lists, out, lambda i: segment.decoded(i, self._targets), bases)
         self._asked.append(_Asked(segment, pending, held if self._kept is not None else None, of_bases, uploading))
-        if self._kept is None:
-            self._marks[self._next] = self._backend.mark()
-            self._next = (self._next + 1) % SLOTS
+        if held.stored is None:
+            self._uploads.done()
 
     @property
     def _digests(self) -> bool:
@@ -115,7 +112,7 @@ class Loader:
         if kept is not None and segment in kept.segments:
             return kept.segments[segment]
         if kept is None:
-            staging = self._slot(segment.length)
+            staging = self._uploads.staging(segment.length)
         else:
             staging = aligned_empty(segment.length) if kept.on_device else self._backend.staging(segment.length)
         masks: list[Array | None] = [None] * len(segment.tasks)
@@ -162,15 +159,6 @@ class Loader:
         work = list_planes(held.staging, chunks, base_at, layout)
         of_bases = take_base_digests(self._backend, chunks)
         return listed(*work, places, segment.sizes, self._digests), bases, of_bases
-
-    def _slot(self, length: int) -> Array:
-        """Host memory that no upload reads from any more."""
-        if self._marks[self._next] is not None:
-            self._backend.wait(self._marks[self._next])
-        slot = self._slots[self._next]
-        if slot is None or slot.size < length:
-            slot = self._slots[self._next] = self._backend.staging(length)
-        return slot[:length]
 
     def _decode_left(self, asked: _Asked) -> None:
         """Decode on the CPU what a kernel left; for what is malformed the CPU has the words."""

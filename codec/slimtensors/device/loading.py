@@ -16,6 +16,7 @@ from slimtensors.device.loader import Loader
 from slimtensors.device.segments import layout_of
 from slimtensors.device.tasks import segments_of
 from slimtensors.device.telling import DecodedOnCpuWarning, tell
+from slimtensors.device.uploads import Uploads
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading import Piece, TensorFile
 
@@ -63,10 +64,12 @@ def begin_fill(
     chunks: range | None = None,
     resident: Mapping[str, Resident] | None = None,
     kept: Kept | None = None,
+    uploads: Uploads | None = None,
 ) -> Filling:
     """Ask for what `fill_device` does, and leave the verdict for later.
 
-    kept: filled at the first call, so that later ones for the same tensors read nothing.
+    kept: filled at the first call, so that later ones for the same tensors read nothing. uploads: of the queue that
+    this thread uses, for one fill after the other.
     """
     filled = {index: target for index, target in targets.items() if len(target)}
     places = backend.window(list(filled.values()))[1] if filled else []
@@ -78,19 +81,23 @@ def begin_fill(
         if kept is not None:
             kept.plans[key] = plan
     bases = Bases(file, backend, threads, resident or {}, fill_device)
-    loader = Loader(file, filled, backend, threads, bases, kept)
-    loader.load(plan.segments)
-    for index in plan.others:
-        target, holder = filled[index], file.header.holder(index)
-        if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
-            backend.copy(target, targets[holder])
-        else:
-            found = None if kept is None else kept.decoded.get(index)
-            if found is None:
-                found = _read(file, index, len(target), threads, chunks)
-                if kept is not None:
-                    kept.decoded[index] = found
-            backend.write(target, found)
+    loader = Loader(file, filled, backend, threads, bases, kept, Uploads(backend) if uploads is None else uploads)
+    try:
+        loader.load(plan.segments)
+        for index in plan.others:
+            target, holder = filled[index], file.header.holder(index)
+            if holder != index and holder in targets and len(targets[holder]) == len(target) and _is_tie(file, index):
+                backend.copy(target, targets[holder])
+            elif kept is None:
+                backend.write(target, _read(file, index, len(target), threads, chunks))
+            else:
+                if index not in kept.decoded:
+                    kept.decoded[index] = backend.staging(len(target))
+                    kept.decoded[index][:] = _read(file, index, len(target), threads, chunks)
+                backend.send(target, kept.decoded[index])
+    except BaseException:
+        loader.wait()
+        raise
     return Filling(loader, backend.mark())
 
 
