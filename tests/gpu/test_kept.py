@@ -10,6 +10,7 @@ from slimtensors.device import loader, loading, results
 from slimtensors.device.loading import Kept, begin_fill, fill_device
 from slimtensors.device.results import digests_of, launch_digests, list_digests
 from slimtensors.device.segments import upload_all
+from slimtensors.device.tasks import Segment, Task
 from slimtensors.digests import decoded_digest
 from slimtensors.errors import ChecksumError
 from slimtensors.kernels.cuda import rows
@@ -105,3 +106,28 @@ def test_a_file_whose_tensors_lie_far_apart(file, monkeypatch):
     targets = targets_of(file, backend, 1)
     fill_device(file, targets, backend, 1)
     assert holds(file, targets)
+
+
+def test_what_is_read_at_once():
+    """Neighbours of one stream, up to so many bytes."""
+    chunks = [(3, 0, 64), (3, 1, 128), (3, 2, 64), (3, 4, 64), (4, 5, 64), (4, 6, 640), (4, 7, 64)]
+    segment = Segment(None, [Task(0, stream, chunk, length, 10, 0, 0) for stream, chunk, length in chunks])
+    assert segment.runs(192) == [range(2), range(2, 3), range(3, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert segment.runs(256) == [range(3), range(3, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert segment.runs(1 << 20) == [range(3), range(3, 4), range(4, 7)]
+
+
+def test_neighbours_are_read_by_one_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 1024)
+    given = np.random.default_rng(3).integers(0, 256, 5000).astype(np.uint8)
+    save_file({"w": given}, tmp_path / "a")
+    backend, reads = Runner(1 << 18), []
+    with open_file(tmp_path / "a") as file:
+        read, target = file.reader.source.read, backend.fresh(5000)
+        file.reader.read_table()
+        file.reader.source.read = lambda *asked: reads.append(asked) or read(*asked)
+        fill_device(file, {0: target}, backend, 2)
+        assert len(file.reader.records(0)[0]) == 5
+    assert len(reads) == 1
+    assert target.tobytes() == given.tobytes()

@@ -18,6 +18,7 @@ from slimtensors.device.chunks import Chunk
 from slimtensors.device.kept import Held, Kept, Lists
 from slimtensors.device.layouts import Planes
 from slimtensors.device.planes import list_planes
+from slimtensors.device.read_ahead import ReadAhead
 from slimtensors.device.segments import Listed, Pending, ask, list_segment, listed, upload_all
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.device.telling import tell
@@ -25,7 +26,6 @@ from slimtensors.device.uploads import Uploads
 from slimtensors.errors import ChecksumError, FormatError
 from slimtensors.expression import Sparse
 from slimtensors.reading import TensorFile
-from slimtensors.threads import run_all
 
 __all__ = ["Loader"]
 
@@ -58,8 +58,10 @@ class Loader:
         if self._kept is not None and self._kept.uploaded is not None:
             self._backend.follow(self._kept.uploaded)  # by another queue perhaps
         self._uploads.reserve(max((segment.length for segment in segments), default=0))
-        for segment in segments:
-            self._decode(segment)
+        missing = [each for each in segments if self._kept is None or each not in self._kept.segments]
+        with ReadAhead(missing, self._room, self._read, self._threads) as ahead:
+            for segment in segments:
+                self._decode(segment, ahead)
         if self._kept is not None:
             self._kept.uploaded = self._backend.mark()
         for asked in self._asked:
@@ -76,8 +78,8 @@ class Loader:
         for asked in self._asked:
             self._check(asked)
 
-    def _decode(self, segment: Segment) -> None:
-        held = self._held(segment)
+    def _decode(self, segment: Segment, ahead: ReadAhead) -> None:
+        held = self._held(segment, ahead)
         out, at = self._backend.window(segment.targets(self._targets))
         bases, of_bases, uploading = None, None, list[Array]()
         if held.lists is not None and held.lists.at == at:
@@ -106,33 +108,34 @@ class Loader:
     def _digests(self) -> bool:
         return self._file.reader.verify == "full"
 
-    def _held(self, segment: Segment) -> Held:
+    def _held(self, segment: Segment, ahead: ReadAhead) -> Held:
         """Read, or kept."""
         kept = self._kept
         if kept is not None and segment in kept.segments:
             return kept.segments[segment]
-        if kept is None:
-            staging = self._uploads.staging(segment.length)
-        else:
-            staging = aligned_empty(segment.length) if kept.on_device else self._backend.staging(segment.length)
-        masks: list[Array | None] = [None] * len(segment.tasks)
-        masked = isinstance(segment.layout, Planes) and segment.layout.masked
-
-        def read(i: int) -> None:
-            task = segment.tasks[i]
-            place = staging[segment.starts[i] : segment.ends[i]]
-            data, _record = self._file.reader.stored(task.stream, task.chunk, place)
-            if data.ctypes.data != place.ctypes.data:
-                place[:] = data
-            if masked:
-                masks[i] = self._mask(task, place)
-
-        run_all(read, range(len(segment.tasks)), min(self._threads, len(segment.tasks)))
-        made = Held(staging, masks)
+        held = ahead.take()
         if kept is not None:
-            made.stored = self._backend.upload(staging) if kept.on_device else None
-            kept.segments[segment] = made
-        return made
+            held.stored = self._backend.upload(held.staging) if kept.on_device else None
+            kept.segments[segment] = held
+        return held
+
+    def _room(self, segment: Segment) -> Held:
+        if self._kept is None:
+            staging = self._uploads.staging(segment.length)
+        elif self._kept.on_device:
+            staging = aligned_empty(segment.length)
+        else:
+            staging = self._backend.staging(segment.length)
+        return Held(staging, [None] * len(segment.tasks))
+
+    def _read(self, segment: Segment, run: range, held: Held) -> None:
+        place = held.staging[segment.starts[run[0]] : segment.ends[run[-1]]]
+        first, last = segment.tasks[run[0]], segment.tasks[run[-1]]
+        data = self._file.reader.stored(first.stream, range(first.chunk, last.chunk + 1), place)
+        if data.ctypes.data != place.ctypes.data:
+            place[:] = data
+        for i in run if isinstance(segment.layout, Planes) and segment.layout.masked else ():
+            held.masks[i] = self._mask(segment.tasks[i], held.staging[segment.starts[i] : segment.ends[i]])
 
     def _mask(self, task: Task, data: Array) -> Array | None:
         """Decoded by the CPU: it tells how many values there are, without which none can be found."""

@@ -55,6 +55,18 @@ class Segment:
         self.length = int(self.ends[-1])  # stored
         self.lengths, self.starts = lengths, self.ends - lengths
 
+    def runs(self, most: int) -> list[range]:
+        """Its chunks by what can be read at once: neighbours of one stream, of up to so many bytes, or one."""
+        found, begin = list[range](), 0
+        for i in range(1, len(self.tasks) + 1):
+            if i < len(self.tasks) and self.ends[i] - self.starts[begin] <= most:
+                before, task = self.tasks[i - 1], self.tasks[i]
+                if (task.stream, task.chunk) == (before.stream, before.chunk + 1):
+                    continue
+            found.append(range(begin, i))
+            begin = i
+        return found
+
     def targets(self, targets: Mapping[int, Buffer]) -> list[Buffer]:
         """Of its parts. targets: of what is decoded of each tensor."""
         return [targets[part.tensor][part.begin : part.end] for part in self.parts]

@@ -34,15 +34,19 @@ class Uploads:
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
         self._queue: Any = None  # made when it is needed
-        self._slots, self._turn, self._room = [_Slot() for _ in range(SLOTS)], 0, 0
+        self._slots, self._room = [_Slot() for _ in range(SLOTS)], 0
+        self._turn, self._staged = 0, 0  # whose turn it is; segments from there on that have host memory
 
     def reserve(self, room: int) -> None:
         """No segment from now on is longer."""
         self._room = max(self._room, room)
 
     def staging(self, length: int) -> Array:
-        """Host memory for this turn's segment, that no upload reads from any more."""
-        slot = self._slots[self._turn]
+        """Host memory that no upload reads from any more, for the next segment that has none; for up to SLOTS that are
+        not `done`.
+        """
+        slot = self._slots[(self._turn + self._staged) % SLOTS]
+        self._staged += 1
         self._wait_for(slot)
         if slot.staging is None or slot.staging.size < length:
             slot.staging = self._backend.staging(self._room)
@@ -69,10 +73,11 @@ class Uploads:
     def done(self) -> None:
         """All that reads this turn's segment has been asked for."""
         self._mark(self._slots[self._turn])
-        self._turn = (self._turn + 1) % SLOTS
+        self._turn, self._staged = (self._turn + 1) % SLOTS, max(self._staged - 1, 0)
 
     def wait(self) -> None:
-        """Until nothing is uploaded any more."""
+        """Until nothing is uploaded any more. What has host memory and was not sent is given up."""
+        self._staged = 0
         if self._queue is None:
             return
         with self._backend.using(self._queue):
