@@ -87,6 +87,9 @@ class Queued(Runner):
         self.ask(lambda: np.copyto(buffer, data))
         return buffer
 
+    def send(self, target, data):
+        self.ask(lambda: np.copyto(target, data))
+
     def write(self, target, data):
         kept = np.asarray(data).copy()
         self.ask(lambda: np.copyto(np.asarray(target), kept))

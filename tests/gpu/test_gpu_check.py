@@ -9,12 +9,12 @@ import pytest
 from bench import gpu_check, gpu_files, gpu_twin
 
 from gpu.backend import Runner
-from slimtensors.device import loading
+from slimtensors.device import telling
 
 
 @pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
 def test_correctness(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))
     monkeypatch.setattr(gpu_files, "PRESETS", ("balanced",))

@@ -16,11 +16,11 @@ from slimtensors.codecs import trellis
 from slimtensors.codecs.chunk import decode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.device import items as device_items
-from slimtensors.device import loading
+from slimtensors.device import telling
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.layouts import planes_of
 from slimtensors.device.levels import levelled
 from slimtensors.device.loading import fill_device
-from slimtensors.device.segments import Chunk
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits, FieldClass, Part, Trellis
@@ -48,7 +48,7 @@ def on_cpu(grid, codes, dtype, *, sides=(), first=0, units=0):
 
 def by_kernels(grid, codes, dtype, *, sides=(), first=0, units=0):
     """Of one chunk whose codes are `codes`."""
-    chunk = Chunk(0, 0, None, first, units or codes.size, sides)
+    chunk = Chunk(0, 0, 0, 0, first, units or codes.size, sides)
     found = levelled([chunk], [codes.size], [0], [0], [0], grid)
     out, ends, cuda = np.zeros(codes.size, DTYPES[dtype].unit), np.zeros(max(found.ends, 1), np.uint8), Cuda()
     items, given = found.items.size // rows.WIDE_ITEM, list(map(read_only, (found.items, codes)))
@@ -182,7 +182,7 @@ def test_not_of_more_units_than_32_bits_count():
 @pytest.mark.parametrize(("states", "preset"), [(1, "balanced"), (8, "small")])
 def test_a_file(tmp_path, monkeypatch, states, preset):
     """What the quantiser makes, through the loader, against the CPU's decoder."""
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     rng, path = np.random.default_rng(3), tmp_path / "a.slimtensors"

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from gpu.backend import Runner
-from slimtensors.device import loading
+from slimtensors.device import loading, telling
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
 from slimtensors.errors import BaseError, ChecksumError, FormatError
 from slimtensors.expression import Delta
@@ -26,7 +26,7 @@ def small_segments(monkeypatch):
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 8192)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 20 * 1024)
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
 
 
 def tensors():

@@ -13,10 +13,12 @@ from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.lookup import rounded
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.sparse import stored_mask
+from slimtensors.device.bases import bases_there
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.layouts import Planes, planes_of
 from slimtensors.device.lookups import divided
-from slimtensors.device.planes import decode_planes
-from slimtensors.device.segments import Chunk
+from slimtensors.device.planes import list_planes
+from slimtensors.device.segments import ask, listed, upload_all
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import (
     BaseContext,
@@ -60,6 +62,7 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
     assert layout is not None
     stored, chunks, at = [], [], 0
     target = backend.fresh(units.nbytes)
+    out, (begin,) = backend.window([target])
     for first in range(0, units.size, each):
         some = units[first : first + each]
         its_base = None if base is None else base[first : first + each]
@@ -68,17 +71,20 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
             place = place._replace(numbers=numbers[first : first + each])
         data = encode_chunk(some, expression, place)
         stored.append(data)
-        place_out = target[first * some.itemsize : (first + some.size) * some.itemsize]
         resident = None if base is None else backend.upload(np.ascontiguousarray(its_base).view(np.uint8))
         mask = None
         if isinstance(expression, Sparse):
             mask = stored_mask(np.frombuffer(data, np.uint8), some.size, some.itemsize, expression)
-        chunks.append(Chunk(at, len(data), place_out, first, units.size, sides, resident, mask=mask))
+        where = begin + first * some.itemsize, some.nbytes, first
+        chunks.append(Chunk(at, len(data), *where, units.size, sides, resident, mask=mask))
         at += len(data)
     segment = np.frombuffer(b"".join(stored), np.uint8).copy()
     if change is not None:
         change(segment)
-    pending = decode_planes(backend, segment, chunks, layout, digests=False)
+    bases, base_at = bases_there(backend, chunks, kind.unit_bytes)
+    given = listed(*list_planes(segment, chunks, base_at, layout), np.zeros(0), np.zeros(0), digests=False)
+    _held, lists = upload_all(backend, given.arrays)
+    pending = ask(backend, given, backend.upload(segment), lists, out, lambda i: target[chunks[i].place :], bases)
     return target.view(units.dtype), pending.faulty(), pending.left, backend.launched
 
 

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 import slimtensors
 from gpu.backend import Runner
-from slimtensors.device import loading
+from slimtensors.device import telling
 from slimtensors.device.layouts import planes_of
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
 from slimtensors.expression import LowRank, Sparse, Sum, values_of
@@ -41,7 +41,7 @@ def test_every_recipe(dtype, recipe):
 @pytest.mark.parametrize("recipe", ["nvfp4", "q4_k", "spqr"])
 def test_files(tmp_path, monkeypatch, recipe):
     """Through the loader, against the CPU's decoder."""
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 6 * 1024)

@@ -10,7 +10,7 @@ import pytest
 from gpu.backend import Runner
 from gpu.chunks import read_only
 from gpu.lockstep import Cuda, Fresh, Types, device, launch
-from slimtensors.device import loading
+from slimtensors.device import telling
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
 from slimtensors.device.masks import values_of
 from slimtensors.errors import FormatError
@@ -78,7 +78,7 @@ def pruned(path, **options):
 def small_chunks(monkeypatch):
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 16 * 1024)
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
 
 
 def load(path, **options):

@@ -11,7 +11,7 @@ import slimtensors.torch
 import slimtensors.torch_ahead
 from gpu.backend import Runner
 from slimtensors import torch_tensors
-from slimtensors.device import loading
+from slimtensors.device import telling
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import BaseError, ChecksumError, UsageError
 
@@ -27,7 +27,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 def test_load_file(tmp_path, monkeypatch):
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     backend = Runner(1 << 19)
     monkeypatch.setattr(slimtensors.torch, "backend_for", lambda _device: backend)
     given, path = tensors(), tmp_path / "a.slimtensors"
@@ -46,7 +46,7 @@ def backend(monkeypatch):
     made = Runner(1 << 21)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 8 * 1024)
-    monkeypatch.setattr(loading, "_told", set())
+    monkeypatch.setattr(telling, "_told", set())
     for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.torch_modules"):
         monkeypatch.setattr(f"{place}.backend_for", lambda _device: made)
     return made

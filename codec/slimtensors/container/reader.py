@@ -167,10 +167,16 @@ class Reader:
             at.append(at[-1] + record.stored_length)
         self._first_chunk, self._positions = first, at
 
-    def stored(self, stream: int, chunk: int, scratch: Bytes | None = None) -> tuple[Bytes, ChunkRecord]:
-        """A chunk's stored bytes (checked unless verify is "none") and its record."""
-        data = self.fetch(stream, chunk, scratch)
-        return data, self.check(stream, chunk, data)
+    def stored(self, stream: int, chunks: range, scratch: Bytes | None = None) -> Bytes:
+        """Stored bytes of chunks that follow each other, by one read; each checked unless verify is "none"."""
+        records, positions = self.records(stream)
+        begin = positions[chunks[0]]
+        end = positions[chunks[-1]] + records[chunks[-1]].stored_length
+        data = self.source.read(begin, end - begin, scratch)
+        for chunk in chunks:
+            at = positions[chunk] - begin
+            self.check(stream, chunk, data[at : at + records[chunk].stored_length])
+        return data
 
     def fetch(self, stream: int, chunk: int, scratch: Bytes | None = None) -> Bytes:
         """A chunk's stored bytes, unchecked: the part of reading that waits for the source."""

@@ -23,6 +23,9 @@ class Backend(Protocol):
     def upload(self, data: Bytes) -> Buffer:
         """A copy on the device. `data` is read later: it stays as it is until `wait` for a mark made since."""
 
+    def send(self, target: Buffer, data: Bytes) -> None:
+        """As `upload`, into memory that is there."""
+
     def write(self, target: Buffer, data: Bytes) -> None:
         """Copy to a buffer; `data` may change afterwards."""
 
@@ -42,7 +45,9 @@ class Backend(Protocol):
     def zeros(self, length: int) -> Buffer: ...
 
     def window(self, targets: Sequence[Buffer]) -> tuple[Buffer, list[int]]:
-        """A buffer that has all targets, and perhaps memory of others between them; where they begin in it."""
+        """A buffer that has all targets, and perhaps memory of others between them; where they begin in it. It begins
+        with the first, or up to 7 bytes before it, at an address that 8 divides.
+        """
 
     def holds(self, tensor: Any) -> bool:
         """Whether a torch tensor is in memory that kernels of this device can read."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,13 +12,16 @@ from slimtensors.codecs.delta import check_base
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.device.backend import Backend, Buffer
-from slimtensors.device.segments import Chunk
+from slimtensors.device.chunks import Chunk
+from slimtensors.device.results import Digesting, digests_of, launch_digests, list_digests
+from slimtensors.device.segments import upload_all
+from slimtensors.device.tasks import Task
 from slimtensors.errors import BaseError
 from slimtensors.expression import Delta, Stored, Sum
 from slimtensors.reading import TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["Bases", "Resident", "Task", "as_bytes"]
+__all__ = ["BaseDigests", "Bases", "Resident", "as_bytes", "bases_there", "take_base_digests"]
 
 Array = npt.NDArray[Any]
 
@@ -33,14 +36,41 @@ class Resident(NamedTuple):
     memory: Buffer
 
 
-class Task(NamedTuple):
-    """A chunk to decode, and where to."""
+class BaseDigests(NamedTuple):
+    """Of chunks' bases that the CPU has not seen, on the way to the host."""
 
-    tensor: int
-    stream: int
-    chunk: int
-    length: int  # stored
-    target: Buffer
+    stated: dict[int, int]  # by chunk: the digest that its base must have
+    digesting: Digesting
+    found: Array
+    held: Array  # host memory that is being uploaded
+
+    def wrong(self) -> list[int]:
+        """Chunks that are differences from something else than what the device has."""
+        found = digests_of(self.digesting, self.found)
+        return [i for (i, stated), digest in zip(self.stated.items(), found, strict=True) if stated != digest]
+
+
+def take_base_digests(backend: Backend, chunks: Sequence[Chunk]) -> BaseDigests | None:
+    """Of those whose digests are stated; None if no chunk has one."""
+    stated = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
+    if not stated:
+        return None
+    held = [chunks[i].base for i in stated]
+    out, places = backend.window(held)
+    sizes = np.array([chunks[i].size for i in stated], np.int64)
+    digesting, arrays = list_digests(np.array(places, np.int64), sizes)
+    joined, lists = upload_all(backend, arrays)
+    results = backend.fresh(digesting.length)
+    launch_digests(backend, digesting, lists, out, results, held.__getitem__)
+    return BaseDigests(stated, digesting, backend.fetch(results), joined)
+
+
+def bases_there(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[Buffer, list[int]]:
+    """A buffer that has the base units of all chunks, and where they begin in it, in units; None if there are none."""
+    if chunks[0].base is None:
+        return None, [0] * len(chunks)
+    found, places = backend.window([chunk.base for chunk in chunks])
+    return found, [place // unit_bytes for place in places]
 
 
 class Bases:
@@ -57,16 +87,16 @@ class Bases:
         self._file, self._backend, self._threads, self._resident = file, backend, threads, resident
         self._fill = fill
 
-    def given(self, tasks: list[Task], chunks: list[Chunk], staging: Array) -> list[Chunk]:
+    def given(self, tasks: Sequence[Task], chunks: list[Chunk], staging: Array) -> list[Chunk]:
         """The chunks with their bases. What the device has, or decodes, is to be checked there."""
         found, missing = [], []
         for i, (task, chunk) in enumerate(zip(tasks, chunks, strict=True)):
             needed = staging[chunk.at] == PLANES
-            base = self._base_there(task, len(chunk.target)) if needed else None
+            base = self._base_there(task, chunk.size) if needed else None
             if base is not None:
                 found.append(chunk._replace(base=base, base_digest=stated(staging, chunk)))
                 continue
-            found.append(chunk._replace(base=self._backend.fresh(len(chunk.target))))
+            found.append(chunk._replace(base=self._backend.fresh(chunk.size)))
             missing += [i] if needed else []
         missing = self._decode_bases(tasks, found, missing, staging)
         units: dict[int, Array] = {}
@@ -80,7 +110,9 @@ class Bases:
             self._backend.write(found[i].base, as_bytes(units[i]))
         return found
 
-    def _decode_bases(self, tasks: list[Task], chunks: list[Chunk], missing: list[int], staging: Array) -> list[int]:
+    def _decode_bases(
+        self, tasks: Sequence[Task], chunks: list[Chunk], missing: list[int], staging: Array
+    ) -> list[int]:
         """Give chunks their bases that slimtensors files have, decoded on the device; those without are returned."""
         by_stream: dict[int, list[int]] = {}
         for i in missing:
@@ -95,7 +127,7 @@ class Bases:
                 if made is None or begin % ALIGNMENT:
                     left.append(i)
                     continue
-                base = made[0][begin : begin + len(tasks[i].target)]
+                base = made[0][begin : begin + tasks[i].size]
                 chunks[i] = chunks[i]._replace(base=base, base_digest=stated(staging, chunks[i]))
         return left
 

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
 from slimtensors.device.joined import Joined
-from slimtensors.device.segments import Chunk
 from slimtensors.expression import Trellis
 from slimtensors.kernels.cuda import rows
 

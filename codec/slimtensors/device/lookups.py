@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.lookup import multiplied, numbers_of
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
 from slimtensors.device.joined import Joined
-from slimtensors.device.segments import Chunk
 from slimtensors.expression import Gather, Mul
 
 __all__ = ["CODE_BYTES", "WIDE_CODE_BYTES", "LookedUp", "divided", "looked_up"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.device.segments import Chunk
+from slimtensors.device.chunks import Chunk
 from slimtensors.kernels.cpu.sparse import count_each
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.status import must

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
-from slimtensors.device.segments import Chunk
 from slimtensors.expression import LowRank
 
 __all__ = ["Moves", "factors_of", "moves_of"]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
-from slimtensors.device.segments import Chunk
 from slimtensors.expression import BaseContext, Bits, ClassContext, FieldClass, Mean, SignContext
 from slimtensors.kernels.cpu.mean import ZERO
 from slimtensors.kernels.cuda import rows
@@ -39,9 +39,7 @@ class Selecting(NamedTuple):
     flips: Array  # items for the signs of `flipped`
 
 
-def selecting(
-    chunks: Sequence[Chunk], places: Places, listed: list[int], flipped: list[int], bits: Bits
-) -> Selecting:
+def selecting(chunks: Sequence[Chunk], places: Places, listed: list[int], flipped: list[int], bits: Bits) -> Selecting:
     """For the chunks listed; those of `flipped` have signs that are coded as whether they are a mean's."""
     sides, side_at = _sides(chunks, bits)
     means, mean_at = _means([chunks[i] for i in listed], bits)

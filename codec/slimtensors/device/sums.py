@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
 from slimtensors.device.moves import Moves, factors_of
-from slimtensors.device.segments import Chunk
 from slimtensors.expression import LowRank
 
 __all__ = ["summed"]

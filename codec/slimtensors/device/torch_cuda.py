@@ -32,6 +32,9 @@ class TorchCuda:
     def upload(self, data: Bytes) -> torch.Tensor:
         return torch.from_numpy(data).to(self.device, non_blocking=True)
 
+    def send(self, target: torch.Tensor, data: Bytes) -> None:
+        target.copy_(torch.from_numpy(data), non_blocking=True)
+
     def write(self, target: torch.Tensor, data: Bytes) -> None:
         target.copy_(torch.from_numpy(data))
 

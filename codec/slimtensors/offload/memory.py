@@ -9,6 +9,7 @@ import torch
 
 from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend
+from slimtensors.device.uploads import Uploads
 from slimtensors.numpy import array_shape, as_array
 from slimtensors.reading import Load, Piece, TensorFile, load_all
 from slimtensors.torch_tensors import from_array, torch_dtype
@@ -91,6 +92,7 @@ class DeviceMemory:
 
     def __init__(self, backend: Backend, pinned: bool = False) -> None:
         self._backend, self._queue, self._pinned = backend, backend.new_queue(), pinned
+        self._uploads = Uploads(backend)  # may begin before what decodes follows
         self._kept: dict[int, Kept] = {}  # by file
         self._used: dict[int, Any] = {}  # by slot: computed with
         self._filled: dict[int, Any] = {}  # by slot: decoded
@@ -114,7 +116,8 @@ class DeviceMemory:
             for file in {id(place.file): place.file for place in places}.values():
                 targets = {place.position: place.room for place in places if place.file is file}
                 kept = self._kept.setdefault(id(file), Kept()) if self._pinned else None
-                fillings.append(begin_fill(file, targets, self._backend, threads, kept=kept))
+                given = self._backend, threads
+                fillings.append(begin_fill(file, targets, *given, kept=kept, uploads=self._uploads))
             self._filled[slot], self._fillings[slot] = self._backend.mark(), fillings
 
     def used(self, slot: int) -> None:

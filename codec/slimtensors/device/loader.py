@@ -1,0 +1,196 @@
+"""Segments of a file's chunks onto a device: read, listed, asked for, and checked when the device has got there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from slimtensors.codecs.sparse import stored_mask
+from slimtensors.container.header import Stream
+from slimtensors.container.source import aligned_empty
+from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.bases import BaseDigests, Bases, as_bytes, bases_there, take_base_digests
+from slimtensors.device.chunks import Chunk
+from slimtensors.device.kept import Held, Kept, Lists
+from slimtensors.device.layouts import Planes
+from slimtensors.device.planes import list_planes
+from slimtensors.device.read_ahead import ReadAhead
+from slimtensors.device.segments import Listed, Pending, ask, list_segment, listed, upload_all
+from slimtensors.device.tasks import Segment, Task
+from slimtensors.device.telling import tell
+from slimtensors.device.uploads import Uploads
+from slimtensors.errors import ChecksumError, FormatError
+from slimtensors.expression import Sparse
+from slimtensors.reading import TensorFile
+
+__all__ = ["Loader"]
+
+Array = npt.NDArray[Any]
+
+
+class _Asked(NamedTuple):
+    """A segment under way."""
+
+    segment: Segment
+    pending: Pending
+    held: Held | None  # where it is kept
+    bases: BaseDigests | None
+    uploading: list[Array]  # host memory
+
+
+class Loader:
+    """targets: of what is decoded of each tensor."""
+
+    def __init__(
+        self, file: TensorFile, targets: Mapping[int, Buffer], backend: Backend, threads: int, bases: Bases,
+        kept: Kept | None, uploads: Uploads,
+    ) -> None:  # fmt: skip
+        self._file, self._targets, self._backend, self._threads = file, targets, backend, threads
+        self._bases, self._kept, self._uploads = bases, kept, uploads
+        self._asked: list[_Asked] = []
+
+    def load(self, segments: Sequence[Segment]) -> None:
+        """Ask for all, and decode what no kernel does."""
+        if self._kept is not None and self._kept.uploaded is not None:
+            self._backend.follow(self._kept.uploaded)  # by another queue perhaps
+        self._uploads.reserve(max((segment.length for segment in segments), default=0))
+        missing = [each for each in segments if self._kept is None or each not in self._kept.segments]
+        with ReadAhead(missing, self._room, self._read, self._threads) as ahead:
+            for segment in segments:
+                self._decode(segment, ahead)
+        if self._kept is not None:
+            self._kept.uploaded = self._backend.mark()
+        for asked in self._asked:
+            self._decode_left(asked)
+
+    def wait(self) -> None:
+        """Until the device is done with all that has been asked for: host memory is read no more."""
+        self._uploads.wait()
+        self._backend.wait(self._backend.mark())
+
+    def check(self, mark: Any) -> None:
+        """The verdict, when the device has got to the mark."""
+        self._backend.wait(mark)
+        for asked in self._asked:
+            self._check(asked)
+
+    def _decode(self, segment: Segment, ahead: ReadAhead) -> None:
+        held = self._held(segment, ahead)
+        out, at = self._backend.window(segment.targets(self._targets))
+        bases, of_bases, uploading = None, None, list[Array]()
+        if held.lists is not None and held.lists.at == at:
+            given, lists = held.lists.given, held.lists.buffers
+        else:
+            if isinstance(segment.layout, Planes):
+                given, bases, of_bases = self._listed(segment, held, at, segment.layout)
+            else:
+                asked = np.empty((len(segment.tasks), 4), np.int64)
+                places, size = segment.places(at), segment.layout.unit_bytes
+                asked[:, 0], asked[:, 1] = segment.starts, segment.lengths
+                asked[:, 2], asked[:, 3] = segment.sizes // size, places // size
+                work = list_segment(held.staging, asked, segment.layout)
+                given = listed(*work, places, segment.sizes, self._digests)
+            joined, lists = upload_all(self._backend, given.arrays)
+            given, uploading = given._replace(arrays={}), [joined]
+            if self._kept is not None and held.lists is None and bases is None:
+                held.lists = Lists(at, given, lists)
+        stored = self._uploads.send(held.staging) if held.stored is None else held.stored
+        pending = ask(self._backend, given, stored, lists, out, lambda i: segment.decoded(i, self._targets), bases)
+        self._asked.append(_Asked(segment, pending, held if self._kept is not None else None, of_bases, uploading))
+        if held.stored is None:
+            self._uploads.done()
+
+    @property
+    def _digests(self) -> bool:
+        return self._file.reader.verify == "full"
+
+    def _held(self, segment: Segment, ahead: ReadAhead) -> Held:
+        """Read, or kept."""
+        kept = self._kept
+        if kept is not None and segment in kept.segments:
+            return kept.segments[segment]
+        held = ahead.take()
+        if kept is not None:
+            held.stored = self._backend.upload(held.staging) if kept.on_device else None
+            kept.segments[segment] = held
+        return held
+
+    def _room(self, segment: Segment) -> Held:
+        if self._kept is None:
+            staging = self._uploads.staging(segment.length)
+        elif self._kept.on_device:
+            staging = aligned_empty(segment.length)
+        else:
+            staging = self._backend.staging(segment.length)
+        return Held(staging, [None] * len(segment.tasks))
+
+    def _read(self, segment: Segment, run: range, held: Held) -> None:
+        place = held.staging[segment.starts[run[0]] : segment.ends[run[-1]]]
+        first, last = segment.tasks[run[0]], segment.tasks[run[-1]]
+        data = self._file.reader.stored(first.stream, range(first.chunk, last.chunk + 1), place)
+        if data.ctypes.data != place.ctypes.data:
+            place[:] = data
+        for i in run if isinstance(segment.layout, Planes) and segment.layout.masked else ():
+            held.masks[i] = self._mask(segment.tasks[i], held.staging[segment.starts[i] : segment.ends[i]])
+
+    def _mask(self, task: Task, data: Array) -> Array | None:
+        """Decoded by the CPU: it tells how many values there are, without which none can be found."""
+        stream = self._file.header.streams[task.stream]
+        assert isinstance(stream.expression, Sparse)
+        try:
+            return stored_mask(data, stream.chunk_units(task.chunk), stream.dtype.unit_bytes, stream.expression)
+        except FormatError:
+            return None  # the CPU decodes all of the chunk, and has the words
+
+    def _listed(
+        self, segment: Segment, held: Held, at: list[int], layout: Planes
+    ) -> tuple[Listed, Buffer, BaseDigests | None]:
+        """The work of chunks that are decoded plane by plane; their bases, and what is to be found of these."""
+        chunks, places, streams = [], segment.places(at), self._file.header.streams
+        starts = segment.starts.tolist()
+        for task, start, place, mask in zip(segment.tasks, starts, places.tolist(), held.masks, strict=True):
+            stream, sides = streams[task.stream], self._file.sides_of(task.tensor)
+            where = task.chunk * stream.chunk, stream.units, sides
+            chunks.append(Chunk(start, task.length, place, task.size, *where, mask=mask))
+        if layout.has_base:
+            chunks = self._bases.given(segment.tasks, chunks, held.staging)
+        bases, base_at = bases_there(self._backend, chunks, layout.unit_bytes)
+        work = list_planes(held.staging, chunks, base_at, layout)
+        of_bases = take_base_digests(self._backend, chunks)
+        return listed(*work, places, segment.sizes, self._digests), bases, of_bases
+
+    def _decode_left(self, asked: _Asked) -> None:
+        """Decode on the CPU what a kernel left; for what is malformed the CPU has the words."""
+        for i in asked.pending.left:
+            stream, units = self._decode_here(asked.segment.tasks[i])
+            tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
+            self._backend.write(asked.segment.decoded(i, self._targets), as_bytes(units))
+
+    def _check(self, asked: _Asked) -> None:
+        """Decode again on the CPU what a kernel found wrong; the CPU has the words for it."""
+        segment, pending, held = asked.segment, asked.pending, asked.held
+        left = xxhash.xxh3_64_intdigest(pending.results.data)
+        if held is not None and held.sound == left and asked.bases is None:
+            return
+        faulty = set(pending.faulty()) | set([] if asked.bases is None else asked.bases.wrong())
+        digests = pending.digests()
+        if digests is not None:
+            faulty |= {i for i, task in enumerate(segment.tasks) if task.digest != digests[i]}
+        for i in sorted(faulty - set(pending.left)):
+            stream, _units = self._decode_here(segment.tasks[i])
+            raise ChecksumError(
+                f"{stream.label}, chunk {segment.tasks[i].chunk}: the CPU decodes it, the GPU does not. The file is "
+                "sound; set SLIMTENSORS_DECODE=cpu, and report this with the output of `slimtensors env`"
+            )
+        if held is not None:
+            held.sound = left
+
+    def _decode_here(self, task: Task) -> tuple[Stream, Array]:
+        stream = self._file.header.streams[task.stream]
+        units = np.empty(stream.chunk_units(task.chunk), stream.dtype.unit)
+        self._file.decode_chunk(task.stream, task.chunk, units)
+        return stream, units

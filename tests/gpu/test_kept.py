@@ -1,0 +1,133 @@
+"""Segments that are kept between fills, and what their kernels leave, in the runner."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu.backend import Runner
+from slimtensors.device import loader, loading, results
+from slimtensors.device.loading import Kept, begin_fill, fill_device
+from slimtensors.device.results import digests_of, launch_digests, list_digests
+from slimtensors.device.segments import upload_all
+from slimtensors.device.tasks import Segment, Task
+from slimtensors.digests import decoded_digest
+from slimtensors.errors import ChecksumError
+from slimtensors.kernels.cuda import rows
+from slimtensors.numpy import save_file
+from slimtensors.reading import open_file
+
+
+@pytest.fixture
+def file(tmp_path, monkeypatch):
+    """Two kinds of tensors that kernels decode, in several segments of several, and one that the CPU decodes."""
+    monkeypatch.setattr(loading, "SEGMENT_BYTES", 2500)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 2 * 1024)
+    rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
+    given = {f"w{i}": (rng.standard_normal(700 + 600 * i) * 0.02).astype(np.float16) for i in range(3)}
+    pruned = np.where(rng.random(1100) < 0.5, 0, rng.standard_normal(1100)).astype(np.float32)
+    save_file({**given, "pruned": pruned, "scalars": pruned[:20]}, path)
+    with open_file(path) as opened:
+        yield opened
+
+
+def targets_of(file, backend, gap):
+    """Buffers that lie in an order and at distances that `gap` says."""
+    found = {}
+    for i in np.random.default_rng(gap).permutation(len(file.header.tensors)).tolist():
+        found[i] = backend.fresh(file.header.tensors[i].nbytes)
+        backend.fresh(1 + 256 * gap)
+    return {i: found[i] for i in range(len(found))}
+
+
+def holds(file, targets):
+    return all(target.tobytes() == file.read(i, 1).tobytes() for i, target in targets.items())
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+def test_later_fills_read_and_list_nothing(file, monkeypatch, on_device):
+    backend, kept = Runner(1 << 21), Kept(on_device)
+    first, second, apart = (targets_of(file, backend, gap) for gap in (0, 0, 2))
+    expected = {i: file.read(i, 1).tobytes() for i in first}
+    begin_fill(file, first, backend, 2, kept=kept).check()
+    assert len(kept.segments) > 2
+    assert {each.split("_")[0] for each in backend.launched} >= {"decode", "scatter"}
+    assert kept.decoded
+    monkeypatch.setattr("slimtensors.container.reader.Reader.stored", None)
+    begin_fill(file, apart, backend, 2, kept=kept).check()  # listed for this once
+    monkeypatch.setattr(loader, "list_segment", None)
+    monkeypatch.setattr(loader, "list_planes", None)
+    begin_fill(file, second, backend, 2, kept=kept).check()
+    for targets in (first, apart, second):
+        assert {i: target.tobytes() for i, target in targets.items()} == expected
+
+
+@pytest.mark.parametrize("which", ["status", "digests"])
+def test_a_fault_of_a_later_fill_is_seen(file, monkeypatch, which):
+    backend, kept = Runner(1 << 21), Kept()
+    targets = targets_of(file, backend, 0)
+    begin_fill(file, targets, backend, 1, kept=kept).check()
+    decoded = targets[next(iter(kept.segments)).tasks[0].tensor]
+    launch, wrong = backend.launch, decoded[100] ^ 1
+
+    def faulty(kernel, blocks, buffers):
+        if kernel == "plain_u64" and which == "digests":  # what takes ends for digests
+            decoded[100] = wrong
+        launch(kernel, blocks, buffers)
+        if kernel.startswith("decode") and which == "status":
+            buffers[-1][0] |= rows.BAD_END
+
+    monkeypatch.setattr(backend, "launch", faulty)
+    with pytest.raises(ChecksumError, match="the GPU does not"):
+        begin_fill(file, targets, backend, 1, kept=kept).check()
+
+
+@pytest.mark.parametrize("reach", [rows.NOWHERE, 0])
+def test_digests(monkeypatch, reach):
+    """Of chunks of all lengths, whose ends a kernel copies, or lie too far apart for one."""
+    monkeypatch.setattr(results, "MOST_WORDS", reach)
+    rng, backend = np.random.default_rng(1), Runner(1 << 20)
+    sizes = np.array([5, 9 * 16384, 16384 - 2, 16384 + 1])
+    buffers = [backend.upload(rng.integers(0, 256, size).astype(np.uint8)) for size in sizes]
+    out, places = backend.window(buffers)
+    digesting, arrays = list_digests(np.array(places), sizes)
+    _held, lists = upload_all(backend, arrays)
+    into = backend.fresh(digesting.length)
+    launch_digests(backend, digesting, lists, out, into, buffers.__getitem__)
+    expected = [decoded_digest(memoryview(bytes(buffer))) for buffer in buffers]
+    assert digests_of(digesting, backend.fetch(into)) == expected
+    assert ("plain_u64" in backend.launched) == (reach != 0)
+
+
+def test_a_file_whose_tensors_lie_far_apart(file, monkeypatch):
+    monkeypatch.setattr(results, "MOST_WORDS", 0)
+    backend = Runner(1 << 21)
+    targets = targets_of(file, backend, 1)
+    fill_device(file, targets, backend, 1)
+    assert holds(file, targets)
+
+
+def test_what_is_read_at_once():
+    """Neighbours of one stream, up to so many bytes."""
+    chunks = [(3, 0, 64), (3, 1, 128), (3, 2, 64), (3, 4, 64), (4, 5, 64), (4, 6, 640), (4, 7, 64)]
+    segment = Segment(None, [Task(0, stream, chunk, length, 10, 0, 0) for stream, chunk, length in chunks])
+    assert segment.runs(192) == [range(2), range(2, 3), range(3, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert segment.runs(256) == [range(3), range(3, 4), range(4, 5), range(5, 6), range(6, 7)]
+    assert segment.runs(1 << 20) == [range(3), range(3, 4), range(4, 7)]
+
+
+def test_neighbours_are_read_by_one_read(tmp_path, monkeypatch):
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 1024)
+    given = np.random.default_rng(3).integers(0, 256, 5000).astype(np.uint8)
+    save_file({"w": given}, tmp_path / "a")
+    backend, reads = Runner(1 << 18), []
+    with open_file(tmp_path / "a") as file:
+        read, target = file.reader.source.read, backend.fresh(5000)
+        file.reader.read_table()
+        file.reader.source.read = lambda *asked: reads.append(asked) or read(*asked)
+        fill_device(file, {0: target}, backend, 2)
+        assert len(file.reader.records(0)[0]) == 5
+    assert len(reads) == 1
+    assert target.tobytes() == given.tobytes()

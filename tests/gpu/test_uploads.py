@@ -1,0 +1,136 @@
+"""Segments that are uploaded in one queue and decoded in another, in any order that marks allow; all are needed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gpu.backend import Runner
+from gpu.queued import Queued
+from slimtensors.device import loading
+from slimtensors.device.loading import Kept, begin_fill
+from slimtensors.device.uploads import SLOTS, Uploads
+from slimtensors.errors import ChecksumError
+from slimtensors.numpy import save_file
+from slimtensors.reading import open_file
+
+DECODES, UPLOADS = 0, 1  # queues of a fill
+SEGMENTS = 3 * SLOTS  # late uploads are asked for only where a slot's host memory is needed again, two turns later
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    """Tensors of a segment each."""
+    monkeypatch.setattr(loading, "SEGMENT_BYTES", 1)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 256)
+    rng = np.random.default_rng(0)
+    save_file({f"w{i}": rng.integers(0, 256, 700).astype(np.uint8) for i in range(SEGMENTS)}, tmp_path / "a")
+    return tmp_path / "a"
+
+
+def filled(path, backend, *, times=1, kept=None, uploads=None):
+    """Whether each tensor is as it should be, where nothing else would find out."""
+    with open_file(path, verify="none") as file:
+        expected = [file.read(i, 1).tobytes() for i in range(SEGMENTS)]
+        targets = {i: backend.fresh(700) for i in range(SEGMENTS)}
+        for _ in range(times):
+            for target in targets.values():
+                backend.write(target, np.zeros(700, np.uint8))
+            begin_fill(file, targets, backend, 1, kept=kept, uploads=uploads).check()
+        return [target.tobytes() == given for target, given in zip(targets.values(), expected, strict=True)]
+
+
+@pytest.mark.parametrize("late", [None, DECODES, UPLOADS])
+@pytest.mark.parametrize("keeps", [False, True])
+def test_segments_take_turns(path, late, keeps):
+    for seed in range(2):
+        backend = Queued(1 << 17, seed)
+        backend.late = late
+        assert all(filled(path, backend, times=2, kept=Kept() if keeps else None, uploads=Uploads(backend)))
+        backend = Queued(1 << 17, seed)
+        backend.late = late
+        assert all(filled(path, backend))
+
+
+# What is left out, and the queue that then is too late.
+WAITS = [("_wait_for", UPLOADS), ("_follow_free", DECODES), ("_follow_sent", UPLOADS)]
+
+
+@pytest.mark.parametrize(("left_out", "late"), WAITS)
+def test_each_wait_is_needed(path, monkeypatch, left_out, late):
+    """Without it, some order decodes other bytes."""
+    monkeypatch.setattr(Uploads, left_out, lambda _self, _slot: None)
+
+    def is_wrong(seed):
+        backend = Queued(1 << 17, seed)
+        backend.late = late
+        return not all(filled(path, backend))
+
+    assert any(is_wrong(seed) for seed in range(4))
+
+
+class Recycling(Queued):
+    """Gives memory that the first queue still reads for what is as long as it, as torch's allocator does."""
+
+    def __init__(self, seed):
+        super().__init__(1 << 16, seed)
+        self.late = DECODES
+        self.used = Runner.fresh(self, 768)
+        self.used[:] = 7
+
+    def fresh(self, length):
+        return self.used if length == 768 else super().fresh(length)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_memory_is_uploaded_to_when_its_queue_is_done_with_it(monkeypatch, marked):
+    if not marked:
+        monkeypatch.setattr(Uploads, "_mark", lambda _self, slot: setattr(slot, "free", (DECODES, 0)))
+
+    def keeps(seed):
+        backend = Recycling(seed)
+        copied, uploads = Runner.fresh(backend, 768), Uploads(backend)
+        backend.copy(copied, backend.used)
+        uploads.reserve(768)
+        uploads.send(np.zeros(768, np.uint8))
+        backend.wait(backend.mark())
+        return bool((copied == 7).all())
+
+    assert all(keeps(seed) for seed in range(8)) == marked
+
+
+@pytest.mark.parametrize("waits", [True, False])
+@pytest.mark.parametrize("keeps", [True, False])
+def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
+    """Host memory is given back, which they read."""
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 1  # of the last segment
+    path.write_bytes(bytes(data))
+    if not waits:
+        monkeypatch.setattr(Uploads, "wait", lambda _self: None)
+        monkeypatch.setattr(Uploads, "_follow_sent", lambda _self, _slot: None)
+    backend = Queued(1 << 17, 1)
+    backend.late = UPLOADS
+    kept = Kept() if keeps else None
+    with open_file(path) as file, pytest.raises(ChecksumError, match="BLAKE3"):
+        begin_fill(file, {i: backend.fresh(700) for i in range(SEGMENTS)}, backend, 1, kept=kept)
+    assert (not any(backend._queues)) == waits
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_kept_lists_are_there_for_another_queue(path, marked):
+    """The first fill's queue uploads them, the second one's reads them."""
+
+    def is_right(seed):
+        backend, kept = Queued(1 << 17, seed), Kept(on_device=True)
+        backend.late = DECODES
+        with open_file(path, verify="none") as file:
+            targets = [{i: backend.fresh(700) for i in range(SEGMENTS)} for _ in range(2)]
+            begin_fill(file, targets[0], backend, 1, kept=kept)  # nothing waits for it
+            if not marked:
+                kept.uploaded = None
+            with backend.using(backend.new_queue()):
+                begin_fill(file, targets[1], backend, 1, kept=kept).check()
+            return [each.tobytes() for each in targets[1].values()] == [file.read(i, 1).tobytes() for i in targets[1]]
+
+    assert all(is_right(seed) for seed in range(3)) == marked
