@@ -9,7 +9,7 @@ from gpu.backend import Runner
 from slimtensors.device import loader, loading, results
 from slimtensors.device.loading import Kept, begin_fill, fill_device
 from slimtensors.device.results import digests_of, launch_digests, list_digests
-from slimtensors.device.segments import upload_all
+from slimtensors.device.segments import joined
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.digests import decoded_digest
 from slimtensors.errors import ChecksumError
@@ -45,8 +45,10 @@ def holds(file, targets):
     return all(target.tobytes() == file.read(i, 1).tobytes() for i, target in targets.items())
 
 
-@pytest.mark.parametrize("on_device", [False, True])
-def test_later_fills_read_and_list_nothing(file, monkeypatch, on_device):
+@pytest.mark.parametrize(("on_device", "share"), [(False, 1000), (True, 0)])
+def test_later_fills_read_and_list_nothing(file, monkeypatch, on_device, share):
+    """share: of stored bytes, that lists on the device may take."""
+    monkeypatch.setattr(loader, "LIST_SHARE", share)
     backend, kept = Runner(1 << 21), Kept(on_device)
     first, second, apart = (targets_of(file, backend, gap) for gap in (0, 0, 2))
     expected = {i: file.read(i, 1).tobytes() for i in first}
@@ -92,7 +94,8 @@ def test_digests(monkeypatch, reach):
     buffers = [backend.upload(rng.integers(0, 256, size).astype(np.uint8)) for size in sizes]
     out, places = backend.window(buffers)
     digesting, arrays = list_digests(np.array(places), sizes)
-    _held, lists = upload_all(backend, arrays)
+    here = joined(backend, arrays)
+    lists = here.there(backend.upload(here.host))
     into = backend.fresh(digesting.length)
     launch_digests(backend, digesting, lists, out, into, buffers.__getitem__)
     expected = [decoded_digest(memoryview(bytes(buffer))) for buffer in buffers]

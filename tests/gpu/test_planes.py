@@ -18,7 +18,7 @@ from slimtensors.device.chunks import Chunk
 from slimtensors.device.layouts import Planes, planes_of
 from slimtensors.device.lookups import divided
 from slimtensors.device.planes import list_planes
-from slimtensors.device.segments import ask, listed, upload_all
+from slimtensors.device.segments import ask, joined, listed
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import (
     BaseContext,
@@ -83,7 +83,8 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
         change(segment)
     bases, base_at = bases_there(backend, chunks, kind.unit_bytes)
     given = listed(*list_planes(segment, chunks, base_at, layout), np.zeros(0), np.zeros(0), digests=False)
-    _held, lists = upload_all(backend, given.arrays)
+    here = joined(backend, given.arrays)
+    lists = here.there(backend.upload(here.host))
     pending = ask(backend, given, backend.upload(segment), lists, out, lambda i: target[chunks[i].place :], bases)
     return target.view(units.dtype), pending.faulty(), pending.left, backend.launched
 

@@ -7,7 +7,7 @@ import pytest
 
 from gpu.backend import Runner
 from gpu.queued import Queued
-from slimtensors.device import loading
+from slimtensors.device import loader, loading
 from slimtensors.device.loading import Kept, begin_fill
 from slimtensors.device.uploads import SLOTS, Uploads
 from slimtensors.errors import ChecksumError
@@ -118,8 +118,9 @@ def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
 
 
 @pytest.mark.parametrize("marked", [True, False])
-def test_kept_lists_are_there_for_another_queue(path, marked):
+def test_kept_lists_are_there_for_another_queue(path, monkeypatch, marked):
     """The first fill's queue uploads them, the second one's reads them."""
+    monkeypatch.setattr(loader, "LIST_SHARE", 1000)
 
     def is_right(seed):
         backend, kept = Queued(1 << 17, seed), Kept(on_device=True)

@@ -14,7 +14,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.chunks import Chunk
 from slimtensors.device.results import Digesting, digests_of, launch_digests, list_digests
-from slimtensors.device.segments import upload_all
+from slimtensors.device.segments import joined
 from slimtensors.device.tasks import Task
 from slimtensors.errors import BaseError
 from slimtensors.expression import Delta, Stored, Sum
@@ -59,10 +59,10 @@ def take_base_digests(backend: Backend, chunks: Sequence[Chunk]) -> BaseDigests 
     out, places = backend.window(held)
     sizes = np.array([chunks[i].size for i in stated], np.int64)
     digesting, arrays = list_digests(np.array(places, np.int64), sizes)
-    joined, lists = upload_all(backend, arrays)
+    lists = joined(backend, arrays)
     results = backend.fresh(digesting.length)
-    launch_digests(backend, digesting, lists, out, results, held.__getitem__)
-    return BaseDigests(stated, digesting, backend.fetch(results), joined)
+    launch_digests(backend, digesting, lists.there(backend.upload(lists.host)), out, results, held.__getitem__)
+    return BaseDigests(stated, digesting, backend.fetch(results), lists.host)
 
 
 def bases_there(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[Buffer, list[int]]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from slimtensors.device.backend import Buffer
-from slimtensors.device.segments import Listed
+from slimtensors.device.segments import Joined, Listed
 from slimtensors.device.tasks import Segment
 
 __all__ = ["Held", "Kept", "Lists", "Plan"]
@@ -16,11 +16,12 @@ Array = npt.NDArray[Any]
 
 
 class Lists(NamedTuple):
-    """Of a segment's work, on the device, for targets that lie in some way to one another."""
+    """Of a segment's work, for targets that lie in some way to one another."""
 
     at: list[int]  # the first byte of each part
     given: Listed
-    buffers: dict[str, Buffer]
+    here: Joined
+    there: dict[str, Buffer] | None  # on the device, if they stay there
 
 
 class Held:
@@ -42,7 +43,8 @@ class Plan(NamedTuple):
 
 class Kept:
     """What `begin_fill` keeps of a file's tensors between calls: stored bytes, in memory that uploads are fast from, or
-    on the device as well; what kernels are told of them, on the device; and what the CPU has decoded.
+    on the device as well; what kernels are told of them, also on the device if it is little; and what the CPU has
+    decoded.
     """
 
     def __init__(self, on_device: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from slimtensors.device.kept import Held, Kept, Lists
 from slimtensors.device.layouts import Planes
 from slimtensors.device.planes import list_planes
 from slimtensors.device.read_ahead import ReadAhead
-from slimtensors.device.segments import Listed, Pending, ask, list_segment, listed, upload_all
+from slimtensors.device.segments import Listed, Pending, Work, ask, joined, list_segment, listed
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.device.telling import tell
 from slimtensors.device.uploads import Uploads
@@ -31,6 +32,8 @@ __all__ = ["Loader"]
 
 Array = npt.NDArray[Any]
 
+LIST_SHARE = 1 / 64  # of stored bytes: longer lists do not stay on the device
+
 
 class _Asked(NamedTuple):
     """A segment under way."""
@@ -39,7 +42,7 @@ class _Asked(NamedTuple):
     pending: Pending
     held: Held | None  # where it is kept
     bases: BaseDigests | None
-    uploading: list[Array]  # host memory
+    lists: Array  # in the host's memory, where they may be uploaded from
 
 
 class Loader:
@@ -81,32 +84,21 @@ class Loader:
     def _decode(self, segment: Segment, ahead: ReadAhead) -> None:
         held = self._held(segment, ahead)
         out, at = self._backend.window(segment.targets(self._targets))
-        bases, of_bases, uploading = None, None, list[Array]()
-        if held.lists is not None and held.lists.at == at:
-            given, lists = held.lists.given, held.lists.buffers
-        else:
-            if isinstance(segment.layout, Planes):
-                given, bases, of_bases = self._listed(segment, held, at, segment.layout)
-            else:
-                asked = np.empty((len(segment.tasks), 4), np.int64)
-                places, size = segment.places(at), segment.layout.unit_bytes
-                asked[:, 0], asked[:, 1] = segment.starts, segment.lengths
-                asked[:, 2], asked[:, 3] = segment.sizes // size, places // size
-                work = list_segment(held.staging, asked, segment.layout)
-                given = listed(*work, places, segment.sizes, self._digests)
-            joined, lists = upload_all(self._backend, given.arrays)
-            given, uploading = given._replace(arrays={}), [joined]
-            if self._kept is not None and held.lists is None and bases is None:
-                held.lists = Lists(at, given, lists)
+        bases, of_bases, lists = None, None, held.lists
+        if lists is None or lists.at != at:
+            given, bases, of_bases = self._listed(segment, held, at)
+            lists = Lists(at, given._replace(arrays={}), joined(self._backend, given.arrays), None)
+        there = lists.there or lists.here.there(self._backend.upload(lists.here.host))
+        if self._kept is not None and held.lists is None and bases is None:
+            is_small = lists.here.host.size <= LIST_SHARE * segment.length
+            held.lists = lists._replace(there=there if is_small else None)
         stored = self._uploads.send(held.staging) if held.stored is None else held.stored
-        pending = ask(self._backend, given, stored, lists, out, lambda i: segment.decoded(i, self._targets), bases)
-        self._asked.append(_Asked(segment, pending, held if self._kept is not None else None, of_bases, uploading))
+        whole = partial(segment.decoded, self._targets)
+        pending = ask(self._backend, lists.given, stored, there, out, whole, bases)
+        kept = held if self._kept is not None else None
+        self._asked.append(_Asked(segment, pending, kept, of_bases, lists.here.host))
         if held.stored is None:
             self._uploads.done()
-
-    @property
-    def _digests(self) -> bool:
-        return self._file.reader.verify == "full"
 
     def _held(self, segment: Segment, ahead: ReadAhead) -> Held:
         """Read, or kept."""
@@ -146,29 +138,41 @@ class Loader:
         except FormatError:
             return None  # the CPU decodes all of the chunk, and has the words
 
-    def _listed(
-        self, segment: Segment, held: Held, at: list[int], layout: Planes
-    ) -> tuple[Listed, Buffer, BaseDigests | None]:
-        """The work of chunks that are decoded plane by plane; their bases, and what is to be found of these."""
-        chunks, places, streams = [], segment.places(at), self._file.header.streams
-        starts = segment.starts.tolist()
-        for task, start, place, mask in zip(segment.tasks, starts, places.tolist(), held.masks, strict=True):
-            stream, sides = streams[task.stream], self._file.sides_of(task.tensor)
+    def _listed(self, segment: Segment, held: Held, at: list[int]) -> tuple[Listed, Buffer, BaseDigests | None]:
+        """The work of a segment's chunks; their bases, and what is to be found of these."""
+        layout, places = segment.layout, segment.places(at)
+        work: tuple[Work, dict[str, Array]]
+        bases: Buffer = None
+        of_bases = None
+        if isinstance(layout, Planes):
+            chunks = self._chunks(segment, held, places)
+            if layout.has_base:
+                chunks = self._bases.given(segment.tasks, chunks, held.staging)
+            bases, base_at = bases_there(self._backend, chunks, layout.unit_bytes)
+            of_bases = take_base_digests(self._backend, chunks)
+            work = list_planes(held.staging, chunks, base_at, layout)
+        else:
+            size = layout.unit_bytes
+            asked = np.stack([segment.starts, segment.lengths, segment.sizes // size, places // size], 1)
+            work = list_segment(held.staging, asked, layout)
+        return listed(*work, places, segment.sizes, self._file.reader.verify == "full"), bases, of_bases
+
+    def _chunks(self, segment: Segment, held: Held, places: Array) -> list[Chunk]:
+        """As layouts need them that are decoded plane by plane."""
+        found = []
+        given = segment.tasks, segment.starts.tolist(), places.tolist(), held.masks
+        for task, start, place, mask in zip(*given, strict=True):
+            stream, sides = self._file.header.streams[task.stream], self._file.sides_of(task.tensor)
             where = task.chunk * stream.chunk, stream.units, sides
-            chunks.append(Chunk(start, task.length, place, task.size, *where, mask=mask))
-        if layout.has_base:
-            chunks = self._bases.given(segment.tasks, chunks, held.staging)
-        bases, base_at = bases_there(self._backend, chunks, layout.unit_bytes)
-        work = list_planes(held.staging, chunks, base_at, layout)
-        of_bases = take_base_digests(self._backend, chunks)
-        return listed(*work, places, segment.sizes, self._digests), bases, of_bases
+            found.append(Chunk(start, task.length, place, task.size, *where, mask=mask))
+        return found
 
     def _decode_left(self, asked: _Asked) -> None:
         """Decode on the CPU what a kernel left; for what is malformed the CPU has the words."""
         for i in asked.pending.left:
             stream, units = self._decode_here(asked.segment.tasks[i])
             tell(stream.label, f"a chunk of {type(stream.expression).__name__.lower()} in modes that its kernel lacks")
-            self._backend.write(asked.segment.decoded(i, self._targets), as_bytes(units))
+            self._backend.write(asked.segment.decoded(self._targets, i), as_bytes(units))
 
     def _check(self, asked: _Asked) -> None:
         """Decode again on the CPU what a kernel found wrong; the CPU has the words for it."""

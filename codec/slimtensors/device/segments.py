@@ -17,7 +17,7 @@ from slimtensors.kernels.cuda.catalogue import decode_name, plain_name
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout
 from slimtensors.kernels.status import must
 
-__all__ = ["Listed", "Pending", "Work", "ask", "layout_of", "list_segment", "listed", "upload_all"]
+__all__ = ["Joined", "Listed", "Pending", "Work", "ask", "joined", "layout_of", "list_segment", "listed"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 16
@@ -158,15 +158,23 @@ def list_segment(segment: Array, asked: Array, layout: Layout) -> tuple[Work, di
     return _Fused(layout, left, owners, count[worklist.PLAIN]), lists
 
 
-def upload_all(backend: Backend, arrays: Mapping[str, Array]) -> tuple[Array, dict[str, Buffer]]:
-    """Several arrays in one copy: (host memory that it is made from, buffers)."""
-    starts, end = [], 0
-    for array in arrays.values():
-        starts.append(end)
+class Joined(NamedTuple):
+    """Several arrays in memory that uploads are fast from."""
+
+    host: Array
+    ranges: dict[str, tuple[int, int]]
+
+    def there(self, buffer: Buffer) -> dict[str, Buffer]:
+        """The arrays, in a buffer that has all of the memory."""
+        return {name: buffer[begin:end] for name, (begin, end) in self.ranges.items()}
+
+
+def joined(backend: Backend, arrays: Mapping[str, Array]) -> Joined:
+    ranges, end = dict[str, tuple[int, int]](), 0
+    for name, array in arrays.items():
+        ranges[name] = end, end + array.nbytes
         end += -(-array.nbytes // ALIGNMENT) * ALIGNMENT
-    joined = backend.staging(max(end, ALIGNMENT))
-    for start, array in zip(starts, arrays.values(), strict=True):
-        joined[start : start + array.nbytes] = array.view(np.uint8)
-    buffer = backend.upload(joined)
-    held = zip(arrays.items(), starts, strict=True)
-    return joined, {name: buffer[start : start + array.nbytes] for (name, array), start in held}
+    host = backend.staging(max(end, ALIGNMENT))
+    for name, array in arrays.items():
+        host[slice(*ranges[name])] = array.view(np.uint8)
+    return Joined(host, ranges)

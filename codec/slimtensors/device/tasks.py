@@ -77,7 +77,7 @@ class Segment:
         moved = np.array([at - part.begin for at, part in zip(of_parts, self.parts, strict=True)], np.int64)
         return first + np.repeat(moved, [part.tasks for part in self.parts])
 
-    def decoded(self, i: int, targets: Mapping[int, Buffer]) -> Buffer:
+    def decoded(self, targets: Mapping[int, Buffer], i: int) -> Buffer:
         """A chunk's buffer."""
         task = self.tasks[i]
         return targets[task.tensor][task.begin : task.begin + task.size]
