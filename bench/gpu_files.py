@@ -80,7 +80,8 @@ def cases(sizes: Sequence[int] = SIZES) -> dict[str, tuple[Tensors, Tensors | No
         if w.ndim == 2:
             about = {f"{name}.{n}": about_a_mean(w).to(getattr(torch, name)) for name in DTYPES[:3]}
             found["means"] = about, None, "small"
-        odd |= {f"range.{n}": torch.arange(n), f"zeros.{n}": torch.zeros(n), f"pruned.{n}": w * (w > 0)}
+        odd |= {f"range.{n}": torch.arange(n), f"zeros.{n}": torch.zeros(n)}
+        odd |= {f"pruned.{n}": w.clamp(min=0), f"signed zeros.{n}": w * (w > 0)}
     found["others"] = odd, None, "balanced"
     return found
 
@@ -132,7 +133,7 @@ def _tuned() -> Tensors:
 
 
 def _pruned() -> Tensors:
-    return {name: each * (each > 0) for name, each in _many(torch.bfloat16).items()}
+    return {name: each.clamp(min=0) for name, each in _many(torch.bfloat16).items()}
 
 
 def _decimals() -> Tensors:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file as save_plain
@@ -155,11 +156,23 @@ def one(path, **options):
     return w
 
 
+@pytest.mark.filterwarnings("error::slimtensors.device.loading.DecodedOnCpuWarning")
+def test_chunks_with_two_coded_planes_go_plane_by_plane(tmp_path, monkeypatch):
+    """Weights of which half are -0.0 have two; the fused kernel decodes the chunks before them."""
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 8 * 1024)
+    rng = np.random.default_rng(1)
+    w = rng.standard_normal(12 * 1024).astype(ml_dtypes.bfloat16)
+    w[8 * 1024 :][rng.random(4 * 1024) < 0.5] = -0.0
+    path, backend = tmp_path / "a.slimtensors", Runner(1 << 20)
+    save_file({"w": w}, path)
+    assert load(path, backend)["w"].tobytes() == w.tobytes()
+    assert {each.split("_")[0] for each in backend.launched} >= {"decode", "plane", "finish"}
+
+
 def test_chunks_that_a_kernel_leaves_are_told(tmp_path):
-    """The kernel of the layout wants raw low planes."""
-    rng, path = np.random.default_rng(3), tmp_path / "a.slimtensors"
-    w = (rng.standard_normal(9000) * 0.02).astype(np.float32)
-    w = (w.view(np.uint32) & 0xFFFFFF00 | rng.choice([1, 1, 1, 77], w.size)).astype(np.uint32).view(np.float32)
+    """A plane of Zstandard: bytes of which two bits are zero."""
+    path = tmp_path / "a.slimtensors"
+    w = np.random.default_rng(3).integers(0, 1 << 62, 9000)
     save_file({"w": w}, path, preset="fast")
     with pytest.warns(DecodedOnCpuWarning, match=r"tensor 'w'.*modes that its kernel lacks"):
         found = load(path, Runner(1 << 20))

@@ -21,11 +21,12 @@ from slimtensors.device.layouts import Planes
 from slimtensors.device.planes import list_planes
 from slimtensors.device.read_ahead import ReadAhead
 from slimtensors.device.segments import Listed, Pending, Work, ask, joined, list_segment, listed
+from slimtensors.device.split import split
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.device.telling import tell
 from slimtensors.device.uploads import Uploads
 from slimtensors.errors import ChecksumError, FormatError
-from slimtensors.expression import Sparse
+from slimtensors.expression import Bits, Sparse
 from slimtensors.reading import TensorFile
 
 __all__ = ["Loader"]
@@ -155,7 +156,20 @@ class Loader:
             size = layout.unit_bytes
             asked = np.stack([segment.starts, segment.lengths, segment.sizes // size, places // size], 1)
             work = list_segment(held.staging, asked, layout)
+            left = work[0].left
+            if left:
+                every = self._chunks(segment, held, places)
+                chunks = [every[i] for i in left]
+                bases, base_at = bases_there(self._backend, chunks, size)
+                apart = Planes(size, self._bits(segment))
+                work = split(work, list_planes(held.staging, chunks, base_at, apart), left)
         return listed(*work, places, segment.sizes, self._file.reader.verify == "full"), bases, of_bases
+
+    def _bits(self, segment: Segment) -> Bits:
+        """What its chunks are made of, in a fused kernel's layout."""
+        expression = self._file.header.streams[segment.tasks[0].stream].expression
+        assert isinstance(expression, Bits)
+        return expression
 
     def _chunks(self, segment: Segment, held: Held, places: Array) -> list[Chunk]:
         """As layouts need them that are decoded plane by plane."""
