@@ -1,0 +1,222 @@
+"""What a segment on its way to a GPU costs the processor: python bench/device_asks.py
+
+The device is one that does nothing, so none is needed: its memory is the host's, nothing is copied, and kernels leave
+what they left the first time, when the digests were computed by the CPU. Milliseconds a segment of up to 32 MiB of
+stored bytes: asking (`begin_fill`) and the verdict (`Filling.check`), least of REPEATS; of what is kept, and of what is
+read from the page cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slimtensors.device.loading import Filling, Kept, begin_fill
+from slimtensors.kernels.cpu import xxh3
+from slimtensors.kernels.cuda import rows
+from slimtensors.kernels.status import must
+from slimtensors.reading import open_file
+from slimtensors.threads import thread_count
+from slimtensors.torch import save_file
+
+Array = npt.NDArray[Any]
+Buffer = Any
+
+REPEATS = 20
+ALIGNMENT = 512  # of a tensor in its memory
+
+
+class Window:
+    """As `torch_cuda.Window`."""
+
+    def __init__(self, address: int, length: int) -> None:
+        self.address, self.length = address, length
+
+
+def words(buffer: Buffer, kind: str) -> Array:
+    """A buffer as numbers."""
+    if isinstance(buffer, Window):
+        held = (ctypes.c_uint8 * buffer.length).from_address(buffer.address)
+        return np.frombuffer(held, kind, buffer.length // np.dtype(kind).itemsize)
+    found: Array = buffer.numpy()[: buffer.numel() // np.dtype(kind).itemsize * np.dtype(kind).itemsize].view(kind)
+    return found
+
+
+class Idle:
+    """`Backend`. Buffers are tensors on the CPU, so that what torch does for each slice is counted."""
+
+    def __init__(self) -> None:
+        self.begin()
+        self._left: dict[int, Array] = {}  # by launch: what a kernel left
+        self._held: dict[int, Array] = {}
+
+    def begin(self) -> None:
+        """Launches are counted from here, as are seconds that they take and no device would."""
+        self.launches, self.seconds = 0, 0.0
+
+    def staging(self, length: int) -> Array:
+        return np.empty(length, np.uint8)
+
+    def fresh(self, length: int) -> Buffer:
+        return torch.empty(length, dtype=torch.uint8)
+
+    def zeros(self, length: int) -> Buffer:
+        return torch.zeros(length, dtype=torch.uint8)
+
+    def upload(self, data: Array) -> Buffer:
+        return torch.from_numpy(data)
+
+    def send(self, _target: Buffer, data: Array) -> None:
+        torch.from_numpy(data)
+
+    def write(self, target: Buffer, data: Array) -> None:
+        target.copy_(torch.from_numpy(data))
+
+    def copy(self, target: Buffer, source: Buffer) -> None:
+        target.copy_(source)
+
+    def fetch(self, buffer: Buffer) -> Array:
+        found: Array = buffer.clone().numpy()
+        return found
+
+    download = fetch
+
+    def window(self, targets: Sequence[Buffer]) -> tuple[Window, list[int]]:
+        begin = min(target.data_ptr() for target in targets)
+        begin -= begin % 8
+        end = max(target.data_ptr() + target.numel() for target in targets)
+        return Window(begin, end - begin), [target.data_ptr() - begin for target in targets]
+
+    def holds(self, _tensor: torch.Tensor) -> bool:
+        return False
+
+    def launch(self, kernel: str, _blocks: int, buffers: Sequence[Buffer]) -> None:
+        self.launches += 1
+        if kernel == "digest" or (kernel == "plain_u64" and isinstance(buffers[0], Window)):
+            began = perf_counter()
+            if self.launches not in self._left:
+                self._left[self.launches] = (digested if kernel == "digest" else copied)(*buffers)
+            words(buffers[-1], "u1")[:] |= self._left[self.launches]
+            self.seconds += perf_counter() - began
+
+    def mark(self) -> None:
+        return None
+
+    def wait(self, _mark: None) -> None:
+        return None
+
+    def follow(self, _mark: None) -> None:
+        return None
+
+    def new_queue(self) -> None:
+        return None
+
+    def using(self, _queue: None) -> nullcontext[None]:
+        return nullcontext()
+
+
+def digested(out: Window, items: Buffer, _secrets: Buffer, into: Buffer) -> Array:
+    """What the kernel of this name leaves, over zeros."""
+    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+    scratch = np.empty(xxh3.STAGING, np.uint64)
+    for low, high, pieces, result in words(items, "u4").reshape(-1, rows.DIGEST_ITEM).tolist():
+        begin = low + (high << 32)
+        some = np.ascontiguousarray(data[begin : begin + pieces * rows.PIECE_WORDS])
+        must(xxh3.hash_pieces(some, scratch, left.view(np.uint64)[result : result + pieces]))
+    return left
+
+
+def copied(out: Window, items: Buffer, into: Buffer) -> Array:
+    """As `digested`, of `plain`."""
+    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+    for item in words(items, "u4").reshape(-1, rows.PLAIN_ITEM).tolist():
+        to, units, source = item[rows.TO], item[rows.UNITS], item[rows.FROM]
+        left.view(np.uint64)[to : to + units] = data[source : source + units]
+    return left
+
+
+def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
+    """(name, preset, tensors). share: of 4096 columns and rows."""
+    generator, side = torch.Generator().manual_seed(0), int(4096 * share)
+
+    def layer(*shapes: tuple[int, int]) -> dict[str, torch.Tensor]:
+        return {f"w{i}": torch.randn(shape, generator=generator) * 0.02 for i, shape in enumerate(shapes)}
+
+    whole = layer(*[(side, side)] * 2, *[(int(1.5 * side), side)] * 3)
+    half = {name: tensor.to(torch.bfloat16) for name, tensor in whole.items()}
+    yield "BF16", "fast", half
+    yield "BF16", "balanced", half
+    yield "F32", "balanced", {"w0": whole["w0"], "w1": whole["w1"]}
+    odd = layer(*[(side // 4, side // 4 + 1)] * 60)
+    yield "BF16, chunks with ends", "balanced", {name: tensor.to(torch.bfloat16) for name, tensor in odd.items()}
+    pruned = torch.rand(half["w0"].shape, generator=generator) < 0.5
+    yield "BF16, half zeros", "balanced", {"w0": half["w0"].masked_fill(pruned, 0), "w1": half["w1"] * ~pruned}
+
+
+def least(device: Idle, fill: Callable[[], Filling], repeats: int, segments: int) -> tuple[float, float]:
+    """Milliseconds a segment: asking, and the verdict."""
+    asking, checking = [], []
+    for _ in range(repeats):
+        device.begin()
+        began = perf_counter()
+        filling = fill()
+        asked = perf_counter()
+        filling.check()
+        checking.append(perf_counter() - asked)
+        asking.append(asked - began - device.seconds)
+    return 1e3 * min(asking) / segments, 1e3 * min(checking) / segments
+
+
+def measured(path: Path, threads: int, repeats: int) -> dict[str, float]:
+    """Of one file."""
+    with open_file(path) as file:
+        tensors = file.header.tensors
+        room = torch.empty(sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors), dtype=torch.uint8)
+        targets, at = {}, 0
+        for i, tensor in enumerate(tensors):
+            targets[i] = room[at : at + tensor.nbytes]
+            targets[i].numpy()[:] = file.read(i, threads).reshape(-1).view(np.uint8)
+            at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
+        device, kept = Idle(), Kept()
+        begin_fill(file, targets, device, threads, kept=kept).check()
+        count = len(kept.segments)
+        known = least(device, lambda: begin_fill(file, targets, device, threads, kept=kept), repeats, count)
+        read = least(device, lambda: begin_fill(file, targets, device, threads), repeats, count)
+        return {
+            "segments": count, "launches": device.launches / count, "kept": known[0], "kept, verdict": known[1],
+            "read": read[0], "read, verdict": read[1],
+        }  # fmt: skip
+
+
+def table(share: float, repeats: int, threads: int) -> dict[str, dict[str, float]]:
+    """Of all cases."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.slimtensors"
+        for name, preset, tensors in cases(share):
+            save_file(tensors, path, preset=preset)
+            found[f"{name}, {preset}"] = measured(path, threads, repeats)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int)
+    torch.set_num_threads(1)
+    found = table(1.0, REPEATS, thread_count(parser.parse_args().threads))
+    for name, row in found.items():
+        print(f"| {name} | {' | '.join(f'{key} {value:.3g}' for key, value in row.items())} |")
+
+
+if __name__ == "__main__":
+    main()
