@@ -27,7 +27,7 @@ import slimtensors
 from bench.gpu_files import SIZES, cases, path_of, prepare, quantised_files, weights
 from bench.gpu_offload import WORKLOADS, large_model, offloading
 from bench.gpu_peers import TWIN_OF, nvcomp_ans, twin
-from bench.gpu_speed import link_rates, loading, onto
+from bench.gpu_speed import beside_safetensors, link_rates, loading, onto
 from bench.machine import describe, stamp
 from slimtensors.device.choice import VARIABLE, why_not
 from slimtensors.torch import load_file, save_file
@@ -97,7 +97,9 @@ def main() -> int:
     """Run all; print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--only", nargs="+", help="parts: correctness, quantised, loading, peers, offloaded")
+    parser.add_argument(
+        "--only", nargs="+", help="parts: prepare, correctness, quantised, loading, safetensors, peers, offloaded"
+    )
     given = parser.parse_args()
     reason = why_not()
     if reason is not None:
@@ -108,9 +110,9 @@ def main() -> int:
 
     os.environ[VARIABLE] = "cuda"
     backend = TorchCuda(torch.device("cuda"))
-    rates = link_rates(backend)
+    rates = link_rates()
     result: dict[str, Any] = {
-        "gpu": torch.cuda.get_device_name(), "machine": describe(), "run": stamp(sys.argv[1:]),
+        "gpu": torch.cuda.get_device_name(), "machine": describe(), "run": stamp(sys.argv[1:], "bench.gpu_check"),
         "torch": torch.__version__, "numpy": np.__version__,
         "slimtensors": slimtensors.__version__, "GB/s": {name: rate / 1e9 for name, rate in rates.items()},
         "wrong": [], "failed": {}, "seconds": {},
@@ -123,6 +125,7 @@ def main() -> int:
             "correctness": lambda: correctness(folder, backend),
             "quantised": lambda: quantised(folder, backend),
             "loading": lambda: loading(folder, backend, rates),
+            "safetensors": lambda: beside_safetensors(folder),
             "peers": lambda: beside_peers(folder, backend),
             "offloaded": lambda: offloading(folder, large_model, WORKLOADS, "cuda", rates["pinned copy"]),
         }

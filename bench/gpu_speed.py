@@ -10,16 +10,19 @@ from typing import Any
 from unittest import mock
 
 import torch
+from safetensors.torch import load_file as load_plain
+from safetensors.torch import save_file as save_plain
 
 from bench.gpu_files import TIMED, Tensors, path_of
 from slimtensors.device import loading as device_loading
 from slimtensors.device.loading import Kept, begin_fill, fill_device
 from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
+from slimtensors.torch import load_file
 from slimtensors.torch_device import resident_of
 from slimtensors.torch_tensors import as_base
 
-__all__ = ["link_rates", "loading", "onto"]
+__all__ = ["beside_safetensors", "kernel_times", "link_rates", "loading", "onto"]
 
 REPEATS = 20
 LOADS = 5
@@ -35,14 +38,13 @@ def onto(path: Path, backend: Any, base: Tensors | None = None) -> dict[str, Any
         return {tensors[i].name: target for i, target in targets.items()}
 
 
-def link_rates(backend: Any) -> dict[str, float]:
+def link_rates() -> dict[str, float]:
     """Bytes a second of a copy within the device, read and written, and from pinned memory."""
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     pinned = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source)
     within = _median(lambda: target.copy_(source))
     up = _median(lambda: target[: pinned.numel()].copy_(pinned, non_blocking=True))
-    del backend
     return {"device copy": 2 * source.numel() / within, "pinned copy": pinned.numel() / up}
 
 
@@ -152,3 +154,22 @@ def loading(folder: Path, backend: Any, rates: dict[str, float], names: Sequence
         }
         print(f"{name}: {result[name]}", flush=True)
     return result
+
+
+def beside_safetensors(folder: Path, name: str = "bfloat16, balanced") -> dict[str, float]:
+    """Seconds of `load_file` onto the device by safetensors and by us, from the page cache, in turn."""
+    path, plain, timed = path_of(folder, "timed", name), folder / "beside.safetensors", TIMED[name]
+    if not path.exists():
+        timed.save(path)
+    save_plain(load_file(path), plain)
+    found: dict[str, list[float]] = {"safetensors s": [], "ours s": []}
+    for _ in range(LOADS):
+        for kind, load, source in (("safetensors s", load_plain, plain), ("ours s", load_file, path)):
+            began = time.perf_counter()
+            tensors = load(source, device="cuda")
+            torch.cuda.synchronize()
+            found[kind].append(time.perf_counter() - began)
+            del tensors
+    plain.unlink()
+    seconds = {kind: statistics.median(each) for kind, each in found.items()}
+    return seconds | {"safetensors / ours": seconds["safetensors s"] / seconds["ours s"]}

@@ -73,10 +73,10 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "slimtensors": ours.version()} | packages | peers.versions()
 
 
-def stamp(command: list[str]) -> dict[str, Any]:
+def stamp(command: list[str], module: str = "bench.run") -> dict[str, Any]:
     """What may differ from one section's run to the next."""
     return {
-        "command": "python -m bench.run " + " ".join(command),
+        "command": " ".join(["python", "-m", module, *command]),
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "changed_files": _git("status", "--porcelain", "--", "codec").splitlines(),

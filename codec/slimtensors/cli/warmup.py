@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,7 +47,7 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
         say(f"all kernels are ready after {time.perf_counter() - begin:.1f} s, {where}")
 
 
-def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
+def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     """One for each kind of tensor that is stored and read in a way of its own."""
     import numpy as np
 
@@ -86,6 +87,24 @@ def jobs() -> Iterator[tuple[str, Callable[[], None]]]:
     for kind in ("Q4_0", "Q5_0", "Q8_0"):
         yield f"blocks of {kind}", _blocks_job(kind, random)
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
+    yield from _gpu_jobs()
+
+
+def _gpu_jobs() -> Iterator[tuple[str, Callable[[], object]]]:
+    """One for each kernel and kind of GPU, where there is one that runs them."""
+    from slimtensors.device.choice import why_not
+
+    if why_not() is not None:
+        return
+    import torch
+
+    from slimtensors.kernels.cuda.catalogue import KERNELS
+    from slimtensors.kernels.cuda.machine_code import machine_code
+
+    kinds = {torch.cuda.get_device_capability(index) for index in range(torch.cuda.device_count())}
+    for major, minor in sorted(kinds):
+        for name in KERNELS:
+            yield f"{name}, sm_{major}{minor}", partial(machine_code, name, 10 * major + minor)
 
 
 def _cast(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
