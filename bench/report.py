@@ -195,7 +195,7 @@ def end_metric(result: Result) -> str:
         if "format_bits" in r:
             equal = [
                 value(result, "end_metric", "bits_per_weight", model=r["model"], way=way, as_good_as=r["recipe"])
-                for way in ("one error", "one step", "importance")
+                for way in ("one error", "one error, small", "one step", "importance")
             ]
             rows.append(
                 [f"{r['model']}, {r['recipe']}", f"{r['format_bits']:.2f}", f"{r['bits_per_weight']:.2f}",
@@ -203,9 +203,10 @@ def end_metric(result: Result) -> str:
                  *("" if each is None else f"{each:.2f}" for each in equal)]
             )  # fmt: skip
         elif r["recipe"] == "as it is" and "loss" in r:
-            rows.append([f"{r['model']}, as it is", "", "", "0", f"{r['loss']:.4f}", "", "", ""])
+            rows.append([f"{r['model']}, as it is", "", "", "0", f"{r['loss']:.4f}", "", "", "", ""])
     columns = [
-        "", "format's own bits", "ours", "change", "loss", "slim, one error for all", "one step for all", "importance"
+        "", "format's own bits", "ours", "change", "loss", "slim, one error for all", "in `small`",
+        "one step for all", "importance",
     ]  # fmt: skip
     return f"{note}\n\n{table(columns, rows)}"
 
