@@ -267,7 +267,8 @@ TARGETS = [
         _as_good(model, said, ways, must)
         for model in ("minilm", "language model")
         for said, ways, must in (
-            ("without data", ("one step", "one error"), 3.85), ("without data, small", ("one error, small",), 3.85),
+            ("without data", ("one step", "one error"), 3.85),
+            ("without data, small", ("one error, small",), 3.85),
             ("with importance", ("importance",), 3.4),
         )
     ),
