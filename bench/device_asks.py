@@ -121,6 +121,9 @@ class Idle:
     def new_queue(self) -> None:
         return None
 
+    def helpers(self, count: int) -> list[None]:
+        return [None] * count
+
     def using(self, _queue: None) -> nullcontext[None]:
         return nullcontext()
 

@@ -21,13 +21,20 @@ class Queued(Runner):
         self._queues = [[]]
         self._done = [0]  # by queue: of all that it was ever asked for
         self._current = threading.local()
-        self.late = None  # a queue that does nothing until something waits for it
+        self._helpers = []
+        self.late = None  # a queue, or several, that do nothing until something waits for them
 
     def new_queue(self):
         with self._lock:
             self._queues.append([])
             self._done.append(0)
             return len(self._queues) - 1
+
+    def helpers(self, count):
+        with self._lock:
+            while len(self._helpers) < count:
+                self._helpers.append(self.new_queue())
+            return self._helpers[:count]
 
     @contextmanager
     def using(self, queue):
@@ -49,7 +56,8 @@ class Queued(Runner):
 
     def _step(self):
         """Run one piece of work, of any queue; False if none may run."""
-        able = [i for i, queue in enumerate(self._queues) if queue and self._reached(queue[0][1]) and i != self.late]
+        late = self.late if isinstance(self.late, tuple) else (self.late,)
+        able = [i for i, queue in enumerate(self._queues) if queue and self._reached(queue[0][1]) and i not in late]
         if not able:
             return False
         chosen = self._random.choice(able)

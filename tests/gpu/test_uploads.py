@@ -8,13 +8,15 @@ import pytest
 from gpu.backend import Runner
 from gpu.queued import Queued
 from slimtensors.device import loader, loading
+from slimtensors.device.decoders import DECODERS, Decoders
 from slimtensors.device.loading import Kept, begin_fill
 from slimtensors.device.uploads import SLOTS, Uploads
 from slimtensors.errors import ChecksumError
 from slimtensors.numpy import save_file
 from slimtensors.reading import open_file
 
-DECODES, UPLOADS = 0, 1  # queues of a fill
+ASKS, UPLOADS = 0, 1  # queues of a fill
+DECODE = tuple(range(2, 2 + DECODERS))
 SEGMENTS = 3 * SLOTS  # late uploads are asked for only where a slot's host memory is needed again, two turns later
 
 
@@ -24,7 +26,7 @@ def path(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 1)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 256)
     rng = np.random.default_rng(0)
-    save_file({f"w{i}": rng.integers(0, 256, 700).astype(np.uint8) for i in range(SEGMENTS)}, tmp_path / "a")
+    save_file({f"w{i}": rng.integers(0, 256, 300).astype(np.uint8) for i in range(SEGMENTS)}, tmp_path / "a")
     return tmp_path / "a"
 
 
@@ -32,28 +34,25 @@ def filled(path, backend, *, times=1, kept=None, uploads=None):
     """Whether each tensor is as it should be, where nothing else would find out."""
     with open_file(path, verify="none") as file:
         expected = [file.read(i, 1).tobytes() for i in range(SEGMENTS)]
-        targets = {i: backend.fresh(700) for i in range(SEGMENTS)}
+        targets = {i: backend.fresh(300) for i in range(SEGMENTS)}
         for _ in range(times):
             for target in targets.values():
-                backend.write(target, np.zeros(700, np.uint8))
+                backend.write(target, np.zeros(300, np.uint8))
             begin_fill(file, targets, backend, 1, kept=kept, uploads=uploads).check()
         return [target.tobytes() == given for target, given in zip(targets.values(), expected, strict=True)]
 
 
-@pytest.mark.parametrize("late", [None, DECODES, UPLOADS])
+@pytest.mark.parametrize("late", [None, UPLOADS, DECODE, (ASKS, *DECODE)])
 @pytest.mark.parametrize("keeps", [False, True])
 def test_segments_take_turns(path, late, keeps):
-    for seed in range(2):
-        backend = Queued(1 << 17, seed)
-        backend.late = late
-        assert all(filled(path, backend, times=2, kept=Kept() if keeps else None, uploads=Uploads(backend)))
-        backend = Queued(1 << 17, seed)
-        backend.late = late
-        assert all(filled(path, backend))
+    backend = Queued(1 << 18, 1)
+    backend.late = late
+    assert all(filled(path, backend, times=2, kept=Kept() if keeps else None, uploads=Uploads(backend)))
+    assert all(filled(path, backend))
 
 
 # What is left out, and the queue that then is too late.
-WAITS = [("_wait_for", UPLOADS), ("_follow_free", DECODES), ("_follow_sent", UPLOADS)]
+WAITS = [("_wait_for", UPLOADS), ("_follow_free", DECODE), ("_follow_sent", UPLOADS)]
 
 
 @pytest.mark.parametrize(("left_out", "late"), WAITS)
@@ -62,9 +61,25 @@ def test_each_wait_is_needed(path, monkeypatch, left_out, late):
     monkeypatch.setattr(Uploads, left_out, lambda _self, _slot: None)
 
     def is_wrong(seed):
-        backend = Queued(1 << 17, seed)
+        backend = Queued(1 << 18, seed)
         backend.late = late
         return not all(filled(path, backend))
+
+    assert any(is_wrong(seed) for seed in range(4))
+
+
+@pytest.mark.parametrize(("left_out", "late"), [("end", DECODE), ("_begin", ASKS)])
+def test_decoders_are_held_on_both_sides(path, monkeypatch, left_out, late):
+    """What the caller's queue did before is done before, and what it does then sees the tensors."""
+    if left_out == "end":
+        monkeypatch.setattr(Decoders, "end", lambda _self: None)
+    else:
+        monkeypatch.setattr(Decoders, "_follow", lambda self, mark: mark == self._begin or self._backend.follow(mark))
+
+    def is_wrong(seed):
+        backend = Queued(1 << 18, seed)
+        backend.late = late
+        return not all(filled(path, backend, times=2, uploads=Uploads(backend)))
 
     assert any(is_wrong(seed) for seed in range(4))
 
@@ -74,7 +89,7 @@ class Recycling(Queued):
 
     def __init__(self, seed):
         super().__init__(1 << 16, seed)
-        self.late = DECODES
+        self.late = ASKS
         self.used = Runner.fresh(self, 768)
         self.used[:] = 7
 
@@ -85,14 +100,14 @@ class Recycling(Queued):
 @pytest.mark.parametrize("marked", [True, False])
 def test_memory_is_uploaded_to_when_its_queue_is_done_with_it(monkeypatch, marked):
     if not marked:
-        monkeypatch.setattr(Uploads, "_mark", lambda _self, slot: setattr(slot, "free", (DECODES, 0)))
+        monkeypatch.setattr(Uploads, "_mark", lambda _self, slot: setattr(slot, "free", (ASKS, 0)))
 
     def keeps(seed):
         backend = Recycling(seed)
         copied, uploads = Runner.fresh(backend, 768), Uploads(backend)
         backend.copy(copied, backend.used)
-        uploads.reserve(768)
-        uploads.send(np.zeros(768, np.uint8))
+        uploads.reserve(768, 1)
+        uploads.send(np.zeros(768, np.uint8), staged=False)
         backend.wait(backend.mark())
         return bool((copied == 7).all())
 
@@ -109,29 +124,30 @@ def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
     if not waits:
         monkeypatch.setattr(Uploads, "wait", lambda _self: None)
         monkeypatch.setattr(Uploads, "_follow_sent", lambda _self, _slot: None)
-    backend = Queued(1 << 17, 1)
+    backend = Queued(1 << 18, 1)
     backend.late = UPLOADS
     kept = Kept() if keeps else None
     with open_file(path) as file, pytest.raises(ChecksumError, match="BLAKE3"):
-        begin_fill(file, {i: backend.fresh(700) for i in range(SEGMENTS)}, backend, 1, kept=kept)
+        begin_fill(file, {i: backend.fresh(300) for i in range(SEGMENTS)}, backend, 1, kept=kept)
     assert (not any(backend._queues)) == waits
 
 
-@pytest.mark.parametrize("marked", [True, False])
-def test_kept_lists_are_there_for_another_queue(path, monkeypatch, marked):
-    """The first fill's queue uploads them, the second one's reads them."""
+@pytest.mark.parametrize("same", [True, False])
+def test_a_kept_segment_is_decoded_by_the_queue_that_has_its_lists(path, monkeypatch, same):
+    """Whatever queue a later fill is asked of; with others, some order would see no lists yet."""
     monkeypatch.setattr(loader, "LIST_SHARE", 1000)
 
     def is_right(seed):
-        backend, kept = Queued(1 << 17, seed), Kept(on_device=True)
-        backend.late = DECODES
+        backend, kept = Queued(1 << 18, seed), Kept(on_device=True)
+        backend.late = DECODE
         with open_file(path, verify="none") as file:
-            targets = [{i: backend.fresh(700) for i in range(SEGMENTS)} for _ in range(2)]
+            targets = [{i: backend.fresh(300) for i in range(SEGMENTS)} for _ in range(2)]
             begin_fill(file, targets[0], backend, 1, kept=kept)  # nothing waits for it
-            if not marked:
-                kept.uploaded = None
-            with backend.using(backend.new_queue()):
+            other = backend.new_queue()
+            if not same:
+                backend._helpers[1:] = backend._helpers[:0:-1]
+            with backend.using(other):
                 begin_fill(file, targets[1], backend, 1, kept=kept).check()
             return [each.tobytes() for each in targets[1].values()] == [file.read(i, 1).tobytes() for i in targets[1]]
 
-    assert all(is_right(seed) for seed in range(3)) == marked
+    assert is_right(0) == same

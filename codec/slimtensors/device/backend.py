@@ -64,6 +64,9 @@ class Backend(Protocol):
     def new_queue(self) -> Any:
         """Another queue, beside the one that the thread uses."""
 
+    def helpers(self, count: int) -> list[Any]:
+        """Queues beside those that threads use, the same ones each time, for all who ask."""
+
     def using(self, queue: Any) -> AbstractContextManager[Any]:
         """Inside, this thread asks that queue. What two queues are asked for happens in no order, but for `follow`."""
 

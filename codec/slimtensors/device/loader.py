@@ -16,6 +16,7 @@ from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.bases import BaseDigests, Bases, as_bytes, bases_there, take_base_digests
 from slimtensors.device.chunks import Chunk
+from slimtensors.device.decoders import Decoders
 from slimtensors.device.kept import Held, Kept, Lists
 from slimtensors.device.layouts import Planes
 from slimtensors.device.planes import list_planes
@@ -55,25 +56,29 @@ class Loader:
     ) -> None:  # fmt: skip
         self._file, self._targets, self._backend, self._threads = file, targets, backend, threads
         self._bases, self._kept, self._uploads = bases, kept, uploads
+        self._decoders: Decoders | None = None
         self._asked: list[_Asked] = []
 
     def load(self, segments: Sequence[Segment]) -> None:
         """Ask for all, and decode what no kernel does."""
-        if self._kept is not None and self._kept.uploaded is not None:
-            self._backend.follow(self._kept.uploaded)  # by another queue perhaps
-        self._uploads.reserve(max((segment.length for segment in segments), default=0))
+        there = self._kept is not None and self._kept.on_device
+        self._uploads.reserve(max((each.length for each in segments), default=0), 0 if there else len(segments))
         missing = [each for each in segments if self._kept is None or each not in self._kept.segments]
+        self._decoders = Decoders(self._backend)
         with ReadAhead(missing, self._room, self._read, self._threads) as ahead:
             for segment in segments:
-                self._decode(segment, ahead)
-        if self._kept is not None:
-            self._kept.uploaded = self._backend.mark()
+                held = self._held(segment, ahead)
+                with self._decoders.turn():
+                    self._decode(segment, held)
+        self._decoders.end()
         for asked in self._asked:
             self._decode_left(asked)
 
     def wait(self) -> None:
         """Until the device is done with all that has been asked for: host memory is read no more."""
         self._uploads.wait()
+        if self._decoders is not None:
+            self._decoders.wait()
         self._backend.wait(self._backend.mark())
 
     def check(self, mark: Any) -> None:
@@ -82,8 +87,9 @@ class Loader:
         for asked in self._asked:
             self._check(asked)
 
-    def _decode(self, segment: Segment, ahead: ReadAhead) -> None:
-        held = self._held(segment, ahead)
+    def _decode(self, segment: Segment, held: Held) -> None:
+        if self._kept is not None and self._kept.on_device and held.stored is None:
+            held.stored = self._backend.upload(held.staging)
         out, at = self._backend.window(segment.targets(self._targets))
         bases, of_bases, lists = None, None, held.lists
         if lists is None or lists.at != at:
@@ -93,7 +99,7 @@ class Loader:
         if self._kept is not None and held.lists is None and bases is None:
             is_small = lists.here.host.size <= LIST_SHARE * segment.length
             held.lists = lists._replace(there=there if is_small else None)
-        stored = self._uploads.send(held.staging) if held.stored is None else held.stored
+        stored = self._uploads.send(held.staging, self._kept is None) if held.stored is None else held.stored
         whole = partial(segment.decoded, self._targets)
         pending = ask(self._backend, lists.given, stored, there, out, whole, bases)
         kept = held if self._kept is not None else None
@@ -108,7 +114,6 @@ class Loader:
             return kept.segments[segment]
         held = ahead.take()
         if kept is not None:
-            held.stored = self._backend.upload(held.staging) if kept.on_device else None
             kept.segments[segment] = held
         return held
 

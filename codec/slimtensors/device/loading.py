@@ -25,7 +25,7 @@ __all__ = ["DecodedOnCpuWarning", "Filling", "Kept", "Resident", "begin_fill", "
 Array = npt.NDArray[Any]
 
 SEGMENT_BYTES = 32 * 1024 * 1024  # stored
-DECODED_BYTES = 4 * SEGMENT_BYTES  # of a segment: what decodes plane by plane has work space on the device
+DECODED_BYTES = 2 * SEGMENT_BYTES  # of a segment: what decodes plane by plane has work space on the device
 ALIGNMENT = 8  # of a target that the kernels write to
 
 

@@ -7,7 +7,7 @@ from types import TracebackType
 
 from slimtensors.device.kept import Held
 from slimtensors.device.tasks import Segment
-from slimtensors.device.uploads import SLOTS
+from slimtensors.device.uploads import STAGED
 from slimtensors.threads import Pipeline
 
 __all__ = ["ReadAhead"]
@@ -19,7 +19,7 @@ class ReadAhead:
     """A context; at its end no thread reads any more.
 
     room(segment): memory for one. It is asked for in the taker's thread, for the segment that is taken and those after
-    it, SLOTS in all. read(segment, run, held): some of its chunks into its memory.
+    it, STAGED in all. read(segment, run, held): some of its chunks into its memory.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ReadAhead:
 
     def take(self) -> Held:
         """The next segment. Raises the first error of reading."""
-        while len(self._held) < min(self._taken + SLOTS, len(self._segments)):
+        while len(self._held) < min(self._taken + STAGED, len(self._segments)):
             held = self._room(self._segments[len(self._held)])
             with self._pipeline.changed:
                 self._held.append(held)

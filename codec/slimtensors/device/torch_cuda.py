@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import numpy.typing as npt
@@ -80,11 +81,19 @@ class TorchCuda:
     def new_queue(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]  # torch's
 
+    def helpers(self, count: int) -> list[torch.cuda.Stream]:
+        return [_helper(self.device, i) for i in range(count)]
+
     def using(self, queue: torch.cuda.Stream) -> torch.cuda.StreamContext:
         return torch.cuda.stream(queue)
 
     def follow(self, mark: torch.cuda.Event) -> None:
         torch.cuda.current_stream(self.device).wait_event(mark)
+
+
+@cache
+def _helper(device: torch.device, _number: int) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch's
 
 
 class Window:
