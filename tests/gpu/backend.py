@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from contextlib import nullcontext
 
 import numpy as np
@@ -12,6 +13,17 @@ from slimtensors.kernels.cuda.catalogue import KERNELS
 from slimtensors.kernels.cuda.seam import Seam
 
 POISON = 0xA5
+
+
+class Buffer(np.ndarray):
+    """Memory that is given back when nobody holds it, or a part of it, any more."""
+
+    def __array_finalize__(self, source):
+        self.owner = getattr(source, "owner", None)
+
+
+class Owner:
+    """Of a buffer and all its parts."""
 
 
 class Runner:
@@ -29,7 +41,15 @@ class Runner:
             begin = self._used
             self._used += -(-length // 256) * 256
         assert self._used <= self._arena.size
-        return self._arena[begin : begin + length]
+        memory = self._arena[begin : begin + length]
+        buffer = memory.view(Buffer)
+        buffer.owner = Owner()
+        weakref.finalize(buffer.owner, self.given_back(), memory).atexit = False
+        return buffer
+
+    def given_back(self):
+        """What becomes of memory that nobody holds: others write to it, not before this queue has got here."""
+        return lambda memory: memory.fill(POISON)
 
     def zeros(self, length):
         buffer = self.fresh(length)

@@ -11,6 +11,16 @@ import numpy as np
 from gpu.backend import POISON, Runner
 
 
+class Spoiling:
+    """What is done with memory that was given back."""
+
+    def __init__(self, memory):
+        self._memory = memory
+
+    def __call__(self):
+        self._memory.fill(POISON)
+
+
 class Queued(Runner):
     """`Backend`. Work is done as late as can be, or now and then some of it, of any queue whose head may run."""
 
@@ -89,26 +99,43 @@ class Queued(Runner):
     def follow(self, mark):
         self.ask(lambda: None, mark)
 
+    @property
+    def busy(self):
+        """Whether anything that was asked for is not done."""
+        return any(not isinstance(work, Spoiling) for queue in self._queues for work, _mark in queue)
+
+    def given_back(self):
+        queue = getattr(self._current, "queue", 0)
+
+        def write(memory):
+            with self._lock:
+                self._queues[queue].append((Spoiling(memory), None))
+
+        return write
+
     def upload(self, data):
         with self._lock:
             buffer = self.fresh(data.size)
-        self.ask(lambda: np.copyto(buffer, data))
+        self.send(buffer, data)
         return buffer
 
     def send(self, target, data):
-        self.ask(lambda: np.copyto(target, data))
+        memory = np.asarray(target)  # which does not hold the buffer: that is for who asks
+        self.ask(lambda: np.copyto(memory, data))
 
     def write(self, target, data):
-        kept = np.asarray(data).copy()
-        self.ask(lambda: np.copyto(np.asarray(target), kept))
+        memory, kept = np.asarray(target), np.asarray(data).copy()
+        self.ask(lambda: np.copyto(memory, kept))
 
     def copy(self, target, source):
-        self.ask(lambda: np.copyto(np.asarray(target), np.asarray(source)))
+        memory, given = np.asarray(target), np.asarray(source)
+        self.ask(lambda: np.copyto(memory, given))
 
     def zeros(self, length):
         with self._lock:
             buffer = self.fresh(length)
-        self.ask(lambda: buffer.fill(0))
+        memory = np.asarray(buffer)
+        self.ask(lambda: memory.fill(0))
         return buffer
 
     def download(self, buffer):
@@ -117,9 +144,10 @@ class Queued(Runner):
 
     def fetch(self, buffer):
         there = np.full(len(buffer), POISON, np.uint8)
-        self.ask(lambda: np.copyto(there, np.asarray(buffer)))
+        memory = np.asarray(buffer)
+        self.ask(lambda: np.copyto(there, memory))
         return there
 
     def launch(self, kernel, blocks, buffers):
-        launched = super().launch
-        self.ask(lambda: launched(kernel, blocks, buffers))
+        launched, memory = super().launch, [np.asarray(buffer) for buffer in buffers]
+        self.ask(lambda: launched(kernel, blocks, memory))

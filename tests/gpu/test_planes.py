@@ -81,11 +81,12 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
     segment = np.frombuffer(b"".join(stored), np.uint8).copy()
     if change is not None:
         change(segment)
-    bases, base_at = bases_there(backend, chunks, kind.unit_bytes)
-    given = listed(*list_planes(segment, chunks, base_at, layout), np.zeros(0), np.zeros(0), digests=False)
+    bases = bases_there(backend, chunks, kind.unit_bytes)
+    given = listed(*list_planes(segment, chunks, bases.places, layout), np.zeros(0), np.zeros(0), digests=False)
     here = joined(backend, given.arrays)
     lists = here.there(backend.upload(here.host))
-    pending = ask(backend, given, backend.upload(segment), lists, out, lambda i: target[chunks[i].place :], bases)
+    stored = backend.upload(segment)
+    pending = ask(backend, given, stored, lists, out, lambda i: target[chunks[i].place :], bases.memory)
     return target.view(units.dtype), pending.faulty(), pending.left, backend.launched
 
 

@@ -129,7 +129,7 @@ def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
     kept = Kept() if keeps else None
     with open_file(path) as file, pytest.raises(ChecksumError, match="BLAKE3"):
         begin_fill(file, {i: backend.fresh(300) for i in range(SEGMENTS)}, backend, 1, kept=kept)
-    assert (not any(backend._queues)) == waits
+    assert (not backend.busy) == waits
 
 
 @pytest.mark.parametrize("same", [True, False])

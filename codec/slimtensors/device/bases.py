@@ -21,7 +21,7 @@ from slimtensors.expression import Delta, Stored, Sum
 from slimtensors.reading import TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["BaseDigests", "Bases", "Resident", "as_bytes", "bases_there", "take_base_digests"]
+__all__ = ["BaseDigests", "Bases", "BasesThere", "Resident", "as_bytes", "bases_there", "take_base_digests"]
 
 Array = npt.NDArray[Any]
 
@@ -65,12 +65,22 @@ def take_base_digests(backend: Backend, chunks: Sequence[Chunk]) -> BaseDigests 
     return BaseDigests(stated, digesting, backend.fetch(results), lists.host)
 
 
-def bases_there(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> tuple[Buffer, list[int]]:
-    """A buffer that has the base units of all chunks, and where they begin in it, in units; None if there are none."""
+class BasesThere(NamedTuple):
+    """A range of memory that has the base units of all chunks, and where they begin in it, in units. Whoever asks
+    kernels to read it holds the bases until then: the range does not, and what nobody holds is given to others.
+    """
+
+    memory: Buffer  # None if there are none
+    places: list[int]
+    held: list[Buffer]
+
+
+def bases_there(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> BasesThere:
     if chunks[0].base is None:
-        return None, [0] * len(chunks)
-    found, places = backend.window([chunk.base for chunk in chunks])
-    return found, [place // unit_bytes for place in places]
+        return BasesThere(None, [0] * len(chunks), [])
+    held = [chunk.base for chunk in chunks]
+    found, places = backend.window(held)
+    return BasesThere(found, [place // unit_bytes for place in places], held)
 
 
 class Bases:

@@ -14,7 +14,7 @@ from slimtensors.codecs.sparse import stored_mask
 from slimtensors.container.header import Stream
 from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
-from slimtensors.device.bases import BaseDigests, Bases, as_bytes, bases_there, take_base_digests
+from slimtensors.device.bases import BaseDigests, Bases, BasesThere, as_bytes, bases_there, take_base_digests
 from slimtensors.device.chunks import Chunk
 from slimtensors.device.decoders import Decoders
 from slimtensors.device.kept import Held, Kept, Lists
@@ -95,13 +95,14 @@ class Loader:
         if lists is None or lists.at != at:
             given, bases, of_bases = self._listed(segment, held, at)
             lists = Lists(at, given._replace(arrays={}), joined(self._backend, given.arrays), None)
+        memory = None if bases is None else bases.memory
         there = lists.there or lists.here.there(self._backend.upload(lists.here.host))
-        if self._kept is not None and held.lists is None and bases is None:
+        if self._kept is not None and held.lists is None and memory is None:
             is_small = lists.here.host.size <= LIST_SHARE * segment.length
             held.lists = lists._replace(there=there if is_small else None)
         stored = self._uploads.send(held.staging, self._kept is None) if held.stored is None else held.stored
         whole = partial(segment.decoded, self._targets)
-        pending = ask(self._backend, lists.given, stored, there, out, whole, bases)
+        pending = ask(self._backend, lists.given, stored, there, out, whole, memory)
         kept = held if self._kept is not None else None
         self._asked.append(_Asked(segment, pending, kept, of_bases, lists.here.host))
         if held.stored is None:
@@ -144,19 +145,20 @@ class Loader:
         except FormatError:
             return None  # the CPU decodes all of the chunk, and has the words
 
-    def _listed(self, segment: Segment, held: Held, at: list[int]) -> tuple[Listed, Buffer, BaseDigests | None]:
+    def _listed(
+        self, segment: Segment, held: Held, at: list[int]
+    ) -> tuple[Listed, BasesThere | None, BaseDigests | None]:
         """The work of a segment's chunks; their bases, and what is to be found of these."""
         layout, places = segment.layout, segment.places(at)
         work: tuple[Work, dict[str, Array]]
-        bases: Buffer = None
-        of_bases = None
+        bases, of_bases = None, None
         if isinstance(layout, Planes):
             chunks = self._chunks(segment, held, places)
             if layout.has_base:
                 chunks = self._bases.given(segment.tasks, chunks, held.staging)
-            bases, base_at = bases_there(self._backend, chunks, layout.unit_bytes)
+            bases = bases_there(self._backend, chunks, layout.unit_bytes)
             of_bases = take_base_digests(self._backend, chunks)
-            work = list_planes(held.staging, chunks, base_at, layout)
+            work = list_planes(held.staging, chunks, bases.places, layout)
         else:
             size = layout.unit_bytes
             asked = np.stack([segment.starts, segment.lengths, segment.sizes // size, places // size], 1)
@@ -165,9 +167,8 @@ class Loader:
             if left:
                 every = self._chunks(segment, held, places)
                 chunks = [every[i] for i in left]
-                bases, base_at = bases_there(self._backend, chunks, size)
                 apart = Planes(size, self._bits(segment))
-                work = split(work, list_planes(held.staging, chunks, base_at, apart), left)
+                work = split(work, list_planes(held.staging, chunks, [0] * len(left), apart), left)
         return listed(*work, places, segment.sizes, self._file.reader.verify == "full"), bases, of_bases
 
     def _bits(self, segment: Segment) -> Bits:
