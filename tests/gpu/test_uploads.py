@@ -20,14 +20,22 @@ DECODE = tuple(range(2, 2 + DECODERS))
 SEGMENTS = 3 * SLOTS  # late uploads are asked for only where a slot's host memory is needed again, two turns later
 
 
-@pytest.fixture
-def path(tmp_path, monkeypatch):
+BESIDE, FUSED = np.uint16, np.uint8  # whose segments are decoded beside each other, by whichever kernels; and not
+
+
+def saved(tmp_path, monkeypatch, dtype):
     """Tensors of a segment each."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 1)
     monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 256)
     rng = np.random.default_rng(0)
-    save_file({f"w{i}": rng.integers(0, 256, 300).astype(np.uint8) for i in range(SEGMENTS)}, tmp_path / "a")
+    noise = rng.integers(0, 256, (SEGMENTS, 300)).astype(np.uint8)
+    save_file({f"w{i}": noise[i].view(dtype) for i in range(SEGMENTS)}, tmp_path / "a")
     return tmp_path / "a"
+
+
+@pytest.fixture
+def path(tmp_path, monkeypatch):
+    return saved(tmp_path, monkeypatch, BESIDE)
 
 
 def filled(path, backend, *, times=1, kept=None, uploads=None):
@@ -42,26 +50,33 @@ def filled(path, backend, *, times=1, kept=None, uploads=None):
         return [target.tobytes() == given for target, given in zip(targets.values(), expected, strict=True)]
 
 
-@pytest.mark.parametrize("late", [None, UPLOADS, DECODE, (ASKS, *DECODE)])
+@pytest.mark.parametrize(
+    ("late", "dtype"), [(UPLOADS, BESIDE), (DECODE, BESIDE), ((ASKS, *DECODE), BESIDE), (UPLOADS, FUSED), (ASKS, FUSED)]
+)
 @pytest.mark.parametrize("keeps", [False, True])
-def test_segments_take_turns(path, late, keeps):
-    backend = Queued(1 << 18, 1)
+def test_segments_take_turns(tmp_path, monkeypatch, late, keeps, dtype):
+    path = saved(tmp_path, monkeypatch, dtype)
+    backend = Queued(1 << 21, 1)
     backend.late = late
     assert all(filled(path, backend, times=2, kept=Kept() if keeps else None, uploads=Uploads(backend)))
     assert all(filled(path, backend))
 
 
 # What is left out, and the queue that then is too late.
-WAITS = [("_wait_for", UPLOADS), ("_follow_free", DECODE), ("_follow_sent", UPLOADS)]
+WAITS = [
+    ("_wait_for", UPLOADS, BESIDE), ("_follow_free", DECODE, BESIDE), ("_follow_sent", UPLOADS, BESIDE),
+    ("_follow_free", ASKS, FUSED), ("_follow_sent", UPLOADS, FUSED),
+]  # fmt: skip
 
 
-@pytest.mark.parametrize(("left_out", "late"), WAITS)
-def test_each_wait_is_needed(path, monkeypatch, left_out, late):
+@pytest.mark.parametrize(("left_out", "late", "dtype"), WAITS)
+def test_each_wait_is_needed(tmp_path, monkeypatch, left_out, late, dtype):
     """Without it, some order decodes other bytes."""
+    path = saved(tmp_path, monkeypatch, dtype)
     monkeypatch.setattr(Uploads, left_out, lambda _self, _slot: None)
 
     def is_wrong(seed):
-        backend = Queued(1 << 18, seed)
+        backend = Queued(1 << 21, seed)
         backend.late = late
         return not all(filled(path, backend))
 
@@ -77,7 +92,7 @@ def test_decoders_are_held_on_both_sides(path, monkeypatch, left_out, late):
         monkeypatch.setattr(Decoders, "_follow", lambda self, mark: mark == self._begin or self._backend.follow(mark))
 
     def is_wrong(seed):
-        backend = Queued(1 << 18, seed)
+        backend = Queued(1 << 21, seed)
         backend.late = late
         return not all(filled(path, backend, times=2, uploads=Uploads(backend)))
 
@@ -124,7 +139,7 @@ def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
     if not waits:
         monkeypatch.setattr(Uploads, "wait", lambda _self: None)
         monkeypatch.setattr(Uploads, "_follow_sent", lambda _self, _slot: None)
-    backend = Queued(1 << 18, 1)
+    backend = Queued(1 << 21, 1)
     backend.late = UPLOADS
     kept = Kept() if keeps else None
     with open_file(path) as file, pytest.raises(ChecksumError, match="BLAKE3"):
@@ -134,16 +149,16 @@ def test_an_error_waits_for_uploads(path, monkeypatch, waits, keeps):
 
 @pytest.mark.parametrize("same", [True, False])
 def test_a_kept_segment_is_decoded_by_the_queue_that_has_its_lists(path, monkeypatch, same):
-    """Whatever queue a later fill is asked of; with others, some order would see no lists yet."""
+    """Whatever queue a later fill is asked of, and without a mark; with others, some order would see no lists yet."""
     monkeypatch.setattr(loader, "LIST_SHARE", 1000)
 
     def is_right(seed):
-        backend, kept = Queued(1 << 18, seed), Kept(on_device=True)
+        backend, kept = Queued(1 << 21, seed), Kept(on_device=True)
         backend.late = DECODE
         with open_file(path, verify="none") as file:
             targets = [{i: backend.fresh(300) for i in range(SEGMENTS)} for _ in range(2)]
             begin_fill(file, targets[0], backend, 1, kept=kept)  # nothing waits for it
-            other = backend.new_queue()
+            other, kept.uploaded = backend.new_queue(), None
             if not same:
                 backend._helpers[1:] = backend._helpers[:0:-1]
             with backend.using(other):
@@ -151,3 +166,26 @@ def test_a_kept_segment_is_decoded_by_the_queue_that_has_its_lists(path, monkeyp
             return [each.tobytes() for each in targets[1].values()] == [file.read(i, 1).tobytes() for i in targets[1]]
 
     assert is_right(0) == same
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_what_is_kept_is_there_for_another_queue(tmp_path, monkeypatch, marked):
+    """The first fill's queue uploads lists and stored bytes, the second one's reads them."""
+    monkeypatch.setattr(loader, "LIST_SHARE", 1000)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 256)
+    w = (np.random.default_rng(0).standard_normal(350) * 0.02).astype(np.float16)
+    save_file({"w": w}, tmp_path / "a")
+
+    def is_right(seed):
+        backend, kept = Queued(1 << 17, seed), Kept(on_device=True)
+        backend.late = ASKS
+        with open_file(tmp_path / "a", verify="none") as file:
+            targets = [{0: backend.fresh(700)} for _ in range(2)]
+            begin_fill(file, targets[0], backend, 1, kept=kept)  # nothing waits for it
+            if not marked:
+                kept.uploaded = None
+            with backend.using(backend.new_queue()):
+                begin_fill(file, targets[1], backend, 1, kept=kept).check()
+            return targets[1][0].tobytes() == w.tobytes()
+
+    assert all(is_right(seed) for seed in range(3)) == marked

@@ -52,3 +52,4 @@ class Kept:
         self.plans: dict[Any, Plan] = {}  # by what was asked for
         self.segments: dict[Segment, Held] = {}
         self.decoded: dict[int, Array] = {}  # by tensor
+        self.uploaded: Any = None  # a mark behind what is on the device

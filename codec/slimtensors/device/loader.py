@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -64,13 +65,21 @@ class Loader:
         there = self._kept is not None and self._kept.on_device
         self._uploads.reserve(max((each.length for each in segments), default=0), 0 if there else len(segments))
         missing = [each for each in segments if self._kept is None or each not in self._kept.segments]
-        self._decoders = Decoders(self._backend)
+        if self._kept is not None and self._kept.uploaded is not None:
+            self._backend.follow(self._kept.uploaded)  # by another queue perhaps
+        # Fused kernels are done before the next segment has been uploaded.
+        slow = sum(isinstance(segment.layout, Planes) for segment in segments)
+        self._decoders = Decoders(self._backend) if slow > 1 else None
         with ReadAhead(missing, self._room, self._read, self._threads) as ahead:
             for segment in segments:
                 held = self._held(segment, ahead)
-                with self._decoders.turn():
+                is_beside = self._decoders is not None and isinstance(segment.layout, Planes)
+                with self._decoders.turn() if is_beside else nullcontext():  # type: ignore[union-attr] # is_beside
                     self._decode(segment, held)
-        self._decoders.end()
+        if self._decoders is not None:
+            self._decoders.end()
+        if self._kept is not None:
+            self._kept.uploaded = self._backend.mark()
         for asked in self._asked:
             self._decode_left(asked)
 
