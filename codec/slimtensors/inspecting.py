@@ -105,6 +105,8 @@ def _tensor(file: TensorFile, index: int) -> TensorReport:
             header.streams[s].chunks * CHUNK_RECORD_BYTES + file.reader.stream_records[s].stored_length for s in streams
         )
         expression = str(stream.expression) + (f" in pack {tensor.pack}" if tensor.pack is not None else "")
+        if tensor.scale is not None:
+            expression += f" of {header.tensors[tensor.scale].name}"
         chunks, storage = stream.chunks, "" if file.reader.source.remote else _storage(file, number)
     return TensorReport(
         tensor.name, tensor.dtype.name, tensor.shape, expression, tensor.nbytes, stored, chunks, storage,

@@ -11,6 +11,7 @@ MAX_SIDES = 6  # a palette, and two factors each for scales and offsets
 MAX_PLANES = 16
 MAX_PALETTE = 1 << 16  # entries: what codes of 16 bits can name
 MAX_RANK = 64  # of a matmul that moves a base
+MAX_SCALE_BITS = 32  # of a unit of another tensor that selects tables
 MIN_RUN = 8  # units that share a scale; fewer would make the scales as large as the tensor
 MAX_DIMENSIONS = 16
 MAX_ELEMENTS = 1 << 48  # sizes in bytes stay below 2^53

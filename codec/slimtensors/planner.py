@@ -8,7 +8,7 @@ breaks the plan is stored in another way (`codecs.chunk`), so a plan may be wron
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -23,6 +23,7 @@ from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
+from slimtensors.detect.scaled import Known, Scale, by_module, scales_of
 from slimtensors.detect.steering import find_steering
 from slimtensors.detect.tails import row_flags, trailing_zeros
 from slimtensors.detect.zeros import integer_fields, zeros_left_out
@@ -64,7 +65,7 @@ class Job:
 
     side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
     side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from. slow: of
-    records, whether any gain is worth a slower decoder.
+    records, whether any gain is worth a slower decoder. scale: the input that is the last side plane.
     """
 
     inputs: tuple[int, ...] = ()
@@ -74,6 +75,7 @@ class Job:
     try_zstd: bool = False
     image: bool = False
     slow: bool = False
+    scale: int | None = None
 
 
 @dataclass
@@ -109,9 +111,10 @@ def make_plan(
     metadata = dict(metadata or {})
     _check_inputs(inputs, metadata)
     matched = without_strangers(inputs, bases or [None] * len(inputs), partial(layouts.usual, preset=preset))
-    builder, told = _Builder(preset, matched), 0
+    builder, told = _Builder(preset, inputs, matched), 0
     same = find_duplicates(inputs)
     casts = find_casts(inputs, same)
+    builder.without_bytes = same.keys() | casts.keys()
     lossy = any(tensor.lossy is not None for tensor in inputs)
     if lossy and near is None:
         raise UsageError("some tensors are lossy, and the SHA-256 of their source is not known: compress its file")
@@ -165,8 +168,13 @@ def _check_inputs(inputs: Sequence[Input], metadata: dict[str, str]) -> None:
 class _Builder:
     """The header's parts, as tensors are added in order."""
 
-    def __init__(self, preset: str, matched: Sequence[MatchedBase | None]) -> None:
+    def __init__(self, preset: str, inputs: Sequence[Input], matched: Sequence[MatchedBase | None]) -> None:
         self.preset = preset
+        self.without_bytes: Collection[int] = ()  # inputs that are stored as another one
+        self._inputs = inputs
+        self._modules: dict[str, list[Scale]] = by_module(inputs) if preset == "small" else {}
+        self._known: list[Known] = []  # what scales tell
+        self._scales: set[int] = set()  # inputs that hold the scales of others
         self.bases: list[Base] = []
         self._matched = matched
         self.expressions: list[Expression] = []
@@ -313,7 +321,10 @@ class _Builder:
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(row_flags, tail=tail), shape[-1], try_zstd=True))
         small = self.preset == "small"
-        packed = find_packed(tensor, bits, small=small) if self.preset != "fast" and expression is bits else None
+        packed = None
+        if self.preset != "fast" and expression is bits:
+            held = scales_of(tensor, self._modules, self._may_be_scales) if small and index not in self._scales else []
+            packed = find_packed(tensor, bits, small=small, scales=held, known=self._known)
         if packed is not None:
             self._add_packed(index, tensor, packed)
             return
@@ -354,12 +365,23 @@ class _Builder:
     def _add_packed(self, index: int, tensor: Input, packed: Packed) -> None:
         """Codes of quantised weights."""
         sides: tuple[Side, ...] = ()
-        for side in packed.classes or ():
+        for side in packed.sides:
             sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(layouts.BYTES)),)
             self._jobs.append(Job((index,), partial(_part, side), try_zstd=True))
-        self._jobs.append(Job(inputs=(index,), slow=self.preset == "small"))
-        record = self.intern(packed.record)
-        self._note(Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), record, packed.chunk, sides), packed.why)
+        self._jobs.append(Job(inputs=(index,), slow=self.preset == "small", scale=packed.scale))
+        record, why, shape = self.intern(packed.record), packed.why, tuple(tensor.shape)
+        if packed.scale is not None:
+            self._scales.add(packed.scale)
+            why += f", of {self._inputs[packed.scale].name!r}"
+        self._note(Tensor(tensor.name, tensor.dtype, shape, record, packed.chunk, sides, packed.scale), why)
+
+    def _may_be_scales(self, index: int) -> bool:
+        """Whether an input is stored by itself: other tensors can have it as a side plane."""
+        if index in self.without_bytes or self._matched[index] is not None:
+            return False
+        if isinstance(self._inputs[index], QuantisedInput):
+            return False
+        return index >= len(self.tensors) or self.tensors[index].scale is None
 
     def _add_delta(self, index: int, tensor: Input, matched: MatchedBase, plan: DeltaPlan, chunk: int) -> None:
         sides: tuple[Side, ...] = ()

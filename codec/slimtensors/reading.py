@@ -21,7 +21,18 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
-from slimtensors.expression import BaseContext, ClassContext, FieldClass, Mul, Record, Trellis, bases_of, values_of
+from slimtensors.expression import (
+    BaseContext,
+    ClassContext,
+    FieldClass,
+    FieldLines,
+    FieldScale,
+    Mul,
+    Record,
+    Trellis,
+    bases_of,
+    values_of,
+)
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.scheduling import Cut, Job, Range, schedule
 from slimtensors.threads import Pipeline
@@ -142,8 +153,8 @@ class TensorFile:
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
         self._local = threading.local()
         self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
-        self._sides_of = {self.header.tensor_stream[index]: sides for index, sides in self.header.side_streams.items()}
-        self._sides_lock = threading.Lock()
+        self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
+        self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
 
     def __enter__(self) -> Self:
         return self
@@ -207,8 +218,8 @@ class TensorFile:
             wanted = [(stream, chunk)]
             if stream not in seen:
                 seen.add(stream)
-                sides = self._sides_of.get(stream, []) if stream not in self._sides else []
-                wanted[:0] = [(side, i) for side in sides for i in range(self.header.streams[side].chunks)]
+                needed = self.header.needed_streams.get(stream, []) if stream not in self._sides else []
+                wanted[:0] = [(each, i) for each in needed for i in range(self.header.streams[each].chunks)]
             for number, i in wanted:
                 records, positions = self.reader.records(number)
                 yield positions[i], records[i].stored_length
@@ -336,15 +347,17 @@ class TensorFile:
 
     def load_sides(self, index: int) -> None:
         """Decode a tensor's side planes before its data need them."""
-        sides = self.header.side_streams.get(index)
+        sides, scale = self.header.side_streams.get(index), self.header.tensors[index].scale
         number = self.header.tensor_stream[index]
-        if not sides or number is None or number in self._sides:
+        if (not sides and scale is None) or number is None or number in self._sides:
             return
         with self._sides_lock:
             if number not in self._sides:
                 found: tuple[Units, ...] = ()
-                for side in sides:
+                for side in sides or ():
                     found += (self._side(side, found),)
+                if scale is not None:
+                    found += (self._whole(scale),)
                 check_sides(self.header.streams[number], found)
                 self._sides[number] = found
 
@@ -356,6 +369,25 @@ class TensorFile:
             data = self.fetch_chunk(side, chunk)
             self.decode_stored(side, chunk, data, out[low : low + stream.chunk_units(chunk)], earlier)
         return out.reshape(stream.shape)
+
+    def _whole(self, index: int) -> Units:
+        """A tensor that is a side plane, in this thread: others may wait for it."""
+        self.load_sides(index)
+        number, tensor = self.header.tensor_stream[index], self.header.tensors[index]
+        assert number is not None  # the schema sees to it
+        stream = self.header.streams[number]
+        if tensor.pack is None or self._last_pack[0] != number:
+            # All of the stream: a pack is one chunk, and what is no pack is all the tensor's.
+            out = np.empty(stream.units, stream.dtype.unit)
+            for chunk in range(stream.chunks):
+                low = chunk * stream.chunk
+                self.decode_chunk(number, chunk, out[low : low + stream.chunk_units(chunk)])
+            if tensor.pack is None:
+                return out
+            self._last_pack = number, out  # the next tensor's scales are often in it, too
+        begin, pack = self.header.pack_offset[index], self._last_pack[1]
+        units: Units = pack[begin : begin + tensor.units].copy()
+        return units
 
     def _scratch(self, length: int) -> Bytes:
         """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
@@ -440,6 +472,12 @@ def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
             if most >= context.classes:
                 raise FormatError(f"{stream.label}: class {most} of a row, of {context.classes}")
     fields = stream.expression.fields if isinstance(stream.expression, Record) else ()
+    for field in fields:
+        lines = field.context.lines if isinstance(field.context, FieldScale) else field.context
+        if isinstance(lines, FieldLines):
+            rows, columns = np.split(sides[lines.side], [-lines.columns])
+            if int(rows.max()) + int(columns.max()) > MAX_CLASS:
+                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")
     for classes in (*stream.bits.contexts, *(field.context for field in fields)):
         if isinstance(classes, ClassContext | FieldClass):
             most = int(sides[classes.rows].max()) + int(sides[classes.columns].max())

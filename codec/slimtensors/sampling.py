@@ -151,8 +151,8 @@ def _measured(
     def fetch(number: int) -> None:
         piece = pieces[number]
         units = piece.tensor.read(piece.start, piece.units)
-        # Numbered: `make_plan` wants names that differ, and the planner looks at no name.
-        read[number] = ArrayInput(str(number), units, piece.tensor.dtype, piece.shape)
+        # Each in a module of its own: what is read of one tensor says nothing of what is read of another.
+        read[number] = ArrayInput(f"{number}.piece", units, piece.tensor.dtype, piece.shape)
         if progress is not None:
             progress(units.nbytes)
 
@@ -210,6 +210,8 @@ def stream_size(
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)
         first = chunk * stream.chunk
         sides = tuple(_side(side, made, inputs[job.inputs[0]], first, count) for side, made in side_jobs)
+        if job.scale is not None:
+            sides += (inputs[job.scale].read(0, unit_count(inputs[job.scale])),)
         base = None if job.base is None else job.base.units(stream.dtype, first, count)
         place = Place(stream.units, first, sides, stream.dtype, base)
         stored += len(encode_chunk(data, stream.expression, place, try_zstd=job.try_zstd, slow=job.slow))

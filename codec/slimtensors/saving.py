@@ -157,6 +157,9 @@ class _Feed:
                 pieces = self._large(stream, job.inputs[0])
             # Of a side plane, those before it.
             sides = self._sides.get(job.inputs[0], ()) if len(job.inputs) == 1 else ()
+            if job.scale is not None:
+                scale = self._inputs[job.scale]
+                sides = (*sides, scale.read(0, unit_count(scale)))
             first = 0
             for units, passed in pieces:
                 place = Place(stream.units, first, sides, stream.dtype, numbers=self._numbers(job, first, units.size))

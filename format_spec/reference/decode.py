@@ -36,6 +36,8 @@ from expressions import (
     Field,
     FieldClass,
     FieldContext,
+    FieldLines,
+    FieldScale,
     Gather,
     Mul,
     NeedsNewerReader,
@@ -49,6 +51,7 @@ from expressions import (
     add_difference,
     combine,
     integer,
+    lines_of,
     mean_sum,
     parse_expression,
     quarters,
@@ -115,6 +118,8 @@ class Stream:
     plan: list[dict] = field(default_factory=list)  # its side planes, as the header describes them
     base: bytes | None = None  # the base's bytes, as many as the stream has; read_bases puts them here
     members: list[Tensor] = field(default_factory=list)  # of a pack that has bases
+    scale: int | None = None  # the tensor that is the last side plane
+    scale_unit: int = 1  # bytes of its units
     chunks: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,6 +150,8 @@ class Tensor:
     cast: int | None = None
     pack: int | None = None
     sides: list[Stream] = field(default_factory=list)
+    scale: int | None = None  # the tensor that is its last side plane
+    data: Stream | None = None  # its own stream
 
 
 @dataclass
@@ -309,6 +316,7 @@ class HeaderReader:
                 check(len(stream.expression.base) == len(stream.members), "bases for more or fewer tensors")
                 for tensor, j in zip(stream.members, stream.expression.base, strict=True):
                     self.check_base(tensor, stream, j)
+        self.check_scales()
         self.image = self.read_image(top["image"]) if "image" in top else None
         metadata = top["metadata"]
         if not isinstance(metadata, dict):
@@ -422,8 +430,13 @@ class HeaderReader:
 
     def own_stream(self, tensor: Tensor, value: dict) -> None:
         sides = array_of(value["sides"], "sides", 1, MAX_SIDES) if "sides" in value else []
+        planes = sides
+        if sides and type(sides[-1]) is int:
+            # section 3.1: "The last of a tensor's `sides` may be a number `i`"
+            tensor.scale, planes = integer(sides[-1], 0, MAX_TENSORS - 1, "a side plane that is a tensor"), sides[:-1]
+            sides = [*planes, {"dtype": "", "shape": []}]  # which nothing but a `scale` takes
         units = tensor.bytes // DTYPES[tensor.dtype][1]
-        for side in sides:
+        for side in planes:
             side = object_of(side, "side plane", {"chunk", "dtype", "expression", "shape"})
             dtype, _, size = self.sizes(side, "side plane")
             earlier = sides[: len(tensor.sides)]
@@ -439,6 +452,10 @@ class HeaderReader:
         if isinstance(data.lookup, Trellis) and data.lookup.rows is not None:
             used |= {data.lookup.rows, data.lookup.columns}
         check(len(used) == len(sides), "a side plane that nothing names")
+        # "such a side plane is named by a `scale`, and a `scale` names no other"
+        scales = data.expression.scales() if isinstance(data.expression, Records) else set()
+        check(scales == (set() if tensor.scale is None else {len(planes)}), "scale: not the one that is a tensor")
+        tensor.data, data.scale = data, tensor.scale
         if data.expression.base is not None:
             self.check_base(tensor, data, data.expression.base)
         if data.expression.matmul is not None:
@@ -453,6 +470,13 @@ class HeaderReader:
                 if isinstance(data.expression, Records):
                     fields = data.bytes() // data.expression.size * part.count()
                 check(two[0]["shape"][0] * two[1]["shape"][0] == fields, "class: rows and columns are not the fields")
+            if lines_of(part.context):
+                # "`s` is `U8` of one dimension, `[rows + columns]`"
+                lines = lines_of(part.context)
+                side, fields = sides[lines.side], data.bytes() // data.expression.size * part.count()
+                check(side["dtype"] == "U8" and len(side["shape"]) == 1, "lines: not a plane of classes")
+                rows = side["shape"][0] - lines.columns
+                check(rows * lines.columns == fields, "lines: rows and columns are not the fields")
             if isinstance(part.context, ClassContext):
                 # "both `U8` of one dimension; `rows * columns` is the number of units"
                 two = [sides[part.context.rows], sides[part.context.columns]]
@@ -509,6 +533,24 @@ class HeaderReader:
             check(source.shape == tensor.shape, "cast: another shape")
             check({tensor.dtype, source.dtype} <= casts.FLOATS.keys(), "cast: not from float to float")
             check(tensor.dtype != source.dtype, "cast: to the same dtype")
+
+    def check_scales(self) -> None:
+        """Section 3.1: what a tensor is that is a side plane."""
+        for tensor in self.tensors:
+            if tensor.scale is None:
+                continue
+            check(tensor.scale < len(self.tensors), "scale: no such tensor")
+            given = self.tensors[tensor.scale]
+            stream = given.data if given.pack is None else self.streams[self.pack_place[given.pack]]
+            # "has a stream of its own or is part of a pack"
+            if stream is None:
+                raise Refused("scale: a tensor without bytes of its own")
+            # "whose expression has no base, and none of its own side planes is a number"
+            check(stream.expression.base is None and given.scale is None, "scale: a tensor that needs another one")
+            check(stream.unit <= 4, "scale: units of more than 32 bits")
+            records = tensor.bytes // tensor.data.expression.size
+            check(records % (given.bytes // stream.unit) == 0, "scale: units that do not divide the records")
+            tensor.data.scale_unit = stream.unit
 
     def read_image(self, value: object) -> Image:
         """Section 8."""
@@ -659,6 +701,8 @@ def decode_planes(stored: bytes, stream: Stream, start: int, n: int, sides: list
             elif isinstance(part.context, FieldClass):
                 before = start * stream.unit // record.size * part.count() if record else start
                 contexts = field_classes(part.context, before, len(here), sides)
+            elif isinstance(part.context, FieldLines | FieldScale):
+                contexts = field_scales(part, stream, start * stream.unit // record.size, len(here), sides)
             else:
                 contexts = contexts_of(stream, part, start, here, sides)
         plane = decode_plane(payload, part.width, groups, mode, precision, base, blocks, escapes, contexts)
@@ -849,6 +893,26 @@ def field_classes(context: FieldClass, before: int, count: int, sides: list[byte
     return coder.Contexts(context.tables, table + fill, [0] * (count + len(fill)))
 
 
+def field_scales(field: Field, stream: Stream, first: int, count: int, sides: list[bytes]) -> coder.Contexts:
+    """`records.md`, section 2: by lines, by a scale, or both; `first`: the number of the chunk's first record."""
+    context, lines, each = field.context, lines_of(field.context), field.count()
+    table = [0] * count
+    if isinstance(context, FieldScale):
+        units = to_units(sides[context.side], stream.scale_unit)
+        n, classes = stream.bytes() // stream.expression.size // len(units), context.spelled()
+        for i in range(count):
+            at = (units[(first + i // each) // n] >> context.shift) - context.first
+            table[i] = classes[max(0, min(at, len(classes) - 1))]
+    if lines:
+        rows, columns = sides[lines.side][: -lines.columns], sides[lines.side][-lines.columns :]
+        for i in range(count):
+            row, column = divmod(first * each + i, lines.columns)
+            table[i] = min(rows[row] + columns[column] + table[i], lines.tables - 1)
+    tables = lines.tables if lines else max(c for _, c in context.runs) + 1
+    fill = [0] * (-count % GROUP)
+    return coder.Contexts(tables, table + fill, [0] * (count + len(fill)))
+
+
 def unit_mean(context: ClassContext, unit: int, sides: list[bytes]) -> int:
     rows, columns = len(sides[context.rows]), len(sides[context.columns])
     i, j = divmod(unit, columns)
@@ -929,6 +993,9 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
         check(part.side is None or max(sides[part.side]) <= 1, "a side plane of rows is neither 0 nor 1")
         if isinstance(part.context, BaseContext) and part.context.rows is not None:
             check(max(sides[part.context.rows]) < part.context.classes, "a row's class is not below `classes`")
+        if lines_of(part.context):
+            plane, columns = sides[lines_of(part.context).side], lines_of(part.context).columns
+            check(max(plane[:-columns]) + max(plane[-columns:]) <= 255, "classes of row and column over 255")
         if isinstance(part.context, ClassContext | FieldClass):
             most = max(sides[part.context.rows]) + max(sides[part.context.columns])
             if isinstance(part.context, ClassContext):
@@ -985,17 +1052,29 @@ def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> 
 
 def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:
     """The decoded streams, in their order."""
-    decoded: list[bytes] = []
-    for i, (stream, stream_records) in enumerate(zip(header.streams, records, strict=True)):
-        # A tensor's side planes are the streams just before its own.
-        # A side plane has those before it.
-        first = i
-        while first and stream.kind in ("tensor", "side") and header.streams[first - 1].kind == "side":
-            first -= 1
-        sides = decoded[first:i]
-        check_side(stream, sides)
-        decoded.append(decode_stream(stream, stream_records, sides))
+    decoded: list[bytes] = [b""] * len(header.streams)
+    for i in decoding_order(header.streams):
+        sides = sides_of(header, i, decoded)
+        check_side(header.streams[i], sides)
+        decoded[i] = decode_stream(header.streams[i], records[i], sides)
     return decoded
+
+
+def decoding_order(streams: list[Stream]) -> list[int]:
+    """What has another tensor as a side plane comes after all that has not."""
+    return sorted(range(len(streams)), key=lambda i: streams[i].scale is not None)
+
+
+def sides_of(header: Header, i: int, decoded: list[bytes]) -> list[bytes]:
+    """A stream's side planes, from those that are decoded."""
+    stream = header.streams[i]
+    # A tensor's side planes are the streams just before its own.
+    # A side plane has those before it.
+    first = i
+    while first and stream.kind in ("tensor", "side") and header.streams[first - 1].kind == "side":
+        first -= 1
+    tensors = [] if stream.scale is None else [assemble(header, decoded)[stream.scale]]
+    return decoded[first:i] + tensors
 
 
 def assemble(header: Header, decoded: list[bytes]) -> list[bytes]:
@@ -1051,6 +1130,7 @@ def decode_file(
     limit = MAX_RATIO * (len(data) + base_bytes) + FREE_BYTES if max_decoded is None else max_decoded
     # "tensors (ties each time), side planes, literal bytes of the image"
     total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
+    total += sum(header.tensors[tensor.scale].bytes for tensor in header.tensors if tensor.scale is not None)
     total += header.image.literal_bytes if header.image else 0
     check(total <= limit, "decoded bytes of the file over the limit")
 

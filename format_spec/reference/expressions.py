@@ -152,12 +152,36 @@ class FieldClass:
 
 
 @dataclass(frozen=True)
+class FieldLines:
+    """`records.md`, section 2: the classes of rows and columns in one side plane."""
+
+    side: int
+    columns: int
+    tables: int
+
+
+@dataclass(frozen=True)
+class FieldScale:
+    """`records.md`, section 2: tables by another tensor; a run is a count and a class."""
+
+    side: int
+    shift: int
+    first: int
+    runs: tuple[tuple[int, int], ...]
+    lines: FieldLines | None
+
+    def spelled(self) -> list[int]:
+        """ "`count` times each class, they are a list" """
+        return [c for n, c in self.runs for _ in range(n)]
+
+
+@dataclass(frozen=True)
 class Field:
     """A plane of a record. A span is a number of fields and its pieces: bit, step, width."""
 
     width: int
     spans: tuple[tuple[int, tuple[tuple[int, int, int], ...]], ...]
-    context: FieldContext | FieldClass | None
+    context: FieldContext | FieldClass | FieldLines | FieldScale | None
     side = None
 
     def count(self) -> int:
@@ -173,8 +197,16 @@ class Records:
     base = matmul = None
 
     def sides(self) -> set[int]:
-        classes = [field.context for field in self.fields if isinstance(field.context, FieldClass)]
-        return {side for each in classes for side in (each.rows, each.columns)}
+        named: set[int] = self.scales()
+        for field in self.fields:
+            if isinstance(field.context, FieldClass):
+                named |= {field.context.rows, field.context.columns}
+            lines = lines_of(field.context)
+            named |= {lines.side} if lines else set()
+        return named
+
+    def scales(self) -> set[int]:
+        return {field.context.side for field in self.fields if isinstance(field.context, FieldScale)}
 
     def width(self) -> int:
         return 0  # a record's planes may be wider than the unit
@@ -382,6 +414,10 @@ def parse_matmul(value: object) -> Matmul:
     return Matmul(p, q, integer(numbers[2], 0, 60, "matmul: shift"))
 
 
+def lines_of(context: object) -> FieldLines | None:
+    return context.lines if isinstance(context, FieldScale) else context if isinstance(context, FieldLines) else None
+
+
 def parse_record(value: object) -> Records:
     """`records.md`, section 1."""
     if not isinstance(value, list) or not 2 <= len(value) <= 17:
@@ -402,7 +438,16 @@ def parse_record(value: object) -> Records:
         fields.append(field)
     # "Every bit of the record belongs to exactly one field."
     check(not any(free), "record: a bit that belongs to no field")
-    return Records(size, tuple(fields))
+    record = Records(size, tuple(fields))
+    # "All fields with a `scale` name the same side plane `k`, and nothing else names it."
+    check(len(record.scales()) <= 1, "scale: two side planes")
+    others = replace(record, fields=tuple(replace(f, context=without_scale(f.context)) for f in fields))
+    check(not record.scales() & others.sides(), "scale: a side plane of classes")
+    return record
+
+
+def without_scale(context: object) -> object:
+    return context.lines if isinstance(context, FieldScale) else context
 
 
 def parse_span(value: object, width: int, free: list[bool]) -> tuple[int, tuple[tuple[int, int, int], ...]]:
@@ -426,10 +471,15 @@ def parse_span(value: object, width: int, free: list[bool]) -> tuple[int, tuple[
     return n, tuple(pieces)
 
 
-def parse_field_context(value: object, field: Field, earlier: list[Field]) -> FieldContext | FieldClass:
+def parse_field_context(
+    value: object, field: Field, earlier: list[Field]
+) -> FieldContext | FieldClass | FieldLines | FieldScale:
     context = keyed(value, "context")
     if context.keys() == {"class"}:
         return parse_field_class(context["class"])
+    if context.keys() in ({"lines"}, {"scale"}, {"lines", "scale"}):
+        lines = parse_lines(context["lines"]) if "lines" in context else None
+        return parse_scale(context["scale"], lines) if "scale" in context else lines
     check(context.keys() in ({"field"}, {"field", "mean"}), "context: unknown keys")
     numbers = context["field"]
     if not isinstance(numbers, list) or len(numbers) != 4:
@@ -449,6 +499,27 @@ def parse_field_class(numbers: object) -> FieldClass:
         raise Refused("class: not an array of three")
     rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
     return FieldClass(rows, columns, integer(numbers[2], 2, 64, "tables"))
+
+
+def parse_lines(numbers: object) -> FieldLines:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise Refused("lines: not an array of three")
+    side, columns = integer(numbers[0], 0, 2**48, "lines"), integer(numbers[1], 1, 2**48, "columns")
+    return FieldLines(side, columns, integer(numbers[2], 2, 64, "tables"))
+
+
+def parse_scale(numbers: object, lines: FieldLines | None) -> FieldScale:
+    if not isinstance(numbers, list) or len(numbers) != 4 or not isinstance(numbers[3], list):
+        raise Refused("scale: not an array of four, the last an array")
+    runs = numbers[3]
+    check(len(runs) % 2 == 0 and 2 <= len(runs) <= 512, "scale: not 1 to 256 pairs")
+    counts = [integer(n, 1, 65536, "a count") for n in runs[::2]]
+    classes = [integer(n, 0, 63, "a class") for n in runs[1::2]]
+    check(sum(counts) <= 65536, "scale: counts of more than 65536")
+    # "one table more than the largest class says; these are at least 2"
+    check(lines is not None or max(classes) > 0, "scale: one table")
+    side, pairs = integer(numbers[0], 0, 2**48, "scale"), tuple(zip(counts, classes, strict=True))
+    return FieldScale(side, integer(numbers[1], 0, 31, "shift"), integer(numbers[2], 0, 65535, "first"), pairs, lines)
 
 
 def records_of(planes: list[list[int]], record: Records, n: int) -> bytes:

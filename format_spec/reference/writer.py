@@ -22,7 +22,19 @@ from encode import (
     stored_fields,
     to_units,
 )
-from expressions import DTYPES, FLOATS, Bits, FieldClass, Records, SignContext, Sparse, Sum, parse_expression
+from expressions import (
+    DTYPES,
+    FLOATS,
+    Bits,
+    FieldClass,
+    FieldLines,
+    FieldScale,
+    Records,
+    SignContext,
+    Sparse,
+    Sum,
+    parse_expression,
+)
 from parts import ChunkParts, Parts, StreamParts, chunk_of
 
 BYTES = {"bits": [{"plane": 8}], "rotate": 0}
@@ -107,6 +119,9 @@ class Place:
             before = self.start * self.unit // self.expression.size * field.count()
             return encode_plane(planes[i], field.width, plan, decode.field_classes(context, before, count, self.sides))
         first = self.start * self.unit // self.expression.size
+        if isinstance(context, FieldLines | FieldScale):
+            given = decode.field_scales(field, self.stream, first, count, self.sides)
+            return encode_plane(planes[i], field.width, plan, given)
         contexts = context and decode.field_contexts(context, planes[context.plane], first, count, every, field)
         return encode_plane(planes[i], field.width, plan, contexts)
 
@@ -146,6 +161,15 @@ class BaseTensor:
 
 
 @dataclass
+class Scale:
+    """A tensor that is another one's last side plane: its position, bytes, and those of a unit."""
+
+    position: int
+    data: bytes
+    unit: int
+
+
+@dataclass
 class Source:
     """Data, and how to store them."""
 
@@ -162,6 +186,7 @@ class Source:
     lossy: dict | None = None
     members: list[tuple[BaseTensor, int]] = field(default_factory=list)  # of a pack: a base and the bytes it is for
     marked: frozenset[int] = frozenset()  # units that a mask takes, where others are made from codes
+    scale: Scale | None = None
 
     def unit(self) -> int:
         return DTYPES[self.dtype][1]
@@ -179,6 +204,9 @@ class Source:
         units = len(self.data) // self.unit()
         plan = [{"dtype": side.dtype, "shape": side.shape} for side in self.sides]
         stream = decode.Stream("tensor", units, self.unit(), self.chunk_units(), bits, self.dtype, None, plan)
+        if self.scale:
+            sides.append(self.scale.data)
+            stream.scale_unit = self.scale.unit
         members = [(self.base, len(self.data))] if self.base else self.members
         if members:
             stream.base = b"".join(base.converted(self.dtype)[:n].ljust(n, b"\0") for base, n in members)
@@ -220,6 +248,8 @@ class Writer:
             keys["sides"] = [
                 {"dtype": side.dtype, "shape": list(side.shape), **self._keys(side)} for side in source.sides
             ]
+        if source.scale:
+            keys["sides"] = [*keys.get("sides", []), source.scale.position]
         if source.base:
             add = [{"base": self.base(source.base)}, *source.expression["add"][1:]]
             keys["expression"] = self.expression({"add": add})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from make_valid import (
     COMPRESSED_FRAME,
@@ -21,6 +22,8 @@ from make_valid import (
     delta_pack,
     factor_source,
     factors,
+    joined_records,
+    lined_scales,
     little,
     lossy,
     mean,
@@ -31,10 +34,12 @@ from make_valid import (
     raw_block_frame,
     read_ahead,
     rows_source,
+    scaled_records,
     side,
     skewed,
     sparse_of,
     summed,
+    with_scales,
 )
 from make_valid import (
     add as add_base,
@@ -58,9 +63,9 @@ from encode import (
     table_bytes,
     to_units,
 )
-from expressions import RESERVED, parse_expression
+from expressions import DTYPES, RESERVED, parse_expression
 from parts import Parts
-from writer import BYTES, BaseTensor, Place, Source, Writer, affine, literal, planes
+from writer import BYTES, BaseTensor, Place, Scale, Source, Writer, affine, literal, planes
 
 INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
 DROP = object()
@@ -2521,6 +2526,166 @@ def record_class_sum() -> bytes:
     source.sides[0].data = bytes([255, *source.sides[0].data[1:]])
     source.sides[1].data = bytes([1, *source.sides[1].data[1:]])
     return one(source).join()
+
+
+LINES = [*RECORD, 1, "context", "lines"]
+
+
+def joined() -> Parts:
+    return one(joined_records())
+
+
+header("record_lines_two", "lines without a number of tables", (LINES, [0, 120]), base=joined)
+header("record_lines_columns_0", "lines of no columns", ([*LINES, 1], 0), base=joined)
+header("record_lines_columns", "columns that leave other rows than there are", ([*LINES, 1], 100), base=joined)
+header("record_lines_all", "columns that leave no rows", ([*LINES, 1], 160), base=joined)
+header("record_lines_tables_1", "lines that select one table", ([*LINES, 2], 1), base=joined)
+header("record_lines_tables_65", "lines that select 65 tables", ([*LINES, 2], 65), base=joined)
+header("record_lines_dtype", "lines that are I8", ([*CLASSED_SIDE, 0, "dtype"], "I8"), base=joined)
+header("record_lines_shape", "lines of two dimensions", ([*CLASSED_SIDE, 0, "shape"], [2, 80]), base=joined)
+header("record_lines_side", "lines in a side plane that is not there", ([*LINES, 0], 1), base=joined)
+header("record_lines_class", "lines beside classes", ([*RECORD, 1, "context", "class"], [0, 0, 5]), base=joined)
+
+
+@invalid("row and column classes in one side plane of more than 255 together")
+def record_lines_sum() -> bytes:
+    source = joined_records()
+    source.sides[0].data = bytes([255, *source.sides[0].data[1:-1], 1])
+    return one(source).join()
+
+
+SCALED = ["expressions", 1, "record", 1, "context"]
+SCALE = [*SCALED, "scale"]
+OF_SCALE = ["tensors", 1, "sides"]
+
+
+def scaled() -> Parts:
+    return with_scales(scaled_records())
+
+
+def scale_header(name: str, what: str, *changes: tuple[Sequence[str | int], object]) -> None:
+    header(f"record_scale_{name}", what, *changes, base=scaled)
+
+
+scale_header("three", "a scale of three arguments", (SCALE, [0, 7, 118]))
+scale_header("number", "a scale that is a number", (SCALE, 0))
+scale_header("shift", "a scale's shift of 32", ([*SCALE, 1], 32))
+scale_header("first", "a scale's first of 65536", ([*SCALE, 2], 65536))
+scale_header("runs_none", "a scale without classes", ([*SCALE, 3], []))
+scale_header("runs_odd", "a run without a class", ([*SCALE, 3], [2, 5, 1]))
+scale_header("runs_number", "runs that are a number", ([*SCALE, 3], 2))
+scale_header("runs_257", "257 runs", ([*SCALE, 3], [1, 1, 1, 0] * 128 + [1, 1]))
+scale_header("runs_sum", "runs of 65537 numbers", ([*SCALE, 3], [32768, 0, 32769, 1]))
+scale_header("run_0", "a run of no numbers", ([*SCALE, 3, 0], 0))
+scale_header("run_class", "a scale's class of 64", ([*SCALE, 3, 1], 64))
+scale_header("one_table", "a scale that selects one table", ([*SCALE, 3], [4, 0]))
+scale_header("class", "a scale beside two side planes of classes", ([*SCALED, "class"], [0, 0, 5]))
+scale_header("mean", "a scale beside a mean", ([*SCALED, "mean"], 3))
+scale_header("none", "a number for a side plane, and no scale", (SCALED, {"lines": [0, 64, 4]}))
+scale_header("plane", "a scale of a side plane that is not there", ([*SCALE, 0], 1))
+scale_header("missing", "a side plane that is a tensor that is not there", (OF_SCALE, [2]))
+scale_header("true", "a side plane that is true", (OF_SCALE, [True]))
+scale_header("itself", "a tensor that is its own side plane", (OF_SCALE, [1]))
+scale_header("two", "two tensors as side planes", (OF_SCALE, [0, 0]))
+
+
+def scaled_by(writer: Writer, position: int) -> bytes:
+    """The codes, stored as they are, whose last side plane is a tensor of the writer."""
+    source = replace(scaled_records(), code=literal)
+    source.scale = Scale(position, b"", 2)
+    writer.tensor("codes", source)
+    return writer.parts().join()
+
+
+def scale_of(name: str, what: str, dtype: str, units: int) -> None:
+    """A tensor of so many units as the side plane."""
+
+    def make() -> bytes:
+        writer = Writer()
+        unit = DTYPES[dtype][1]
+        writer.tensor("scales", Source(dtype, (units,), bytes(range(1, 9)) * (unit * units // 8), bits(*[8] * unit)))
+        return scaled_by(writer, 0)
+
+    add(f"record_scale_{name}", what, make)
+
+
+scale_of("divides", "as many units of a scale as do not divide the records", "U16", 96)
+scale_of("more", "more units of a scale than records", "U16", 640)
+scale_of("wide", "a scale of units of 64 bits", "U64", 160)
+
+
+@invalid("two tensors that are each other's side planes")
+def record_scale_circle() -> bytes:
+    writer = Writer()
+    for other in (1, 0):
+        writer.tensor(f"w{other}", replace(scaled_records(), code=literal, scale=Scale(other, b"", 1)))
+    return writer.parts().join()
+
+
+@invalid("a side plane that is a tensor with another such side plane")
+def record_scale_chain() -> bytes:
+    writer = Writer()
+    writer.tensor("scales", Source("U16", (160,), bytes(range(160)) * 2, bits(16)))
+    scaled_by(writer, 0)
+    writer.tensor("more", replace(scaled_records(), code=literal, scale=Scale(1, b"", 1)))
+    return writer.parts().join()
+
+
+@invalid("a tensor without elements as a side plane")
+def record_scale_empty() -> bytes:
+    writer = Writer()
+    writer.empty("scales", "U16", (0,))
+    return scaled_by(writer, 0)
+
+
+@invalid("a tensor that is a ref as a side plane")
+def record_scale_ref() -> bytes:
+    writer = Writer()
+    writer.tensor("scales", Source("U16", (160,), bytes(range(160)) * 2, bits(16)))
+    writer.ref("again", 0)
+    return scaled_by(writer, 1)
+
+
+@invalid("a tensor that is a cast as a side plane")
+def record_scale_cast() -> bytes:
+    writer = Writer()
+    writer.tensor("scales", Source("F16", (160,), bytes(range(160)) * 2, bits(16)))
+    writer.cast("again", 0, "F32")
+    return scaled_by(writer, 1)
+
+
+@invalid("a tensor that is a difference from a base as a side plane")
+def record_scale_base() -> bytes:
+    writer = Writer()
+    data = bytes(range(160)) * 2
+    expression = {"add": [{"base": 0}, bits(16)]}
+    writer.tensor("scales", Source("U16", (160,), data, expression, base=BaseTensor("U16", (160,), data)))
+    return scaled_by(writer, 0)
+
+
+def scaled_lines() -> Parts:
+    return with_scales(lined_scales())
+
+
+ALL_SIDES = ["tensors", 1, "sides"]
+LINED = ["expressions", 1, "record", 1, "context"]
+header("record_scale_own", "a scale in a side plane of the tensor's own", ([*LINED, "scale", 0], 0), base=scaled_lines)
+header("record_scale_lines", "classes in a tensor that is a side plane", ([*LINED, "lines", 0], 1), base=scaled_lines)
+header(
+    "record_scale_before",
+    "a tensor as the first side plane of two",
+    (ALL_SIDES, list(reversed(scaled_lines().json["tensors"][1]["sides"]))),
+    ([*LINED, "lines", 0], 1),
+    ([*LINED, "scale", 0], 0),
+    base=scaled_lines,
+)
+header(
+    "record_scale_exchanged",
+    "lines in the tensor, and the scale in a side plane of its own",
+    ([*LINED, "lines", 0], 1),
+    ([*LINED, "scale", 0], 0),
+    base=scaled_lines,
+)
 
 
 header("encoding_empty", "an encoding of no characters", (["tensors", 0, "encoding"], ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from hashlib import sha256
 from struct import pack
@@ -23,7 +24,7 @@ from encode import (
 from expressions import DTYPES, Mean, mean_sum, parse_expression
 from lookup import lookup
 from parts import Parts
-from writer import BYTES, BaseTensor, Coding, Place, Source, Writer, affine, literal, planes
+from writer import BYTES, BaseTensor, Coding, Place, Scale, Source, Writer, affine, literal, planes
 
 VALID: dict[str, tuple[str, Callable[[], Parts]]] = {}
 
@@ -1390,6 +1391,86 @@ def classed_records() -> Source:
 @valid("records of nibbles given classes of row and column, of which the highest share a table; chunks within a row")
 def record_classes() -> Parts:
     return one(classed_records())
+
+
+def joined_records() -> Source:
+    """The same, with the classes of rows and columns in one side plane."""
+    source = classed_records()
+    rows, columns = source.sides
+    source.sides = [Source("U8", (160,), rows.data + columns.data, BYTES, literal)]
+    plane = {"context": {"lines": [0, 120, 5]}, "plane": 4, "spans": [[30, 0, 8, 4], [30, 4, 8, 4]]}
+    return replace(source, expression={"record": [30, plane]})
+
+
+@valid("records of nibbles given classes of row and column that lie in one side plane")
+def record_lines() -> Parts:
+    return one(joined_records())
+
+
+RUNS = [2, 5, 1, 3, 3, 0, 1, 7]  # 5, 5, 3, 0, 0, 0, 7
+SCALES = [118, 119, 120, 121, 124, 7, 200, 122]  # some before and some behind what has a class
+
+
+def scaled_records(dtype: str = "U16", position: int = 0) -> Source:
+    """Codes that are small where their scale, one for two records, is large; side plane 0 is another tensor."""
+    units = [SCALES[v % 8] << 7 for v in skewed(160, 11, 5)]
+    codes = [min(15, v // (1 + (units[i // 32] >> 7) % 3)) for i, v in enumerate(skewed(5120, 15, 6))]
+    data = bytes(
+        low | high << 4
+        for at in range(0, 5120, 16)
+        for low, high in zip(codes[at : at + 8], codes[at + 8 : at + 16], strict=True)
+    )
+    plane = {"context": {"scale": [0, 7, 118, RUNS]}, "plane": 4, "spans": [[8, 0, 8, 4], [8, 4, 8, 4]]}
+    unit = DTYPES[dtype][1]
+    scale = Scale(position, little(units, unit), unit)
+    return Source("U8", (320, 8), data, {"record": [8, plane]}, planes(Plane(CODED)), 8 * 111, scale=scale)
+
+
+def with_scales(source: Source, dtype: str = "U16", *, packed: bool = False) -> Parts:
+    """A file of a tensor and of the one that it has as a side plane, which comes first if that is its position."""
+    writer = Writer()
+    data, unit = source.scale.data, source.scale.unit
+
+    def scales() -> None:
+        if packed:
+            pack = writer.pack(dtype, bits(*[8] * unit), planes(*[Plane(RAW)] * unit))
+            writer.pack_member("other", pack, (33,), bytes(33 * unit))
+            writer.pack_member("scales", pack, (len(data) // unit,), data)
+        else:
+            writer.tensor("scales", Source(dtype, (len(data) // unit,), data, bits(*[8] * unit), literal, 100))
+
+    if source.scale.position < 2 - packed:
+        scales()
+        writer.tensor("codes", source)
+    else:
+        writer.tensor("codes", source)
+        scales()
+    return writer.parts()
+
+
+@valid("records given a unit of another tensor, which comes before; runs of classes; chunks that end within a unit")
+def record_scale() -> Parts:
+    return with_scales(scaled_records())
+
+
+@valid("records given a unit of another tensor, F32, that is part of a pack and comes later")
+def record_scale_pack() -> Parts:
+    return with_scales(scaled_records("F32", 2), "F32", packed=True)
+
+
+def lined_scales() -> Source:
+    """Codes given a scale, row and column, of which the highest classes share a table."""
+    source = scaled_records()
+    lines = bytes(v % 3 for v in skewed(80 + 64, 5, 7))
+    (plane,) = source.expression["record"][1:]
+    context = {"lines": [0, 64, 9], "scale": [1, *plane["context"]["scale"][1:]]}
+    expression = {"record": [8, {**plane, "context": context}]}
+    return replace(source, expression=expression, sides=[Source("U8", (144,), lines, BYTES, literal)])
+
+
+@valid("records given a unit of another tensor, row and column")
+def record_scale_lines() -> Parts:
+    return with_scales(lined_scales())
 
 
 @valid("records of which one plane is constant, and one that fills its groups, and is not 0")

@@ -48,6 +48,7 @@ KEYS = [
     "expression",
     "factor",
     "image",
+    "lines",
     "lossy",
     "max",
     "nmse",
@@ -55,6 +56,7 @@ KEYS = [
     "recipe",
     "record",
     "ref",
+    "scale",
     "scatter",
     "sides",
     "shape",
@@ -110,23 +112,21 @@ def fixup(parts: Parts) -> None:
         decode.put_bases(header, known_bases().get)
     except Refused:
         return
-    decoded: list[bytes] = []
-    for i, (stream, stored) in enumerate(zip(header.streams, parts.streams, strict=True)):
-        first = i
-        while first and stream.kind in ("tensor", "side") and header.streams[first - 1].kind == "side":
-            first -= 1
-        out = b""
+    decoded = [b""] * len(header.streams)
+    for i in decode.decoding_order(header.streams):
+        stream, stored = header.streams[i], parts.streams[i]
+        sides, out = decode.sides_of(header, i, decoded), b""
         for c, chunk in enumerate(stored.chunks):
             n = min(stream.chunk, stream.units - c * stream.chunk)
             try:
-                part = decode.decode_chunk(chunk.stored, stream, c * stream.chunk, n, decoded[first:i])
+                part = decode.decode_chunk(chunk.stored, stream, c * stream.chunk, n, sides)
             except Refused:
                 return
             chunk.decoded_digest = decode.decoded_digest(part)
             out += part
         if len(out) != stream.bytes():
             return
-        decoded.append(out)
+        decoded[i] = out
     tensors = decode.assemble(header, decoded)
     parts.identities = [decode.digest(tensor) for tensor in tensors]
     if header.image:

@@ -33,7 +33,9 @@ def test_bases() -> None:
         assert Parts.split(data).join() == data
 
 
-@pytest.mark.parametrize(("names", "mutations"), [("mean*", 150), ("sum_*", 50), ("trellis_classes*", 40)])
+@pytest.mark.parametrize(
+    ("names", "mutations"), [("mean*", 150), ("sum_*", 50), ("trellis_classes*", 40), ("record_[ls]*", 150)]
+)
 def test_mutations_of_larger_files(names: str, mutations: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which are too large for the others' bases."""
     chosen = [path.read_bytes() for path in sorted(mutate.VALID.glob(f"{names}.slimtensors"))]

@@ -84,12 +84,37 @@ def check_rests(rng: np.random.Generator) -> None:
         assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
         codes = rng.integers(0, 16, (rows, columns)).astype(np.uint8)
         classes = rng.integers(0, 5, rows), rng.integers(0, 4, columns)
-        expected = np.ones((8, 16), np.int64)
-        np.add.at(expected, (classes[0][:, None] + classes[1], codes), 1)
-        counts = np.ones(8 * 16, np.int64)
-        assert scales.count_codes(codes.ravel(), *classes, 16, counts) == OK
-        assert np.array_equal(counts, expected.ravel())
-        for wrong in ((codes.ravel()[1:], *classes, 16), (codes.ravel() + np.uint8(16), *classes, 16),
-                      (codes.ravel(), classes[0] - 9, classes[1], 16), (codes.ravel(), classes[0] + 8, classes[1], 16),
-                      (codes.ravel(), *classes, 7), (codes.ravel(), *classes, 0)):  # fmt: skip
-            assert scales.count_codes(*wrong, counts) == BAD_ARGUMENT
+        for each in (1, 5, codes.size):
+            blocks = rng.integers(0, 3, -(-codes.size // each))
+            check_codes(codes, *classes, blocks, each)
+
+
+def check_codes(codes: np.ndarray, rows: np.ndarray, columns: np.ndarray, blocks: np.ndarray, each: int) -> None:
+    """How often codes come, and what they take, given classes of rows, of columns and of blocks: against NumPy's."""
+    of_blocks = np.repeat(np.arange(blocks.size), each)[: codes.size].reshape(codes.shape)
+    classes, flat, counted = rows[:, None] + columns + blocks[of_blocks], codes.ravel(), (rows, columns, blocks, each)
+    expected = np.ones((10, 16), np.int64)
+    np.add.at(expected, (classes, codes), 1)
+    counts = np.ones(10 * 16, np.int64)
+    assert scales.count_codes(flat, *counted, 16, counts) == OK
+    assert np.array_equal(counts, expected.ravel())
+    takes = np.arange(16 * 14).reshape(16, 14) ** 2
+    for axis, line in enumerate((np.arange(len(rows))[:, None], np.arange(len(columns)), of_blocks)):
+        lines = [np.arange(each.size) if i == axis else 0 * each for i, each in enumerate((rows, columns, blocks))]
+        expected = np.ones((lines[axis].size, 5), np.int64)
+        one_by_one = takes[codes[..., None], classes[..., None] + np.arange(5)]
+        np.add.at(expected, np.broadcast_to(line, codes.shape), one_by_one)
+        sums = np.ones(expected.size, np.int64)
+        given = (flat, *counted, tuple(lines), takes.ravel(), 14, 5)
+        assert scales.add_costs(*given, sums) == OK
+        assert np.array_equal(sums, expected.ravel())
+        wrong = [(flat[1:], *given[1:]), (flat + np.uint8(16), *given[1:]), (flat, rows - 9, *given[2:])]
+        wrong += [(*given[:5], (lines[0][1:], *lines[1:]), *given[6:]), (*given[:-2], 13, 5), (*given[:-1], 0)]
+        wrong += [(*given[:4], 0, *given[5:]), (flat, rows + 9, *given[2:]), (*given[:-1], 15)]
+        for bad in wrong:
+            assert scales.add_costs(*bad, sums) == BAD_ARGUMENT
+        assert scales.add_costs(*given, sums[:5] if sums.size > 5 else sums[:0]) == BAD_ARGUMENT
+    for bad in ((flat[1:], *counted, 16), (flat + np.uint8(16), *counted, 16), (flat, rows - 9, *counted[1:], 16),
+                (flat, rows + 10, *counted[1:], 16), (flat, *counted, 7), (flat, *counted, 0),
+                (flat, *counted[:2], blocks[1:], each, 16), (flat, *counted[:3], 0, 16)):  # fmt: skip
+        assert scales.count_codes(*bad, counts) == BAD_ARGUMENT

@@ -220,6 +220,8 @@ def feed_records(fence: Fence, n: int) -> None:
             assert records.less_means(fields, 7, 3, 256, lifted) == OK or fields.itemsize == 2
             selected = fence.array(np.uint8, 3 * fields.size)
             assert records.field_contexts(fields, 3, 1, 5, 64, selected) == OK
+            assert records.scale_classes(fields, lifted.view(np.uint8), 3, 1, 4, 2, selected[1:]) == OK
+            assert records.add_to_records(selected & 63, 1, 40, fence.array(np.uint8, selected.size)) == OK
 
 
 def feed_quantisers(fence: Fence, n: int) -> None:
@@ -417,11 +419,18 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     means = fence.arrays((np.int32, 7), (np.int32, n))
     assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
     codes, counts = fence.arrays((np.uint8, 7 * n), (np.int64, 5 * 256))
-    assert scales.count_codes(codes, *sums, 256, counts) in (OK, BAD_ARGUMENT)
-    for each in sums:
-        each %= 3
-    assert scales.count_codes(codes, *sums, 256, counts) == OK
-    assert scales.count_codes(codes, *sums, 5, counts) in (OK, BAD_ARGUMENT)
+    of_blocks, takes, costs = fence.arrays((np.int64, n), (np.int64, 9 * 256), (np.int64, 3 * 5))
+    numbers = (*sums, of_blocks)
+    for _ in range(2):
+        assert scales.count_codes(codes, *numbers, 7, 256, counts) in (OK, BAD_ARGUMENT)
+        assert scales.add_costs(codes, *numbers, 7, numbers, takes, 9, 5, costs) in (OK, BAD_ARGUMENT)
+        for each in numbers:
+            each %= 2
+    assert scales.count_codes(codes, *numbers, 7, 256, counts) == OK
+    assert scales.count_codes(codes, *numbers, 7, 5, counts) in (OK, BAD_ARGUMENT)
+    for each in numbers[1:]:
+        each[:] = 0
+    assert scales.add_costs(codes, *numbers, 7, numbers, takes, 9, 5, costs) == OK
     feed_directions(fence, n)
     by_symbol, twice, counts, fields = fence.arrays(
         (np.uint32, 4096), (np.uint16, 2 * n), (np.int64, blocks), (np.uint16, n)

@@ -57,6 +57,7 @@ def check_records(rng: np.random.Generator) -> list[np.ndarray]:
                 found += [data, back]
                 check_refusals(fields, per, runs, size, data)
         check_contexts(rng)
+        check_given_scales(rng)
     return found
 
 
@@ -92,6 +93,31 @@ def check_means(given: np.ndarray) -> None:
     for wrong in ((0, 0, lift), (7, -1, lift), (7, 7, lift), (7, 0, -1), (7, 0, (1 << 16) + 1), (400, 0, 0)):
         assert records.less_means(given, *wrong, out) == BAD_ARGUMENT
     assert records.less_means(given, 7, 0, lift, out[1:]) == BAD_ARGUMENT
+
+
+def check_given_scales(rng: np.random.Generator) -> None:
+    """Classes of records by the units of another tensor, and added to what their fields have."""
+    classes = rng.integers(0, 64, 9).astype(np.uint8)
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        units = rng.integers(0, 1 << 8 * np.dtype(dtype).itemsize, 20).astype(dtype)
+        units[:3] = 0, 17, np.iinfo(dtype).max
+        for each, at, shift, first in ((1, 0, 0, 9), (3, 7, 2, 0), (5, 96, 31, 0), (20, 1, 0, 65535)):
+            out = np.empty(min(30, 20 * each - at), np.uint8)
+            assert records.scale_classes(units, classes, each, at, shift, first, out) == OK
+            which = (units[(at + np.arange(out.size)) // each].astype(np.int64) >> shift) - first
+            assert np.array_equal(out, classes[np.clip(which, 0, 8)])
+        for wrong in ((0, 0, 0, 0), (1, -1, 0, 0), (1, 1, 0, 0), (1, 0, 32, 0), (1, 0, -1, 0), (1, 0, 0, -1)):
+            assert records.scale_classes(units, classes, *wrong, np.empty(20, np.uint8)) == BAD_ARGUMENT
+        assert records.scale_classes(units, classes[:0], 1, 0, 0, 0, np.empty(20, np.uint8)) == BAD_ARGUMENT
+    for each in (1, 31, 64, 100):
+        out = rng.integers(0, 256, 9 * each).astype(np.uint8)
+        for most in (0, 20, 63):
+            want = np.minimum(out.astype(int) + np.repeat(classes, each), most)
+            assert records.add_to_records(classes, each, most, out) == OK
+            assert np.array_equal(out, want)
+    high = classes | np.uint8(64)
+    for wrong in ((classes, 0, 5), (classes, 99, 5), (classes, 100, 64), (classes, 100, -1), (high, 100, 5)):
+        assert records.add_to_records(*wrong, out) == BAD_ARGUMENT
 
 
 def check_contexts(rng: np.random.Generator) -> None:

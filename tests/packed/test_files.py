@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 import slimtensors
 from slimtensors.cli.main import cli
-from slimtensors.expression import FieldClass, Record
+from slimtensors.expression import FieldLines, Record
 from slimtensors.numpy import load_file, save_file
 from slimtensors.reading import open_file
 
@@ -71,7 +71,7 @@ def test_codes_are_given_row_and_column(name: str, tmp_path: Path) -> None:
     save_file({"w": array}, path)
     found = expression_of(path)
     assert isinstance(found, Record)
-    assert isinstance(found.fields[-1].context, FieldClass)
+    assert isinstance(found.fields[-1].context, FieldLines)
     assert found.fields[-1].width == (8 if "int8" in name or "eight bits" in name else 4)
     back = load_file(path)["w"]
     assert back.dtype == array.dtype

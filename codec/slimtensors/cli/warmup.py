@@ -86,6 +86,8 @@ def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"{name} with few decimals", _job("balanced", _cast(np.round(weights, 4), name))
     for kind in ("Q4_0", "Q5_0", "Q8_0"):
         yield f"blocks of {kind}", _blocks_job(kind, random)
+    for name in ("float16", "float32", "uint8"):
+        yield f"codes and their scales in {name}", _codes_job(random, name)
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
     yield from _gpu_jobs()
 
@@ -142,6 +144,31 @@ def _blocks_job(kind: str, random: np.random.Generator) -> Callable[[], None]:
         blocks.encoding = PREFIX + kind
         with safe_open(store_bytes([blocks], None, "balanced", 1, self_check=False), threads=1) as file:
             file.get_tensor("blocks")
+
+    return job
+
+
+def _codes_job(random: np.random.Generator, name: str) -> Callable[[], None]:
+    """Store and read codes of four bits whose scales are another tensor, which says what codes to expect."""
+
+    def job() -> None:
+        import numpy as np
+
+        from slimtensors.handle import safe_open
+        from slimtensors.inputs import ArrayInput
+        from slimtensors.store import store_bytes
+
+        rows = random.standard_normal((512, 512)) ** 3 * np.exp2(np.arange(512)[:, None] % 4)
+        blocks = rows.reshape(-1, 64)
+        scales = np.abs(blocks).max(axis=1)
+        codes = np.rint(blocks / scales[:, None] * 7 + 7).astype(np.uint8).reshape(512, -1)
+        stored = scales / scales.max() * 255 if name == "uint8" else scales
+        pair = [
+            ArrayInput("codes", codes[:, ::2] | codes[:, 1::2] << 4),
+            ArrayInput("codes.scale", stored.astype(name)),
+        ]
+        with safe_open(store_bytes(pair, None, "small", 1, self_check=False), threads=1) as file:
+            file.get_tensor("codes")
 
     return job
 

@@ -21,6 +21,8 @@ from slimtensors.expression import (
     ClassContext,
     Decimal,
     FieldClass,
+    FieldLines,
+    FieldScale,
     Gather,
     Mul,
     Record,
@@ -93,6 +95,8 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
             f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack {tensor.pack} "
             f"with {others} other{'s' * (others != 1)}; {words}"
         )
+    if tensor.scale is not None:
+        words += f"; the scale is in {header.tensors[tensor.scale].name}, which is decoded first"
     sides, bits = header.side_streams.get(index), header.streams[number].bits
     if sides and bits.flags:
         words += (
@@ -190,7 +194,10 @@ def _record(record: Record, found: _Stored) -> Iterator[str]:
     for i, field in enumerate(record.fields):
         (mode, _count), *_rest = found.modes[i].most_common()
         given = ""
-        if isinstance(field.context, FieldClass):
+        if isinstance(field.context, FieldScale):
+            given = ", given their scale"
+            given += ", and what is usual in their row and column" if field.context.lines else ""
+        elif isinstance(field.context, FieldClass | FieldLines):
             given = ", given what is usual in their row and column"
         elif field.context is not None:
             given = f", given those of kind {field.context.field + 1}"

@@ -14,12 +14,12 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.planes import decode_plane, encode_plane, field_dtype
 from slimtensors.codecs.workspace import work_space
 from slimtensors.errors import FormatError
-from slimtensors.expression import Field, FieldClass, Record
+from slimtensors.expression import Field, FieldClass, FieldLines, FieldScale, Record
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import records as kernels
 from slimtensors.kernels.status import must
 
-__all__ = ["cut", "decode", "encode", "less_means"]
+__all__ = ["cut", "decode", "encode", "less_means", "scale_classes"]
 
 Units = npt.NDArray[Any]
 Fields = npt.NDArray[Any]  # uint8 or uint16, whole groups of 128
@@ -47,7 +47,7 @@ def decode(planes: list[Plane], record: Record, out: Units, place: Place) -> Non
     found: list[Fields] = []
     for i, (plane, field) in enumerate(zip(planes, record.fields, strict=True)):
         steered = plane.descriptor.mode in (Mode.CODED, Mode.BYPASS)
-        contexts = _contexts(field, found, record, records, place.first * out.itemsize, place) if steered else None
+        contexts = _contexts(field, found, record, records, out.itemsize, place) if steered else None
         try:
             fields = _decode_field(plane, field, records, contexts, _space(i, field, records))
         except FormatError as error:
@@ -76,33 +76,60 @@ def _decode_field(plane: Plane, field: Field, records: int, contexts: Contexts |
 
 
 def _contexts(
-    field: Field, found: list[Fields], record: Record, records: int, first: int, place: Place
+    field: Field, found: list[Fields], record: Record, records: int, unit: int, place: Place
 ) -> Contexts | None:
-    """What selects the tables of a plane's fields: those of an earlier plane, or the classes of row and column.
+    """What selects the tables of a plane's fields: those of an earlier plane, the classes of row and column, a scale.
 
-    first: the chunk's first byte, counted from the tensor's.
+    unit: bytes of the tensor's units.
     """
-    context = field.context
+    context, first = field.context, place.first * unit // record.size
     if context is None:
         return None
     used = records * field.count
     values = work_space("contexts", up(used, GROUP), np.uint8)
     values[used:] = 0
-    if isinstance(context, FieldClass):
-        rows, columns = place.sides[context.rows], place.sides[context.columns]
-        status = selecting.class_contexts(rows, columns, first // record.size * field.count, values[:used])
+    lines = context.lines if isinstance(context, FieldScale) else context
+    if isinstance(lines, FieldClass | FieldLines):
+        if isinstance(lines, FieldLines):
+            rows, columns = np.split(place.sides[lines.side], [-lines.columns])
+        else:
+            rows, columns = place.sides[lines.rows], place.sides[lines.columns]
+        status = selecting.class_contexts(rows, columns, first * field.count, values[:used])
         must(status)
+    if isinstance(context, FieldScale):
+        if lines is None:
+            values[:used] = 0
+        found_classes = scale_classes(context, place, unit, record.size, records)
+        must(kernels.add_to_records(found_classes, field.count, context.tables - 1, values[:used]))
+        return Contexts(values, context.tables)
+    if isinstance(context, FieldClass | FieldLines):
         np.minimum(values, np.uint8(context.tables - 1), out=values)
         return Contexts(values, context.tables)
     count = record.fields[context.field].count
     given = found[context.field][: records * count]
     if context.mean:
-        given = less_means(given, record.fields[context.field], context.mean, first // record.size)
+        given = less_means(given, record.fields[context.field], context.mean, first)
     status = kernels.field_contexts(
         given, field.count // count, context.shift, context.first, context.tables, values[:used]
     )
     must(status)
     return Contexts(values, context.tables)
+
+
+def scale_classes(context: FieldScale, place: Place, unit: int, size: int, records: int) -> npt.NDArray[np.uint8]:
+    """Of each of a chunk's records, of `size` bytes: the class that its unit of another tensor has.
+
+    unit: bytes of the tensor's units.
+    """
+    units = place.sides[context.side]
+    all_records = place.units * unit // size
+    classes = work_space("scale classes", records, np.uint8)
+    status = kernels.scale_classes(
+        units.reshape(-1), np.array(context.classes, np.uint8), all_records // units.size, place.first * unit // size,
+        context.shift, context.first, classes,
+    )  # fmt: skip
+    must(status)
+    return classes
 
 
 def less_means(fields: Fields, field: Field, group: int, first: int) -> npt.NDArray[np.uint16]:
@@ -137,7 +164,7 @@ def encode(units: Units, record: Record, place: Place, *, try_zstd: bool, slow: 
     parts = []
     for i, field in enumerate(record.fields):
         fields = cut(data, record, i)
-        contexts = _contexts(field, found, record, data.size // record.size, place.first * units.itemsize, place)
+        contexts = _contexts(field, found, record, data.size // record.size, units.itemsize, place)
         # A block is as long as for units of as many bytes as a field is for.
         each = max(1, data.size // max(1, fields.size))
         part = encode_plane(

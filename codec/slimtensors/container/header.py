@@ -78,6 +78,7 @@ class Tensor:
     expression: int | None = None
     chunk: int | None = None
     sides: tuple[Side, ...] = ()
+    scale: int | None = None  # the tensor that is the last of its side planes
     pack: int | None = None
     encoding: str | None = None  # what the elements are, where the dtype does not tell (format_spec/records.md)
     lossy: Lossy | None = None  # if the elements are not the source's
@@ -97,8 +98,8 @@ class Tensor:
                 value[key] = getattr(self, key)
         if self.lossy is not None:
             value["lossy"] = self.lossy.to_json()
-        if self.sides:
-            value["sides"] = [side.to_json() for side in self.sides]
+        if self.sides or self.scale is not None:
+            value["sides"] = [side.to_json() for side in self.sides] + ([] if self.scale is None else [self.scale])
         return value
 
 
@@ -228,6 +229,19 @@ class Header:
         self.streams.append(Stream(label, dtype, units, chunk, stored, shape, members))
         return len(self.streams) - 1
 
+    @cached_property
+    def needed_streams(self) -> dict[int, list[int]]:
+        """By the stream of a tensor: those that are read before it, its side planes and the tensor that is one."""
+        needed: dict[int, list[int]] = {}
+        for index, sides in self.side_streams.items():
+            number, scale = self.tensor_stream[index], self.tensors[index].scale
+            assert number is not None
+            needed[number] = list(sides)
+            stream = None if scale is None else self.tensor_stream[scale]
+            if scale is not None and stream is not None:
+                needed[number] += [*self.side_streams.get(scale, []), stream]
+        return needed
+
     def target(self, index: int) -> int:
         """The tensor that holds the bytes: itself, or what it refers to."""
         expression = self.tensors[index].expression
@@ -265,6 +279,7 @@ class Header:
     def limited_bytes(self) -> int:
         """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes."""
         sides = sum(side.dtype.bytes_of(side.shape) for tensor in self.tensors for side in tensor.sides)
+        sides += sum(self.tensors[tensor.scale].nbytes for tensor in self.tensors if tensor.scale is not None)
         return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:

@@ -14,8 +14,10 @@ from slimtensors.container.lossy import Lossy, is_digest
 from slimtensors.container.side_planes import (
     check_classes,
     check_factors,
+    check_lines,
     check_low_rank,
     check_palettes,
+    check_scales,
     check_sides,
     check_trellis,
 )
@@ -30,6 +32,8 @@ from slimtensors.expression import (
     Expression,
     FactorContext,
     FieldClass,
+    FieldLines,
+    FieldScale,
     Record,
     Ref,
     Stored,
@@ -77,6 +81,7 @@ def parse(data: bytes) -> Header:
         tensors.append(tensor)
     _check_packs(packs, tensors, table, bases)
     _check_casts(tensors, table)
+    check_scales(tensors, packs, table)
     complete(bases, first_users(tensors, packs, table))
     image = _image(value["image"], table, tensors) if "image" in value else None
     source = _lossy_source(value["lossy"]) if "lossy" in value else None
@@ -130,14 +135,18 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
-            sides = _sides(_array(value.get("sides", []), "sides", MAX_SIDES), table)
-            check_sides(table[index], sides, units, "sides" in keys)
+            given = _array(value.get("sides", []), "sides", MAX_SIDES)
+            scale = None
+            if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
+                scale = _integer(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
+            sides = _sides(given, table)
+            check_sides(table[index], sides, units, "sides" in keys, scale is not None)
             check_palettes(table[index], sides, dtype, units)
             check_trellis(table[index], sides, units)
             _check_delta(table[index], [(dtype, shape)], bases, packed=False)
             check_low_rank(table[index], sides, dtype, units)
             _check_record(table[index], sides, chunk * dtype.unit_bytes, units * dtype.unit_bytes)
-            return Tensor(name, dtype, shape, index, chunk, sides, encoding=encoding, lossy=lossy)
+            return Tensor(name, dtype, shape, index, chunk, sides, scale, encoding=encoding, lossy=lossy)
         if not keys and units == 0:
             return Tensor(name, dtype, shape, encoding=encoding, lossy=lossy)
         raise FormatError(f"the keys {sorted(keys)} do not go together")
@@ -183,9 +192,13 @@ def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, s
     if min(chunk, size) > MAX_RECORD_CHUNK_BYTES:
         raise LimitError(f"records in a chunk of {min(chunk, size)} bytes; the limit is {MAX_RECORD_CHUNK_BYTES}")
     for field in expression.fields:
-        if isinstance(field.context, FieldClass):
-            both = [sides[field.context.rows], sides[field.context.columns]]
-            check_classes(both, size // expression.size * field.count, "the fields of its plane")
+        context, fields = field.context, size // expression.size * field.count
+        lines = context.lines if isinstance(context, FieldScale) else context
+        if isinstance(lines, FieldLines):
+            check_lines(sides[lines.side], lines.columns, fields)
+        if isinstance(context, FieldClass):
+            both = [sides[context.rows], sides[context.columns]]
+            check_classes(both, fields, "the fields of its plane")
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:

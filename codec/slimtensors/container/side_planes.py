@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from slimtensors.container.header import Side
+from slimtensors.container.header import Pack, Side, Tensor
 from slimtensors.dtypes import DType
 from slimtensors.errors import FormatError, LimitError
 from slimtensors.expression import (
@@ -17,14 +17,19 @@ from slimtensors.expression import (
     FieldClass,
     Gather,
     Mul,
+    Record,
     Stored,
     Sum,
     Trellis,
+    bases_of,
     values_of,
 )
-from slimtensors.limits import MAX_PALETTE, MAX_RANK, MIN_RUN
+from slimtensors.limits import MAX_PALETTE, MAX_RANK, MAX_SCALE_BITS, MIN_RUN
 
-__all__ = ["check_classes", "check_factors", "check_low_rank", "check_palettes", "check_sides", "check_trellis"]
+__all__ = [
+    "check_classes", "check_factors", "check_lines", "check_low_rank", "check_palettes", "check_scales", "check_sides",
+    "check_trellis",
+]  # fmt: skip
 
 
 def check_factors(bits: Bits, earlier: tuple[Side, ...], units: int) -> None:
@@ -41,12 +46,18 @@ def check_factors(bits: Bits, earlier: tuple[Side, ...], units: int) -> None:
             raise FormatError(f"{units} units of a side plane are not 1 to {MAX_RANK} factors of all rows and columns")
 
 
-def check_sides(expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool) -> None:
+def check_sides(
+    expression: Expression, sides: tuple[Side, ...], units: int, has_key: bool, has_scale: bool = False
+) -> None:
+    """sides: but for the last, if that is another tensor (`has_scale`)."""
     assert isinstance(expression, Stored)
-    if has_key and not sides:
+    count = len(sides) + has_scale
+    if has_key and not count:
         raise FormatError("an empty list of side planes")
-    if expression.sides != set(range(len(sides))):
-        raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {len(sides)}")
+    if expression.sides != set(range(count)):
+        raise FormatError(f"the expression uses the side planes {sorted(expression.sides)} of {count}")
+    if (expression.scale if isinstance(expression, Record) else None) != (len(sides) if has_scale else None):
+        raise FormatError("the side plane that is another tensor is not the one that holds scales")
     for side in expression.bits.flags:  # row flags
         _check_rows(side, sides[side], units, "row flags")
     for context in expression.bits.contexts:
@@ -79,6 +90,12 @@ def check_classes(sides: list[Side], units: int, what: str) -> None:
     _check_class_planes(sides)
     if sides[0].shape[0] * sides[1].shape[0] != units:
         raise FormatError(f"rows times columns of a context are not {what}")
+
+
+def check_lines(side: Side, columns: int, fields: int) -> None:
+    _check_class_planes([side])
+    if (side.shape[0] - columns) * columns != fields:
+        raise FormatError(f"classes of {side.shape[0] - columns} rows and {columns} columns for {fields} fields")
 
 
 def _check_mean(side: Side, rank: int, lines: int) -> None:
@@ -124,6 +141,28 @@ def check_trellis(expression: Expression, sides: tuple[Side, ...], units: int) -
         raise FormatError("the rows and columns of a trellis are not F32 with one dimension")
     if rows.shape[0] * columns.shape[0] != units:
         raise FormatError(f"{rows.shape[0]} rows times {columns.shape[0]} columns of a trellis for {units} units")
+
+
+def check_scales(tensors: list[Tensor], packs: list[Pack], table: list[Expression]) -> None:
+    """Of tensors whose last side plane is another tensor: one that can be decoded by itself."""
+    for tensor in tensors:
+        if tensor.scale is None or tensor.expression is None:
+            continue
+        what = f"tensor {tensor.name!r}: its scales are tensor {tensor.scale}"
+        if tensor.scale >= len(tensors):
+            raise FormatError(f"{what}, which is not there")
+        given = tensors[tensor.scale]
+        place = given.expression if given.pack is None else packs[given.pack].expression
+        found = None if place is None else table[place]
+        if not isinstance(found, Stored):
+            raise FormatError(f"{what}, which holds no bytes itself")
+        if bases_of(found) or given.scale is not None:
+            raise FormatError(f"{what}, which needs another tensor itself")
+        record = table[tensor.expression]
+        assert isinstance(record, Record)
+        records = tensor.nbytes // record.size
+        if given.dtype.unit_bits > MAX_SCALE_BITS or records % given.units:
+            raise FormatError(f"{what}, {given.units} units of {given.dtype.name} for {records} records")
 
 
 def check_low_rank(expression: Expression, sides: tuple[Side, ...], dtype: DType, units: int) -> None:

@@ -9,6 +9,8 @@ from slimtensors.expression.contexts import (
     FactorContext,
     FieldClass,
     FieldContext,
+    FieldLines,
+    FieldScale,
     Mean,
     SignContext,
 )
@@ -62,6 +64,8 @@ __all__ = [
     "Field",
     "FieldClass",
     "FieldContext",
+    "FieldLines",
+    "FieldScale",
     "Gather",
     "LowRank",
     "Mean",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 from slimtensors.expression.limits import CLASS_TABLES
@@ -14,6 +15,8 @@ __all__ = [
     "FactorContext",
     "FieldClass",
     "FieldContext",
+    "FieldLines",
+    "FieldScale",
     "Mean",
     "SignContext",
 ]
@@ -189,6 +192,61 @@ class FieldClass:
 
     def __str__(self) -> str:
         return "given row and column"
+
+
+@dataclass(frozen=True)
+class FieldLines:
+    """Of a record's field: the classes of row and column, as of `FieldClass`, in one side plane, rows first."""
+
+    side: int
+    columns: int
+    tables: int
+
+    @property
+    def sides(self) -> frozenset[int]:
+        return frozenset((self.side,))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lines": [self.side, self.columns, self.tables]}
+
+    def __str__(self) -> str:
+        return "given row and column"
+
+
+@dataclass(frozen=True)
+class FieldScale:
+    """Of a record's field: a unit of another tensor, one for so many records, selects the table; with `lines`, the
+    classes of row and column are added.
+
+    side: the side plane that is the other tensor. shift, first: number floor(unit / 2^shift) - first, cut to those that
+    have a class, selects. runs: of numbers from 0 on, how many have which class.
+    """
+
+    side: int
+    shift: int
+    first: int
+    runs: tuple[tuple[int, int], ...]
+    lines: FieldLines | None = None
+
+    @property
+    def sides(self) -> frozenset[int]:
+        return frozenset((self.side,)) | (frozenset() if self.lines is None else self.lines.sides)
+
+    @property
+    def tables(self) -> int:
+        return max(table for _, table in self.runs) + 1 if self.lines is None else self.lines.tables
+
+    @cached_property
+    def classes(self) -> tuple[int, ...]:
+        """Of each number."""
+        return tuple(table for count, table in self.runs for _ in range(count))
+
+    def to_json(self) -> dict[str, Any]:
+        scale = {"scale": [self.side, self.shift, self.first, [number for run in self.runs for number in run]]}
+        return scale if self.lines is None else {**self.lines.to_json(), **scale}
+
+    def __str__(self) -> str:
+        return "given scale" if self.lines is None else "given scale, row and column"
 
 
 Context = BaseContext | ClassContext | FactorContext | FieldClass | SignContext

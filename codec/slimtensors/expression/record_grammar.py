@@ -6,11 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 from slimtensors.errors import FormatError
-from slimtensors.expression.contexts import FieldClass, FieldContext
-from slimtensors.expression.limits import MAX_MEAN, MAX_RECORD, MAX_TABLES, MAX_WIDTH
+from slimtensors.expression.contexts import FieldClass, FieldContext, FieldLines, FieldScale
+from slimtensors.expression.limits import (
+    MAX_ENTRIES,
+    MAX_MEAN,
+    MAX_RECORD,
+    MAX_RUNS,
+    MAX_SCALE_SHIFT,
+    MAX_TABLES,
+    MAX_WIDTH,
+)
 from slimtensors.expression.records import Field, Record, Span
 from slimtensors.expression.values import integer, keys_of
-from slimtensors.limits import MAX_PLANES, MAX_SIDES
+from slimtensors.limits import MAX_ELEMENTS, MAX_PLANES, MAX_SIDES
+
+AnyContext = FieldClass | FieldContext | FieldLines | FieldScale
 
 __all__ = ["parse_field_class", "parse_record"]
 
@@ -43,15 +53,19 @@ def parse_record(value: Any) -> Record:
         if "context" in item:
             found = replace(found, context=_field_context(item["context"], found, fields))
         fields.append(found)
+    _check_scales(fields)
     if taken != (1 << 8 * size) - 1:
         raise FormatError("some bits of a record belong to no field")
     return Record(size, tuple(fields))
 
 
-def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass | FieldContext:
+def _field_context(value: Any, field: Field, earlier: list[Field]) -> AnyContext:
     keys = keys_of(value, "a context")
     if keys == {"class"}:
         return parse_field_class(value["class"])
+    if keys in ({"lines"}, {"scale"}, {"lines", "scale"}):
+        lines = _field_lines(value["lines"]) if "lines" in keys else None
+        return _field_scale(value["scale"], lines) if "scale" in keys or lines is None else lines
     if keys not in ({"field"}, {"field", "mean"}):
         raise FormatError(f"a context of a record's field has the keys {sorted(value)}")
     numbers = value["field"]
@@ -69,6 +83,48 @@ def _field_context(value: Any, field: Field, earlier: list[Field]) -> FieldClass
     if field.count % earlier[found.field].count:
         raise FormatError(f"{field.count} fields of a record given {earlier[found.field].count}")
     return found
+
+
+def _field_lines(numbers: Any) -> FieldLines:
+    if not isinstance(numbers, list) or len(numbers) != 3:
+        raise FormatError("the lines of a field have three numbers")
+    return FieldLines(
+        integer(numbers[0], 0, MAX_SIDES, "the classes of a context"),
+        integer(numbers[1], 1, MAX_ELEMENTS, "the columns of a context"),
+        integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
+    )
+
+
+def _field_scale(numbers: Any, lines: FieldLines | None) -> FieldScale:
+    if not isinstance(numbers, list) or len(numbers) != 4:
+        raise FormatError("the scale of a context is not a side plane, a shift, a first number and classes")
+    runs = numbers[3]
+    if not isinstance(runs, list) or len(runs) % 2 or not 2 <= len(runs) <= 2 * MAX_RUNS:
+        raise FormatError(f"the classes of a scale are not 1 to {MAX_RUNS} runs")
+    found = FieldScale(
+        integer(numbers[0], 0, MAX_SIDES, "the side plane of a scale"),
+        integer(numbers[1], 0, MAX_SCALE_SHIFT, "the shift of a scale"),
+        integer(numbers[2], 0, 2**MAX_WIDTH - 1, "the first of a scale"),
+        tuple(
+            (integer(n, 1, MAX_ENTRIES, "a run of a scale"), integer(each, 0, MAX_TABLES - 1, "a class of a scale"))
+            for n, each in zip(runs[::2], runs[1::2], strict=True)
+        ),
+        lines,
+    )
+    if sum(n for n, _ in found.runs) > MAX_ENTRIES:
+        raise FormatError(f"classes for more than {MAX_ENTRIES} numbers of a scale")
+    if found.tables < 2:
+        raise FormatError("the scale of a context selects one table only")
+    return found
+
+
+def _check_scales(fields: list[Field]) -> None:
+    """The side plane that is another tensor is one, and nothing else."""
+    given = {each.context.side for each in fields if isinstance(each.context, FieldScale)}
+    lines = (each.context.lines if isinstance(each.context, FieldScale) else each.context for each in fields)
+    others = {side for each in lines if isinstance(each, FieldClass | FieldLines) for side in each.sides}
+    if len(given) > 1 or given & others:
+        raise FormatError("two side planes of scales, or one that holds classes, too")
 
 
 def parse_field_class(numbers: Any) -> FieldClass:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from slimtensors.expression.contexts import FieldClass, FieldContext
+from slimtensors.expression.contexts import FieldClass, FieldContext, FieldLines, FieldScale
 from slimtensors.expression.planes import Bits, Part
 
 __all__ = ["Field", "Record", "Span"]
@@ -33,7 +33,7 @@ class Field:
 
     width: int
     spans: tuple[Span, ...]
-    context: FieldClass | FieldContext | None = None
+    context: FieldClass | FieldContext | FieldLines | FieldScale | None = None
 
     @cached_property
     def count(self) -> int:
@@ -62,6 +62,11 @@ class Record:
     def sides(self) -> set[int]:
         """The side planes that contexts need."""
         return {side for field in self.fields if field.context is not None for side in field.context.sides}
+
+    @cached_property
+    def scale(self) -> int | None:
+        """The side plane that is another tensor, if there is one."""
+        return next((f.context.side for f in self.fields if isinstance(f.context, FieldScale)), None)
 
     def to_json(self) -> dict[str, Any]:
         return {"record": [self.size, *(field.to_json() for field in self.fields)]}

@@ -124,6 +124,42 @@ def less_means(given: Array, each: int, before: int, lift: int, out: Array) -> i
 
 
 @kernel
+def scale_classes(units: Array, classes: Array, each: int, at: int, shift: int, first: int, out: Array) -> int:
+    """What records, from number `at`, have of a scale: out[i] = classes[(units[(at + i) / each] >> shift) - first], or
+    the first or last of the classes.
+
+    units uint8, 16 or 32 [n], one for `each` records; classes uint8[k]; out uint8[records]
+    """
+    if each < 1 or at < 0 or at + out.size > units.size * each or not 0 <= shift < 32 or first < 0 or classes.size < 1:
+        return BAD_ARGUMENT
+    for i in range(out.size):
+        found = (int(units[(at + i) // each]) >> shift) - first
+        out[i] = classes[min(max(found, 0), classes.size - 1)]
+    return OK
+
+
+@kernel
+def add_to_records(classes: Array, each: int, most: int, out: Array) -> int:
+    """out[i] = min(out[i] + classes[i / each], most), all uint8; most is below 64 and so are the classes."""
+    if each < 1 or out.size != classes.size * each or not 0 <= most < 64:
+        return BAD_ARGUMENT
+    for record in range(classes.size):
+        found, end = classes[record], (record + 1) * each
+        if found >= 64:
+            return BAD_ARGUMENT
+        i = record * each
+        while i + LANES <= end:
+            value = load(out, i)
+            value = select(value < most, value, (value & 0) + most) + found
+            store(out, i, select(value < most, value, (value & 0) + most))
+            i += LANES
+        while i < end:
+            out[i] = min(min(int(out[i]), most) + int(found), most)
+            i += 1
+    return OK
+
+
+@kernel
 def field_contexts(given: Array, each: int, shift: int, first: int, tables: int, out: Array) -> int:
     """Of every field of `given` (uint8 or uint16), for the next `each` of out (uint8): the table that it selects."""
     if each < 1 or out.size != given.size * each or not 0 <= shift < 16 or not 1 <= tables <= 256 or first < 0:

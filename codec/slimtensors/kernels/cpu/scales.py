@@ -59,24 +59,85 @@ def add_rests(logs: Array, rows: Array, columns: Array, least: int, of_rows: Arr
 
 
 @kernel
-def count_codes(codes: Array, rows: Array, columns: Array, values: int, counts: Array) -> int:
-    """counts[rows[i] + columns[j], codes[i, j]] += 1
+def count_codes(
+    codes: Array, rows: Array, columns: Array, blocks: Array, each: int, values: int, counts: Array
+) -> int:
+    """counts[rows[i] + columns[j] + blocks[(i C + j) / each], codes[i, j]] += 1
 
     codes    uint8[rows.size * columns.size]  below `values`
     rows     int64[R]
     columns  int64[C]
-    counts   int64[n * values]                added to; sums of a row's and a column's number are below n
+    blocks   int64[B]                         one for each `each` codes
+    counts   int64[n * values]                added to; sums of the three numbers are below n
 
     Where that is broken, BAD_ARGUMENT, and some are counted.
     """
     length = columns.size
     if codes.size != rows.size * length or values < 1 or counts.size % values != 0:
         return BAD_ARGUMENT
+    if each < 1 or codes.size > blocks.size * each:
+        return BAD_ARGUMENT
     lines = counts.size // values
     for i in range(rows.size):
-        for j in range(length):
-            line, code = rows[i] + columns[j], np.int64(codes[i * length + j])
-            if line < 0 or line >= lines or code >= values:
-                return BAD_ARGUMENT
-            counts[line * values + code] += 1
+        j = 0
+        while j < length:
+            block = (i * length + j) // each
+            base, end = rows[i] + blocks[block], min(length, (block + 1) * each - i * length)
+            while j < end:
+                line, code = base + columns[j], np.int64(codes[i * length + j])
+                if line < 0 or line >= lines or code >= values:
+                    return BAD_ARGUMENT
+                counts[line * values + code] += 1
+                j += 1
+    return OK
+
+
+@kernel
+def add_costs(
+    codes: Array,
+    rows: Array,
+    columns: Array,
+    blocks: Array,
+    each: int,
+    lines: tuple[Array, Array, Array],
+    takes: Array,
+    tables: int,
+    classes: int,
+    sums: Array,
+) -> int:
+    """What codes take with each of some classes that are added to the others that they have:
+
+        line = lines[0][i] + lines[1][j] + lines[2][b]      b = (i C + j) / each
+        sums[line, k] += takes[codes[i, j], rows[i] + columns[j] + blocks[b] + k]
+
+    codes, rows, columns, blocks, each: as above; the three numbers sum to at most tables - classes
+    lines    three int64 arrays of the sizes of rows, columns and blocks
+    takes    int64[values * tables]
+    sums     int64[n * classes]     added to; lines are below n
+
+    Where that is broken, BAD_ARGUMENT, and some are added.
+    """
+    length = columns.size
+    if codes.size != rows.size * length or each < 1 or codes.size > blocks.size * each:
+        return BAD_ARGUMENT
+    if not 1 <= classes <= tables or takes.size % tables != 0 or sums.size % classes != 0:
+        return BAD_ARGUMENT
+    of_rows, of_columns, of_blocks = lines
+    if of_rows.size != rows.size or of_columns.size != length or of_blocks.size != blocks.size:
+        return BAD_ARGUMENT
+    values, most = takes.size // tables, sums.size // classes
+    for i in range(rows.size):
+        j = 0
+        while j < length:
+            block = (i * length + j) // each
+            base, at = rows[i] + blocks[block], of_rows[i] + of_blocks[block]
+            end = min(length, (block + 1) * each - i * length)
+            while j < end:
+                line, other, code = at + of_columns[j], base + columns[j], np.int64(codes[i * length + j])
+                if line < 0 or line >= most or other < 0 or other > tables - classes or code >= values:
+                    return BAD_ARGUMENT
+                first, begin = line * classes, code * tables + other
+                for k in range(classes):
+                    sums[first + k] += takes[begin + k]
+                j += 1
     return OK
