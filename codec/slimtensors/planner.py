@@ -25,7 +25,7 @@ from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
 from slimtensors.detect.steering import find_steering
 from slimtensors.detect.tails import row_flags, trailing_zeros
-from slimtensors.detect.zeros import integer_fields, zeros_left_out
+from slimtensors.detect.zeros import integer_fields, is_plain, zeros_left_out
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -53,6 +53,8 @@ from slimtensors.quantise.quantiser import QuantisedInput
 __all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan"]
 
 PRESETS = ("fast", "balanced", "small")
+
+GLANCE = 512  # units of each run that are looked at first; most floats need no more
 
 Units = npt.NDArray[Any]
 SideMaker = Callable[[Input, int, int], Units]
@@ -282,7 +284,9 @@ class _Builder:
             return
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
-        sample = sample_units(tensor)
+        sample = sample_units(tensor, GLANCE)
+        if not dtype.is_float or not is_plain(sample):
+            sample = sample_units(tensor)
         if dtype.is_float:
             tail, by_row, why = trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
             bits = layouts.floats(dtype, self.preset, tail, by_row)

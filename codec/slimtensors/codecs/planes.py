@@ -13,20 +13,22 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.entropy.tables import cost
+from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
+from slimtensors.expression import Bits
 from slimtensors.kernels.cpu import bypass, decode_kernels
 from slimtensors.kernels.cpu import planes as kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Fields", "decode_plane", "encode_plane", "packed_length", "plane_length"]
+__all__ = ["Fields", "bits_length", "decode_plane", "encode_plane", "packed_length", "plane_length"]
 
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
 WORTH = 0.99  # what a mode that takes longer to decode must get a plane down to, against raw
 MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
+NARROW_EVERY, MANY = 4, 1 << 15  # for guesses: of planes up to 8 bits, one field in four is counted where they are many
 STATE_BYTES = 68  # of a block: its states less what they carry, and its count of words
 ZSTD_LEVEL = 3
 
@@ -205,6 +207,38 @@ def plane_length(
     else:
         size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
     return size if size < raw * WORTH else raw
+
+
+def bits_length(units: npt.NDArray[Any], bits: Bits) -> float:
+    """About what floats' planes take without contexts, by counts: in the modes constant, raw, coded and bypass.
+
+    units: whole groups, perhaps none.
+    """
+    shift, size = 0, 0.0
+    for width in bits.widths if units.size else ():
+        # Narrow planes are noise, or have few fields: a quarter of them tells.
+        every = NARROW_EVERY if width <= 8 and units.size >= MANY else 1
+        size += _counted_length(coded.count_fields(units, bits.rotate, shift, width, every), width, units)
+        shift += width
+    return size
+
+
+def _counted_length(counts: npt.NDArray[np.uint32], width: int, units: npt.NDArray[Any]) -> float:
+    """Of one plane that is cut from units. counts: of some of its fields."""
+    if np.count_nonzero(counts) <= 1:
+        return 0
+    raw, share = float(packed_length(width, units.size // GROUP)) if width <= 8 else np.inf, units.size / counts.sum()
+    if share * cost(counts) / 8 > raw * WORTH:
+        return raw
+    _window, symbols, escaped = coded.through_window(counts)
+    bits = 8 * coded.ESCAPE_BYTES * escaped
+    if width > 8 and escaped * ESCAPE_SHARE > counts.sum():
+        symbols, bits = coded.bypass_counts(counts)
+    frequencies = normalise(symbols, coded.PRECISION)
+    # A symbol takes precision - log2 frequency bits.
+    taken = float((symbols * (coded.PRECISION - np.log2(np.maximum(frequencies, 1)))).sum())
+    above = len(table_bytes(frequencies)) + STATE_BYTES * coded.block_count(units.size, units.itemsize)
+    return min(raw, share * (taken + bits) / 8 + above)
 
 
 def _kept(part: Part) -> Part:

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.container import schema
+from slimtensors.container import canonical, schema
 from slimtensors.container.digest import decoded_digest, stored_digest
 from slimtensors.container.header import Header
 from slimtensors.container.layout import (
@@ -117,10 +117,7 @@ class Writer:
     def __init__(self, output: Output, header: Header) -> None:
         self.output = output
         self.header = header
-        self.header_bytes = header.to_bytes()
-        if len(self.header_bytes) > MAX_HEADER_BYTES:
-            raise UsageError(f"the header would take {len(self.header_bytes)} bytes; the limit is {MAX_HEADER_BYTES}")
-        schema.parse(self.header_bytes)  # a reader must accept what a writer writes
+        self.header_bytes = self._checked()
         self.position = front_length(header, len(self.header_bytes))
         self._table = bytearray()
         self._streams: list[StreamRecord] = []
@@ -129,6 +126,15 @@ class Writer:
         # A gap of zeros, in pieces: the table of a large file is large.
         for at in range(0, self.position, 1 << 20):
             output.write(bytes(min(1 << 20, self.position - at)))
+
+    def _checked(self) -> bytes:
+        """The header's bytes. Raises what a reader would, which must accept what a writer writes."""
+        content = self.header.to_json()
+        data = canonical.dumps(content)
+        if len(data) > MAX_HEADER_BYTES:
+            raise UsageError(f"the header would take {len(data)} bytes; the limit is {MAX_HEADER_BYTES}")
+        schema.check(content)
+        return data
 
     def add(self, chunk: Chunk) -> None:
         """Append the next chunk: all chunks of the first stream, then of the second, and so on."""
@@ -150,9 +156,8 @@ class Writer:
         if self.header.source is not None and lossy:
             tensors = zip(self.header.tensors, lossy, strict=True)
             self.header.tensors = [replace(tensor, lossy=stated) for tensor, stated in tensors]
-            length, self.header_bytes = len(self.header_bytes), self.header.to_bytes()
+            length, self.header_bytes = len(self.header_bytes), self._checked()
             assert len(self.header_bytes) == length  # errors are numbers of a fixed length
-            schema.parse(self.header_bytes)
         index = b"".join(record.pack() for record in self._streams) + b"".join(identities)
         prefix = Prefix(self.position, len(self.header_bytes), len(index), bytes(32))
         file_id = stored_digest(prefix.pack()[:SIGNED_PREFIX_BYTES], self.header_bytes, index)
