@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from slimtensors.chunking import chunk_units, table_chunk
 from slimtensors.codecs import layouts
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
+from slimtensors.container.writer import header_text
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
@@ -87,6 +88,11 @@ class Plan:
     reasons: list[str] = field(default_factory=list)  # of each tensor
     identities: dict[int, bytes] = field(default_factory=dict)  # of tensors that are never read again
     told: int = 0  # bytes that `progress` was told of
+
+    @cached_property
+    def text(self) -> bytes:
+        """The header's bytes. Raises UsageError if there is no room for so much."""
+        return header_text(self.header)
 
 
 def make_plan(

@@ -28,7 +28,6 @@ Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 WORTH = 0.99  # what a mode that takes longer to decode must get a plane down to, against raw
 MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
-NARROW_EVERY, MANY = 4, 1 << 15  # for guesses: of planes up to 8 bits, one field in four is counted where they are many
 STATE_BYTES = 68  # of a block: its states less what they carry, and its count of words
 ZSTD_LEVEL = 3
 
@@ -216,29 +215,30 @@ def bits_length(units: npt.NDArray[Any], bits: Bits) -> float:
     """
     shift, size = 0, 0.0
     for width in bits.widths if units.size else ():
-        # Narrow planes are noise, or have few fields: a quarter of them tells.
-        every = NARROW_EVERY if width <= 8 and units.size >= MANY else 1
-        size += _counted_length(coded.count_fields(units, bits.rotate, shift, width, every), width, units)
+        size += _counted_length(coded.count_fields(units, bits.rotate, shift, width), width, units)
         shift += width
     return size
 
 
 def _counted_length(counts: npt.NDArray[np.uint32], width: int, units: npt.NDArray[Any]) -> float:
-    """Of one plane that is cut from units. counts: of some of its fields."""
+    """Of one plane that is cut from units. counts: of its fields."""
     if np.count_nonzero(counts) <= 1:
         return 0
-    raw, share = float(packed_length(width, units.size // GROUP)) if width <= 8 else np.inf, units.size / counts.sum()
-    if share * cost(counts) / 8 > raw * WORTH:
-        return raw
+    least = float(packed_length(width, units.size // GROUP)) if width <= 8 else np.inf
+    if cost(counts) / 8 > least * WORTH:
+        return least
+    blocks = coded.block_count(units.size, units.itemsize)
     _window, symbols, escaped = coded.through_window(counts)
-    bits = 8 * coded.ESCAPE_BYTES * escaped
-    if width > 8 and escaped * ESCAPE_SHARE > counts.sum():
-        symbols, bits = coded.bypass_counts(counts)
-    frequencies = normalise(symbols, coded.PRECISION)
-    # A symbol takes precision - log2 frequency bits.
-    taken = float((symbols * (coded.PRECISION - np.log2(np.maximum(frequencies, 1)))).sum())
-    above = len(table_bytes(frequencies)) + STATE_BYTES * coded.block_count(units.size, units.itemsize)
-    return min(raw, share * (taken + bits) / 8 + above)
+    if escaped * ESCAPE_SHARE <= units.size:
+        frequencies = normalise(symbols, coded.PRECISION)
+        # A symbol takes precision - log2 frequency bits.
+        taken = float((symbols * (coded.PRECISION - np.log2(np.maximum(frequencies, 1)))).sum()) / 8
+        above = coded.ESCAPE_BYTES * escaped + len(table_bytes(frequencies)) + STATE_BYTES * blocks
+        least = min(least, taken + above)
+    if width > 8 and escaped:
+        buckets, bits = coded.bypass_counts(counts)
+        least = min(least, (cost(buckets) + bits) / 8 + overhead(blocks))
+    return least
 
 
 def _kept(part: Part) -> Part:

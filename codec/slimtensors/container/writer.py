@@ -27,7 +27,7 @@ from slimtensors.container.system import advise_huge_pages
 from slimtensors.errors import UsageError
 from slimtensors.limits import MAX_HEADER_BYTES
 
-__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "front_length", "seal"]
+__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "front_length", "header_text", "seal"]
 
 
 LARGE_BYTES = 4 << 20  # from here on huge pages are worth asking for
@@ -105,20 +105,30 @@ def seal(data: bytes | memoryview, decoded: memoryview) -> Chunk:
     return Chunk(data, record)
 
 
-def front_length(header: Header, header_length: int | None = None) -> int:
-    """Bytes of a file before its first chunk, which are filled in last."""
-    length = len(header.to_bytes()) if header_length is None else header_length
-    return aligned(PREFIX_BYTES + length + header.index_length + header.table_length)
+def header_text(header: Header) -> bytes:
+    """The header's bytes. Raises what a reader would, which must accept what a writer writes, or UsageError."""
+    content = header.to_json()
+    data = canonical.dumps(content)
+    if len(data) > MAX_HEADER_BYTES:
+        raise UsageError(f"the header would take {len(data)} bytes; the limit is {MAX_HEADER_BYTES}")
+    schema.check(content)
+    return data
+
+
+def front_length(header: Header, text: bytes) -> int:
+    """Bytes of a file before its first chunk, which are filled in last. text: the header's."""
+    return aligned(PREFIX_BYTES + len(text) + header.index_length + header.table_length)
 
 
 class Writer:
     """Takes the chunks of a header's streams in order."""
 
-    def __init__(self, output: Output, header: Header) -> None:
+    def __init__(self, output: Output, header: Header, text: bytes) -> None:
+        """text: the header's, as `header_text` gives it."""
         self.output = output
         self.header = header
-        self.header_bytes = self._checked()
-        self.position = front_length(header, len(self.header_bytes))
+        self.header_bytes = text
+        self.position = front_length(header, text)
         self._table = bytearray()
         self._streams: list[StreamRecord] = []
         self._records: list[bytes] = []  # of the stream in hand
@@ -126,15 +136,6 @@ class Writer:
         # A gap of zeros, in pieces: the table of a large file is large.
         for at in range(0, self.position, 1 << 20):
             output.write(bytes(min(1 << 20, self.position - at)))
-
-    def _checked(self) -> bytes:
-        """The header's bytes. Raises what a reader would, which must accept what a writer writes."""
-        content = self.header.to_json()
-        data = canonical.dumps(content)
-        if len(data) > MAX_HEADER_BYTES:
-            raise UsageError(f"the header would take {len(data)} bytes; the limit is {MAX_HEADER_BYTES}")
-        schema.check(content)
-        return data
 
     def add(self, chunk: Chunk) -> None:
         """Append the next chunk: all chunks of the first stream, then of the second, and so on."""
@@ -156,7 +157,7 @@ class Writer:
         if self.header.source is not None and lossy:
             tensors = zip(self.header.tensors, lossy, strict=True)
             self.header.tensors = [replace(tensor, lossy=stated) for tensor, stated in tensors]
-            length, self.header_bytes = len(self.header_bytes), self._checked()
+            length, self.header_bytes = len(self.header_bytes), header_text(self.header)
             assert len(self.header_bytes) == length  # errors are numbers of a fixed length
         index = b"".join(record.pack() for record in self._streams) + b"".join(identities)
         prefix = Prefix(self.position, len(self.header_bytes), len(index), bytes(32))
