@@ -46,13 +46,13 @@ def unit_count(tensor: Input) -> int:
     return tensor.dtype.bytes_of(tensor.shape) // tensor.dtype.unit_bytes
 
 
-def sample_units(tensor: Input) -> Units:
-    """Up to 64 Ki units, in runs spread evenly over the tensor."""
+def sample_units(tensor: Input, run: int = SAMPLE_RUN) -> Units:
+    """Up to 64 Ki units, in runs spread evenly over the tensor. run: units of each of the 32."""
     units = unit_count(tensor)
-    if units <= SAMPLE_RUNS * SAMPLE_RUN:
+    if units <= SAMPLE_RUNS * run:
         return tensor.read(0, units)
     step = units // SAMPLE_RUNS
-    return np.concatenate([tensor.read(i * step, SAMPLE_RUN) for i in range(SAMPLE_RUNS)])
+    return np.concatenate([tensor.read(i * step, run) for i in range(SAMPLE_RUNS)])
 
 
 class ArrayInput:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from slimtensors.chunking import chunk_units, table_chunk
 from slimtensors.codecs import layouts
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.schema import check_metadata, check_name
+from slimtensors.container.writer import header_text
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
@@ -26,7 +27,7 @@ from slimtensors.detect.records import with_context
 from slimtensors.detect.scaled import Known, Scale, by_module, scales_of
 from slimtensors.detect.steering import find_steering
 from slimtensors.detect.tails import row_flags, trailing_zeros
-from slimtensors.detect.zeros import integer_fields, zeros_left_out
+from slimtensors.detect.zeros import integer_fields, is_plain, zeros_left_out
 from slimtensors.differing import (
     BaseUnits,
     DeltaPlan,
@@ -54,6 +55,8 @@ from slimtensors.quantise.quantiser import QuantisedInput
 __all__ = ["PRESETS", "BaseUnits", "Job", "MatchedBase", "Plan", "make_plan"]
 
 PRESETS = ("fast", "balanced", "small")
+
+GLANCE = 512  # units of each run that are looked at first; most floats need no more
 
 Units = npt.NDArray[Any]
 SideMaker = Callable[[Input, int, int], Units]
@@ -87,6 +90,11 @@ class Plan:
     reasons: list[str] = field(default_factory=list)  # of each tensor
     identities: dict[int, bytes] = field(default_factory=dict)  # of tensors that are never read again
     told: int = 0  # bytes that `progress` was told of
+
+    @cached_property
+    def text(self) -> bytes:
+        """The header's bytes. Raises UsageError if there is no room for so much."""
+        return header_text(self.header)
 
 
 def make_plan(
@@ -290,7 +298,9 @@ class _Builder:
             return
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
-        sample = sample_units(tensor)
+        sample = sample_units(tensor, GLANCE)
+        if not dtype.is_float or not is_plain(sample):
+            sample = sample_units(tensor)
         if dtype.is_float:
             tail, by_row, why = trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
             bits = layouts.floats(dtype, self.preset, tail, by_row)

@@ -79,7 +79,7 @@ def write_plan(
 
     check: decode each chunk before it is written, where the output cannot be read back. Raises SelfCheckError.
     """
-    writer = Writer(output, plan.header)
+    writer = Writer(output, plan.header, plan.text)
     feed = _Feed(plan, inputs, image, progress)
     buffers = Buffers()
     # One thread can make chunks where they are to lie.

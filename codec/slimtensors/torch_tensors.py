@@ -115,6 +115,8 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) ->
         if lazy and plain and tensor.device.type == "cuda":
             made.append(_There(name, tensor.detach().reshape(-1).view(torch.uint8), dtype, tuple(shape)))
             continue
-        flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        made.append(ArrayInput(name, flat.view(torch.uint8).numpy(), dtype, tuple(shape)))
+        flat = tensor.detach()
+        if not plain or tensor.device.type != "cpu":
+            flat = flat.cpu().resolve_conj().resolve_neg().contiguous()
+        made.append(ArrayInput(name, flat.reshape(-1).view(torch.uint8).numpy(), dtype, tuple(shape)))
     return made

@@ -20,7 +20,9 @@ from slimtensors.codecs.place import Place
 from slimtensors.detect import lattice
 from slimtensors.dtypes import DTYPES, units_of
 from slimtensors.expression import Decimal, Gather, Mul, bits
+from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import load, save
+from slimtensors.planner import make_plan
 
 Array = Any
 BF16 = ml_dtypes.bfloat16
@@ -195,3 +197,17 @@ def test_a_sign_that_is_never_set_takes_nothing(dtype: str) -> None:
     assert len(data) < len(negated) - 0.9 * made.size / 8
     made.reshape(-1)[100_001] *= -1  # where no sample is taken
     assert same(load(save({"v": made}))["v"], made)
+
+
+@pytest.mark.parametrize("rows", [200, 600, 1024, 1100, 5000])
+def test_rows_with_trailing_zeros(rows: int) -> None:
+    """Found however many rows there are, of which some are looked at; none where they are too few to gain by."""
+    made = np.random.default_rng(rows).standard_normal((rows, 512)).astype(np.float32)
+    units = made.view(np.uint32)
+    chosen = np.random.default_rng(1).permutation(rows)[: rows // 20]
+    units[chosen] &= np.uint32(0xFFFFF000)
+    (why,) = make_plan([ArrayInput("x", made)]).reasons
+    assert why.startswith("the last 12 bits are zero in ")
+    assert same(load(save({"x": made}))["x"], made)
+    units[chosen[1:]] |= np.uint32(1)
+    assert make_plan([ArrayInput("x", made)]).reasons == ["F32 fields"]

@@ -13,7 +13,10 @@ import pytest
 import slimtensors
 from api.made import ARRAY_DTYPES, of_dtype, same, weights
 from slimtensors.cli.why import explain
+from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
+from slimtensors.codecs.planes import bits_length
+from slimtensors.dtypes import DTYPES
 from slimtensors.expression import Sparse, bits
 from slimtensors.numpy import load, save
 
@@ -42,14 +45,14 @@ def test_every_dtype_and_share(dtype: str) -> None:
 @pytest.mark.parametrize("unit", [np.uint8, np.uint16, np.uint32, np.uint64])
 def test_every_length(unit: type, units: int) -> None:
     size = 8 * np.dtype(unit).itemsize
-    layouts = {8: bits(8), 16: bits(6, 10, rotate=1), 32: bits(8, 8, 6, 10, rotate=1), 64: bits(16, 16, 16, 16)}
+    planes = {8: bits(8), 16: bits(6, 10, rotate=1), 32: bits(8, 8, 6, 10, rotate=1), 64: bits(16, 16, 16, 16)}
     values = np.random.default_rng(units).integers(1, 1 << size - 1, units).astype(unit)
     for share in SHARES:
         made = thinned(values, share)
-        stored = np.frombuffer(bytearray(encode_chunk(made, Sparse(layouts[size]))), np.uint8)
+        stored = np.frombuffer(bytearray(encode_chunk(made, Sparse(planes[size]))), np.uint8)
         assert stored.size <= made.nbytes + 16 + 63
         out = np.ones_like(made)
-        decode_chunk(stored, Sparse(layouts[size]), out)
+        decode_chunk(stored, Sparse(planes[size]), out)
         assert np.array_equal(out, made)
 
 
@@ -121,3 +124,23 @@ def test_chunks_that_are_dense_or_empty() -> None:
     data = save(tensors)
     assert same(load(data)["w"], array)
     assert slimtensors.inspect(data).ratio < 0.42
+
+
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 0.97])
+@pytest.mark.parametrize("kind", ["weights", "BF16", "numbers of F16", "moments"])
+def test_sizes_by_counts_are_those_of_chunks(kind: str, share: float) -> None:
+    """What a plan goes by, of each layout that may be chosen."""
+    made = thinned(dense(), share)
+    dtype, array = {
+        "weights": ("F32", made),
+        "BF16": ("BF16", made.astype(ml_dtypes.bfloat16)),
+        "numbers of F16": ("F32", made.astype(np.float16).astype(np.float32)),
+        "moments": ("F32", made * made),
+    }[kind]
+    units = array.reshape(-1).view(f"<u{array.itemsize}")[: 1 << 16]
+    of = DTYPES[dtype]
+    some = [layouts.floats(of, "balanced"), layouts.floats(of, "fast"), layouts.finer(of)]
+    for layout in some + ([layouts.unsigned(of, "balanced")] if kind == "moments" else []):
+        # Coded planes take up to 150 bytes more than is counted: their states do not carry as much as is assumed.
+        assert bits_length(units, layout) == pytest.approx(len(encode_chunk(units, layout)), rel=0.01, abs=1100)
+    assert bits_length(units[:0], some[0]) == 0

@@ -34,7 +34,7 @@ def write_file(
     before it is sent. Raises SelfCheckError, or what the storage raises.
     """
     plan = make_plan(inputs, preset=preset, metadata=dict(metadata), bases=bases)
-    front = front_length(plan.header)
+    front = front_length(plan.header, plan.text)
     output = _Counted(place.create(name, front, front + plan.header.decoded_bytes))
     try:
         read_back = self_check and place.reads_back

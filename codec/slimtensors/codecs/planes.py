@@ -13,14 +13,15 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.entropy.tables import cost
+from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
+from slimtensors.expression import Bits
 from slimtensors.kernels.cpu import bypass, decode_kernels
 from slimtensors.kernels.cpu import planes as kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Fields", "decode_plane", "encode_plane", "packed_length", "plane_length"]
+__all__ = ["Fields", "bits_length", "decode_plane", "encode_plane", "packed_length", "plane_length"]
 
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
@@ -205,6 +206,39 @@ def plane_length(
     else:
         size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
     return size if size < raw * WORTH else raw
+
+
+def bits_length(units: npt.NDArray[Any], bits: Bits) -> float:
+    """About what floats' planes take without contexts, by counts: in the modes constant, raw, coded and bypass.
+
+    units: whole groups, perhaps none.
+    """
+    shift, size = 0, 0.0
+    for width in bits.widths if units.size else ():
+        size += _counted_length(coded.count_fields(units, bits.rotate, shift, width), width, units)
+        shift += width
+    return size
+
+
+def _counted_length(counts: npt.NDArray[np.uint32], width: int, units: npt.NDArray[Any]) -> float:
+    """Of one plane that is cut from units. counts: of its fields."""
+    if np.count_nonzero(counts) <= 1:
+        return 0
+    least = float(packed_length(width, units.size // GROUP)) if width <= 8 else np.inf
+    if cost(counts) / 8 > least * WORTH:
+        return least
+    blocks = coded.block_count(units.size, units.itemsize)
+    _window, symbols, escaped = coded.through_window(counts)
+    if escaped * ESCAPE_SHARE <= units.size:
+        frequencies = normalise(symbols, coded.PRECISION)
+        # A symbol takes precision - log2 frequency bits.
+        taken = float((symbols * (coded.PRECISION - np.log2(np.maximum(frequencies, 1)))).sum()) / 8
+        above = coded.ESCAPE_BYTES * escaped + len(table_bytes(frequencies)) + STATE_BYTES * blocks
+        least = min(least, taken + above)
+    if width > 8 and escaped:
+        buckets, bits = coded.bypass_counts(counts)
+        least = min(least, (cost(buckets) + bits) / 8 + overhead(blocks))
+    return least
 
 
 def _kept(part: Part) -> Part:

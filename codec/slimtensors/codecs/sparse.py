@@ -17,7 +17,7 @@ from slimtensors.expression import MASK_WIDTH, Sparse
 from slimtensors.kernels.cpu import sparse as kernels
 from slimtensors.kernels.status import must
 
-__all__ = ["decode", "decode_over", "encode", "encode_over", "stored_mask"]
+__all__ = ["decode", "decode_over", "encode", "encode_mask", "encode_over", "squeeze", "stored_mask"]
 
 Units = npt.NDArray[Any]
 DecodeBits = Callable[[list[Plane], Units], None]
@@ -83,11 +83,26 @@ def _decode_mask(plane: Plane, units: int) -> npt.NDArray[np.uint32]:
 
 def encode(body: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Part] | None:
     """Descriptors and payloads, or None if the units that are not zero do not fit the plan."""
+    mask, values, count = squeeze(body)
+    return _encode(mask, values, count, expression, encode_bits)
+
+
+def squeeze(body: Units) -> tuple[npt.NDArray[np.uint8], Units, int]:
+    """(mask, the units that are not zero, how many these are); both have room for whole groups, the units in work space
+    that the next call uses again. body: whole groups.
+    """
     mask = np.zeros(up(body.size // MASK_WIDTH, GROUP), np.uint8)
     values = work_space("values", body.size + GROUP, body.dtype)
     count = kernels.squeeze_values(body, mask[: body.size // MASK_WIDTH].view("<u4"), values)
     assert 0 <= count <= body.size
-    return _encode(mask, values, count, expression, encode_bits)
+    return mask, values, count
+
+
+def encode_mask(mask: npt.NDArray[np.uint8]) -> Part:
+    """It is worth a try at general compression whatever the dtype: rows, columns and blocks repeat."""
+    part = encode_plane(mask, MASK_WIDTH, 1, try_zstd=True)
+    assert part is not None
+    return part
 
 
 def encode_over(body: Units, rest: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Part] | None:
@@ -106,9 +121,7 @@ def _encode(
     """values: of the mask, with room for a whole group."""
     whole = up(count, GROUP)
     values[count:whole] = 0
-    # A mask is worth a try at general compression whatever the dtype: rows, columns and blocks repeat.
-    first = encode_plane(mask, MASK_WIDTH, 1, try_zstd=True)
-    assert first is not None
+    first = encode_mask(mask)
     if whole == 0:
         return [first, *((Descriptor(Mode.CONSTANT), []) for _ in expression.values.parts)]
     parts = encode_bits(values[:whole])

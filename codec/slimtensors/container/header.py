@@ -283,6 +283,9 @@ class Header:
         return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:
+        return canonical.dumps(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
         value: dict[str, Any] = {
             "expressions": [expression.to_json() for expression in self.expressions],
             "metadata": self.metadata,
@@ -297,4 +300,4 @@ class Header:
             users = first_users(self.tensors, self.packs, self.expressions)
             stated = shorten(self.bases, users)
             value["bases"] = [{**base.to_json(), "hints": h} for base, h in zip(self.bases, stated, strict=True)]
-        return canonical.dumps(value)
+        return value

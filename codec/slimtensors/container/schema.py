@@ -54,7 +54,7 @@ from slimtensors.limits import (
     MAX_TENSORS,
 )
 
-__all__ = ["SOURCES", "check_metadata", "check_name", "parse"]
+__all__ = ["SOURCES", "check", "check_metadata", "check_name", "parse"]
 
 SOURCES = ("gguf", "safetensors")  # formats of an image
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -63,7 +63,12 @@ _ENCODING = re.compile("[A-Z0-9_]{1,64}", re.ASCII)
 
 def parse(data: bytes) -> Header:
     """A header from its bytes. Raises FormatError, LimitError or NewerFormatError."""
-    value = _object(canonical.loads(data), "the header")
+    return check(canonical.loads(data))
+
+
+def check(content: Any) -> Header:
+    """A header from what its JSON holds. Raises as `parse` does."""
+    value = _object(content, "the header")
     if value.keys() - {"bases", "image", "lossy"} != {"expressions", "metadata", "packs", "tensors"}:
         raise FormatError(f"the header has the keys {sorted(value)[:8]}")
     table = [expressions.parse(item) for item in _array(value["expressions"], "expressions", MAX_EXPRESSIONS)]

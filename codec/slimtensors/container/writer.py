@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.container import schema
+from slimtensors.container import canonical, schema
 from slimtensors.container.digest import decoded_digest, stored_digest
 from slimtensors.container.header import Header
 from slimtensors.container.layout import (
@@ -27,7 +27,7 @@ from slimtensors.container.system import advise_huge_pages
 from slimtensors.errors import UsageError
 from slimtensors.limits import MAX_HEADER_BYTES
 
-__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "front_length", "seal"]
+__all__ = ["Chunk", "MemoryOutput", "Output", "Writer", "front_length", "header_text", "seal"]
 
 
 LARGE_BYTES = 4 << 20  # from here on huge pages are worth asking for
@@ -105,23 +105,30 @@ def seal(data: bytes | memoryview, decoded: memoryview) -> Chunk:
     return Chunk(data, record)
 
 
-def front_length(header: Header, header_length: int | None = None) -> int:
-    """Bytes of a file before its first chunk, which are filled in last."""
-    length = len(header.to_bytes()) if header_length is None else header_length
-    return aligned(PREFIX_BYTES + length + header.index_length + header.table_length)
+def header_text(header: Header) -> bytes:
+    """The header's bytes. Raises what a reader would, which must accept what a writer writes, or UsageError."""
+    content = header.to_json()
+    data = canonical.dumps(content)
+    if len(data) > MAX_HEADER_BYTES:
+        raise UsageError(f"the header would take {len(data)} bytes; the limit is {MAX_HEADER_BYTES}")
+    schema.check(content)
+    return data
+
+
+def front_length(header: Header, text: bytes) -> int:
+    """Bytes of a file before its first chunk, which are filled in last. text: the header's."""
+    return aligned(PREFIX_BYTES + len(text) + header.index_length + header.table_length)
 
 
 class Writer:
     """Takes the chunks of a header's streams in order."""
 
-    def __init__(self, output: Output, header: Header) -> None:
+    def __init__(self, output: Output, header: Header, text: bytes) -> None:
+        """text: the header's, as `header_text` gives it."""
         self.output = output
         self.header = header
-        self.header_bytes = header.to_bytes()
-        if len(self.header_bytes) > MAX_HEADER_BYTES:
-            raise UsageError(f"the header would take {len(self.header_bytes)} bytes; the limit is {MAX_HEADER_BYTES}")
-        schema.parse(self.header_bytes)  # a reader must accept what a writer writes
-        self.position = front_length(header, len(self.header_bytes))
+        self.header_bytes = text
+        self.position = front_length(header, text)
         self._table = bytearray()
         self._streams: list[StreamRecord] = []
         self._records: list[bytes] = []  # of the stream in hand
@@ -150,9 +157,8 @@ class Writer:
         if self.header.source is not None and lossy:
             tensors = zip(self.header.tensors, lossy, strict=True)
             self.header.tensors = [replace(tensor, lossy=stated) for tensor, stated in tensors]
-            length, self.header_bytes = len(self.header_bytes), self.header.to_bytes()
+            length, self.header_bytes = len(self.header_bytes), header_text(self.header)
             assert len(self.header_bytes) == length  # errors are numbers of a fixed length
-            schema.parse(self.header_bytes)
         index = b"".join(record.pack() for record in self._streams) + b"".join(identities)
         prefix = Prefix(self.position, len(self.header_bytes), len(index), bytes(32))
         file_id = stored_digest(prefix.pack()[:SIGNED_PREFIX_BYTES], self.header_bytes, index)

@@ -81,7 +81,7 @@ def _cast_samples(
     for dtype, some in by_dtype.items():
         together = np.concatenate([samples[i] for i in some])
         for target in by_dtype.keys() - {dtype}:
-            for i, cast in zip(some, np.split(cast_units(together, dtype, target), len(some)), strict=True):
+            for i, cast in zip(some, cast_units(together, dtype, target).reshape(len(some), -1), strict=True):
                 found[i].append((target.name, cast.tobytes()))
     return found
 
@@ -111,4 +111,6 @@ def _is_cast(units: npt.NDArray[Any], dtype: DType, source: npt.NDArray[Any], so
         if status == kernels.DIFFERENT:
             return False
         done = body if status == OK else 0  # NaNs are left to `cast_units`
+        if done == units.size:
+            return True
     return np.array_equal(units[done:], cast_units(source[done:], source_dtype, dtype))

@@ -62,7 +62,7 @@ def find_structure(tensor: Input, plain: Bits) -> Structure | None:
     if tensor.dtype.unit_bits < 16 or tensor.dtype.bits != tensor.dtype.unit_bits or units < 2 * PROBE:
         return None
     probe = tensor.read((units - PROBE) // 2, PROBE)
-    distinct = lattice.distinct(probe[: 4 * FEW])
+    distinct = lattice.distinct(probe[: 2 * FEW])
     if distinct <= FEW:
         distinct = lattice.distinct(probe)
     if distinct == 1:
@@ -184,13 +184,15 @@ def _make_scales(
 
 def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure | None:
     dtype = tensor.dtype
-    some = _magnitudes(probe[:64], dtype)
-    largest = float(some.max())  # what it is not, all are not
+    few = probe[:64]
+    magnitudes = few & few.dtype.type((1 << (dtype.bits - 1)) - 1)
+    largest = float(magnitudes.max().view(f"<f{few.itemsize}"))  # what it is not, all are not
     most = MAX_INTEGER if dtype.name == "F32" else 2.0**40
     if not largest < most:  # or not a number
         return None
     integers = np.rint(largest * TENS)
     fits = (_rounded(integers, TENS, dtype) == largest) & (integers < most)
+    some = _magnitudes(few, dtype) if fits.any() else few
     power = next((p for p in np.flatnonzero(fits).tolist() if _are_decimals(some, p, dtype)), None)
     if power is None:
         return None

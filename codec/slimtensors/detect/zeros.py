@@ -7,18 +7,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, layouts
+from slimtensors.codecs import coded, layouts, sparse
 from slimtensors.codecs.chunk import encode_chunk, find_affine
+from slimtensors.codecs.head import GROUP
+from slimtensors.codecs.planes import bits_length
 from slimtensors.dtypes import DType
 from slimtensors.entropy.tables import cost
 from slimtensors.expression import Bits, Sparse, Stored
 
-__all__ = ["integer_fields", "zeros_left_out"]
+__all__ = ["integer_fields", "is_plain", "zeros_left_out"]
 
 MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
+FEW = 64  # units, of which some end in 1 unless there is a reason
 SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
 
 Units = npt.NDArray[Any]
+
+
+def is_plain(sample: Units) -> bool:
+    """Whether next to none of these units is zero, nor their last bits: nothing can be left out."""
+    odd = int(np.bitwise_or.reduce(sample[:FEW])) & 1
+    return odd > 0 and int(np.count_nonzero(sample)) > (1 - MIN_ZEROS) * sample.size
 
 
 def zeros_left_out(sample: Units, dtype: DType, bits: Bits, preset: str) -> tuple[Stored, str]:
@@ -34,14 +43,28 @@ def zeros_left_out(sample: Units, dtype: DType, bits: Bits, preset: str) -> tupl
     elif dtype.is_float and dtype.unit_bits > 8 and preset != "fast":
         candidates.append(layouts.finer(dtype))
 
-    def size(expression: Stored) -> int:
-        return len(encode_chunk(sample, expression, try_zstd=not dtype.is_float))
-
-    tried = [Sparse(values) for values in candidates]
-    sizes = [size(each) for each in tried]
-    if min(sizes) < SPARSE_WORTH * size(plain):
-        return tried[sizes.index(min(sizes))], f"{zeros:.0%} zeros left out"
+    sizes, whole = _counted(sample, candidates) if dtype.is_float else _encoded(sample, candidates, plain)
+    if min(sizes) < SPARSE_WORTH * whole:
+        return Sparse(candidates[sizes.index(min(sizes))]), f"{zeros:.0%} zeros left out"
     return bits, ""
+
+
+def _encoded(sample: Units, candidates: list[Bits], plain: Bits) -> tuple[list[float], float]:
+    """(bytes without the zeros, by candidate, bytes with them)"""
+    tried: list[Stored] = [*map(Sparse, candidates), plain]
+    sizes = [float(len(encode_chunk(sample, expression, try_zstd=True))) for expression in tried]
+    return sizes[:-1], sizes[-1]
+
+
+def _counted(sample: Units, candidates: list[Bits]) -> tuple[list[float], float]:
+    """The same of floats, for a fifth of the time: only the mask, which general compression may suit, is encoded.
+
+    candidates: the first is what they are with their zeros, too.
+    """
+    body = sample[: sample.size // GROUP * GROUP]
+    mask, values, count = sparse.squeeze(body)
+    values, below = values[: count // GROUP * GROUP], sum(map(len, sparse.encode_mask(mask)[1]))
+    return [below + bits_length(values, bits) for bits in candidates], bits_length(body, candidates[0])
 
 
 def integer_fields(sample: Units, dtype: DType) -> tuple[Bits, str]:
