@@ -23,7 +23,7 @@ from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
-from slimtensors.detect.steering import find_steering
+from slimtensors.detect.steering import find_steering, in_memory
 from slimtensors.detect.tails import row_flags, trailing_zeros
 from slimtensors.detect.zeros import integer_fields, zeros_left_out
 from slimtensors.differing import (
@@ -282,6 +282,9 @@ class _Builder:
             return
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
+        small = self.preset == "small"
+        if small:
+            tensor = in_memory(tensor)
         sample = sample_units(tensor)
         if dtype.is_float:
             tail, by_row, why = trailing_zeros(tensor, sample, units, layouts.most_tail(dtype, self.preset))
@@ -303,7 +306,7 @@ class _Builder:
         if structure is not None:
             self._add_structure(index, tensor, structure, chunk)
             return
-        if self.preset != "small":  # whose contexts have more tables in a chunk
+        if not small:  # whose contexts have more tables in a chunk
             chunk = table_chunk(shape, dtype) or chunk
         expression, why_sparse = zeros_left_out(sample, dtype, bits, self.preset)
         if isinstance(expression, Sparse):
@@ -312,7 +315,6 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(row_flags, tail=tail), shape[-1], try_zstd=True))
-        small = self.preset == "small"
         packed = find_packed(tensor, bits, small=small) if self.preset != "fast" and expression is bits else None
         if packed is not None:
             self._add_packed(index, tensor, packed)
