@@ -414,8 +414,9 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
             assert status in (OK, BAD_STREAM)
     feed_means(fence, n, states, words, starts, selected)
     sums = fence.arrays((np.int64, 7), (np.int64, n))
-    means = fence.arrays((np.int32, 7), (np.int32, n))
-    assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
+    work = fence.arrays((np.uint16, n), (np.uint32, n))
+    for both in (False, True):
+        assert scales.fit_scales(fence.array(np.uint16, 7 * n), 2, -8, both, *sums, *work) == OK
     codes, counts = fence.arrays((np.uint8, 7 * n), (np.int64, 5 * 256))
     assert scales.count_codes(codes, *sums, 256, counts) in (OK, BAD_ARGUMENT)
     for each in sums:
@@ -431,6 +432,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     context_coding.encode_context_symbols(out, by_symbol, precision, fence.array(np.uint16, n), states, counts)
     assert contexts.join_bypass(fields, selected, 63, out) == OK
     assert contexts.join_window(fields, selected, 3, 65535, 16, 16, out) >= 0
+    assert contexts.count_moved(fields, selected, 4, 3, fence.array(np.int64, 1 << 16)) == OK
     contexts.number_tables(selected, fence.array(np.uint32, 256))
     assert contexts.add_row_classes(fence.array(np.uint8, 7), n, 5, 64, fence.array(np.uint8, 7 * n - 32)) == OK
     assert contexts.class_contexts(selected, fence.array(np.uint8, 7), 5, fence.array(np.uint8, 7 * n - 5)) == OK
