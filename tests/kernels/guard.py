@@ -463,6 +463,8 @@ def feed_directions(fence: Fence, n: int) -> None:
         kinds = ((np.float32, size), (np.uint32, 32 * width), (np.uint32, 32 * rows_), (np.uint32, 32 * width))
         matrix, right, along, turned = fence.arrays(*kinds)
         assert directions.products(matrix, right, along) == OK
+        lines = fence.array(np.uint8, 9 * rows_).reshape(9, rows_)
+        assert directions.round_rows(fence.array(np.float32, 32 * rows_), 9, np.float32(0.4), 127, lines) == OK
         assert directions.turn(matrix, right, fence.array(np.uint32, 32 * directions.ROWS), turned) == OK
         assert directions.add_squares(matrix, fence.array(np.float64, width)) == OK
         assert directions.straighten(turned, turned.view(np.float32), fence.array(np.float32, 32)) == OK

@@ -193,8 +193,9 @@ def tables_length(counts: npt.NDArray[np.integer]) -> float:
     By whole numbers, so that every machine compares the same ones.
     """
     _counts, leader, costs = _merged(counts, len(counts), PRECISION)
-    merged = np.count_nonzero(leader != np.arange(leader.size))
-    return float(costs[np.unique(leader)].sum() + merging.MARK * merged) / (8 * merging.BIT)
+    leads = leader == np.arange(leader.size)
+    marks = leader.size - np.count_nonzero(leads)
+    return float(costs[leads].sum() + merging.MARK * marks) / (8 * merging.BIT)
 
 
 def _symbol_counts(joined: npt.NDArray[np.uint16], contexts: Contexts) -> npt.NDArray[np.uint32]:
