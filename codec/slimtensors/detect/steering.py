@@ -22,7 +22,7 @@ __all__ = ["Steering", "find_steering", "in_memory"]
 SidePlane = npt.NDArray[np.uint8]
 
 HELD = 32 << 20  # bytes of a tensor that is kept in memory as long as it is looked at: it is read ten times
-TRIALS = 5  # chunks of a large tensor whose bytes are counted each way; one of a tensor of few chunks
+TRIALS = 3  # chunks of a large tensor whose bytes are counted each way; one of a tensor of few chunks
 CLASSES_WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
 MEAN_WORTH = 0.001  # of all bytes, for a product and signs that are coded
 
