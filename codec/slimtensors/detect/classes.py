@@ -82,8 +82,8 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         sample = np.concatenate([tensor.read(start * columns, each * columns) for start in starts])
         count = each * runs
     logs = _logs(sample, tensor.dtype)
-    some = np.sort(logs[:: 1 + logs.size // MEDIAN_SAMPLE])
-    middle = SCALE * int(some[some.size // 2])
+    some = logs[:: 1 + logs.size // MEDIAN_SAMPLE]
+    middle = SCALE * int(np.partition(some, some.size // 2)[some.size // 2])
     of_rows, of_columns = np.full(count, middle), np.zeros(columns, np.int64)
     _refine(logs, of_rows, of_columns, both=True)
     if sample.size == rows * columns:
@@ -118,5 +118,6 @@ def _quarters(means: Numbers) -> npt.NDArray[np.uint8]:
     """Whole quarters of an octave, from 0. What lies far below all others, such as rows of zeros, is cut off there."""
     quarter = SCALE * OCTAVE // CLASSES
     classes = (means + quarter // 2) // quarter
-    low = max(int(np.sort(classes)[classes.size // 100]) - 4 * CLASSES, int(classes.min()))
+    rare = classes.size // 100
+    low = max(int(np.partition(classes, rare)[rare]) - 4 * CLASSES, int(classes.min()))
     return np.clip(classes - low, 0, MOST).astype(np.uint8)
