@@ -100,8 +100,8 @@ def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int, 
     """From some rows; None where no mean of them is worth its factors and `least` bits."""
     picked = picked_rows(matrix.rows, rows)
     sample = matrix.rows_at(picked)
-    some = sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1]  # odd: a power of two would skip columns
-    scale = 1.5 * float(np.median(np.abs(some)))
+    some = np.abs(sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1])  # odd: a power of two would skip columns
+    scale = 1.5 * float(np.partition(some, some.size // 2)[some.size // 2])
     if not scale:
         return None
     with np.errstate(over="ignore"):
