@@ -25,7 +25,7 @@ from slimtensors.detect.codes import Structure, find_structure
 from slimtensors.detect.packed import Packed, find_packed
 from slimtensors.detect.records import with_context
 from slimtensors.detect.scaled import Known, Scale, by_module, scales_of
-from slimtensors.detect.steering import find_steering
+from slimtensors.detect.steering import find_steering, in_memory
 from slimtensors.detect.tails import row_flags, trailing_zeros
 from slimtensors.detect.zeros import integer_fields, is_plain, zeros_left_out
 from slimtensors.differing import (
@@ -298,6 +298,9 @@ class _Builder:
             return
         chunk = chunk_units(units, dtype)
         tail, by_row, why = 0, False, ""
+        small = self.preset == "small"
+        if small:
+            tensor = in_memory(tensor)
         sample = sample_units(tensor, GLANCE)
         if not dtype.is_float or not is_plain(sample):
             sample = sample_units(tensor)
@@ -321,7 +324,7 @@ class _Builder:
         if structure is not None:
             self._add_structure(index, tensor, structure, chunk)
             return
-        if self.preset != "small":  # whose contexts have more tables in a chunk
+        if not small:  # whose contexts have more tables in a chunk
             chunk = table_chunk(shape, dtype) or chunk
         expression, why_sparse = zeros_left_out(sample, dtype, bits, self.preset)
         if isinstance(expression, Sparse):
@@ -330,7 +333,6 @@ class _Builder:
             rows = math.prod(shape[:-1])
             sides = (Side(DTYPES["U8"], (rows,), min(rows, CHUNK_BYTES), self.intern(layouts.FLAGS)),)
             self._jobs.append(Job((index,), partial(row_flags, tail=tail), shape[-1], try_zstd=True))
-        small = self.preset == "small"
         packed = None
         if self.preset != "fast" and expression is bits:
             held = scales_of(tensor, self._modules, self._may_be_scales) if small and index not in self._scales else []

@@ -425,7 +425,7 @@ def load_all(
 
 def most_threads(files: Iterable[TensorFile], threads: int) -> int:
     """With those that only wait for a slow source: no more than their buffers may take memory."""
-    streams = [stream for file in files for stream in file.header.streams if file.reader.source.waits]
+    streams = [stream for file in files if file.reader.source.waits for stream in file.header.streams]
     largest = max((min(stream.chunk, stream.units) * stream.dtype.unit_bytes for stream in streams), default=0)
     return threads + (min(MAX_FETCHERS, FETCHED_BYTES // largest) if largest else 0)
 

@@ -14,7 +14,7 @@ from slimtensors.detect.classes import fit_classes
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.contexts import class_contexts
-from slimtensors.kernels.status import BAD_ARGUMENT, OK
+from slimtensors.kernels.status import OK
 from slimtensors.numpy import load, save
 
 Array = npt.NDArray[np.generic]
@@ -81,17 +81,19 @@ def test_rows_that_lack_bits_too() -> None:
     assert len(data) < len(save({"a": array}))
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (33, 40), (7, 129)])
-def test_sums_of_rests(rows: int, columns: int) -> None:
-    rng = np.random.default_rng(rows)
-    logs = rng.integers(-300, 300, (rows, columns)).astype(np.int16)
-    of_rows, of_columns = (rng.integers(-300, 300, size).astype(np.int32) for size in logs.shape)
-    sums = np.empty(rows, np.int64), np.empty(columns, np.int64)
-    assert scales.add_rests(logs.ravel(), of_rows, of_columns, -8, *sums) == OK
-    rest = np.maximum(logs.astype(int) - of_rows[:, None] - of_columns, -8)
-    assert np.array_equal(sums[0], rest.sum(axis=1))
-    assert np.array_equal(sums[1], rest.sum(axis=0))
-    assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
+def test_scales_are_fitted_by_turns() -> None:
+    """Rows first, then columns, with the rows' new scales; more than an octave below counts as that."""
+    logs = np.full((2, 32), 10, np.int16)
+    logs[1] = 30
+    logs[:, 3] += 6
+    logs[0, 9] = -500
+    rows, columns = np.array([0, 64 * 40]), np.zeros(32, np.int64)
+    work = np.empty(32, np.uint16), np.empty(32, np.uint32)
+    assert scales.fit_scales(logs.view(np.uint16).ravel(), 1, -8, True, rows, columns, *work) == OK
+    # 30 numbers lie 10 above 0, one 16 and one, at most, 8 below; 31 lie 8 or more below 40, one 4
+    assert rows.tolist() == [64 * (30 * 10 + 16 - 8) // 32, 64 * 40 + 64 * (31 * -8 - 4) // 32]
+    # rounded, the rows are 10 and 32
+    assert columns[[0, 3, 9]].tolist() == [64 * (0 - 2) // 2, 64 * (6 + 4) // 2, 64 * (-8 - 2) // 2]
 
 
 @pytest.mark.parametrize("length", [1, 5, 31, 32, 33, 64, 127])

@@ -522,6 +522,10 @@ def check_context_coding(
             assert escapes == np.count_nonzero((joined & 255 == 0) & (fields != 0)) >= n // 50
             assert np.array_equal(joined & 255, np.where(fields == 9, 0, symbols))
         assert np.array_equal(joined >> 8, selected & room - 1)
+        width, staging = 8 + (room - 1).bit_length(), np.zeros(histogram.STAGING, np.uint16)
+        found = np.ones(histogram.TABLES << width, np.uint32)
+        assert histogram.field_histogram(joined, 0, 0, width, 1, staging, found) == OK
+        assert np.array_equal(found[: 1 << width], np.bincount(joined, minlength=1 << width))
         slots, by_symbol = np.zeros(room * table.SLOTS, np.uint32), np.zeros(256 * room, np.uint32)
         for t in range(room):
             counts = np.bincount(joined[joined >> 8 == t] & 255, minlength=256)

@@ -71,22 +71,53 @@ def check_classes(add: Callable[..., None], rng: np.random.Generator) -> None:
             assert decode(slots, base, octave, states + np.uint32(1), *arguments[4:], out) == BAD_STREAM
 
 
+def fitted(logs: np.ndarray, rows: np.ndarray, columns: np.ndarray, rounds: int, least: int, both: bool) -> None:
+    """fit_scales, by its definition."""
+    for _ in range(rounds):
+        near = (columns + 32) // 64
+        for of_rows in (True, False)[: 1 + both]:
+            lines = (rows + 32) // 64
+            rest = np.maximum(logs.astype(np.int64) - lines[:, None] - near, least)
+            if of_rows:
+                rows[:] = 64 * lines + 64 * rest.sum(1) // columns.size
+            else:
+                columns[:] = 64 * near + 64 * rest.sum(0) // rows.size
+
+
 def check_rests(rng: np.random.Generator) -> None:
-    """Sums of what rows and columns leave, against NumPy's."""
-    for rows, columns in ((1, 1), (7, 40), (33, 31)):
+    """Scales of rows and columns, and counts of codes and of moved fields, against NumPy's."""
+    for rows, columns in ((1, 32), (7, 40), (33, 64), (40, 95), (3, 4130)):
         logs = rng.integers(-2000, 2000, (rows, columns)).astype(np.int16)
-        of_rows, of_columns = (rng.integers(-900, 900, k).astype(np.int32) for k in (rows, columns))
-        rest = np.maximum(logs.astype(np.int64) - of_rows[:, None] - of_columns, -8)
-        sums = np.zeros(rows, np.int64), np.ones(columns, np.int64)
-        assert scales.add_rests(logs.ravel(), of_rows, of_columns, -8, *sums) == OK
-        assert np.array_equal(sums[0], rest.sum(1))
-        assert np.array_equal(sums[1], rest.sum(0))
-        assert scales.add_rests(logs.ravel()[1:], of_rows, of_columns, -8, *sums) == BAD_ARGUMENT
+        given = logs.view(np.uint16).ravel()
+        for both in (True, False):
+            means = tuple(rng.integers(-9000, 9000, k) for k in (rows, columns))
+            expected = tuple(each.copy() for each in means)
+            fitted(logs, *expected, 3, -8, both)
+            work = np.ones(columns, np.uint16), np.ones(columns, np.uint32)
+            assert scales.fit_scales(given, 3, -8, both, *means, *work) == OK
+            assert np.array_equal(means[0], expected[0])
+            assert np.array_equal(means[1], expected[1])
+        arrays = given, *means, *work
+        for i in range(len(arrays)):
+            given_here, *others = (each[1:] if i == k else each for k, each in enumerate(arrays))
+            assert scales.fit_scales(given_here, 3, -8, True, *others) == BAD_ARGUMENT
         codes = rng.integers(0, 16, (rows, columns)).astype(np.uint8)
         classes = rng.integers(0, 5, rows), rng.integers(0, 4, columns)
         for each in (1, 5, codes.size):
             blocks = rng.integers(0, 3, -(-codes.size // each))
             check_codes(codes, *classes, blocks, each)
+    for dtype, width, octave in ((np.uint8, 7, 8), (np.uint16, 10, 4), (np.uint16, 10, 0)):
+        fields, selected = rng.integers(0, 1 << width, 999).astype(dtype), rng.integers(0, 256, 999, dtype=np.uint8)
+        fields[::5] = 0
+        fields[34], selected[34] = (1 << width) - 1, 3  # looked at, and not moved
+        moved = np.where(fields == 0, 0, np.maximum(fields.astype(int) - octave * (selected >> 2).astype(int), 0))
+        counts = np.ones(1 << width, np.int64)
+        assert contexts.count_moved(fields, selected, octave, 17, counts) == OK
+        assert np.array_equal(counts, np.bincount(moved[::17], minlength=1 << width))
+        given = (fields, selected, octave, 17, counts)
+        for i, wrong in ((0, fields[1:]), (1, selected[1:]), (2, 17), (3, 0), (4, counts[1:])):
+            changed = (*given[:i], wrong, *given[i + 1 :])
+            assert contexts.count_moved(*changed) == BAD_ARGUMENT
 
 
 def check_codes(codes: np.ndarray, rows: np.ndarray, columns: np.ndarray, blocks: np.ndarray, each: int) -> None:

@@ -52,8 +52,26 @@ def check_directions(rng: np.random.Generator) -> Iterator[np.ndarray]:
         assert directions.turn(matrix.reshape(-1), bits(right), work[1:], turned) == BAD_ARGUMENT
         assert directions.turn(matrix.reshape(-1), bits(right), work, turned[32:]) == BAD_ARGUMENT
         assert directions.add_squares(matrix.reshape(-1), sums[:0]) == BAD_ARGUMENT
+    check_whole(rng)
     for name, (n, m) in product(FLOATS, SHAPES):
         yield from check_numbers(rng, name, n, m)
+
+
+def check_whole(rng: np.random.Generator) -> None:
+    along = (9 * rng.standard_normal((37, 32))).astype(np.float32)
+    along[:6, 0] = 0.5, -0.5, 0.6, -0.6, np.inf, -np.inf
+    along[6, 1] = np.nan
+    for rank in (0, 1, 7, 32):
+        out = np.zeros((rank, 40), np.uint8)
+        assert directions.round_rows(along.reshape(-1), rank, np.float32(0.4), 20, out[:, 2:39]) == OK
+        some = np.nan_to_num(along[:, :rank], nan=0, posinf=99, neginf=-99)
+        expected = np.sign(some) * np.minimum(np.floor(np.abs(some) + np.float32(0.4)), 20) + 128
+        assert np.array_equal(out[:, 2:39], expected.T)
+        assert not out[:, :2].any()
+        assert not out[:, 39:].any()
+    for bad in ((along.reshape(-1)[1:], 32, 20, out[:, :37]), (along.reshape(-1), 31, 20, out[:, :37]),
+                (along.reshape(-1), 32, 128, out[:, :37]), (along.reshape(-1), 32, 20, out)):  # fmt: skip
+        assert directions.round_rows(bad[0], bad[1], np.float32(0.4), *bad[2:]) == BAD_ARGUMENT
 
 
 def check_straight(right: np.ndarray) -> Iterator[np.ndarray]:

@@ -416,8 +416,9 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
             assert status in (OK, BAD_STREAM)
     feed_means(fence, n, states, words, starts, selected)
     sums = fence.arrays((np.int64, 7), (np.int64, n))
-    means = fence.arrays((np.int32, 7), (np.int32, n))
-    assert scales.add_rests(fence.array(np.int16, 7 * n), *means, -8, *sums) == OK
+    work = fence.arrays((np.uint16, n), (np.uint32, n))
+    for both in (False, True):
+        assert scales.fit_scales(fence.array(np.uint16, 7 * n), 2, -8, both, *sums, *work) == OK
     codes, counts = fence.arrays((np.uint8, 7 * n), (np.int64, 5 * 256))
     of_blocks, takes, costs = fence.arrays((np.int64, n), (np.int64, 9 * 256), (np.int64, 3 * 5))
     numbers = (*sums, of_blocks)
@@ -440,6 +441,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     context_coding.encode_context_symbols(out, by_symbol, precision, fence.array(np.uint16, n), states, counts)
     assert contexts.join_bypass(fields, selected, 63, out) == OK
     assert contexts.join_window(fields, selected, 3, 65535, 16, 16, out) >= 0
+    assert contexts.count_moved(fields, selected, 4, 3, fence.array(np.int64, 1 << 16)) == OK
     contexts.number_tables(selected, fence.array(np.uint32, 256))
     assert contexts.add_row_classes(fence.array(np.uint8, 7), n, 5, 64, fence.array(np.uint8, 7 * n - 32)) == OK
     assert contexts.class_contexts(selected, fence.array(np.uint8, 7), 5, fence.array(np.uint8, 7 * n - 5)) == OK
@@ -470,6 +472,8 @@ def feed_directions(fence: Fence, n: int) -> None:
         kinds = ((np.float32, size), (np.uint32, 32 * width), (np.uint32, 32 * rows_), (np.uint32, 32 * width))
         matrix, right, along, turned = fence.arrays(*kinds)
         assert directions.products(matrix, right, along) == OK
+        lines = fence.array(np.uint8, 9 * rows_).reshape(9, rows_)
+        assert directions.round_rows(fence.array(np.float32, 32 * rows_), 9, np.float32(0.4), 127, lines) == OK
         assert directions.turn(matrix, right, fence.array(np.uint32, 32 * directions.ROWS), turned) == OK
         assert directions.add_squares(matrix, fence.array(np.float64, width)) == OK
         assert directions.straighten(turned, turned.view(np.float32), fence.array(np.float32, 32)) == OK

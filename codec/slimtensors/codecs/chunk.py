@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -192,7 +192,8 @@ def _join_plane(plane: Plane, bits: Bits, part: PlanePart, shift: int, body: Uni
     if not isinstance(part.context, SignContext):
         contexts = _contexts(plane, part, place, body.size)
     elif plane.descriptor.mode == Mode.CODED:
-        contexts = _sign_contexts(bits, _cut(body, 0, sum(bits.widths[:-1]), bits.widths[-1]), place)
+        above = _cut(body, 0, sum(bits.widths[:-1]), bits.widths[-1])
+        contexts = _sign_contexts(bits, above, _steer(bits, place, body.size))
     fields = decode_plane(plane, part.width, body.size // GROUP, contexts)
     if isinstance(fields, int):
         body |= body.dtype.type(fields << shift)
@@ -207,12 +208,18 @@ def _contexts(plane: Plane, part: PlanePart, place: Place, count: int) -> Contex
     return contexts_of(part.context, place, count, part.side)
 
 
-def _sign_contexts(bits: Bits, fields: Fields, place: Place) -> Contexts:
+def _steer(bits: Bits, place: Place, count: int) -> mean.Steered:
+    """What the mean that the field on top is given says of a chunk's first `count` units."""
+    top = bits.parts[-1].context
+    assert isinstance(top, ClassContext)
+    return mean.steer(top, place, count)
+
+
+def _sign_contexts(bits: Bits, fields: Fields, steered: mean.Steered) -> Contexts:
     """What selects the tables of the first plane, of signs, given the fields of the last."""
     sign, top = bits.parts[0].context, bits.parts[-1].context
     assert isinstance(sign, SignContext)
     assert isinstance(top, ClassContext)
-    steered = mean.steer(top, place, fields.size)
     values, flips = mean.sign_contexts(sign, top.octave, fields, steered.steers)
     return Contexts(values, sign.tables, 0, flips)
 
@@ -338,16 +345,12 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
     if total < 8 * body.itemsize and _cut(body, bits.rotate, total, 8 * body.itemsize - total).any():
         return None
     parts = []
-    shift = 0
-    for part in bits.parts:
-        fields = _cut(body, bits.rotate, shift, part.width)
+    for part, fields, contexts in _planes(body, bits, place):
         if part.side is not None:
             compact = place.rows(part.side).compact(fields)
             if np.count_nonzero(compact) != np.count_nonzero(fields):
                 return None
             fields = compact
-        shift += part.width
-        contexts = _contexts_of_part(body, bits, part, place)
         encoded = encode_plane(
             fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few
         )
@@ -357,11 +360,26 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
     return parts
 
 
-def _contexts_of_part(body: Units, bits: Bits, part: PlanePart, place: Place) -> Contexts | None:
-    if isinstance(part.context, SignContext):
-        above = _cut(body, bits.rotate, sum(bits.widths[:-1]), bits.widths[-1])
-        return _sign_contexts(bits, above, place)
-    return None if part.context is None else contexts_of(part.context, place, body.size, part.side)
+def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, Fields, Contexts | None]]:
+    """Each plane's fields, and what selects their tables."""
+    whole = None
+    if mean.has_sign(bits):  # signs and the field on top share a product
+        whole = _cut(body, bits.rotate, sum(bits.widths[:-1]), bits.widths[-1]), _steer(bits, place, body.size)
+    shift = 0
+    for part in bits.parts:
+        contexts = None
+        if whole is not None and part is bits.parts[-1]:
+            fields, steered = whole
+            assert isinstance(part.context, ClassContext)
+            contexts = Contexts(steered.classes, part.context.all_tables, part.context.octave)
+        else:
+            fields = _cut(body, bits.rotate, shift, part.width)
+            if whole is not None and isinstance(part.context, SignContext):
+                contexts = _sign_contexts(bits, *whole)
+            elif part.context is not None:
+                contexts = contexts_of(part.context, place, body.size, part.side)
+        yield part, fields, contexts
+        shift += part.width
 
 
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
@@ -369,14 +387,11 @@ def chunk_length(units: Units, bits: Bits, place: Place) -> float:
     body = units[: units.size - units.size % GROUP]
     if not body.size:
         return head.literal_length(units.nbytes)
-    length, shift = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts)), 0
-    for part in bits.parts:
-        fields = _cut(body, bits.rotate, shift, part.width)
-        contexts = _contexts_of_part(body, bits, part, place)
+    length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
+    for part, fields, contexts in _planes(body, bits, place):
         # Only the field on top is worth an exact count: what is below it is noise, or plainly not.
         every = 1 if part is bits.parts[-1] else 1 + body.size // COUNTED
         length += plane_length(fields, part.width, body.itemsize, contexts, every=every)
-        shift += part.width
     return min(length + units.nbytes - body.nbytes, head.literal_length(units.nbytes))
 
 

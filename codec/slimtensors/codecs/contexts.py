@@ -166,8 +166,10 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
         base = _window_base(fields, width, contexts)
         escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
         if escaped * ESCAPE_SHARE <= fields.size:
-            symbols = joined.astype(np.uint8)
-            escapes = coded.find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
+            escapes = None
+            if escaped:
+                symbols = joined.astype(np.uint8)
+                escapes = coded.find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
             return _encode(Mode.CODED, fields, joined, base, escapes, contexts, blocks)
     if width <= 8:
         return None
@@ -191,8 +193,9 @@ def tables_length(counts: npt.NDArray[np.integer]) -> float:
     By whole numbers, so that every machine compares the same ones.
     """
     _counts, leader, costs = _merged(counts, len(counts), PRECISION)
-    merged = np.count_nonzero(leader != np.arange(leader.size))
-    return float(costs[np.unique(leader)].sum() + merging.MARK * merged) / (8 * merging.BIT)
+    leads = leader == np.arange(leader.size)
+    marks = leader.size - np.count_nonzero(leads)
+    return float(costs[leads].sum() + merging.MARK * marks) / (8 * merging.BIT)
 
 
 def _symbol_counts(joined: npt.NDArray[np.uint16], contexts: Contexts) -> npt.NDArray[np.uint32]:
@@ -204,10 +207,9 @@ def _window_base(fields: Fields, width: int, contexts: Contexts) -> int:
     """The base whose window holds the most fields, each moved down by its class's octaves."""
     if fields.itemsize == 1:
         return 0
-    some, values = fields[::SAMPLE_EVERY], contexts.values[::SAMPLE_EVERY]
-    moved = some.astype(np.int32) - np.int32(contexts.octave) * (values >> 2).astype(np.int32)
-    moved[some == 0] = 0
-    return coded.choose_window(np.bincount(np.maximum(moved, 0), minlength=1 << width)).base
+    counts = np.empty(1 << width, np.int64)
+    must(selecting.count_moved(fields, contexts.values, contexts.octave, SAMPLE_EVERY, counts))
+    return coded.choose_window(counts).base
 
 
 def _encode(

@@ -156,8 +156,7 @@ def encode_plane(
     """
     worth = 1 if slow else WORTH
     groups = fields.size // GROUP
-    counts = coded.count_fields(fields, 0, 0, width)
-    if np.count_nonzero(counts) <= 1:
+    if _all_one(fields):
         return Descriptor(Mode.CONSTANT, base=int(fields[0]) if fields.size else 0), []
     best: Part | None = None
     size = float(packed_length(width, groups)) if width <= 8 else np.inf
@@ -172,6 +171,7 @@ def encode_plane(
     if contexts is not None:
         given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
         return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
+    counts = coded.count_fields(fields, 0, 0, width)
     window, symbols, escaped = coded.through_window(counts)
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + coded.ESCAPE_BYTES * escaped + overhead(blocks)
@@ -182,6 +182,12 @@ def encode_plane(
         if (cost(buckets) + extra_bits) / 8 + overhead(blocks) < size * worth:
             best = _kept(coded.encode_bypass(fields, buckets, blocks))
     return best
+
+
+def _all_one(fields: Fields) -> bool:
+    """Whether there is only one of them. Most planes are seen to have more by the first few."""
+    first = fields[:1]
+    return not (fields[:GROUP] != first).any() and not (fields != first).any()
 
 
 def _context_blocks(contexts: Contexts, blocks: int) -> int:

@@ -15,6 +15,7 @@ from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
 from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import scales
+from slimtensors.kernels.cpu.scales import SCALE
 from slimtensors.kernels.status import must
 
 __all__ = ["MANTISSA", "Classes", "fit_classes", "with_classes"]
@@ -31,7 +32,6 @@ SHORTEST = 32  # row; and fewest rows
 FEWEST = 1 << 14  # units; tables and classes cost more than they save in smaller tensors
 LOG_BITS = 3  # bits after the point of a logarithm
 OCTAVE, CLASSES = 1 << LOG_BITS, 4  # an octave in such a logarithm, and in classes
-SCALE = 64  # of means, so that they round late
 ROUNDS = 3  # of fitting rows and columns by turns
 COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
 RUNS = 256  # of rows, that such a sample is made of
@@ -82,12 +82,10 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         sample = np.concatenate([tensor.read(start * columns, each * columns) for start in starts])
         count = each * runs
     logs = _logs(sample, tensor.dtype)
-    some = np.sort(logs[:: 1 + logs.size // MEDIAN_SAMPLE])
-    middle = SCALE * int(some[some.size // 2])
+    some = logs[:: 1 + logs.size // MEDIAN_SAMPLE]
+    middle = SCALE * int(np.partition(some, some.size // 2)[some.size // 2])
     of_rows, of_columns = np.full(count, middle), np.zeros(columns, np.int64)
-    for _ in range(ROUNDS):
-        of_rows, _unused = _refined(logs, of_rows, of_columns)
-        _unused, of_columns = _refined(logs, of_rows, of_columns)
+    _refine(logs, of_rows, of_columns, both=True)
     if sample.size == rows * columns:
         return of_rows, of_columns
     found = np.empty(rows, np.int64)
@@ -95,34 +93,31 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
     for low in range(0, rows, step):
         high = min(low + step, rows)
         piece = _logs(tensor.read(low * columns, (high - low) * columns), tensor.dtype)
-        part = np.full(high - low, middle)
-        for _ in range(ROUNDS):
-            part, _unused = _refined(piece, part, of_columns)
-        found[low:high] = part
+        found[low:high] = middle
+        _refine(piece, found[low:high], of_columns, both=False)
     return found, of_columns
 
 
-def _logs(units: Units, dtype: DType) -> npt.NDArray[np.int16]:
+def _logs(units: Units, dtype: DType) -> npt.NDArray[np.uint16]:
     """Logarithms to base 2, linear between the powers of two, in 1 / OCTAVE octaves."""
     logs = np.empty(units.size, np.uint16)
     must(scales.logarithms(units, dtype.unit_bits - 1, MANTISSA[dtype.name] - LOG_BITS, logs))
-    return logs.view(np.int16)
+    return logs
 
 
-def _refined(logs: npt.NDArray[np.int16], of_rows: Numbers, of_columns: Numbers) -> tuple[Numbers, Numbers]:
-    """Better rows if the columns are right, and better columns if the rows are.
+def _refine(logs: npt.NDArray[np.uint16], of_rows: Numbers, of_columns: Numbers, *, both: bool) -> None:
+    """Better rows if the columns are right, and if `both` better columns, by turns.
 
     The logarithm of a small number says little of the scale, and varies much: at most an octave counts.
     """
-    rows, columns = ((means + SCALE // 2) // SCALE for means in (of_rows, of_columns))
-    sums = np.empty(rows.size, np.int64), np.empty(columns.size, np.int64)
-    must(scales.add_rests(logs, rows.astype(np.int32), columns.astype(np.int32), -OCTAVE, *sums))
-    return SCALE * rows + SCALE * sums[0] // columns.size, SCALE * columns + SCALE * sums[1] // rows.size
+    work = np.empty(of_columns.size, np.uint16), np.empty(of_columns.size, np.uint32)
+    must(scales.fit_scales(logs, ROUNDS, -OCTAVE, both, of_rows, of_columns, *work))
 
 
 def _quarters(means: Numbers) -> npt.NDArray[np.uint8]:
     """Whole quarters of an octave, from 0. What lies far below all others, such as rows of zeros, is cut off there."""
     quarter = SCALE * OCTAVE // CLASSES
     classes = (means + quarter // 2) // quarter
-    low = max(int(np.sort(classes)[classes.size // 100]) - 4 * CLASSES, int(classes.min()))
+    rare = classes.size // 100
+    low = max(int(np.partition(classes, rare)[rare]) - 4 * CLASSES, int(classes.min()))
     return np.clip(classes - low, 0, MOST).astype(np.uint8)

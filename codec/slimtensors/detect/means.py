@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
-from slimtensors.detect.subspace import DEAD, ERROR, form_of, picked_rows, squares, subspace, times, worthy_rank
+from slimtensors.detect.subspace import ERROR, form_of, picked_rows, squares, subspace, times, whole_times, worthy_rank
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.inputs import Input
@@ -31,8 +31,9 @@ Units = npt.NDArray[Any]
 Numbers = npt.NDArray[Any]  # float32
 
 DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
-FIRST, THEN = (1024, 2), (8192, 3)  # rows from which directions are taken, and rounds of the subspace's iteration
-HOPELESS = 8 * 800  # bits that the first directions must promise: side planes and tables take about so much
+# Rows from which directions are taken, rounds of the subspace's iteration, and bits that the directions must promise:
+# side planes and tables take about 800 bytes.
+GLANCE, FIRST, THEN = (192, 1, 8 * 400), (1024, 1, 8 * 800), (8192, 3, 0)
 FAR = 6.0  # scales: what lies beyond counts as that
 FARTHEST = 127  # factor
 STEPS = 16  # quarters of an octave that a mean lifts a class by, at most
@@ -73,15 +74,16 @@ def fit_means(tensor: Input, classes: Classes) -> Means | None:
     if tensor.dtype.name not in DTYPES_WITH_MEANS:
         return None
     matrix = _Matrix(tensor, classes)
-    directions = _directions(matrix, None, *FIRST, HOPELESS)
-    found = None if directions is None else _quantised(matrix, directions)
-    if directions is None or found is None:
+    directions = _directions(matrix, None, *GLANCE)
+    if directions is not None:
+        directions = _directions(matrix, directions.right, *FIRST)
+    if directions is None:
         return None
-    left = fit_classes(_Rest(matrix, found))
+    left = fit_classes(_Rest(matrix, _quantised(matrix, directions)))
     if left is None or int(left.rows.max()) + int(left.columns.max()) + STEPS > MOST:
         return None
     matrix = _Matrix(tensor, left)
-    directions = _directions(matrix, directions.right, *THEN, 0)
+    directions = _directions(matrix, directions.right, *THEN)
     return None if directions is None else _quantised(matrix, directions)
 
 
@@ -98,8 +100,8 @@ def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int, 
     """From some rows; None where no mean of them is worth its factors and `least` bits."""
     picked = picked_rows(matrix.rows, rows)
     sample = matrix.rows_at(picked)
-    some = sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1]  # odd: a power of two would skip columns
-    scale = 1.5 * float(np.median(np.abs(some)))
+    some = np.abs(sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1])  # odd: a power of two would skip columns
+    scale = 1.5 * float(np.partition(some, some.size // 2)[some.size // 2])
     if not scale:
         return None
     with np.errstate(over="ignore"):
@@ -132,9 +134,7 @@ def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
     solver: Numbers = np.ascontiguousarray((rounded / np.where(lengths > 0, lengths, 1) / left_step).astype(np.float32))
     factors = np.empty((len(groups), matrix.rows + matrix.columns), np.uint8)
     for low, high, piece in matrix.pieces(scale):
-        along = times(piece, solver)
-        whole_left = np.sign(along) * np.floor(np.abs(along) + np.float32(DEAD))
-        factors[:, low:high] = (np.clip(whole_left, -FARTHEST, FARTHEST) + ZERO).astype(np.uint8).T
+        whole_times(piece, solver, FARTHEST, factors[:, low:high])
     factors[:, matrix.rows :] = (whole_right.T + ZERO).astype(np.uint8)
     unit = left_step * float(steps[0])  # of the product, over the scale
     counts = tuple(groups.count(g) for g in range(max(groups) + 1))

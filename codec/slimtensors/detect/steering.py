@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import layouts
-from slimtensors.codecs.chunk import chunk_length, encode_chunk
+from slimtensors.codecs.chunk import chunk_length
 from slimtensors.codecs.place import Place
 from slimtensors.detect.classes import MANTISSA, Classes, fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
@@ -17,12 +17,12 @@ from slimtensors.dtypes import DType
 from slimtensors.expression import MAX_FACTOR_CLASSES, Bits, FactorContext, Part
 from slimtensors.inputs import ArrayInput, Input, unit_count
 
-__all__ = ["Steering", "find_steering"]
+__all__ = ["Steering", "find_steering", "in_memory"]
 
 SidePlane = npt.NDArray[np.uint8]
 
 HELD = 32 << 20  # bytes of a tensor that is kept in memory as long as it is looked at: it is read ten times
-TRIALS = 5  # chunks of a large tensor whose bytes are counted each way; one of a tensor of few chunks
+TRIALS = 3  # chunks of a large tensor whose bytes are counted each way; one of a tensor of few chunks
 CLASSES_WORTH = 0.001  # of the field's bytes, for what decodes with four tables and not one
 MEAN_WORTH = 0.001  # of all bytes, for a product and signs that are coded
 
@@ -60,7 +60,6 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     """What makes some of the tensor's chunks (of `chunk` units) smaller, by more than it takes."""
     if tensor.dtype.name not in MANTISSA:
         return None
-    tensor = _held(tensor)
     classes = fit_classes(tensor)
     if classes is None:
         return None
@@ -86,9 +85,9 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     return found
 
 
-def _held(tensor: Input) -> Input:
-    """The tensor in memory, if it is not too large."""
-    if tensor.dtype.bytes_of(tensor.shape) > HELD:
+def in_memory(tensor: Input) -> Input:
+    """The tensor in memory, if it is of floats that can be steered and not too large."""
+    if tensor.dtype.name not in MANTISSA or tensor.dtype.bytes_of(tensor.shape) > HELD:
         return tensor
     return ArrayInput(tensor.name, tensor.read(0, unit_count(tensor)), tensor.dtype, tuple(tensor.shape))
 
@@ -123,8 +122,7 @@ def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     """About what a side plane takes: of a long one, by a sample."""
     units = side.reshape(-1)
     some = units[: 1 << 20]
-    place = Place(units.size, 0, earlier)
-    return len(encode_chunk(some, bits, place, try_zstd=True)) * units.size / some.size
+    return chunk_length(some, bits, Place(units.size, 0, earlier)) * units.size / some.size
 
 
 def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[float, int]:

@@ -5,6 +5,7 @@ in a fixed order: the same on every machine.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from slimtensors.dtypes import DType
 from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.status import must
 
-__all__ = ["DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "picked_rows", "squares", "subspace", "times", "worthy_rank"]
+__all__ = [
+    "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "picked_rows", "squares", "subspace", "times",
+    "whole_times", "worthy_rank",
+]  # fmt: skip
 
 Numbers = npt.NDArray[Any]  # float32
 
@@ -52,10 +56,21 @@ def squares(matrix: Numbers) -> npt.NDArray[np.float64]:
 
 def times(matrix: Numbers, right: Numbers) -> Numbers:
     """Their product, of a right side of up to 32 columns."""
+    return _products(matrix, right)[:, : right.shape[1]]
+
+
+def _products(matrix: Numbers, right: Numbers) -> Numbers:
+    """The same with 32 columns."""
     out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
     wide = _wide(right).reshape(-1).view(np.uint32)
     must(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
-    return out[:, : right.shape[1]]
+    return out
+
+
+def whole_times(matrix: Numbers, right: Numbers, most: int, out: npt.NDArray[np.uint8]) -> None:
+    """Their product in whole numbers up to `most` either way, each column a row of `out`, with 128 for 0."""
+    along = _products(matrix, right).reshape(-1)
+    must(directions.round_rows(along, right.shape[1], np.float32(DEAD), most, out))
 
 
 def _wide(right: Numbers) -> Numbers:
@@ -64,11 +79,17 @@ def _wide(right: Numbers) -> Numbers:
     return wide
 
 
+@lru_cache(4)
+def _noise(columns: int, rank: int) -> Numbers:
+    """What an iteration starts from, in 32 columns; kept for matrices of one shape."""
+    noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
+    return _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
+
+
 def subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
     """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
     columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
-    noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
-    right = _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
+    right = _noise(columns, rank).copy()
     if start is not None:
         right[:, : start.shape[1]] = start
     factors, work = np.empty(MOST_RANK, np.float32), np.empty(directions.ROWS * MOST_RANK, np.uint32)

@@ -138,3 +138,22 @@ def join_window(fields: Array, contexts: Array, mask: int, base: int, octave: in
         escapes += count((symbol == 0) & (field != 0))
         store(out, at, to_u16(symbol) | to_u16(context & mask) << 8)
     return escapes
+
+
+@kernel
+def count_moved(fields: Array, contexts: Array, octave: int, every: int, counts: Array) -> int:
+    """How often each field occurs, moved down by an octave for each four classes, in one of `every` units: at least 0,
+    and 0 stays 0.
+
+    fields uint8 or uint16 [n], contexts uint8[n], counts int64[2^w], filled. BAD_ARGUMENT for a field of more bits.
+    """
+    if contexts.size != fields.size or every < 1 or not 0 <= octave <= 16:
+        return BAD_ARGUMENT
+    for i in range(counts.size):
+        counts[i] = 0
+    for i in range(0, fields.size, every):
+        moved = max(int(fields[i]) - octave * (int(contexts[i]) >> 2), 0)
+        if moved >= counts.size:
+            return BAD_ARGUMENT
+        counts[moved] += 1
+    return OK

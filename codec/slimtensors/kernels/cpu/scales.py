@@ -1,4 +1,4 @@
-"""How far logarithms lie from what their rows' and columns' scales let expect (detect/classes.py), and how often codes
+"""Scales of rows and columns, fitted to logarithms (detect/classes.py), and how often codes
 come with classes (detect/packed.py)."""
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import kernel
+from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import to_u16
+from slimtensors.kernels.simd.lanes import Lanes, first_lanes, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
+
+SCALE = 64  # of means, so that they round late
+TILE = 1 << 12  # columns whose rests are summed in 32 bits
 
 
 @kernel
@@ -33,28 +36,66 @@ def logarithms(units: Array, sign: int, shift: int, out: Array) -> int:
     return OK
 
 
-@kernel
-def add_rests(logs: Array, rows: Array, columns: Array, least: int, of_rows: Array, of_columns: Array) -> int:
-    """Sums over each row, and over each column, of rest[i, j] = max(logs[i, j] - rows[i] - columns[j], least).
-
-    logs        int16[rows.size * columns.size]
-    rows        int32[R]
-    columns     int32[C]
-    of_rows     int64[R]        filled
-    of_columns  int64[C]        filled
+@inlined
+def rest_lanes(logs: Array, moved: Array, i: int, j: int, row: int) -> Lanes:
+    """max(logs - rows - columns, least) - least of 32 units; 0 for those of the row that come before j. moved: columns
+    + least.
     """
-    length = columns.size
-    if logs.size != rows.size * length or of_rows.size != rows.size or of_columns.size != length:
+    length = moved.size
+    at = min(j, length - LANES)  # the last vector begins early, so that it ends with the row
+    rest = load(logs, i * length + at) - (load(moved, at) + row)
+    none = rest & 0
+    return select(first_lanes(j - at), none, select(rest < 1 << 15, rest, none))
+
+
+@kernel
+def fit_scales(
+    logs: Array, rounds: int, least: int, both: bool, rows: Array, columns: Array, moved: Array, sums: Array
+) -> int:
+    """Fit rows and columns to logarithms by turns, as if logs[i, j] were about rows[i] + columns[j].
+
+    In each round, with r and c the whole numbers nearest to rows / SCALE and columns / SCALE,
+
+        rows[i] = SCALE * r[i] + floor(SCALE * (sum over j of max(logs[i, j] - r[i] - c[j], least)) / C)
+
+    and then the columns alike, if `both`, with the new r and the same c.
+
+    logs     uint16[R * C]  two's complement, R at most 2^16, C at least 32
+    rows     int64[R]       in 1 / SCALE of a logarithm; changed
+    columns  int64[C]       alike; changed if `both`
+    moved    uint16[C]      work space
+    sums     uint32[C]      work space
+
+    Sums and differences are taken modulo 2^16: right while they lie between -2^15 and 2^15.
+    """
+    n, m = rows.size, columns.size
+    if m < LANES or n > 1 << 16 or logs.size != n * m or moved.size != m or sums.size != m:
         return BAD_ARGUMENT
-    for j in range(length):
-        of_columns[j] = 0
-    for i in range(rows.size):
-        sum_of_row = 0
-        for j in range(length):
-            rest = max(logs[i * length + j] - rows[i] - columns[j], least)
-            sum_of_row += rest
-            of_columns[j] += rest
-        of_rows[i] = sum_of_row
+    line = np.zeros(LANES, np.uint32)
+    for _ in range(rounds):
+        for j in range(m):
+            moved[j] = (int(columns[j]) + SCALE // 2) // SCALE + least & 0xFFFF
+            sums[j] = 0
+        for i in range(n):
+            row = (int(rows[i]) + SCALE // 2) // SCALE
+            total = 0
+            for begin in range(0, m, TILE):
+                some = load(line, 0) & 0
+                for j in range(begin, min(begin + TILE, m), LANES):
+                    some = some + to_u32(rest_lanes(logs, moved, i, j, row & 0xFFFF))
+                store(line, 0, some)
+                for lane in range(LANES):
+                    total += int(line[lane])
+            rows[i] = SCALE * row + SCALE * (total + least * m) // m
+            if both:
+                row = (int(rows[i]) + SCALE // 2) // SCALE & 0xFFFF
+                for j in range(0, m, LANES):
+                    at = min(j, m - LANES)
+                    store(sums, at, load(sums, at) + to_u32(rest_lanes(logs, moved, i, j, row)))
+        if both:
+            for j in range(m):
+                column = (int(columns[j]) + SCALE // 2) // SCALE
+                columns[j] = SCALE * column + SCALE * (int(sums[j]) + least * n) // n
     return OK
 
 
