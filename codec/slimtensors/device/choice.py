@@ -52,7 +52,7 @@ def why_not() -> str | None:
 def backend_for(device: Any) -> Any:
     """The backend that decodes for a torch device, or None if the CPU does.
 
-    `auto` is the CPU until the kernels have been seen to run on a GPU (bench/gpu_check.py). Raises UsageError if
+    `auto` is the CPU until the loader as it is has been seen to run on a GPU (bench/gpu_check.py). Raises UsageError if
     SLIMTENSORS_DECODE=cuda and no GPU can.
     """
     if device.type != "cuda" or asked_for() != CUDA:

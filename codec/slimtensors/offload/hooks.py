@@ -129,7 +129,7 @@ def compressed_backend(device: Any) -> Backend | None:
     if found is not None:
         return found
     if wanted.type == "cuda":
-        raise UsageError(f"device {device!r}: its kernels have not been seen to run yet; try them with {VARIABLE}=cuda")
+        raise UsageError(f"device {device!r}: decoding there is asked for with {VARIABLE}=cuda")
     if wanted.type != "cpu":
         raise UsageError(f"device {device!r}: such layers can be decoded on the CPU and on CUDA devices only")
     return None
