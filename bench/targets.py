@@ -268,10 +268,10 @@ TARGETS = [
         for model in ("minilm", "language model")
         for said, ways, must in (
             ("without data", ("one step", "one error"), 3.85),
-            ("without data, small", ("one error, small",), 3.85),
             ("with importance", ("importance",), 3.4),
         )
     ),
+    _as_good("minilm", "without data, small", ("one error, small",), 3.85),
     _quantised("Q4_0", 4.10),
     _quantised("Q8_0", 8.0),
     _quantised("MXFP4", 3.95),
