@@ -17,7 +17,7 @@ import torch
 from bench.gpu_twin import checked, compile_twin
 from slimtensors.kernels.cuda import rows
 
-__all__ = ["TWIN_OF", "nvcomp_ans", "twin"]
+__all__ = ["TWIN_OF", "median_ms", "nvcomp_ans", "twin"]
 
 TWIN_OF = "decode_u16_8_8"
 REPEATS = 20

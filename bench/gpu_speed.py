@@ -14,6 +14,7 @@ from safetensors.torch import load_file as load_plain
 from safetensors.torch import save_file as save_plain
 
 from bench.gpu_files import TIMED, Tensors, path_of
+from bench.gpu_peers import median_ms
 from slimtensors.device import loading as device_loading
 from slimtensors.device.loading import Kept, begin_fill, fill_device
 from slimtensors.resolving import open_with
@@ -24,7 +25,6 @@ from slimtensors.torch_tensors import as_base
 
 __all__ = ["beside_safetensors", "kernel_times", "link_rates", "loading", "onto"]
 
-REPEATS = 20
 LOADS = 5
 AT_ONCE = 1 << 30  # stored bytes, for launches that fill a device; what is usual leaves it half empty
 
@@ -43,22 +43,9 @@ def link_rates() -> dict[str, float]:
     source = torch.empty(1 << 30, dtype=torch.uint8, device="cuda")
     pinned = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
     target = torch.empty_like(source)
-    within = _median(lambda: target.copy_(source))
-    up = _median(lambda: target[: pinned.numel()].copy_(pinned, non_blocking=True))
-    return {"device copy": 2 * source.numel() / within, "pinned copy": pinned.numel() / up}
-
-
-def _median(work: Callable[[], object]) -> float:
-    """Seconds on torch's current stream, by events."""
-    found = []
-    for _ in range(REPEATS):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        torch.cuda.synchronize()
-        found.append(begin.elapsed_time(end) / 1e3)
-    return statistics.median(found)
+    within = median_ms(lambda: target.copy_(source))
+    up = median_ms(lambda: target[: pinned.numel()].copy_(pinned, non_blocking=True))
+    return {"device copy": 2e3 * source.numel() / within, "pinned copy": 1e3 * pinned.numel() / up}
 
 
 def _launches(path: Path, backend: Any, base: Tensors | None) -> list[tuple[str, int, list[Any]]]:
@@ -91,7 +78,7 @@ def kernel_times(path: Path, backend: Any, base: Tensors | None) -> dict[str, fl
                 backend.launch(*each)
 
         work()
-        found[kernel] = 1e3 * _median(work)
+        found[kernel] = median_ms(work)
     return found
 
 
