@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from slimtensors.base_units import base_units
 from slimtensors.codecs.casts import cast_units
-from slimtensors.codecs.grids import check_scales
 from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
@@ -21,20 +20,10 @@ from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
-from slimtensors.expression import (
-    BaseContext,
-    ClassContext,
-    FieldClass,
-    FieldLines,
-    FieldScale,
-    Mul,
-    Record,
-    Trellis,
-    bases_of,
-    values_of,
-)
+from slimtensors.expression import bases_of
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.scheduling import Cut, Job, Range, schedule
+from slimtensors.side_contents import check_contents
 from slimtensors.threads import Pipeline
 
 if TYPE_CHECKING:
@@ -52,7 +41,6 @@ BASE_ADVICE = (
 )
 VERIFY = ("none", "stored", "full")
 MANY = 8  # ranges, from where on the whole table is read at once
-MAX_CLASS = 255  # of a row and a column together
 MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
 
 
@@ -358,7 +346,7 @@ class TensorFile:
                     found += (self._side(side, found),)
                 if scale is not None:
                     found += (self._whole(scale),)
-                check_sides(self.header.streams[number], found)
+                check_contents(self.header.streams[number], found)
                 self._sides[number] = found
 
     def _side(self, side: int, earlier: tuple[Units, ...]) -> Units:
@@ -444,44 +432,3 @@ def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, U
         tensor = file.header.tensors[index]
         found[name] = index, aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
     return found
-
-
-def check_sides(stream: Stream, sides: tuple[Units, ...]) -> None:
-    """Refuse side planes that hold what their use does not allow."""
-    for side in stream.bits.flags:
-        if sides[side].max() > 1:
-            raise FormatError(f"{stream.label}: row flags other than 0 and 1 in side plane {side}")
-    values = values_of(stream.expression)
-    if isinstance(values, Mul):
-        from slimtensors.codecs import lookup  # loads Numba
-
-        for side in values.sides:
-            if sides[side].itemsize == 4 and not np.isfinite(sides[side].view("<f4")).all():
-                raise FormatError(f"{stream.label}: side plane {side} holds numbers that are not finite")
-        for factors in values.factors:
-            if len(factors) > 1 and not np.isfinite(lookup.multiplied(factors, sides)).all():
-                raise FormatError(f"{stream.label}: a product of side planes {factors} is not finite")
-    if isinstance(values, Trellis):
-        try:
-            check_scales(values, sides)
-        except FormatError as error:
-            raise FormatError(f"{stream.label}: {error}") from None
-    for context in stream.bits.contexts:
-        if isinstance(context, BaseContext) and context.rows is not None:
-            most = int(sides[context.rows].max())
-            if most >= context.classes:
-                raise FormatError(f"{stream.label}: class {most} of a row, of {context.classes}")
-    fields = stream.expression.fields if isinstance(stream.expression, Record) else ()
-    for field in fields:
-        lines = field.context.lines if isinstance(field.context, FieldScale) else field.context
-        if isinstance(lines, FieldLines):
-            rows, columns = np.split(sides[lines.side], [-lines.columns])
-            if int(rows.max()) + int(columns.max()) > MAX_CLASS:
-                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")
-    for classes in (*stream.bits.contexts, *(field.context for field in fields)):
-        if isinstance(classes, ClassContext | FieldClass):
-            most = int(sides[classes.rows].max()) + int(sides[classes.columns].max())
-            if isinstance(classes, ClassContext) and classes.mean is not None:
-                most += len(classes.mean.steps)
-            if most > MAX_CLASS:
-                raise FormatError(f"{stream.label}: classes of row and column of more than {MAX_CLASS} together")

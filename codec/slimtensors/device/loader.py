@@ -73,8 +73,8 @@ class Loader:
         with ReadAhead(missing, self._room, self._read, self._threads) as ahead:
             for segment in segments:
                 held = self._held(segment, ahead)
-                is_beside = self._decoders is not None and isinstance(segment.layout, Planes)
-                with self._decoders.turn() if is_beside else nullcontext():  # type: ignore[union-attr] # is_beside
+                is_slow = isinstance(segment.layout, Planes)
+                with self._decoders.turn() if self._decoders is not None and is_slow else nullcontext():
                     self._decode(segment, held)
         if self._decoders is not None:
             self._decoders.end()
