@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from slimtensors.kernels.cuda.catalogue import KERNELS
-from slimtensors.kernels.cuda.machine_code import NUMBERS, REGISTERS, assemble, machine_code, ptx_of
+from slimtensors.kernels.cuda.machine_code import NUMBERS, assemble, machine_code, ptx_of
 
 CAPABILITIES = (75, 80, 86, 89, 90, 100, 120)
 COUNTED = 90  # whose instructions are counted
+STEPS = 4  # of a group
 # Instructions of the loop over groups, for each weight; those that are skipped as a rule are counted, too.
 MOST = {
     "decode_u16_8_8": 42, "decode_u16_6_10": 50, "decode_u16_4_12": 46, "decode_u32_8_8_8_8": 46,
     "decode_u32_8_8_6_10": 56, "decode_u8_1_7": 42, "decode_u8_8": 36,
-    "plane_u8": 110, "plane_u16": 114, "plane_u32": 114, "plane_u64": 118,
+    "plane_u8": 60, "plane_u16": 60, "plane_u32": 60, "plane_u64": 70,
+    "bypass_u16": 90, "bypass_u32": 90, "bypass_u64": 100,
 }  # fmt: skip
 
 
@@ -40,7 +42,9 @@ def number(pattern: str, text: str) -> int:
 
 
 def loop_of(code: bytes) -> list[str]:
-    """The shortest loop with at least four votes: the one over groups. Of `plane`, with two: the one over steps."""
+    """The shortest loop with at least four votes: the one over groups. Without a table in shared memory the first one:
+    jumps back from the slow ways past collectives, which lie behind it, look like loops.
+    """
     tool = next(Path(__import__("nvidia").__path__[0]).rglob("nvdisasm"))
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(code)
@@ -58,16 +62,10 @@ def loop_of(code: bytes) -> list[str]:
         target = re.search(r"BRA.*?(\.L_x_\d+)", instruction)
         if target and labels.get(target[1], end + 1) <= end:
             loops.append(instructions[labels[target[1]] : end + 1])
-    has_table = any("LDS" in each for each in instructions)
-    voting = [loop for loop in loops if votes(loop) >= (4 if has_table else 2)]
-    if has_table:
-        voting = [loop for loop in voting if any("LDS" in each for each in loop)]
-    return min(voting, key=len, default=[])
-
-
-def weights(loop: list[str]) -> int:
-    """How many each lane decodes in it: one for each vote, but for `plane`, whose second vote is for bypass bits."""
-    return votes(loop) if any("LDS" in each for each in loop) else 1
+    voting = [loop for loop in loops if votes(loop) >= STEPS]
+    if not any("LDS" in each for each in instructions):
+        return voting[0]
+    return min((loop for loop in voting if any("LDS" in each for each in loop)), key=len, default=[])
 
 
 def votes(loop: list[str]) -> int:
@@ -75,13 +73,13 @@ def votes(loop: list[str]) -> int:
 
 
 def compiled(name: str, ptx: str, capability: int) -> Compiled:
-    code, log = assemble(ptx, capability)
-    loop = loop_of(code) if capability == COUNTED and name.startswith(("decode", "plane")) else []
+    code, log = assemble(ptx, capability, KERNELS[name].registers)
+    loop = loop_of(code) if capability == COUNTED and name.startswith(("decode", "plane", "bypass")) else []
     return Compiled(
         number(r"Used (\d+) registers", log),
         number(r"(\d+) bytes spill", log) + number(r"(\d+) bytes stack frame", log),
         number(r"(\d+) bytes smem", log),
-        len(loop) / weights(loop) if loop else None,
+        len(loop) / STEPS if loop else None,
     )
 
 
@@ -92,8 +90,8 @@ def faults_of(name: str, ptx: str, found: Compiled) -> list[str]:
         faults.append(f"arguments {given}, which is not what launches give")
     if re.search(r"\.f(32|64)\b", ptx):
         faults.append("floats: an int64 met a uint64")
-    if not 0 < found.registers <= REGISTERS:
-        faults.append(f"{found.registers} registers, {REGISTERS} are allowed")
+    if not 0 < found.registers <= KERNELS[name].registers:
+        faults.append(f"{found.registers} registers, {KERNELS[name].registers} are allowed")
     if found.spilled:
         faults.append(f"{found.spilled} bytes of registers kept in memory")
     if found.instructions is not None and found.instructions > MOST.get(name, 0):

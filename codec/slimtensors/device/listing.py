@@ -15,11 +15,19 @@ from slimtensors.kernels.cpu.worklist import CHUNK, CHUNK_UNITS, LEFT, LISTED, N
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.status import OK, must
 
-__all__ = ["Work", "list_work"]
+__all__ = ["PlaneEnd", "Work", "list_work"]
 
 Array = npt.NDArray[Any]
 
 CLASS_MASK, BYTE_MASK = 3, 255  # of the context that selects a table
+
+
+class PlaneEnd(NamedTuple):
+    """What is listed when a plane is, the planes before it included."""
+
+    items: int
+    fields: int
+    kernels: list[str]  # that decode the plane's items: one for each mode that some of them are in
 
 
 class Work(NamedTuple):
@@ -31,7 +39,7 @@ class Work(NamedTuple):
     plain: Array
     owners: Array
     becomes: Array
-    ends: list[tuple[int, int]]  # of items and fields, after each plane, in the order in which they are decoded
+    ends: list[PlaneEnd]  # of each plane, in the order in which they are decoded
 
 
 def list_work(
@@ -68,7 +76,7 @@ def _listed(
     given = layout.unit_bytes, planes, layout.has_base
     status = lists.place_planes(segment, asked, *given, plain, used, places, becomes)
     becomes[unknown & (becomes == LISTED)] = LEFT
-    ends, begun = list[tuple[int, int]](), set[int]()
+    ends, begun = list[PlaneEnd](), set[int]()
     for k, number in layout.order:
         if status != OK:
             break
@@ -79,12 +87,15 @@ def _listed(
         octave = part.context.octave if isinstance(part.context, ClassContext) else 0
         where = shift, part.width, k in begun, stacks[k].first + number
         plane = np.array([*where, planes, tables, mask, octave], np.int64)
+        items_before, bypassed_before = int(used[lists.ITEMS]), int(used[lists.BYPASSED])
         status = lists.list_plane(
             segment, planes_asked[k], places, plane, context_at, items, block_rows, starts, maps, fields, used, scratch,
             owners, becomes,
         )  # fmt: skip
         begun.add(k)
-        ends.append((int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS])))
+        listed, bypassed = used[lists.ITEMS] - items_before, used[lists.BYPASSED] - bypassed_before
+        kernels = [name for name, some in (("plane", listed > bypassed), ("bypass", bypassed > 0)) if some]
+        ends.append(PlaneEnd(int(used[lists.ITEMS]), int(used[lists.FIELD_ITEMS]), kernels))
     if status == NO_ROOM:
         return None
     must(status)

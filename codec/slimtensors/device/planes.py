@@ -13,7 +13,7 @@ from slimtensors.device.chunks import Chunk
 from slimtensors.device.items import pieces
 from slimtensors.device.layouts import Planes
 from slimtensors.device.levels import levelled
-from slimtensors.device.listing import list_work
+from slimtensors.device.listing import PlaneEnd, list_work
 from slimtensors.device.lookups import divided, looked_up
 from slimtensors.device.masks import scattered, values_of
 from slimtensors.device.moves import moves_of
@@ -45,7 +45,7 @@ class PlanesWork(NamedTuple):
     layout: Planes
     left: list[int]
     owners: Array
-    ends: list[tuple[int, int]]  # of items and fields, after each plane
+    ends: list[PlaneEnd]
     units: list[int]  # of each stack
     states: int  # bytes of states that a trellis has
     sizes: dict[str, int]  # of the lists, in numbers
@@ -62,20 +62,20 @@ class PlanesWork(NamedTuple):
         ]
         steers = self._planes(backend, stored, lists, status, bases, into)
         if flips := self._count("flips"):
-            backend.launch(sized_name("flip", size), flips, (lists["flips"], steers, into[0]))
+            backend.launch(sized_name("flip", size), rows.SHARES * flips, (lists["flips"], steers, into[0]))
         moving = self._count("move")
         if moving and not layout.summed:
             moved = backend.fresh(size * self.units[0])
-            backend.launch(moved_name(layout.dtype), moving, (lists["move"], lists["factors"], bases, moved))
+            backend.launch(moved_name(layout.dtype), rows.SHARES * moving, (lists["move"], lists["factors"], bases, moved))
             bases = moved
         if finishing := self._count("finish"):
-            backend.launch(sized_name("finish", size), finishing, (lists["finish"], bases, into[0]))
+            backend.launch(sized_name("finish", size), rows.SHARES * finishing, (lists["finish"], bases, into[0]))
         looks, scatters = self.verdicts
         made = backend.fresh(4 * self.units[-1]) if layout.summed else out
         self._numbers(backend, lists, into[-1], made, status[4 * looks :])
         if moving and layout.summed:
             given_sums = lists["move"], lists["factors"], bases, made, out
-            backend.launch(sums_name(layout.dtype), moving, given_sums)
+            backend.launch(sums_name(layout.dtype), rows.SHARES * moving, given_sums)
         if spreading := self.owners.size - scatters:
             given_masks = lists["spread"], lists["masks"], lists["ranks"], into[0], out, status[4 * scatters :]
             backend.launch(sized_name("scatter", size), spreading, given_masks)
@@ -103,24 +103,25 @@ class PlanesWork(NamedTuple):
             backend.launch("tables", tables, (lists["starts"], entries))
         steers = backend.fresh(2 * units) if self.sizes["means"] > 1 else None
         item, field = 0, 0
-        for (item_end, field_end), (k, number) in zip(self.ends, self.layout.order, strict=True):
+        for (item_end, field_end, modes), (k, number) in zip(self.ends, self.layout.order, strict=True):
             context, plane_size = stacks[k].bits.parts[number].context, stacks[k].unit_bytes
             select = f"select {number}"
             wide_items = 0 if context is None else self._count(select)
             # A mean tells of signs, too, where the plane of its classes has no items.
             if isinstance(context, ClassContext) and context.mean is not None and wide_items:
-                backend.launch("steer", wide_items, (lists[select], lists["sides"], lists["means"], contexts, steers))
+                backend.launch("steer", rows.SHARES * wide_items, (lists[select], lists["sides"], lists["means"], contexts, steers))
             if item_end > item:
                 if isinstance(context, SignContext):
                     given = lists[select], steers, into[k], contexts
-                    backend.launch(sized_name("signs", size), wide_items, given)
+                    backend.launch(sized_name("signs", size), rows.SHARES * wide_items, given)
                 elif wide_items and not (isinstance(context, ClassContext) and context.mean is not None):
                     given = lists[select], lists["sides"], bases, contexts
-                    backend.launch(sized_name("contexts", size), wide_items, given)
+                    backend.launch(sized_name("contexts", size), rows.SHARES * wide_items, given)
                 some = _part(lists["items"], rows.PLANE_ITEM, item, item_end)
                 tabled = lists["block rows"], lists["maps"], entries, contexts
                 coded = stored, stored, some, *tabled, into[k], _part(status, 1, item, item_end)
-                backend.launch(sized_name("plane", plane_size), item_end - item, coded)
+                for mode in modes:
+                    backend.launch(sized_name(mode, plane_size), item_end - item, coded)
             if field_end > field:
                 some = _part(lists["fields"], rows.FIELDS_ITEM, field, field_end)
                 backend.launch(sized_name("fields", plane_size), field_end - field, (stored, some, into[k]))
@@ -136,11 +137,11 @@ class PlanesWork(NamedTuple):
             given = lists["look"], codes, lists["palettes"]
             if isinstance(layout.codes, Mul):
                 name = scaled_name(dtype, shifted=layout.codes.offset is not None)
-                backend.launch(name, looking, (*given, lists["scales"], out, verdicts))
+                backend.launch(name, rows.SHARES * looking, (*given, lists["scales"], out, verdicts))
             else:
-                backend.launch(sized_name("pick", layout.unit_bytes), looking, (*given, out, verdicts))
+                backend.launch(sized_name("pick", layout.unit_bytes), rows.SHARES * looking, (*given, out, verdicts))
         if dividing := self._count("divide"):
-            backend.launch(decimals_name(dtype), dividing, (lists["divide"], codes, out))
+            backend.launch(decimals_name(dtype), rows.SHARES * dividing, (lists["divide"], codes, out))
         if levelling := self._count("levels"):
             ends = backend.fresh(max(self.states, 1))
             if self.states:

@@ -60,8 +60,8 @@ Array = npt.NDArray[Any]
 
 BYPASS = 4
 DONE = 2  # what becomes of a chunk: listed already, as it has no planes
-# How much of each list is filled, int64; PLAIN is worklist's.
-ITEMS, ROWS, TABLES, _PLAIN, MAPS, FIELD_ITEMS, LISTS = 0, 1, 2, 3, 4, 5, 6
+# How much of each list is filled, int64; PLAIN is worklist's. BYPASSED: how many of the items are in mode bypass.
+ITEMS, ROWS, TABLES, _PLAIN, MAPS, FIELD_ITEMS, BYPASSED, LISTS = 0, 1, 2, 3, 4, 5, 6, 7
 FIXED = 8
 FIELD_UNITS = 1 << 14  # of an item of `fields`
 
@@ -303,6 +303,7 @@ def list_plane(
             items[item + rows.ESCAPES] = np.uint32(escape - before)
             owners[used[ITEMS]] = i
             used[ITEMS] += 1
+            used[BYPASSED] += 1 if is_bypass else 0
         put_block_rows(block_rows, used, groups, blocks, first_word, firsts)
         becomes[i] = LISTED
     return OK

@@ -25,6 +25,7 @@ __all__ = [
     "sized_name", "sums_name",
 ]  # fmt: skip
 
+MANY_REGISTERS = 128  # GPUs before sm_90 save those of a slow way past each collective, which is never taken
 WORDS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
 
 
@@ -37,6 +38,7 @@ class Kernel(NamedTuple):
     arrays: tuple[str, ...]
     written: int = 1
     threads: int = THREADS  # of a thread block
+    registers: int = 96  # of a thread, at most: five thread blocks of 128 to a multiprocessor
 
 
 def decode_name(layout: Layout) -> str:
@@ -48,7 +50,7 @@ def plain_name(unit_bytes: int) -> str:
 
 
 def sized_name(kernel: str, unit_bytes: int) -> str:
-    """Of plane, fields, contexts, signs, flip, pick, scatter, finish."""
+    """Of plane, bypass, fields, contexts, signs, flip, pick, scatter, finish."""
     return f"{kernel}_u{8 * unit_bytes}"
 
 
@@ -113,10 +115,9 @@ def _sums(dtype: str) -> Kernel:
 
 def _sized(unit_bytes: int) -> dict[str, Kernel]:
     unit, work = WORDS[unit_bytes], ("uint32", "uint32", "uint32", "uint32", "uint8")
+    coded = "uint16", "uint32", *work, unit, "uint32"
     made = {
-        "plane": Kernel(
-            lambda seam: make_plane(*seam, unit_bytes), ("uint16", "uint32", *work, unit, "uint32"), 2, CODER_THREADS
-        ),
+        "plane": Kernel(lambda seam: make_plane(*seam, unit_bytes), coded, 2, CODER_THREADS, MANY_REGISTERS),
         "fields": Kernel(lambda seam: make_fields(*seam, unit_bytes), ("uint8", "uint32", unit)),
         "contexts": Kernel(lambda seam: make_contexts(*seam, unit_bytes), ("uint32", "uint8", unit, "uint8")),
         "pick": Kernel(lambda seam: make_pick(*seam), ("uint32", "uint16", unit, unit, "uint32"), 2),
@@ -127,6 +128,10 @@ def _sized(unit_bytes: int) -> dict[str, Kernel]:
         "flip": Kernel(lambda seam: make_flip(*seam, unit_bytes), ("uint32", "uint16", unit)),
         "finish": Kernel(lambda seam: make_finish(*seam, unit_bytes), ("uint32", unit, unit)),
     }
+    if unit_bytes > 1:  # fields in mode bypass have more than eight bits
+        made["bypass"] = Kernel(
+            lambda seam: make_plane(*seam, unit_bytes, bypass=True), coded, 2, CODER_THREADS, MANY_REGISTERS
+        )
     return {sized_name(name, unit_bytes): kernel for name, kernel in made.items()}
 
 

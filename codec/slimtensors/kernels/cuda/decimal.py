@@ -13,6 +13,7 @@ from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 TOP = 52  # the bit that F64 does not store
 MANTISSAS = {"F64": 52, "F32": 23, "BF16": 7, "F16": 10}
@@ -80,17 +81,17 @@ def make_packed(types: Any, device: Device, dtype: str) -> Any:
 def make_decimals(cuda: Any, types: Any, device: Device, dtype: str) -> Callable[..., None]:
     """A kernel; a thread block works on one item. items uint32, codes uint64, out of the dtype's units."""
     u32, u64, i32 = types.uint32, types.uint64, types.int32
-    begin = make_begin(types, device)
+    begin, share = make_begin(types, device), make_share(cuda, types, device)
     quotient, packed = make_quotient(cuda, types, device), make_packed(types, device, dtype)
     sign = MANTISSAS[dtype] + BIASES[dtype].bit_length() + 1
 
     def decimals(items: Any, codes: Any, out: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         source = codes[begin(items, u32(item + u32(rows.BASE_AT))) :]
         low, high = u64(items[u32(item + u32(rows.DIVISOR))]), u64(items[u32(item + u32(rows.DIVISOR_HIGH))])
         divisor, places = u64(low | u64(high << u64(32))), i32(items[u32(item + u32(rows.PLACES))])
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             code = u64(source[u32(i)])
             number, found = u64(code >> u64(1)), u64(0)
             if number != u64(0):

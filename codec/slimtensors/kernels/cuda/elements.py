@@ -9,6 +9,7 @@ from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
 from slimtensors.kernels.cuda.rows import NOWHERE, THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 
 def make_fields(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callable[..., None]:
@@ -65,6 +66,7 @@ def make_contexts(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Cal
     """A kernel: the context of each unit. items uint32, sides uint8, bases of the unit's size, contexts uint8."""
     u32, i32 = types.uint32, types.int32
     unit = types.uint64 if unit_bytes == 8 else types.uint32
+    share = make_share(cuda, types, device)
     begin, rotated_left = make_begin(types, device), make_rotated_left(types, device, unit_bytes)
 
     @device
@@ -76,13 +78,13 @@ def make_contexts(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Cal
         return min(found, u32(items[u32(item + u32(rows.TABLES))] - u32(1)))
 
     def contexts_of(items: Any, sides: Any, bases: Any, contexts: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = contexts[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = contexts[begin(items, item) :]
         base, tables = bases[begin(items, u32(item + u32(rows.BASE_AT))) :], items[u32(item + u32(rows.TABLES))]
         length, column = items[u32(item + u32(rows.LENGTH))], items[u32(item + u32(rows.COLUMN_AT))]
         row, of_rows = items[u32(item + u32(rows.ROW_AT))], items[u32(item + u32(rows.ROWS_FROM))]
         of_columns, most = items[u32(item + u32(rows.COLUMNS_FROM))], items[u32(item + u32(rows.MOST_CLASS))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             # The unit's place, from its row's start on.
             place = u32(column + u32(i))
             found = of_base(items, item, unit(base[u32(i)])) if tables != u32(0) else u32(0)
@@ -103,7 +105,7 @@ def make_finish(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Calla
     u32, i32 = types.uint32, types.int32
     unit, bits = types.uint64 if unit_bytes == 8 else types.uint32, 8 * unit_bytes
     high, mask = 1 << bits - 1, (1 << bits) - 1
-    begin = make_begin(types, device)
+    begin, share = make_begin(types, device), make_share(cuda, types, device)
 
     @device
     def in_order(u: int) -> Any:
@@ -121,12 +123,12 @@ def make_finish(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Calla
         return unit(unit(mask) - half) if unit(z & unit(1)) != unit(0) else half
 
     def finish(items: Any, bases: Any, out: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         base = bases[begin(items, u32(item + u32(rows.BASE_AT))) :]
         ordered, added = items[u32(item + u32(rows.ORDERED))], items[u32(item + u32(rows.ADDED))]
         rotated = items[u32(item + u32(rows.ROTATED))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             value = unit(target[u32(i)])
             if rotated != u32(0):
                 value = unit(unit(value >> unit(1)) | unit(value << unit(bits - 1)))

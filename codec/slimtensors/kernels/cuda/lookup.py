@@ -10,6 +10,7 @@ from slimtensors.kernels.cuda.decode import make_begin
 from slimtensors.kernels.cuda.floats import make_narrow, make_product, make_sum
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 
 def make_place(types: Any, device: Device) -> Any:
@@ -35,17 +36,18 @@ def make_pick(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
     items uint32, codes uint16, palettes and out of the unit's size, status uint32 as ever
     """
     u32, i32 = types.uint32, types.int32
+    share = make_share(cuda, types, device)
     begin, place = make_begin(types, device), make_place(types, device)
 
     def pick(items: Any, codes: Any, palettes: Any, out: Any, status: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         source = codes[begin(items, u32(item + u32(rows.BASE_AT))) :]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             _run, entry, known = place(source, items, item, u32(i))
             target[u32(i)] = palettes[entry]
             if not known:
-                cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_FIELD))
+                cuda.atomic.or_(status, number, u32(rows.BAD_FIELD))
 
     return pick
 
@@ -57,22 +59,23 @@ def make_scaled(cuda: Any, types: Any, device: Device, dtype: str, *, shifted: b
     palettes and scales uint32, the bits of F32; out uint16 or uint32
     """
     u32, i32 = types.uint32, types.int32
+    share = make_share(cuda, types, device)
     begin, place = make_begin(types, device), make_place(types, device)
     product, narrow = make_product(cuda, types, device), make_narrow(types, device, dtype)
     sum_of = make_sum(cuda, types, device)
 
     def scaled(items: Any, codes: Any, palettes: Any, scales: Any, out: Any, status: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         source = codes[begin(items, u32(item + u32(rows.BASE_AT))) :]
         first, second = items[u32(item + u32(rows.SCALES))], items[u32(item + u32(rows.OFFSETS))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             run, entry, known = place(source, items, item, u32(i))
             found = product(u32(palettes[entry]), u32(scales[u32(first + run)]))
             if shifted:
                 found = sum_of(found, u32(scales[u32(second + run)]))
             target[u32(i)] = narrow(found)
             if not known:
-                cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_FIELD))
+                cuda.atomic.or_(status, number, u32(rows.BAD_FIELD))
 
     return scaled

@@ -24,14 +24,13 @@ __all__ = ["ENTRY", "NUMBERS", "assemble", "machine_code", "ptx_of"]
 ENTRY = "kernel"  # what each is called in its machine code
 NUMBERS = 7  # that Numba passes for an array of one dimension
 OLDEST = 75
-REGISTERS = 96  # of a thread: five thread blocks of 128 to a multiprocessor, on GPUs that want so many
 
 
 def machine_code(name: str, capability: int) -> bytes:
     """A kernel of the catalogue for sm_`capability`, compiled unless it was before. Raises what Numba does."""
     folder = cache_folder()
     if folder is None:
-        return assemble(ptx_of(name), capability)[0]
+        return assemble(ptx_of(name), capability, KERNELS[name].registers)[0]
     path = folder / f"{name}.sm_{capability}.numba-cuda-{metadata.version('numba-cuda')}.cubin"
     if (found := _read(path)) is not None:
         return found
@@ -39,9 +38,9 @@ def machine_code(name: str, capability: int) -> bytes:
         try:  # one process compiles, others wait for it
             held.enter_context(filelock.FileLock(path.with_suffix(".lock"), timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError):  # no locks there, or a timeout
-            return assemble(ptx_of(name), capability)[0]
+            return assemble(ptx_of(name), capability, KERNELS[name].registers)[0]
         if (found := _read(path)) is None:
-            found = assemble(ptx_of(name), capability)[0]
+            found = assemble(ptx_of(name), capability, KERNELS[name].registers)[0]
             _keep(path, found)
     return found
 
@@ -56,10 +55,10 @@ def ptx_of(name: str) -> str:
     return re.sub(rf"\b{entry[1]}\b", ENTRY, text)
 
 
-def assemble(ptx: str, capability: int) -> tuple[bytes, str]:
-    """(machine code, what the assembler says)."""
+def assemble(ptx: str, capability: int, registers: int) -> tuple[bytes, str]:
+    """(machine code, what the assembler says). registers: of a thread, at most."""
     nvjitlink: Any = import_module("cuda.bindings.nvjitlink")
-    options = [f"-arch=sm_{capability}", "-verbose", f"-maxrregcount={REGISTERS}"]
+    options = [f"-arch=sm_{capability}", "-verbose", f"-maxrregcount={registers}"]
     data = ptx.encode()
     handle = nvjitlink.create(len(options), options)
     try:

@@ -9,6 +9,7 @@ from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.decode import make_begin
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 BIAS = 256  # of what a steer holds: more than any class
 
@@ -20,7 +21,7 @@ def make_steer(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
     items uint32, sides uint8, factors uint16, contexts uint8, steers uint16
     """
     u32, u64, i32 = types.uint32, types.uint64, types.int32
-    begin = make_begin(types, device)
+    begin, share = make_begin(types, device), make_share(cuda, types, device)
 
     @device
     def product(factors: Any, items: Any, item: int, row: int, column: int) -> Any:
@@ -41,13 +42,13 @@ def make_steer(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
         return u32(u32(u32(e << u32(2)) + u32(u32(size << u32(2)) >> e)) - u32(4))
 
     def steer(items: Any, sides: Any, factors: Any, contexts: Any, steers: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        at, count = begin(items, item), i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        at = begin(items, item)
         target, told = contexts[at:], steers[at:]
         length, column = items[u32(item + u32(rows.LENGTH))], items[u32(item + u32(rows.COLUMN_AT))]
         row, of_rows = items[u32(item + u32(rows.ROW_AT))], items[u32(item + u32(rows.ROWS_FROM))]
         of_columns, steps_at = items[u32(item + u32(rows.COLUMNS_FROM))], items[u32(item + u32(rows.LIFTS))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             place = u32(column + u32(i))
             its_row = u32(row + u32(place // length))
             its_column = u32(place % length)
@@ -70,16 +71,16 @@ def make_signs(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
     """A kernel: the context of each unit's sign. items uint32, steers uint16, units, contexts uint8."""
     u32, i32 = types.uint32, types.int32
     unit = types.uint64 if unit_bytes == 8 else types.uint32
-    begin = make_begin(types, device)
+    begin, share = make_begin(types, device), make_share(cuda, types, device)
 
     def signs(items: Any, steers: Any, units: Any, contexts: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        at, count = begin(items, item), i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        at = begin(items, item)
         target, told = contexts[at:], steers[at:]
         source = units[begin(items, u32(item + u32(rows.BASE_AT))) :]
         first, tables = items[u32(item + u32(rows.FIRST))], items[u32(item + u32(rows.TABLES))]
         below, octave_bits = items[u32(item + u32(rows.FIELD_FROM))], items[u32(item + u32(rows.OCTAVE_BITS))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             # floor((floor(4 * field / octave) + l + 256 - k - first) / 2)
             field, steer = u32(unit(source[u32(i)]) >> unit(below)), u32(told[u32(i)])
             likely = u32(u32(u32(field << u32(2)) >> octave_bits) + u32(steer >> u32(1)))
@@ -93,13 +94,13 @@ def make_flip(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callabl
     """A kernel: signs that are those of a negative mean are the other ones. items uint32, steers uint16, out."""
     u32, i32 = types.uint32, types.int32
     unit = types.uint64 if unit_bytes == 8 else types.uint32
-    begin = make_begin(types, device)
+    begin, share = make_begin(types, device), make_share(cuda, types, device)
 
     def flip(items: Any, steers: Any, out: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         told = steers[begin(items, u32(item + u32(rows.BASE_AT))) :]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             target[u32(i)] = unit(unit(target[u32(i)]) ^ unit(u32(told[u32(i)]) & u32(1)))
 
     return flip

@@ -10,6 +10,7 @@ from slimtensors.kernels.cuda.decode import make_begin
 from slimtensors.kernels.cuda.floats import NOT_FINITE, make_narrow, make_scaled_sum, make_sum, make_wide
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 
 def make_product_of_factors(types: Any, device: Device) -> Any:
@@ -35,20 +36,21 @@ def make_moved(cuda: Any, types: Any, device: Device, dtype: str) -> Callable[..
     items uint32, factors int32, bases and moved of the dtype's units
     """
     u32, i32 = types.uint32, types.int32
+    share = make_share(cuda, types, device)
     begin, narrow = make_begin(types, device), make_narrow(types, device, dtype)
     wide, product_of_factors = make_wide(cuda, types, device, dtype), make_product_of_factors(types, device)
     scaled_sum, sum_of = make_scaled_sum(cuda, types, device), make_sum(cuda, types, device)
     not_finite = NOT_FINITE[dtype]
 
     def move(items: Any, factors: Any, bases: Any, moved: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = moved[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = moved[begin(items, item) :]
         base = bases[begin(items, u32(item + u32(rows.BASE_AT))) :]
         row, column = items[u32(item + u32(rows.ROW_AT))], items[u32(item + u32(rows.COLUMN_AT))]
         length, rank = items[u32(item + u32(rows.LENGTH))], items[u32(item + u32(rows.RANK))]
         left, right = items[u32(item + u32(rows.LEFT))], items[u32(item + u32(rows.RIGHT))]
         narrow_sums, shift = items[u32(item + u32(rows.NARROW_SUMS))], i32(items[u32(item + u32(rows.OVER))])
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             place = u32(column + u32(i))
             turn = u32(place // length)
             one = u32(left + u32(u32(row + turn) * rank))

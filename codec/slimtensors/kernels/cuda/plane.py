@@ -33,8 +33,10 @@ def make_tables(cuda: Any, types: Any, device: Device) -> Callable[..., None]:
     return tables
 
 
-def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callable[..., None]:
-    """A kernel; a thread block works on one item.
+def make_plane(
+    cuda: Any, types: Any, device: Device, unit_bytes: int, *, bypass: bool = False
+) -> Callable[..., None]:
+    """A kernel; a thread block works on one item, if that is in the mode which the kernel is for.
 
     segment16, segment32  the stored bytes
     items, block_rows     the work list
@@ -43,28 +45,52 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
     out                   unsigned integers of `unit_bytes`
     status                uint32, one for each item, 0 before
     """
-    u32, i32 = types.uint32, types.int32
+    u32, u64, i32 = types.uint32, types.uint64, types.int32
     unit = types.uint64 if unit_bytes == 8 else types.uint32
     begin = make_begin(types, device)
     open_words, refill, advance, next_word = make_words(cuda, types, device)
 
     @device
-    def context_of(contexts: Any, first: int, to: int) -> Any:
-        return u32(contexts[u32(first + to)]) if first != u32(rows.NOWHERE) else u32(0)
+    def contexts_of(contexts: Any, first: int, to: int) -> Any:
+        """Of a lane's units in a group, the first of which is at `to`."""
+        if first == u32(rows.NOWHERE):
+            return u32(0), u32(0), u32(0), u32(0)
+        at = u64(u32(first + to))
+        a, b = u32(contexts[at]), u32(contexts[u64(at + u64(32))])
+        return a, b, u32(contexts[u64(at + u64(64))]), u32(contexts[u64(at + u64(96))])
 
     @device
-    def unit_at(chunk: Any, to: int, above: int) -> Any:
+    def units_at(chunk: Any, to: int, above: int) -> Any:
         """What another plane has put there."""
-        return unit(chunk[to]) if above != u32(0) else unit(0)
+        if above == u32(0):
+            return unit(0), unit(0), unit(0), unit(0)
+        at = u64(to)
+        a, b = unit(chunk[at]), unit(chunk[u64(at + u64(32))])
+        return a, b, unit(chunk[u64(at + u64(64))]), unit(chunk[u64(at + u64(96))])
 
     @device
-    def with_bypass(s: int, lane: int, x: int, stream: Any) -> Any:
+    def tables_of(maps: Any, map_at: int, mask: int, of: Any) -> Any:
+        """Where their tables begin."""
+        a, b = maps[u32(map_at + u32(of[0] & mask))], maps[u32(map_at + u32(of[1] & mask))]
+        return a, b, maps[u32(map_at + u32(of[2] & mask))], maps[u32(map_at + u32(of[3] & mask))]
+
+    @device
+    def symbol(entries: Any, first: int, lane: int, x: int, stream: Any) -> Any:
+        # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
+        entry = entries[u32(u32(first & u32(rows.ABSENT - 1)) + u32(x & u32(4095)))]
+        x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
+        x, stream = refill(lane, x, stream)
+        return u32(u32(entry >> u32(12)) & u32(255)), x, stream
+
+    @device
+    def with_bypass(entries: Any, segment32: Any, limit: int, first: int, lane: int, x: int, stream: Any) -> Any:
+        s, x, stream = symbol(entries, first, lane, x, stream)
         # v = x mod 2^k; x = floor(x / 2^k); the field is (8 + s mod 8) * 2^k + v
         k = u32(u32(s >> u32(3)) - u32(1)) if s >= u32(16) else u32(0)
         v = u32(x & u32(u32(u32(1) << k) - u32(1)))
         field = u32(u32(u32(u32(s & u32(7)) | u32(8)) << k) + v) if s >= u32(8) else s
         x, stream = refill(lane, u32(x >> k), stream)
-        return field, x, stream
+        return field, x, advance(segment32, limit, stream)
 
     @device
     def in_window(s: int, base: int, moved: int, width: int) -> Any:
@@ -103,48 +129,57 @@ def make_plane(cuda: Any, types: Any, device: Device, unit_bytes: int) -> Callab
         item = u32(u32(cuda.blockIdx.x) * u32(rows.PLANE_ITEM))
         chunk = out[begin(items, item) :]
         lane, warp = u32(thread & u32(31)), u32(thread >> u32(5))
-        if warp < items[u32(item + u32(rows.BLOCKS))]:
+        is_mine = items[u32(item + u32(rows.BYPASS))] == u32(1 if bypass else 0)
+        if is_mine and warp < items[u32(item + u32(rows.BLOCKS))]:
             shift, above = items[u32(item + u32(rows.SHIFT))], items[u32(item + u32(rows.ABOVE))]
             width, base = items[u32(item + u32(rows.WIDTH))], items[u32(item + u32(rows.BASE))]
-            has_bypass, octave = items[u32(item + u32(rows.BYPASS))], items[u32(item + u32(rows.OCTAVE))]
             map_at, mask = items[u32(item + u32(rows.MAP))], items[u32(item + u32(rows.TABLE_MASK))]
-            context_at, limit = items[u32(item + u32(rows.CONTEXT))], u32(items[u32(item + u32(rows.LAST))] >> u32(1))
+            octave, context_at = items[u32(item + u32(rows.OCTAVE))], items[u32(item + u32(rows.CONTEXT))]
+            limit = u32(items[u32(item + u32(rows.LAST))] >> u32(1))
             row = u32(items[u32(item + u32(rows.ROW))] + u32(warp * u32(rows.BLOCK_ROW)))
             stream = open_words(segment32, block_rows[u32(row + u32(rows.WORD))], limit, lane)
             end, count = block_rows[u32(row + u32(rows.END))], block_rows[u32(row + u32(rows.GROUPS))]
             x = segment32[u32(items[u32(item + u32(rows.STATES))] + thread)]
             to, wrong = u32(u32(block_rows[row] * u32(rows.GROUP)) + lane), u32(0)
-            # The lane's last unit; what is loaded ahead stops there.
-            final = u32(to + u32(u32(count * u32(rows.GROUP)) - u32(rows.WARP)))
-            context, before = context_of(contexts, context_at, to), unit_at(chunk, to, above)
-            first = maps[u32(map_at + u32(context & mask))]
-            following = u32(min(u32(to + u32(rows.WARP)), final))
-            next_context, next_before = context_of(contexts, context_at, following), unit_at(chunk, following, above)
-            for _ in range(i32(u32(count * u32(rows.STEPS)))):
-                next_first = maps[u32(map_at + u32(next_context & mask))]
-                after = u32(min(u32(following + u32(rows.WARP)), final))
-                context_after, before_after = context_of(contexts, context_at, after), unit_at(chunk, after, above)
-                # slot = x mod 2^12;  x = frequency * floor(x / 2^12) + bias
-                entry = entries[u32(u32(first & u32(rows.ABSENT - 1)) + u32(x & u32(4095)))]
-                x = u32(u32(u32(entry >> u32(20)) * u32(x >> u32(12))) + u32(entry & u32(4095)))
-                x, stream = refill(lane, x, stream)
-                s = u32(u32(entry >> u32(12)) & u32(255))
-                if has_bypass != u32(0):
-                    field, x, stream = with_bypass(s, lane, x, stream)
+            # The last group: what is loaded ahead stops there.
+            final = u32(to + u32(u32(count - u32(1)) * u32(rows.GROUP)))
+            context = contexts_of(contexts, context_at, to)
+            first = tables_of(maps, map_at, mask, context)
+            for _ in range(i32(count)):
+                after = u32(min(u32(to + u32(rows.GROUP)), final))
+                next_context, before = contexts_of(contexts, context_at, after), units_at(chunk, to, above)
+                if bypass:
+                    a, x, stream = with_bypass(entries, segment32, limit, first[0], lane, x, stream)
+                    b, x, stream = with_bypass(entries, segment32, limit, first[1], lane, x, stream)
+                    c, x, stream = with_bypass(entries, segment32, limit, first[2], lane, x, stream)
+                    d, x, stream = with_bypass(entries, segment32, limit, first[3], lane, x, stream)
                 else:
-                    field = in_window(s, base, u32(u32(context >> u32(2)) * octave), width)
-                stream = advance(segment32, limit, stream)
-                chunk[to] = unit(before | unit(unit(field) << unit(shift)))
-                wrong = u32(wrong | u32(u32(field >> width) | u32(first & u32(rows.ABSENT))))
-                to, following = following, after
-                context, next_context, first = next_context, context_after, next_first
-                before, next_before = next_before, before_after
+                    a, x, stream = symbol(entries, first[0], lane, x, stream)
+                    b, x, stream = symbol(entries, first[1], lane, x, stream)
+                    stream = advance(segment32, limit, stream)
+                    c, x, stream = symbol(entries, first[2], lane, x, stream)
+                    d, x, stream = symbol(entries, first[3], lane, x, stream)
+                    stream = advance(segment32, limit, stream)
+                    a = in_window(a, base, u32(u32(context[0] >> u32(2)) * octave), width)
+                    b = in_window(b, base, u32(u32(context[1] >> u32(2)) * octave), width)
+                    c = in_window(c, base, u32(u32(context[2] >> u32(2)) * octave), width)
+                    d = in_window(d, base, u32(u32(context[3] >> u32(2)) * octave), width)
+                at = u64(to)
+                chunk[at] = unit(before[0] | unit(unit(a) << unit(shift)))
+                chunk[u64(at + u64(32))] = unit(before[1] | unit(unit(b) << unit(shift)))
+                chunk[u64(at + u64(64))] = unit(before[2] | unit(unit(c) << unit(shift)))
+                chunk[u64(at + u64(96))] = unit(before[3] | unit(unit(d) << unit(shift)))
+                absent = u32(u32(first[0] | first[1] | first[2] | first[3]) & u32(rows.ABSENT))
+                wrong = u32(wrong | u32(u32(a | b | c | d) >> width) | absent)
+                to, context = after, next_context
+                first = tables_of(maps, map_at, mask, context)
             # A sound stream leaves every lane at the encoder's first state, and all of the block's words read.
             if x != u32(STATE_MIN) or next_word(lane, stream) != end:
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_END))
             if wrong != u32(0):
                 cuda.atomic.or_(status, u32(cuda.blockIdx.x), u32(rows.BAD_FIELD))
-        cuda.syncthreads()
-        patch(segment16, segment32, items, item, chunk, status)
+        if not bypass:  # where no field is an escape
+            cuda.syncthreads()
+            patch(segment16, segment32, items, item, chunk, status)
 
     return plane

@@ -66,6 +66,7 @@ LIFTS, LIFT_COUNT = 13, 14  # the steps that lift it, in `factors`
 MOST_CLASS = 15  # that a context is cut to
 ROTATED, ADDED, ORDERED = 13, 14, 15  # to finish with: rotation; whether there is a base; whether it is of floats
 WIDE_ITEM = 16
+SHARES, SHARE_UNITS = 8, 1 << 13  # thread blocks of an item, and what each sees of its units, which are 2^16 at most
 
 # An item of `signs`: as `contexts`, but that BASE_AT is the place of the units, which have their other fields; FIRST
 # and TABLES are the sign context's. Of `flip`: up to BASE_AT, which is the place in `steers`.

@@ -11,6 +11,7 @@ from slimtensors.kernels.cuda.floats import NOT_FINITE, make_narrow, make_scaled
 from slimtensors.kernels.cuda.moved import make_product_of_factors
 from slimtensors.kernels.cuda.rows import THREADS
 from slimtensors.kernels.cuda.seam import Device
+from slimtensors.kernels.cuda.share import make_share
 
 
 def make_sums(cuda: Any, types: Any, device: Device, dtype: str) -> Callable[..., None]:
@@ -19,6 +20,7 @@ def make_sums(cuda: Any, types: Any, device: Device, dtype: str) -> Callable[...
     items uint32, factors int32, bases and out of the dtype's units, numbers uint32, the bits of F32
     """
     u32, i32 = types.uint32, types.int32
+    share = make_share(cuda, types, device)
     begin, narrow = make_begin(types, device), make_narrow(types, device, dtype)
     wide, product_of_factors = make_wide(cuda, types, device, dtype), make_product_of_factors(types, device)
     scaled_sum, sum_of = make_scaled_sum(cuda, types, device), make_sum(cuda, types, device)
@@ -36,12 +38,12 @@ def make_sums(cuda: Any, types: Any, device: Device, dtype: str) -> Callable[...
         return scaled_sum(s, i32(items[u32(item + u32(rows.OVER))]))
 
     def sums(items: Any, factors: Any, bases: Any, numbers: Any, out: Any) -> None:
-        item = u32(u32(cuda.blockIdx.x) * u32(rows.WIDE_ITEM))
-        target, count = out[begin(items, item) :], i32(items[u32(item + u32(rows.UNITS))])
+        _number, item, first_unit, end = share(items)
+        target = out[begin(items, item) :]
         base = bases[begin(items, u32(item + u32(rows.BASE_AT))) :]
         number = numbers[begin(items, u32(item + u32(rows.NUMBERS_AT))) :]
         has_base = items[u32(item + u32(rows.HAS_BASE))]
-        for i in range(i32(cuda.threadIdx.x), count, i32(THREADS)):
+        for i in range(first_unit, end, i32(THREADS)):
             unit = u32(base[u32(i)]) if has_base != u32(0) else u32(0)
             these = wide(unit) if has_base != u32(0) else delta(items, item, factors, u32(i))
             found = narrow(sum_of(these, u32(number[u32(i)])))
