@@ -36,11 +36,11 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement.
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
-    framework: "np" or "pt". device: of torch tensors; anything that torch takes; with SLIMTENSORS_DECODE=cuda,
-    tensors and slices for a CUDA device are decoded on it. verify: "full" checks stored and
-    decoded bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap:
-    map the file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow,
-    if the file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
+    framework: "np" or "pt". device: of torch tensors; anything that torch takes; tensors and slices for a CUDA device
+    are decoded on it where `slimtensors.torch.load_file` does so. verify: "full" checks stored and decoded
+    bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the
+    file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow, if the
+    file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
     of either kind, an object with ranged reads, a mapping from names to arrays, a `BaseDir` to be searched, a function
     from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
     Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
@@ -161,8 +161,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
         plan: which tensors, in which order: names with None for the whole tensor, a slice of the first dimension
         (step 1), or, beyond safetensors, a tuple of slices of which one leaves something out. All tensors if None.
-        device, threads: the handle's if None; with SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on
-        it, on a stream of its own, and handed out for work on torch's current one. ahead: decoded bytes that may wait
+        device, threads: the handle's if None; what is for a CUDA device is decoded on it where `load_file` does so, on
+        a stream of its own, and handed out for work on torch's current one. ahead: decoded bytes that may wait
         to be taken. The loader keeps to the plan's order, not to what becomes ready first. It ends with the handle.
         """
         if self._numbers is not None:

@@ -74,8 +74,8 @@ def load_model(
     """Load a file into a module; returns (missing, unexpected) names, as safetensors does.
 
     filename: also a folder, an index of shards, or a list of files. Parameters stay where they are, and are decoded
-    into in place; only those on another device or of another dtype are decoded beside it first, one after another. With
-    SLIMTENSORS_DECODE=cuda, parameters on a CUDA device are decoded into in place as well, by the device.
+    into in place; only those on another device or of another dtype are decoded beside it first, one after another.
+    Parameters on a CUDA device are decoded into in place as well, by the device, where `load_file` does so.
     device: as in safetensors; where a module that loads its state in a way of its own gets its tensors.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises

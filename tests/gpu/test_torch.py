@@ -1,4 +1,4 @@
-"""`slimtensors.torch.load_file` with SLIMTENSORS_DECODE=cuda: the runner stands in for the device."""
+"""`slimtensors.torch` and `safe_open` with a device that decodes: the runner stands in for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gpu.backend import Runner
 from slimtensors import torch_tensors
 from slimtensors.device import telling
 from slimtensors.dtypes import DTYPES
-from slimtensors.errors import BaseError, ChecksumError, UsageError
+from slimtensors.errors import BaseError, ChecksumError
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -162,15 +162,3 @@ def test_load_model_says_what_is_not_whole(tmp_path, monkeypatch, backend):
     monkeypatch.setattr(backend, "launch", lambda *_: None)
     with pytest.raises(ChecksumError, match=r"GPU does not.*Incomplete, and noise in part: 'weight'"):
         slimtensors.torch.load_model(model, tmp_path / "a.slimtensors")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="it says why there is none")
-def test_a_gpu_that_is_asked_for_and_not_there(tmp_path, monkeypatch):
-    slimtensors.torch.save_file({"w": torch.zeros(3)}, tmp_path / "a.slimtensors")
-    monkeypatch.setenv("SLIMTENSORS_DECODE", "cuda")
-    with pytest.raises(UsageError, match=r"SLIMTENSORS_DECODE=cuda, but torch .* sees no CUDA device"):
-        slimtensors.torch.load_file(tmp_path / "a.slimtensors", device="cuda")
-    assert slimtensors.torch.load_file(tmp_path / "a.slimtensors")["w"].tolist() == [0, 0, 0]
-    monkeypatch.setenv("SLIMTENSORS_DECODE", "gpu")
-    with pytest.raises(UsageError, match="auto, cpu, cuda"):
-        slimtensors.torch.load_file(tmp_path / "a.slimtensors", device="cuda")

@@ -234,7 +234,7 @@ def test_what_stays_as_it_is(tmp_path: Path) -> None:
     held.close()
 
 
-def test_refused_before_anything_changes(tmp_path: Path) -> None:
+def test_refused_before_anything_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.slimtensors"
     plain = Model(0, torch.float32)
     save_model(plain, path)
@@ -252,8 +252,12 @@ def test_refused_before_anything_changes(tmp_path: Path) -> None:
         assert len(list(model.parameters())) == len(list(plain.parameters()))
     assert torch.equal(model.gate.weight, Model(1, torch.float32).gate.weight)
     assert before.shape == model(TOKENS).shape
-    with pytest.raises(UsageError, match="SLIMTENSORS_DECODE=cuda"):
-        keep_compressed(model, path, device="cuda")
+    monkeypatch.setattr("slimtensors.device.choice.why_not", lambda _index: "no kernel works")
+    for asked, reason in (("auto", "no kernel works"), ("cuda", "no kernel works"), ("cpu", "DECODE is cpu")):
+        monkeypatch.setenv("SLIMTENSORS_DECODE", asked)
+        with pytest.raises(UsageError, match=f"have to be decoded there, but .*{reason}$"):
+            keep_compressed(model, path, device="cuda")
+        assert type(model.up) is torch.nn.Linear
     with pytest.raises(UsageError, match="host"):
         keep_compressed(model, path, host="pinned")  # type: ignore[arg-type] # what is wrong here
     with pytest.raises(UsageError, match=r"no nn\.Linear"):

@@ -111,5 +111,5 @@ def _cuda() -> dict[str, str | None]:
     except Exception as error:  # a broken installation raises anything; that is worth showing
         return {"version": None, "device": f"torch cannot be used: {type(error).__name__}: {error}", "kernels": None}
     reason = why_not()
-    usable = f"usable with {VARIABLE}=cuda: all but Zstandard, packs, casts, planes of some rows, low-rank bases"
+    usable = f"used unless {VARIABLE}=cpu: all but Zstandard, packs, casts, planes of some rows, low-rank bases"
     return {"version": torch.version.cuda, "device": device, "kernels": usable if reason is None else reason}

@@ -7,9 +7,10 @@ import os
 from functools import cache
 from typing import Any
 
+from slimtensors.device.telling import tell_unusable
 from slimtensors.errors import UsageError
 
-__all__ = ["VARIABLE", "asked_for", "backend_for", "why_not"]
+__all__ = ["VARIABLE", "asked_for", "backend_for", "why_cpu", "why_not"]
 
 VARIABLE = "SLIMTENSORS_DECODE"
 AUTO, CPU, CUDA = "auto", "cpu", "cuda"
@@ -24,15 +25,17 @@ def asked_for() -> str:
 
 
 @cache
-def why_not() -> str | None:
-    """Why no GPU of this machine decodes, or None if one does. Loads torch."""
+def why_not(index: int | None = None) -> str | None:
+    """Why a GPU, torch's current one if None, cannot decode, or None if it can. Loads torch."""
     try:
         import torch
     except ImportError as error:
         return f"torch cannot be imported ({error}); pip install 'slimtensors[cuda13]'"
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} sees no CUDA device"
-    extra = f"cuda{(torch.version.cuda or '13').split('.')[0]}"
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is not made for CUDA; there are kernels for NVIDIA's GPUs only"
+    extra = f"cuda{torch.version.cuda.split('.')[0]}"
     for module, package in (("numba_cuda", "numba-cuda"), ("cuda.bindings", "cuda-bindings")):
         try:
             found = importlib.util.find_spec(module)
@@ -42,24 +45,43 @@ def why_not() -> str | None:
             return f"{package} is not installed; pip install 'slimtensors[{extra}]'"
     try:
         from slimtensors.kernels.cuda.launching import launcher
+        from slimtensors.kernels.cuda.machine_code import OLDEST
 
-        launcher(torch.cuda.current_device())
+        capability = launcher(torch.cuda.current_device() if index is None else index).capability
     except Exception as error:  # a broken driver raises anything
         return f"the driver cannot be used: {type(error).__name__}: {error}"
+    if capability < OLDEST:
+        return f"the GPU's compute capability is {capability / 10}; the kernels need {OLDEST / 10}"
     return None
+
+
+def why_cpu(device: Any) -> str | None:
+    """Why the CPU decodes for a CUDA device of torch, or None if the device does. Raises UsageError."""
+    return f"{VARIABLE} is {CPU}" if asked_for() == CPU else why_not(device.index)
 
 
 def backend_for(device: Any) -> Any:
     """The backend that decodes for a torch device, or None if the CPU does.
 
-    `auto` is the CPU until the loader as it is has been seen to run on a GPU (bench/gpu_check.py). Raises UsageError if
-    SLIMTENSORS_DECODE=cuda and no GPU can.
+    With `auto` that is a GPU where its kernels can be used. Where they cannot, but torch has the GPU, so that what the
+    CPU decodes is copied there, that is told once. Raises UsageError if SLIMTENSORS_DECODE=cuda and the GPU cannot.
     """
-    if device.type != "cuda" or asked_for() != CUDA:
+    if device.type != "cuda":
         return None
-    reason = why_not()
-    if reason is not None:
-        raise UsageError(f"{VARIABLE}=cuda, but {reason}; {VARIABLE}=cpu decodes on the CPU and copies")
-    from slimtensors.device.torch_cuda import TorchCuda
+    reason, asked = why_cpu(device), asked_for()
+    if reason is None:
+        from slimtensors.device.torch_cuda import TorchCuda
 
-    return TorchCuda(device)
+        return TorchCuda(device)
+    if asked == CUDA:
+        raise UsageError(f"{VARIABLE}=cuda, but {reason}; {VARIABLE}=cpu decodes on the CPU and copies")
+    if asked == AUTO and _is_there(device):
+        tell_unusable(reason, f"{VARIABLE}={CPU}")
+    return None
+
+
+def _is_there(device: Any) -> bool:
+    """Whether torch has the CUDA device. If it has not, torch's own error follows, when something is copied there."""
+    import torch
+
+    return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()

@@ -9,6 +9,7 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
+from slimtensors.errors import note
 from slimtensors.kernels.cuda.launching import launcher
 
 __all__ = ["TorchCuda"]
@@ -52,7 +53,11 @@ class TorchCuda:
         return found
 
     def fresh(self, length: int) -> torch.Tensor:
-        return torch.empty(length, dtype=torch.uint8, device=self.device)
+        try:
+            return torch.empty(length, dtype=torch.uint8, device=self.device)
+        except torch.cuda.OutOfMemoryError as error:
+            note(error, "Decoding takes work space on the GPU; SLIMTENSORS_DECODE=cpu decodes on the CPU and copies")
+            raise
 
     def zeros(self, length: int) -> torch.Tensor:
         return torch.zeros(length, dtype=torch.uint8, device=self.device)

@@ -58,7 +58,7 @@ def keep_compressed(
 
     model: on the CPU; the weights of such layers may be on the meta device. Subclasses of the two, embeddings with a
     max_norm, and weights that a layer of another kind shares stay as they are, and are loaded.
-    device: "cpu"; or a CUDA device with SLIMTENSORS_DECODE=cuda, to which the rest of the model is moved, and on which
+    device: "cpu"; or a CUDA device whose kernels can be used, to which the rest of the model is moved, and on which
     the compressed bytes of linear layers stay from their first use on. Decoding is then asked of torch's current
     stream, and the verdict on a weight is waited for as `offload` does.
     path, host: as for `offload`; compressed bytes are in "memory" unless told. verify: at every use.

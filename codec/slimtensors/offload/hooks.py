@@ -14,7 +14,7 @@ import torch
 from slimtensors.container.reader import Verify
 from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.device.backend import Backend
-from slimtensors.device.choice import VARIABLE, backend_for
+from slimtensors.device.choice import backend_for, why_cpu
 from slimtensors.errors import UsageError
 from slimtensors.offload.checked import Checked
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
@@ -66,7 +66,7 @@ def offload(
 ) -> Offloaded:
     """Keep a model's layers compressed; decode each into one of two buffers when its turn comes.
 
-    device: "cpu"; or a CUDA device with SLIMTENSORS_DECODE=cuda, to which the rest of the model is moved.
+    device: "cpu"; or a CUDA device whose kernels can be used, to which the rest of the model is moved.
     model: on the CPU; the layers' parameters may be on the meta device. Buffers and all else are loaded
     and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
@@ -125,14 +125,14 @@ def compressed_backend(device: Any) -> Backend | None:
     """What decodes layers on a device; None for the CPU. Raises UsageError for where none can be decoded."""
     check_device(device)
     wanted = torch.device(device)
-    found: Backend | None = backend_for(wanted)
-    if found is not None:
-        return found
-    if wanted.type == "cuda":
-        raise UsageError(f"device {device!r}: decoding there is asked for with {VARIABLE}=cuda")
-    if wanted.type != "cpu":
+    if wanted.type not in ("cpu", "cuda"):
         raise UsageError(f"device {device!r}: such layers can be decoded on the CPU and on CUDA devices only")
-    return None
+    if wanted.type == "cuda":
+        reason = why_cpu(wanted)
+        if reason is not None:
+            raise UsageError(f"device {device!r}: such layers have to be decoded there, but {reason}")
+    found: Backend | None = backend_for(wanted)
+    return found
 
 
 def _home(device: Any, pinned: bool) -> Memory:

@@ -1,7 +1,7 @@
 """Save and load torch tensors: the verbs of `safetensors.torch`.
 
-Tensors are decoded on the CPU and then copied to the device asked for; `load_file` decodes on a CUDA device with
-SLIMTENSORS_DECODE=cuda, and so do `stream_tensors`, `load_model` and `safe_open`.
+What is for a CUDA device is decoded on it where its kernels can be used; what is for any other device is decoded on the
+CPU and then copied. So in `load_file`, `stream_tensors`, `load_model` and `safe_open`.
 """
 
 from __future__ import annotations
@@ -88,10 +88,12 @@ def load_file(
 ) -> Tensors:
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
-    With SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it; tensors that no kernel is for are decoded
-    on the CPU and copied, with a `DecodedOnCpuWarning` once for each kind of them. A base that is given as a mapping to
-    tensors on that device is used where it is. Raises FormatError if the file is
-    damaged; see `slimtensors.safe_open` for the other arguments.
+    What is for a CUDA device is decoded on it if its kernels can be used (`slimtensors env` says whether), otherwise on
+    the CPU and copied, with a `DecodedOnCpuWarning` once; so are tensors that no kernel is for, with one for each kind
+    of them. SLIMTENSORS_DECODE=cpu decodes on the CPU in any case, SLIMTENSORS_DECODE=cuda raises UsageError where
+    kernels cannot be used. Numbers of `dequantise` are computed on the CPU. A base that is given as a mapping to
+    tensors on that device is used where it is. Raises FormatError if the file is damaged; see `slimtensors.safe_open`
+    for the other arguments.
     """
     check_device(device)
     numbers = wanted_numbers(dequantise, filename)
@@ -139,9 +141,9 @@ def stream_tensors(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """(name, tensor) one after another, decoded ahead in the background: see `slimtensors.numpy.stream_tensors`.
 
-    device: whatever torch takes; tensors are decoded on the CPU and copied to it when they are handed out. With
-    SLIMTENSORS_DECODE=cuda, what is for a CUDA device is decoded on it, a batch of tensors while the caller works on
-    the one before it; what is handed out is for work on torch's current stream.
+    device: whatever torch takes; tensors are decoded on the CPU and copied to it when they are handed out. What is for
+    a CUDA device is decoded on it where `load_file` does so, a batch of tensors while the caller works on the one
+    before it; what is handed out is for work on torch's current stream.
     """
     check_device(device)
     backend, count = backend_for(torch.device(device)), thread_count(threads)

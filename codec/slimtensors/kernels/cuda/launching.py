@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from slimtensors.errors import UsageError
 from slimtensors.kernels.cuda.catalogue import KERNELS
 from slimtensors.kernels.cuda.machine_code import ENTRY, NUMBERS, machine_code
 
@@ -47,7 +48,9 @@ class Launcher:
         self._own = threading.local()  # arguments of a thread's last launch of each kernel, to be written over
 
     def launch(self, kernel: str, blocks: int, stream: int, arrays: Sequence[tuple[int, int]]) -> None:
-        """arrays: address and bytes of each. stream: the driver's handle. Raises RuntimeError."""
+        """arrays: address and bytes of each. stream: the driver's handle. Raises RuntimeError; UsageError for a kernel
+        that cannot be compiled or loaded.
+        """
         pushed = self._enter()
         try:
             function, threads, sizes = self._loaded.get(kernel) or self._load(kernel)
@@ -85,8 +88,14 @@ class Launcher:
         return found
 
     def _load(self, kernel: str) -> _Loaded:
-        module = _checked(self._driver.cuModuleLoadData(machine_code(kernel, self.capability)))
-        function = _checked(self._driver.cuModuleGetFunction(module, ENTRY.encode()))
+        code = machine_code(kernel, self.capability)
+        try:
+            module = _checked(self._driver.cuModuleLoadData(code))
+            function = _checked(self._driver.cuModuleGetFunction(module, ENTRY.encode()))
+        except RuntimeError as error:
+            raise UsageError(
+                f"GPU kernel {kernel} cannot be loaded ({error}); SLIMTENSORS_DECODE=cpu decodes on the CPU and copies"
+            ) from error
         known = KERNELS[kernel]
         assert NUMBERS == 7  # what `launch` gives for each array
         sizes = [np.dtype(each).itemsize for each in known.arrays]

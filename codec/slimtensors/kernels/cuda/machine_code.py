@@ -15,6 +15,7 @@ from typing import Any
 
 import filelock
 
+from slimtensors.errors import UsageError
 from slimtensors.kernels._jit import LOCK_TIMEOUT, cache_folder
 from slimtensors.kernels.cuda.catalogue import KERNELS
 from slimtensors.kernels.cuda.seam import numba_cuda
@@ -27,7 +28,18 @@ OLDEST = 75
 
 
 def machine_code(name: str, capability: int) -> bytes:
-    """A kernel of the catalogue for sm_`capability`, compiled unless it was before. Raises what Numba does."""
+    """A kernel of the catalogue for sm_`capability`, compiled unless it was before. Raises UsageError."""
+    try:
+        return _machine_code(name, capability)
+    except Exception as error:  # Numba, NVVM and nvJitLink raise anything, of many lines
+        said = next(iter(str(error).splitlines()), "")
+        raise UsageError(
+            f"GPU kernel {name} cannot be compiled for sm_{capability} ({type(error).__name__}: {said}); slimtensors' "
+            "extras cuda12 and cuda13 bring what compiles it; SLIMTENSORS_DECODE=cpu decodes on the CPU and copies"
+        ) from error
+
+
+def _machine_code(name: str, capability: int) -> bytes:
     folder = cache_folder()
     if folder is None:
         return assemble(ptx_of(name), capability, KERNELS[name].registers)[0]
