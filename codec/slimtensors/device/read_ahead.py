@@ -12,7 +12,8 @@ from slimtensors.threads import Pipeline
 
 __all__ = ["ReadAhead"]
 
-RUN_BYTES = 2 << 20  # by one read: sixteen threads share a segment
+RUN_BYTES = 4 << 20  # by one read: eight threads share a segment
+MOST_THREADS = 8  # more of them wait for the interpreter, and whoever takes segments with them
 
 
 class ReadAhead:
@@ -41,7 +42,7 @@ class ReadAhead:
             jobs,
             lambda job: job,
             self._work,
-            max(1, min(threads, len(jobs))),
+            max(1, min(threads, MOST_THREADS, len(jobs))),
             admit=lambda job: job[0] < len(self._held),
         )
 

@@ -58,12 +58,18 @@ def _machine_code(name: str, capability: int) -> bytes:
 
 
 def ptx_of(name: str) -> str:
-    """A kernel for `OLDEST`, its entry called `ENTRY`."""
+    """A kernel for `OLDEST`, its entry called `ENTRY`. Raises RuntimeError if it takes other numbers than `launching`
+    gives.
+    """
     seam, kernel = numba_cuda(), KERNELS[name]
     signature = tuple(getattr(seam.types, each)[::1] for each in kernel.arrays)
     text, _ = seam.cuda.compile_ptx(kernel.make(seam), signature, cc=divmod(OLDEST, 10))
     entry = re.search(r"\.entry\s+(\w+)", text)
     assert entry is not None
+    given = re.findall(r"^\s*\.param (\S+)", text, re.MULTILINE)
+    if given != NUMBERS * len(kernel.arrays) * [".u64"]:
+        version = metadata.version("numba-cuda")
+        raise RuntimeError(f"numba-cuda {version} has kernels take {given} for {len(kernel.arrays)} arrays")
     return re.sub(rf"\b{entry[1]}\b", ENTRY, text)
 
 
