@@ -66,8 +66,8 @@ class PlanesWork(NamedTuple):
         moving = self._count("move")
         if moving and not layout.summed:
             moved = backend.fresh(size * self.units[0])
-            given = lists["move"], lists["factors"], bases, moved
-            backend.launch(moved_name(layout.dtype), rows.SHARES * moving, given)
+            factors = lists["move"], lists["factors"], bases, moved
+            backend.launch(moved_name(layout.dtype), rows.SHARES * moving, factors)
             bases = moved
         if finishing := self._count("finish"):
             backend.launch(sized_name("finish", size), rows.SHARES * finishing, (lists["finish"], bases, into[0]))
@@ -110,8 +110,8 @@ class PlanesWork(NamedTuple):
             wide_items = 0 if context is None else self._count(select)
             # A mean tells of signs, too, where the plane of its classes has no items.
             if isinstance(context, ClassContext) and context.mean is not None and wide_items:
-                given = lists[select], lists["sides"], lists["means"], contexts, steers
-                backend.launch("steer", rows.SHARES * wide_items, given)
+                told = lists[select], lists["sides"], lists["means"], contexts, steers
+                backend.launch("steer", rows.SHARES * wide_items, told)
             if item_end > item:
                 if isinstance(context, SignContext):
                     given = lists[select], steers, into[k], contexts
