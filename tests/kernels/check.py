@@ -65,6 +65,7 @@ from slimtensors.kernels.cpu import (
     survey,
     table,
     trellis,
+    whole_directions,
     window,
     xxh3,
 )
@@ -74,7 +75,7 @@ MODULES = (
     bounds, bypass, casts, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
     encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
     planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, sums,
-    survey, table, trellis, window, xxh3,
+    survey, table, trellis, whole_directions, window, xxh3,
 )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from slimtensors.detect.subspace import form_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.kernels.cpu import directions, scales
+from slimtensors.kernels.cpu import whole_directions as whole
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 SHAPES = ((1, 32), (3, 33), (64, 70), (67, 97), (130, 131))
@@ -52,26 +53,83 @@ def check_directions(rng: np.random.Generator) -> Iterator[np.ndarray]:
         assert directions.turn(matrix.reshape(-1), bits(right), work[1:], turned) == BAD_ARGUMENT
         assert directions.turn(matrix.reshape(-1), bits(right), work, turned[32:]) == BAD_ARGUMENT
         assert directions.add_squares(matrix.reshape(-1), sums[:0]) == BAD_ARGUMENT
-    check_whole(rng)
+    for n, m in SHAPES:
+        yield from check_whole(rng, n, m)
+    yield check_rounding(rng)
     for name, (n, m) in product(FLOATS, SHAPES):
         yield from check_numbers(rng, name, n, m)
 
 
-def check_whole(rng: np.random.Generator) -> None:
-    along = (9 * rng.standard_normal((37, 32))).astype(np.float32)
-    along[:6, 0] = 0.5, -0.5, 0.6, -0.6, np.inf, -np.inf
-    along[6, 1] = np.nan
+def check_whole(rng: np.random.Generator, n: int, m: int) -> Iterator[np.ndarray]:
+    """Products of whole numbers, exactly."""
+    high, wide = -(-n // 4) * 4, -(-m // 4) * 4
+    matrix = np.full((high, wide), whole.ZERO, np.uint8)
+    matrix[:n, :m] = rng.integers(1, 128, (n, m))
+    numbers = matrix.astype(np.int64) - whole.ZERO
+    fours = np.empty(high // 4 * m, np.uint32)
+    assert whole.by_fours(matrix.reshape(-1), m, fours) == OK
+    assert np.array_equal(fours.view(np.uint8).reshape(-1, m, 4).transpose(0, 2, 1).reshape(high, m), matrix[:, :m])
+    assert whole.sum_squares(matrix.reshape(-1)) == (numbers**2).sum()
+    right, most, words = rng.standard_normal((m, 32), dtype=np.float32), np.empty(32, np.float32), words_for(m)
+    right[:, 7] = 0
+    assert whole.largest(right.reshape(-1), most) == OK
+    assert np.array_equal(most, np.abs(right).max(0))
+    factors = np.float32(127) / np.maximum(most, 1)
+    assert whole.to_bytes(right.reshape(-1), factors, words) == OK
+    rounded = rows_of(words)[:m]
+    assert (np.abs(rounded - right * factors) < 0.51).all()
+    assert not rows_of(words)[m:].any()
+    words[...] = rng.integers(0, 1 << 32, words.size, np.uint32)  # -128 too
+    words.view(np.uint8).reshape(-1, 32, 4).transpose(0, 2, 1).reshape(-1, 32)[m:] = 0
+    out = np.empty((n, 32), np.uint32)
+    given = matrix[:n].reshape(-1).view(np.uint32)
+    assert whole.products(given, words, out.reshape(-1)) == OK
+    assert np.array_equal(out.view(np.int32), numbers[:n] @ rows_of(words))
+    assert whole.largest(out.reshape(-1).view(np.int32), most) == OK
+    assert np.array_equal(most, np.abs(out.view(np.int32)).max(0).astype(np.float32))
+    along, turned = words_for(n), np.empty((m, 32), np.uint32)
+    along[...] = rng.integers(0, 1 << 32, along.size, np.uint32)
+    assert whole.turn(fours, along, turned.reshape(-1)) == OK
+    assert np.array_equal(turned.view(np.int32), (numbers.T @ rows_of(along))[:m])
+    for bad in ((given[1:], words, out), (given, words[1:], out), (given, words[:0], out), (given, words, out[:, 1:])):
+        assert whole.products(bad[0], bad[1], bad[2].reshape(-1)) == BAD_ARGUMENT
+    assert whole.turn(fours[1:], along, turned.reshape(-1)) == BAD_ARGUMENT
+    assert whole.turn(fours, along[1:], turned.reshape(-1)) == BAD_ARGUMENT
+    assert whole.turn(fours, along, turned.reshape(-1)[1:]) == BAD_ARGUMENT
+    assert whole.by_fours(matrix.reshape(-1)[1:], m, fours) == BAD_ARGUMENT
+    assert whole.by_fours(matrix.reshape(-1), 31, fours) == BAD_ARGUMENT
+    assert whole.largest(right.reshape(-1)[1:], most) == BAD_ARGUMENT
+    assert whole.largest(right.reshape(-1), most[1:]) == BAD_ARGUMENT
+    assert whole.to_bytes(right.reshape(-1), most[1:], words) == BAD_ARGUMENT
+    assert whole.to_bytes(right.reshape(-1), most, words[1:]) == BAD_ARGUMENT
+    yield from (fours, words, out, turned)
+
+
+def words_for(rows: int) -> np.ndarray:
+    return np.empty(-(-rows // 4) * 32, np.uint32)
+
+
+def rows_of(words: np.ndarray) -> np.ndarray:
+    """Bytes in two's complement, [rows, 32]."""
+    return words.view(np.int8).reshape(-1, 32, 4).transpose(0, 2, 1).reshape(-1, 32).astype(np.int64)
+
+
+def check_rounding(rng: np.random.Generator) -> np.ndarray:
+    along = (900 * rng.standard_normal((37, 32))).astype(np.int32)
+    along[:4, 0] = 50, -50, 60, -60
+    scales_ = np.full(32, 0.01, np.float32)
     for rank in (0, 1, 7, 32):
         out = np.zeros((rank, 40), np.uint8)
-        assert directions.round_rows(along.reshape(-1), rank, np.float32(0.4), 20, out[:, 2:39]) == OK
-        some = np.nan_to_num(along[:, :rank], nan=0, posinf=99, neginf=-99)
+        assert whole.round_rows(along.reshape(-1), scales_[:rank], np.float32(0.4), 20, out[:, 2:39]) == OK
+        some = along[:, :rank].astype(np.float32) * scales_[:rank]
         expected = np.sign(some) * np.minimum(np.floor(np.abs(some) + np.float32(0.4)), 20) + 128
         assert np.array_equal(out[:, 2:39], expected.T)
         assert not out[:, :2].any()
         assert not out[:, 39:].any()
     for bad in ((along.reshape(-1)[1:], 32, 20, out[:, :37]), (along.reshape(-1), 31, 20, out[:, :37]),
                 (along.reshape(-1), 32, 128, out[:, :37]), (along.reshape(-1), 32, 20, out)):  # fmt: skip
-        assert directions.round_rows(bad[0], bad[1], np.float32(0.4), *bad[2:]) == BAD_ARGUMENT
+        assert whole.round_rows(bad[0], scales_[: bad[1]], np.float32(0.4), *bad[2:]) == BAD_ARGUMENT
+    return out
 
 
 def check_straight(right: np.ndarray) -> Iterator[np.ndarray]:
@@ -108,6 +166,16 @@ def check_numbers(rng: np.random.Generator, name: str, n: int, m: int) -> Iterat
     with np.errstate(all="ignore"):  # overflow to infinity
         expected = np.clip(numbers * of_rows[:, None] * of_columns, -FAR, FAR)
     assert np.array_equal(out.view(np.float32).reshape(n, m), expected), (name, n, m)
+    high, wide = -(-n // 4) * 4, -(-m // 4) * 4
+    rounded = np.empty(high * wide, np.uint8)
+    most = int(bits(np.array([63], np.float32))[0])
+    assert whole.whole_over_scales(*given, most, rounded) == OK
+    with np.errstate(all="ignore"):  # overflow to infinity
+        expected = np.rint(np.clip(numbers * of_rows[:, None] * of_columns, -63, 63)) + 64
+    expected = np.pad(expected, ((0, high - n), (0, wide - m)), constant_values=64)
+    assert np.array_equal(rounded.reshape(high, wide), expected), (name, n, m)
+    assert whole.whole_over_scales(*given, most, rounded[1:]) == BAD_ARGUMENT
+    assert whole.whole_over_scales(units[1:], *given[1:], most, rounded) == BAD_ARGUMENT
     for rank in (1, 3):
         left = rng.standard_normal((n, rank), dtype=np.float32)
         right = rng.standard_normal((rank, m), dtype=np.float32)

@@ -47,6 +47,7 @@ from slimtensors.kernels.cpu import (
     survey,
     table,
     trellis,
+    whole_directions,
     window,
     xxh3,
 )
@@ -472,8 +473,6 @@ def feed_directions(fence: Fence, n: int) -> None:
         kinds = ((np.float32, size), (np.uint32, 32 * width), (np.uint32, 32 * rows_), (np.uint32, 32 * width))
         matrix, right, along, turned = fence.arrays(*kinds)
         assert directions.products(matrix, right, along) == OK
-        lines = fence.array(np.uint8, 9 * rows_).reshape(9, rows_)
-        assert directions.round_rows(fence.array(np.float32, 32 * rows_), 9, np.float32(0.4), 127, lines) == OK
         assert directions.turn(matrix, right, fence.array(np.uint32, 32 * directions.ROWS), turned) == OK
         assert directions.add_squares(matrix, fence.array(np.float64, width)) == OK
         assert directions.straighten(turned, turned.view(np.float32), fence.array(np.float32, 32)) == OK
@@ -483,9 +482,29 @@ def feed_directions(fence: Fence, n: int) -> None:
             given = fence.array(dtype, size), form, np.float32(1), of_rows, of_columns
             assert directions.over_scales(*given, 1 << 29, out) == OK
             assert directions.leave_rests(*given, left, right, out) == OK
+            filled = fence.array(np.uint8, -(-rows_ // 4) * -(-width // 4) * 16)
+            assert whole_directions.whole_over_scales(*given, 0x427C0000, filled) == OK
+        feed_whole_directions(fence, rows_, width)
     for dtype in (np.uint8, np.uint16, np.uint32, np.uint64):
         size = n + 5
         assert scales.logarithms(fence.array(dtype, size), 7, 3, fence.array(np.uint16, size)) == OK
+
+
+def feed_whole_directions(fence: Fence, rows_: int, width: int) -> None:
+    high, wide = -(-rows_ // 4), -(-width // 4)
+    kinds = ((np.uint8, 16 * high * wide), (np.uint32, high * width), (np.uint32, 32 * wide), (np.uint32, 32 * high))
+    matrix, fours, right, along = fence.arrays(*kinds)
+    assert whole_directions.by_fours(matrix, width, fours) == OK
+    assert whole_directions.sum_squares(matrix) >= 0
+    out, turned, most = fence.arrays((np.uint32, 32 * rows_), (np.uint32, 32 * width), (np.float32, 32))
+    assert whole_directions.products(fence.array(np.uint32, rows_ * wide), right, out) == OK
+    assert whole_directions.turn(fours, along, turned) == OK
+    for numbers in (out.view(np.int32), out.view(np.float32)):
+        assert whole_directions.largest(numbers, most) == OK
+        assert whole_directions.to_bytes(numbers, most, along) == OK
+    lines = fence.array(np.uint8, 9 * rows_).reshape(9, rows_)
+    numbers, factors = out.view(np.int32), fence.array(np.float32, 9)
+    assert whole_directions.round_rows(numbers, factors, np.float32(0.4), 127, lines) == OK
 
 
 def feed_means(

@@ -17,7 +17,15 @@ import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
-from slimtensors.detect.subspace import ERROR, form_of, picked_rows, squares, subspace, times, whole_times, worthy_rank
+from slimtensors.detect.subspace import ERROR, form_of, picked_rows, worthy_rank
+from slimtensors.detect.whole_rows import (
+    MOST_COLUMNS,
+    WholeRows,
+    whole_directions,
+    whole_energies,
+    whole_rows,
+    whole_times,
+)
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.inputs import Input
@@ -34,13 +42,12 @@ DTYPES_WITH_MEANS = frozenset({"F16", "BF16", "F32", "F8_E4M3", "F8_E5M2"})
 # Rows from which directions are taken, rounds of the subspace's iteration, and bits that the directions must promise:
 # side planes and tables take about 800 bytes.
 GLANCE, FIRST, THEN = (192, 1, 8 * 400), (1024, 1, 8 * 800), (8192, 3, 0)
-FAR = 6.0  # scales: what lies beyond counts as that
 FARTHEST = 127  # factor
 STEPS = 16  # quarters of an octave that a mean lifts a class by, at most
 TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
 MEDIAN_SAMPLE = 1 << 13  # units, about
-LARGEST = float(np.finfo(np.float32).max)
+LARGEST = int(np.float32(np.finfo(np.float32).max).view(np.uint32))
 PIECE = 1 << 18  # units
 
 
@@ -71,7 +78,7 @@ def with_mean(bits: Bits, dtype: DType, first_side: int, means: Means) -> Bits:
 
 def fit_means(tensor: Input, classes: Classes) -> Means | None:
     """Factors that tell something of the tensor's signs, and the classes of what they leave."""
-    if tensor.dtype.name not in DTYPES_WITH_MEANS:
+    if tensor.dtype.name not in DTYPES_WITH_MEANS or classes.columns.size > MOST_COLUMNS:
         return None
     matrix = _Matrix(tensor, classes)
     directions = _directions(matrix, None, *GLANCE)
@@ -99,17 +106,13 @@ class _Directions(NamedTuple):
 def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int, least: int) -> _Directions | None:
     """From some rows; None where no mean of them is worth its factors and `least` bits."""
     picked = picked_rows(matrix.rows, rows)
-    sample = matrix.rows_at(picked)
-    some = np.abs(sample.reshape(-1)[:: sample.size // MEDIAN_SAMPLE | 1])  # odd: a power of two would skip columns
-    scale = 1.5 * float(np.partition(some, some.size // 2)[some.size // 2])
+    units = matrix.read(picked)
+    scale = matrix.scale(units, picked)
     if not scale:
         return None
-    with np.errstate(over="ignore"):
-        np.multiply(sample, np.float32(1 / scale), out=sample)
-    np.clip(sample, -FAR, FAR, out=sample)
-    right = subspace(sample, start, rounds)
-    energies = squares(times(sample, right)) / picked.size
-    whole = float(np.cumsum(squares(sample))[-1]) / picked.size
+    sample = matrix.whole(units, picked, scale)
+    right = whole_directions(sample, start, rounds)
+    energies, whole = whole_energies(sample, right)
     order = np.argsort(-energies, kind="stable")
     rank = worthy_rank(energies[order].tolist(), whole, matrix.rows, matrix.columns, least=least)
     if not rank:
@@ -131,10 +134,10 @@ def _quantised(matrix: _Matrix, directions: _Directions) -> Means:
     whole_right = np.clip(np.rint(right / units), -FARTHEST, FARTHEST)
     rounded = whole_right * units
     lengths = np.cumsum(rounded * rounded, axis=0)[-1]
-    solver: Numbers = np.ascontiguousarray((rounded / np.where(lengths > 0, lengths, 1) / left_step).astype(np.float32))
     factors = np.empty((len(groups), matrix.rows + matrix.columns), np.uint8)
+    solved = units / np.where(lengths > 0, lengths, 1) / left_step
     for low, high, piece in matrix.pieces(scale):
-        whole_times(piece, solver, FARTHEST, factors[:, low:high])
+        whole_times(piece, whole_right.astype(np.float32), solved, FARTHEST, factors[:, low:high])
     factors[:, matrix.rows :] = (whole_right.T + ZERO).astype(np.uint8)
     unit = left_step * float(steps[0])  # of the product, over the scale
     counts = tuple(groups.count(g) for g in range(max(groups) + 1))
@@ -151,31 +154,39 @@ class _Matrix:
         self.form = form_of(tensor.dtype)
         self._of_rows, self._of_columns = _powers()[classes.rows], _powers()[classes.columns]
 
-    def rows_at(self, picked: npt.NDArray[np.int64]) -> Numbers:
+    def read(self, picked: npt.NDArray[np.int64]) -> Units:
         """These rows, which are in order."""
-        out = np.empty((picked.size, self.columns), np.float32)
-        ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size)
-        low = 0
-        for high in ends.tolist():
-            first = int(picked[low])
-            self._fill(first, first + high - low, 1.0, LARGEST, out[low:high])
-            low = high
-        return out
+        ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size).tolist()
+        runs = zip([0, *ends[:-1]], ends, strict=True)
+        parts = [self._units(int(picked[low]), high - low) for low, high in runs]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def pieces(self, scale: float) -> Iterator[tuple[int, int, Numbers]]:
-        """All rows, a block at a time: (first, end, numbers over `scale`); what lies far out counts as FAR."""
+    def _units(self, first: int, rows: int) -> Units:
+        return self.tensor.read(first * self.columns, rows * self.columns)
+
+    def scale(self, units: Units, rows: npt.NDArray[np.int64]) -> float:
+        """About that of the rest: 1.5 times the median of some of these rows."""
+        every = 1 + units.size // MEDIAN_SAMPLE
+        some, units = rows[::every], np.ascontiguousarray(units.reshape(rows.size, -1)[::every]).reshape(-1)
+        out = np.empty(units.size, np.float32)
+        columns = self._of_columns.view(np.uint32)
+        given = units, *self.form, self._of_rows[some], columns, LARGEST
+        must(directions.over_scales(*given, out.view(np.uint32)))
+        np.abs(out, out=out)
+        return 1.5 * float(np.partition(out, out.size // 2)[out.size // 2])
+
+    def whole(self, units: Units, rows: npt.NDArray[np.int64], scale: float) -> WholeRows:
+        """Units of these rows over `scale` in whole numbers."""
+        with np.errstate(over="ignore"):  # what lies far out counts as the farthest
+            of_rows = self._of_rows[rows] / np.float32(scale)
+        return whole_rows(units, self.form, of_rows, self._of_columns)
+
+    def pieces(self, scale: float) -> Iterator[tuple[int, int, WholeRows]]:
+        """All rows, a block at a time: (first, end, the rows)."""
         step = max(1, PIECE // self.columns)
         for low in range(0, self.rows, step):
             high = min(low + step, self.rows)
-            out = np.empty((high - low, self.columns), np.float32)
-            self._fill(low, high, scale, FAR, out)
-            yield low, high, out
-
-    def _fill(self, low: int, high: int, scale: float, most: float, out: Numbers) -> None:
-        units = self.tensor.read(low * self.columns, (high - low) * self.columns)
-        rows = self._of_rows[low:high] / np.float32(scale)
-        columns, bits = self._of_columns.view(np.uint32), out.reshape(-1).view(np.uint32)
-        must(directions.over_scales(units, *self.form, rows, columns, int(np.float32(most).view(np.uint32)), bits))
+            yield low, high, self.whole(self._units(low, high - low), np.arange(low, high), scale)
 
 
 class _Rest:

@@ -5,6 +5,7 @@ in a fixed order: the same on every machine.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +18,8 @@ from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.status import must
 
 __all__ = [
-    "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "picked_rows", "squares", "subspace", "times",
-    "whole_times", "worthy_rank",
+    "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "iterated", "picked_rows", "squares", "subspace", "times",
+    "worthy_rank",
 ]  # fmt: skip
 
 Numbers = npt.NDArray[Any]  # float32
@@ -56,21 +57,10 @@ def squares(matrix: Numbers) -> npt.NDArray[np.float64]:
 
 def times(matrix: Numbers, right: Numbers) -> Numbers:
     """Their product, of a right side of up to 32 columns."""
-    return _products(matrix, right)[:, : right.shape[1]]
-
-
-def _products(matrix: Numbers, right: Numbers) -> Numbers:
-    """The same with 32 columns."""
     out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
     wide = _wide(right).reshape(-1).view(np.uint32)
     must(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
-    return out
-
-
-def whole_times(matrix: Numbers, right: Numbers, most: int, out: npt.NDArray[np.uint8]) -> None:
-    """Their product in whole numbers up to `most` either way, each column a row of `out`, with 128 for 0."""
-    along = _products(matrix, right).reshape(-1)
-    must(directions.round_rows(along, right.shape[1], np.float32(DEAD), most, out))
+    return out[:, : right.shape[1]]
 
 
 def _wide(right: Numbers) -> Numbers:
@@ -86,26 +76,47 @@ def _noise(columns: int, rank: int) -> Numbers:
     return _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
 
 
+@lru_cache(4)
+def _straight_noise(columns: int, rank: int) -> Numbers:
+    right: Numbers = _noise(columns, rank).copy()
+    _straighten(right)
+    return right
+
+
+def _straighten(right: Numbers) -> None:
+    flat = right.reshape(-1)
+    must(directions.straighten(flat.view(np.uint32), flat, np.empty(MOST_RANK, np.float32)))
+
+
 def subspace(sample: Numbers, start: Numbers | None, rounds: int) -> Numbers:
     """[columns, rank]: orthonormal directions along which rows are longest, iterated from `start`."""
-    columns, rank = sample.shape[1], min(MOST_RANK, min(sample.shape) // 4)
-    right = _noise(columns, rank).copy()
-    if start is not None:
-        right[:, : start.shape[1]] = start
-    factors, work = np.empty(MOST_RANK, np.float32), np.empty(directions.ROWS * MOST_RANK, np.uint32)
+    work = np.empty(directions.ROWS * MOST_RANK, np.uint32)
 
-    def straighten() -> None:
-        flat = right.reshape(-1)
-        must(directions.straighten(flat.view(np.uint32), flat, factors))
-
-    for _ in range(rounds):
-        straighten()
+    def turn(right: Numbers) -> Numbers:
         turned = np.empty_like(right)
         bits = right.reshape(-1).view(np.uint32), work, turned.reshape(-1).view(np.uint32)
         must(directions.turn(sample.reshape(-1), *bits))
-        right = turned
-    straighten()
-    straighten()  # again, for what rounding left
+        return turned
+
+    return iterated(turn, sample.shape, start, rounds)
+
+
+def iterated(turn: Callable[[Numbers], Numbers], shape: tuple[int, int], start: Numbers | None, rounds: int) -> Numbers:
+    """The same of a sample of this shape. turn: gives the sample, transposed, times the sample times what it is given,
+    which is orthonormal: [columns, 32].
+    """
+    rank = min(MOST_RANK, min(shape) // 4)
+    if start is None:
+        right = _straight_noise(shape[1], rank)
+    else:
+        right = _noise(shape[1], rank).copy()
+        right[:, : start.shape[1]] = start
+        _straighten(right)
+    for _ in range(rounds):
+        right = turn(right)
+        _straighten(right)
+    right = right.copy()
+    _straighten(right)  # again, for what rounding left
     return np.ascontiguousarray(right[:, :rank])
 
 

@@ -22,7 +22,6 @@ from slimtensors.kernels.status import BAD_ARGUMENT, OK
 Array = npt.NDArray[Any]
 
 ROWS = 64  # of a piece, which two sums read one after the other from the cache
-ZERO = 128  # the factor 0, as it is stored
 SIGN, MAGNITUDE = 0x80000000, 0x7FFFFFFF
 
 
@@ -154,30 +153,6 @@ def turn(matrix: Array, right: Array, work: Array, out: Array) -> int:
             for i in range(here):
                 s = plus_each(s, times(load(work, LANES * i), column[i * m]))
             store(out, LANES * j, s)
-    return OK
-
-
-@kernel
-def round_rows(along: Array, rank: int, up: Any, most: int, out: Array) -> int:
-    """out[t, i] = 128 + the whole number next to along[i, t]: away from 0 where 1 - up or more of a whole is left over,
-    at most `most` either way. What is no number counts as 0.
-
-    along  float32[n * 32]
-    up     float32
-    out    uint8[rank, n]  a view into lines that may be longer
-    """
-    if along.size % LANES != 0 or not 0 <= rank <= LANES or not 0 <= most < ZERO:
-        return BAD_ARGUMENT
-    n = along.size // LANES
-    if out.shape != (rank, n):
-        return BAD_ARGUMENT
-    far = np.float32(most)
-    for i in range(n):
-        for t in range(rank):
-            number = along[LANES * i + t]
-            whole = min(abs(number) + up, far) if number == number else np.float32(0)
-            steps = int(whole)
-            out[t, i] = ZERO + steps if number > 0 else ZERO - steps
     return OK
 
 

@@ -59,13 +59,19 @@ def instruction_set(use: Use) -> str:
 
     All else is plain LLVM vector arithmetic, which LLVM splits into the registers that the target has.
     """
-    triple, _cpu, features = use.context.codegen().magic_tuple()
-    present = features.split(",")
-    if not triple.startswith("x86_64"):
+    if not use.context.codegen().magic_tuple()[0].startswith("x86_64"):
         return "portable"
+    present = features(use)
     if "+avx512vbmi2" in present:  # vpexpandw, vpcompressw; Ice Lake, Zen 4 and later
         return "avx512"
     return "avx2" if "+avx2" in present else "portable"
+
+
+def features(use: Use) -> list[str]:
+    """What the target has: LLVM's names, each after a sign."""
+    _triple, _cpu, present = use.context.codegen().magic_tuple()
+    found: list[str] = present.split(",")
+    return found
 
 
 # ---- vectors
