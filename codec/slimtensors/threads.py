@@ -201,6 +201,10 @@ def run_in_order(work: Callable[[T], R], finish: Callable[[R], object], jobs: It
     for each thread are begun and not finished. Jobs are drawn one at a time too, in any of the threads. The first error
     stops the rest and is raised.
     """
+    if threads == 1:
+        for job in jobs:
+            finish(work(job))
+        return
     ready: dict[int, R] = {}
     turn, finishing = 0, False
 

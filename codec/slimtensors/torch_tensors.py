@@ -54,6 +54,8 @@ def our_dtype(dtype: torch.dtype) -> str:
 class _There(ArrayInput):
     """A tensor on another device, copied from it only as far as it is read."""
 
+    here = False
+
     def __init__(self, name: str, flat: torch.Tensor, dtype: DType, shape: tuple[int, ...]) -> None:
         self.name, self.dtype, self.shape = name, dtype, shape
         self._flat = flat

@@ -190,6 +190,8 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     most = MAX_INTEGER if dtype.name == "F32" else 2.0**40
     if not largest < most:  # or not a number
         return None
+    if not any(_is_near(largest, ten, most) for ten in TENS.tolist()):  # nearly all weights; arrays take longer
+        return None
     integers = np.rint(largest * TENS)
     fits = (_rounded(integers, TENS, dtype) == largest) & (integers < most)
     some = _magnitudes(few, dtype) if fits.any() else few
@@ -211,6 +213,12 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     if _size(sample, expression, tensor) > WORTH * _size(sample, plain, tensor):
         return None
     return Structure(expression, (), f"rounded to {power} decimals")
+
+
+def _is_near(number: float, ten: float, most: float) -> bool:
+    """Whether a number may be a decimal of that many digits, to the precision of F32."""
+    integer = round(number * ten)
+    return integer < most and abs(integer / ten - number) <= number * 2.0**-23
 
 
 def _magnitudes(units: Units, dtype: DType) -> npt.NDArray[np.float64]:
