@@ -29,7 +29,7 @@ QUANTISED = (
 )  # fmt: skip
 DIFFERENCES = (("bitdelta", "balanced"), ("slim", "balanced"), ("q4_k", "balanced"))
 SHAPE = 1030, 512  # of what is quantised
-TIMED_UNITS = 1 << 28
+TIMED_UNITS, LARGE_UNITS = 1 << 28, 1 << 30
 ONE_UNITS = 1 << 22  # of a tensor
 MOST_PROCESSES = 16
 
@@ -111,16 +111,16 @@ def quantised_files(folder: Path, shape: tuple[int, int] = SHAPE) -> list[tuple[
 
 
 class Timed(NamedTuple):
-    """A file of half a gigabyte, or of one matrix: how it is saved, and its base."""
+    """A file of half a gigabyte, or of two, or of one matrix: how it is saved, and its base."""
 
     save: Callable[[Path], None]
     base: Callable[[], Tensors] | None = None
 
 
-def _many(dtype: torch.dtype) -> Tensors:
+def _many(dtype: torch.dtype, units: int = TIMED_UNITS) -> Tensors:
     """One matrix many times, turned, so that none is a duplicate."""
     one = weights(ONE_UNITS, 1).to(dtype)
-    return {str(i): one.roll(i, 1) for i in range(TIMED_UNITS // one.numel())}
+    return {str(i): one.roll(i, 1) for i in range(units // one.numel())}
 
 
 def _matrix() -> Tensors:
@@ -163,6 +163,8 @@ def _quantising(recipe: str) -> Timed:
 
 
 TIMED = {
+    **{f"bfloat16, {preset}, large": _saving(partial(_many, torch.bfloat16, LARGE_UNITS), preset=preset)
+       for preset in ("balanced", "small")},
     **{f"bfloat16, {preset}": _saving(partial(_many, torch.bfloat16), preset=preset) for preset in PRESETS},
     "bfloat16, one tensor of 32 MiB": _saving(_matrix, preset="fast"),
     "float32, balanced": _saving(partial(_many, torch.float32)),
@@ -185,10 +187,11 @@ def prepare(folder: Path, capability: int) -> None:
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(min(MOST_PROCESSES, os.cpu_count() or 1), mp_context=spawn) as pool:
-            asked = [pool.submit(_save_case, folder, name) for name in ("small", "fast", "differences", "merged")]
+            asked = [pool.submit(_save_timed, folder, name) for name in TIMED if name.endswith("large")]
+            asked += [pool.submit(_save_case, folder, name) for name in ("small", "fast", "differences", "merged")]
             asked += [pool.submit(quantised_files, folder)]
             asked += [pool.submit(_save_case, folder, name) for name in ("balanced", "means", "others")]
-            asked += [pool.submit(_save_timed, folder, name) for name in TIMED]
+            asked += [pool.submit(_save_timed, folder, name) for name in TIMED if not name.endswith("large")]
             asked += [pool.submit(machine_code, name, capability) for name in KERNELS]
             for each in asked:
                 if (error := each.exception()) is not None:
