@@ -31,6 +31,7 @@ from slimtensors.torch import save_file
 
 Array = npt.NDArray[Any]
 Buffer = Any
+Left = tuple[Array, Array]  # what a kernel left: where, and which words
 
 REPEATS = 20
 ALIGNMENT = 512  # of a tensor in its memory
@@ -57,8 +58,7 @@ class Idle:
 
     def __init__(self) -> None:
         self.begin()
-        self._left: dict[int, Array] = {}  # by launch: what a kernel left
-        self._held: dict[int, Array] = {}
+        self._left: dict[int, Left] = {}  # by launch
 
     def begin(self) -> None:
         """Launches are counted from here, as are seconds that they take and no device would."""
@@ -98,7 +98,7 @@ class Idle:
         return Window(begin, end - begin), [target.data_ptr() - begin for target in targets]
 
     def holds(self, _tensor: torch.Tensor) -> bool:
-        return False
+        return True
 
     def launch(self, kernel: str, _blocks: int, buffers: Sequence[Buffer]) -> None:
         self.launches += 1
@@ -106,7 +106,8 @@ class Idle:
             began = perf_counter()
             if self.launches not in self._left:
                 self._left[self.launches] = (digested if kernel == "digest" else copied)(*buffers)
-            words(buffers[-1], "u1")[:] |= self._left[self.launches]
+            where, what = self._left[self.launches]
+            words(buffers[-1], "u8")[where] = what
             self.seconds += perf_counter() - began
 
     def mark(self) -> None:
@@ -128,24 +129,27 @@ class Idle:
         return nullcontext()
 
 
-def digested(out: Window, items: Buffer, _secrets: Buffer, into: Buffer) -> Array:
-    """What the kernel of this name leaves, over zeros."""
-    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+def digested(out: Window, items: Buffer, _secrets: Buffer, _into: Buffer) -> Left:
+    """What the kernel of this name leaves."""
+    where, what, data = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], words(out, "u8")
     scratch = np.empty(xxh3.STAGING, np.uint64)
     for low, high, pieces, result in words(items, "u4").reshape(-1, rows.DIGEST_ITEM).tolist():
-        begin = low + (high << 32)
+        begin, found = low + (high << 32), np.empty(pieces, np.uint64)
         some = np.ascontiguousarray(data[begin : begin + pieces * rows.PIECE_WORDS])
-        must(xxh3.hash_pieces(some, scratch, left.view(np.uint64)[result : result + pieces]))
-    return left
+        must(xxh3.hash_pieces(some, scratch, found))
+        where.append(np.arange(result, result + pieces))
+        what.append(found)
+    return np.concatenate(where), np.concatenate(what)
 
 
-def copied(out: Window, items: Buffer, into: Buffer) -> Array:
+def copied(out: Window, items: Buffer, _into: Buffer) -> Left:
     """As `digested`, of `plain`."""
-    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+    where, what, data = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], words(out, "u8")
     for item in words(items, "u4").reshape(-1, rows.PLAIN_ITEM).tolist():
         to, units, source = item[rows.TO], item[rows.UNITS], item[rows.FROM]
-        left.view(np.uint64)[to : to + units] = data[source : source + units]
-    return left
+        where.append(np.arange(to, to + units))
+        what.append(data[source : source + units].copy())
+    return np.concatenate(where), np.concatenate(what)
 
 
 def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
