@@ -25,9 +25,11 @@ from slimtensors.device.loading import Filling, Kept, begin_fill
 from slimtensors.kernels.cpu import xxh3
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.status import must
-from slimtensors.reading import open_file
+from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
 from slimtensors.torch import save_file
+from slimtensors.torch_device import resident_of
+from slimtensors.torch_tensors import as_base
 
 Array = npt.NDArray[Any]
 Buffer = Any
@@ -152,8 +154,11 @@ def copied(out: Window, items: Buffer, _into: Buffer) -> Left:
     return np.concatenate(where), np.concatenate(what)
 
 
-def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
-    """(name, preset, tensors). share: of 4096 columns and rows."""
+Tensors = dict[str, torch.Tensor]
+
+
+def cases(share: float) -> Iterator[tuple[str, str, Tensors, Tensors | None]]:
+    """(name, preset, tensors, base). share: of 4096 columns and rows."""
     generator, side = torch.Generator().manual_seed(0), int(4096 * share)
 
     def layer(*shapes: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -161,13 +166,18 @@ def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
 
     whole = layer(*[(side, side)] * 2, *[(int(1.5 * side), side)] * 3)
     half = {name: tensor.to(torch.bfloat16) for name, tensor in whole.items()}
-    yield "BF16", "fast", half
-    yield "BF16", "balanced", half
-    yield "F32", "balanced", {"w0": whole["w0"], "w1": whole["w1"]}
+    yield "BF16", "fast", half, None
+    yield "BF16", "balanced", half, None
+    yield "F32", "balanced", {"w0": whole["w0"], "w1": whole["w1"]}, None
     odd = layer(*[(side // 4, side // 4 + 1)] * 60)
-    yield "BF16, chunks with ends", "balanced", {name: tensor.to(torch.bfloat16) for name, tensor in odd.items()}
+    yield "BF16, chunks with ends", "balanced", {name: tensor.to(torch.bfloat16) for name, tensor in odd.items()}, None
     pruned = torch.rand(half["w0"].shape, generator=generator) < 0.5
-    yield "BF16, half zeros", "balanced", {"w0": half["w0"].masked_fill(pruned, 0), "w1": half["w1"] * ~pruned}
+    yield "BF16, half zeros", "balanced", {"w0": half["w0"].masked_fill(pruned, 0), "w1": half["w1"] * ~pruned}, None
+    base = {name: half[name] for name in ("w0", "w1")}
+    steps = {name: torch.randn(each.shape, generator=generator) * 1e-4 for name, each in base.items()}
+    tuned = {name: each + steps[name].to(each.dtype) for name, each in base.items()}
+    yield "BF16, differences", "balanced", tuned, base
+    yield "F32, decimals", "balanced", {name: (whole[name] * 1e3).round() / 1e3 for name in base}, None
 
 
 def least(device: Idle, fill: Callable[[], Filling], repeats: int, segments: int) -> tuple[float, float]:
@@ -184,9 +194,9 @@ def least(device: Idle, fill: Callable[[], Filling], repeats: int, segments: int
     return 1e3 * min(asking) / segments, 1e3 * min(checking) / segments
 
 
-def measured(path: Path, threads: int, repeats: int) -> dict[str, float]:
-    """Of one file."""
-    with open_file(path) as file:
+def measured(path: Path, base: Tensors | None, threads: int, repeats: int) -> dict[str, float]:
+    """Of one file. base: as if it were on the device."""
+    with open_with(path, as_base(base)) as file:
         tensors = file.header.tensors
         room = torch.empty(sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors), dtype=torch.uint8)
         targets, at = {}, 0
@@ -195,10 +205,14 @@ def measured(path: Path, threads: int, repeats: int) -> dict[str, float]:
             targets[i].numpy()[:] = file.read(i, threads).reshape(-1).view(np.uint8)
             at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         device, kept = Idle(), Kept()
-        begin_fill(file, targets, device, threads, kept=kept).check()
+
+        def fill(kept: Kept | None) -> Filling:
+            return begin_fill(file, targets, device, threads, resident=resident_of(base, device), kept=kept)
+
+        fill(kept).check()
         count = len(kept.segments)
-        known = least(device, lambda: begin_fill(file, targets, device, threads, kept=kept), repeats, count)
-        read = least(device, lambda: begin_fill(file, targets, device, threads), repeats, count)
+        known = least(device, lambda: fill(kept), repeats, count)
+        read = least(device, lambda: fill(None), repeats, count)
         return {
             "segments": count, "launches": device.launches / count, "kept": known[0], "kept, verdict": known[1],
             "read": read[0], "read, verdict": read[1],
@@ -210,9 +224,9 @@ def table(share: float, repeats: int, threads: int) -> dict[str, dict[str, float
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.slimtensors"
-        for name, preset, tensors in cases(share):
-            save_file(tensors, path, preset=preset)
-            found[f"{name}, {preset}"] = measured(path, threads, repeats)
+        for name, preset, tensors, base in cases(share):
+            save_file(tensors, path, preset=preset, base=base)
+            found[f"{name}, {preset}"] = measured(path, base, threads, repeats)
     return found
 
 
