@@ -25,12 +25,15 @@ from slimtensors.device.loading import Filling, Kept, begin_fill
 from slimtensors.kernels.cpu import xxh3
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.status import must
-from slimtensors.reading import open_file
+from slimtensors.resolving import open_with
 from slimtensors.threads import thread_count
 from slimtensors.torch import save_file
+from slimtensors.torch_device import resident_of
+from slimtensors.torch_tensors import as_base
 
 Array = npt.NDArray[Any]
 Buffer = Any
+Left = tuple[Array, Array]  # what a kernel left: where, and which words
 
 REPEATS = 20
 ALIGNMENT = 512  # of a tensor in its memory
@@ -57,8 +60,7 @@ class Idle:
 
     def __init__(self) -> None:
         self.begin()
-        self._left: dict[int, Array] = {}  # by launch: what a kernel left
-        self._held: dict[int, Array] = {}
+        self._left: dict[int, Left] = {}  # by launch
 
     def begin(self) -> None:
         """Launches are counted from here, as are seconds that they take and no device would."""
@@ -98,7 +100,7 @@ class Idle:
         return Window(begin, end - begin), [target.data_ptr() - begin for target in targets]
 
     def holds(self, _tensor: torch.Tensor) -> bool:
-        return False
+        return True
 
     def launch(self, kernel: str, _blocks: int, buffers: Sequence[Buffer]) -> None:
         self.launches += 1
@@ -106,7 +108,8 @@ class Idle:
             began = perf_counter()
             if self.launches not in self._left:
                 self._left[self.launches] = (digested if kernel == "digest" else copied)(*buffers)
-            words(buffers[-1], "u1")[:] |= self._left[self.launches]
+            where, what = self._left[self.launches]
+            words(buffers[-1], "u8")[where] = what
             self.seconds += perf_counter() - began
 
     def mark(self) -> None:
@@ -128,28 +131,34 @@ class Idle:
         return nullcontext()
 
 
-def digested(out: Window, items: Buffer, _secrets: Buffer, into: Buffer) -> Array:
-    """What the kernel of this name leaves, over zeros."""
-    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+def digested(out: Window, items: Buffer, _secrets: Buffer, _into: Buffer) -> Left:
+    """What the kernel of this name leaves."""
+    where, what, data = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], words(out, "u8")
     scratch = np.empty(xxh3.STAGING, np.uint64)
     for low, high, pieces, result in words(items, "u4").reshape(-1, rows.DIGEST_ITEM).tolist():
-        begin = low + (high << 32)
+        begin, found = low + (high << 32), np.empty(pieces, np.uint64)
         some = np.ascontiguousarray(data[begin : begin + pieces * rows.PIECE_WORDS])
-        must(xxh3.hash_pieces(some, scratch, left.view(np.uint64)[result : result + pieces]))
-    return left
+        must(xxh3.hash_pieces(some, scratch, found))
+        where.append(np.arange(result, result + pieces))
+        what.append(found)
+    return np.concatenate(where), np.concatenate(what)
 
 
-def copied(out: Window, items: Buffer, into: Buffer) -> Array:
+def copied(out: Window, items: Buffer, _into: Buffer) -> Left:
     """As `digested`, of `plain`."""
-    left, data = np.zeros(into.numel(), np.uint8), words(out, "u8")
+    where, what, data = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], words(out, "u8")
     for item in words(items, "u4").reshape(-1, rows.PLAIN_ITEM).tolist():
         to, units, source = item[rows.TO], item[rows.UNITS], item[rows.FROM]
-        left.view(np.uint64)[to : to + units] = data[source : source + units]
-    return left
+        where.append(np.arange(to, to + units))
+        what.append(data[source : source + units].copy())
+    return np.concatenate(where), np.concatenate(what)
 
 
-def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
-    """(name, preset, tensors). share: of 4096 columns and rows."""
+Tensors = dict[str, torch.Tensor]
+
+
+def cases(share: float) -> Iterator[tuple[str, str, Tensors, Tensors | None]]:
+    """(name, preset, tensors, base). share: of 4096 columns and rows."""
     generator, side = torch.Generator().manual_seed(0), int(4096 * share)
 
     def layer(*shapes: tuple[int, int]) -> dict[str, torch.Tensor]:
@@ -157,13 +166,18 @@ def cases(share: float) -> Iterator[tuple[str, str, dict[str, torch.Tensor]]]:
 
     whole = layer(*[(side, side)] * 2, *[(int(1.5 * side), side)] * 3)
     half = {name: tensor.to(torch.bfloat16) for name, tensor in whole.items()}
-    yield "BF16", "fast", half
-    yield "BF16", "balanced", half
-    yield "F32", "balanced", {"w0": whole["w0"], "w1": whole["w1"]}
+    yield "BF16", "fast", half, None
+    yield "BF16", "balanced", half, None
+    yield "F32", "balanced", {"w0": whole["w0"], "w1": whole["w1"]}, None
     odd = layer(*[(side // 4, side // 4 + 1)] * 60)
-    yield "BF16, chunks with ends", "balanced", {name: tensor.to(torch.bfloat16) for name, tensor in odd.items()}
+    yield "BF16, chunks with ends", "balanced", {name: tensor.to(torch.bfloat16) for name, tensor in odd.items()}, None
     pruned = torch.rand(half["w0"].shape, generator=generator) < 0.5
-    yield "BF16, half zeros", "balanced", {"w0": half["w0"].masked_fill(pruned, 0), "w1": half["w1"] * ~pruned}
+    yield "BF16, half zeros", "balanced", {"w0": half["w0"].masked_fill(pruned, 0), "w1": half["w1"] * ~pruned}, None
+    base = {name: half[name] for name in ("w0", "w1")}
+    steps = {name: torch.randn(each.shape, generator=generator) * 1e-4 for name, each in base.items()}
+    tuned = {name: each + steps[name].to(each.dtype) for name, each in base.items()}
+    yield "BF16, differences", "balanced", tuned, base
+    yield "F32, decimals", "balanced", {name: (whole[name] * 1e3).round() / 1e3 for name in base}, None
 
 
 def least(device: Idle, fill: Callable[[], Filling], repeats: int, segments: int) -> tuple[float, float]:
@@ -180,9 +194,9 @@ def least(device: Idle, fill: Callable[[], Filling], repeats: int, segments: int
     return 1e3 * min(asking) / segments, 1e3 * min(checking) / segments
 
 
-def measured(path: Path, threads: int, repeats: int) -> dict[str, float]:
-    """Of one file."""
-    with open_file(path) as file:
+def measured(path: Path, base: Tensors | None, threads: int, repeats: int) -> dict[str, float]:
+    """Of one file. base: as if it were on the device."""
+    with open_with(path, as_base(base)) as file:
         tensors = file.header.tensors
         room = torch.empty(sum(-(-tensor.nbytes // ALIGNMENT) * ALIGNMENT for tensor in tensors), dtype=torch.uint8)
         targets, at = {}, 0
@@ -191,10 +205,14 @@ def measured(path: Path, threads: int, repeats: int) -> dict[str, float]:
             targets[i].numpy()[:] = file.read(i, threads).reshape(-1).view(np.uint8)
             at += -(-tensor.nbytes // ALIGNMENT) * ALIGNMENT
         device, kept = Idle(), Kept()
-        begin_fill(file, targets, device, threads, kept=kept).check()
+
+        def fill(kept: Kept | None) -> Filling:
+            return begin_fill(file, targets, device, threads, resident=resident_of(base, device), kept=kept)
+
+        fill(kept).check()
         count = len(kept.segments)
-        known = least(device, lambda: begin_fill(file, targets, device, threads, kept=kept), repeats, count)
-        read = least(device, lambda: begin_fill(file, targets, device, threads), repeats, count)
+        known = least(device, lambda: fill(kept), repeats, count)
+        read = least(device, lambda: fill(None), repeats, count)
         return {
             "segments": count, "launches": device.launches / count, "kept": known[0], "kept, verdict": known[1],
             "read": read[0], "read, verdict": read[1],
@@ -206,9 +224,9 @@ def table(share: float, repeats: int, threads: int) -> dict[str, dict[str, float
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.slimtensors"
-        for name, preset, tensors in cases(share):
-            save_file(tensors, path, preset=preset)
-            found[f"{name}, {preset}"] = measured(path, threads, repeats)
+        for name, preset, tensors, base in cases(share):
+            save_file(tensors, path, preset=preset, base=base)
+            found[f"{name}, {preset}"] = measured(path, base, threads, repeats)
     return found
 
 

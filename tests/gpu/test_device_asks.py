@@ -10,6 +10,6 @@ def test_all_cases(monkeypatch):
     found = table(1 / 32, 2, 2)  # what the device leaves is checked by `begin_fill`'s verdict
     assert list(found) == [
         "BF16, fast", "BF16, balanced", "F32, balanced", "BF16, chunks with ends, balanced",
-        "BF16, half zeros, balanced",
+        "BF16, half zeros, balanced", "BF16, differences, balanced", "F32, decimals, balanced",
     ]  # fmt: skip
     assert all(value > 0 for row in found.values() for value in row.values())

@@ -7,15 +7,16 @@ import pytest
 
 from gpu.backend import Runner
 from slimtensors.device import loader, loading, results
-from slimtensors.device.loading import Kept, begin_fill, fill_device
+from slimtensors.device.loading import Kept, Resident, begin_fill, fill_device
 from slimtensors.device.results import digests_of, launch_digests, list_digests
 from slimtensors.device.segments import joined
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.digests import decoded_digest
-from slimtensors.errors import ChecksumError
+from slimtensors.errors import BaseError, ChecksumError
 from slimtensors.kernels.cuda import rows
 from slimtensors.numpy import save_file
 from slimtensors.reading import open_file
+from slimtensors.resolving import open_with
 
 
 @pytest.fixture
@@ -63,6 +64,52 @@ def test_later_fills_read_and_list_nothing(file, monkeypatch, on_device, share):
     begin_fill(file, second, backend, 2, kept=kept).check()
     for targets in (first, apart, second):
         assert {i: target.tobytes() for i, target in targets.items()} == expected
+
+
+@pytest.mark.parametrize("reach", [rows.NOWHERE, 0])
+def test_bases_on_the_device(tmp_path, monkeypatch, reach):
+    """Lists are good while bases lie as they did to one another; what lies there is looked at each time."""
+    monkeypatch.setattr(loading, "SEGMENT_BYTES", 1500)
+    monkeypatch.setattr(results, "MOST_WORDS", reach)
+    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 2 * 1024)
+    rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
+    base = {f"w{i}": (rng.standard_normal(700 + 601 * i) * 0.02).astype(np.float16) for i in range(2)}
+    tuned = {name: each + (rng.standard_normal(each.shape) * 1e-4).astype(np.float16) for name, each in base.items()}
+    save_file(tuned, path, base=base)
+    backend, kept = Runner(1 << 24), Kept()
+
+    def resident(order, gap):
+        memory = {}
+        for name in order:
+            memory[name] = backend.upload(base[name].view(np.uint8))
+            backend.fresh(1 + gap)
+        return {name: Resident("F16", base[name].shape, each) for name, each in memory.items()}
+
+    with open_with(path, base) as opened:
+        targets = targets_of(opened, backend, 0)
+        there, again, apart = (resident(*given) for given in ((base, 0), (base, 0), ([*base][::-1], 4096)))
+
+        def load(bases):
+            for each in targets.values():
+                each[:] = 0
+            begin_fill(opened, targets, backend, 1, resident=bases, kept=kept).check()
+            names = [tensor.name for tensor in opened.header.tensors]
+            return all(target.tobytes() == tuned[names[i]].tobytes() for i, target in targets.items())
+
+        assert load(there)
+        assert len(kept.segments) > 1
+        assert any(each.startswith("finish") for each in backend.launched)
+        assert all(held.lists is not None for held in kept.segments.values())
+        assert load(apart)  # listed for this once
+        assert load({})  # by the CPU
+        monkeypatch.setattr(loader, "list_planes", None)
+        assert load(there)
+        assert load(again)
+        again["w1"].memory[0] ^= 1
+        with pytest.raises((BaseError, ChecksumError), match=r"the GPU does not|it is another base"):
+            load(again)
+        assert load(there)
 
 
 @pytest.mark.parametrize("which", ["status", "digests"])

@@ -81,12 +81,13 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
     segment = np.frombuffer(b"".join(stored), np.uint8).copy()
     if change is not None:
         change(segment)
-    bases = bases_there(backend, chunks, kind.unit_bytes)
-    given = listed(*list_planes(segment, chunks, bases.places, layout), np.zeros(0), np.zeros(0), digests=False)
+    bases = bases_there(backend, chunks)
+    work = list_planes(segment, chunks, (bases.places // kind.unit_bytes).tolist(), layout)
+    given = listed(*work, np.zeros(0), np.zeros(0), digests=False)
     here = joined(backend, given.arrays)
     lists = here.there(backend.upload(here.host))
     stored = backend.upload(segment)
-    pending = ask(backend, given, stored, lists, out, lambda i: target[chunks[i].place :], bases.memory)
+    pending = ask(backend, given, stored, lists, out, lambda i: target[chunks[i].place :], bases)
     return target.view(units.dtype), pending.faulty(), pending.left, backend.launched
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,15 +14,16 @@ from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.device.backend import Backend, Buffer
 from slimtensors.device.chunks import Chunk
-from slimtensors.device.results import Digesting, digests_of, launch_digests, list_digests
-from slimtensors.device.segments import joined
-from slimtensors.device.tasks import Task
+from slimtensors.device.results import Digesting, digests_of, list_digests
+from slimtensors.device.tasks import Segment, Task
 from slimtensors.errors import BaseError
 from slimtensors.expression import Delta, Stored, Sum
 from slimtensors.reading import TensorFile
 from slimtensors.threads import run_all
 
-__all__ = ["BaseDigests", "Bases", "BasesThere", "Resident", "as_bytes", "bases_there", "take_base_digests"]
+__all__ = [
+    "BaseDigests", "Bases", "BasesThere", "Resident", "Wanted", "as_bytes", "bases_there", "list_base_digests",
+]  # fmt: skip
 
 Array = npt.NDArray[Any]
 
@@ -36,51 +38,56 @@ class Resident(NamedTuple):
     memory: Buffer
 
 
+class Wanted(NamedTuple):
+    """What a part of a segment is a difference from."""
+
+    name: str | None  # of a tensor that may be on the device
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int  # bytes of it
+    end: int
+
+
 class BaseDigests(NamedTuple):
-    """Of chunks' bases that the CPU has not seen, on the way to the host."""
+    """Of chunks' bases that the CPU has not seen."""
 
-    stated: dict[int, int]  # by chunk: the digest that its base must have
+    numbers: list[int]  # of the chunks
+    stated: list[int]  # the digest that each base must have
     digesting: Digesting
-    found: Array
-    held: Array  # host memory that is being uploaded
 
-    def wrong(self) -> list[int]:
-        """Chunks that are differences from something else than what the device has."""
-        found = digests_of(self.digesting, self.found)
-        return [i for (i, stated), digest in zip(self.stated.items(), found, strict=True) if stated != digest]
-
-
-def take_base_digests(backend: Backend, chunks: Sequence[Chunk]) -> BaseDigests | None:
-    """Of those whose digests are stated; None if no chunk has one."""
-    stated = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
-    if not stated:
-        return None
-    held = [chunks[i].base for i in stated]
-    out, places = backend.window(held)
-    sizes = np.array([chunks[i].size for i in stated], np.int64)
-    digesting, arrays = list_digests(np.array(places, np.int64), sizes)
-    lists = joined(backend, arrays)
-    results = backend.fresh(digesting.length)
-    launch_digests(backend, digesting, lists.there(backend.upload(lists.host)), out, results, held.__getitem__)
-    return BaseDigests(stated, digesting, backend.fetch(results), lists.host)
+    def wrong(self, found: Array) -> list[int]:
+        """Chunks that are differences from something else. found: what the kernels left, changed here."""
+        digests = digests_of(self.digesting, found)
+        return [i for i, stated, digest in zip(self.numbers, self.stated, digests, strict=True) if stated != digest]
 
 
 class BasesThere(NamedTuple):
-    """A range of memory that has the base units of all chunks, and where they begin in it, in units. Whoever asks
-    kernels to read it holds the bases until then: the range does not, and what nobody holds is given to others.
+    """A range of memory that has the base units of all chunks, and where they begin in it. Whoever asks kernels to read
+    it holds the bases until then: the range does not, and what nobody holds is given to others.
     """
 
     memory: Buffer  # None if there are none
-    places: list[int]
+    at: list[int]  # the first byte of each chunk's; of bases that are where the caller has them, of each part's
     held: list[Buffer]
+    whole: Callable[[int], Buffer]  # a chunk's, by its number
+    places: Array  # of each chunk, bytes; empty unless they are to be listed
+    stated: dict[int, int]  # by chunk: the digest that its base must have, where the CPU has not seen it
 
 
-def bases_there(backend: Backend, chunks: Sequence[Chunk], unit_bytes: int) -> BasesThere:
+def list_base_digests(bases: BasesThere, sizes: Array) -> tuple[BaseDigests, dict[str, Array]]:
+    """Of those whose digests are stated, and lists for the kernels. sizes: of all chunks."""
+    numbers = list(bases.stated)
+    digesting, lists = list_digests(bases.places[numbers], sizes[numbers], "base ")
+    return BaseDigests(numbers, list(bases.stated.values()), digesting), lists
+
+
+def bases_there(backend: Backend, chunks: Sequence[Chunk]) -> BasesThere:
     if chunks[0].base is None:
-        return BasesThere(None, [0] * len(chunks), [])
+        return BasesThere(None, [], [], [].__getitem__, np.zeros(len(chunks), np.int64), {})
     held = [chunk.base for chunk in chunks]
     found, places = backend.window(held)
-    return BasesThere(found, [place // unit_bytes for place in places], held)
+    by_chunk = {i: chunk.base_digest for i, chunk in enumerate(chunks) if chunk.base_digest is not None}
+    return BasesThere(found, places, held, held.__getitem__, np.array(places, np.int64), by_chunk)
 
 
 class Bases:
@@ -96,6 +103,50 @@ class Bases:
     ) -> None:
         self._file, self._backend, self._threads, self._resident = file, backend, threads, resident
         self._fill = fill
+
+    def wanted(self, segment: Segment, staging: Array) -> list[Wanted | None]:
+        """What each of a segment's parts is a difference from; None if none of its chunks is a difference."""
+        needed, first, found = staging[segment.starts] == PLANES, 0, list[Wanted | None]()
+        for part in segment.parts:
+            stream, chunk = self._file.header.streams[segment.tasks[first].stream], segment.tasks[first].chunk
+            only, begin = _only_base(stream.expression), chunk * stream.chunk * stream.dtype.unit_bytes
+            if not needed[first : first + part.tasks].any():
+                found.append(None)
+            elif only is None or self._file.header.bases[only].dtype != stream.dtype:
+                found.append(Wanted(None, "", (), 0, 0))
+            else:
+                base, end = self._file.header.bases[only], begin + part.end - part.begin
+                found.append(Wanted(base.hints.get("tensor", ""), base.dtype.name, base.shape, begin, end))
+            first += part.tasks
+        return found
+
+    def resident(self, segment: Segment, wanted: Sequence[Wanted | None]) -> BasesThere | None:
+        """Bases that the device has, all of them and as they are needed, unchecked; nothing of single chunks yet."""
+        held: list[Buffer] = []
+        for each in wanted:
+            if each is None:
+                continue
+            there = None if each.name is None else self._resident.get(each.name)
+            if there is None or (there.dtype, there.shape) != (each.dtype, each.shape):
+                return None
+            if len(there.memory) < each.end:
+                return None
+            held.append(there.memory)
+        memory, places = self._backend.window(held) if held else (None, [])
+        left = iter(places)
+        at = [0 if each is None else next(left) + each.begin for each in wanted]
+        if any(place % ALIGNMENT for place in at):
+            return None
+        whole = partial(_whole, segment, wanted, held)
+        return BasesThere(memory, at, held, whole, np.empty(0, np.int64), {})
+
+    @staticmethod
+    def of_chunks(segment: Segment, bases: BasesThere, staging: Array) -> BasesThere:
+        """`resident` ones, with what is told of each chunk."""
+        needed = np.flatnonzero(staging[segment.starts] == PLANES)
+        heads = staging[segment.starts[needed, None] + np.arange(8, 16)]
+        by_chunk = dict(zip(needed.tolist(), heads.view("<u8")[:, 0].tolist(), strict=True))
+        return bases._replace(places=segment.places(bases.at), stated=by_chunk)
 
     def given(self, tasks: Sequence[Task], chunks: list[Chunk], staging: Array) -> list[Chunk]:
         """The chunks with their bases. What the device has, or decodes, is to be checked there."""
@@ -194,6 +245,20 @@ class Bases:
             self._file.decode_chunk(task.stream, task.chunk, out)
             raise
         return units
+
+
+def _whole(segment: Segment, wanted: Sequence[Wanted | None], held: Sequence[Buffer], i: int) -> Buffer:
+    """A chunk's base, in what is held of the parts that want one."""
+    first, left = 0, iter(held)
+    for part, each in zip(segment.parts, wanted, strict=True):
+        memory = None if each is None else next(left)
+        first += part.tasks
+        if i < first:
+            assert each is not None
+            begin = each.begin + segment.tasks[i].begin - part.begin
+            whole: Buffer = memory[begin : begin + segment.tasks[i].size]  # type: ignore[index] # held, as it is wanted
+            return whole
+    raise IndexError(i)
 
 
 def _only_base(expression: Stored) -> int | None:

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy.typing as npt
 
 from slimtensors.device.backend import Buffer
+from slimtensors.device.bases import Wanted
 from slimtensors.device.segments import Joined, Listed
 from slimtensors.device.tasks import Segment
 
@@ -19,6 +20,7 @@ class Lists(NamedTuple):
     """Of a segment's work, for targets that lie in some way to one another."""
 
     at: list[int]  # the first byte of each part
+    bases_at: list[int]  # of each part's base
     given: Listed
     here: Joined
     there: dict[str, Buffer] | None  # on the device, if they stay there
@@ -31,6 +33,7 @@ class Held:
         self.staging, self.masks = staging, masks
         self.stored: Buffer = None  # on the device, if it stays there
         self.lists: Lists | None = None
+        self.wanted: list[Wanted | None] | None = None  # bases, once it is known
         self.sound: int | None = None  # XXH3 of what its kernels left when it was found to be right
 
 

@@ -15,7 +15,7 @@ from slimtensors.codecs.sparse import stored_mask
 from slimtensors.container.header import Stream
 from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend, Buffer
-from slimtensors.device.bases import BaseDigests, Bases, BasesThere, as_bytes, bases_there, take_base_digests
+from slimtensors.device.bases import Bases, BasesThere, as_bytes, bases_there
 from slimtensors.device.chunks import Chunk
 from slimtensors.device.decoders import Decoders
 from slimtensors.device.kept import Held, Kept, Lists
@@ -44,7 +44,6 @@ class _Asked(NamedTuple):
     segment: Segment
     pending: Pending
     held: Held | None  # where it is kept
-    bases: BaseDigests | None
     lists: Array  # in the host's memory, where they may be uploaded from
 
 
@@ -100,22 +99,31 @@ class Loader:
         if self._kept is not None and self._kept.on_device and held.stored is None:
             held.stored = self._backend.upload(held.staging)
         out, at = self._backend.window(segment.targets(self._targets))
-        bases, of_bases, lists = None, None, held.lists
-        if lists is None or lists.at != at:
-            given, bases, of_bases = self._listed(segment, held, at)
-            lists = Lists(at, given._replace(arrays={}), joined(self._backend, given.arrays), None)
-        memory = None if bases is None else bases.memory
+        lists, bases = held.lists, self._resident(segment, held)
+        are_there = bases is not None or not (isinstance(segment.layout, Planes) and segment.layout.has_base)
+        bases_at = [] if bases is None else bases.at
+        if lists is None or not are_there or (lists.at, lists.bases_at) != (at, bases_at):
+            given, bases = self._listed(segment, held, at, bases)
+            lists = Lists(at, bases_at, given._replace(arrays={}), joined(self._backend, given.arrays), None)
         there = lists.there or lists.here.there(self._backend.upload(lists.here.host))
-        if self._kept is not None and held.lists is None and memory is None:
+        if self._kept is not None and held.lists is None and are_there:
             is_small = lists.here.host.size <= LIST_SHARE * segment.length
             held.lists = lists._replace(there=there if is_small else None)
         stored = self._uploads.send(held.staging, self._kept is None) if held.stored is None else held.stored
         whole = partial(segment.decoded, self._targets)
-        pending = ask(self._backend, lists.given, stored, there, out, whole, memory)
+        pending = ask(self._backend, lists.given, stored, there, out, whole, bases)
         kept = held if self._kept is not None else None
-        self._asked.append(_Asked(segment, pending, kept, of_bases, lists.here.host))
+        self._asked.append(_Asked(segment, pending, kept, lists.here.host))
         if held.stored is None:
             self._uploads.done()
+
+    def _resident(self, segment: Segment, held: Held) -> BasesThere | None:
+        """A segment's bases, if it has any and the device has all of them."""
+        if not (isinstance(segment.layout, Planes) and segment.layout.has_base):
+            return None
+        if held.wanted is None:
+            held.wanted = self._bases.wanted(segment, held.staging)
+        return self._bases.resident(segment, held.wanted)
 
     def _held(self, segment: Segment, ahead: ReadAhead) -> Held:
         """Read, or kept."""
@@ -155,19 +163,20 @@ class Loader:
             return None  # the CPU decodes all of the chunk, and has the words
 
     def _listed(
-        self, segment: Segment, held: Held, at: list[int]
-    ) -> tuple[Listed, BasesThere | None, BaseDigests | None]:
-        """The work of a segment's chunks; their bases, and what is to be found of these."""
+        self, segment: Segment, held: Held, at: list[int], bases: BasesThere | None
+    ) -> tuple[Listed, BasesThere | None]:
+        """The work of a segment's chunks, and their bases. bases: those that are all on the device."""
         layout, places = segment.layout, segment.places(at)
         work: tuple[Work, dict[str, Array]]
-        bases, of_bases = None, None
         if isinstance(layout, Planes):
             chunks = self._chunks(segment, held, places)
-            if layout.has_base:
-                chunks = self._bases.given(segment.tasks, chunks, held.staging)
-            bases = bases_there(self._backend, chunks, layout.unit_bytes)
-            of_bases = take_base_digests(self._backend, chunks)
-            work = list_planes(held.staging, chunks, bases.places, layout)
+            if bases is not None:
+                bases = self._bases.of_chunks(segment, bases, held.staging)
+            else:
+                if layout.has_base:
+                    chunks = self._bases.given(segment.tasks, chunks, held.staging)
+                bases = bases_there(self._backend, chunks)
+            work = list_planes(held.staging, chunks, (bases.places // layout.unit_bytes).tolist(), layout)
         else:
             size = layout.unit_bytes
             asked = np.stack([segment.starts, segment.lengths, segment.sizes // size, places // size], 1)
@@ -178,7 +187,7 @@ class Loader:
                 chunks = [every[i] for i in left]
                 apart = Planes(size, self._bits(segment))
                 work = split(work, list_planes(held.staging, chunks, [0] * len(left), apart), left)
-        return listed(*work, places, segment.sizes, self._file.reader.verify == "full"), bases, of_bases
+        return listed(*work, places, segment.sizes, self._file.reader.verify == "full", bases), bases
 
     def _bits(self, segment: Segment) -> Bits:
         """What its chunks are made of, in a fused kernel's layout."""
@@ -207,9 +216,9 @@ class Loader:
         """Decode again on the CPU what a kernel found wrong; the CPU has the words for it."""
         segment, pending, held = asked.segment, asked.pending, asked.held
         left = xxhash.xxh3_64_intdigest(pending.results.data)
-        if held is not None and held.sound == left and asked.bases is None:
+        if held is not None and held.sound == left:
             return
-        faulty = set(pending.faulty()) | set([] if asked.bases is None else asked.bases.wrong())
+        faulty = set(pending.faulty()) | set(pending.with_other_bases())
         digests = pending.digests()
         if digests is not None:
             faulty |= {i for i, task in enumerate(segment.tasks) if task.digest != digests[i]}

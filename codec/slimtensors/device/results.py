@@ -33,6 +33,7 @@ class Digesting(NamedTuple):
     within_reach: bool  # whether a kernel can copy ends; else they are copied one by one
     places: list[tuple[int, int, int, int]]  # of each chunk: first byte of its digests, behind the last; of its end
     length: int  # bytes
+    of: str  # before the names of its lists
 
 
 def room_of(count: int) -> int:
@@ -40,7 +41,7 @@ def room_of(count: int) -> int:
     return -(-count // 2) * WORD
 
 
-def list_digests(places: Array, sizes: Array) -> tuple[Digesting, dict[str, Array]]:
+def list_digests(places: Array, sizes: Array, of: str = "") -> tuple[Digesting, dict[str, Array]]:
     """Of chunks' decoded bytes, which begin at `places` of a buffer, multiples of 8; and lists for the kernels."""
     whole, rest = sizes // PIECE_BYTES, sizes % PIECE_BYTES
     digests, words = whole + (rest > 0), -(-rest // WORD)
@@ -63,8 +64,8 @@ def list_digests(places: Array, sizes: Array) -> tuple[Digesting, dict[str, Arra
     columns = begin, begin + WORD * digests, stop, stop + rest
     length = WORD * int(digests.sum() + words.sum())
     where = list(zip(*(column.tolist() for column in columns), strict=True))
-    lists = {"digest": items.reshape(-1), "secrets": ROWS, "ends": copies.reshape(-1)}
-    return Digesting(len(items), len(copies), within_reach, where, length), lists
+    lists = {f"{of}digest": items.reshape(-1), "secrets": ROWS, f"{of}ends": copies.reshape(-1)}
+    return Digesting(len(items), len(copies), within_reach, where, length, of), lists
 
 
 def launch_digests(
@@ -77,9 +78,9 @@ def launch_digests(
 ) -> None:
     """Take digests of what is in `out`. decoded: a chunk's buffer, by its number."""
     if digesting.items:
-        backend.launch("digest", digesting.items, (out, lists["digest"], lists["secrets"], into))
+        backend.launch("digest", digesting.items, (out, lists[f"{digesting.of}digest"], lists["secrets"], into))
     if digesting.copies:
-        backend.launch(plain_name(WORD), digesting.copies, (out, lists["ends"], into))
+        backend.launch(plain_name(WORD), digesting.copies, (out, lists[f"{digesting.of}ends"], into))
     if digesting.within_reach:
         return
     for i, (_begin, _end, at, stop) in enumerate(digesting.places):

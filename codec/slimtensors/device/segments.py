@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.device.backend import Backend, Buffer
+from slimtensors.device.bases import BaseDigests, BasesThere, list_base_digests
 from slimtensors.device.results import Digesting, digests_of, launch_digests, list_digests, room_of
 from slimtensors.expression import Bits, Stored
 from slimtensors.kernels.cpu import worklist
@@ -46,35 +47,43 @@ class Listed(NamedTuple):
     work: Work
     digesting: Digesting | None
     arrays: dict[str, Array]  # for the device, by name
+    of_bases: BaseDigests | None = None
 
     @property
-    def status_room(self) -> int:
-        return room_of(self.work.owners.size)
+    def rooms(self) -> tuple[int, int, int]:
+        """Bytes of statuses, of digests, of bases' digests, one after another."""
+        of_bases = 0 if self.of_bases is None else self.of_bases.digesting.length
+        return room_of(self.work.owners.size), 0 if self.digesting is None else self.digesting.length, of_bases
 
 
 class Pending(NamedTuple):
     """What a segment's kernels leave. Host memory here is filled when a mark made since is reached."""
 
-    work: Work
-    digesting: Digesting | None
-    results: Array  # bytes: statuses, digests, ends
+    given: Listed
+    results: Array  # bytes: statuses, digests and ends, those of bases
 
     @property
     def left(self) -> list[int]:
-        return self.work.left
+        return self.given.work.left
 
     def faulty(self) -> list[int]:
         """Chunks whose streams did not end as they began, or have an escape where none can be."""
-        owners = self.work.owners
+        owners = self.given.work.owners
         bad = np.flatnonzero(self.results[: 4 * owners.size].view(np.uint32))
         found: list[int] = np.unique(owners[bad]).tolist()
         return found
 
     def digests(self) -> list[int] | None:
         """Of each chunk, if they were asked for."""
-        if self.digesting is None:
+        if self.given.digesting is None:
             return None
-        return digests_of(self.digesting, self.results[room_of(self.work.owners.size) :])
+        return digests_of(self.given.digesting, self.results[self.given.rooms[0] :])
+
+    def with_other_bases(self) -> list[int]:
+        """Chunks that are differences from something else than what the device has."""
+        if self.given.of_bases is None:
+            return []
+        return self.given.of_bases.wrong(self.results[sum(self.given.rooms[:2]) :])
 
 
 def layout_of(expression: Stored, unit_bytes: int) -> Layout | None:
@@ -85,12 +94,18 @@ def layout_of(expression: Stored, unit_bytes: int) -> Layout | None:
     return wanted if wanted in LAYOUTS else None
 
 
-def listed(work: Work, arrays: dict[str, Array], places: Array, sizes: Array, digests: bool) -> Listed:
-    """With what takes digests of chunks, which begin at `places` of a buffer."""
+def listed(
+    work: Work, arrays: dict[str, Array], places: Array, sizes: Array, digests: bool, bases: BasesThere | None = None
+) -> Listed:
+    """With what takes digests of chunks, which begin at `places` of a buffer, and of their bases."""
+    of_bases = None
+    if bases is not None and bases.stated:
+        of_bases, lists = list_base_digests(bases, sizes)
+        arrays = arrays | lists
     if not digests:
-        return Listed(work, None, arrays)
+        return Listed(work, None, arrays, of_bases)
     digesting, lists = list_digests(places, sizes)
-    return Listed(work, digesting, arrays | lists)
+    return Listed(work, digesting, arrays | lists, of_bases)
 
 
 def ask(
@@ -100,15 +115,20 @@ def ask(
     lists: Mapping[str, Buffer],
     out: Buffer,
     decoded: Callable[[int], Buffer],
-    bases: Buffer = None,
+    bases: BasesThere | None = None,
 ) -> Pending:
     """Decode a segment's chunks. lists: `given.arrays` on the device. decoded: a chunk's buffer, by its number."""
-    room = given.status_room
-    results = backend.zeros(max(room + (0 if given.digesting is None else given.digesting.length), ALIGNMENT))
-    given.work.launch(backend, stored, lists, out, bases, results[: 4 * given.work.owners.size])
+    rooms = given.rooms
+    results = backend.zeros(max(sum(rooms), ALIGNMENT))
+    if given.of_bases is not None:
+        assert bases is not None
+        of_them, into = given.of_bases, results[rooms[0] + rooms[1] :]
+        launch_digests(backend, of_them.digesting, lists, bases.memory, into, lambda i: bases.whole(of_them.numbers[i]))
+    memory = None if bases is None else bases.memory
+    given.work.launch(backend, stored, lists, out, memory, results[: 4 * given.work.owners.size])
     if given.digesting is not None:
-        launch_digests(backend, given.digesting, lists, out, results[room:], decoded)
-    return Pending(given.work, given.digesting, backend.fetch(results))
+        launch_digests(backend, given.digesting, lists, out, results[rooms[0] : rooms[0] + rooms[1]], decoded)
+    return Pending(given, backend.fetch(results))
 
 
 class _Fused(NamedTuple):
