@@ -65,7 +65,7 @@ def loop_of(code: bytes) -> list[str]:
     voting = [loop for loop in loops if votes(loop) >= STEPS]
     if not any("LDS" in each for each in instructions):
         return voting[0]
-    return min((loop for loop in voting if any("LDS" in each for each in loop)), key=len, default=[])
+    return min((loop for loop in voting if any("LDS" in each for each in loop)), key=len)
 
 
 def votes(loop: list[str]) -> int:

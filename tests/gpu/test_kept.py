@@ -77,7 +77,7 @@ def test_bases_on_the_device(tmp_path, monkeypatch, reach):
     base = {f"w{i}": (rng.standard_normal(700 + 601 * i) * 0.02).astype(np.float16) for i in range(2)}
     tuned = {name: each + (rng.standard_normal(each.shape) * 1e-4).astype(np.float16) for name, each in base.items()}
     save_file(tuned, path, base=base)
-    backend, kept = Runner(1 << 24), Kept()
+    backend, kept = Runner(1 << 20), Kept()
 
     def resident(order, gap):
         memory = {}

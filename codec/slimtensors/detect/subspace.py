@@ -19,7 +19,7 @@ from slimtensors.kernels.status import must
 
 __all__ = [
     "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "iterated", "picked_rows", "squares", "subspace", "times",
-    "worthy_rank",
+    "widened", "worthy_rank",
 ]  # fmt: skip
 
 Numbers = npt.NDArray[Any]  # float32
@@ -58,13 +58,16 @@ def squares(matrix: Numbers) -> npt.NDArray[np.float64]:
 def times(matrix: Numbers, right: Numbers) -> Numbers:
     """Their product, of a right side of up to 32 columns."""
     out = np.empty((matrix.shape[0], MOST_RANK), np.float32)
-    wide = _wide(right).reshape(-1).view(np.uint32)
+    wide = widened(right).reshape(-1).view(np.uint32)
     must(directions.products(matrix.reshape(-1), wide, out.reshape(-1).view(np.uint32)))
     return out[:, : right.shape[1]]
 
 
-def _wide(right: Numbers) -> Numbers:
-    wide = np.zeros((right.shape[0], MOST_RANK), np.float32)
+def widened(right: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """With zeros for columns up to 32, which are a vector."""
+    if right.shape[1] == MOST_RANK:
+        return right
+    wide = np.zeros((right.shape[0], MOST_RANK), right.dtype)
     wide[:, : right.shape[1]] = right
     return wide
 
@@ -73,7 +76,7 @@ def _wide(right: Numbers) -> Numbers:
 def _noise(columns: int, rank: int) -> Numbers:
     """What an iteration starts from, in 32 columns; kept for matrices of one shape."""
     noise = np.random.PCG64(1).random_raw(columns * rank) >> np.uint64(40)
-    return _wide((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
+    return widened((noise.astype(np.float32) - np.float32(2.0**23)).reshape(columns, rank))
 
 
 @lru_cache(4)

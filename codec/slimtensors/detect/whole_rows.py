@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.detect.subspace import DEAD, MOST_RANK, iterated
+from slimtensors.detect.subspace import DEAD, MOST_RANK, iterated, widened
 from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.cpu import whole_directions as kernels
 from slimtensors.kernels.status import must
@@ -88,7 +88,7 @@ def _bytes(numbers: npt.NDArray[Any]) -> tuple[Words, Numbers]:
     """(words, what each column was multiplied with: its largest number became 127). numbers: int32 or float32
     [n, up to 32]
     """
-    most, wide = np.empty(MOST_RANK, np.float32), _wide(numbers)
+    most, wide = np.empty(MOST_RANK, np.float32), widened(numbers)
     must(kernels.largest(wide.reshape(-1), most))
     scales = np.float32(kernels.LARGEST) / np.where(most > 0, most, np.float32(1))
     return _words(wide, scales), scales
@@ -96,16 +96,8 @@ def _bytes(numbers: npt.NDArray[Any]) -> tuple[Words, Numbers]:
 
 def _words(numbers: npt.NDArray[Any], scales: Numbers) -> Words:
     words = np.empty(-(-len(numbers) // kernels.FOUR) * MOST_RANK, np.uint32)
-    must(kernels.to_bytes(_wide(numbers).reshape(-1), scales, words))
+    must(kernels.to_bytes(widened(numbers).reshape(-1), scales, words))
     return words
-
-
-def _wide(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    if numbers.shape[1] == MOST_RANK:
-        return numbers
-    wide = np.zeros((len(numbers), MOST_RANK), numbers.dtype)
-    wide[:, : numbers.shape[1]] = numbers
-    return wide
 
 
 def _products(sample: WholeRows, right: Words) -> npt.NDArray[np.int32]:

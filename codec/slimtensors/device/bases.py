@@ -122,8 +122,8 @@ class Bases:
 
     def resident(self, segment: Segment, wanted: Sequence[Wanted | None]) -> BasesThere | None:
         """Bases that the device has, all of them and as they are needed, unchecked; nothing of single chunks yet."""
-        held: list[Buffer] = []
-        for each in wanted:
+        by_part: list[Buffer] = [None] * len(wanted)
+        for number, each in enumerate(wanted):
             if each is None:
                 continue
             there = None if each.name is None else self._resident.get(each.name)
@@ -131,13 +131,14 @@ class Bases:
                 return None
             if len(there.memory) < each.end:
                 return None
-            held.append(there.memory)
+            by_part[number] = there.memory
+        held = [memory for memory in by_part if memory is not None]
         memory, places = self._backend.window(held) if held else (None, [])
         left = iter(places)
         at = [0 if each is None else next(left) + each.begin for each in wanted]
         if any(place % ALIGNMENT for place in at):
             return None
-        whole = partial(_whole, segment, wanted, held)
+        whole = partial(_whole, segment, [0 if each is None else each.begin for each in wanted], by_part)
         return BasesThere(memory, at, held, whole, np.empty(0, np.int64), {})
 
     @staticmethod
@@ -247,18 +248,12 @@ class Bases:
         return units
 
 
-def _whole(segment: Segment, wanted: Sequence[Wanted | None], held: Sequence[Buffer], i: int) -> Buffer:
-    """A chunk's base, in what is held of the parts that want one."""
-    first, left = 0, iter(held)
-    for part, each in zip(segment.parts, wanted, strict=True):
-        memory = None if each is None else next(left)
-        first += part.tasks
-        if i < first:
-            assert each is not None
-            begin = each.begin + segment.tasks[i].begin - part.begin
-            whole: Buffer = memory[begin : begin + segment.tasks[i].size]  # type: ignore[index] # held, as it is wanted
-            return whole
-    raise IndexError(i)
+def _whole(segment: Segment, at: Sequence[int], memory: Sequence[Buffer], i: int) -> Buffer:
+    """A chunk's base. at, memory: of each part, its base's first byte in memory that has it."""
+    behind = np.cumsum([part.tasks for part in segment.parts])
+    number = int(np.searchsorted(behind, i, side="right"))
+    begin = at[number] + segment.tasks[i].begin - segment.parts[number].begin
+    return memory[number][begin : begin + segment.tasks[i].size]
 
 
 def _only_base(expression: Stored) -> int | None:

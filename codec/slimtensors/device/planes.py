@@ -62,21 +62,20 @@ class PlanesWork(NamedTuple):
         ]
         steers = self._planes(backend, stored, lists, status, bases, into)
         if flips := self._count("flips"):
-            backend.launch(sized_name("flip", size), rows.SHARES * flips, (lists["flips"], steers, into[0]))
+            _launch(backend, sized_name("flip", size), flips, (lists["flips"], steers, into[0]))
         moving = self._count("move")
         if moving and not layout.summed:
             moved = backend.fresh(size * self.units[0])
-            factors = lists["move"], lists["factors"], bases, moved
-            backend.launch(moved_name(layout.dtype), rows.SHARES * moving, factors)
+            _launch(backend, moved_name(layout.dtype), moving, (lists["move"], lists["factors"], bases, moved))
             bases = moved
         if finishing := self._count("finish"):
-            backend.launch(sized_name("finish", size), rows.SHARES * finishing, (lists["finish"], bases, into[0]))
+            _launch(backend, sized_name("finish", size), finishing, (lists["finish"], bases, into[0]))
         looks, scatters = self.verdicts
         made = backend.fresh(4 * self.units[-1]) if layout.summed else out
         self._numbers(backend, lists, into[-1], made, status[4 * looks :])
         if moving and layout.summed:
             given_sums = lists["move"], lists["factors"], bases, made, out
-            backend.launch(sums_name(layout.dtype), rows.SHARES * moving, given_sums)
+            _launch(backend, sums_name(layout.dtype), moving, given_sums)
         if spreading := self.owners.size - scatters:
             given_masks = lists["spread"], lists["masks"], lists["ranks"], into[0], out, status[4 * scatters :]
             backend.launch(sized_name("scatter", size), spreading, given_masks)
@@ -111,14 +110,14 @@ class PlanesWork(NamedTuple):
             # A mean tells of signs, too, where the plane of its classes has no items.
             if isinstance(context, ClassContext) and context.mean is not None and wide_items:
                 told = lists[select], lists["sides"], lists["means"], contexts, steers
-                backend.launch("steer", rows.SHARES * wide_items, told)
+                _launch(backend, "steer", wide_items, told)
             if item_end > item:
                 if isinstance(context, SignContext):
                     given = lists[select], steers, into[k], contexts
-                    backend.launch(sized_name("signs", size), rows.SHARES * wide_items, given)
+                    _launch(backend, sized_name("signs", size), wide_items, given)
                 elif wide_items and not (isinstance(context, ClassContext) and context.mean is not None):
                     given = lists[select], lists["sides"], bases, contexts
-                    backend.launch(sized_name("contexts", size), rows.SHARES * wide_items, given)
+                    _launch(backend, sized_name("contexts", size), wide_items, given)
                 some = _part(lists["items"], rows.PLANE_ITEM, item, item_end)
                 tabled = lists["block rows"], lists["maps"], entries, contexts
                 coded = stored, stored, some, *tabled, into[k], _part(status, 1, item, item_end)
@@ -139,11 +138,11 @@ class PlanesWork(NamedTuple):
             given = lists["look"], codes, lists["palettes"]
             if isinstance(layout.codes, Mul):
                 name = scaled_name(dtype, shifted=layout.codes.offset is not None)
-                backend.launch(name, rows.SHARES * looking, (*given, lists["scales"], out, verdicts))
+                _launch(backend, name, looking, (*given, lists["scales"], out, verdicts))
             else:
-                backend.launch(sized_name("pick", layout.unit_bytes), rows.SHARES * looking, (*given, out, verdicts))
+                _launch(backend, sized_name("pick", layout.unit_bytes), looking, (*given, out, verdicts))
         if dividing := self._count("divide"):
-            backend.launch(decimals_name(dtype), rows.SHARES * dividing, (lists["divide"], codes, out))
+            _launch(backend, decimals_name(dtype), dividing, (lists["divide"], codes, out))
         if levelling := self._count("levels"):
             ends = backend.fresh(max(self.states, 1))
             if self.states:
@@ -215,6 +214,11 @@ def _numbers(
         "levels": levelling.items, "steps": levelling.scales,
     }  # fmt: skip
     return _Numbers(arrays, looking.owners, levelling.ends)
+
+
+def _launch(backend: Backend, kernel: str, items: int, buffers: Sequence[Buffer]) -> None:
+    """A kernel that takes each unit by itself."""
+    backend.launch(kernel, rows.SHARES * items, buffers)
 
 
 def _part(items: Buffer, length: int, begin: int, end: int) -> Buffer:

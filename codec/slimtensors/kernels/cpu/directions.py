@@ -37,6 +37,17 @@ def number_lanes(units: Lanes, form: tuple[int, int, int], scale: Any) -> Lanes:
     return number
 
 
+@inlined
+def scaled_lanes(units: Lanes, form: tuple[int, int, int], bias: Any, row: Any, column: Lanes, far: int) -> Lanes:
+    """Units in 32 bits, as `number_lanes` takes them, times a row's and their columns' numbers; what lies beyond `far`
+    counts as that.
+    """
+    number = times_each(times(number_lanes(units, form, bias), row), column)
+    magnitude = number & MAGNITUDE
+    found: Lanes = select(magnitude < far, magnitude, (magnitude & 0) + far) | number & SIGN
+    return found
+
+
 @kernel
 def over_scales(
     units: Array, form: tuple[int, int, int], bias: Any, rows: Array, columns: Array, far: int, out: Array
@@ -58,10 +69,8 @@ def over_scales(
         for j in range(0, m, LANES):
             # The last vector begins early, so that it ends with the row.
             j = min(j, m - LANES)
-            number = number_lanes(to_u32(load(units, i * m + j)), form, bias)
-            number = times_each(times(number, row), load(columns, j))
-            magnitude = number & MAGNITUDE
-            store(out, i * m + j, select(magnitude < far, magnitude, (magnitude & 0) + far) | number & SIGN)
+            some = to_u32(load(units, i * m + j))
+            store(out, i * m + j, scaled_lanes(some, form, bias, row, load(columns, j), far))
     return OK
 
 

@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.cpu.directions import MAGNITUDE, SIGN, number_lanes
-from slimtensors.kernels.simd.lanes import Lanes, select, to_u8, to_u32
+from slimtensors.kernels.cpu.directions import scaled_lanes
+from slimtensors.kernels.simd.lanes import Lanes, to_u8, to_u32
 from slimtensors.kernels.simd.memory import load, store
-from slimtensors.kernels.simd.numbers import plus, times, times_each
+from slimtensors.kernels.simd.numbers import plus
 from slimtensors.kernels.simd.products import add_products
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -55,10 +55,7 @@ def whole_over_scales(
         for j in range(0, m, LANES):
             # The last vector begins early, so that it ends with the row.
             j = min(j, m - LANES)
-            number = number_lanes(to_u32(load(units, i * m + j)), form, bias)
-            number = times_each(times(number, row), load(columns, j))
-            magnitude = number & MAGNITUDE
-            number = select(magnitude < most, magnitude, (magnitude & 0) + most) | number & SIGN
+            number = scaled_lanes(to_u32(load(units, i * m + j)), form, bias, row, load(columns, j), most)
             store(out, i * wide + j, to_u8(plus(number, ROUNDING) & 2 * ZERO - 1))
         for j in range(m, wide):
             out[i * wide + j] = ZERO
