@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +22,7 @@ from slimtensors.kernels.cpu import planes as kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Fields", "bits_length", "decode_plane", "encode_plane", "packed_length", "plane_length"]
+__all__ = ["Fields", "bits_lengths", "decode_plane", "encode_plane", "packed_length", "plane_length"]
 
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
@@ -214,16 +215,24 @@ def plane_length(
     return size if size < raw * WORTH else raw
 
 
-def bits_length(units: npt.NDArray[Any], bits: Bits) -> float:
-    """About what floats' planes take without contexts, by counts: in the modes constant, raw, coded and bypass.
+def bits_lengths(units: npt.NDArray[Any], some: Sequence[Bits]) -> list[float]:
+    """About what floats' planes take without contexts, cut in each of these ways, by counts: in the modes constant, raw,
+    coded and bypass.
 
     units: whole groups, perhaps none.
     """
-    shift, size = 0, 0.0
-    for width in bits.widths if units.size else ():
-        size += _counted_length(coded.count_fields(units, bits.rotate, shift, width), width, units)
-        shift += width
-    return size
+    known: dict[tuple[int, int, int], float] = {}  # most ways share their lowest planes
+    sizes = []
+    for bits in some:
+        shift, size = 0, 0.0
+        for width in bits.widths if units.size else ():
+            plane = bits.rotate, shift, width
+            if plane not in known:
+                known[plane] = _counted_length(coded.count_fields(units, *plane), width, units)
+            size += known[plane]
+            shift += width
+        sizes.append(size)
+    return sizes
 
 
 def _counted_length(counts: npt.NDArray[np.uint32], width: int, units: npt.NDArray[Any]) -> float:

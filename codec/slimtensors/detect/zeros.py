@@ -10,7 +10,7 @@ import numpy.typing as npt
 from slimtensors.codecs import coded, layouts, sparse
 from slimtensors.codecs.chunk import encode_chunk, find_affine
 from slimtensors.codecs.head import GROUP
-from slimtensors.codecs.planes import bits_length
+from slimtensors.codecs.planes import bits_lengths
 from slimtensors.dtypes import DType
 from slimtensors.entropy.tables import cost
 from slimtensors.expression import Bits, Sparse, Stored
@@ -18,6 +18,9 @@ from slimtensors.expression import Bits, Sparse, Stored
 __all__ = ["integer_fields", "is_plain", "zeros_left_out"]
 
 MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
+# From here on it always pays for floats of several planes: each plane tells of each unit whether it is zero, or takes as
+# many bits for a zero as for any other; a mask tells it once.
+MANY_ZEROS = 0.05
 FEW = 64  # units, of which some end in 1 unless there is a reason
 SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
 
@@ -43,7 +46,11 @@ def zeros_left_out(sample: Units, dtype: DType, bits: Bits, preset: str) -> tupl
     elif dtype.is_float and dtype.unit_bits > 8 and preset != "fast":
         candidates.append(layouts.finer(dtype))
 
-    sizes, whole = _counted(sample, candidates) if dtype.is_float else _encoded(sample, candidates, plain)
+    if dtype.is_float:
+        sizes, many = _counted(sample, candidates), dtype.unit_bits > 8 and zeros > MANY_ZEROS
+        whole = np.inf if many else bits_lengths(_whole_groups(sample), candidates[:1])[0]
+    else:
+        sizes, whole = _encoded(sample, candidates, plain)
     if min(sizes) < SPARSE_WORTH * whole:
         return Sparse(candidates[sizes.index(min(sizes))]), f"{zeros:.0%} zeros left out"
     return bits, ""
@@ -56,15 +63,17 @@ def _encoded(sample: Units, candidates: list[Bits], plain: Bits) -> tuple[list[f
     return sizes[:-1], sizes[-1]
 
 
-def _counted(sample: Units, candidates: list[Bits]) -> tuple[list[float], float]:
-    """The same of floats, for a fifth of the time: only the mask, which general compression may suit, is encoded.
-
-    candidates: the first is what they are with their zeros, too.
+def _counted(sample: Units, candidates: list[Bits]) -> list[float]:
+    """Bytes without the zeros of floats, by candidate, for a fifth of the time: only the mask, which general compression
+    may suit, is encoded.
     """
-    body = sample[: sample.size // GROUP * GROUP]
-    mask, values, count = sparse.squeeze(body)
-    values, below = values[: count // GROUP * GROUP], sum(map(len, sparse.encode_mask(mask)[1]))
-    return [below + bits_length(values, bits) for bits in candidates], bits_length(body, candidates[0])
+    mask, values, count = sparse.squeeze(_whole_groups(sample))
+    below = sum(map(len, sparse.encode_mask(mask)[1]))
+    return [below + length for length in bits_lengths(_whole_groups(values[:count]), candidates)]
+
+
+def _whole_groups(units: Units) -> Units:
+    return units[: units.size // GROUP * GROUP]
 
 
 def integer_fields(sample: Units, dtype: DType) -> tuple[Bits, str]:

@@ -22,7 +22,7 @@ TWO_BYTES = 0x80  # set in the first of two bytes
 def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     """Frequencies that sum to 2^precision, at least 1 for each symbol that occurs, at least two symbols.
 
-    counts       int64[256]   how often each symbol occurs; at least one does
+    counts       int64[256]   how often each symbol occurs; at least one does. They are overwritten
     frequencies  uint16[256]
 
     Whole numbers only, so every machine gets the same. Returns OK, or BAD_ARGUMENT for lengths, or counts that are
@@ -53,26 +53,36 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
                 left -= 1
                 changed = True
 
-    # Rounded down, these leave fewer slots than there are symbols: they go to those that it cost most.
+    # Rounded down, these leave fewer slots than there are symbols: they go to those that it cost most, of equal ones to
+    # the first.
     missing = left
     for symbol in range(SYMBOLS):
+        cut = np.int64(-1)
         if frequencies[symbol] == 0 and counts[symbol] > 0:
-            frequencies[symbol] = counts[symbol] * left // total
+            share = counts[symbol] * left
+            frequencies[symbol] = share // total
             missing -= np.int64(frequencies[symbol])
-    most = np.int64(total)  # cuts that were made good are not below this
-    place = SYMBOLS
-    while missing > 0:
-        # The largest cut that comes after the last one made good; of equal cuts the first symbol's.
-        cut, at = np.int64(-1), -1
+            cut = share % total
+        counts[symbol] = cut
+    # The largest cut that so many reach, bit by bit; then all above it and the first that are equal.
+    least, bit = np.int64(0), np.int64(1)
+    while bit <= total:
+        bit <<= 1
+    while bit > 0:
+        reached = 0
         for symbol in range(SYMBOLS):
-            if counts[symbol] * left >= total:
-                this = counts[symbol] * left % total
-                after = this < most or (this == most and symbol > place)
-                if after and this > cut:
-                    cut, at = this, symbol
-        frequencies[at] += 1
-        most, place = cut, at
-        missing -= 1
+            reached += counts[symbol] >= least + bit
+        if reached >= missing:
+            least += bit
+        bit >>= 1
+    for symbol in range(SYMBOLS):
+        if counts[symbol] > least:
+            frequencies[symbol] += 1
+            missing -= 1
+    for symbol in range(SYMBOLS):
+        if missing > 0 and counts[symbol] == least:
+            frequencies[symbol] += 1
+            missing -= 1
 
     # 2^precision itself is not a frequency: a single symbol lends a slot to a neighbour.
     for symbol in range(SYMBOLS):

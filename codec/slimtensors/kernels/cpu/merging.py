@@ -31,7 +31,7 @@ def table_cost(counts: Array, at: int, precision: int, logarithms: Array, shared
         if frequency > 0:
             first, last = min(first, symbol), symbol
             # bits = count * (P - log2(frequency))
-            total += shared[symbol] * (precision * BIT - logarithms[frequency])
+            total += counts[at + symbol] * (precision * BIT - logarithms[frequency])
             total += 8 * BIT if frequency >= TWO_BYTES else 0
     return total + 8 * BIT * (last + 1 - first)
 
