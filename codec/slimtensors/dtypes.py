@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,14 @@ class DType:
     numpy_name: str  # of NumPy or ml_dtypes; sub-byte types have none that packs, and are handed out as bytes
     is_float: bool = False
 
-    @property
+    def __hash__(self) -> int:
+        return hash(self.name)  # many times for each tensor; that of all fields takes several times as long
+
+    @cached_property
     def unit_bytes(self) -> int:
         return self.unit_bits // 8
 
-    @property
+    @cached_property
     def unit(self) -> np.dtype[Any]:
         """The unit as a little-endian NumPy dtype."""
         return _UNITS[self.unit_bits]

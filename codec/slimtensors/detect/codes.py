@@ -190,7 +190,9 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     most = MAX_INTEGER if dtype.name == "F32" else 2.0**40
     if not largest < most:  # or not a number
         return None
-    if not any(_is_near(largest, ten, most) for ten in TENS.tolist()):  # nearly all weights; arrays take longer
+    # Decimals are decimals of more digits, too: of nearly all weights, one of the first few numbers is none of the most.
+    ten = next(ten for ten in TENS.tolist()[::-1] if round(largest * ten) < most)
+    if not all(_is_near(number, ten) for number in magnitudes[:8].view(f"<f{few.itemsize}").tolist()):
         return None
     integers = np.rint(largest * TENS)
     fits = (_rounded(integers, TENS, dtype) == largest) & (integers < most)
@@ -215,10 +217,9 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     return Structure(expression, (), f"rounded to {power} decimals")
 
 
-def _is_near(number: float, ten: float, most: float) -> bool:
+def _is_near(number: float, ten: float) -> bool:
     """Whether a number may be a decimal of that many digits, to the precision of F32."""
-    integer = round(number * ten)
-    return integer < most and abs(integer / ten - number) <= number * 2.0**-23
+    return abs(round(number * ten) / ten - number) <= number * 2.0**-23
 
 
 def _magnitudes(units: Units, dtype: DType) -> npt.NDArray[np.float64]:
