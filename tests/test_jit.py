@@ -132,6 +132,28 @@ def test_a_warm_cache_takes_no_lock(here):
     run("import filelock; filelock.FileLock = None\n" + USE_THEM, here)
 
 
+COMPILE_ANOTHER = """
+import json, sys
+import three_kernels
+from slimtensors.kernels._jit import kernel
+three_kernels.use()
+loaded = "numba.np.arraymath" in sys.modules
+
+@kernel
+def both(numbers):
+    return three_kernels.total(numbers) + three_kernels.twice_total(numbers)
+
+assert both(three_kernels.np.arange(10, dtype=three_kernels.np.int64)) == 135
+print(json.dumps({"loaded": loaded, "compiled": "numba.np.arraymath" in sys.modules}))
+"""
+
+
+def test_loading_imports_none_of_what_only_compiling_needs(here):
+    """It would take longer than all else. Numba's version may have another way to load, which does."""
+    run(USE_THEM, here)
+    assert run(COMPILE_ANOTHER, here) == {"loaded": False, "compiled": True}
+
+
 def test_processes_on_a_cold_cache_compile_each_kernel_once(here):
     results = [result(process) for process in [start(USE_THEM, here) for _ in range(8)]]
     assert sum(each["compiled"] for each in results) == SPECIALISATIONS

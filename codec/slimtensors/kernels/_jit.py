@@ -34,6 +34,7 @@ import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
 from numba.core.caching import FunctionCache  # noqa: E402
 from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
+from numba.core.runtime import rtsys  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -222,7 +223,7 @@ class _SharedCache:
 
     def _load(self, sig: Any, target_context: Any) -> Any:
         try:
-            return self._numbas.load_overload(sig, target_context)
+            return _loaded(self._numbas, sig, target_context)
         except Exception:  # unpickling damaged files can raise anything
             with suppress(OSError):
                 self._numbas.flush()
@@ -236,6 +237,18 @@ class _SharedCache:
         except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
             _given_up.add("lock")
         return "lock" not in _given_up
+
+
+def _loaded(numbas: Any, sig: Any, target_context: Any) -> Any:
+    """What a cache of Numba's holds for these argument types, or None. As its `load_overload`, but without importing all
+    that compiling may need, which takes a third of a process's first load; compiling still does that first.
+    """
+    load, guard = (getattr(numbas, name, None) for name in ("_load_overload", "_guard_against_spurious_io_errors"))
+    if load is None or guard is None:  # another version's inside is another one
+        return numbas.load_overload(sig, target_context)
+    rtsys.initialize(target_context)  # of all these imports, what machine code calls: reference counts
+    with guard():
+        return load(sig, target_context)
 
 
 @contextmanager
