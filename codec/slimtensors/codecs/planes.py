@@ -216,10 +216,9 @@ def plane_length(
 
 
 def bits_lengths(units: npt.NDArray[Any], some: Sequence[Bits]) -> list[float]:
-    """About what floats' planes take without contexts, cut in each of these ways, by counts: in the modes constant, raw,
-    coded and bypass.
+    """About what floats' planes take without contexts, cut in each of these ways, by counts.
 
-    units: whole groups, perhaps none.
+    In the modes constant, raw, coded and bypass. units: whole groups, perhaps none.
     """
     known: dict[tuple[int, int, int], float] = {}  # most ways share their lowest planes
     sizes = []

@@ -190,7 +190,7 @@ def _decimal(tensor: Input, probe: Units, units: int, plain: Bits) -> Structure 
     most = MAX_INTEGER if dtype.name == "F32" else 2.0**40
     if not largest < most:  # or not a number
         return None
-    # Decimals are decimals of more digits, too: of nearly all weights, one of the first few numbers is none of the most.
+    # Decimals are decimals of more digits, too: of nearly all weights, one of a few numbers is none of the most digits.
     ten = next(ten for ten in TENS.tolist()[::-1] if round(largest * ten) < most)
     if not all(_is_near(number, ten) for number in magnitudes[:8].view(f"<f{few.itemsize}").tolist()):
         return None

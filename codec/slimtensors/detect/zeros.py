@@ -18,8 +18,8 @@ from slimtensors.expression import Bits, Sparse, Stored
 __all__ = ["integer_fields", "is_plain", "zeros_left_out"]
 
 MIN_ZEROS = 0.01  # share of a sample's units from which leaving zeros out is tried
-# From here on it always pays for floats of several planes: each plane tells of each unit whether it is zero, or takes as
-# many bits for a zero as for any other; a mask tells it once.
+# From here on it always pays for floats of several planes: each plane tells of each unit whether it is zero, or takes
+# as many bits for a zero as for any other; a mask tells it once.
 MANY_ZEROS = 0.05
 FEW = 64  # units, of which some end in 1 unless there is a reason
 SPARSE_WORTH = 0.98  # what leaving zeros out must get the sample down to
@@ -64,8 +64,8 @@ def _encoded(sample: Units, candidates: list[Bits], plain: Bits) -> tuple[list[f
 
 
 def _counted(sample: Units, candidates: list[Bits]) -> list[float]:
-    """Bytes without the zeros of floats, by candidate, for a fifth of the time: only the mask, which general compression
-    may suit, is encoded.
+    """Bytes without the zeros of floats, by candidate, for a fifth of the time: by counts, but for the mask, which is
+    encoded, since general compression may suit it.
     """
     mask, values, count = sparse.squeeze(_whole_groups(sample))
     below = sum(map(len, sparse.encode_mask(mask)[1]))

@@ -240,8 +240,10 @@ class _SharedCache:
 
 
 def _loaded(numbas: Any, sig: Any, target_context: Any) -> Any:
-    """What a cache of Numba's holds for these argument types, or None. As its `load_overload`, but without importing all
-    that compiling may need, which takes a third of a process's first load; compiling still does that first.
+    """What a cache of Numba's holds for these argument types, or None.
+
+    As its `load_overload`, but without importing all that compiling may need, which is a third of a process's first
+    load; compiling still does that first.
     """
     load, guard = (getattr(numbas, name, None) for name in ("_load_overload", "_guard_against_spurious_io_errors"))
     if load is None or guard is None:  # another version's inside is another one
