@@ -34,7 +34,7 @@ import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
 from numba.core.caching import FunctionCache  # noqa: E402
 from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
-from numba.core.runtime import rtsys  # noqa: E402
+from numba.core.runtime.nrt import rtsys  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 
