@@ -18,7 +18,7 @@ import numpy.typing as npt
 from slimtensors.chunking import chunk_units, table_chunk
 from slimtensors.codecs import layouts
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
-from slimtensors.container.schema import check_metadata, check_name
+from slimtensors.container.values import check_metadata, check_name
 from slimtensors.container.writer import header_text
 from slimtensors.detect.casts import find_casts
 from slimtensors.detect.codes import Structure, find_structure

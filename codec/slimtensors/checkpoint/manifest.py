@@ -12,7 +12,7 @@ import numpy as np
 
 from slimtensors.container import canonical
 from slimtensors.container.digest import new_identity
-from slimtensors.container.schema import check_name
+from slimtensors.container.values import check_name
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
 from slimtensors.limits import MAX_BASE_DEPTH, MAX_DIMENSIONS, MAX_ELEMENTS

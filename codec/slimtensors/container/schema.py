@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from typing import Any
 
 from slimtensors import expression as expressions
@@ -20,6 +19,16 @@ from slimtensors.container.side_planes import (
     check_scales,
     check_sides,
     check_trellis,
+)
+from slimtensors.container.values import (
+    array_of,
+    check_metadata,
+    check_name,
+    dtype_of,
+    encoding_of,
+    integer_of,
+    object_of,
+    shape_of,
 )
 from slimtensors.dtypes import CASTABLE, DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
@@ -44,21 +53,16 @@ from slimtensors.expression import (
 )
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
-    MAX_DIMENSIONS,
     MAX_ELEMENTS,
     MAX_EXPRESSIONS,
-    MAX_METADATA_BYTES,
-    MAX_NAME_BYTES,
     MAX_RECORD_CHUNK_BYTES,
     MAX_SIDES,
     MAX_TENSORS,
 )
 
-__all__ = ["SOURCES", "check", "check_metadata", "check_name", "parse"]
+__all__ = ["SOURCES", "check", "parse"]
 
 SOURCES = ("gguf", "safetensors")  # formats of an image
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-_ENCODING = re.compile("[A-Z0-9_]{1,64}", re.ASCII)
 
 
 def parse(data: bytes) -> Header:
@@ -68,17 +72,17 @@ def parse(data: bytes) -> Header:
 
 def check(content: Any) -> Header:
     """A header from what its JSON holds. Raises as `parse` does."""
-    value = _object(content, "the header")
+    value = object_of(content, "the header")
     if value.keys() - {"bases", "image", "lossy"} != {"expressions", "metadata", "packs", "tensors"}:
         raise FormatError(f"the header has the keys {sorted(value)[:8]}")
-    table = [expressions.parse(item) for item in _array(value["expressions"], "expressions", MAX_EXPRESSIONS)]
-    metadata = _object(value["metadata"], "metadata")
+    table = [expressions.parse(item) for item in array_of(value["expressions"], "expressions", MAX_EXPRESSIONS)]
+    metadata = object_of(value["metadata"], "metadata")
     check_metadata(metadata)
     bases = _bases(value["bases"], table) if "bases" in value else []
-    packs = [_pack(item, table) for item in _array(value["packs"], "packs", MAX_TENSORS)]
+    packs = [_pack(item, table) for item in array_of(value["packs"], "packs", MAX_TENSORS)]
     tensors: list[Tensor] = []
     names: set[str] = set()
-    for item in _array(value["tensors"], "tensors", MAX_TENSORS):
+    for item in array_of(value["tensors"], "tensors", MAX_TENSORS):
         tensor = _tensor(item, table, tensors, packs, bases)
         if tensor.name in names:
             raise FormatError(f"two tensors have the name {tensor.name!r}")
@@ -94,42 +98,18 @@ def check(content: Any) -> Header:
     return Header(table, tensors, packs, metadata, image, bases, source)
 
 
-def check_name(name: object) -> None:
-    """Names are 1 to 512 bytes of UTF-8 without control characters."""
-    if not isinstance(name, str):
-        raise FormatError(f"the name {name!r} is not a string")
-    length = len(name.encode("utf-8", "surrogatepass"))
-    if not 1 <= length <= MAX_NAME_BYTES:
-        raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
-    if _CONTROL.search(name):
-        raise FormatError(f"the name {name[:80]!r} has control characters")
-    if name == "__metadata__":
-        raise FormatError("the name '__metadata__' is kept by safetensors for something else")
-
-
-def check_metadata(metadata: dict[str, Any]) -> None:
-    """Strings only, and not too many."""
-    size = 0
-    for key, text in metadata.items():
-        if not isinstance(key, str) or not isinstance(text, str):
-            raise FormatError(f"metadata {key!r} is not a string; both keys and values must be")
-        size += len(key.encode("utf-8", "surrogatepass")) + len(text.encode("utf-8", "surrogatepass"))
-    if size > MAX_METADATA_BYTES:
-        raise LimitError(f"the metadata has {size} bytes; the limit is {MAX_METADATA_BYTES}")
-
-
 def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]) -> Tensor:
-    value = _object(value, "a tensor")
+    value = object_of(value, "a tensor")
     keys = value.keys() - {"dtype", "encoding", "lossy", "name", "shape"}
     if not value.keys() >= {"dtype", "name", "shape"}:
         raise FormatError(f"a tensor has the keys {sorted(value)[:8]}; dtype, name and shape are needed")
     check_name(value["name"])
     name: str = value["name"]
     try:
-        dtype = _dtype(value["dtype"])
-        shape = _shape(value["shape"])
+        dtype = dtype_of(value["dtype"])
+        shape = shape_of(value["shape"])
         units = dtype.bytes_of(shape) // dtype.unit_bytes
-        encoding = _encoding(value["encoding"]) if "encoding" in value else None
+        encoding = encoding_of(value["encoding"]) if "encoding" in value else None
         lossy = _lossy(value["lossy"], dtype, units) if "lossy" in value else None
         if keys == {"pack"}:
             pack = _pack_of(value["pack"], dtype, units, packs)
@@ -140,10 +120,10 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
-            given = _array(value.get("sides", []), "sides", MAX_SIDES)
+            given = array_of(value.get("sides", []), "sides", MAX_SIDES)
             scale = None
             if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
-                scale = _integer(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
+                scale = integer_of(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
             sides = _sides(given, table)
             check_sides(table[index], sides, units, "sides" in keys, scale is not None)
             check_palettes(table[index], sides, dtype, units)
@@ -183,12 +163,6 @@ def _check_lossy(tensors: list[Tensor], table: list[Expression], source: bytes |
             raise FormatError(f"tensor {tensor.name!r} is made of a lossy one and does not say so")
 
 
-def _encoding(value: Any) -> str:
-    if not isinstance(value, str) or not _ENCODING.fullmatch(value):
-        raise FormatError(f"the encoding {value!r:.80} is not 1 to 64 capital letters, digits and underlines")
-    return value
-
-
 def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, size: int) -> None:
     if not isinstance(expression, Record):
         return
@@ -207,7 +181,7 @@ def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, s
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
-    index = _integer(value, 0, len(packs) - 1, "pack")
+    index = integer_of(value, 0, len(packs) - 1, "pack")
     if packs[index].dtype != dtype:
         raise FormatError(f"{dtype.name} in a pack of {packs[index].dtype.name}")
     if units == 0:
@@ -245,7 +219,7 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
         raise FormatError(f"a trellis in {dtype.name}")
     if units == 0:
         raise FormatError("chunks for no elements")
-    return _integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
+    return integer_of(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
 
 
 def _sides(values: list[Any], table: list[Expression]) -> tuple[Side, ...]:
@@ -256,10 +230,10 @@ def _sides(values: list[Any], table: list[Expression]) -> tuple[Side, ...]:
 
 
 def _side(value: Any, table: list[Expression], earlier: tuple[Side, ...]) -> Side:
-    value = _object(value, "a side plane")
+    value = object_of(value, "a side plane")
     if value.keys() != {"chunk", "dtype", "expression", "shape"}:
         raise FormatError(f"a side plane has the keys {sorted(value)[:8]}")
-    dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
+    dtype, shape = dtype_of(value["dtype"]), shape_of(value["shape"])
     chunk, index = _stream(value, dtype, math.prod(shape), table)
     found = table[index]
     if isinstance(found, Bits) and any(isinstance(context, FactorContext) for context in found.contexts):
@@ -288,7 +262,7 @@ def _no_base(bits: Bits) -> None:
 
 
 def _bases(value: Any, table: list[Expression]) -> list[Base]:
-    bases = [_base(item) for item in _array(value, "bases", MAX_TENSORS)]
+    bases = [_base(item) for item in array_of(value, "bases", MAX_TENSORS)]
     if not bases:
         raise FormatError("an empty list of bases")
     used = {base for expression in table for base in bases_of(expression)}
@@ -298,16 +272,16 @@ def _bases(value: Any, table: list[Expression]) -> list[Base]:
 
 
 def _base(value: Any) -> Base:
-    value = _object(value, "a base")
+    value = object_of(value, "a base")
     if value.keys() != {"dtype", "hints", "identity", "shape"}:
         raise FormatError(f"a base has the keys {sorted(value)[:8]}")
-    hints = _object(value["hints"], "the hints of a base")
+    hints = object_of(value["hints"], "the hints of a base")
     if not all(isinstance(text, str) for text in hints.values()):
         raise FormatError("a hint of a base is not a string")
     identity = value["identity"]
     if not is_digest(identity):
         raise FormatError("the identity of a base is not 64 hexadecimal digits")
-    dtype, shape = _dtype(value["dtype"]), _shape(value["shape"])
+    dtype, shape = dtype_of(value["dtype"]), shape_of(value["shape"])
     try:
         if dtype.bytes_of(shape) == 0:
             raise FormatError("a base without elements")
@@ -345,10 +319,10 @@ def _check_delta(
 
 
 def _pack(value: Any, table: list[Expression]) -> Pack:
-    value = _object(value, "a pack")
+    value = object_of(value, "a pack")
     if value.keys() != {"dtype", "expression"}:
         raise FormatError(f"a pack has the keys {sorted(value)[:8]}")
-    dtype = _dtype(value["dtype"])
+    dtype = dtype_of(value["dtype"])
     _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table)
     found = table[index]
     if isinstance(found, Record):
@@ -396,23 +370,23 @@ def _check_casts(tensors: list[Tensor], table: list[Expression]) -> None:
 
 
 def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
-    value = _object(value, "the image")
+    value = object_of(value, "the image")
     if value.keys() != {"chunk", "expression", "format", "segments"}:
         raise FormatError(f"the image has the keys {sorted(value)[:8]}")
     if value["format"] not in SOURCES:
         raise FormatError(f"the image has the format {value['format']!r}")
     segments: list[int | tuple[int, int]] = []
     after = 0  # no tensor comes again
-    for item in _array(value["segments"], "segments", 2 * MAX_TENSORS + 1):
+    for item in array_of(value["segments"], "segments", 2 * MAX_TENSORS + 1):
         if isinstance(item, list):
             if len(item) != 2:
                 raise FormatError("a segment of the image is not a pair")
-            first = _integer(item[0], after, len(tensors) - 1, "the first tensor of a segment")
-            count = _integer(item[1], 1, len(tensors) - first, "the tensors of a segment")
+            first = integer_of(item[0], after, len(tensors) - 1, "the first tensor of a segment")
+            count = integer_of(item[1], 1, len(tensors) - first, "the tensors of a segment")
             segments.append((first, count))
             after = first + count
         else:
-            segments.append(_integer(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
+            segments.append(integer_of(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
     literal = sum(segment for segment in segments if isinstance(segment, int))
     if literal > MAX_ELEMENTS:
         raise LimitError("the image has too many literal bytes")
@@ -421,40 +395,6 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
     return Image(value["format"], tuple(segments), chunk, index)
 
 
-def _dtype(value: Any) -> DType:
-    found = DTYPES.get(value) if isinstance(value, str) else None
-    if found is None:
-        raise FormatError(f"unknown dtype {value!r}")
-    return found
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    shape = tuple(_integer(n, 0, MAX_ELEMENTS, "a dimension") for n in _array(value, "the shape", MAX_DIMENSIONS))
-    if math.prod(n for n in shape if n) > MAX_ELEMENTS:
-        raise LimitError(f"the shape {list(shape)} has more than 2^48 elements")
-    return shape
-
-
 def _expression(value: Any, table: list[Expression]) -> tuple[int, Expression]:
-    index = _integer(value, 0, len(table) - 1, "expression")
+    index = integer_of(value, 0, len(table) - 1, "expression")
     return index, table[index]
-
-
-def _object(value: Any, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise FormatError(f"{what} is not a JSON object")
-    return value
-
-
-def _array(value: Any, what: str, limit: int) -> list[Any]:
-    if not isinstance(value, list):
-        raise FormatError(f"{what} is not a JSON array")
-    if len(value) > limit:
-        raise LimitError(f"{what}: {len(value)} entries; the limit is {limit}")
-    return value
-
-
-def _integer(value: Any, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise FormatError(f"{what} is {value!r:.40}, not an integer from {low} to {high}")
-    return value
