@@ -14,8 +14,9 @@ from slimtensors.container.reader import Verify
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import BaseError, ChecksumError, UsageError
 from slimtensors.inputs import ArrayInput, Input, unit_count
-from slimtensors.reading import Piece, TensorFile, all_pieces, open_file
+from slimtensors.reading import TensorFile, all_pieces, open_file
 from slimtensors.resolving import KnownBases
+from slimtensors.scheduling import Piece
 from slimtensors.threads import run_all, thread_count
 
 __all__ = ["decode_over"]

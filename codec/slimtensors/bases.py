@@ -21,9 +21,10 @@ from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.expression import bases_of
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.reading import BaseSource, Piece, TensorFile, open_from
+from slimtensors.reading import BaseSource, TensorFile, open_from
 from slimtensors.recognise import what_is
 from slimtensors.safetensors_file import read_safetensors
+from slimtensors.scheduling import Piece
 from slimtensors.shards import is_index, remote_shards
 
 __all__ = ["BaseModel", "BaseTensor", "StoredInput", "delta_base", "open_base", "weight_files"]

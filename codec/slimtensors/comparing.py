@@ -12,8 +12,9 @@ from slimtensors.converting import open_weights
 from slimtensors.errors import ChecksumError, UsageError
 from slimtensors.inputs import Input, sha256_of
 from slimtensors.quantise.errors import Errors, nmse_of
-from slimtensors.reading import Piece, TensorFile
+from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
+from slimtensors.scheduling import Piece
 
 __all__ = ["Compared", "compare", "compare_opened"]
 

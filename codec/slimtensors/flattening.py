@@ -13,9 +13,10 @@ from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
 from slimtensors.dtypes import bytes_of
 from slimtensors.matching import MatchReport, matched_bases
-from slimtensors.reading import Piece, TensorFile
+from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.saving import Progress, SourceImage
+from slimtensors.scheduling import Piece
 from slimtensors.store import store
 from slimtensors.walking import LiteralBytes
 

@@ -11,8 +11,8 @@ from slimtensors.container.source import Bytes
 from slimtensors.dtypes import units_of
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import save, whole_array
-from slimtensors.reading import Piece
 from slimtensors.resolving import open_with
+from slimtensors.scheduling import Piece
 from slimtensors.threads import thread_count
 
 __all__ = ["decode", "encode"]

@@ -21,8 +21,9 @@ from slimtensors.inputs import ArrayInput
 from slimtensors.matching import matched_bases
 from slimtensors.packings.weight import PackedWeight
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
-from slimtensors.reading import Piece, TensorFile, all_pieces
+from slimtensors.reading import TensorFile, all_pieces
 from slimtensors.resolving import open_with
+from slimtensors.scheduling import Piece
 from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Progress, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES

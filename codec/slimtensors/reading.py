@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
 from slimtensors.expression import bases_of
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
-from slimtensors.scheduling import Cut, Job, Range, schedule
+from slimtensors.scheduling import Cut, Destination, Job, Piece, Places, schedule
 from slimtensors.side_contents import check_contents
 from slimtensors.threads import Pipeline
 
@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "BaseSource", "Destination", "Load", "Piece", "TensorFile", "first_threads", "load_all", "most_threads",
-    "open_file",
+    "BaseSource", "Load", "TensorFile", "all_pieces", "first_threads", "load_all", "most_threads", "open_file",
 ]  # fmt: skip
 
 Units = npt.NDArray[Any]
@@ -55,41 +54,6 @@ class BaseSource(Protocol):
 
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
-
-
-class Destination(Protocol):
-    """Where units of a tensor go."""
-
-    @property
-    def wanted(self) -> Range:
-        """The units that are needed for it."""
-
-    def memory(self, start: int, units: int) -> Units | None:
-        """The place of units [start, start + units) of the tensor, if they can be decoded straight into it."""
-
-    def put(self, start: int, found: Units) -> None:
-        """Put units from `start` of the tensor into their place."""
-
-
-class Piece(NamedTuple):
-    """A range of a tensor's units, and where to put it."""
-
-    tensor: int
-    start: int
-    out: Units
-
-    @property
-    def wanted(self) -> Range:
-        return Range(self.tensor, self.start, self.out.size)
-
-    def memory(self, start: int, units: int) -> Units:
-        return self.out[start - self.start : start - self.start + units]
-
-    def put(self, start: int, found: Units) -> None:
-        self.memory(start, found.size)[:] = found
-
-
-Places = Mapping[int, Destination] | Sequence[Destination]  # by the number of the range
 
 
 class Load(NamedTuple):

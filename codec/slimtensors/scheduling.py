@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy.typing as npt
 
 from slimtensors.container.header import Header
 from slimtensors.container.layout import ChunkRecord
 
-__all__ = ["Cut", "Job", "Range", "jobs_of", "schedule"]
+__all__ = ["Cut", "Destination", "Job", "Piece", "Places", "Range", "jobs_of", "schedule"]
+
+Units = npt.NDArray[Any]
 
 Locate = Callable[[int], tuple[list[ChunkRecord], list[int]]]  # a stream's records, and where its chunks lie
 
@@ -19,6 +23,41 @@ class Range(NamedTuple):
     tensor: int
     start: int
     units: int
+
+
+class Destination(Protocol):
+    """Where units of a tensor go."""
+
+    @property
+    def wanted(self) -> Range:
+        """The units that are needed for it."""
+
+    def memory(self, start: int, units: int) -> Units | None:
+        """The place of units [start, start + units) of the tensor, if they can be decoded straight into it."""
+
+    def put(self, start: int, found: Units) -> None:
+        """Put units from `start` of the tensor into their place."""
+
+
+class Piece(NamedTuple):
+    """A range of a tensor's units, and where to put it."""
+
+    tensor: int
+    start: int
+    out: Units
+
+    @property
+    def wanted(self) -> Range:
+        return Range(self.tensor, self.start, self.out.size)
+
+    def memory(self, start: int, units: int) -> Units:
+        return self.out[start - self.start : start - self.start + units]
+
+    def put(self, start: int, found: Units) -> None:
+        self.memory(start, found.size)[:] = found
+
+
+Places = Mapping[int, Destination] | Sequence[Destination]  # by the number of the range
 
 
 class Cut(NamedTuple):

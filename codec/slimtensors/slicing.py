@@ -11,7 +11,8 @@ import numpy.typing as npt
 from slimtensors.container.header import Tensor
 from slimtensors.container.source import aligned_empty
 from slimtensors.errors import UsageError
-from slimtensors.reading import Piece, TensorFile
+from slimtensors.reading import TensorFile
+from slimtensors.scheduling import Piece
 
 __all__ = ["Axis", "axes_of", "read_slice", "strides_of"]
 

@@ -228,7 +228,8 @@ def _ours() -> list[Peer]:
     from slimtensors.cli.peers import Peer
     from slimtensors.inputs import ArrayInput
     from slimtensors.planner import PRESETS
-    from slimtensors.reading import Piece, open_file
+    from slimtensors.reading import open_file
+    from slimtensors.scheduling import Piece
     from slimtensors.store import store_bytes
 
     def encode(preset: str, block: Block, threads: int) -> bytes:

@@ -1,4 +1,4 @@
-"""Single values of a header's JSON, each checked, with FormatError or LimitError (format_spec/container.md, section 3)."""
+"""Single values of a header's JSON, each checked or refused (format_spec/container.md, section 3)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend
 from slimtensors.device.uploads import Uploads
 from slimtensors.numpy import array_shape, as_array
-from slimtensors.reading import Load, Piece, TensorFile, load_all
+from slimtensors.reading import Load, TensorFile, load_all
+from slimtensors.scheduling import Piece
 from slimtensors.torch_tensors import from_array, torch_dtype
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ import torch
 from slimtensors.container.source import aligned_empty
 from slimtensors.errors import UsageError
 from slimtensors.numpy import as_array
-from slimtensors.reading import Piece, TensorFile
+from slimtensors.reading import TensorFile
+from slimtensors.scheduling import Piece
 from slimtensors.torch_tensors import from_array, torch_dtype
 
 __all__ = ["Buffer", "StoredWeight"]

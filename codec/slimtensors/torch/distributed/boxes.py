@@ -7,8 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from slimtensors.reading import Destination, Piece
-from slimtensors.scheduling import Range
+from slimtensors.scheduling import Destination, Piece, Range
 from slimtensors.stream.plan import Columns
 
 __all__ = ["Box", "lay_out"]

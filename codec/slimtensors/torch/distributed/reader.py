@@ -31,7 +31,8 @@ from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import whole_array
-from slimtensors.reading import Destination, TensorFile, load_all
+from slimtensors.reading import TensorFile, load_all
+from slimtensors.scheduling import Destination
 from slimtensors.slicing import read_slice
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
