@@ -18,13 +18,11 @@ from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
-from slimtensors.matching import matched_bases
 from slimtensors.packings.weight import PackedWeight
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile, all_pieces
 from slimtensors.resolving import open_with
 from slimtensors.scheduling import Piece
-from slimtensors.store import store, store_bytes
 from slimtensors.stream.loader import Progress, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
@@ -53,6 +51,9 @@ def save_file(
     "fast", "balanced" or "small". self_check: decode what was written and compare, before the path changes. durable:
     flush to the disk. base, base_map: as for `slimtensors.compress`.
     """
+    from slimtensors.matching import matched_bases  # a quarter of our modules: nobody waits for these who only loads
+    from slimtensors.store import store
+
     inputs = _inputs(tensor_dict)
     with matched_bases(inputs, base, base_map, source=filename, metadata=metadata) as matched:
         store(inputs, filename, metadata, preset, threads, self_check, durable, bases=matched.bases)
@@ -69,6 +70,9 @@ def save(
     base_map: Mapping[str, str] | None = None,
 ) -> bytes:
     """Save arrays to bytes."""
+    from slimtensors.matching import matched_bases  # as in save_file
+    from slimtensors.store import store_bytes
+
     inputs = _inputs(tensor_dict)
     with matched_bases(inputs, base, base_map, metadata=metadata) as matched:
         return store_bytes(inputs, metadata, preset, threads, self_check, bases=matched.bases)

@@ -29,7 +29,6 @@ from slimtensors.kernels import instruction_set
 instruction_set.force()  # before Numba is imported: it reads its variables then
 
 # E402 below: instruction_set.force() has to come first.
-import filelock  # noqa: E402
 import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
 from numba.core.caching import FunctionCache  # noqa: E402
@@ -232,6 +231,8 @@ class _SharedCache:
     def _locked(self) -> bool:
         if "lock" in _given_up:
             return False
+        import filelock  # only who compiles needs it
+
         try:
             self.held.enter_context(filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
