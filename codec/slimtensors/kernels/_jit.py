@@ -29,6 +29,7 @@ from slimtensors.kernels import instruction_set
 instruction_set.force()  # before Numba is imported: it reads its variables then
 
 # E402 below: instruction_set.force() has to come first.
+import filelock  # noqa: E402
 import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
 from numba.core.caching import FunctionCache  # noqa: E402
@@ -231,8 +232,6 @@ class _SharedCache:
     def _locked(self) -> bool:
         if "lock" in _given_up:
             return False
-        import filelock  # only who compiles needs it
-
         try:
             self.held.enter_context(filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT))
         except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
@@ -269,7 +268,8 @@ def _numba_caches_in(folder: Path) -> Iterator[None]:
 
 
 if sys.platform != "win32":
-    # A process forked while another thread compiles would find the compiler's lock taken for ever: forking waits.
+    # A process forked while another thread compiles would find the compiler's lock taken for ever: forking waits. What
+    # is registered last is called first: filelock, imported above, does the same with a lock that compiling may take.
     os.register_at_fork(
         before=global_compiler_lock.acquire,
         after_in_parent=global_compiler_lock.release,
