@@ -7,7 +7,7 @@ as bytes.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -159,9 +159,11 @@ def apply_delta(
         np.copyto(arrays[name], array, casting="no")
 
 
-def load_arrays(file: TensorFile, threads: int, numbers: Numbers | None = None) -> dict[str, Array]:
-    """All arrays of an open file; numbers: what those of blocks become."""
-    found = all_pieces(file, file.index)
+def load_arrays(
+    file: TensorFile, threads: int, numbers: Numbers | None = None, names: Iterable[str] | None = None
+) -> dict[str, Array]:
+    """All arrays of an open file, or those of these names, which stay; numbers: what those of blocks become."""
+    found = all_pieces(file, file.index if names is None else names)
     file.fill([Piece(index, 0, units) for index, units in found.values()], threads)
     arrays = {name: as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
     if numbers is not None:

@@ -17,7 +17,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Base, Stream, Tensor
 from slimtensors.container.reader import Reader, Verify
-from slimtensors.container.source import Bytes, ByteSource, aligned_empty, open_source
+from slimtensors.container.source import Bytes, ByteSource, aligned_empty, lasting_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
 from slimtensors.expression import bases_of
@@ -394,5 +394,5 @@ def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, U
     for name in names:
         index = file.find(name)
         tensor = file.header.tensors[index]
-        found[name] = index, aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
+        found[name] = index, lasting_empty(tensor.nbytes).view(tensor.dtype.unit)
     return found

@@ -16,9 +16,10 @@ import socket
 import stat
 import sys
 import threading
+import weakref
 from pathlib import Path
 
-__all__ = ["RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "resolve_destination"]
+__all__ = ["RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "huge_pages", "resolve_destination"]
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -29,6 +30,9 @@ _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in memory
 
 _MOST_AT_ONCE = 1 << 30  # bytes; macOS refuses 2 GiB and more in one call
+
+_MOST_MAPPINGS = 16384  # at once; Linux gives a process some 65,000, of which others want some
+_mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 
 class RandomAccessFile:
@@ -114,6 +118,22 @@ def advise_huge_pages(memory: memoryview) -> None:
     if begin < end:
         with contextlib.suppress(OSError, AttributeError):  # no such function
             ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
+
+
+def huge_pages(length: int) -> mmap.mmap | None:
+    """Fresh memory, all zero, in huge pages as far as whole ones fit; given back when nobody uses it any more.
+
+    None where the system has no such call, or gives no more.
+    """
+    if sys.platform != "linux" or not hasattr(mmap, "MADV_HUGEPAGE") or len(_mappings) >= _MOST_MAPPINGS:
+        return None
+    try:
+        memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    except OSError:
+        return None
+    _mappings.add(memory)
+    return memory
 
 
 def resolve_destination(path: str | os.PathLike[str]) -> Path:

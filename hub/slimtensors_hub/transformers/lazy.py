@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from slimtensors.errors import UsageError
-from slimtensors.numpy import whole_array
+from slimtensors.numpy import load_arrays
 from slimtensors.reading import TensorFile
 from slimtensors.slicing import read_slice
 from slimtensors.stream.loader import files_of, open_all
@@ -41,7 +41,7 @@ class LazyTensor:
     def __getitem__(self, index: Any) -> torch.Tensor:
         with self._users.one() as threads:
             if index is Ellipsis:
-                array = whole_array(self._file, self._name, threads)
+                array = load_arrays(self._file, threads, names=[self._name])[self._name]  # a parameter, which stays
             else:
                 array = read_slice(self._file, self._name, index, threads)
         return from_array(array, self._tensor.dtype, "cpu")
