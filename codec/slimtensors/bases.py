@@ -16,6 +16,7 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Base
 from slimtensors.container.remote import is_remote, last_part, list_remote
 from slimtensors.container.source import ByteSource, aligned_empty, open_source
+from slimtensors.container.system import file_identity
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.expression import bases_of
@@ -68,7 +69,8 @@ class StoredInput:
 
 class BaseTensor(NamedTuple):
     """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `bases`: what must be
-    had to read it. `key`: under which a computed identity is kept, if its bytes cannot change unseen.
+    had to read it. `key`: under which a computed identity is kept, if its bytes cannot change unseen. `file`: the local
+    file that it is read from, as `file_identity` tells it.
     """
 
     tensor: Input
@@ -77,6 +79,7 @@ class BaseTensor(NamedTuple):
     stored: bytes | None = None
     bases: tuple[Base, ...] = ()
     key: Hashable = None
+    file: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
@@ -207,6 +210,7 @@ def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: Bas
         raise
     # A source elsewhere knows by now which commit it reads.
     hints = {} if path is None else _hints(getattr(source, "name", path))
+    local = file_identity(path) if isinstance(path, Path) else None
     if kind == "slimtensors":
         file = open_from(source, bases=None if bases is None else _Borrowed(bases))
         model.on_close(file.close)
@@ -216,7 +220,7 @@ def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: Bas
                 stream = file.header.tensor_stream[file.header.holder(i)]
                 assert stream is not None
                 held = StoredInput(file, i)
-                model.add(BaseTensor(held, source.label, hints, file.reader.identities[i], needed[stream]))
+                model.add(BaseTensor(held, source.label, hints, file.reader.identities[i], needed[stream], file=local))
         return
     model.on_close(source.close)
     if kind == "gguf":
@@ -230,7 +234,7 @@ def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: Bas
     for each in read_safetensors(source).inputs:
         if unit_count(each):
             key = None if state is None else (*state, each.offset, each.dtype.name, each.shape)
-            model.add(BaseTensor(each, source.label, hints, key=key))
+            model.add(BaseTensor(each, source.label, hints, key=key, file=local))
 
 
 class _Borrowed:

@@ -25,7 +25,7 @@ from slimtensors.recognise import what_is
 from slimtensors.resolving import BaseDir, open_with
 from slimtensors.safetensors_file import plain_header, read_safetensors
 from slimtensors.saving import Progress, SourceImage
-from slimtensors.store import store, stored_length
+from slimtensors.store import refuse_own_base, store, stored_length
 from slimtensors.threads import thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
@@ -103,6 +103,7 @@ def compress(
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)
+            refuse_own_base(src, matched.bases, "is itself what it would be the difference from: name another base")
             inputs: Sequence[Input] = found.inputs
             image, near = None, None
             if quantise is None:

@@ -39,10 +39,14 @@ RARE = 0.001  # a share of the units that is not worth a table of its own
 
 @dataclass(frozen=True)
 class MatchedBase:
-    """The base of one tensor: `read(start, count)` gives units of it, in its own dtype, from any thread."""
+    """The base of one tensor: `read(start, count)` gives units of it, in its own dtype, from any thread.
+
+    files: local ones that it is read from, as `file_identity` tells them.
+    """
 
     base: Base
     read: Callable[[int, int], Units]
+    files: frozenset[tuple[int, int]] = frozenset()
 
     def units(self, dtype: DType, start: int, count: int) -> Units:
         """In a tensor's dtype, with zeros beyond the base's end."""

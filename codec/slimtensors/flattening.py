@@ -17,7 +17,7 @@ from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
 from slimtensors.saving import Progress, SourceImage
 from slimtensors.scheduling import Piece
-from slimtensors.store import store
+from slimtensors.store import refuse_own_base, store
 from slimtensors.walking import LiteralBytes
 
 __all__ = ["flatten", "rebase"]
@@ -95,6 +95,7 @@ def _convert(
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)
+            refuse_own_base(src, matched.bases, "is itself what it would be the difference from: name another base")
             store(
                 inputs, dst, header.metadata, preset, threads, self_check, durable, image, progress,
                 bases=matched.bases, near=header.source,

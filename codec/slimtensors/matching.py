@@ -117,7 +117,7 @@ def _as_matched(tensor: Input, pair: BaseTensor | None, resolver: Resolver) -> M
     if pair is None or tensor.dtype.bytes_of(tuple(tensor.shape)) < MIN_BASED_BYTES:
         return None
     resolver.check_depth(pair)
-    return MatchedBase(pair.as_base(), pair.tensor.read)
+    return MatchedBase(pair.as_base(), pair.tensor.read, resolver.files_of(pair))
 
 
 Pairs = list[BaseTensor | None]

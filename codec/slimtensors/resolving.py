@@ -78,6 +78,7 @@ class Resolver:
         self._found: dict[bytes, Found] = {}
         self._models: dict[object, BaseModel] = {}  # open, by path or by what was given
         self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
+        self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
         self._seen: dict[str, list[_Entry]] = {}  # by folder
         self._lock = threading.RLock()
         self._tried = 0  # in this search, chains and all
@@ -99,6 +100,7 @@ class Resolver:
         with self._lock:
             self._found.clear()
             self._depths.clear()
+            self._files.clear()
             for model in self._models.values():
                 model.close()
             self._models.clear()
@@ -130,6 +132,21 @@ class Resolver:
             self.find(tensor.as_base())  # it is what its base was: one further down the chain has to hold it
         elif tensor.bases:
             self._accept(tensor, (tensor.identity(),))
+
+    def files_of(self, tensor: BaseTensor) -> frozenset[tuple[int, int]]:
+        """The local files that a tensor is read from, those of its bases among them, as `file_identity` tells them.
+
+        For one that `check_depth` has let pass: there is no cycle.
+        """
+        own = frozenset() if tensor.file is None else frozenset([tensor.file])
+        if not tensor.bases:
+            return own
+        with self._lock:
+            known = self._files.get(id(tensor.bases))
+            if known is None:
+                below = frozenset().union(*(self.files_of(self.find(base).tensor) for base in tensor.bases))
+                known = self._files[id(tensor.bases)] = tensor.bases, below
+        return own | known[1]
 
     def _accept(self, tensor: BaseTensor, above: tuple[bytes, ...]) -> Found:
         """Whether a tensor leads to plain bytes: not by way of itself, and not too deep."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slimtensors.container.system import file_identity
 from slimtensors.container.writer import MemoryOutput, Output
 from slimtensors.destinations import write_to
 from slimtensors.differing import MatchedBase
-from slimtensors.errors import FormatError, SelfCheckError
+from slimtensors.errors import FormatError, SelfCheckError, UsageError
 from slimtensors.inputs import Input
 from slimtensors.planner import make_plan
 from slimtensors.reading import open_file
@@ -16,7 +18,7 @@ from slimtensors.resolving import KnownBases
 from slimtensors.saving import Progress, SourceImage, write_plan
 from slimtensors.threads import thread_count
 
-__all__ = ["store", "store_bytes", "stored_length"]
+__all__ = ["refuse_own_base", "store", "store_bytes", "stored_length"]
 
 
 def store(
@@ -36,6 +38,11 @@ def store(
     """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
     whose tensors some inputs are only near to.
     """
+    refuse_own_base(
+        target, bases,
+        "holds what would be the base of the new file, or of that base: in its place the new file could not be read, "
+        "and the old one would be gone. Write to another path, or leave the base out",
+    )  # fmt: skip
     count = thread_count(threads)
     segments, source = (None, "") if image is None else (image.segments, image.kind)
     plan = make_plan(
@@ -50,6 +57,13 @@ def store(
         check_written(written, count, progress, bases)
 
     write_to(target, write, check if self_check else None, durable=durable)
+
+
+def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) -> None:
+    """Raises UsageError if a path leads to a file that one of these bases is read from."""
+    place = file_identity(path) if isinstance(path, (str, os.PathLike)) else None
+    if place is not None and any(place in each.files for each in bases if each is not None):
+        raise UsageError(f"{os.fspath(path)} {why}")
 
 
 class _Nowhere:

@@ -339,6 +339,39 @@ class Counting:
         return self.data[offset : offset + length]
 
 
+@pytest.mark.parametrize("way", ["path", "link", "hard link", "folder", "base of the base"])
+def test_no_file_takes_the_place_of_its_own_base(tmp_path: Path, way: str) -> None:
+    """Neither could be read afterwards."""
+    first, place = model(), tmp_path / "model.slimtensors"
+    save_file(first, place)
+    base: Any = {"path": place, "folder": tmp_path}.get(way, tmp_path / "elsewhere.slimtensors")
+    if way == "link":
+        base.symlink_to(place)
+    elif way == "hard link":
+        os.link(place, base)
+    elif way == "base of the base":
+        save_file(tuned(first), base, base=place)
+        base = [base, BaseDir(tmp_path)]
+    before = place.read_bytes()
+    with pytest.raises(UsageError, match="would be the base of the new file"):
+        save_file(tuned(first, 2), place, base=base)
+    source = tmp_path / "source" / "tuned.safetensors"
+    source.parent.mkdir()
+    save_plain(tuned(first, 2), source)
+    with pytest.raises(UsageError, match="would be the base of the new file"):
+        slimtensors.compress(source, place, base=base)
+    with pytest.raises(UsageError, match="is itself what it would be the difference from"):
+        slimtensors.rebase(place, tmp_path / "new.slimtensors", base)
+    assert place.read_bytes() == before
+    assert not (tmp_path / "new.slimtensors").exists()
+
+
+def test_no_file_is_the_difference_from_itself(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is itself what it would be the difference from"):
+        slimtensors.compress(pair[1], tmp_path / "tuned.slimtensors", base=pair[1])
+    assert not (tmp_path / "tuned.slimtensors").exists()
+
+
 def test_a_slice_reads_what_it_touches(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     base = {"w": (rng.standard_normal((16384, 256)) * 0.02).astype(ml_dtypes.bfloat16)}  # 8 MiB

@@ -19,7 +19,9 @@ import threading
 import weakref
 from pathlib import Path
 
-__all__ = ["RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "huge_pages", "resolve_destination"]
+__all__ = [
+    "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "huge_pages", "resolve_destination",
+]  # fmt: skip
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
@@ -150,6 +152,15 @@ def resolve_destination(path: str | os.PathLike[str]) -> Path:
     if not stat.S_ISREG(mode):  # a link too, if it leads in circles
         raise OSError(errno.EINVAL, "not a regular file; open it, and give the file object instead", str(destination))
     return destination
+
+
+def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    """What tells a file from all others of this machine, whatever link or path leads to it; None if none does."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 class TemporaryOutput:
