@@ -61,7 +61,8 @@ def compress(
     """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
-    existing file keeps its place until the new one is complete and checked; a symbolic link is followed.
+    existing file keeps its place, and its mode, until the new one is complete and checked; a symbolic link is followed.
+    A new file can be read by those who can read `src`, as far as the umask allows.
 
     base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
     "auto", for what the model itself names, found in `base_dirs` or the folders of SLIMTENSORS_BASE_DIR. base_map:
@@ -116,7 +117,7 @@ def compress(
                 inputs = _quantised(found, asked, importance, target, matched.bases, preset, threads, near)
             store(
                 inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
-                bases=matched.bases, near=near,
+                bases=matched.bases, near=near, like=src,
             )  # fmt: skip
     finally:
         source.close()
@@ -221,7 +222,7 @@ def decompress(
                     if progress is not None:
                         progress(len(piece))
 
-        write_to(dst, write, durable=durable)
+        write_to(dst, write, durable=durable, like=src)
 
 
 def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> Iterator[bytes | memoryview]:

@@ -19,12 +19,18 @@ COPY_BYTES = 1 << 20
 
 
 def write_to(
-    target: Any, write: Callable[[Output], None], check: Callable[[Any], None] | None = None, *, durable: bool = True
+    target: Any,
+    write: Callable[[Output], None],
+    check: Callable[[Any], None] | None = None,
+    *,
+    durable: bool = True,
+    like: Any = None,
 ) -> None:
     """Let `write` fill an output, let `check` read it back, and only then put it where it belongs.
 
     target: a path, or a binary file object, which gets the whole file at its position once it is complete (it is
-    spooled beside the system's other temporary files until then, so it need not be able to seek).
+    spooled beside the system's other temporary files until then, so it need not be able to seek). like: what it is made
+    from; if that is a path, nobody may read a new file who may not read that one.
     """
     if isinstance(target, (str, os.PathLike)):
         output = TemporaryOutput(target)
@@ -32,7 +38,7 @@ def write_to(
             write(output)
             if check is not None:
                 check(output.path)
-            output.commit(durable=durable)
+            output.commit(durable=durable, like=like if isinstance(like, (str, os.PathLike)) else None)
         except BaseException:
             output.discard()
             raise

@@ -95,7 +95,8 @@ def _numpy_dtype(name: str) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         return found
     dtype = np.dtype(name)
-    return dtype if dtype.itemsize == 1 else dtype.newbyteorder("<")
+    # Where that is the machine's own order, as it is: NumPy's dtype that says so is another one to some of its users.
+    return dtype if dtype.itemsize == 1 or sys.byteorder == "little" else dtype.newbyteorder("<")
 
 
 _BY_NUMPY_NAME = {dtype.numpy_name: dtype for dtype in _ALL if not dtype.packed}

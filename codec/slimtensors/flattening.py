@@ -98,7 +98,7 @@ def _convert(
             refuse_own_base(src, matched.bases, "is itself what it would be the difference from: name another base")
             store(
                 inputs, dst, header.metadata, preset, threads, self_check, durable, image, progress,
-                bases=matched.bases, near=header.source,
+                bases=matched.bases, near=header.source, like=src,
             )  # fmt: skip
 
 

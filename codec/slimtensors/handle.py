@@ -33,7 +33,7 @@ _FRAMEWORKS = {"np": "numpy", "numpy": "numpy", "pt": "torch", "torch": "torch",
 
 
 class safe_open:  # noqa: N801 # the name that safetensors has given it
-    """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement.
+    """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement, or close it.
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
     framework: "np" or "pt". device: of torch tensors; anything that torch takes; tensors and slices for a CUDA device
@@ -100,6 +100,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, and stop what is loaded from it."""
         for loader in list(self._loaders):
             loader.close()
         self._file.close()
@@ -260,5 +264,7 @@ def _item(axis: Axis) -> int | slice:
     """What takes this of a dimension."""
     if axis.drop:
         return axis.start
+    if not axis.length:
+        return slice(0, 0)
     stop = axis.start + axis.length * axis.step
     return slice(axis.start, stop, axis.step) if stop >= 0 else slice(axis.start, None, axis.step)

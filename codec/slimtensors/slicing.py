@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,14 +62,10 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
         for a, b in _runs(axes, strides, low, high, _chunk_elements(file, position, units_each))
     ]
     file.fill(pieces, threads)
-    elements = span.view(dtype.numpy())
-    itemsize = elements.itemsize
+    itemsize = dtype.numpy().itemsize
     offset = sum(axis.start * stride for axis, stride in zip(axes, strides, strict=True)) - low
-    view = np.lib.stride_tricks.as_strided(
-        elements[offset:],
-        shape,
-        tuple(axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True)),
-    )
+    steps = tuple(axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True))
+    view: Array = np.ndarray(shape, dtype.numpy(), span, offset * itemsize, steps)
     return _drop(np.ascontiguousarray(view).reshape(shape), axes)
 
 
@@ -105,15 +102,23 @@ def _axis(item: Any, size: int, name: str, dimension: int) -> Axis:
     if isinstance(item, slice):
         start, stop, step = item.indices(size)
         return Axis(start, step, len(range(start, stop, step)), False)
-    try:
-        number = item.__index__()
-    except AttributeError:
-        number = None
-    if number is None or isinstance(item, (bool, np.bool_)):
+    number = _integer(item)
+    if number is None:
         raise UsageError(f"tensor {name!r}: {item!r} is no index; integers, slices and ... are understood")
     if not -size <= number < size:
         raise IndexError(f"tensor {name!r}: index {number} is out of range for dimension {dimension} of size {size}")
     return Axis(number % size, 1, 1, True)
+
+
+def _integer(item: Any) -> int | None:
+    """An integer, of Python, or of NumPy or torch without dimensions: others of theirs mean lists or masks."""
+    dimensions = getattr(item, "ndim", 0)
+    if isinstance(item, bool) or "bool" in str(getattr(item, "dtype", "")) or dimensions:
+        return None
+    try:
+        return operator.index(item)
+    except TypeError:
+        return None
 
 
 def _chunk_elements(file: TensorFile, position: int, units_each: int) -> int:

@@ -34,9 +34,10 @@ def store(
     *,
     bases: Sequence[MatchedBase | None] = (),
     near: bytes | None = None,
+    like: Any = None,
 ) -> None:
     """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
-    whose tensors some inputs are only near to.
+    whose tensors some inputs are only near to. like: as for `write_to`.
     """
     refuse_own_base(
         target, bases,
@@ -56,7 +57,7 @@ def store(
     def check(written: Any) -> None:
         check_written(written, count, progress, bases)
 
-    write_to(target, write, check if self_check else None, durable=durable)
+    write_to(target, write, check if self_check else None, durable=durable, like=like)
 
 
 def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) -> None:

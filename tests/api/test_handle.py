@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import time
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+import psutil
 import pytest
 import safetensors
 import safetensors.numpy
@@ -14,7 +18,7 @@ import safetensors.numpy
 import slimtensors
 from api.made import same, structured, weights
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.numpy import load_file, save, save_file
+from slimtensors.numpy import load, load_file, save, save_file
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +63,7 @@ INDICES: list[Any] = [
     np.s_[0, ..., 0],
     np.s_[4999, 11, 49:50],
     (slice(None), np.int64(2)),
+    (np.array(7), slice(None)),
 ]
 
 
@@ -78,6 +83,45 @@ def test_slices_of_every_structure(saved: tuple[Path, dict[str, np.ndarray]]) ->
             assert same(file.get_slice(name)[...], array), name
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e5m2, ml_dtypes.float8_e4m3fn, ml_dtypes.bfloat16])
+def test_slices_of_dtypes_that_numpy_lacks(dtype: Any) -> None:
+    array = np.arange(60).reshape(12, 5).astype(dtype)
+    with slimtensors.safe_open(save({"a": array})) as file:
+        assert same(file.get_slice("a")[9:2:-3, 1:], np.ascontiguousarray(array[9:2:-3, 1:]))
+
+
+def test_arrays_have_native_dtypes() -> None:
+    """Else `memoryview`, for one, knows no way to read them."""
+    for dtype in ("float32", "int64", "uint16", "complex64"):
+        array = np.arange(5).astype(dtype)
+        found = load(save({"a": array}))["a"]
+        assert found.dtype.isbuiltin
+        assert memoryview(found).format == memoryview(array).format
+
+
+def test_files_are_closed_by_who_opened_them_or_drops_them(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, tensors = saved
+
+    def opened() -> int:
+        gc.collect()
+        return psutil.Process().num_fds() if hasattr(psutil.Process, "num_fds") else psutil.Process().num_handles()
+
+    before, deadline = opened(), time.monotonic() + 30
+    for _ in range(20):
+        slimtensors.safe_open(path).get_tensor("tall")
+        next(iter(slimtensors.safe_open(path).prefetch()))
+    while opened() > before:  # threads that prefetch see within a moment that nobody waits for them
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    file = slimtensors.safe_open(path)
+    assert same(file.get_tensor("tall"), tensors["tall"])
+    file.close()
+    file.close()
+    assert opened() <= before
+    with pytest.raises(ValueError, match="closed"):
+        file.get_tensor("tall")
+
+
 def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, _ = saved
     with slimtensors.safe_open(path) as file:
@@ -85,7 +129,8 @@ def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
         for index in (5000, np.s_[0, 12], np.s_[0, 0, 0, 0]):
             with pytest.raises(IndexError, match="'tall'"):
                 part[index]
-        for index in ("a", 1.5, None, True, [1, 2], np.s_[..., ...]):
+        masks = True, np.bool_(True), np.array(True), np.array([True, False])
+        for index in ("a", 1.5, None, [1, 2], np.array([1]), np.array(1.0), np.s_[..., ...], *masks):
             with pytest.raises(slimtensors.UsageError, match="'tall'"):
                 part[index]
         with pytest.raises(slimtensors.TensorNotFoundError, match="did you mean 'tall'"):

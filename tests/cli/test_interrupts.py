@@ -26,7 +26,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(
     ("target", "number", "code"),
-    [("file", signal.SIGINT, 130), ("file", signal.SIGTERM, 143), ("folder", signal.SIGINT, 130)],
+    [
+        ("file", signal.SIGINT, 130),
+        ("file", signal.SIGTERM, 143),
+        ("file", signal.SIGHUP, 129),
+        ("folder", signal.SIGINT, 130),
+    ],
 )
 def test_nothing_is_left(large: Path, target: str, number: signal.Signals, code: int) -> None:
     before = list(large.parent.iterdir()), sorted(contents(large))

@@ -90,6 +90,8 @@ def test_files(model: Path, dtype: str) -> None:
                 assert part[index].shape == want[index].shape
                 assert part[index].tobytes() == want[index].tobytes(), index
             assert part[rows:].shape == (0, 1536)
+            for index in (slice(-rows - 9, None, -1), (slice(1), slice(-1600, 5, -1)), (..., slice(5, 5, -1))):
+                assert part[index].shape == want[index].shape
         assert np.array_equal(file.get_tensor("norm"), plain.get_tensor("norm"))
         with pytest.raises(UsageError, match="Q1_0"):
             file.get_tensor("Q1_0")

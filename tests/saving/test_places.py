@@ -79,6 +79,23 @@ def test_the_file_is_private_until_it_is_complete(path):
     assert mode_of(path) == 0o666
 
 
+@posix
+@pytest.mark.parametrize(("mode", "new"), [(0o600, 0o600), (0o640, 0o640), (0o664, 0o644), (0o400, 0o600)])
+def test_what_is_made_from_a_private_file_is_private(mode, new, path):
+    source, back = path.with_name("source"), path.with_name("back")
+    save_safetensors(ARRAYS, source)
+    source.chmod(mode)
+    with umask(0o022):
+        slimtensors.compress(source, path)
+        assert mode_of(path) == new
+        path.chmod(mode)
+        slimtensors.decompress(path, back)
+        assert mode_of(back) == new
+        path.chmod(0o644)  # a file that is replaced has a mode of its own
+        slimtensors.compress(source, path)
+    assert mode_of(path) == 0o644
+
+
 # ---- links
 
 

@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def _clean_up_on_signals() -> None:
-    """The first interrupt or termination lets the command remove its temporary files; a third one does not wait."""
+    """The first interrupt, termination or hang-up lets the command remove temporary files; a third does not wait."""
     seen = 0
 
     def stop(number: int, _frame: Any) -> None:
@@ -70,14 +70,16 @@ def _clean_up_on_signals() -> None:
         seen += 1
         if seen == 2:
             # Not by way of sys.stderr, which may be in the middle of something.
-            os.write(2, b"slimtensors: removing temporary files; once more to leave at once\n")
+            with suppress(OSError):  # the terminal may be gone
+                os.write(2, b"slimtensors: removing temporary files; once more to leave at once\n")
         else:
             raise Stopped(number)
 
-    for name in ("SIGINT", "SIGTERM"):
-        # A shell that starts a job in the background has it ignore the interrupt key.
-        if signal.getsignal(getattr(signal, name)) is not signal.SIG_IGN:
-            signal.signal(getattr(signal, name), stop)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no terminals that end
+        # A shell that starts a job in the background has it ignore the interrupt key; nohup, the end of the terminal.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, stop)
 
 
 class Stopped(KeyboardInterrupt):

@@ -107,6 +107,12 @@ class RandomAccessFile:
             os.close(self.descriptor)
             self.descriptor = -1
 
+    def __del__(self) -> None:
+        """For who drops an open file: what Python opens is closed then, too."""
+        if hasattr(self, "descriptor"):  # it was opened
+            with contextlib.suppress(OSError):
+                self.close()
+
 
 def advise_huge_pages(memory: memoryview) -> None:
     """Say that all of this writable memory will be used, which need not be touched yet: first touches then cost a
@@ -167,8 +173,9 @@ class TemporaryOutput:
     """A new file beside its destination, which takes the destination's place when it is whole.
 
     Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode
-    to the new one; a new file gets what the umask says. The temporary file is readable by its owner only until then.
-    Other hard links to a file that is replaced keep the old one.
+    to the new one; a new file gets what the umask leaves, of the mode of the file that it is made from if there is one.
+    The temporary file is readable by its owner only until then. Other hard links to a file that is replaced keep the
+    old one.
     """
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
@@ -201,11 +208,14 @@ class TemporaryOutput:
         self._position = end
         os.lseek(self._descriptor, end, os.SEEK_SET)
 
-    def commit(self, *, durable: bool = True) -> None:
-        """Make the file the destination. An error of fsync is final: the kernel may have dropped the data."""
+    def commit(self, *, durable: bool = True, like: str | os.PathLike[str] | None = None) -> None:
+        """Make the file the destination. An error of fsync is final: the kernel may have dropped the data.
+
+        like: the file that it is made from.
+        """
         if durable:
             _flush(self._descriptor)
-        self._copy_mode()
+        self._copy_mode(like)
         self._close()
         os.replace(self.path, self.destination)
         if durable:
@@ -218,13 +228,16 @@ class TemporaryOutput:
         with contextlib.suppress(OSError):
             os.unlink(self.path)
 
-    def _copy_mode(self) -> None:
+    def _copy_mode(self, like: str | os.PathLike[str] | None) -> None:
         if not hasattr(os, "fchmod"):
             return
         try:
             mode = stat.S_IMODE(os.stat(self.destination).st_mode)
         except FileNotFoundError:
             mode = 0o666 & ~_umask()
+            if like is not None:
+                with contextlib.suppress(OSError):  # what was private stays private
+                    mode &= stat.S_IMODE(os.stat(like).st_mode) | stat.S_IWUSR
         os.fchmod(self._descriptor, mode)
 
     def _close(self) -> None:
