@@ -47,6 +47,9 @@ def test_demo_does_without_torch() -> None:
 
 
 def test_version() -> None:
-    from slimtensors import __version__
+    from slimtensors import FORMAT_VERSION, __version__
 
-    assert run("--version").stdout.decode().strip() == f"slimtensors {__version__}"
+    said = f"slimtensors {__version__}, format version {FORMAT_VERSION}"
+    assert run("--version").stdout.decode().strip() == said
+    module = subprocess.run([sys.executable, "-m", "slimtensors", "--version"], capture_output=True, check=True)
+    assert module.stdout.decode().strip() == said

@@ -14,6 +14,7 @@ import click
 
 from slimtensors._version import __version__
 from slimtensors.cli.exits import EXIT_CODES, printable, reported
+from slimtensors.container.layout import FORMAT_VERSION
 
 __all__ = ["cli", "main"]
 
@@ -46,7 +47,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, message="slimtensors %(version)s")
+@click.version_option(__version__, message=f"slimtensors %(version)s, format version {FORMAT_VERSION}")
 def cli() -> None:
     """Store neural-network weights small, and give them back bit for bit."""
 
