@@ -90,15 +90,20 @@ def _say_plan(each: Conversion) -> None:
         say(f"would copy {len(each.plan.copies)} other files to {each.target}")
 
 
+def _change(before: int, after: int) -> str:
+    """What bytes became; of what grew, such as a small difference from a base, the share says nothing."""
+    return f"{size(before)} -> {size(after)}" + (f" ({percent(after, before)})" if after <= before else "")
+
+
 def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
     files = [(source.stat().st_size, target.stat().st_size) for source, target in each.files]
     before, after = sum(a for a, _ in files), sum(b for _, b in files)
     if each.plan is not None and verbose:
         for (source, target), (a, b) in zip(each.files, files, strict=True):
-            say(f"  {source.name} -> {target.name}: {size(a)} -> {size(b)} ({percent(b, a)})")
+            say(f"  {source.name} -> {target.name}: {_change(a, b)}")
     count = f" ({len(files)} weight files)" if each.plan is not None else ""
     say(
-        f"{each.source} -> {each.target}{count}: {size(before)} -> {size(after)} ({percent(after, before)}), "
+        f"{each.source} -> {each.target}{count}: {_change(before, after)}, "
         f"{elapsed:.1f} s, {speed(max(before, after), elapsed)}"
     )
 
