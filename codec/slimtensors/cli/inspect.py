@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 COLUMNS = ["tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight"]
+WIDE = [0, 0, 0, 140, 110, 0, 0, 0]  # shown where so many characters fit
+TEXTS = 5  # columns, before those of numbers
 
 
 @click.command("inspect", short_help="Show what is in a file, and why.")
@@ -40,7 +42,7 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
 
 
 def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
-    from slimtensors.cli.output import lossy_summary, narrow, percent, say, size, table
+    from slimtensors.cli.output import columns, lossy_summary, percent, say, size, table
 
     rows = []
     for t in report.tensors:
@@ -49,10 +51,9 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
         row = [t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression, t.storage or "?"]
         row += [size(t.decoded_bytes), size(t.stored_bytes), bits]
         rows.append(row)
-    if narrow():  # the planes are for those who look closely
-        table([*COLUMNS[:3], *COLUMNS[4:]], [[*row[:3], *row[4:]] for row in rows], left=4)
-    else:
-        table(COLUMNS, rows, left=5)
+    # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
+    shown = [i for i, wide in enumerate(WIDE) if columns() >= wide]
+    table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=sum(i < TEXTS for i in shown))
     alike: dict[str, list[str]] = {}
     for name, reason in reasons.items():
         alike.setdefault(reason, []).append(name)

@@ -15,10 +15,9 @@ from slimtensors.cli.exits import printable
 if TYPE_CHECKING:
     from slimtensors.inspecting import FileReport
 
-__all__ = ["lossy_summary", "narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
+__all__ = ["columns", "lossy_summary", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
-WIDE = 140
 
 
 def say(text: str) -> None:
@@ -42,12 +41,12 @@ def print_json(value: Any) -> None:
     _print(json.dumps(value, indent=2) + "\n")
 
 
-def narrow() -> bool:
-    """Whether this is a terminal on which a wide table would be hard to read."""
-    return sys.stdout.isatty() and shutil.get_terminal_size().columns < WIDE
+def columns() -> int:
+    """What fits in a line; without a terminal nothing is cut."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
     """A table; the first `left` columns are text, the others numbers."""
     from rich import box
     from rich.console import Console
@@ -55,10 +54,10 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 
     from rich.text import Text
 
     # Printed by click in the end: rich would end the process when nobody reads on.
-    console = Console(file=sys.stdout, highlight=False, width=None if sys.stdout.isatty() else UNLIMITED)
+    console = Console(file=sys.stdout, highlight=False, width=columns())
     made = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    for i, column in enumerate(columns):
-        made.add_column(Text(column), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
+    for i, head in enumerate(heads):
+        made.add_column(Text(head), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
     for row in rows:
         made.add_row(*[Text(printable(cell)) for cell in row])
     with console.capture() as captured:
