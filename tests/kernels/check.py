@@ -134,8 +134,19 @@ def check_lanes(rng: np.random.Generator) -> None:
         lane_kernels.rotate_all(high, bits, turned)
         assert np.array_equal(turned, high >> np.uint16(bits % 16) | high << np.uint16(-bits % 16)), bits
 
+    octets, fields = rng.integers(0, 256, 3200, dtype=np.uint8), np.zeros(3200, np.uint8)
+    for at in range(8):
+        for width in range(1, 9 - at):
+            for up in range(9 - width):
+                lane_kernels.cut_all(octets, at, width, up, fields)
+                expected = [(octet >> at) % 2**width * 2**up for octet in octets.tolist()]
+                assert fields.tolist() == expected, (at, width, up)
+
     wants = (rng.random(32 * 300) < np.repeat(rng.random(300), 32)).astype(np.uint8)
     wants[:64], wants[-64:] = 1, 0
+    # Any eight lanes, in each of four places.
+    eights = (np.arange(256)[:, None] + [0, 70, 140, 210]).astype(np.uint8)
+    wants = np.concatenate([np.unpackbits(eights, bitorder="little"), wants])
     words = rng.integers(0, 2**16, wants.sum() + 32, dtype=np.uint16)
     taken = np.full(wants.size, 12345, np.uint16)
     assert lane_kernels.take_all(words, wants, taken) == wants.sum()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import code_halves, divide
-from slimtensors.kernels.simd.lanes import count, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
+from slimtensors.kernels.simd.lanes import count, cut, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
 from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
 from slimtensors.kernels.simd.numbers import plus, times
 from slimtensors.kernels.simd.permute import append_top_bit, permute, permute_two
@@ -70,6 +70,12 @@ def append_all(index, numbers, out):
 def rotate_all(x, bits, out):
     for at in range(0, x.size, 32):
         store(out, at, rotate_right(load(x, at), bits))
+
+
+@kernel
+def cut_all(x, at, width, up, out):
+    for i in range(0, x.size, 32):
+        store(out, i, cut(load(x, i), at, width, up))
 
 
 @kernel

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import Lanes, pair, rotate_right, select, to_u8, to_u16
+from slimtensors.kernels.simd.lanes import Lanes, cut, pair, rotate_right, select, to_u8, to_u16
 from slimtensors.kernels.simd.memory import load
 
 Array = npt.NDArray[Any]
@@ -70,18 +70,15 @@ def u16_8_8(pieces: Pieces, t: int, _window: Window, entry: Entry) -> Lanes:
 
 
 @inlined
-def six(pieces: Pieces, t: int, rotation: int) -> Lanes:
-    """Step t of a plane of 6 bits in 16, rotated to the right: a piece of 4, then a piece of 2."""
-    four, low = packed(pieces[0], 4, t)
-    two, high = packed(pieces[1], 2, t)
-    # the bits 0 to 3 and 4 to 5, where rotation brings them
-    mask4, mask2 = (0xF000F >> rotation) & 0xFFFF, 0x30 >> rotation
-    return rotate_right(four, low + rotation) & mask4 | rotate_right(two, high - 4 + rotation) & mask2
+def six(pieces: Pieces, t: int) -> Lanes:
+    """Step t of a plane of 6 bits in 16: a piece of 4, then a piece of 2."""
+    four, two = load(pieces[0], LANES * (t // 2)), load(pieces[1], LANES * (t // 4))
+    return to_u16(cut(four, 4 * (t % 2), 4, 0) | cut(two, 2 * (t % 4), 2, 4))
 
 
 @inlined
 def u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
-    return field_at(5, window[0], entry) | six(pieces, t, 1)
+    return field_at(5, window[0], entry) | rotate_right(six(pieces, t), 1)
 
 
 @inlined
@@ -111,7 +108,7 @@ def u32_8_8_8_8(pieces: Pieces, t: int, _window: Window, entry: Entry) -> Lanes:
 @inlined
 def u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
-    return rotated_u32(field_at(6, window[0], entry) | six(pieces[2:], t, 0), pair(mid, low))
+    return rotated_u32(field_at(6, window[0], entry) | six(pieces[2:], t), pair(mid, low))
 
 
 @inlined
@@ -144,13 +141,13 @@ def classes_u16_8_8(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lan
 
 @inlined
 def classes_u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
-    return class_field_at(5, 10, pieces, t, window, entry) | six(pieces, t, 1)
+    return class_field_at(5, 10, pieces, t, window, entry) | rotate_right(six(pieces, t), 1)
 
 
 @inlined
 def classes_u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
-    return rotated_u32(class_field_at(6, 10, pieces, t, window, entry) | six(pieces[2:], t, 0), pair(mid, low))
+    return rotated_u32(class_field_at(6, 10, pieces, t, window, entry) | six(pieces[2:], t), pair(mid, low))
 
 
 # ---- with a mean: all but the sign, which a second pass puts on top

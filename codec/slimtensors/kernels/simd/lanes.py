@@ -21,7 +21,6 @@ from numba.core import types
 from numba.extending import models, register_model
 
 from slimtensors.kernels.simd.lowering import (
-    I32,
     I64,
     LANES,
     Use,
@@ -29,6 +28,9 @@ from slimtensors.kernels.simd.lowering import (
     every,
     instruction_set,
     lowered,
+    mask_bits,
+    mask_byte,
+    ones_of_byte,
     pick,
     splat,
     typed,
@@ -162,6 +164,38 @@ def _(use: Use) -> ir.Value:
     return builder.or_(builder.lshr(lanes, right), builder.shl(lanes, left))
 
 
+# ---- fields of bytes
+
+
+def cut(lanes: Lanes, at: int, width: int, up: int) -> Lanes:
+    """The bits `at` to `at + width - 1` of each lane of 8 bits, `up` bits up."""
+    field: Lanes = (lanes >> at & (1 << width) - 1) << up
+    return field
+
+
+def _type_of_cut(lanes: Any, at: Any, width: Any, up: Any) -> Any:
+    integers = all(isinstance(each, types.Integer) for each in (at, width, up))
+    return lanes if lanes == LanesType(8) and integers else None
+
+
+typed(cut, _type_of_cut)
+
+
+@lowered(cut, LanesType, types.Integer, types.Integer, types.Integer)
+def _(use: Use) -> ir.Value:
+    # Two lanes as one of 16 bits, which any processor shifts; the mask takes away what crossed from one to the other.
+    builder, lanes = use.builder, use.arguments[0]
+    at, width, up = (
+        use.context.cast(builder, value, kind, types.uint16)
+        for value, kind in zip(use.arguments[1:], use.signature.args[1:], strict=True)
+    )
+    one = at.type(1)
+    mask = builder.mul(builder.shl(builder.sub(builder.shl(one, width), one), up), at.type(0x101))
+    right, left, mask = (splat(builder, each, LANES // 2) for each in (at, up, mask))
+    pairs = builder.bitcast(lanes, vector(16, LANES // 2))
+    return builder.bitcast(builder.and_(builder.shl(builder.lshr(pairs, right), left), mask), lanes.type)
+
+
 # ---- masks
 
 
@@ -192,7 +226,13 @@ def _(use: Use) -> ir.Value:
 
 @lowered(count, LanesType)
 def _(use: Use) -> ir.Value:
-    return use.builder.zext(use.builder.ctpop(use.builder.bitcast(use.arguments[0], I32)), I64)
+    builder, target = use.builder, instruction_set(use)
+    bits = mask_bits(builder, use.arguments[0], target)
+    if target != "portable":
+        return builder.zext(builder.ctpop(bits), I64)
+    # Without an instruction for it. `take` looks up the same four numbers.
+    ones = [ones_of_byte(builder, mask_byte(builder, bits, part)) for part in range(LANES // 8)]
+    return builder.add(builder.add(ones[0], ones[1]), builder.add(ones[2], ones[3]))
 
 
 @lowered(first_lanes, types.Integer)

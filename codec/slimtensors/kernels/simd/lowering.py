@@ -11,12 +11,13 @@ from numba.core import cgutils, types
 
 LANES = 32
 
-I8, I32, I64 = ir.IntType(8), ir.IntType(32), ir.IntType(64)
+I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 POINTER = I8.as_pointer()
 
 # Numba has type hints here and there; what we need of it has none.
 _type_callable: Any = extending.type_callable
 _lower_builtin: Any = extending.lower_builtin
+_global_constant: Any = cgutils.global_constant
 _get_or_insert_function: Any = cgutils.get_or_insert_function
 
 
@@ -90,10 +91,10 @@ def every(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
 
 
-def splat(builder: ir.IRBuilder, element: ir.Value) -> ir.Value:
+def splat(builder: ir.IRBuilder, element: ir.Value, lanes: int = LANES) -> ir.Value:
     """A vector that holds `element` in each lane."""
-    first = builder.insert_element(ir.Constant(vector(element.type.width), ir.Undefined), element, I32(0))
-    return builder.shuffle_vector(first, first, every(vector(32), 0))
+    first = builder.insert_element(ir.Constant(vector(element.type.width, lanes), ir.Undefined), element, I32(0))
+    return builder.shuffle_vector(first, first, every(vector(32, lanes), 0))
 
 
 def pick(builder: ir.IRBuilder, low: ir.Value, high: ir.Value, lanes: Sequence[int]) -> ir.Value:
@@ -107,10 +108,42 @@ def by_parts(builder: ir.IRBuilder, lanes: int, vectors: Sequence[ir.Value], emi
         emit(*[pick(builder, whole, whole, range(start, start + lanes)) for whole in vectors])
         for start in range(0, vectors[0].type.count, lanes)
     ]
+    return joined(builder, parts)
+
+
+def joined(builder: ir.IRBuilder, parts: Sequence[ir.Value]) -> ir.Value:
+    """Vectors one after another as one."""
     while len(parts) > 1:
         both = range(2 * parts[0].type.count)
         parts = [pick(builder, low, high, both) for low, high in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
+
+
+# ---- masks
+
+
+def mask_bits(builder: ir.IRBuilder, mask: ir.Value, target: str) -> ir.Value:
+    """The 32 bits of a mask, eight lanes a byte, in order; with AVX2, bytes 0, 2, 1 and 3 of them."""
+    if target != "avx2":
+        return builder.bitcast(mask, I32)
+    # LLVM would bring these into order first, across the halves of a register.
+    whole = builder.sext(mask, vector(16))
+    words = [pick(builder, whole, whole, range(start, start + 16)) for start in (0, 16)]
+    return call(builder, "llvm.x86.avx2.pmovmskb", I32, [call(builder, "llvm.x86.avx2.packsswb", vector(8), words)])
+
+
+def mask_byte(builder: ir.IRBuilder, bits: ir.Value, place: int) -> ir.Value:
+    """A byte of mask_bits, as an index."""
+    return builder.zext(builder.and_(builder.lshr(bits, I32(8 * place)), I32(0xFF)), I64)
+
+
+def ones_of_byte(builder: ir.IRBuilder, byte: ir.Value) -> ir.Value:
+    """How many bits are set in an index below 256, for processors that have no instruction for it."""
+    name = "lanes_ones_table"
+    if name not in builder.module.globals:
+        ones = ir.Constant(ir.ArrayType(I8, 256), [bin(value).count("1") for value in range(256)])
+        _global_constant(builder.module, name, ones)
+    return builder.zext(builder.load(builder.gep(builder.module.globals[name], [I64(0), byte])), I64)
 
 
 # ---- memory and calls

@@ -25,8 +25,10 @@ from slimtensors.kernels.simd.lowering import (
     data,
     every,
     instruction_set,
+    joined,
     load_vector,
     lowered,
+    pick,
     typed,
     vector,
 )
@@ -146,22 +148,36 @@ def _(use: Use) -> ir.Value:
 
 
 def _look_up(use: Use) -> list[ir.Value]:
+    look_up = _look_up_pairs if instruction_set(use) == "avx512" else _look_up_singly
+    return look_up(use.builder, data(use), use.arguments[1])
+
+
+def _look_up_pairs(builder: ir.IRBuilder, table: ir.Value, slots: ir.Value) -> list[ir.Value]:
     """Lanes in even and in odd places apart: each pair is 32 bits, so that nothing crosses from pair to pair."""
-    builder, pairs = use.builder, vector(32, LANES // 2)
-    slots = builder.bitcast(use.arguments[1], pairs)
-    table = data(use)
-    target = instruction_set(use)
-    find = _GATHER[target]
-    even = find(builder, table, builder.and_(slots, every(pairs, 0xFFFF)))
-    odd = find(builder, table, builder.lshr(slots, every(pairs, 16)))
-    halves = _HALVES.get(target, _halves)(builder, even, odd)
-    return [builder.bitcast(half, vector(16)) for half in halves]
+    pairs = vector(32, LANES // 2)
+    slots = builder.bitcast(slots, pairs)
+    even = _gather_avx512(builder, table, builder.and_(slots, every(pairs, 0xFFFF)))
+    odd = _gather_avx512(builder, table, builder.lshr(slots, every(pairs, 16)))
+    return [builder.bitcast(half, vector(16)) for half in _halves_avx512(builder, even, odd)]
 
 
-def _halves(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tuple[ir.Value, ir.Value]:
-    low_half, high_half, sixteen = (every(even.type, value) for value in (0xFFFF, 0xFFFF0000, 16))
-    high = builder.or_(builder.lshr(even, sixteen), builder.and_(odd, high_half))
-    return high, builder.or_(builder.and_(even, low_half), builder.shl(odd, sixteen))
+def _look_up_singly(builder: ir.IRBuilder, table: ir.Value, slots: ir.Value) -> list[ir.Value]:
+    """Four slots in a register of the processor's. Two entries in four lanes, four in eight, eight in two vectors: the
+    shuffles that bring them together part their halves, too.
+    """
+    fours = builder.bitcast(slots, vector(64, LANES // 4))
+    nothing = ir.Constant(vector(32, 4), ir.Undefined)
+    parts = []
+    for lane in range(LANES):
+        four = builder.extract_element(fours, I32(lane // 4))
+        slot = builder.and_(builder.lshr(four, I64(16 * (lane % 4))), I64(0xFFFF))
+        entry = builder.insert_element(nothing, builder.load(builder.gep(table, [slot])), I32(0))
+        parts.append(builder.bitcast(entry, vector(16, 8)))
+    for order in ((0, 8, 1, 9, 2, 10, 3, 11), (0, 1, 8, 9, 2, 3, 10, 11)):
+        parts = [pick(builder, left, right, order) for left, right in zip(parts[::2], parts[1::2], strict=True)]
+    halves = ((4, 5, 6, 7, 12, 13, 14, 15), (0, 1, 2, 3, 8, 9, 10, 11))
+    found = [[pick(builder, *two, order) for two in zip(parts[::2], parts[1::2], strict=True)] for order in halves]
+    return [joined(builder, half) for half in found]
 
 
 def _halves_avx512(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tuple[ir.Value, ir.Value]:
@@ -171,9 +187,6 @@ def _halves_avx512(builder: ir.IRBuilder, even: ir.Value, odd: ir.Value) -> tupl
     turned = call(builder, "llvm.fshl.v16i32", pairs, [even, even, sixteen])
     high = call(builder, "llvm.x86.avx512.pternlog.d.512", pairs, [high_half, odd, turned, I32(0xCA)])
     return high, call(builder, "llvm.fshl.v16i32", pairs, [odd, turned, sixteen])
-
-
-_HALVES = {"avx512": _halves_avx512}
 
 
 # ---- look_up_missing: the same, for the few vectors that have not found all yet

@@ -11,17 +11,22 @@ from numba.core import cgutils, types
 from slimtensors.kernels.simd.lanes import MASK, U16, U32, Array, Lanes, LanesType, Mask
 from slimtensors.kernels.simd.lowering import (
     I8,
+    I16,
     I32,
     I64,
     LANES,
     Use,
     address,
-    by_parts,
     call,
     every,
     instruction_set,
+    joined,
     load_vector,
     lowered,
+    mask_bits,
+    mask_byte,
+    ones_of_byte,
+    pick,
     typed,
     vector,
 )
@@ -62,18 +67,16 @@ def _take_avx512(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: 
 def _take_avx2(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: ir.Value) -> ir.Value:
     """Eight lanes at a time: the mask's eight bits find a permutation that spreads the next eight words."""
     rows = _spread_table(builder.module)
-
-    def spread(part: ir.Value) -> ir.Value:
-        nonlocal words
-        bits = builder.zext(builder.bitcast(part, I8), I64)
-        row = load_vector(builder, builder.gep(rows, [I64(0), bits]), 16, 8)
-        eight = load_vector(builder, words, 16, 8)
-        words = builder.gep(words, [builder.ctpop(bits)])
-        return builder.bitcast(call(builder, "llvm.x86.ssse3.pshuf.b.128", vector(8, 16), [eight, row]), vector(16, 8))
-
-    spread_words = by_parts(builder, 8, [mask], spread)
-    kept = builder.select(mask, every(vector(16), 0), lanes)
-    return builder.or_(kept, spread_words)
+    bits = mask_bits(builder, mask, "avx2")
+    parts, before = [], 0  # the bits of all lanes before are counted each time: no count waits for another
+    for place in (0, 2, 1, 3):  # in `bits`, of each eight lanes
+        taken = builder.zext(builder.ctpop(builder.and_(bits, I32(before))), I64)
+        eight = load_vector(builder, builder.gep(words, [taken]), 16, 8)
+        row = load_vector(builder, builder.gep(rows, [I64(0), mask_byte(builder, bits, place)]), 16, 8)
+        parts.append(call(builder, "llvm.x86.ssse3.pshuf.b.128", vector(8, 16), [eight, row]))
+        before |= 0xFF << 8 * place
+    spread = builder.bitcast(joined(builder, parts), vector(16))
+    return builder.or_(builder.select(mask, every(vector(16), 0), lanes), spread)
 
 
 def _spread_table(module: ir.Module) -> ir.GlobalVariable:
@@ -91,14 +94,45 @@ def _spread_table(module: ir.Module) -> ir.GlobalVariable:
 
 
 def _take_portable(builder: ir.IRBuilder, words: ir.Value, mask: ir.Value, lanes: ir.Value) -> ir.Value:
-    """One lane after another, without a branch: load a word, then step over it if the lane wanted it."""
-    result = ir.Constant(vector(16), ir.Undefined)
-    bits = builder.bitcast(mask, I32)
-    for lane in range(LANES):
-        result = builder.insert_element(result, builder.load(words, align=2), I32(lane))
-        wanted = builder.and_(builder.lshr(bits, I32(lane)), I32(1))
-        words = builder.gep(words, [builder.zext(wanted, I64)])
-    return builder.select(mask, result, lanes)
+    """Eight lanes at a time: the next eight words move up by 4, 2 and 1 lanes, where the mask's eight bits say so."""
+    rows = _move_table(builder.module)
+    bits = mask_bits(builder, mask, "portable")
+    parts = []
+    for part in range(LANES // 8):
+        byte = mask_byte(builder, bits, part)
+        eight = load_vector(builder, words, 8, 16)
+        for move, far in enumerate(_MOVES):
+            moved = pick(builder, eight, eight, [max(lane - far, 0) for lane in range(8)])
+            row = load_vector(builder, builder.gep(rows, [I64(0), I64(move), byte]), 8, 16)
+            eight = builder.xor(eight, builder.and_(builder.xor(eight, moved), row))
+        parts.append(eight)
+        words = builder.gep(words, [ones_of_byte(builder, byte)])
+    return builder.select(mask, joined(builder, parts), lanes)
+
+
+_MOVES = (4, 2, 1)
+
+
+def _move_table(module: ir.Module) -> ir.GlobalVariable:
+    """moves[move][mask]: all ones for each of eight lanes that a word moves to, _MOVES[move] lanes up.
+
+    The n-th word goes to the n-th lane set, over as many lanes as are not set below that. These never become fewer from
+    one word to the next, nor do the moves up to any of the three: no word comes to lie on another.
+    """
+    name = "lanes_move_table"
+    if name not in module.globals:
+        wanted = np.arange(256)[:, None] >> np.arange(8) & 1
+        word = wanted.cumsum(axis=1) - wanted
+        distance = np.arange(8) - word
+        rows = np.zeros((len(_MOVES), 256, 8), np.int64)
+        for move, far in enumerate(_MOVES):
+            mask, lane = np.nonzero(wanted & (distance & far != 0))
+            rows[move, mask, word[mask, lane] + (distance[mask, lane] & -far)] = 0xFFFF
+        row = ir.ArrayType(I16, 8)
+        table = ir.ArrayType(row, 256)
+        value = [ir.Constant(table, [ir.Constant(row, lanes.tolist()) for lanes in move]) for move in rows]
+        _global_constant(module, name, ir.Constant(ir.ArrayType(table, len(_MOVES)), value))
+    return module.globals[name]
 
 
 _TAKE = {"avx512": _take_avx512, "avx2": _take_avx2, "portable": _take_portable}
