@@ -398,6 +398,7 @@ def feed_lookups(fence: Fence, n: int) -> None:
             numbers, order, found = fence.arrays((np.uint32, 32), (np.uint32, 32), (np.uint16, n))
             runs = (scales, -(-(n + 3) // 5), 3)
             assert scaled(table, *runs, codes, units) != BAD_ARGUMENT
+            assert scaled(table, scales, -(-n // 160) * 32, 0, codes, units) != BAD_ARGUMENT  # whole vectors
             assert find(numbers, order, 12, *runs, units, room, found) != BAD_ARGUMENT
         for shifted, find, unit in (
             (lookup.shifted_f32, find_codes.find_shifted_f32, np.uint32),
