@@ -204,7 +204,7 @@ class TensorFile:
     def _cast(self, job: Job, cut: Cut) -> tuple[DType, DType] | None:
         """From and to, where the tensor is the cast of the one that has the chunk."""
         have, want = self.header.streams[job.stream].dtype, self.header.tensors[cut.tensor].dtype
-        return None if have == want else (have, want)
+        return None if have is want or have == want else (have, want)  # mostly the same object, which is quick to see
 
     def _last(self, job: Job) -> Units | None:
         """The chunk, if it is what this thread decoded last and not straight to its place."""

@@ -90,6 +90,9 @@ def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> Iterato
         if stream is not None and wanted.units:
             by_stream.setdefault(stream, []).append(number)
     for stream in sorted(by_stream):
+        if len(by_stream[stream]) == 1:  # most are a tensor's own
+            yield from jobs_of(header, by_stream[stream][0], ranges[by_stream[stream][0]], locate)
+            continue
         found: dict[int, Job] = {}
         for number in by_stream[stream]:
             for job in jobs_of(header, number, ranges[number], locate):

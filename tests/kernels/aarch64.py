@@ -73,6 +73,7 @@ KERNELS = {
     check.split.split_u16_6_10: (U16, INT, INT, U8, U8, U8),
     check.planes.unpack: (INT, U8, U8),
     check.rows.compact_rows: (U8, U8, INT, INT, U8),
+    check.scatter_kernels.decode_u16_4_12: (*DECODER, U8, U32, U16, U32, I64, U16, U16),
     check.sparse.spread_values: (U32, U16, U16),
     check.sparse.squeeze_values: (U16, U32, U16),
     check.table.build_table: (U16, INT, U32),

@@ -25,6 +25,7 @@ from kernels.lookup_checks import check_lookups
 from kernels.mean_checks import check_means
 from kernels.quantise_checks import check_quantisers
 from kernels.record_checks import check_records
+from kernels.scatter_checks import check_scattered
 from kernels.search_checks import check_search, check_trees
 from kernels.trellis_checks import check_straight, check_trellis
 from slimtensors.codecs.casts import round_to_bf16
@@ -56,6 +57,7 @@ from slimtensors.kernels.cpu import (
     records,
     rows,
     scales,
+    scatter_kernels,
     search,
     search_kernels,
     search_scales,
@@ -74,8 +76,8 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 MODULES = (
     bounds, bypass, casts, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
     encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
-    planes, quantise, records, rows, scales, search, search_kernels, search_scales, sparse, split, sums,
-    survey, table, trellis, whole_directions, window, xxh3,
+    planes, quantise, records, rows, scales, scatter_kernels, search, search_kernels, search_scales, sparse, split,
+    sums, survey, table, trellis, whole_directions, window, xxh3,
 )  # fmt: skip
 
 
@@ -649,6 +651,7 @@ def digest_of_all() -> str:
     check_rows(rng)
     check_hash(rng)
     check_sparse(rng)
+    check_scattered(digest.add)
     for check in (check_scales, check_moves, check_fits, check_directions, check_records, check_quantisers):
         for found in check(rng):
             digest.add(OK, found)

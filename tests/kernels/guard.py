@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-from kernels import cases, class_checks, mean_checks, record_checks
+from kernels import cases, class_checks, mean_checks, record_checks, scatter_checks
 from slimtensors.kernels.cpu import (
     bounds,
     bypass,
@@ -40,6 +40,7 @@ from slimtensors.kernels.cpu import (
     records,
     rows,
     scales,
+    scatter,
     search,
     search_scales,
     sparse,
@@ -122,6 +123,28 @@ def feed_decoders(fence: Fence, n: int, blocks: int) -> None:
     assert search.plant(slots, tree) == (256 - 62) * 16
     out = fence.array(np.uint16, n)
     assert bypass.decode_bypass(slots, states, words, starts, out) in (OK, BAD_STREAM)
+
+
+def feed_scattered(fence: Fence, n: int, blocks: int) -> None:
+    """Masks that ask for as many values as there are, and others; the rest is noise."""
+    states, words = fence.arrays((np.uint32, 32 * blocks), (np.uint16, 32 + n // 50))
+    slots, starts, tree = fence.arrays((np.uint32, table.SLOTS), (np.int64, blocks + 1), (np.uint16, search.TREE))
+    for layout in scatter_checks.LAYOUTS:
+        pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(layout.widths, n)))
+        for ones, seed in ((n, 1), (n - 100, 2), (n + 77, 3), (0, 4)):
+            flags = scatter_checks.drawn(np.random.default_rng(seed), ones, 0.4)
+            bits, out = fence.arrays((np.uint32, flags.size // 32), (np.uint16, flags.size))
+            values = fence.array(np.uint16, n + 32)
+            bits[:] = scatter_checks.words_of(flags)
+            cursors = fence.array(np.int64, scatter.CURSORS * (blocks + 1))
+            positions, fields = fence.arrays((np.uint32, 9), (np.uint16, 9))
+            for last in (n - 1, 0):
+                positions[-1] = last
+                rest = (states, words, starts, *pieces, positions, fields, bits, cursors, values, out)
+                assert layout.decode(slots, 65535, *rest) in (OK, BAD_STREAM)
+                assert layout.search is not None
+                assert layout.search(slots, tree, 65535, *rest) in (OK, BAD_STREAM)
+                positions[:-1] = np.arange(8)
 
 
 def feed_encoders(fence: Fence, n: int, blocks: int, precision: int) -> None:
@@ -283,6 +306,7 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
                     stored, size, 10, 99, bypass_mode, escapes, precision, 128 * groups, slots, starts, parts
                 )
     feed_chunk(fence, groups, blocks, slots, starts, sound_table)
+    feed_sparse(fence, groups, blocks, slots, starts, sound_table)
     body, positions, fields = fence.arrays((np.uint32, 128 * groups), (np.uint32, 9), (np.uint16, 9))
     payload.patch(body, 21, 1023, positions, fields)
 
@@ -292,11 +316,12 @@ def feed_chunk(
 ) -> None:
     """Noise; then a sound head and descriptors before noise, cut off anywhere."""
     units, (places, widths) = 128 * groups, fence.arrays((np.int64, opening.PLACES), (np.int64, 2))
+    no_mask = fence.arrays((np.uint8, 0), (np.uint32, 0))
     front = struct.pack("<BBHIQ", 2, 2, 0, units, 0) + struct.pack("<BBHIII", 1, 0, 0, units, 0, 0)
     for size in (0, 1, 16, 47, 48, 64, 48 + units, 48 + units + 64 + 128 * blocks, 48 + units + 64 + 200 * blocks):
         data = fence.array(np.uint8, size)
         for payload_length in (0, size - 48 - units - 64, 1 << 31):
-            opening.open_chunk(data, units, 2, widths, slots, starts, places)
+            opening.open_chunk(data, units, 2, *no_mask, widths, slots, starts, places)
             widths[:] = 8
             top = struct.pack("<BBHIII", 2, 12, 0, max(0, payload_length), blocks, 0)
             start = (front + top)[:size]
@@ -304,9 +329,37 @@ def feed_chunk(
             data[48 + units : 48 + units + len(sound_table)] = np.frombuffer(sound_table, np.uint8)[
                 : max(0, size - 48 - units)
             ]
-            assert opening.open_chunk(data, units, 2, widths, slots, starts, places) in (OK, opening.LEFT)
+            assert opening.open_chunk(data, units, 2, *no_mask, widths, slots, starts, places) in (OK, opening.LEFT)
             widths[0], data[16:32] = 0, 0
-            assert opening.open_chunk(data, units, 2, widths, slots, starts, places) in (OK, opening.LEFT)
+            assert opening.open_chunk(data, units, 2, *no_mask, widths, slots, starts, places) in (OK, opening.LEFT)
+
+
+def feed_sparse(
+    fence: Fence, groups: int, blocks: int, slots: np.ndarray, starts: np.ndarray, sound_table: bytes
+) -> None:
+    """The same for a chunk with a mask: of which a sixteenth is noise, or all."""
+    body, (places, widths) = 1024 * groups, fence.arrays((np.int64, opening.PLACES), (np.int64, 2))
+    widths[:] = 8
+    for noise in (8 * groups, 128 * groups):
+        mask = fence.array(np.uint8, 128 * groups)
+        mask[noise:] = 0
+        n = -(-int(np.unpackbits(mask).sum()) // 128) * 128
+        start = 80 + n
+        for size in (0, 1, 16, 31, 32, 63, 64, 80, start, start + 64 + 128 * blocks, start + 64 + 200 * blocks):
+            for mask_length, top in ((16, size - start - 64), (1 << 31, 0), (0, 1 << 31)):
+                data = fence.array(np.uint8, size)
+                front = struct.pack("<BBHIQ", 2, 3, 0, body, 0) + struct.pack("<BBHIII", 3, 0, 0, mask_length, 0, 0)
+                front += struct.pack("<BBHIII", 1, 0, 0, n, 0, 0)
+                front += struct.pack("<BBHIII", 2, 12, 0, max(0, top), blocks, 0)
+                data[: len(front)] = np.frombuffer(front[:size], np.uint8)
+                data[start : start + len(sound_table)] = np.frombuffer(sound_table, np.uint8)[: max(0, size - start)]
+                for raw in (False, True):
+                    if raw and size > 16:
+                        data[16] = 1
+                    found = opening.open_chunk(
+                        data, body, 2, mask, mask.view(np.uint32), widths, slots, starts, places
+                    )
+                    assert found == opening.LEFT or (found == OK and places[opening.GROUPS] == n // 128)
 
 
 def feed_scales(fence: Fence) -> None:
@@ -345,6 +398,7 @@ def feed_lookups(fence: Fence, n: int) -> None:
             numbers, order, found = fence.arrays((np.uint32, 32), (np.uint32, 32), (np.uint16, n))
             runs = (scales, -(-(n + 3) // 5), 3)
             assert scaled(table, *runs, codes, units) != BAD_ARGUMENT
+            assert scaled(table, scales, -(-n // 160) * 32, 0, codes, units) != BAD_ARGUMENT  # whole vectors
             assert find(numbers, order, 12, *runs, units, room, found) != BAD_ARGUMENT
         for shifted, find, unit in (
             (lookup.shifted_f32, find_codes.find_shifted_f32, np.uint32),
@@ -548,6 +602,7 @@ def main() -> None:
         fence = Fence(side, rng, pattern)
         precision = 11 + groups % 2
         feed_decoders(fence, 128 * groups, blocks)
+        feed_scattered(fence, 128 * groups, blocks)
         feed_encoders(fence, 128 * groups, blocks, precision)
         feed_the_rest(fence, 128 * groups, precision)
         feed_records(fence, 128 * groups)

@@ -17,7 +17,7 @@ from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 # (units of a chunk, length of a run, first unit)
 PLACES = (
     (128, 8, 0), (128, 128, 0), (256, 31, 5), (384, 33, 1000), (256, 1 << 40, 1 << 39), (128, 1, 77), (0, 5, 9),
-    (160, 16, 0), (96, 16, 8),
+    (160, 16, 0), (96, 16, 8), (192, 32, 0), (384, 128, 64),
 )  # fmt: skip
 SCALED = {"F32": lookup.scaled_f32, "BF16": lookup.scaled_bf16, "F16": lookup.scaled_f16}
 SHIFTED = {"F32": lookup.shifted_f32, "BF16": lookup.shifted_bf16, "F16": lookup.shifted_f16}

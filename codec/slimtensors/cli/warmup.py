@@ -76,6 +76,11 @@ def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
         for share in (0.5, 0.98):
             pruned = _cast(np.where(random.random(1 << 19) < share, 0, np.abs(np.tile(weights, 8)) * 1000), name)
             yield f"{name} with {share:.0%} zeros", _job("balanced", pruned)
+    signed = np.tile(weights, 4)
+    some = random.random(signed.size) < 0.5
+    for name, preset in (("float16", "fast"), ("bfloat16", "fast"), ("bfloat16", "balanced")):
+        for kind, kept in (("the smallest zero", np.abs(signed) > 0.02), ("some zero", some)):
+            yield f"{name} with {kind}, {preset}", _job(preset, _cast(np.where(kept, signed, 0), name))
     steps, scales = random.integers(-7, 8, (256, 256)), np.abs(weights[:256, None]) + 0.01
     for name in ("float16", "bfloat16", "float32"):
         yield f"{name} of integers times scales", _job("balanced", _cast(steps * _cast(scales, name), name))

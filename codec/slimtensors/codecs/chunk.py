@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight, sums, trellis
+from slimtensors.codecs import delta, fused, head, lookup, mean, records, scattered, sparse, straight, sums, trellis
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Place
@@ -51,6 +51,9 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
     """
     if isinstance(expression, Bits):
         if straight.decode(data, expression, out):
+            return
+    elif isinstance(expression, Sparse):
+        if scattered.decode(data, expression, out):
             return
     elif isinstance(expression, Gather | Mul | Decimal | Trellis):
         codes = straight.open_codes(data, expression.bits, out)

@@ -21,6 +21,7 @@ __all__ = [
     "Plane",
     "assemble",
     "literal_length",
+    "read_descriptor",
     "read_head",
     "read_planes",
 ]
@@ -90,6 +91,11 @@ def read_head(data: Bytes, units: int, planes: int, has_base: bool = False) -> t
     return int(kind), int(base_digest)
 
 
+def read_descriptor(data: Bytes, plane: int) -> Descriptor:
+    """As it is stored, unchecked."""
+    return Descriptor(*_DESCRIPTOR.unpack_from(data.data, HEAD_BYTES + plane * DESCRIPTOR_BYTES))
+
+
 def read_planes(data: Bytes, planes: int, tail_bytes: int) -> tuple[list[Plane], Bytes]:
     """(planes, tail). Checks descriptors' lengths against the chunk, and that all gaps are zero."""
     at = HEAD_BYTES + planes * DESCRIPTOR_BYTES
@@ -99,7 +105,7 @@ def read_planes(data: Bytes, planes: int, tail_bytes: int) -> tuple[list[Plane],
     found = []
     filled = at  # the end of what is not padding
     for i in range(planes):
-        descriptor = Descriptor(*_DESCRIPTOR.unpack_from(data.data, HEAD_BYTES + i * DESCRIPTOR_BYTES))
+        descriptor = read_descriptor(data, i)
         if descriptor.mode > Mode.BYPASS:
             raise FormatError(f"plane {i}: unknown mode {descriptor.mode}")
         if at + descriptor.length > end:

@@ -14,6 +14,7 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.workspace import own
 from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
@@ -128,8 +129,7 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
         parameters = zstandard.get_frame_parameters(view)
         if parameters.content_size != length or parameters.dict_id or parameters.window_size > MAX_WINDOW:
             raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")
-        decompressor = zstandard.ZstdDecompressor()
-        data = decompressor.decompress(view, max_output_size=length, allow_extra_data=False)
+        data = own("zstd", zstandard.ZstdDecompressor).decompress(view, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"a Zstandard frame is damaged: {error}") from None
     if len(data) != length:

@@ -17,7 +17,7 @@ from slimtensors.expression import MASK_WIDTH, Sparse
 from slimtensors.kernels.cpu import sparse as kernels
 from slimtensors.kernels.status import must
 
-__all__ = ["decode", "decode_over", "encode", "encode_mask", "encode_over", "squeeze", "stored_mask"]
+__all__ = ["decode", "decode_mask", "decode_over", "encode", "encode_mask", "encode_over", "squeeze", "stored_mask"]
 
 Units = npt.NDArray[Any]
 DecodeBits = Callable[[list[Plane], Units], None]
@@ -68,17 +68,19 @@ def stored_mask(data: head.Bytes, units: int, unit_bytes: int, expression: Spars
 def _decode_mask(plane: Plane, units: int) -> npt.NDArray[np.uint32]:
     """A bit for each unit of the body; what fills up the last group of fields is checked to be zero."""
     used = units // MASK_WIDTH
+    fields = decode_mask(plane, used)
+    if fields[used:].any():
+        raise FormatError("the fields after the mask's last are not zero")
+    return fields[:used].view("<u4")
+
+
+def decode_mask(plane: Plane, used: int) -> npt.NDArray[np.uint8]:
+    """The fields of a mask, whole groups of them, of which so many are used."""
     try:
         fields = decode_plane(plane, MASK_WIDTH, -(-used // GROUP))
     except FormatError as error:
         raise type(error)(f"the mask: {error}") from None
-    if isinstance(fields, int):
-        if fields and used % GROUP:
-            raise FormatError("the fields after the mask's last are not zero")
-        fields = np.full(used, fields, np.uint8)
-    if fields[used:].any():
-        raise FormatError("the fields after the mask's last are not zero")
-    return fields[:used].view("<u4")
+    return np.full(up(used, GROUP), fields, np.uint8) if isinstance(fields, int) else fields
 
 
 def encode(body: Units, expression: Sparse, encode_bits: EncodeBits) -> list[Part] | None:

@@ -24,7 +24,10 @@ from slimtensors.kernels.cpu import closing, decode_kernels, opening, search, se
 from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS, STATES, WORDS
 from slimtensors.kernels.status import OK
 
-__all__ = ["Codes", "decode", "encode", "look_up_at_once", "open_codes"]
+__all__ = [
+    "MOST_BLOCKS", "Codes", "Room", "body_of", "decode", "encode", "escapes_of", "has_tree", "look_up_at_once",
+    "make_room", "open_codes", "pieces_of", "raw_pieces", "stream_of",
+]  # fmt: skip
 
 Units = npt.NDArray[Any]
 
@@ -40,7 +43,7 @@ SEARCHES: dict[tuple[int, ...], Callable[..., int]] = {
 }
 
 
-class _Room(NamedTuple):
+class Room(NamedTuple):
     """What a thread needs for opening a chunk."""
 
     table: npt.NDArray[np.uint32]
@@ -49,13 +52,25 @@ class _Room(NamedTuple):
     places: npt.NDArray[np.int64]
 
 
-def _room() -> _Room:
-    return _Room(
+def make_room() -> Room:
+    return Room(
         np.empty(table.SLOTS, np.uint32),
         np.empty(search.TREE, np.uint16),
         np.empty(MOST_BLOCKS + 1, np.int64),
         np.empty(opening.PLACES, np.int64),
     )
+
+
+NO_MASK = np.empty(0, np.uint8), np.empty(0, np.uint32)
+
+
+def open_chunk(
+    data: Bytes, out: Units, mask: Bytes, bits: npt.NDArray[np.uint32], widths: npt.NDArray[np.int64], room: Room
+) -> bool:
+    """opening.open_chunk: whether it is of the usual kind; what is found lies in the room."""
+    return opening.open_chunk(
+        data, out.size, out.itemsize, mask, bits, widths, room.table, room.starts, room.places
+    ) == OK  # fmt: skip
 
 
 class _Plan(NamedTuple):
@@ -67,14 +82,18 @@ class _Plan(NamedTuple):
     search: Callable[..., int] | None  # where it is faster
 
 
+def pieces_of(widths: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The bits of each piece, of each plane of these widths."""
+    return tuple(tuple(piece for piece in (8, 4, 2, 1) if width & piece) for width in widths)
+
+
 @cache
 def _plan(unit_bytes: int, widths: tuple[int, ...]) -> _Plan | None:
     layout = fused.LAYOUTS.get((unit_bytes, widths))
     if layout is None:
         return None
-    pieces = tuple(tuple(piece for piece in (8, 4, 2, 1) if width & piece) for width in layout.stored[:-1])
     searching = SEARCHES.get(layout.kept) if instruction_set.searches() else None
-    return _Plan(np.array(layout.stored), pieces, layout.decode, searching)
+    return _Plan(np.array(layout.stored), pieces_of(layout.stored[:-1]), layout.decode, searching)
 
 
 def decode(data: Bytes, bits: Bits, out: Units) -> bool:
@@ -84,30 +103,35 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     plan = _plan(out.itemsize, bits.widths)
     if plan is None:
         return False
-    room = own("opening", _room)
-    if opening.open_chunk(data, out.size, out.itemsize, plan.widths, room.table, room.starts, room.places) != OK:
+    room = own("opening", make_room)
+    if not open_chunk(data, out, *NO_MASK, plan.widths, room):
         return False
     at = room.places.tolist()
-    body = _body_of(data, at, out)
-    groups = body.size // GROUP
-    raw = []
-    for begin, pieces in zip(at[opening.PAYLOADS :], plan.pieces, strict=False):
-        for piece in pieces:
-            end = begin + packed_length(piece, groups)
-            raw.append(data[begin:end])
-            begin = end
-    states, words, starts = _stream(data, at, room)
+    body = body_of(data, at, out)
+    raw = raw_pieces(data, at, plan.pieces, body.size // GROUP)
+    states, words, starts = stream_of(data, at, room)
     stream = at[opening.BASE], states, words, starts, *raw, body
-    if plan.search is not None and _has_tree(room, at[opening.PRECISION]):
+    if plan.search is not None and has_tree(room, at[opening.PRECISION]):
         check_status(plan.search(room.table, room.tree, *stream))
     else:
         check_status(plan.decode(room.table, *stream))
     if at[opening.ESCAPES]:
-        coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], _escapes(data, at))
+        coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], escapes_of(data, at))
     return True
 
 
-def _body_of(data: Bytes, at: list[int], out: Units) -> Units:
+def raw_pieces(data: Bytes, at: list[int], planes: tuple[tuple[int, ...], ...], groups: int) -> list[Bytes]:
+    """The pieces of the raw planes."""
+    raw = []
+    for begin, pieces in zip(at[opening.PAYLOADS :], planes, strict=False):
+        for piece in pieces:
+            end = begin + packed_length(piece, groups)
+            raw.append(data[begin:end])
+            begin = end
+    return raw
+
+
+def body_of(data: Bytes, at: list[int], out: Units) -> Units:
     """The units of whole groups. The others are put there."""
     tail_units = out.size % GROUP
     if not tail_units:
@@ -117,13 +141,13 @@ def _body_of(data: Bytes, at: list[int], out: Units) -> Units:
     return body
 
 
-def _stream(data: Bytes, at: list[int], room: _Room) -> tuple[Units, Units, Units]:
+def stream_of(data: Bytes, at: list[int], room: Room) -> tuple[Units, Units, Units]:
     """States, words, and where each block's words begin."""
     states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
     return states, words, room.starts[: at[opening.BLOCKS] + 1]
 
 
-def _escapes(data: Bytes, at: list[int]) -> coded.Escapes:
+def escapes_of(data: Bytes, at: list[int]) -> coded.Escapes:
     count = at[opening.ESCAPES]
     positions, fields = at[POSITIONS], at[FIELDS]
     return coded.Escapes(
@@ -139,7 +163,7 @@ def look_up_at_once() -> None:
     _odd["left"] = 0
 
 
-def _has_tree(room: _Room, precision: int) -> bool:
+def has_tree(room: Room, precision: int) -> bool:
     """Make the table's tree; whether it is worth searching."""
     if precision != search.PRECISION:
         return False
@@ -181,13 +205,13 @@ def open_codes(data: Bytes, bits: Bits, out: Units) -> Codes | None:
     """
     if len(bits.parts) != 1 or bits.widths[0] > 8 or bits.rotate or bits.sides or bits.contexts:
         return None
-    room, (widths, searching) = own("opening", _room), _code_plan(bits.widths[0])
-    if opening.open_chunk(data, out.size, out.itemsize, widths, room.table, room.starts, room.places) != OK:
+    room, (widths, searching) = own("opening", make_room), _code_plan(bits.widths[0])
+    if not open_chunk(data, out, *NO_MASK, widths, room):
         return None
     at = room.places.tolist()
-    tree = room.tree if searching and _has_tree(room, at[opening.PRECISION]) else None
-    stream, escapes = _stream(data, at, room), _escapes(data, at)
-    return Codes(room.table, tree, stream, bits.widths[0], escapes, _body_of(data, at, out))
+    tree = room.tree if searching and has_tree(room, at[opening.PRECISION]) else None
+    stream, escapes = stream_of(data, at, room), escapes_of(data, at)
+    return Codes(room.table, tree, stream, bits.widths[0], escapes, body_of(data, at, out))
 
 
 def encode(units: Units, bits: Bits, take: Callable[[int], Bytes]) -> memoryview | None:

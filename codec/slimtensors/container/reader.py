@@ -101,6 +101,9 @@ class Reader:
 
     def records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
         """A stream's table records, checked, and the position of each chunk in the file."""
+        known = self._records.get(stream)
+        if known is not None:  # asked for at every chunk: without the lock
+            return known
         with self._lock:
             if stream not in self._records:
                 self._records[stream] = self._read_records(stream)

@@ -82,6 +82,13 @@ def u16_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
 
 
 @inlined
+def u16_4_12(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    four, low = packed(pieces[0], 4, t)
+    found: Lanes = field_at(3, window[0], entry) | rotate_right(four, low + 1) & 0x8007  # 0xF, rotated right by one
+    return found
+
+
+@inlined
 def top_bit(pieces: Pieces, t: int) -> Lanes:
     """Step t of a plane of 1 bit, seven bits up."""
     bits, at = packed(pieces[0], 1, t)

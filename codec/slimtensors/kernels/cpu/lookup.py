@@ -21,10 +21,13 @@ from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.simd.lanes import Lanes, as_in, count, first_lanes, high_u16, select, to_u16, to_u32
 from slimtensors.kernels.simd.memory import gather, load, store
 from slimtensors.kernels.simd.numbers import plus, times
+from slimtensors.kernels.simd.permute import permute
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 Array = npt.NDArray[Any]
 Convert = Callable[..., Lanes]
+
+EACH = np.arange(LANES, dtype=np.uint32)
 
 
 @inlined
@@ -114,6 +117,31 @@ def fill_pair(convert: Convert, table: Array, scale: Any, next_scale: Any, at: i
 
 
 @inlined
+def are_few(entries: int, length: int, first: int) -> bool:
+    """Whether a run's units fit a register, and each vector lies in one run."""
+    return length > 0 and entries <= LANES and length % LANES == 0 and first % LANES == 0
+
+
+@inlined
+def first_entries(table: Array) -> Lanes:
+    """The entries of a table of up to 32 of them."""
+    place = load(EACH, 0)
+    return gather(table, select(place < table.size, place, place & 0))
+
+
+@inlined
+def fill_few(units: Lanes, entries: int, run: int, length: int, first: int, codes: Array, out: Array) -> int:
+    """As fill_run, of units that lie in lanes of 16 bits; out uint8 or 16."""
+    wrong = 0
+    for at in range(max(run * length - first, 0), min((run + 1) * length - first, out.size), LANES):
+        code = to_u16(load(codes, at))
+        right = code < entries
+        store(out, at, as_in(out, permute(units, select(right, code, code & 0))))
+        wrong += LANES - count(right)
+    return wrong
+
+
+@inlined
 def last_run(length: int, first: int, units: int) -> int:
     """The run of the last unit, or of the first if there is none."""
     return (first + max(units, 1) - 1) // length
@@ -136,6 +164,11 @@ def pick(palettes: Array, entries: int, length: int, first: int, codes: Array, o
     if palettes.size != (end - begin) * entries:
         return BAD_ARGUMENT
     wrong = 0
+    if out.itemsize <= 2 and are_few(entries, length, first):
+        for run in range(begin, end):
+            units = to_u16(first_entries(palettes[(run - begin) * entries : (run - begin + 1) * entries]))
+            wrong += fill_few(units, entries, run, length, first, codes, out)
+        return OK if wrong == 0 else BAD_STREAM
     for run in range(begin, end):
         table = palettes[(run - begin) * entries : (run - begin + 1) * entries]
         wrong += fill_run(unit_itself, table, np.float32(0), run, length, first, codes, out)
@@ -161,6 +194,20 @@ def scaled(convert: Convert, table: Array, scales: Array, length: int, first: in
     return OK if wrong == 0 else BAD_STREAM
 
 
+@inlined
+def scaled_few(convert: Convert, table: Array, scales: Array, length: int, first: int, codes: Array, out: Array) -> int:
+    """As `scaled`, for units of 16 bits: those of a run are made once, and looked up in a register."""
+    if not are_codes(codes, length, first, out) or table.size < 1:
+        return BAD_ARGUMENT
+    begin, end = first // length, last_run(length, first, out.size) + 1
+    if end > scales.size:
+        return BAD_ARGUMENT
+    numbers, wrong = first_entries(table), 0
+    for run in range(begin, end):
+        wrong += fill_few(convert(numbers, scales[run], out), table.size, run, length, first, codes, out)
+    return OK if wrong == 0 else BAD_STREAM
+
+
 @kernel
 def scaled_f32(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array) -> int:
     return scaled(product_f32, table, scales, length, first, codes, out)
@@ -168,11 +215,15 @@ def scaled_f32(table: Array, scales: Array, length: int, first: int, codes: Arra
 
 @kernel
 def scaled_bf16(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array) -> int:
+    if are_few(table.size, length, first):
+        return scaled_few(product_bf16, table, scales, length, first, codes, out)
     return scaled(product_bf16, table, scales, length, first, codes, out)
 
 
 @kernel
 def scaled_f16(table: Array, scales: Array, length: int, first: int, codes: Array, out: Array) -> int:
+    if are_few(table.size, length, first):
+        return scaled_few(product_f16, table, scales, length, first, codes, out)
     return scaled(product_f16, table, scales, length, first, codes, out)
 
 

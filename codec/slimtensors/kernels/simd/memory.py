@@ -74,6 +74,23 @@ def _(use: Use) -> None:
     use.builder.store(lanes, use.builder.bitcast(address(use), lanes.type.as_pointer()), align=1)
 
 
+# ---- expect: a store to come
+
+
+def expect(array: Array, at: int) -> None:
+    """array[at] and what lies on its cache line will be written soon. Any `at`: nothing is read or written here."""
+
+
+typed(expect, lambda _array, at: types.void if at == types.intp else None)
+
+
+@lowered(expect, types.Array, types.Integer)
+def _(use: Use) -> None:
+    to_write, keep, data_cache = I32(1), I32(3), I32(1)
+    to = use.builder.bitcast(address(use), POINTER)
+    call(use.builder, "llvm.prefetch.p0", ir.VoidType(), [to, to_write, keep, data_cache])
+
+
 # ---- gather: table[index]
 
 

@@ -12,6 +12,7 @@ from numba.core import cgutils
 from slimtensors.kernels.simd.lanes import U16, Lanes, LanesType
 from slimtensors.kernels.simd.lowering import (
     I32,
+    I64,
     LANES,
     Use,
     by_parts,
@@ -19,6 +20,7 @@ from slimtensors.kernels.simd.lowering import (
     every,
     instruction_set,
     lowered,
+    pick,
     typed,
     vector,
 )
@@ -47,8 +49,11 @@ typed(permute_two, lambda first, second, index: U16 if first == second == index 
 
 @lowered(permute, LanesType, LanesType)
 def _(use: Use) -> ir.Value:
-    if instruction_set(use) == "avx512":
+    target = instruction_set(use)
+    if target == "avx512":
         return call(use.builder, "llvm.x86.avx512.permvar.hi.512", vector(16), use.arguments)
+    if target == "avx2":
+        return _by_bytes(use.builder, *use.arguments)
     return _through_memory(use, use.arguments[:1])
 
 
@@ -58,6 +63,23 @@ def _(use: Use) -> ir.Value:
     if instruction_set(use) == "avx512":
         return call(use.builder, "llvm.x86.avx512.vpermi2var.hi.512", vector(16), [first, index, second])
     return _through_memory(use, [first, second])
+
+
+def _by_bytes(builder: ir.IRBuilder, table: ir.Value, index: ir.Value) -> ir.Value:
+    """Low and high bytes apart, of the first and of the last 16 entries: each is an instruction for 32 lanes."""
+    byte, wide = vector(8), vector(16)
+    index = builder.and_(builder.trunc(index, byte), every(byte, LANES - 1))
+    last = builder.icmp_unsigned(">", index, every(byte, LANES // 2 - 1))
+    index = builder.and_(index, every(byte, LANES // 2 - 1))
+    halves = []
+    for shift in (0, 8):
+        part = builder.trunc(builder.lshr(table, every(wide, shift)), byte)
+        found = []
+        for start in (0, LANES // 2):
+            twice = pick(builder, part, part, 2 * list(range(start, start + LANES // 2)))
+            found.append(call(builder, "llvm.x86.avx2.pshuf.b", byte, [twice, index]))
+        halves.append(builder.zext(builder.select(last, found[1], found[0]), wide))
+    return builder.or_(halves[0], builder.shl(halves[1], every(wide, 8)))
 
 
 def _through_memory(use: Use, tables: Sequence[ir.Value]) -> ir.Value:
@@ -75,12 +97,17 @@ def _through_memory(use: Use, tables: Sequence[ir.Value]) -> ir.Value:
             return call(builder, "llvm.x86.avx2.gather.d.d.256", vector(32, 8), arguments)
 
         return builder.trunc(by_parts(builder, 8, [builder.zext(index, vector(32))], eight), vector(16))
-    entries = builder.bitcast(held, ir.IntType(16).as_pointer())
-    result = ir.Constant(index.type, ir.Undefined)
-    for lane in range(LANES):
-        place = builder.zext(builder.extract_element(index, I32(lane)), I32)
-        result = builder.insert_element(result, builder.load(builder.gep(entries, [place])), I32(lane))
-    return result
+    # Four indices and four entries at a time, in ordinary registers.
+    entries, fours = builder.bitcast(held, ir.IntType(16).as_pointer()), vector(64, LANES // 4)
+    indices, result = builder.bitcast(index, fours), ir.Constant(fours, ir.Undefined)
+    for four in range(LANES // 4):
+        places, together = builder.extract_element(indices, I32(four)), I64(0)
+        for lane in range(4):
+            place = builder.and_(builder.lshr(places, I64(16 * lane)), I64(0xFFFF))
+            entry = builder.zext(builder.load(builder.gep(entries, [place])), I64)
+            together = builder.or_(together, builder.shl(entry, I64(16 * lane)))
+        result = builder.insert_element(result, together, I32(four))
+    return builder.bitcast(result, vector(16))
 
 
 # ---- append_top_bit
