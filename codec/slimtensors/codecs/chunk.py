@@ -351,8 +351,9 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
             if np.count_nonzero(compact) != np.count_nonzero(fields):
                 return None
             fields = compact
+        every = 1 if part is bits.parts[-1] or try_zstd or few else _every(body)
         encoded = encode_plane(
-            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few
+            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few, every=every
         )
         if encoded is None:
             return None
@@ -375,11 +376,20 @@ def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, 
         else:
             fields = _cut(body, bits.rotate, shift, part.width)
             if whole is not None and isinstance(part.context, SignContext):
-                contexts = _sign_contexts(bits, *whole)
+                contexts = _joined_signs(bits, fields, *whole)
             elif part.context is not None:
                 contexts = contexts_of(part.context, place, body.size, part.side)
         yield part, fields, contexts
         shift += part.width
+
+
+def _joined_signs(bits: Bits, signs: Fields, fields: Fields, steered: mean.Steered) -> Contexts:
+    """What selects the tables of the signs, and the signs, given the fields of the last plane."""
+    sign, top = bits.parts[0].context, bits.parts[-1].context
+    assert isinstance(sign, SignContext)
+    assert isinstance(top, ClassContext)
+    joined = mean.joined_signs(sign, top.octave, signs, fields, steered.steers)
+    return Contexts(joined, sign.tables, signs=True)
 
 
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
@@ -389,10 +399,14 @@ def chunk_length(units: Units, bits: Bits, place: Place) -> float:
         return head.literal_length(units.nbytes)
     length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
     for part, fields, contexts in _planes(body, bits, place):
-        # Only the field on top is worth an exact count: what is below it is noise, or plainly not.
-        every = 1 if part is bits.parts[-1] else 1 + body.size // COUNTED
+        every = 1 if part is bits.parts[-1] else _every(body)
         length += plane_length(fields, part.width, body.itemsize, contexts, every=every)
     return min(length + units.nbytes - body.nbytes, head.literal_length(units.nbytes))
+
+
+def _every(body: Units) -> int:
+    """Only the field on top is worth an exact count: what is below it is noise, or plainly not."""
+    return 1 + body.size // COUNTED
 
 
 def _cut(body: Units, rotate: int, shift: int, width: int) -> Fields:

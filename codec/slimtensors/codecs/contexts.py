@@ -20,6 +20,7 @@ from slimtensors.expression import BaseContext, ClassContext, Context, FactorCon
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
+from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.status import OK, must
 from slimtensors.limits import ESCAPE_SHARE
 
@@ -43,6 +44,7 @@ class Contexts(NamedTuple):
     octave: int = 0  # by which the fields of mode coded move for each four classes
     flips: Bytes | None = None  # of signs: 1 where 0 is coded as 1, and 1 as 0
     narrow: bool = False  # whether fields of more than 8 bits lie near to each other
+    signs: bool = False  # whether values are twice that, and the sign as it is coded: for encoders
 
     @property
     def room(self) -> int:
@@ -159,8 +161,8 @@ def _number_tables(contexts: Contexts, number: npt.NDArray[np.uint32]) -> None:
 
 def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part | None:
     """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None."""
-    if contexts.flips is not None:
-        fields = fields ^ contexts.flips
+    if contexts.signs:
+        return _encode_signs(contexts, blocks)
     joined = work_space("joined", fields.size, np.uint16)
     if width <= 8 or contexts.octave or contexts.narrow:
         base = _window_base(fields, width, contexts)
@@ -179,8 +181,8 @@ def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part 
 
 def coded_length(fields: Fields, width: int, contexts: Contexts) -> float:
     """About what a payload in mode coded takes, but for its states, by counts; arguments as `encode` takes them."""
-    if contexts.flips is not None:
-        fields = fields ^ contexts.flips
+    if contexts.signs:
+        return tables_length(_sign_counts(contexts))
     joined = work_space("joined", fields.size, np.uint16)
     base = _window_base(fields, width, contexts)
     escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
@@ -210,6 +212,28 @@ def _window_base(fields: Fields, width: int, contexts: Contexts) -> int:
     counts = np.empty(1 << width, np.int64)
     must(selecting.count_moved(fields, contexts.values, contexts.octave, SAMPLE_EVERY, counts))
     return coded.choose_window(counts).base
+
+
+def _sign_counts(contexts: Contexts) -> npt.NDArray[np.integer]:
+    """How often each sign occurs in each context: [tables, 256]."""
+    found = coded.count_pairs(contexts.values, (2 * contexts.tables - 1).bit_length())
+    counts = np.zeros((contexts.tables, WINDOW), np.int64)
+    counts[:, :2] = found[: 2 * contexts.tables].reshape(-1, 2)
+    return counts
+
+
+def _encode_signs(contexts: Contexts, blocks: int) -> Part:
+    joined = contexts.values
+    tables, head = _tables(_sign_counts(contexts), contexts.tables, PRECISION)
+    # The frequency of 0 is where 1 begins.
+    zeros = np.full(LANES, 1 << PRECISION - 1, np.uint16)
+    begin = tables.reshape(-1, WINDOW)[:, 1]
+    zeros[: begin.size] = np.where(begin < table.ABSENT, begin & table.LOW, zeros[: begin.size])
+    states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
+    words = work_space("words", joined.size, np.uint16)
+    must(encode_signs(joined, zeros, words, states, word_counts))
+    pieces = coded.payload_pieces(head, states, word_counts, words, 1, None)
+    return Descriptor(Mode.CODED, PRECISION, 0, 0, blocks, 0), pieces
 
 
 def _encode(

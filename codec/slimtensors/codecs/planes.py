@@ -148,11 +148,13 @@ def encode_plane(
     contexts: Contexts | None = None,
     codes: bool = False,
     slow: bool = False,
+    every: int = 1,
 ) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
-    codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode.
+    codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode. every:
+    one field in so many may tell that the plane is noise.
     """
     worth = 1 if slow else WORTH
     groups = fields.size // GROUP
@@ -171,7 +173,9 @@ def encode_plane(
     if contexts is not None:
         given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
         return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
-    counts = coded.count_fields(fields, 0, 0, width)
+    if every > 1 and best is not None and _is_noise(fields, width, every, size * worth):
+        return best
+    counts = coded.count_plane(fields, width)
     window, symbols, escaped = coded.through_window(counts)
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + coded.ESCAPE_BYTES * escaped + overhead(blocks)
@@ -184,6 +188,12 @@ def encode_plane(
     return best
 
 
+def _is_noise(fields: Fields, width: int, every: int, size: float) -> bool:
+    """Whether a sample says that no table gets the plane below this size."""
+    counts = coded.count_fields(fields, 0, 0, width, every)
+    return cost(counts) / 8 * fields.size / int(counts.sum()) >= size
+
+
 def _all_one(fields: Fields) -> bool:
     """Whether there is only one of them. Most planes are seen to have more by the first few."""
     first = fields[:1]
@@ -192,7 +202,7 @@ def _all_one(fields: Fields) -> bool:
 
 def _context_blocks(contexts: Contexts, blocks: int) -> int:
     """Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time."""
-    return min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
+    return min(4, blocks) if contexts.octave or contexts.signs else max(min(2, blocks), blocks // 2)
 
 
 def plane_length(
