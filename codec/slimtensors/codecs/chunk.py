@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +35,10 @@ from slimtensors.expression import (
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
-__all__ = ["chunk_length", "decode_chunk", "encode_chunk", "find_affine"]
+__all__ = ["chunk_length", "chunk_lengths", "decode_chunk", "encode_chunk", "find_affine"]
 
 Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
+Cuts = dict[tuple[int, int], Fields]  # by shift and width
 
 COUNTED = 1 << 16  # units at least, of planes that need not be counted whole
 
@@ -361,11 +362,21 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
     return parts
 
 
-def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, Fields, Contexts | None]]:
-    """Each plane's fields, and what selects their tables."""
+def _planes(
+    body: Units, bits: Bits, place: Place, cuts: Cuts | None = None
+) -> Iterator[tuple[PlanePart, Fields, Contexts | None]]:
+    """Each plane's fields, and what selects their tables. cuts: fields that were cut already; added to."""
+
+    def cut(shift: int, width: int) -> Fields:
+        if cuts is None:
+            return _cut(body, bits.rotate, shift, width)
+        if (shift, width) not in cuts:
+            cuts[shift, width] = _cut(body, bits.rotate, shift, width)
+        return cuts[shift, width]
+
     whole = None
     if mean.has_sign(bits):  # signs and the field on top share a product
-        whole = _cut(body, bits.rotate, sum(bits.widths[:-1]), bits.widths[-1]), _steer(bits, place, body.size)
+        whole = cut(sum(bits.widths[:-1]), bits.widths[-1]), _steer(bits, place, body.size)
     shift = 0
     for part in bits.parts:
         contexts = None
@@ -374,7 +385,7 @@ def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, 
             assert isinstance(part.context, ClassContext)
             contexts = Contexts(steered.classes, part.context.all_tables, part.context.octave)
         else:
-            fields = _cut(body, bits.rotate, shift, part.width)
+            fields = cut(shift, part.width)
             if whole is not None and isinstance(part.context, SignContext):
                 contexts = _joined_signs(bits, fields, *whole)
             elif part.context is not None:
@@ -394,14 +405,30 @@ def _joined_signs(bits: Bits, signs: Fields, fields: Fields, steered: mean.Steer
 
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
     """About what a chunk of floats takes, by counts and without coding. Planes have all rows."""
+    return chunk_lengths(units, [bits], place)[0]
+
+
+def chunk_lengths(units: Units, tried: Sequence[Bits], place: Place) -> list[float]:
+    """The same, with each of some planes that are rotated alike."""
     body = units[: units.size - units.size % GROUP]
+    most = head.literal_length(units.nbytes)
     if not body.size:
-        return head.literal_length(units.nbytes)
-    length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
-    for part, fields, contexts in _planes(body, bits, place):
-        every = 1 if part is bits.parts[-1] else _every(body)
-        length += plane_length(fields, part.width, body.itemsize, contexts, every=every)
-    return min(length + units.nbytes - body.nbytes, head.literal_length(units.nbytes))
+        return [most for _ in tried]
+    cuts: Cuts = {}
+    plain: dict[int, float] = {}  # of cut planes, what they take without contexts
+    lengths = []
+    for bits in tried:
+        length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
+        for part, fields, contexts in _planes(body, bits, place, cuts):
+            taken = plain.get(id(fields)) if contexts is None else None
+            if taken is None:
+                every = 1 if part is bits.parts[-1] else _every(body)
+                taken = plane_length(fields, part.width, body.itemsize, contexts, every=every)
+            if contexts is None:
+                plain[id(fields)] = taken
+            length += taken
+        lengths.append(min(length + units.nbytes - body.nbytes, most))
+    return lengths
 
 
 def _every(body: Units) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import layouts
-from slimtensors.codecs.chunk import chunk_length
+from slimtensors.codecs.chunk import chunk_length, chunk_lengths
 from slimtensors.codecs.place import Place
 from slimtensors.detect.classes import MANTISSA, Classes, fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
@@ -64,12 +65,12 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     if classes is None:
         return None
     plain = layouts.floats(tensor.dtype, preset)
-    before, seen = _trial(tensor, chunk, plain, ())
+    given = Steering(classes)
+    (before, size), seen = _trial(tensor, chunk, [plain, given.steer(plain, tensor.dtype, 0)], given.sides)
+    size += _share(tensor, seen, given)
     best = before
     found = None
     field = before - sum(plain.widths[:-1]) * seen / 8
-    given = Steering(classes)
-    size = _steered(tensor, chunk, plain, given)
     if size <= best - CLASSES_WORTH * field:
         why = f"exponents given the scales of row and column: {_bits(before - size, seen)} saved in a sample"
         best, found = size, given._replace(why=why)
@@ -77,7 +78,8 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     if means is not None:
         factors, taken = _factor_bits(means)
         given = Steering(means.classes, means, factors)
-        size = _steered(tensor, chunk, plain, given, taken)
+        [size], seen = _trial(tensor, chunk, [given.steer(plain, tensor.dtype, 0)], given.sides)
+        size += _share(tensor, seen, given, taken)
         if size <= best - MEAN_WORTH * before:
             why = "" if found is None else f"{found.why}; "
             why += f"signs and exponents given a mean of rank {len(means.factors)}: {_bits(best - size, seen)} more"
@@ -96,13 +98,10 @@ def _bits(size: float, units: int) -> str:
     return f"{8 * size / units:.3f} bit per weight"
 
 
-def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering, factors: float = 0.0) -> float:
-    """What the chunks of the trial take, with their share of the side planes, which serve all chunks; factors: what
-    theirs takes.
-    """
-    size, seen = _trial(tensor, chunk, given.steer(plain, tensor.dtype, 0), given.sides)
+def _share(tensor: Input, seen: int, given: Steering, factors: float = 0.0) -> float:
+    """What `seen` units take of the side planes, which serve all chunks; factors: what theirs takes."""
     sides = factors + sum(_side(side, layouts.BYTES, ()) for side in given.classes)
-    return size + seen / unit_count(tensor) * sides
+    return seen / unit_count(tensor) * sides
 
 
 def _factor_bits(means: Means) -> tuple[Bits, float]:
@@ -125,15 +124,18 @@ def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     return chunk_length(some, bits, Place(units.size, 0, earlier)) * units.size / some.size
 
 
-def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[float, int]:
-    """About what some chunks take, and how many units they have."""
-    units, size, seen = unit_count(tensor), 0.0, 0
+def _trial(
+    tensor: Input, chunk: int, tried: Sequence[Bits], sides: tuple[SidePlane, ...]
+) -> tuple[list[float], int]:
+    """About what some chunks take with each of these planes, and how many units they have."""
+    units, sizes, seen = unit_count(tensor), [0.0 for _ in tried], 0
     for k in _looked_at(-(-units // chunk)):
         first = k * chunk
         sample = tensor.read(first, min(chunk, units - first))
-        size += chunk_length(sample, bits, Place(units, first, sides, tensor.dtype))
+        taken = chunk_lengths(sample, tried, Place(units, first, sides, tensor.dtype))
+        sizes = [size + more for size, more in zip(sizes, taken, strict=True)]
         seen += sample.size
-    return size, seen
+    return sizes, seen
 
 
 def _looked_at(chunks: int) -> list[int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import brief
+from slimtensors.kernels._jit import brief, shared
 from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SYMBOLS
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -30,8 +30,16 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     """
     if not LEAST_PRECISION <= precision <= MOST_PRECISION or counts.size != SYMBOLS or frequencies.size != SYMBOLS:
         return BAD_ARGUMENT
-    total = 0
     for symbol in range(SYMBOLS):
+        frequencies[symbol] = 0
+    return normalise_some(counts, 0, SYMBOLS, precision, frequencies)
+
+
+@shared
+def normalise_some(counts: Array, low: int, high: int, precision: int, frequencies: Array) -> int:
+    """The same where only symbols [low, high) occur, and all other frequencies are 0 already."""
+    total = 0
+    for symbol in range(low, high):
         if not 0 <= counts[symbol] <= MOST_COUNT:
             return BAD_ARGUMENT
         total += counts[symbol]
@@ -45,7 +53,7 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     while changed:
         changed = False
         shared, slots = total, left
-        for symbol in range(SYMBOLS):
+        for symbol in range(low, high):
             # ideal = count * slots / shared
             if frequencies[symbol] == 0 and counts[symbol] > 0 and counts[symbol] * slots < shared:
                 frequencies[symbol] = 1
@@ -54,28 +62,24 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
                 changed = True
 
     # Rounded down, these leave fewer slots than there are symbols: they go to those that it cost most.
-    missing = left
-    for symbol in range(SYMBOLS):
+    missing, cuts = left, np.empty(SYMBOLS, np.int64)
+    for symbol in range(low, high):
+        cuts[symbol] = -1
         if frequencies[symbol] == 0 and counts[symbol] > 0:
-            frequencies[symbol] = counts[symbol] * left // total
+            share = counts[symbol] * left
+            frequencies[symbol] = share // total
+            cuts[symbol] = share - np.int64(frequencies[symbol]) * total
             missing -= np.int64(frequencies[symbol])
-    most = np.int64(total)  # cuts that were made good are not below this
-    place = SYMBOLS
-    while missing > 0:
-        # The largest cut that comes after the last one made good; of equal cuts the first symbol's.
-        cut, at = np.int64(-1), -1
-        for symbol in range(SYMBOLS):
-            if counts[symbol] * left >= total:
-                this = counts[symbol] * left % total
-                after = this < most or (this == most and symbol > place)
-                if after and this > cut:
-                    cut, at = this, symbol
+    for _ in range(missing):
+        # The largest cut that is not made good yet; of equal cuts the first symbol's.
+        at = low
+        for symbol in range(low, high):
+            at = symbol if cuts[symbol] > cuts[at] else at
         frequencies[at] += 1
-        most, place = cut, at
-        missing -= 1
+        cuts[at] = -1
 
     # 2^precision itself is not a frequency: a single symbol lends a slot to a neighbour.
-    for symbol in range(SYMBOLS):
+    for symbol in range(low, high):
         if np.int64(frequencies[symbol]) == 1 << precision:
             frequencies[symbol] -= 1
             frequencies[symbol - 1 if symbol > 0 else 1] = 1
