@@ -13,6 +13,7 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.workspace import own
 from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
@@ -30,6 +31,8 @@ MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
 STATE_BYTES = 68  # of a block: its states less what they carry, and its count of words
 ZSTD_LEVEL = 3
+ZSTD_SAMPLE = 1 << 15  # bytes of a plane of four times as many or more, which are compressed first
+ZSTD_HOPELESS = 1.25  # times what the coder takes
 
 
 @lru_cache(1024)
@@ -165,14 +168,17 @@ def encode_plane(
     if width <= 8:
         packed = fields.tobytes() if width == 8 else _pack(fields, width)
         best = Descriptor(Mode.RAW), [packed]
-        if try_zstd:
-            frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
-            if len(frame) < size * worth:
-                best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
+    given, least = None, 0.0
     if contexts is not None:
         given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
-        return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
+        least = 0.0 if given is None else sum(map(len, given[1]))
+    if best is not None and try_zstd:
+        frame = _compress(best[1][0], least)
+        if frame is not None and len(frame) < size * worth:
+            best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
+    if contexts is not None:
+        return _kept(given) if given is not None and least < size * worth else best
     if every > 1 and best is not None and _is_noise(fields, width, every, size * worth):
         return best
     counts = coded.count_plane(fields, width)
@@ -186,6 +192,20 @@ def encode_plane(
         if (cost(buckets) + extra_bits) / 8 + overhead(blocks) < size * worth:
             best = _kept(coded.encode_bypass(fields, buckets, blocks))
     return best
+
+
+def _compress(packed: Bytes | bytes, other: float) -> bytes | None:
+    """One Zstandard frame; or None where the beginning says that it would take far more than `other` bytes."""
+    compressor = own("zstd", _compressor)
+    if len(packed) >= 4 * ZSTD_SAMPLE and other:
+        sample = len(compressor.compress(packed[:ZSTD_SAMPLE]))
+        if sample * len(packed) > ZSTD_SAMPLE * ZSTD_HOPELESS * other:
+            return None
+    return compressor.compress(packed)
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False)
 
 
 def _is_noise(fields: Fields, width: int, every: int, size: float) -> bool:

@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.scales import SCALE
 from slimtensors.kernels.status import must
 
-__all__ = ["MANTISSA", "Classes", "fit_classes", "with_classes"]
+__all__ = ["MANTISSA", "Classes", "fit_classes", "upper_median", "with_classes"]
 
 Units = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
@@ -37,6 +37,7 @@ COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
 RUNS = 256  # of rows, that such a sample is made of
 PIECE = 1 << 18  # units
 MEDIAN_SAMPLE = 1 << 14  # units, about
+HIGH_BITS = 13
 MOST = 255  # of a row's and a column's class together
 
 
@@ -83,7 +84,7 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         count = each * runs
     logs = _logs(sample, tensor.dtype)
     some = logs[:: 1 + logs.size // MEDIAN_SAMPLE]
-    middle = SCALE * int(np.partition(some, some.size // 2)[some.size // 2])
+    middle = SCALE * upper_median(some)
     of_rows, of_columns = np.full(count, middle), np.zeros(columns, np.int64)
     _refine(logs, of_rows, of_columns, both=True)
     if sample.size == rows * columns:
@@ -96,6 +97,16 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         found[low:high] = middle
         _refine(piece, found[low:high], of_columns, both=False)
     return found, of_columns
+
+
+def upper_median(numbers: npt.NDArray[np.unsignedinteger]) -> int:
+    """The number in the middle of uint16 or uint32 [n]: those that share its high bits are found by counting."""
+    shift = 8 * numbers.itemsize - HIGH_BITS
+    high = numbers >> numbers.dtype.type(shift)
+    ends = np.cumsum(np.bincount(high))
+    at = int(np.searchsorted(ends, numbers.size // 2, side="right"))
+    near, place = numbers[high == at], numbers.size // 2 - (int(ends[at - 1]) if at else 0)
+    return int(np.partition(near, place)[place])
 
 
 def _logs(units: Units, dtype: DType) -> npt.NDArray[np.uint16]:

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
-from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
+from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, upper_median, with_classes
 from slimtensors.detect.subspace import ERROR, form_of, picked_rows, picked_runs, worthy_rank
 from slimtensors.detect.whole_rows import (
     MOST_COLUMNS,
@@ -171,7 +171,7 @@ class _Matrix:
         given = units, *self.form, self._of_rows[some], columns, LARGEST
         must(directions.over_scales(*given, out.view(np.uint32)))
         np.abs(out, out=out)
-        return 1.5 * float(np.partition(out, out.size // 2)[out.size // 2])
+        return 1.5 * float(np.uint32(upper_median(out.view(np.uint32))).view(np.float32))
 
     def whole(self, units: Units, rows: npt.NDArray[np.int64], scale: float) -> WholeRows:
         """Units of these rows over `scale` in whole numbers."""

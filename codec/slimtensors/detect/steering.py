@@ -124,9 +124,7 @@ def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     return chunk_length(some, bits, Place(units.size, 0, earlier)) * units.size / some.size
 
 
-def _trial(
-    tensor: Input, chunk: int, tried: Sequence[Bits], sides: tuple[SidePlane, ...]
-) -> tuple[list[float], int]:
+def _trial(tensor: Input, chunk: int, tried: Sequence[Bits], sides: tuple[SidePlane, ...]) -> tuple[list[float], int]:
     """About what some chunks take with each of these planes, and how many units they have."""
     units, sizes, seen = unit_count(tensor), [0.0 for _ in tried], 0
     for k in _looked_at(-(-units // chunk)):
