@@ -12,7 +12,7 @@ import numpy.typing as npt
 from slimtensors.codecs import delta, fused, head, lookup, mean, records, sparse, straight, sums, trellis
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
-from slimtensors.codecs.place import NOWHERE, Place
+from slimtensors.codecs.place import NOWHERE, Counted, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype, plane_length
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
@@ -354,8 +354,9 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
             fields = compact
         every = 1 if part is bits.parts[-1] or try_zstd or few else _every(body)
         encoded = encode_plane(
-            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few, every=every
-        )
+            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few, every=every,
+            counted=place.counted if part is bits.parts[-1] else None,
+        )  # fmt: skip
         if encoded is None:
             return None
         parts.append(encoded)
@@ -405,30 +406,31 @@ def _joined_signs(bits: Bits, signs: Fields, fields: Fields, steered: mean.Steer
 
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
     """About what a chunk of floats takes, by counts and without coding. Planes have all rows."""
-    return chunk_lengths(units, [bits], place)[0]
+    return chunk_lengths(units, [bits], place)[0][0]
 
 
-def chunk_lengths(units: Units, tried: Sequence[Bits], place: Place) -> list[float]:
-    """The same, with each of some planes that are rotated alike."""
+def chunk_lengths(units: Units, tried: Sequence[Bits], place: Place) -> list[tuple[float, Counted | None]]:
+    """The same, with each of some planes that are rotated alike, and what was counted with the contexts of the last."""
     body = units[: units.size - units.size % GROUP]
     most = head.literal_length(units.nbytes)
     if not body.size:
-        return [most for _ in tried]
+        return [(most, None) for _ in tried]
     cuts: Cuts = {}
     plain: dict[int, float] = {}  # of cut planes, what they take without contexts
-    lengths = []
+    found = []
     for bits in tried:
+        kept: Counted | None = None
         length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
         for part, fields, contexts in _planes(body, bits, place, cuts):
             taken = plain.get(id(fields)) if contexts is None else None
             if taken is None:
                 every = 1 if part is bits.parts[-1] else _every(body)
-                taken = plane_length(fields, part.width, body.itemsize, contexts, every=every)
+                taken, kept = plane_length(fields, part.width, body.itemsize, contexts, every=every)
             if contexts is None:
                 plain[id(fields)] = taken
             length += taken
-        lengths.append(min(length + units.nbytes - body.nbytes, most))
-    return lengths
+        found.append((min(length + units.nbytes - body.nbytes, most), kept))
+    return found
 
 
 def _every(body: Units) -> int:

@@ -13,6 +13,7 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
 from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.place import Counted
 from slimtensors.codecs.workspace import own
 from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
@@ -152,12 +153,13 @@ def encode_plane(
     codes: bool = False,
     slow: bool = False,
     every: int = 1,
+    counted: Counted | None = None,
 ) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
     codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode. every:
-    one field in so many may tell that the plane is noise.
+    one field in so many may tell that the plane is noise. counted: its symbols, where they are known.
     """
     worth = 1 if slow else WORTH
     groups = fields.size // GROUP
@@ -171,7 +173,7 @@ def encode_plane(
     blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
     given, least = None, 0.0
     if contexts is not None:
-        given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
+        given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks), counted)
         least = 0.0 if given is None else sum(map(len, given[1]))
     if best is not None and try_zstd:
         frame = _compress(best[1][0], least)
@@ -227,21 +229,23 @@ def _context_blocks(contexts: Contexts, blocks: int) -> int:
 
 def plane_length(
     fields: Fields, width: int, unit_bytes: int, contexts: Contexts | None = None, *, every: int = 1
-) -> float:
-    """About what `encode_plane` makes of a float's plane, by counts: raw or coded. every: one field in so many counts.
+) -> tuple[float, Counted | None]:
+    """About what `encode_plane` makes of a float's plane, by counts: raw or coded; and what was counted with contexts.
+    every: one field in so many counts.
 
     fields: at least one group.
     """
     raw = float(packed_length(width, fields.size // GROUP)) if width <= 8 else np.inf
-    blocks = coded.block_count(fields.size, unit_bytes)
+    blocks, kept = coded.block_count(fields.size, unit_bytes), None
     if contexts is None:
         counts = coded.count_fields(fields, 0, 0, width, every)
         found = coded.through_window(counts)
         taken = context_coded.tables_length(found.symbols.reshape(1, -1)) + coded.ESCAPE_BYTES * found.escaped
         size = taken * fields.size / int(counts.sum()) + STATE_BYTES * blocks
     else:
-        size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
-    return size if size < raw * WORTH else raw
+        size, kept = context_coded.coded_length(fields, width, contexts)
+        size += STATE_BYTES * _context_blocks(contexts, blocks)
+    return (size if size < raw * WORTH else raw), kept
 
 
 def bits_length(units: npt.NDArray[Any], bits: Bits) -> float:
