@@ -37,7 +37,6 @@ COLUMN_SAMPLE = 1 << 20  # units from whose rows the columns' scales are taken
 RUNS = 256  # of rows, that such a sample is made of
 PIECE = 1 << 18  # units
 MEDIAN_SAMPLE = 1 << 14  # units, about
-HIGH_BITS = 13
 MOST = 255  # of a row's and a column's class together
 
 
@@ -99,12 +98,13 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
     return found, of_columns
 
 
-def upper_median(numbers: npt.NDArray[np.unsignedinteger]) -> int:
-    """The number in the middle of uint16 or uint32 [n]: those that share its high bits are found by counting."""
-    shift = 8 * numbers.itemsize - HIGH_BITS
-    high = numbers >> numbers.dtype.type(shift)
+def upper_median(numbers: npt.NDArray[np.unsignedinteger], low: int = 0) -> int:
+    """The number in the middle of uint16 or uint32 [n], by counting; of those alike but for `low` bits, by selecting."""
+    high = numbers >> numbers.dtype.type(low) if low else numbers
     ends = np.cumsum(np.bincount(high))
     at = int(np.searchsorted(ends, numbers.size // 2, side="right"))
+    if not low:
+        return at
     near, place = numbers[high == at], numbers.size // 2 - (int(ends[at - 1]) if at else 0)
     return int(np.partition(near, place)[place])
 

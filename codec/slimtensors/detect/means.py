@@ -48,6 +48,7 @@ TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
 MEDIAN_SAMPLE = 1 << 13  # units, about
 LARGEST = int(np.float32(np.finfo(np.float32).max).view(np.uint32))
+LOW_BITS = 19  # of an F32 number: below its exponent and four bits of its mantissa
 PIECE = 1 << 18  # units
 
 
@@ -171,7 +172,7 @@ class _Matrix:
         given = units, *self.form, self._of_rows[some], columns, LARGEST
         must(directions.over_scales(*given, out.view(np.uint32)))
         np.abs(out, out=out)
-        return 1.5 * float(np.uint32(upper_median(out.view(np.uint32))).view(np.float32))
+        return 1.5 * float(np.uint32(upper_median(out.view(np.uint32), LOW_BITS)).view(np.float32))
 
     def whole(self, units: Units, rows: npt.NDArray[np.int64], scale: float) -> WholeRows:
         """Units of these rows over `scale` in whole numbers."""
