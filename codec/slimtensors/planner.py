@@ -345,6 +345,7 @@ class _Builder:
             return
         wide = chunk_units(units, dtype, STEERED_CHUNK_BYTES)
         steering = find_steering(tensor, self.preset, wide) if small and expression is bits else None
+        counted = None
         if steering is not None:
             chunk = wide
             expression = steering.steer(bits, dtype, len(sides))
@@ -352,8 +353,8 @@ class _Builder:
                 sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(side_bits)),)
                 self._jobs.append(Job((index,), partial(_part, side.reshape(-1)), try_zstd=True))
             why = f"{why}; {steering.why}" if why else steering.why
-        tried = bits == layouts.floats(dtype, self.preset)
-        counted = steering.counted if steering is not None and tried else None
+            if bits == layouts.floats(dtype, self.preset):  # which is what was tried
+                counted = steering.counted
         self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float, counted=counted))
         planned = Tensor(tensor.name, dtype, shape, self.intern(expression), chunk, sides)
         self._note(planned, why or f"{dtype.name} fields")

@@ -537,7 +537,7 @@ def feed_means(
     assert mean.sign_contexts(selected, steers, 0, 0, 1, out, flips) == OK
     assert mean.join_signs(flips, fields, steers, 2, 65535, 128, out) == OK
     assert mean.join_signs(flips, selected, steers, 0, 0, 1, out) == OK
-    for blocks in (1, 3, n // 128):
+    for blocks in (1, n // 128):
         words, states = fence.arrays((np.uint16, n), (np.uint32, 32 * blocks))
         zeros = fence.array(np.uint16, 32)
         zeros %= 4095

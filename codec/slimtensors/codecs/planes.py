@@ -12,7 +12,7 @@ import zstandard
 from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.head import GROUP, Buffer, Bytes, Descriptor, Mode, Part, Plane
 from slimtensors.codecs.place import Counted
 from slimtensors.codecs.workspace import own
 from slimtensors.entropy.tables import cost, normalise, table_bytes
@@ -196,7 +196,7 @@ def encode_plane(
     return best
 
 
-def _compress(packed: Bytes | bytes, other: float) -> bytes | None:
+def _compress(packed: Buffer, other: float) -> bytes | None:
     """One Zstandard frame; or None where the beginning says that it would take far more than `other` bytes."""
     compressor = own("zstd", _compressor)
     if len(packed) >= 4 * ZSTD_SAMPLE and other:

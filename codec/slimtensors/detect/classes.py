@@ -99,7 +99,7 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
 
 
 def upper_median(numbers: npt.NDArray[np.unsignedinteger], low: int = 0) -> int:
-    """The number in the middle of uint16 or uint32 [n], by counting; of those alike but for `low` bits, by selecting."""
+    """The number in the middle of uint16 or uint32 [n], by counting; where only `low` bits differ, by selection."""
     high = numbers >> numbers.dtype.type(low) if low else numbers
     ends = np.cumsum(np.bincount(high))
     at = int(np.searchsorted(ends, numbers.size // 2, side="right"))

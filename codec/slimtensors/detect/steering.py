@@ -133,7 +133,8 @@ def _trial(
     have.
     """
     units, sizes, seen = unit_count(tensor), [0.0 for _ in tried], 0
-    chunks, counted = -(-units // chunk), [None for _ in tried]
+    chunks = -(-units // chunk)
+    counted: list[Counted | None] = [None for _ in tried]
     for k in _looked_at(chunks):
         first = k * chunk
         sample = tensor.read(first, min(chunk, units - first))
