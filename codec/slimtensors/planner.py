@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from slimtensors.chunking import chunk_units, table_chunk
 from slimtensors.codecs import layouts
+from slimtensors.codecs.place import Counted
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
 from slimtensors.container.values import check_metadata, check_name
 from slimtensors.container.writer import header_text
@@ -68,7 +69,8 @@ class Job:
 
     side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
     side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from. slow: of
-    records, whether any gain is worth a slower decoder. scale: the input that is the last side plane.
+    records, whether any gain is worth a slower decoder. scale: the input that is the last side plane. counted: the
+    symbols of the last plane of the only chunk.
     """
 
     inputs: tuple[int, ...] = ()
@@ -79,6 +81,7 @@ class Job:
     image: bool = False
     slow: bool = False
     scale: int | None = None
+    counted: Counted | None = None
 
 
 @dataclass
@@ -342,6 +345,7 @@ class _Builder:
             return
         wide = chunk_units(units, dtype, STEERED_CHUNK_BYTES)
         steering = find_steering(tensor, self.preset, wide) if small and expression is bits else None
+        counted = None
         if steering is not None:
             chunk = wide
             expression = steering.steer(bits, dtype, len(sides))
@@ -349,7 +353,9 @@ class _Builder:
                 sides += (Side(DTYPES["U8"], side.shape, min(side.size, CHUNK_BYTES), self.intern(side_bits)),)
                 self._jobs.append(Job((index,), partial(_part, side.reshape(-1)), try_zstd=True))
             why = f"{why}; {steering.why}" if why else steering.why
-        self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float))
+            if bits == layouts.floats(dtype, self.preset):  # which is what was tried
+                counted = steering.counted
+        self._jobs.append(Job(inputs=(index,), try_zstd=not dtype.is_float, counted=counted))
         planned = Tensor(tensor.name, dtype, shape, self.intern(expression), chunk, sides)
         self._note(planned, why or f"{dtype.name} fields")
 

@@ -145,9 +145,13 @@ class TensorFile:
     def fill(self, pieces: Sequence[Destination], threads: int) -> None:
         """Decode pieces into their places, each chunk once, in file order, in threads."""
         loads = self.loads(pieces)  # drawn as they are needed: the source is not kept waiting for the whole list
-        first = list(islice(loads, first_threads([self], threads)))
-        if first:
-            load_all(chain(first, loads), min(threads, len(first)), [self], begin=len(first))
+        begin = first_threads([self], threads)
+        first = list(islice(loads, max(2, begin)))
+        if len(first) == 1:  # most tensors of one chunk: there is nothing to do meanwhile
+            self.decode(first[0].job, self.fetch(first[0].job), first[0].places)
+        elif first:
+            begin = min(begin, len(first))
+            load_all(chain(first, loads), min(threads, begin), [self], begin=begin)
 
     def loads(self, places: Sequence[Destination]) -> Iterator[Load]:
         """What filling these places takes, in file order."""
@@ -377,8 +381,7 @@ def load_all(
 
 def most_threads(files: Iterable[TensorFile], threads: int) -> int:
     """With those that only wait for a slow source: no more than their buffers may take memory."""
-    streams = [stream for file in files if file.reader.source.waits for stream in file.header.streams]
-    largest = max((min(stream.chunk, stream.units) * stream.dtype.unit_bytes for stream in streams), default=0)
+    largest = max((file.header.largest_chunk for file in files if file.reader.source.waits), default=0)
     return threads + (min(MAX_FETCHERS, FETCHED_BYTES // largest) if largest else 0)
 
 

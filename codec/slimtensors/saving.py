@@ -162,7 +162,8 @@ class _Feed:
                 sides = (*sides, scale.read(0, unit_count(scale)))
             first = 0
             for units, passed in pieces:
-                place = Place(stream.units, first, sides, stream.dtype, numbers=self._numbers(job, first, units.size))
+                numbers = self._numbers(job, first, units.size)
+                place = Place(stream.units, first, sides, stream.dtype, numbers=numbers, counted=job.counted)
                 yield _Task(stream, units, place, job, passed)
                 first += units.size
 

@@ -14,7 +14,7 @@ from api.made import same
 from slimtensors import safe_open
 from slimtensors.cli.why import explain
 from slimtensors.codecs import fused, layouts
-from slimtensors.codecs.chunk import chunk_length, decode_chunk, encode_chunk
+from slimtensors.codecs.chunk import chunk_length, chunk_lengths, decode_chunk, encode_chunk
 from slimtensors.codecs.contexts import contexts_of
 from slimtensors.codecs.place import Place
 from slimtensors.container.source import aligned_empty
@@ -129,6 +129,31 @@ def test_lengths_by_counts(dtype: str, count: int) -> None:
         taken = len(encode_chunk(units, given, place))
         # Rounding to 64 bytes, the states' share, and what payloads' alignment takes.
         assert abs(chunk_length(units, given, place) - taken) < 500 + 0.002 * taken
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_counts_of_a_trial(dtype: str) -> None:
+    """They give the same chunk; others, of a tensor that changed meanwhile, one that is sound."""
+    array = expected(dtype, (200, 333))
+    tensor, means, bits = fitted(array)
+    place = Place(array.size, 0, (*means.classes, means.factors), tensor.dtype)
+    units = tensor.read(0, array.size)
+    changed = units.copy()
+    changed[: units.size // 2] = np.random.default_rng(1).permutation(changed)[: units.size // 2]
+    narrow = np.full_like(units, units[0])
+    narrow[::2] = units[1]
+    [(_length, counted)] = chunk_lengths(units, [bits], place)
+    assert counted is not None
+    assert encode_chunk(units, bits, place._replace(counted=counted)) == encode_chunk(units, bits, place)
+    for given in (changed, narrow):
+        stored = encode_chunk(given, bits, place._replace(counted=counted))
+        data, out = aligned_empty(len(stored)), np.zeros_like(given)
+        data[:] = np.frombuffer(stored, np.uint8)
+        decode_chunk(data, bits, out, place)
+        assert np.array_equal(out, given)
+    [(_length, few)] = chunk_lengths(narrow, [bits], place)
+    assert few is not None
+    assert encode_chunk(units, bits, place._replace(counted=few)) == encode_chunk(units, bits, place)
 
 
 def test_no_mean_where_hardly_anything_is_expected() -> None:

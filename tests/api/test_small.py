@@ -10,7 +10,8 @@ import pytest
 from api.made import same
 from slimtensors import safe_open
 from slimtensors.cli.why import explain
-from slimtensors.detect.classes import fit_classes
+from slimtensors.codecs import coded
+from slimtensors.detect.classes import fit_classes, upper_median
 from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.contexts import class_contexts
@@ -116,3 +117,20 @@ def test_scales_are_found() -> None:
     assert found is not None
     assert np.abs(found.rows.astype(int) - rows).max() <= 1
     assert np.mean(found.rows == rows) > 0.8
+
+
+def test_medians_by_counting() -> None:
+    rng = np.random.default_rng(2)
+    for size in (1, 2, 3, 8192, 16385):
+        numbers = np.abs(rng.normal(0, 1, size)).astype(np.float32).view(np.uint32)
+        logarithms = rng.integers(0, 1 << 16, size).astype(np.uint16)
+        assert upper_median(numbers, 19) == np.sort(numbers)[size // 2]
+        assert upper_median(logarithms) == np.sort(logarithms)[size // 2]
+    assert upper_median(np.zeros(100, np.uint32), 19) == 0
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 8])
+def test_fields_counted_by_twos(width: int) -> None:
+    for count in (128, 1 << 16, 128 * 1001):
+        fields = np.random.default_rng(width).integers(0, 1 << width, count).astype(np.uint8)
+        assert np.array_equal(coded.count_plane(fields, width), np.bincount(fields, minlength=1 << width))

@@ -478,7 +478,7 @@ def check_merging(digest: Digest) -> None:
         if not counts.any():
             return 0
         work, found = counts.astype(np.int64), np.zeros(256, np.uint16)
-        return merging.table_cost(work, 0, 11, logarithms, work.copy(), found)
+        return merging.table_cost(work, 0, 0, 256, 11, logarithms, work.copy(), found)
 
     for tables in (1, 2, 7, 30):
         # neighbours that are nearly alike, some without symbols

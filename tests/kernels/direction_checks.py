@@ -176,20 +176,23 @@ def check_numbers(rng: np.random.Generator, name: str, n: int, m: int) -> Iterat
     assert np.array_equal(rounded.reshape(high, wide), expected), (name, n, m)
     assert whole.whole_over_scales(*given, most, rounded[1:]) == BAD_ARGUMENT
     assert whole.whole_over_scales(units[1:], *given[1:], most, rounded) == BAD_ARGUMENT
-    for rank in (1, 3):
-        left = rng.standard_normal((n, rank), dtype=np.float32)
-        right = rng.standard_normal((rank, m), dtype=np.float32)
-        sums = np.zeros((n, m), np.float32)
-        for t in range(rank):
-            sums += left[:, t : t + 1] * right[t]
+    for rank, first, most in ((1, 0, 127), (3, 2, 5), (9, 0, 127)):  # whose sums pass 2^15, or not
+        factors = rng.integers(128 - most, 129 + most, (rank, first + n + m + 1)).astype(np.uint8)
+        factors[:, first + n // 2] = 128
+        scaled = rng.integers(-127, 128, (rank, m)).astype(np.int16)
+        left = factors[:, first : first + n].astype(np.int64) - 128
+        sums = (left.T @ scaled.astype(np.int64)).astype(np.int16).astype(np.float32)
         with np.errstate(all="ignore"):
             rests = numbers + sums * -of_rows[:, None] * of_columns
-        assert directions.leave_rests(*given, left.reshape(-1), bits(right), out) == OK
+        factors, scaled = factors.reshape(-1), scaled.reshape(-1).view(np.uint16)
+        assert directions.leave_rests(*given, factors, first, scaled, out) == OK
         assert np.array_equal(out.view(np.float32).reshape(n, m), rests), (name, n, m)
         yield out.copy()
-    assert directions.leave_rests(*given, left.reshape(-1)[1:], bits(right), out) == BAD_ARGUMENT
-    assert directions.leave_rests(*given, left.reshape(-1), bits(right)[1:], out) == BAD_ARGUMENT
-    assert directions.leave_rests(*given, left.reshape(-1), bits(right), out[1:]) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, factors[1:], first, scaled, out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, factors, 2, scaled, out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, factors, -1, scaled, out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, factors, first, scaled[1:], out) == BAD_ARGUMENT
+    assert directions.leave_rests(*given, factors, first, scaled, out[1:]) == BAD_ARGUMENT
     assert directions.over_scales(units[1:], *given[1:], 1, out) == BAD_ARGUMENT
     assert directions.over_scales(units, (32, 0, 0), *given[2:], 1, out) == BAD_ARGUMENT
     narrow = (units[:31], *form, of_rows[:1], bits(of_columns)[:31])

@@ -52,6 +52,7 @@ from slimtensors.kernels.cpu import (
     window,
     xxh3,
 )
+from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.cpu.frequencies import MOST_TABLE_BYTES, write_table
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
@@ -531,11 +532,12 @@ def feed_directions(fence: Fence, n: int) -> None:
         assert directions.add_squares(matrix, fence.array(np.float64, width)) == OK
         assert directions.straighten(turned, turned.view(np.float32), fence.array(np.float32, 32)) == OK
         of_rows, of_columns = fence.arrays((np.float32, rows_), (np.uint32, width))
-        left, right, out = fence.arrays((np.float32, 3 * rows_), (np.uint32, 3 * width), (np.uint32, size))
+        kinds_ = (np.uint8, 3 * (rows_ + width + 2)), (np.uint16, 3 * width), (np.uint32, size)
+        factors, scaled, out = fence.arrays(*kinds_)
         for dtype, form in ((np.uint8, (7, 20, 128)), (np.uint16, (15, 13, 1 << 14)), (np.uint32, (31, 0, 1 << 30))):
             given = fence.array(dtype, size), form, np.float32(1), of_rows, of_columns
             assert directions.over_scales(*given, 1 << 29, out) == OK
-            assert directions.leave_rests(*given, left, right, out) == OK
+            assert directions.leave_rests(*given, factors, 2, scaled, out) == OK
             filled = fence.array(np.uint8, -(-rows_ // 4) * -(-width // 4) * 16)
             assert whole_directions.whole_over_scales(*given, 0x427C0000, filled) == OK
         feed_whole_directions(fence, rows_, width)
@@ -587,6 +589,14 @@ def feed_means(
     fields, steers, out, flips = fence.arrays((np.uint16, n), (np.uint16, n), (np.uint8, n), (np.uint8, n))
     assert mean.sign_contexts(fields, steers, 2, 65535, 256, out, flips) == OK
     assert mean.sign_contexts(selected, steers, 0, 0, 1, out, flips) == OK
+    assert mean.join_signs(flips, fields, steers, 2, 65535, 128, out) == OK
+    assert mean.join_signs(flips, selected, steers, 0, 0, 1, out) == OK
+    for blocks in (1, n // 128):
+        words, states = fence.arrays((np.uint16, n), (np.uint32, 32 * blocks))
+        zeros = fence.array(np.uint16, 32)
+        zeros %= 4095
+        zeros += 1
+        assert encode_signs(out, zeros, words, states, fence.array(np.int64, blocks)) == OK
 
 
 def feed_hash(fence: Fence, pieces: int) -> None:

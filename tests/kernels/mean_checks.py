@@ -9,6 +9,7 @@ import numpy as np
 from kernels import cases, naive
 from kernels.class_checks import PRECISION, tables
 from slimtensors.kernels.cpu import context_coding, contexts, mean, mean_kernels, table
+from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 LAYOUTS = [
@@ -106,6 +107,36 @@ def encoded(joined: np.ndarray, room: int, blocks: int) -> tuple[np.ndarray, ...
     return slots, states, np.concatenate([*runs, cases.PADDING]), starts
 
 
+def check_sign_encoder(
+    signs: np.ndarray, fields: np.ndarray, steers: np.ndarray, choose: tuple[int, int, int], zeros: np.ndarray,
+    expected: tuple[np.ndarray, ...],
+) -> None:  # fmt: skip
+    """Words and states from registers, against those of encode_context_symbols. expected: what it took and gave."""
+    joined, words, states, counts = expected
+    n = joined.size
+    given, zeros = np.zeros(n, np.uint8), np.where(zeros == 0, 1, zeros)
+    assert mean.join_signs(signs, fields, steers, *choose, given) == OK
+    assert np.array_equal(given, joined >> 8 << 1 | joined & 1)
+    if fields.max() < 256:
+        assert mean.join_signs(signs, fields.astype(np.uint8), steers, *choose, given) == OK
+        assert np.array_equal(given, joined >> 8 << 1 | joined & 1)
+    found = np.zeros_like(words), np.zeros_like(states), np.zeros_like(counts)
+    assert encode_signs(given, zeros, *found) == OK
+    assert np.array_equal(found[1], states)
+    assert np.array_equal(found[2], counts)
+    for block, count in zip(naive.blocks_of(n, counts.size), counts, strict=True):
+        assert np.array_equal(found[0][block.stop - count : block.stop], words[block.stop - count : block.stop])
+    for place, frequency in ((0, 0), (31, 4096)):
+        wrong = zeros.copy()
+        wrong[place] = frequency
+        assert encode_signs(given, wrong, *found) == BAD_ARGUMENT
+    assert encode_signs(given, zeros[1:], *found) == BAD_ARGUMENT
+    assert encode_signs(given[128:], zeros, *found) == BAD_ARGUMENT
+    assert mean.join_signs(signs[1:], fields, steers, *choose, given) == BAD_ARGUMENT
+    assert mean.join_signs(signs, fields, steers, 5, choose[1], choose[2], given) == BAD_ARGUMENT
+    assert mean.join_signs(signs, fields, steers, *choose[:2], 129, given) == BAD_ARGUMENT
+
+
 def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
     """Signs put above units, against those that a plane by its contexts gives."""
     for dtype, shift, octave_bits in ((np.uint8, 0, 3), (np.uint16, 7, 3), (np.uint16, 5, 2), (np.uint32, 21, 2)):
@@ -134,6 +165,8 @@ def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
             ends_at = np.zeros(blocks, np.int64)
             joined = signs | values.astype(np.uint16) << 8
             assert context_coding.encode_context_symbols(joined, by_symbol, PRECISION, words, states, ends_at) == OK
+            check_sign_encoder((signs ^ flips).astype(np.uint8), fields, steers, (octave_bits, first, room), zeros,
+                               (joined, words, states, ends_at))  # fmt: skip
             ends = [block.stop for block in naive.blocks_of(n, blocks)]
             run = np.concatenate([*(words[e - c : e] for e, c in zip(ends, ends_at, strict=True)), cases.PADDING])
             starts = np.concatenate([[0], np.cumsum(ends_at)])

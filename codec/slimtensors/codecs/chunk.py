@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy.typing as npt
 from slimtensors.codecs import delta, fused, head, lookup, mean, records, scattered, sparse, straight, sums, trellis
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
-from slimtensors.codecs.place import NOWHERE, Place
+from slimtensors.codecs.place import NOWHERE, Counted, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype, plane_length
 from slimtensors.codecs.workspace import work_space
 from slimtensors.dtypes import bytes_of
@@ -35,9 +35,10 @@ from slimtensors.expression import (
 from slimtensors.expression import Part as PlanePart
 from slimtensors.kernels.cpu import planes as kernels
 
-__all__ = ["chunk_length", "decode_chunk", "encode_chunk", "find_affine"]
+__all__ = ["chunk_length", "chunk_lengths", "decode_chunk", "encode_chunk", "find_affine"]
 
 Units = npt.NDArray[Any]  # uint8, 16, 32 or 64
+Cuts = dict[tuple[int, int], Fields]  # by shift and width
 
 COUNTED = 1 << 16  # units at least, of planes that need not be counted whole
 
@@ -354,20 +355,32 @@ def _encode_any(body: Units, bits: Bits, place: Place, try_zstd: bool, few: bool
             if np.count_nonzero(compact) != np.count_nonzero(fields):
                 return None
             fields = compact
+        every = 1 if part is bits.parts[-1] or try_zstd or few else _every(body)
         encoded = encode_plane(
-            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few
-        )
+            fields, part.width, body.itemsize, try_zstd=try_zstd, contexts=contexts, codes=few, every=every,
+            counted=place.counted if part is bits.parts[-1] else None,
+        )  # fmt: skip
         if encoded is None:
             return None
         parts.append(encoded)
     return parts
 
 
-def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, Fields, Contexts | None]]:
-    """Each plane's fields, and what selects their tables."""
+def _planes(
+    body: Units, bits: Bits, place: Place, cuts: Cuts | None = None
+) -> Iterator[tuple[PlanePart, Fields, Contexts | None]]:
+    """Each plane's fields, and what selects their tables. cuts: fields that were cut already; added to."""
+
+    def cut(shift: int, width: int) -> Fields:
+        if cuts is None:
+            return _cut(body, bits.rotate, shift, width)
+        if (shift, width) not in cuts:
+            cuts[shift, width] = _cut(body, bits.rotate, shift, width)
+        return cuts[shift, width]
+
     whole = None
     if mean.has_sign(bits):  # signs and the field on top share a product
-        whole = _cut(body, bits.rotate, sum(bits.widths[:-1]), bits.widths[-1]), _steer(bits, place, body.size)
+        whole = cut(sum(bits.widths[:-1]), bits.widths[-1]), _steer(bits, place, body.size)
     shift = 0
     for part in bits.parts:
         contexts = None
@@ -376,26 +389,56 @@ def _planes(body: Units, bits: Bits, place: Place) -> Iterator[tuple[PlanePart, 
             assert isinstance(part.context, ClassContext)
             contexts = Contexts(steered.classes, part.context.all_tables, part.context.octave)
         else:
-            fields = _cut(body, bits.rotate, shift, part.width)
+            fields = cut(shift, part.width)
             if whole is not None and isinstance(part.context, SignContext):
-                contexts = _sign_contexts(bits, *whole)
+                contexts = _joined_signs(bits, fields, *whole)
             elif part.context is not None:
                 contexts = contexts_of(part.context, place, body.size, part.side)
         yield part, fields, contexts
         shift += part.width
 
 
+def _joined_signs(bits: Bits, signs: Fields, fields: Fields, steered: mean.Steered) -> Contexts:
+    """What selects the tables of the signs, and the signs, given the fields of the last plane."""
+    sign, top = bits.parts[0].context, bits.parts[-1].context
+    assert isinstance(sign, SignContext)
+    assert isinstance(top, ClassContext)
+    joined = mean.joined_signs(sign, top.octave, signs, fields, steered.steers)
+    return Contexts(joined, sign.tables, signs=True)
+
+
 def chunk_length(units: Units, bits: Bits, place: Place) -> float:
     """About what a chunk of floats takes, by counts and without coding. Planes have all rows."""
+    return chunk_lengths(units, [bits], place)[0][0]
+
+
+def chunk_lengths(units: Units, tried: Sequence[Bits], place: Place) -> list[tuple[float, Counted | None]]:
+    """The same, with each of some planes that are rotated alike, and what was counted with the contexts of the last."""
     body = units[: units.size - units.size % GROUP]
+    most = head.literal_length(units.nbytes)
     if not body.size:
-        return head.literal_length(units.nbytes)
-    length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
-    for part, fields, contexts in _planes(body, bits, place):
-        # Only the field on top is worth an exact count: what is below it is noise, or plainly not.
-        every = 1 if part is bits.parts[-1] else 1 + body.size // COUNTED
-        length += plane_length(fields, part.width, body.itemsize, contexts, every=every)
-    return min(length + units.nbytes - body.nbytes, head.literal_length(units.nbytes))
+        return [(most, None) for _ in tried]
+    cuts: Cuts = {}
+    plain: dict[int, float] = {}  # of cut planes, what they take without contexts
+    found = []
+    for bits in tried:
+        kept: Counted | None = None
+        length = float(head.HEAD_BYTES + head.DESCRIPTOR_BYTES * len(bits.parts))
+        for part, fields, contexts in _planes(body, bits, place, cuts):
+            taken = plain.get(id(fields)) if contexts is None else None
+            if taken is None:
+                every = 1 if part is bits.parts[-1] else _every(body)
+                taken, kept = plane_length(fields, part.width, body.itemsize, contexts, every=every)
+            if contexts is None:
+                plain[id(fields)] = taken
+            length += taken
+        found.append((min(length + units.nbytes - body.nbytes, most), kept))
+    return found
+
+
+def _every(body: Units) -> int:
+    """Only the field on top is worth an exact count: what is below it is noise, or plainly not."""
+    return 1 + body.size // COUNTED
 
 
 def _cut(body: Units, rotate: int, shift: int, width: int) -> Fields:

@@ -12,7 +12,7 @@ from slimtensors.codecs import coded
 from slimtensors.codecs import mean as means
 from slimtensors.codecs.coded import WINDOW, Coded, Escapes
 from slimtensors.codecs.head import LANES, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.codecs.place import Place
+from slimtensors.codecs.place import Counted, Place
 from slimtensors.codecs.workspace import work_space
 from slimtensors.entropy.tables import normalise, table_bytes
 from slimtensors.errors import FormatError
@@ -20,6 +20,7 @@ from slimtensors.expression import BaseContext, ClassContext, Context, FactorCon
 from slimtensors.kernels.cpu import context_coding as kernels
 from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
+from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.status import OK, must
 from slimtensors.limits import ESCAPE_SHARE
 
@@ -43,6 +44,7 @@ class Contexts(NamedTuple):
     octave: int = 0  # by which the fields of mode coded move for each four classes
     flips: Bytes | None = None  # of signs: 1 where 0 is coded as 1, and 1 as 0
     narrow: bool = False  # whether fields of more than 8 bits lie near to each other
+    signs: bool = False  # whether values are twice that, and the sign as it is coded: for encoders
 
     @property
     def room(self) -> int:
@@ -157,34 +159,48 @@ def _number_tables(contexts: Contexts, number: npt.NDArray[np.uint32]) -> None:
 # ---- encoding
 
 
-def encode(fields: Fields, width: int, contexts: Contexts, blocks: int) -> Part | None:
-    """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None."""
-    if contexts.flips is not None:
-        fields = fields ^ contexts.flips
+def encode(
+    fields: Fields, width: int, contexts: Contexts, blocks: int, counted: Counted | None = None
+) -> Part | None:
+    """A payload in mode coded or bypass from fields (uint8[n] or uint16[n], n a multiple of 128), or None. counted: the
+    symbols, unless the fields have changed since.
+    """
+    if contexts.signs:
+        return _encode_signs(contexts, blocks)
     joined = work_space("joined", fields.size, np.uint16)
     if width <= 8 or contexts.octave or contexts.narrow:
-        base = _window_base(fields, width, contexts)
+        base = _window_base(fields, width, contexts) if counted is None else counted.base
         escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
+        if counted is not None and counted.escaped != escaped:
+            return encode(fields, width, contexts, blocks)
         if escaped * ESCAPE_SHARE <= fields.size:
             escapes = None
             if escaped:
                 symbols = joined.astype(np.uint8)
                 escapes = coded.find_escapes(fields, 0, 0, 8 * fields.itemsize, symbols, escaped)
-            return _encode(Mode.CODED, fields, joined, base, escapes, contexts, blocks)
+            counts = _symbol_counts(joined, contexts) if counted is None else counted.counts
+            found = _encode(Mode.CODED, fields, joined, base, escapes, contexts, blocks, counts)
+            if found is None and counted is not None:
+                return encode(fields, width, contexts, blocks)
+            return found
     if width <= 8:
         return None
     must(selecting.join_bypass(fields, contexts.values, contexts.mask, joined))
-    return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks)
+    return _encode(Mode.BYPASS, fields, joined, 0, None, contexts, blocks, _symbol_counts(joined, contexts))
 
 
-def coded_length(fields: Fields, width: int, contexts: Contexts) -> float:
-    """About what a payload in mode coded takes, but for its states, by counts; arguments as `encode` takes them."""
-    if contexts.flips is not None:
-        fields = fields ^ contexts.flips
+def coded_length(fields: Fields, width: int, contexts: Contexts) -> tuple[float, Counted | None]:
+    """About what a payload in mode coded takes, but for its states, by counts, and these, except of signs; arguments as
+    `encode` takes them.
+    """
+    if contexts.signs:
+        return tables_length(_sign_counts(contexts)), None
     joined = work_space("joined", fields.size, np.uint16)
     base = _window_base(fields, width, contexts)
     escaped = selecting.join_window(fields, contexts.values, contexts.mask, base, contexts.octave, width, joined)
-    return tables_length(_symbol_counts(joined, contexts)[: contexts.tables]) + coded.ESCAPE_BYTES * escaped
+    counts = _symbol_counts(joined, contexts)
+    size = tables_length(counts[: contexts.tables]) + coded.ESCAPE_BYTES * escaped
+    return size, Counted(base, escaped, counts)
 
 
 def tables_length(counts: npt.NDArray[np.integer]) -> float:
@@ -212,6 +228,28 @@ def _window_base(fields: Fields, width: int, contexts: Contexts) -> int:
     return coded.choose_window(counts).base
 
 
+def _sign_counts(contexts: Contexts) -> npt.NDArray[np.integer]:
+    """How often each sign occurs in each context: [tables, 256]."""
+    found = coded.count_pairs(contexts.values, (2 * contexts.tables - 1).bit_length())
+    counts = np.zeros((contexts.tables, WINDOW), np.int64)
+    counts[:, :2] = found[: 2 * contexts.tables].reshape(-1, 2)
+    return counts
+
+
+def _encode_signs(contexts: Contexts, blocks: int) -> Part:
+    joined = contexts.values
+    tables, head = _tables(_sign_counts(contexts), contexts.tables, PRECISION)
+    # The frequency of 0 is where 1 begins.
+    zeros = np.full(LANES, 1 << PRECISION - 1, np.uint16)
+    begin = tables.reshape(-1, WINDOW)[:, 1]
+    zeros[: begin.size] = np.where(begin < table.ABSENT, begin & table.LOW, zeros[: begin.size])
+    states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
+    words = work_space("words", joined.size, np.uint16)
+    must(encode_signs(joined, zeros, words, states, word_counts))
+    pieces = coded.payload_pieces(head, states, word_counts, words, 1, None)
+    return Descriptor(Mode.CODED, PRECISION, 0, 0, blocks, 0), pieces
+
+
 def _encode(
     mode: int,
     fields: Fields,
@@ -220,8 +258,9 @@ def _encode(
     escapes: Escapes | None,
     contexts: Contexts,
     blocks: int,
-) -> Part:
-    counts = _symbol_counts(joined, contexts)
+    counts: npt.NDArray[np.uint32],
+) -> Part | None:
+    """None where a symbol occurs that has no count."""
     precision = BYPASS_PRECISION if mode == Mode.BYPASS else PRECISION
     tables, head = _tables(counts, contexts.tables, precision)
     states, word_counts = np.empty(LANES * blocks, np.uint32), np.empty(blocks, np.int64)
@@ -231,7 +270,8 @@ def _encode(
         status = kernels.encode_context_bypass(fields, joined, tables, precision, words, states, word_counts)
     else:
         status = kernels.encode_context_symbols(joined, tables, precision, words, states, word_counts)
-    must(status)
+    if status != OK:
+        return None
     count = 0 if escapes is None else escapes.positions.size
     pieces = coded.payload_pieces(head, states, word_counts, words, words_each, escapes)
     return Descriptor(mode, precision, base, 0, blocks, count), pieces

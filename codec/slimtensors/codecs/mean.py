@@ -17,7 +17,7 @@ from slimtensors.kernels.cpu import contexts, mean_kernels, payload, table
 from slimtensors.kernels.cpu import mean as kernels
 from slimtensors.kernels.status import OK, must
 
-__all__ = ["Signs", "Steered", "decode_signs", "has_sign", "sign_contexts", "steer"]
+__all__ = ["Signs", "Steered", "decode_signs", "has_sign", "joined_signs", "sign_contexts", "steer"]
 
 
 class Steered(NamedTuple):
@@ -65,6 +65,16 @@ def sign_contexts(
     octave_bits = octave.bit_length() - 1
     must(kernels.sign_contexts(fields, steers, octave_bits, context.first, context.tables, values, flips))
     return values, flips
+
+
+def joined_signs(
+    context: SignContext, octave: int, signs: Bytes, fields: npt.NDArray[Any], steers: npt.NDArray[np.uint16]
+) -> Bytes:
+    """Signs as they are coded, below their contexts."""
+    out = work_space("joined signs", signs.size, np.uint8)
+    octave_bits = octave.bit_length() - 1
+    must(kernels.join_signs(signs, fields, steers, octave_bits, context.first, context.tables, out))
+    return out
 
 
 def decode_signs(signs: Signs, body: npt.NDArray[Any]) -> None:

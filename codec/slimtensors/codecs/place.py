@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.rows import Rows
 from slimtensors.dtypes import DType
 
-__all__ = ["NOWHERE", "Place"]
+__all__ = ["NOWHERE", "Counted", "Place"]
+
+
+class Counted(NamedTuple):
+    """How often symbols occur in a plane of mode coded."""
+
+    base: int
+    escaped: int
+    counts: npt.NDArray[np.uint32]  # [room, 256]
 
 
 class Place(NamedTuple):
@@ -22,6 +31,8 @@ class Place(NamedTuple):
     base: npt.NDArray[Any] | None = None  # the base's units in the chunk's range, for an expression that has a base
     # To encode a chunk: what codes make of it, before it is added to something (F32) or outliers are put over it.
     numbers: npt.NDArray[Any] | None = None
+    # To encode the only chunk of a stream: how often the symbols of its last plane occur, if that is known.
+    counted: Counted | None = None
 
     def rows(self, side: int) -> Rows:
         """A side plane of flags, one for each row."""

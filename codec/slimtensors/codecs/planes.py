@@ -13,7 +13,8 @@ import zstandard
 from slimtensors.codecs import coded
 from slimtensors.codecs import contexts as context_coded
 from slimtensors.codecs.contexts import Contexts
-from slimtensors.codecs.head import GROUP, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.head import GROUP, Buffer, Bytes, Descriptor, Mode, Part, Plane
+from slimtensors.codecs.place import Counted
 from slimtensors.codecs.workspace import own
 from slimtensors.entropy.tables import cost, normalise, table_bytes
 from slimtensors.errors import FormatError
@@ -32,6 +33,8 @@ MAX_WINDOW = 16 * 1024 * 1024  # of a Zstandard frame
 TABLE_BYTES = 200  # a guess, for choosing
 STATE_BYTES = 68  # of a block: its states less what they carry, and its count of words
 ZSTD_LEVEL = 3
+ZSTD_SAMPLE = 1 << 15  # bytes of a plane of four times as many or more, which are compressed first
+ZSTD_HOPELESS = 1.25  # times what the coder takes
 
 
 @lru_cache(1024)
@@ -149,11 +152,14 @@ def encode_plane(
     contexts: Contexts | None = None,
     codes: bool = False,
     slow: bool = False,
+    every: int = 1,
+    counted: Counted | None = None,
 ) -> Part | None:
     """The smallest of the modes, with a bias for those that decode fast. None if no mode can hold the plane.
 
     fields: uint8[n] for widths up to 8, else uint16[n]; n is a multiple of 128. unit_bytes: of what they are cut from.
-    codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode.
+    codes: of quantised weights, whose planes have fewer blocks. slow: whether any gain is worth a slower mode. every:
+    one field in so many may tell that the plane is noise. counted: its symbols, where they are known.
     """
     worth = 1 if slow else WORTH
     groups = fields.size // GROUP
@@ -164,15 +170,20 @@ def encode_plane(
     if width <= 8:
         packed = fields.tobytes() if width == 8 else _pack(fields, width)
         best = Descriptor(Mode.RAW), [packed]
-        if try_zstd:
-            frame = zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False).compress(packed)
-            if len(frame) < size * worth:
-                best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
     blocks = coded.code_blocks(fields.size) if codes else coded.block_count(fields.size, unit_bytes)
+    given, least = None, 0.0
     if contexts is not None:
-        given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks))
-        return _kept(given) if given is not None and sum(map(len, given[1])) < size * worth else best
-    counts = coded.count_fields(fields, 0, 0, width)
+        given = context_coded.encode(fields, width, contexts, _context_blocks(contexts, blocks), counted)
+        least = 0.0 if given is None else sum(map(len, given[1]))
+    if best is not None and try_zstd:
+        frame = _compress(best[1][0], least)
+        if frame is not None and len(frame) < size * worth:
+            best, size = (Descriptor(Mode.ZSTD), [frame]), len(frame)
+    if contexts is not None:
+        return _kept(given) if given is not None and least < size * worth else best
+    if every > 1 and best is not None and _is_noise(fields, width, every, size * worth):
+        return best
+    counts = coded.count_plane(fields, width)
     window, symbols, escaped = coded.through_window(counts)
     if escaped * ESCAPE_SHARE <= fields.size:
         estimate = cost(symbols) / 8 + coded.ESCAPE_BYTES * escaped + overhead(blocks)
@@ -185,6 +196,26 @@ def encode_plane(
     return best
 
 
+def _compress(packed: Buffer, other: float) -> bytes | None:
+    """One Zstandard frame; or None where the beginning says that it would take far more than `other` bytes."""
+    compressor = own("zstd", _compressor)
+    if len(packed) >= 4 * ZSTD_SAMPLE and other:
+        sample = len(compressor.compress(packed[:ZSTD_SAMPLE]))
+        if sample * len(packed) > ZSTD_SAMPLE * ZSTD_HOPELESS * other:
+            return None
+    return compressor.compress(packed)
+
+
+def _compressor() -> zstandard.ZstdCompressor:
+    return zstandard.ZstdCompressor(ZSTD_LEVEL, write_content_size=True, write_checksum=False)
+
+
+def _is_noise(fields: Fields, width: int, every: int, size: float) -> bool:
+    """Whether a sample says that no table gets the plane below this size."""
+    counts = coded.count_fields(fields, 0, 0, width, every)
+    return cost(counts) / 8 * fields.size / int(counts.sum()) >= size
+
+
 def _all_one(fields: Fields) -> bool:
     """Whether there is only one of them. Most planes are seen to have more by the first few."""
     first = fields[:1]
@@ -193,26 +224,28 @@ def _all_one(fields: Fields) -> bool:
 
 def _context_blocks(contexts: Contexts, blocks: int) -> int:
     """Four blocks are decoded at once with classes, else two; above that, half as many as usual cost no time."""
-    return min(4, blocks) if contexts.octave or contexts.flips is not None else max(min(2, blocks), blocks // 2)
+    return min(4, blocks) if contexts.octave or contexts.signs else max(min(2, blocks), blocks // 2)
 
 
 def plane_length(
     fields: Fields, width: int, unit_bytes: int, contexts: Contexts | None = None, *, every: int = 1
-) -> float:
-    """About what `encode_plane` makes of a float's plane, by counts: raw or coded. every: one field in so many counts.
+) -> tuple[float, Counted | None]:
+    """About what `encode_plane` makes of a float's plane, by counts: raw or coded; and what was counted with contexts.
+    every: one field in so many counts.
 
     fields: at least one group.
     """
     raw = float(packed_length(width, fields.size // GROUP)) if width <= 8 else np.inf
-    blocks = coded.block_count(fields.size, unit_bytes)
+    blocks, kept = coded.block_count(fields.size, unit_bytes), None
     if contexts is None:
         counts = coded.count_fields(fields, 0, 0, width, every)
         found = coded.through_window(counts)
         taken = context_coded.tables_length(found.symbols.reshape(1, -1)) + coded.ESCAPE_BYTES * found.escaped
         size = taken * fields.size / int(counts.sum()) + STATE_BYTES * blocks
     else:
-        size = context_coded.coded_length(fields, width, contexts) + STATE_BYTES * _context_blocks(contexts, blocks)
-    return size if size < raw * WORTH else raw
+        size, kept = context_coded.coded_length(fields, width, contexts)
+        size += STATE_BYTES * _context_blocks(contexts, blocks)
+    return (size if size < raw * WORTH else raw), kept
 
 
 def bits_lengths(units: npt.NDArray[Any], some: Sequence[Bits]) -> list[float]:

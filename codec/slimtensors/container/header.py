@@ -230,6 +230,12 @@ class Header:
         return len(self.streams) - 1
 
     @cached_property
+    def largest_chunk(self) -> int:
+        """Decoded bytes."""
+        sizes = (min(stream.chunk, stream.units) * stream.dtype.unit_bytes for stream in self.streams)
+        return max(sizes, default=0)
+
+    @cached_property
     def needed_streams(self) -> dict[int, list[int]]:
         """By the stream of a tensor: those that are read before it, its side planes and the tensor that is one."""
         needed: dict[int, list[int]] = {}

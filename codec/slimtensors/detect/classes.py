@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.scales import SCALE
 from slimtensors.kernels.status import must
 
-__all__ = ["MANTISSA", "Classes", "fit_classes", "with_classes"]
+__all__ = ["MANTISSA", "Classes", "fit_classes", "upper_median", "with_classes"]
 
 Units = npt.NDArray[Any]
 Numbers = npt.NDArray[np.int64]
@@ -83,7 +83,7 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         count = each * runs
     logs = _logs(sample, tensor.dtype)
     some = logs[:: 1 + logs.size // MEDIAN_SAMPLE]
-    middle = SCALE * int(np.partition(some, some.size // 2)[some.size // 2])
+    middle = SCALE * upper_median(some)
     of_rows, of_columns = np.full(count, middle), np.zeros(columns, np.int64)
     _refine(logs, of_rows, of_columns, both=True)
     if sample.size == rows * columns:
@@ -96,6 +96,17 @@ def _fit(tensor: Input, rows: int, columns: int) -> tuple[Numbers, Numbers]:
         found[low:high] = middle
         _refine(piece, found[low:high], of_columns, both=False)
     return found, of_columns
+
+
+def upper_median(numbers: npt.NDArray[np.unsignedinteger], low: int = 0) -> int:
+    """The number in the middle of uint16 or uint32 [n], by counting; where only `low` bits differ, by selection."""
+    high = numbers >> numbers.dtype.type(low) if low else numbers
+    ends = np.cumsum(np.bincount(high))
+    at = int(np.searchsorted(ends, numbers.size // 2, side="right"))
+    if not low:
+        return at
+    near, place = numbers[high == at], numbers.size // 2 - (int(ends[at - 1]) if at else 0)
+    return int(np.partition(near, place)[place])
 
 
 def _logs(units: Units, dtype: DType) -> npt.NDArray[np.uint16]:

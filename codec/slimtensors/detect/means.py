@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.container.lossy import Lossy
-from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, with_classes
-from slimtensors.detect.subspace import ERROR, form_of, picked_rows, worthy_rank
+from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, upper_median, with_classes
+from slimtensors.detect.subspace import ERROR, form_of, picked_rows, picked_runs, worthy_rank
 from slimtensors.detect.whole_rows import (
     MOST_COLUMNS,
     WholeRows,
@@ -30,7 +30,7 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.inputs import Input
 from slimtensors.kernels.cpu import directions
-from slimtensors.kernels.cpu.mean import ZERO
+from slimtensors.kernels.cpu.mean import ZERO, scale_columns
 from slimtensors.kernels.status import must
 
 __all__ = ["Means", "fit_means", "with_mean"]
@@ -48,6 +48,7 @@ TABLES = 16  # of signs, half an octave of their odds each
 LEAST = -5  # octaves of odds below which a sign is as good as raw
 MEDIAN_SAMPLE = 1 << 13  # units, about
 LARGEST = int(np.float32(np.finfo(np.float32).max).view(np.uint32))
+LOW_BITS = 19  # of an F32 number: below its exponent and four bits of its mantissa
 PIECE = 1 << 18  # units
 
 
@@ -106,7 +107,7 @@ class _Directions(NamedTuple):
 def _directions(matrix: _Matrix, start: Numbers | None, rows: int, rounds: int, least: int) -> _Directions | None:
     """From some rows; None where no mean of them is worth its factors and `least` bits."""
     picked = picked_rows(matrix.rows, rows)
-    units = matrix.read(picked)
+    units = matrix.read(picked_runs(matrix.rows, rows))
     scale = matrix.scale(units, picked)
     if not scale:
         return None
@@ -154,11 +155,9 @@ class _Matrix:
         self.form = form_of(tensor.dtype)
         self._of_rows, self._of_columns = _powers()[classes.rows], _powers()[classes.columns]
 
-    def read(self, picked: npt.NDArray[np.int64]) -> Units:
-        """These rows, which are in order."""
-        ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size).tolist()
-        runs = zip([0, *ends[:-1]], ends, strict=True)
-        parts = [self._units(int(picked[low]), high - low) for low, high in runs]
+    def read(self, runs: list[tuple[int, int]]) -> Units:
+        """The rows of these runs, which are (first, count)."""
+        parts = [self._units(*run) for run in runs]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _units(self, first: int, rows: int) -> Units:
@@ -173,7 +172,7 @@ class _Matrix:
         given = units, *self.form, self._of_rows[some], columns, LARGEST
         must(directions.over_scales(*given, out.view(np.uint32)))
         np.abs(out, out=out)
-        return 1.5 * float(np.partition(out, out.size // 2)[out.size // 2])
+        return 1.5 * float(np.uint32(upper_median(out.view(np.uint32), LOW_BITS)).view(np.float32))
 
     def whole(self, units: Units, rows: npt.NDArray[np.int64], scale: float) -> WholeRows:
         """Units of these rows over `scale` in whole numbers."""
@@ -199,10 +198,9 @@ class _Rest:
     def __init__(self, matrix: _Matrix, means: Means) -> None:
         self.shape: tuple[int, ...] = (matrix.rows, matrix.columns)
         self._matrix = matrix
-        weights = np.repeat(2 ** np.arange(len(means.groups)), means.groups)[:, None]
-        factors = means.factors.astype(np.int32) - ZERO
-        self._left = np.ascontiguousarray(factors[:, : matrix.rows].T.astype(np.float32))
-        self._right = (factors[:, matrix.rows :] * weights).astype(np.float32).reshape(-1).view(np.uint32)
+        self._factors, groups = means.factors.reshape(-1), np.array(means.groups, np.int64)
+        self._scaled = np.empty(len(means.factors) * matrix.columns, np.uint16)
+        must(scale_columns(self._factors, groups, matrix.rows, matrix.columns, self._scaled))
         powers = 1 / _powers()
         self._of_rows = powers[matrix.classes.rows] * np.float32(means.unit)
         self._of_columns = powers[matrix.classes.columns].view(np.uint32)
@@ -212,9 +210,8 @@ class _Rest:
         matrix = self._matrix
         low, high = start // matrix.columns, (start + count) // matrix.columns
         units, out = matrix.tensor.read(start, count), np.empty(count, np.uint32)
-        left = self._left[low:high].reshape(-1)
         scales = self._of_rows[low:high], self._of_columns
-        must(directions.leave_rests(units, *matrix.form, *scales, left, self._right, out))
+        must(directions.leave_rests(units, *matrix.form, *scales, self._factors, low, self._scaled, out))
         return out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -9,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import layouts
-from slimtensors.codecs.chunk import chunk_length
-from slimtensors.codecs.place import Place
+from slimtensors.codecs.chunk import chunk_length, chunk_lengths
+from slimtensors.codecs.place import Counted, Place
 from slimtensors.detect.classes import MANTISSA, Classes, fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import DType
@@ -34,6 +35,7 @@ class Steering(NamedTuple):
     means: Means | None = None
     factors: Bits | None = None  # of the means' factors
     why: str = ""
+    counted: Counted | None = None  # of the last plane's symbols, where the tensor is one chunk
 
     @property
     def sides(self) -> tuple[SidePlane, ...]:
@@ -64,24 +66,26 @@ def find_steering(tensor: Input, preset: str, chunk: int) -> Steering | None:
     if classes is None:
         return None
     plain = layouts.floats(tensor.dtype, preset)
-    before, seen = _trial(tensor, chunk, plain, ())
+    given = Steering(classes)
+    tried = plain, given.steer(plain, tensor.dtype, 0)
+    ((before, _), (size, counted)), seen = _trial(tensor, chunk, tried, given.sides)
+    size += _share(tensor, seen, given)
     best = before
     found = None
     field = before - sum(plain.widths[:-1]) * seen / 8
-    given = Steering(classes)
-    size = _steered(tensor, chunk, plain, given)
     if size <= best - CLASSES_WORTH * field:
         why = f"exponents given the scales of row and column: {_bits(before - size, seen)} saved in a sample"
-        best, found = size, given._replace(why=why)
+        best, found = size, given._replace(why=why, counted=counted)
     means = fit_means(tensor, classes)
     if means is not None:
         factors, taken = _factor_bits(means)
         given = Steering(means.classes, means, factors)
-        size = _steered(tensor, chunk, plain, given, taken)
+        [(size, counted)], seen = _trial(tensor, chunk, [given.steer(plain, tensor.dtype, 0)], given.sides)
+        size += _share(tensor, seen, given, taken)
         if size <= best - MEAN_WORTH * before:
             why = "" if found is None else f"{found.why}; "
             why += f"signs and exponents given a mean of rank {len(means.factors)}: {_bits(best - size, seen)} more"
-            found = given._replace(why=why)
+            found = given._replace(why=why, counted=counted)
     return found
 
 
@@ -96,13 +100,10 @@ def _bits(size: float, units: int) -> str:
     return f"{8 * size / units:.3f} bit per weight"
 
 
-def _steered(tensor: Input, chunk: int, plain: Bits, given: Steering, factors: float = 0.0) -> float:
-    """What the chunks of the trial take, with their share of the side planes, which serve all chunks; factors: what
-    theirs takes.
-    """
-    size, seen = _trial(tensor, chunk, given.steer(plain, tensor.dtype, 0), given.sides)
+def _share(tensor: Input, seen: int, given: Steering, factors: float = 0.0) -> float:
+    """What `seen` units take of the side planes, which serve all chunks; factors: what theirs takes."""
     sides = factors + sum(_side(side, layouts.BYTES, ()) for side in given.classes)
-    return size + seen / unit_count(tensor) * sides
+    return seen / unit_count(tensor) * sides
 
 
 def _factor_bits(means: Means) -> tuple[Bits, float]:
@@ -125,15 +126,24 @@ def _side(side: SidePlane, bits: Bits, earlier: tuple[SidePlane, ...]) -> float:
     return chunk_length(some, bits, Place(units.size, 0, earlier)) * units.size / some.size
 
 
-def _trial(tensor: Input, chunk: int, bits: Bits, sides: tuple[SidePlane, ...]) -> tuple[float, int]:
-    """About what some chunks take, and how many units they have."""
-    units, size, seen = unit_count(tensor), 0.0, 0
-    for k in _looked_at(-(-units // chunk)):
+def _trial(
+    tensor: Input, chunk: int, tried: Sequence[Bits], sides: tuple[SidePlane, ...]
+) -> tuple[list[tuple[float, Counted | None]], int]:
+    """About what some chunks take with each of these planes, and what was counted of the only one; how many units they
+    have.
+    """
+    units, sizes, seen = unit_count(tensor), [0.0 for _ in tried], 0
+    chunks = -(-units // chunk)
+    counted: list[Counted | None] = [None for _ in tried]
+    for k in _looked_at(chunks):
         first = k * chunk
         sample = tensor.read(first, min(chunk, units - first))
-        size += chunk_length(sample, bits, Place(units, first, sides, tensor.dtype))
+        taken = chunk_lengths(sample, tried, Place(units, first, sides, tensor.dtype))
+        sizes = [size + more for size, (more, _) in zip(sizes, taken, strict=True)]
         seen += sample.size
-    return size, seen
+        if chunks == 1:
+            counted = [kept for _, kept in taken]
+    return list(zip(sizes, counted, strict=True)), seen
 
 
 def _looked_at(chunks: int) -> list[int]:

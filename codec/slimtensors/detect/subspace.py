@@ -18,8 +18,8 @@ from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.status import must
 
 __all__ = [
-    "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "iterated", "picked_rows", "squares", "subspace", "times",
-    "widened", "worthy_rank",
+    "DEAD", "ERROR", "MOST_RANK", "RUN", "form_of", "iterated", "picked_rows", "picked_runs", "runs_of", "squares",
+    "subspace", "times", "widened", "worthy_rank",
 ]  # fmt: skip
 
 Numbers = npt.NDArray[Any]  # float32
@@ -40,12 +40,28 @@ def form_of(dtype: DType) -> tuple[tuple[int, int, int], np.float32]:
     return (dtype.unit_bits - 1, 23 - mantissa, finite), np.float32(2.0 ** (128 - (1 << exponents - 1)))
 
 
+@lru_cache(8)
 def picked_rows(rows: int, count: int) -> npt.NDArray[np.int64]:
-    """So many rows, in runs spread evenly over all of them."""
-    if rows <= count:
-        return np.arange(rows)
-    starts = np.linspace(0, rows - RUN, count // RUN).astype(np.int64)
-    return np.unique((starts[:, None] + np.arange(RUN)).reshape(-1))
+    """So many rows, in runs spread evenly over all of them; kept for matrices of one height, and not to be changed."""
+    picked = np.arange(rows)
+    if rows > count:
+        starts = np.linspace(0, rows - RUN, count // RUN).astype(np.int64)
+        picked = np.unique((starts[:, None] + np.arange(RUN)).reshape(-1))
+    picked.flags.writeable = False
+    return picked
+
+
+@lru_cache(8)
+def picked_runs(rows: int, count: int) -> list[tuple[int, int]]:
+    """The runs that these are."""
+    return runs_of(picked_rows(rows, count))
+
+
+def runs_of(picked: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
+    """(first, count) of rows that follow one another."""
+    ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size)
+    starts = np.append(0, ends[:-1])
+    return [(int(picked[low]), int(high - low)) for low, high in zip(starts, ends, strict=True)]
 
 
 def squares(matrix: Numbers) -> npt.NDArray[np.float64]:

@@ -24,7 +24,17 @@ from slimtensors.codecs.place import NOWHERE, Place
 from slimtensors.codecs.sums import added
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.codes import Structure, Table
-from slimtensors.detect.subspace import DEAD, ERROR, form_of, picked_rows, squares, subspace, times, worthy_rank
+from slimtensors.detect.subspace import (
+    DEAD,
+    ERROR,
+    form_of,
+    picked_rows,
+    runs_of,
+    squares,
+    subspace,
+    times,
+    worthy_rank,
+)
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_PRODUCT_SHIFT, Bits, LowRank, Part, Sum, Trellis
 from slimtensors.inputs import ArrayInput, Input, unit_count
@@ -212,24 +222,17 @@ class _Matrix:
 
     def plain(self, tensor: Input, picked: npt.NDArray[np.int64]) -> Floats:
         """Some rows of this one, or of what is left of it, over the numbers of rows and columns alone."""
-        rows = np.concatenate([floats_of(tensor, low * self.columns, n * self.columns) for low, n in _runs(picked)])
+        rows = np.concatenate([floats_of(tensor, low * self.columns, n * self.columns) for low, n in runs_of(picked)])
         with np.errstate(all="ignore"):
             steps: Floats = np.multiply.outer(self.of_rows[picked], self.of_columns)
             found: Floats = np.divide(rows.reshape(-1, self.columns), steps)
         return found
 
 
-def _runs(picked: npt.NDArray[np.int64]) -> list[tuple[int, int]]:
-    """(first, count) of rows that follow one another."""
-    ends = np.append(np.flatnonzero(np.diff(picked) != 1) + 1, picked.size)
-    starts = np.append(0, ends[:-1])
-    return [(int(picked[low]), int(high - low)) for low, high in zip(starts, ends, strict=True)]
-
-
 def _product(matrix: _Matrix) -> Product | None:
     """That of the directions which are worth their factors, in whole numbers."""
     picked = picked_rows(matrix.rows, SAMPLED)
-    sample = np.concatenate([matrix.part(low, low + count) for low, count in _runs(picked)])
+    sample = np.concatenate([matrix.part(low, low + count) for low, count in runs_of(picked)])
     right = subspace(sample, None, ROUNDS)
     energies = squares(times(sample, right)) / picked.size
     whole = float(np.cumsum(squares(sample))[-1]) / picked.size

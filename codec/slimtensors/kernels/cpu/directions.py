@@ -14,15 +14,18 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel
 from slimtensors.kernels.cpu.blocks import LANES
+from slimtensors.kernels.cpu.mean import ZERO
 from slimtensors.kernels.simd.lanes import Lanes, select, to_u32
 from slimtensors.kernels.simd.memory import load, store
-from slimtensors.kernels.simd.numbers import plus_each, times, times_each
+from slimtensors.kernels.simd.numbers import plus, plus_each, times, times_each
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
 
 ROWS = 64  # of a piece, which two sums read one after the other from the cache
 SIGN, MAGNITUDE = 0x80000000, 0x7FFFFFFF
+SHIFTED = 0x4B000000  # with 23 bits below, the F32 number 2^23 + them
+UNSHIFT = np.float32(-((1 << 23) + (1 << 15)))
 
 
 @inlined
@@ -220,6 +223,12 @@ def straighten(columns: Array, numbers: Array, factors: Array) -> int:
     return OK
 
 
+@inlined
+def whole_numbers(s: Lanes) -> Lanes:
+    """Lanes of 16 bits, in two's complement, as F32 numbers."""
+    return plus(to_u32(s ^ 1 << 15) | SHIFTED, UNSHIFT)
+
+
 @kernel
 def leave_rests(
     units: Array,
@@ -227,34 +236,49 @@ def leave_rests(
     bias: Any,
     rows: Array,
     columns: Array,
-    left: Array,
-    right: Array,
+    factors: Array,
+    first: int,
+    scaled: Array,
     out: Array,
 ) -> int:
-    """out[i, j] = number(units[i, j]) - rows[i] * columns[j] * (sum over t of left[i, t] * right[t, j])
+    """out[i, j] = number(units[i, j]) - rows[i] * columns[j] * s, with s in two's complement:
+
+        s = sum over t of (factors[t, first + i] - 128) * scaled[t, j]      modulo 2^16
 
     units, form, bias, rows, columns, out as in over_scales
-    left    float32[n * rank]
-    right   uint32[rank * m]: bits of F32
+    factors  uint8[rank * (R + m)], R at least first + n
+    scaled   uint16[rank * m], as mean.scale_columns makes it
     """
     n, m = rows.size, columns.size
     if m < LANES or units.size != n * m or out.size != n * m or not 0 <= form[0] < 32 or not 0 <= form[1] < 32:
         return BAD_ARGUMENT
-    rank = right.size // m
-    if right.size != rank * m or left.size != n * rank:
+    rank = scaled.size // m
+    if rank < 1 or scaled.size != rank * m or factors.size % rank != 0:
         return BAD_ARGUMENT
+    both = factors.size // rank
+    if first < 0 or first + n + m > both:
+        return BAD_ARGUMENT
+    left, where = np.zeros(rank, np.uint16), np.zeros(rank, np.int64)
     for i in range(n):
-        factors, row = left[i * rank : i * rank + rank], -rows[i]
-        for j in range(0, m, 2 * LANES):
+        row, used = -rows[i], 0
+        for t in range(rank):  # those that are 0 cost nothing
+            factor = int(factors[t * both + first + i]) - ZERO
+            left[used], where[used] = factor & 0xFFFF, t * m
+            used += 1 if factor != 0 else 0
+        for j in range(0, m, 4 * LANES):
             # The last vectors begin early, so that they end with the row.
-            first, second = min(j, m - LANES), min(j + LANES, m - LANES)
-            s0 = load(right, 0) & 0
-            s1 = s0
-            for t in range(rank):
-                factor = factors[t]
-                s0 = plus_each(s0, times(load(right, t * m + first), factor))
-                s1 = plus_each(s1, times(load(right, t * m + second), factor))
-            s0, s1 = times_each(times(s0, row), load(columns, first)), times_each(times(s1, row), load(columns, second))
-            store(out, i * m + first, plus_each(number_lanes(to_u32(load(units, i * m + first)), form, bias), s0))
-            store(out, i * m + second, plus_each(number_lanes(to_u32(load(units, i * m + second)), form, bias), s1))
+            j0, j1 = min(j, m - LANES), min(j + LANES, m - LANES)
+            j2, j3 = min(j + 2 * LANES, m - LANES), min(j + 3 * LANES, m - LANES)
+            s0 = load(scaled, 0) & 0
+            s1, s2, s3 = s0, s0, s0
+            for t in range(used):
+                factor, line = left[t], where[t]
+                s0, s1 = s0 + load(scaled, line + j0) * factor, s1 + load(scaled, line + j1) * factor
+                s2, s3 = s2 + load(scaled, line + j2) * factor, s3 + load(scaled, line + j3) * factor
+            sums, places = (s0, s1, s2, s3), (j0, j1, j2, j3)
+            for member in range(4):
+                at = places[member]
+                mean = times_each(times(whole_numbers(sums[member]), row), load(columns, at))
+                number = number_lanes(to_u32(load(units, i * m + at)), form, bias)
+                store(out, i * m + at, plus_each(number, mean))
     return OK

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import brief
+from slimtensors.kernels._jit import brief, shared
 from slimtensors.kernels.cpu.table import LEAST_PRECISION, MOST_PRECISION, SYMBOLS
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
@@ -30,8 +30,16 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     """
     if not LEAST_PRECISION <= precision <= MOST_PRECISION or counts.size != SYMBOLS or frequencies.size != SYMBOLS:
         return BAD_ARGUMENT
-    total = 0
     for symbol in range(SYMBOLS):
+        frequencies[symbol] = 0
+    return normalise_some(counts, 0, SYMBOLS, precision, frequencies)
+
+
+@shared
+def normalise_some(counts: Array, low: int, high: int, precision: int, frequencies: Array) -> int:
+    """The same where only symbols [low, high) occur, and all other frequencies are 0 already; no other is looked at."""
+    total = 0
+    for symbol in range(low, high):
         if not 0 <= counts[symbol] <= MOST_COUNT:
             return BAD_ARGUMENT
         total += counts[symbol]
@@ -45,7 +53,7 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     while changed:
         changed = False
         shared, slots = total, left
-        for symbol in range(SYMBOLS):
+        for symbol in range(low, high):
             # ideal = count * slots / shared
             if frequencies[symbol] == 0 and counts[symbol] > 0 and counts[symbol] * slots < shared:
                 frequencies[symbol] = 1
@@ -56,7 +64,7 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
     # Rounded down, these leave fewer slots than there are symbols: they go to those that it cost most, of equal ones to
     # the first.
     missing = left
-    for symbol in range(SYMBOLS):
+    for symbol in range(low, high):
         cut = np.int64(-1)
         if frequencies[symbol] == 0 and counts[symbol] > 0:
             share = counts[symbol] * left
@@ -70,22 +78,22 @@ def normalise(counts: Array, precision: int, frequencies: Array) -> int:
         bit <<= 1
     while bit > 0:
         reached = 0
-        for symbol in range(SYMBOLS):
+        for symbol in range(low, high):
             reached += counts[symbol] >= least + bit
         if reached >= missing:
             least += bit
         bit >>= 1
-    for symbol in range(SYMBOLS):
+    for symbol in range(low, high):
         if counts[symbol] > least:
             frequencies[symbol] += 1
             missing -= 1
-    for symbol in range(SYMBOLS):
+    for symbol in range(low, high):
         if missing > 0 and counts[symbol] == least:
             frequencies[symbol] += 1
             missing -= 1
 
     # 2^precision itself is not a frequency: a single symbol lends a slot to a neighbour.
-    for symbol in range(SYMBOLS):
+    for symbol in range(low, high):
         if np.int64(frequencies[symbol]) == 1 << precision:
             frequencies[symbol] -= 1
             frequencies[symbol - 1 if symbol > 0 else 1] = 1

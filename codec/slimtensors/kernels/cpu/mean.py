@@ -176,3 +176,22 @@ def sign_contexts(
         store(out, at, to_u8(sign_context(to_u32(load(fields, at)), steer, octave_bits, first, tables)))
         store(flips, at, to_u8(steer & 1))
     return OK
+
+
+@kernel
+def join_signs(
+    signs: Array, fields: Array, steers: Array, octave_bits: int, first: int, tables: int, out: Array
+) -> int:
+    """out = 2 * context + the sign as it is coded: the other one where the mean is negative.
+
+    signs uint8[n], 0 or 1; fields, steers, octave_bits, first as for sign_contexts; tables at most 128; out uint8[n]
+    """
+    if out.size % LANES != 0 or fields.size != out.size or steers.size != out.size or signs.size != out.size:
+        return BAD_ARGUMENT
+    if not 0 <= octave_bits <= MOST_OCTAVE_BITS or not 0 <= first < 1 << 16 or not 1 <= tables <= 128:
+        return BAD_ARGUMENT
+    for at in range(0, out.size, LANES):
+        steer = to_u32(load(steers, at))
+        context = sign_context(to_u32(load(fields, at)), steer, octave_bits, first, tables)
+        store(out, at, to_u8(context << 1 | steer & 1) ^ load(signs, at))
+    return OK

@@ -38,14 +38,17 @@ def logarithms(units: Array, sign: int, shift: int, out: Array) -> int:
 
 @inlined
 def rest_lanes(logs: Array, moved: Array, i: int, j: int, row: int) -> Lanes:
-    """max(logs - rows - columns, least) - least of 32 units; 0 for those of the row that come before j. moved: columns
-    + least.
-    """
-    length = moved.size
-    at = min(j, length - LANES)  # the last vector begins early, so that it ends with the row
-    rest = load(logs, i * length + at) - (load(moved, at) + row)
-    none = rest & 0
-    return select(first_lanes(j - at), none, select(rest < 1 << 15, rest, none))
+    """max(logs - rows - columns, least) - least of 32 units. moved: columns + least."""
+    rest = load(logs, i * moved.size + j) - (load(moved, j) + row)
+    return select(rest < 1 << 15, rest, rest & 0)
+
+
+@inlined
+def last_lanes(logs: Array, moved: Array, i: int, j: int, row: int) -> Lanes:
+    """Those of a row's last 32 units that do not come before j, and 0 for the others."""
+    at = moved.size - LANES
+    rest = rest_lanes(logs, moved, i, at, row)
+    return select(first_lanes(j - at), rest & 0, rest)
 
 
 @kernel
@@ -72,6 +75,7 @@ def fit_scales(
     if m < LANES or n > 1 << 16 or logs.size != n * m or moved.size != m or sums.size != m:
         return BAD_ARGUMENT
     line = np.zeros(LANES, np.uint32)
+    whole = m // LANES * LANES
     for _ in range(rounds):
         for j in range(m):
             moved[j] = (int(columns[j]) + SCALE // 2) // SCALE + least & 0xFFFF
@@ -81,17 +85,27 @@ def fit_scales(
             total = 0
             for begin in range(0, m, TILE):
                 some = load(line, 0) & 0
-                for j in range(begin, min(begin + TILE, m), LANES):
-                    some = some + to_u32(rest_lanes(logs, moved, i, j, row & 0xFFFF))
+                end = min(begin + TILE, whole)
+                for j in range(begin, end - LANES, 2 * LANES):  # two rests are below 2^16
+                    first = rest_lanes(logs, moved, i, j, row & 0xFFFF)
+                    some = some + to_u32(first + rest_lanes(logs, moved, i, j + LANES, row & 0xFFFF))
+                if (end - begin) % (2 * LANES) != 0:
+                    some = some + to_u32(rest_lanes(logs, moved, i, end - LANES, row & 0xFFFF))
                 store(line, 0, some)
+                for lane in range(LANES):
+                    total += int(line[lane])
+            if whole < m:
+                store(line, 0, to_u32(last_lanes(logs, moved, i, whole, row & 0xFFFF)))
                 for lane in range(LANES):
                     total += int(line[lane])
             rows[i] = SCALE * row + SCALE * (total + least * m) // m
             if both:
                 row = (int(rows[i]) + SCALE // 2) // SCALE & 0xFFFF
-                for j in range(0, m, LANES):
-                    at = min(j, m - LANES)
-                    store(sums, at, load(sums, at) + to_u32(rest_lanes(logs, moved, i, j, row)))
+                for j in range(0, whole, LANES):
+                    store(sums, j, load(sums, j) + to_u32(rest_lanes(logs, moved, i, j, row)))
+                if whole < m:
+                    at = m - LANES
+                    store(sums, at, load(sums, at) + to_u32(last_lanes(logs, moved, i, whole, row)))
         if both:
             for j in range(m):
                 column = (int(columns[j]) + SCALE // 2) // SCALE
@@ -100,9 +114,7 @@ def fit_scales(
 
 
 @kernel
-def count_codes(
-    codes: Array, rows: Array, columns: Array, blocks: Array, each: int, values: int, counts: Array
-) -> int:
+def count_codes(codes: Array, rows: Array, columns: Array, blocks: Array, each: int, values: int, counts: Array) -> int:
     """counts[rows[i] + columns[j] + blocks[(i C + j) / each], codes[i, j]] += 1
 
     codes    uint8[rows.size * columns.size]  below `values`
