@@ -132,7 +132,7 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
         parameters = zstandard.get_frame_parameters(view)
         if parameters.content_size != length or parameters.dict_id or parameters.window_size > MAX_WINDOW:
             raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")
-        data = own("zstd", zstandard.ZstdDecompressor).decompress(view, max_output_size=length, allow_extra_data=False)
+        data = own("decompressor", zstandard.ZstdDecompressor).decompress(view, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"a Zstandard frame is damaged: {error}") from None
     if len(data) != length:
@@ -198,7 +198,7 @@ def encode_plane(
 
 def _compress(packed: Buffer, other: float) -> bytes | None:
     """One Zstandard frame; or None where the beginning says that it would take far more than `other` bytes."""
-    compressor = own("zstd", _compressor)
+    compressor = own("compressor", _compressor)
     if len(packed) >= 4 * ZSTD_SAMPLE and other:
         sample = len(compressor.compress(packed[:ZSTD_SAMPLE]))
         if sample * len(packed) > ZSTD_SAMPLE * ZSTD_HOPELESS * other:
