@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for, why_cpu
 from slimtensors.errors import UsageError
-from slimtensors.offload.checked import Checked
+from slimtensors.offload.checked import Checked, Run, replace_forward
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
 from slimtensors.reading import TensorFile
@@ -36,19 +36,21 @@ PINNED = "pinned"
 class Offloaded:
     """What `offload` returns: it holds the files open. `close` ends it; the model's layers are of no use after that."""
 
-    def __init__(self, stack: ExitStack, slots: Slots, handles: list[Any], names: list[str]) -> None:
+    def __init__(self, stack: ExitStack, slots: Slots, undo: list[Callable[[], None]], names: list[str]) -> None:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
         self.nbytes = slots.nbytes  # of the two buffers
-        self._stack, self._slots, self._handles = stack, slots, handles
+        self._stack, self._slots, self._undo = stack, slots, undo
 
     def close(self) -> None:
         """Wait for what is under way, and close the files."""
-        try:
-            self._slots.close()
-        finally:
-            for handle in self._handles:
-                handle.remove()
-            self._stack.close()
+        with self._slots.lock:  # no forward is under way
+            try:
+                self._slots.close()
+            finally:
+                for undo in self._undo:
+                    undo()
+                self._undo = []
+                self._stack.close()
 
 
 def offload(
@@ -74,6 +76,8 @@ def offload(
     layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
     longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
+    One thread computes at a time: a forward of the model waits until that of another thread ends, one of a layer that
+    is called by itself as well.
     On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
     end of the model's `forward`, or of the layer's if that is called by itself. An error is raised there, before
     outputs are handed out; hooks inside the model may have seen what was computed with wrong weights.
@@ -103,19 +107,16 @@ def offload(
         slots = Slots(units, thread_count(threads), ahead, home)
         if host == PINNED:
             slots.keep()
-        handles: list[Any] = []
-        checked = Checked(model, slots.check) if isinstance(home, DeviceMemory) else None
-        if checked is not None:
-            handles.append(checked)
+        checked = Checked(model, slots.leave, slots.lock)
+        undo = [checked.remove]
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
             for own, tensor in slots.tensors(i).items():
                 _put(layer, own[len(prefix) :], tensor)
-            handles.append(layer.register_forward_pre_hook(partial(_enter, slots, i)))
-            if checked is not None:
-                handles.append(layer.register_forward_hook(checked.leave))
-            handles.append(layer.register_state_dict_pre_hook(_refuse_state))
+            undo.append(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
+            undo.append(replace_forward(layer, partial(_run, slots, i, checked)))
+            undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)
             layer._apply = _refuse_apply  # what .to() and .half() call
-        return Offloaded(stack, slots, handles, [prefix[:-1] for prefix in prefixes])
+        return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
     except BaseException:
         stack.close()
         raise
@@ -177,10 +178,31 @@ def _turns(names: list[str], resident: int | Collection[str]) -> list[int]:
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
 def _enter(slots: Slots, layer: int, module: torch.nn.Module, inputs: Any) -> None:
-    if module.training or torch.is_grad_enabled():
-        raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
+    _refuse_training(module.training)
     first = next((each for each in inputs if isinstance(each, torch.Tensor)), None)
     slots.enter(layer, 0 if first is None else first.numel())
+
+
+@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as above
+def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
+    """A layer's forward. Outside of the model's another thread may have entered a layer since the hook, and the hook is
+    not called by who calls `forward`.
+    """
+    with slots.lock:
+        if not slots.is_there(layer):
+            _refuse_training(False)
+            slots.enter(layer)
+        outputs = run()
+        if not slots.is_there(layer):
+            raise UsageError("an offloaded layer has called another one, or itself: its own weights were gone then")
+        if not checked.runs:
+            slots.leave()
+        return outputs
+
+
+def _refuse_training(training: bool) -> None:
+    if training or torch.is_grad_enabled():
+        raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:
