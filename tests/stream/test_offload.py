@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import slimtensors
 from faults import processes
 from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
-from slimtensors.torch import save_model
+from slimtensors.torch import load_file, save_model
 
 
 class Block(torch.nn.Module):
@@ -395,6 +397,31 @@ def test_a_layer_that_calls_another(tmp_path: Path) -> None:
     with torch.no_grad(), pytest.raises(slimtensors.UsageError, match="has called another one"):
         model(TOKENS)
     held.close()
+
+
+def test_after_close_there_are_no_weights_until_they_are_put_back(tmp_path: Path) -> None:
+    model, other = Model(4), Model(4, 1)
+    save_model(model, tmp_path / "x")
+    with torch.no_grad():
+        for again in (True, False):
+            held = offload(other, tmp_path / "x", resident=1)
+            assert torch.equal(other(TOKENS), model(TOKENS))
+            buffers = weakref.ref(held._slots)
+            held.close()
+            held.close()  # nothing more
+            del held
+            gc.collect()
+            assert buffers() is None
+            assert "forward" not in vars(other)
+            with pytest.raises(slimtensors.UsageError, match=r"closed: call `offload` again, or model\."):
+                other(TOKENS)
+            with pytest.raises(slimtensors.UsageError, match="closed"):
+                other.layers[2](torch.ones(1, 200))
+            if not again:
+                other.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
+        assert torch.equal(other(TOKENS), model(TOKENS))
+        other.double()  # as any model
+    assert other.state_dict()["layers.3.up.weight"].dtype == torch.float64
 
 
 def test_compiled(tmp_path: Path) -> None:

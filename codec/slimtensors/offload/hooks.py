@@ -34,7 +34,9 @@ PINNED = "pinned"
 
 
 class Offloaded:
-    """What `offload` returns: it holds the files open. `close` ends it; the model's layers are of no use after that."""
+    """What `offload` returns: it holds the files open. After `close` the layers have no weights, and raise UsageError
+    until they are given some: by `model.load_state_dict(..., assign=True)`, or by another `offload`.
+    """
 
     def __init__(self, stack: ExitStack, slots: Slots, undo: list[Callable[[], None]], names: list[str]) -> None:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
@@ -42,7 +44,7 @@ class Offloaded:
         self._stack, self._slots, self._undo = stack, slots, undo
 
     def close(self) -> None:
-        """Wait for what is under way, and close the files."""
+        """Wait for what is under way, close the files, and give the buffers' memory back."""
         with self._slots.lock:  # no forward is under way
             try:
                 self._slots.close()
@@ -115,6 +117,7 @@ def offload(
             undo.append(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
             undo.append(replace_forward(layer, partial(_run, slots, i, checked)))
             undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)
+            undo.append(partial(_take, layer))
             layer._apply = _refuse_apply  # what .to() and .half() call
         return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
     except BaseException:
@@ -198,6 +201,23 @@ def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
         if not checked.runs:
             slots.leave()
         return outputs
+
+
+def _take(layer: torch.nn.Module) -> None:
+    """Take the weights away, which are views of the buffers."""
+    del layer._apply
+    for name, parameter in list(layer.named_parameters()):
+        _put(layer, name, parameter.to("meta"))
+    layer.register_forward_pre_hook(_refuse_closed)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # as above
+def _refuse_closed(module: torch.nn.Module, _inputs: Any) -> None:
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UsageError(
+            "the layer was offloaded, and has had no weights since that was closed: call `offload` again, or "
+            "model.load_state_dict(slimtensors.torch.load_file(path), strict=False, assign=True)"
+        )
 
 
 def _refuse_training(training: bool) -> None:
