@@ -78,6 +78,9 @@ def offload(
     layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
     longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
+    Only inside of its own forward does a layer have its weights: at any other time `layer.weight`, `parameters()` and
+    modules of the layer that are called by themselves, such as `model.layers[0].mlp(x)`, see what the buffer was last
+    filled with, another layer's perhaps. Call the layer, or read a weight from the files.
     One thread computes at a time: a forward of the model waits until that of another thread ends, one of a layer that
     is called by itself as well.
     On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
