@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections import deque
@@ -40,6 +41,10 @@ def thread_count(threads: int | None) -> int:
         if not text.isdecimal():
             raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}, not a number")
         threads = int(text)
+    try:
+        threads = operator.index(threads)
+    except TypeError:
+        raise UsageError(f"threads is {threads!r}; a whole number is needed") from None
     if threads < 1:
         raise UsageError(f"threads is {threads}; at least 1 is needed")
     return min(threads, max(MAX_THREADS, os.cpu_count() or 1))

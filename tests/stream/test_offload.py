@@ -115,9 +115,12 @@ def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
         held.close()
     stay = [f"layers.{i}" for i in range(2)] if resident == 2 else resident
     assert held.names == [f"layers.{i}" for i in range(6) if f"layers.{i}" not in stay]
-    for wrong in (["layers.7"], "layers.1", 5, 6):
+    for wrong in (["layers.7"], "layers.1", 5, 6, -1, 1.5):
         with pytest.raises(slimtensors.UsageError, match="resident"):
             offload(Model(6), tmp_path / "x", resident=wrong)
+    for named in ("nope", "layers.0", "layers.7", "head", ""):
+        with pytest.raises(slimtensors.UsageError, match=r"no ModuleList or Sequential; .* are: 'layers'$"):
+            offload(Model(6), tmp_path / "x", layers=named)
     with pytest.raises(slimtensors.UsageError, match="'disk' or 'memory'"):
         offload(Model(6), tmp_path / "x", host="tape")  # type: ignore[arg-type] # as tested
     with pytest.raises(slimtensors.UsageError, match="on the CPU use host='memory'"):

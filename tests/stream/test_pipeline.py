@@ -6,9 +6,11 @@ import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from slimtensors import threads as threads_module
+from slimtensors.errors import UsageError
 from slimtensors.threads import Pipeline, Pool, in_order, run_in_order, thread_count
 
 
@@ -177,3 +179,10 @@ def test_pieces_in_order_by_the_threads_that_there_are(started: list[str]) -> No
 def test_threads_asked_for_are_bounded() -> None:
     assert thread_count(200) == 200
     assert thread_count(100_000) == max(256, os.cpu_count() or 1)
+
+
+def test_what_is_no_number_of_threads() -> None:
+    assert thread_count(np.int64(3)) == 3  # type: ignore[arg-type] # as tested
+    for wrong in ("2", 1.5, 0, -1):
+        with pytest.raises(UsageError, match="threads is"):
+            thread_count(wrong)  # type: ignore[arg-type] # as tested

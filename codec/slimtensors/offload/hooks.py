@@ -75,8 +75,8 @@ def offload(
     and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
     in "memory", or for a CUDA device in "pinned" memory, which is read and checked here and uploaded from as it is.
-    layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
-    longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
+    layers: the name of the ModuleList, or Sequential, whose members are the layers, such as "model.layers"; the
+    longest ModuleList of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
     Only inside of its own forward does a layer have its weights: at any other time `layer.weight`, `parameters()` and
     modules of the layer that are called by themselves, such as `model.layers[0].mlp(x)`, see what the buffer was last
@@ -90,8 +90,7 @@ def offload(
     refused.
     """
     home = _home(device, host == PINNED)
-    name = layers if layers is not None else _longest(model)
-    every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
+    name, every = _layers(model, layers)
     turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
     if len(turns) < 2:
         raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
@@ -119,9 +118,9 @@ def offload(
                 _put(layer, own[len(prefix) :], tensor)
             undo.append(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
             undo.append(replace_forward(layer, partial(_run, slots, i, checked)))
-            undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)
+            undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
             undo.append(partial(_take, layer))
-            layer._apply = _refuse_apply  # what .to() and .half() call
+            layer._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
         return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
     except BaseException:
         stack.close()
@@ -174,11 +173,10 @@ def _held(path: Any) -> bytes | memoryview:
 
 def _turns(names: list[str], resident: int | Collection[str]) -> list[int]:
     """Which layers take turns."""
-    if isinstance(resident, int):
-        return list(range(max(0, resident), len(names)))
-    unknown = sorted(set(resident) - set(names))
-    if isinstance(resident, str) or unknown:
-        raise UsageError(f"resident is {resident!r}; it can be a number, or names such as {names[:2]}")
+    if isinstance(resident, int) and resident >= 0:
+        return list(range(resident, len(names)))
+    if isinstance(resident, (str, int, float)) or not set(resident) <= set(names):
+        raise UsageError(f"resident is {resident!r}; it can be a number from 0 up, or names such as {names[:2]}")
     return [i for i, name in enumerate(names) if name not in resident]
 
 
@@ -236,11 +234,22 @@ def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
     raise UsageError("an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer")
 
 
-def _longest(model: torch.nn.Module) -> str:
-    lists = {name: len(each) for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
-    if not lists:
-        raise UsageError("the model has no ModuleList, so its layers are not known; name them with layers=")
-    return str(max(lists, key=lambda name: lists[name]))
+def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.nn.Module]]:
+    """The name of the list that is asked for, else of the longest ModuleList, and its members. Raises UsageError."""
+    lists = {name: each for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    if asked is None:
+        if not lists:
+            raise UsageError("the model has no ModuleList, so its layers are not known; name a Sequential with layers=")
+        name = max(lists, key=lambda name: len(lists[name]))
+        return name, list(lists[name])
+    try:
+        found = model.get_submodule(asked)
+    except AttributeError:
+        found = model
+    if found is model or not isinstance(found, (torch.nn.ModuleList, torch.nn.Sequential)):
+        known = ", ".join(map(repr, lists)) or "none"
+        raise UsageError(f"layers is {asked!r}, which names no ModuleList or Sequential; ModuleLists are: {known}")
+    return asked, list(found)
 
 
 def _check(
