@@ -26,7 +26,7 @@ from slimtensors.resolving import BaseDir, open_with
 from slimtensors.safetensors_file import plain_header, read_safetensors
 from slimtensors.saving import Progress, SourceImage
 from slimtensors.store import refuse_own_base, store, stored_length
-from slimtensors.threads import thread_count
+from slimtensors.threads import Pool, thread_count
 from slimtensors.verifying import checked, source_pieces
 from slimtensors.walking import walk
 
@@ -216,7 +216,7 @@ def decompress(
     with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
 
         def write(output: Output) -> None:
-            with ThreadPoolExecutor(count, "slimtensors") if count > 1 else nullcontext() as pool:
+            with Pool(count) if count > 1 else nullcontext() as pool:
                 for piece in _pieces(file, count, pool):
                     output.write(piece)
                     if progress is not None:

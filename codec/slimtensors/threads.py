@@ -4,6 +4,7 @@ error.
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections import deque
@@ -15,19 +16,23 @@ from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Pipeline", "in_order", "run_all", "run_in_order", "thread_count"]
+__all__ = ["Pipeline", "Pool", "in_order", "run_all", "run_in_order", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 D = TypeVar("D")
 
 MAX_DEFAULT_THREADS = 16  # more rarely helps: memory is then the limit
+MAX_THREADS = 256  # of those asked for
 WAITING = 1 / 4  # of the time that decoding takes, from where on one more thread is worth having
 _END = object()
 
 
 def thread_count(threads: int | None) -> int:
-    """`threads`, else SLIMTENSORS_NUM_THREADS, else the processors this process may use, at most 16."""
+    """`threads`, else SLIMTENSORS_NUM_THREADS, else the processors this process may use, at most 16.
+
+    At most 256, or as many as there are processors: what is decoded and waits for its turn takes memory for each.
+    """
     if threads is None:
         text = os.environ.get("SLIMTENSORS_NUM_THREADS", "")
         if not text:
@@ -36,9 +41,13 @@ def thread_count(threads: int | None) -> int:
         if not text.isdecimal():
             raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}, not a number")
         threads = int(text)
+    try:
+        threads = operator.index(threads)
+    except TypeError:
+        raise UsageError(f"threads is {threads!r}; a whole number is needed") from None
     if threads < 1:
         raise UsageError(f"threads is {threads}; at least 1 is needed")
-    return threads
+    return min(threads, max(MAX_THREADS, os.cpu_count() or 1))
 
 
 def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> None:
@@ -76,7 +85,7 @@ class Pipeline(Generic[T, D]):
         self._jobs = iter(jobs)
         self._fetch, self._decode, self._admit, self._waits = fetch, decode, admit, waits
         self._threads, self._most = threads, max(threads, most, begin)
-        self._first = max(threads, begin)
+        self._wanted = max(threads, begin)  # threads to begin with, one for each job
         self._turns = threading.Semaphore(threads)
         self._ahead: list[T] = []  # the job that was turned away
         self._workers: list[threading.Thread] = []
@@ -88,12 +97,10 @@ class Pipeline(Generic[T, D]):
             for job in self._jobs:
                 self._decode(job, self._fetch(job))
             return
+        self._wanted -= 1
         try:
-            with self.lock:
-                for _ in range(self._first - 1):
-                    self._begin()
             self._work()
-        except BaseException as error:  # no more threads to be had, or Ctrl-C
+        except BaseException as error:  # of a job, or Ctrl-C
             self.stop(error)
         self.wait()
         if self.errors:
@@ -103,9 +110,8 @@ class Pipeline(Generic[T, D]):
         """Begin, in threads of its own; whoever calls this calls `stop` and `wait` in the end."""
         try:
             with self.lock:
-                for _ in range(self._first):
-                    self._begin()
-        except BaseException as error:
+                self._begin()
+        except BaseException as error:  # no thread to be had, or Ctrl-C
             self.stop(error)
             self.wait()
             raise
@@ -182,6 +188,11 @@ class Pipeline(Generic[T, D]):
                         return job
                     self._ahead.append(job)  # type: ignore[arg-type] # not the sentinel
                 if self._admit is None or self._admit(self._ahead[0]):
+                    if len(self._workers) < self._wanted:
+                        try:
+                            self._begin()  # for the next job, if there is one
+                        except RuntimeError:  # no more threads to be had: then it takes longer
+                            self._wanted = 0
                     return self._ahead.pop()
                 self.changed.wait()
             return _END
@@ -189,7 +200,7 @@ class Pipeline(Generic[T, D]):
     def _grow(self) -> None:
         """The source is waited for: one thread more that does so, if there may be more."""
         with self.lock:
-            if not self.stopped and len(self._workers) < self._most:
+            if not self.stopped and self._wanted <= len(self._workers) < self._most:
                 with suppress(RuntimeError):  # no more threads to be had: then it takes longer
                     self._begin()
 
@@ -232,6 +243,20 @@ def run_in_order(work: Callable[[T], R], finish: Callable[[R], object], jobs: It
         enumerate(jobs), lambda _: None, done, threads, admit=lambda numbered: numbered[0] < turn + 2 * threads
     )
     pipeline.run()
+
+
+class Pool(ThreadPoolExecutor):
+    """One that goes on with the threads that it has, when there are no more to be had."""
+
+    def __init__(self, threads: int) -> None:
+        super().__init__(threads, "slimtensors")
+
+    def _adjust_thread_count(self) -> None:
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError:
+            if not self._threads:
+                raise
 
 
 def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[R]:

@@ -14,7 +14,7 @@ from slimtensors.container.header import Image
 from slimtensors.errors import ChecksumError
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
-from slimtensors.threads import thread_count
+from slimtensors.threads import Pool, thread_count
 from slimtensors.walking import LiteralBytes, Run, image_tensors, walk
 
 __all__ = ["Verified", "source_pieces", "verify", "verify_opened"]
@@ -50,7 +50,7 @@ def verify(
 
 def verify_opened(file: TensorFile, count: int, progress: Progress | None = None) -> Verified:
     """Check an open file in `count` threads."""
-    with ThreadPoolExecutor(count, "slimtensors") if count > 1 else nullcontext() as pool:
+    with Pool(count) if count > 1 else nullcontext() as pool:
         header = file.header
         sha256, seen = None, set()
         if header.image is not None:

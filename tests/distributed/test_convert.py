@@ -83,6 +83,26 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
         assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "empty", "latest.json"]
 
 
+def test_nothing_but_the_new_folder(tmp_path: Path) -> None:
+    """A job goes on from its latest state, and not from an old one that was converted beside it."""
+    old, new = state(), {**state(), "step": 9}
+    save(tmp_path / "step-7", old)
+    save(tmp_path / "step-9", new)
+    before = (tmp_path / "latest.json").read_bytes()
+    convert_checkpoint(tmp_path / "step-7", tmp_path / "as-dcp", "dcp")
+    convert_checkpoint(tmp_path / "as-dcp", tmp_path / "converted", "checkpoint")
+    assert (tmp_path / "latest.json").read_bytes() == before
+    assert same(load(tmp_path, state()), new)
+    assert same(load(tmp_path / "converted", state()), old)
+    convert_checkpoint(tmp_path / "as-dcp", tmp_path / "elsewhere" / "x", "checkpoint")
+    assert [each.name for each in (tmp_path / "elsewhere").iterdir()] == ["x"]
+    (tmp_path / "latest.json").write_bytes(b"damaged")  # is nothing to it
+    convert_checkpoint(tmp_path / "as-dcp", tmp_path / "another", "checkpoint")
+    assert same(load(tmp_path / "another", state()), old)
+    with pytest.raises(slimtensors.UsageError, match="is no name for a checkpoint"):
+        convert_checkpoint(tmp_path / "as-dcp", tmp_path / "a name", "checkpoint")
+
+
 class Odd:
     """Not a plain value."""
 

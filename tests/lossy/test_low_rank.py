@@ -197,3 +197,14 @@ def test_what_cannot_be_asked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'w' cannot be quantised to lqer"):
         slimtensors.compress(fine, tmp_path / "a", quantise="lqer")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-41, 1e-38, 1e-30])
+def test_numbers_too_small_for_a_product(tmp_path: Path, size: float) -> None:
+    """Warnings are errors; and the error asked for is kept, by the grid alone."""
+    array = weights(shape=(200, 256)) / np.float32(0.02) * np.float32(size)
+    assert product_of(array) is None
+    plain_save({"w": array}, tmp_path / "plain.safetensors")
+    slimtensors.compress(tmp_path / "plain.safetensors", tmp_path / "x", quantise="lqer", target_error=0.05)
+    found = slimtensors.numpy.load_file(tmp_path / "x")["w"].astype(np.float64)
+    assert ((found - array) ** 2).sum() <= 0.05 * (array.astype(np.float64) ** 2).sum()

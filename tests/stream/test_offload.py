@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import threading
+import time
+import weakref
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,7 @@ import slimtensors
 from faults import processes
 from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
-from slimtensors.torch import save_model
+from slimtensors.torch import load_file, save_model
 
 
 class Block(torch.nn.Module):
@@ -110,9 +115,12 @@ def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
         held.close()
     stay = [f"layers.{i}" for i in range(2)] if resident == 2 else resident
     assert held.names == [f"layers.{i}" for i in range(6) if f"layers.{i}" not in stay]
-    for wrong in (["layers.7"], "layers.1", 5, 6):
+    for wrong in (["layers.7"], "layers.1", 5, 6, -1, 1.5):
         with pytest.raises(slimtensors.UsageError, match="resident"):
             offload(Model(6), tmp_path / "x", resident=wrong)
+    for named in ("nope", "layers.0", "layers.7", "head", ""):
+        with pytest.raises(slimtensors.UsageError, match=r"no ModuleList or Sequential; .* are: 'layers'$"):
+            offload(Model(6), tmp_path / "x", layers=named)
     with pytest.raises(slimtensors.UsageError, match="'disk' or 'memory'"):
         offload(Model(6), tmp_path / "x", host="tape")  # type: ignore[arg-type] # as tested
     with pytest.raises(slimtensors.UsageError, match="on the CPU use host='memory'"):
@@ -283,4 +291,148 @@ def test_damage_is_raised_in_the_forward_that_needs_the_layer(tmp_path: Path) ->
     held = offload(model, bytes(data))
     with torch.no_grad(), pytest.raises(slimtensors.ChecksumError, match=r"layers\.\d\."):
         model(TOKENS)
+    held.close()
+
+
+def in_threads(work: Any, threads: int = 3) -> list[Any]:
+    """What work() gave, or raised, in each of some threads that begin together."""
+    found, together = [], threading.Barrier(threads)
+
+    def run() -> None:
+        together.wait()
+        try:
+            with torch.no_grad():
+                found.append(work())
+        except Exception as error:
+            found.append(error)
+
+    started = [threading.Thread(target=run) for _ in range(threads)]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join()
+    return found
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+@pytest.mark.parametrize("whole", [True, False])
+def test_threads_that_compute_at_once(tmp_path: Path, ahead: bool, whole: bool) -> None:
+    """With the model, and with its layers outside of the model's forward, while a layer lets other threads run."""
+
+    class Slow(Block):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            time.sleep(0.002)
+            return super().forward(x)
+
+    model, other = Model(5), Model(5, 1)
+    for layer in other.layers:
+        layer.__class__ = Slow
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x", ahead=ahead)
+    forward = other if whole else partial(Model.forward, other)
+    with torch.no_grad():
+        expected = model(TOKENS)
+    for given in in_threads(lambda: [torch.equal(forward(TOKENS), expected) for _ in range(8)]):
+        assert given == [True] * 8
+    held.close()
+
+
+def test_another_thread_enters_between_the_hook_and_the_forward(tmp_path: Path) -> None:
+    model, other = Model(4), Model(4, 1)
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x", ahead=False)
+    x = torch.ones(1, 200)
+
+    def interrupted(*_: Any) -> None:
+        handle.remove()
+        assert isinstance(in_threads(lambda: other.layers[2](x), 1)[0], torch.Tensor)
+
+    handle = other.layers[0].register_forward_pre_hook(interrupted)
+    with torch.no_grad():
+        assert torch.equal(other.layers[0](x), model.layers[0](x))
+    held.close()
+
+
+def test_a_forward_that_fails_does_not_stop_the_others(tmp_path: Path) -> None:
+    """Nor does one that is interrupted, after which torch calls no hooks."""
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x")
+
+    def fails(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    for module in (other.layers[1], other.layers[1].up, other.head):
+        handle = module.register_forward_pre_hook(fails)
+        with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+            other(TOKENS)
+        handle.remove()
+        with torch.no_grad():
+            expected = model(TOKENS)
+        assert all(torch.equal(given, expected) for given in in_threads(lambda: other(TOKENS)))
+    held.close()
+
+
+def test_no_thread_to_decode_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x", ahead=True, threads=1)
+
+    def none_left(_self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    with torch.no_grad():
+        assert torch.equal(other(TOKENS), model(TOKENS))
+    monkeypatch.undo()
+    held.close()
+
+
+def test_a_layer_that_calls_another(tmp_path: Path) -> None:
+    save_model(Model(3), tmp_path / "x")
+    model = Model(3, 1)
+    held = offload(model, tmp_path / "x")
+
+    def calls(*_: Any) -> None:
+        model.layers[2](torch.ones(1, 200))
+
+    model.layers[0].up.register_forward_hook(calls)
+    with torch.no_grad(), pytest.raises(slimtensors.UsageError, match="has called another one"):
+        model(TOKENS)
+    held.close()
+
+
+def test_after_close_there_are_no_weights_until_they_are_put_back(tmp_path: Path) -> None:
+    model, other = Model(4), Model(4, 1)
+    save_model(model, tmp_path / "x")
+    with torch.no_grad():
+        for again in (True, False):
+            held = offload(other, tmp_path / "x", resident=1)
+            assert torch.equal(other(TOKENS), model(TOKENS))
+            buffers = weakref.ref(held._slots)
+            held.close()
+            held.close()  # nothing more
+            del held
+            gc.collect()
+            assert buffers() is None
+            assert "forward" not in vars(other)
+            with pytest.raises(slimtensors.UsageError, match=r"closed: call `offload` again, or model\."):
+                other(TOKENS)
+            with pytest.raises(slimtensors.UsageError, match="closed"):
+                other.layers[2](torch.ones(1, 200))
+            if not again:
+                other.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
+        assert torch.equal(other(TOKENS), model(TOKENS))
+        other.double()  # as any model
+    assert other.state_dict()["layers.3.up.weight"].dtype == torch.float64
+
+
+def test_compiled(tmp_path: Path) -> None:
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x")
+    compiled = torch.compile(other, backend="eager")
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.equal(compiled(TOKENS), model(TOKENS))
     held.close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from slimtensors import threads as threads_module
-from slimtensors.threads import Pipeline
+from slimtensors.errors import UsageError
+from slimtensors.threads import Pipeline, Pool, in_order, run_in_order, thread_count
 
 
 def ours() -> list[threading.Thread]:
@@ -109,3 +112,77 @@ def test_back_pressure_and_a_stop_while_all_wait() -> None:
     work.wait()  # again does no harm
     assert ours() == []
     assert sorted(done) == list(range(25))
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The threads that are started; the system gives no more than six."""
+    names: list[str] = []
+    start = threading.Thread.start
+
+    def counted(thread: threading.Thread) -> None:
+        if len(names) == 6:
+            raise RuntimeError("can't start new thread")
+        names.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", counted)
+    return names
+
+
+def test_no_more_threads_than_jobs(started: list[str]) -> None:
+    done: list[int] = []
+    Pipeline(iter([1]), lambda _: None, lambda job, _: done.append(job), 5000).run()
+    assert done == [1]
+    assert len(started) <= 1  # which finds no job
+    started.clear()
+    run_in_order(lambda job: job, done.append, iter([2, 3, 4]), 5000)
+    assert done == [1, 2, 3, 4]
+    assert len(started) <= 3
+
+
+@pytest.mark.parametrize("started_first", [True, False])
+def test_it_goes_on_with_the_threads_that_it_gets(started: list[str], started_first: bool) -> None:
+    at_once, done, most = 0, list[int](), 0
+
+    def decode(job: int, _data: None) -> None:
+        nonlocal at_once, most
+        with work.lock:
+            at_once += 1
+            most = max(most, at_once)
+        time.sleep(0.005)
+        with work.lock:
+            at_once -= 1
+            done.append(job)
+
+    work = Pipeline(range(100), lambda _: None, decode, 5000)
+    if started_first:
+        work.start()
+        work.wait()
+    else:
+        work.run()
+    assert sorted(done) == list(range(100))
+    assert work.errors == []
+    assert len(started) == 6
+    assert most == (6 if started_first else 7)  # with the caller's own
+    assert ours() == []
+
+
+def test_pieces_in_order_by_the_threads_that_there_are(started: list[str]) -> None:
+    with Pool(50) as pool:
+        assert list(in_order(lambda job: time.sleep(0.001) or job, range(200), 50, pool)) == list(range(200))
+    assert len(started) == 6
+    with Pool(50) as pool, pytest.raises(RuntimeError, match="new thread"):
+        pool.submit(print)
+
+
+def test_threads_asked_for_are_bounded() -> None:
+    assert thread_count(200) == 200
+    assert thread_count(100_000) == max(256, os.cpu_count() or 1)
+
+
+def test_what_is_no_number_of_threads() -> None:
+    assert thread_count(np.int64(3)) == 3  # type: ignore[arg-type] # as tested
+    for wrong in ("2", 1.5, 0, -1):
+        with pytest.raises(UsageError, match="threads is"):
+            thread_count(wrong)  # type: ignore[arg-type] # as tested

@@ -213,9 +213,9 @@ def test_no_more_threads_to_be_had(monkeypatch):
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
     done = []
-    with pytest.raises(RuntimeError, match="can't start new thread"):
-        library_threads.run_all(done.append, range(10_000_000), 8)
-    assert len(done) < 10_000_000
+    library_threads.run_all(done.append, range(100_000), 8)  # by those that there are
+    assert sorted(done) == list(range(100_000))
+    assert len(started) == 2
     assert not any(thread.is_alive() for thread in started)
 
 

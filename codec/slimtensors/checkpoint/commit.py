@@ -9,7 +9,7 @@ from slimtensors.checkpoint.manifest import MANIFEST, NAME, Manifest, file_name,
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 
-__all__ = ["RetentionWarning", "bases_for", "check_free", "commit", "missing_ranks"]
+__all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks"]
 
 
 class RetentionWarning(UserWarning):
@@ -21,13 +21,18 @@ def check_free(place: StorePlace, *, overwrite: bool) -> None:
     above = place.parent()
     if above is None:
         raise UsageError(f"{place.label} is no place for a checkpoint: name a folder in it")
-    if not NAME.fullmatch(place.name):
-        raise UsageError(f"{place.name!r} is no name for a checkpoint: up to 200 letters, digits and ._=+- are")
+    check_place(place)
     needing = read_ledger(above).needing(place.name)
     if needing:
         raise UsageError(f"{place.label} is the base of {', '.join(needing)}: save under another name")
     if not overwrite and read_manifest(place) is not None:
         raise UsageError(f"{place.label} holds a checkpoint already: name another place, or pass overwrite=True")
+
+
+def check_place(place: StorePlace) -> None:
+    """Raises UsageError for a name that no checkpoint can have."""
+    if not NAME.fullmatch(place.name):
+        raise UsageError(f"{place.name!r} is no name for a checkpoint: up to 200 letters, digits and ._=+- are")
 
 
 def bases_for(place: StorePlace, ranks: int, full_every: int) -> list[tuple[str, str]]:

@@ -42,8 +42,8 @@ def command(
 ) -> None:
     """Decode a .slimtensors file, or all of a folder, and check every byte against its digests.
 
-    Of a folder, every file is looked at, also after a damaged one; and the indexes of shards, whose tensors must be
-    where they say.
+    Of a folder, every file is looked at, also after a damaged one; the indexes of shards, whose tensors must be where
+    they say; and the manifests of checkpoints, whose files must be the ones that were committed.
 
     A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
     stated, and every tensor's error is computed again.
@@ -114,7 +114,18 @@ def _files(given: str) -> tuple[list[Any], list[str]]:
     for name in names:
         if is_index(name, DECOMPRESS.before):
             problems += _check_index(path / name)
-    return files, problems
+    return files, problems + _check_checkpoints(path, names)
+
+
+def _check_checkpoints(path: Path, names: list[str]) -> list[str]:
+    """Of each folder in `path` that holds a checkpoint, what is wrong with its manifest."""
+    from slimtensors.checkpoint.checking import check_folder
+
+    folders: dict[Path, list[str]] = {}
+    for name in names:
+        place = path / name
+        folders.setdefault(place.parent, []).append(place.name)
+    return [problem for folder, there in folders.items() for problem in check_folder(folder, there)]
 
 
 def _check_index(index: Path) -> list[str]:

@@ -1,39 +1,58 @@
-"""When the verdict is waited for on what a device has decoded: before outputs are handed out."""
+"""A module's forward with something around it: a verdict on what a device has decoded, before outputs are handed out;
+one thread at a time, where layers share buffers.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from functools import wraps
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
 import torch
 
-__all__ = ["Checked"]
+__all__ = ["Checked", "Run", "replace_forward"]
+
+Run = Callable[[], Any]
+
+
+def replace_forward(module: torch.nn.Module, around: Callable[[Run], Any]) -> Callable[[], None]:
+    """Put around(run) in the place of a module's forward, where run() is the one before; returns what undoes that.
+
+    No hook: those that end something are not called after an interrupt.
+    """
+    before, plain = vars(module).get("forward"), type(module).forward
+
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as torch has it
+    @wraps(plain)
+    def forward(self_: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return around(partial(plain, self_, *args, **kwargs) if before is None else partial(before, *args, **kwargs))
+
+    module.forward = MethodType(forward, module)  # a copy's is the copy's
+
+    def undo() -> None:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+    return undo
 
 
 class Checked:
-    """A model's forward, at whose end there is a verdict on all that it has used. Copies of the model share it."""
+    """A model's forward, at whose end there is a verdict on all that it has used. Copies of the model share it.
 
-    def __init__(self, model: torch.nn.Module, check: Callable[[], None]) -> None:
+    lock: held by the thread that is inside.
+    """
+
+    def __init__(
+        self, model: torch.nn.Module, check: Callable[[], None], lock: AbstractContextManager[Any] | None = None
+    ) -> None:
         self.check = check
+        self._lock = nullcontext() if lock is None else lock
         self._local = threading.local()
-        self._model, self._before = model, vars(model).get("forward")
-        before, plain = self._before, type(model).forward
-
-        @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as torch has it
-        @wraps(plain)
-        def forward(self_: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
-            outer, self._local.runs = self.runs, True
-            try:
-                outputs = plain(self_, *args, **kwargs) if before is None else before(*args, **kwargs)
-            finally:
-                self._local.runs = outer
-            check()
-            return outputs
-
-        model.forward = MethodType(forward, model)  # a copy's is the copy's
+        self.remove = replace_forward(model, self._run)  # puts the model's own forward back
 
     def __deepcopy__(self, _memo: object) -> Checked:
         return self
@@ -43,14 +62,13 @@ class Checked:
         """Whether this thread is inside."""
         return getattr(self._local, "runs", False)
 
-    def remove(self) -> None:
-        """Put the model's own forward back."""
-        del self._model.forward
-        if self._before is not None:
-            self._model.forward = self._before
-
-    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
-    def leave(self, _module: torch.nn.Module, _inputs: Any, _outputs: Any) -> None:
-        """A layer's forward ends: if nobody checks later, now."""
-        if not self.runs:
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as above
+    def _run(self, run: Run) -> Any:
+        with self._lock:
+            outer, self._local.runs = self.runs, True
+            try:
+                outputs = run()
+            finally:
+                self._local.runs = outer
             self.check()
+            return outputs

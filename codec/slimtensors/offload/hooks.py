@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for, why_cpu
 from slimtensors.errors import UsageError
-from slimtensors.offload.checked import Checked
+from slimtensors.offload.checked import Checked, Run, replace_forward
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
 from slimtensors.reading import TensorFile
@@ -34,21 +34,25 @@ PINNED = "pinned"
 
 
 class Offloaded:
-    """What `offload` returns: it holds the files open. `close` ends it; the model's layers are of no use after that."""
+    """What `offload` returns: it holds the files open. After `close` the layers have no weights, and raise UsageError
+    until they are given some: by `model.load_state_dict(..., assign=True)`, or by another `offload`.
+    """
 
-    def __init__(self, stack: ExitStack, slots: Slots, handles: list[Any], names: list[str]) -> None:
+    def __init__(self, stack: ExitStack, slots: Slots, undo: list[Callable[[], None]], names: list[str]) -> None:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
         self.nbytes = slots.nbytes  # of the two buffers
-        self._stack, self._slots, self._handles = stack, slots, handles
+        self._stack, self._slots, self._undo = stack, slots, undo
 
     def close(self) -> None:
-        """Wait for what is under way, and close the files."""
-        try:
-            self._slots.close()
-        finally:
-            for handle in self._handles:
-                handle.remove()
-            self._stack.close()
+        """Wait for what is under way, close the files, and give the buffers' memory back."""
+        with self._slots.lock:  # no forward is under way
+            try:
+                self._slots.close()
+            finally:
+                for undo in self._undo:
+                    undo()
+                self._undo = []
+                self._stack.close()
 
 
 def offload(
@@ -71,9 +75,14 @@ def offload(
     and stay.
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
     in "memory", or for a CUDA device in "pinned" memory, which is read and checked here and uploaded from as it is.
-    layers: the name of the ModuleList whose members are the layers, such as "model.layers"; the
-    longest one of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
+    layers: the name of the ModuleList, or Sequential, whose members are the layers, such as "model.layers"; the
+    longest ModuleList of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
+    Only inside of its own forward does a layer have its weights: at any other time `layer.weight`, `parameters()` and
+    modules of the layer that are called by themselves, such as `model.layers[0].mlp(x)`, see what the buffer was last
+    filled with, another layer's perhaps. Call the layer, or read a weight from the files.
+    One thread computes at a time: a forward of the model waits until that of another thread ends, one of a layer that
+    is called by itself as well.
     On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
     end of the model's `forward`, or of the layer's if that is called by itself. An error is raised there, before
     outputs are handed out; hooks inside the model may have seen what was computed with wrong weights.
@@ -81,8 +90,7 @@ def offload(
     refused.
     """
     home = _home(device, host == PINNED)
-    name = layers if layers is not None else _longest(model)
-    every = list(model.get_submodule(name))  # type: ignore[call-overload] # a ModuleList
+    name, every = _layers(model, layers)
     turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
     if len(turns) < 2:
         raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
@@ -103,19 +111,17 @@ def offload(
         slots = Slots(units, thread_count(threads), ahead, home)
         if host == PINNED:
             slots.keep()
-        handles: list[Any] = []
-        checked = Checked(model, slots.check) if isinstance(home, DeviceMemory) else None
-        if checked is not None:
-            handles.append(checked)
+        checked = Checked(model, slots.leave, slots.lock)
+        undo = [checked.remove]
         for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
             for own, tensor in slots.tensors(i).items():
                 _put(layer, own[len(prefix) :], tensor)
-            handles.append(layer.register_forward_pre_hook(partial(_enter, slots, i)))
-            if checked is not None:
-                handles.append(layer.register_forward_hook(checked.leave))
-            handles.append(layer.register_state_dict_pre_hook(_refuse_state))
-            layer._apply = _refuse_apply  # what .to() and .half() call
-        return Offloaded(stack, slots, handles, [prefix[:-1] for prefix in prefixes])
+            undo.append(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
+            undo.append(replace_forward(layer, partial(_run, slots, i, checked)))
+            undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
+            undo.append(partial(_take, layer))
+            layer._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
+        return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
     except BaseException:
         stack.close()
         raise
@@ -167,20 +173,57 @@ def _held(path: Any) -> bytes | memoryview:
 
 def _turns(names: list[str], resident: int | Collection[str]) -> list[int]:
     """Which layers take turns."""
-    if isinstance(resident, int):
-        return list(range(max(0, resident), len(names)))
-    unknown = sorted(set(resident) - set(names))
-    if isinstance(resident, str) or unknown:
-        raise UsageError(f"resident is {resident!r}; it can be a number, or names such as {names[:2]}")
+    if isinstance(resident, int) and resident >= 0:
+        return list(range(resident, len(names)))
+    if isinstance(resident, (str, int, float)) or not set(resident) <= set(names):
+        raise UsageError(f"resident is {resident!r}; it can be a number from 0 up, or names such as {names[:2]}")
     return [i for i, name in enumerate(names) if name not in resident]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
 def _enter(slots: Slots, layer: int, module: torch.nn.Module, inputs: Any) -> None:
-    if module.training or torch.is_grad_enabled():
-        raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
+    _refuse_training(module.training)
     first = next((each for each in inputs if isinstance(each, torch.Tensor)), None)
     slots.enter(layer, 0 if first is None else first.numel())
+
+
+@torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator, no-untyped-call] # as above
+def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
+    """A layer's forward. Outside of the model's another thread may have entered a layer since the hook, and the hook is
+    not called by who calls `forward`.
+    """
+    with slots.lock:
+        if not slots.is_there(layer):
+            _refuse_training(False)
+            slots.enter(layer)
+        outputs = run()
+        if not slots.is_there(layer):
+            raise UsageError("an offloaded layer has called another one, or itself: its own weights were gone then")
+        if not checked.runs:
+            slots.leave()
+        return outputs
+
+
+def _take(layer: torch.nn.Module) -> None:
+    """Take the weights away, which are views of the buffers."""
+    del layer._apply
+    for name, parameter in list(layer.named_parameters()):
+        _put(layer, name, parameter.to("meta"))
+    layer.register_forward_pre_hook(_refuse_closed)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator] # as above
+def _refuse_closed(module: torch.nn.Module, _inputs: Any) -> None:
+    if any(parameter.is_meta for parameter in module.parameters()):
+        raise UsageError(
+            "the layer was offloaded, and has had no weights since that was closed: call `offload` again, or "
+            "model.load_state_dict(slimtensors.torch.load_file(path), strict=False, assign=True)"
+        )
+
+
+def _refuse_training(training: bool) -> None:
+    if training or torch.is_grad_enabled():
+        raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:
@@ -191,11 +234,22 @@ def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
     raise UsageError("an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer")
 
 
-def _longest(model: torch.nn.Module) -> str:
-    lists = {name: len(each) for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
-    if not lists:
-        raise UsageError("the model has no ModuleList, so its layers are not known; name them with layers=")
-    return str(max(lists, key=lambda name: lists[name]))
+def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.nn.Module]]:
+    """The name of the list that is asked for, else of the longest ModuleList, and its members. Raises UsageError."""
+    lists = {name: each for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
+    if asked is None:
+        if not lists:
+            raise UsageError("the model has no ModuleList, so its layers are not known; name a Sequential with layers=")
+        name = max(lists, key=lambda name: len(lists[name]))
+        return name, list(lists[name])
+    try:
+        found = model.get_submodule(asked)
+    except AttributeError:
+        found = model
+    if found is model or not isinstance(found, (torch.nn.ModuleList, torch.nn.Sequential)):
+        known = ", ".join(map(repr, lists)) or "none"
+        raise UsageError(f"layers is {asked!r}, which names no ModuleList or Sequential; ModuleLists are: {known}")
+    return asked, list(found)
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter, process_time
 from typing import Any
 
@@ -33,11 +34,14 @@ class Slots:
 
     ahead: which of the two. None: ahead if decoding waits for its source, or computing takes much longer. Else both
     want all processors at once, and are slower together than one after the other.
+
+    lock: to be held while a layer is computed with, or another thread may decode another one into its slot.
     """
 
     def __init__(
         self, layers: Sequence[Layer], threads: int, ahead: bool | None = None, home: Memory | None = None
     ) -> None:
+        self.lock = threading.RLock()
         self._home: Memory = HostMemory() if home is None else home
         self._threads, self._policy = threads, ahead
         self._computed: dict[int, float] = {}  # seconds, by the size of the input, of a layer by itself
@@ -46,7 +50,9 @@ class Slots:
         self._memory = [self._home.allocate(max(map(size_of, layers))) for _ in range(SLOTS)]
         self._places = [self._place(layer, self._memory[i % SLOTS]) for i, layer in enumerate(layers)]
         self._holds: list[int | None] = [None] * SLOTS  # which layer is decoded there
-        self._ahead: tuple[int, threading.Thread] | None = None
+        self._entered: tuple[int, int] | None = None  # the layer that is there, and the thread that it is there for
+        self._computing: int | None = None  # its slot, until it is marked as used
+        self._ahead: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def tensors(self, layer: int) -> Mapping[str, torch.Tensor]:
@@ -62,28 +68,46 @@ class Slots:
         """Wait until a layer is there, and perhaps begin to decode the one after it, in a circle. Raises what decoding
         did. size: of the layer's input, which tells how long it computes.
         """
-        if self._last is not None:
-            self._home.used(self._last[0] % SLOTS)
-        if self._last is not None and self._ahead is None and self._last[:2] == (layer - 1, size):
-            if len(self._computed) > MAX_SEEN:
-                self._computed.clear()
-            self._computed[size] = perf_counter() - self._last[2]
-        self.join()
-        self.check()  # of the layer before this one, which computes still or has
-        if self._holds[layer % SLOTS] != layer:  # not ahead, out of turn, or the first
-            began, computed = perf_counter(), process_time()
-            self._fill(layer)
-            self._decoded = perf_counter() - began
-            self._waits = process_time() - computed < BUSY * self._decoded
-        self._home.ready(layer % SLOTS)
-        following = (layer + 1) % len(self._places)
-        free = following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following
-        if free and self._looks_ahead(size):
-            fill, name = self._fill_quietly, "slimtensors-ahead"
-            thread = threading.Thread(target=fill, args=(following,), name=name, daemon=True)
-            self._ahead = following, thread
-            thread.start()
-        self._last = layer, size, perf_counter()
+        with self.lock:
+            self.used()
+            if self._last is not None and self._ahead is None and self._last[:2] == (layer - 1, size):
+                if len(self._computed) > MAX_SEEN:
+                    self._computed.clear()
+                self._computed[size] = perf_counter() - self._last[2]
+            self._entered = None
+            self.join()
+            self.check()  # of the layer before this one, which computes still or has
+            if self._holds[layer % SLOTS] != layer:  # not ahead, out of turn, or the first
+                began, computed = perf_counter(), process_time()
+                self._fill(layer)
+                self._decoded = perf_counter() - began
+                self._waits = process_time() - computed < BUSY * self._decoded
+            self._home.ready(layer % SLOTS)
+            self._entered, self._computing = (layer, threading.get_ident()), layer % SLOTS
+            following = (layer + 1) % len(self._places)
+            free = following % SLOTS != layer % SLOTS and self._holds[following % SLOTS] != following
+            if free and self._looks_ahead(size):
+                fill, name = self._fill_quietly, "slimtensors-ahead"
+                thread = threading.Thread(target=fill, args=(following,), name=name, daemon=True)
+                with suppress(RuntimeError):  # no more threads to be had: then it is decoded when its turn comes
+                    thread.start()
+                    self._ahead = thread
+            self._last = layer, size, perf_counter()
+
+    def is_there(self, layer: int) -> bool:
+        """Whether a layer is there that this thread has entered, and no other one after it. Called under the lock."""
+        return self._entered == (layer, threading.get_ident())
+
+    def used(self) -> None:
+        """All that is computed with the layer that was entered has been asked for, by the thread that calls this."""
+        if self._computing is not None:
+            self._home.used(self._computing)
+            self._computing = None
+
+    def leave(self) -> None:
+        """As `used`, and raises what was wrong. Called under the lock, before outputs are handed out."""
+        self.used()
+        self.check()
 
     def close(self) -> None:
         """Wait for what is under way, here and on the device. Raises its error."""
@@ -97,7 +121,7 @@ class Slots:
         try:
             self._home.check()
         except BaseException:
-            self._holds = [None] * SLOTS
+            self._holds, self._entered = [None] * SLOTS, None
             raise
 
     def keep(self) -> None:
@@ -116,7 +140,7 @@ class Slots:
     def join(self) -> None:
         """Wait for what is under way. Raises its error."""
         if self._ahead is not None:
-            self._ahead[1].join()
+            self._ahead.join()
             self._ahead = None
         if self._error is not None:
             error, self._error = self._error, None

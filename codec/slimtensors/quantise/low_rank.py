@@ -54,6 +54,7 @@ FAR = 6.0  # of a weight, in about the root mean square: what lies beyond counts
 FARTHEST = 2047  # factor
 PIECE = 1 << 18  # units
 TRIED = 1 << 20  # units that are coded to see whether a product pays
+TINY = 2.0**-126  # weights, whose reciprocals may be no F32; a product's steps are larger than they
 HEADER = 256  # bytes that two side planes take in headers and tables, about
 SIGN = 1.0  # bits that a factor's sign takes more than it tells
 WORTH, WORTH_CLASSED = 0.997, 0.985  # of the bytes without it: decoding takes a product, and such codes have no classes
@@ -177,7 +178,10 @@ def find_product(tensor: Input, seen: Seen, grid: Grid) -> Product | None:
     """
     if not seen.power or min(tensor.shape) < SMALLEST:
         return None
-    matrix = _Matrix(tensor, grid.scales(tensor), 2.0 ** math.frexp(seen.mean)[1])
+    scales, unit = grid.scales(tensor), 2.0 ** math.frexp(seen.mean)[1]
+    if unit * (1.0 if scales is None else float(scales[0].min())) < TINY:
+        return None
+    matrix = _Matrix(tensor, scales, unit)
     product = _product(matrix)
     if product is None:
         return None

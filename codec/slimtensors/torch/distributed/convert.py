@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from slimtensors.bases import StoredInput, weight_files
-from slimtensors.checkpoint.commit import check_free, commit
+from slimtensors.checkpoint.commit import check_place
 from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, Entry, Manifest, file_name
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.writing import write_file
@@ -65,7 +65,8 @@ def convert_checkpoint(
     src: a checkpoint of ours (or a folder whose `latest.json` names one), a folder of DCP's own FileSystemWriter, a
     folder or file of safetensors or slimtensors. dst: a folder that is not there yet. kind: "checkpoint" for one of
     ours, "dcp" for what DCP's own FileSystemReader reads, "safetensors" or "slimtensors" for model files with an index
-    where they are several. max_shard_bytes: tensor bytes of a file, but for a tensor that is larger. progress: called
+    where they are several. Nothing is written outside of dst: no `latest.json` names a checkpoint made so.
+    max_shard_bytes: tensor bytes of a file, but for a tensor that is larger. progress: called
     with decoded bytes done since the last call.
 
     One tensor is in memory at a time, of most sources only some chunks of it. Values that are no tensors go into
@@ -180,7 +181,7 @@ def _write_checkpoint(
     target: Path, content: _Content, preset: str, threads: int, most: int, progress: Progress | None
 ) -> None:
     place, run = LocalPlace(target), secrets.token_hex(16)
-    check_free(place, overwrite=False)
+    check_place(place)
     entries, files = {}, []
     shards = _shards(content.tensors, most)
     try:
@@ -201,7 +202,8 @@ def _write_checkpoint(
                 entries[tensor.name] = Entry(tensor.dtype.name, shape, [[number, *(0 for _ in shape), *shape]])
                 if progress is not None:
                     progress(tensor.dtype.bytes_of(shape))
-        commit(place, Manifest(run, files, entries, dict.fromkeys(content.objects, 0), content.planner))
+        manifest = Manifest(run, files, entries, dict.fromkeys(content.objects, 0), content.planner)
+        place.replace(MANIFEST, manifest.to_bytes(), durable=True)  # no `latest.json`: it is no state of a job's
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)
         raise

@@ -1,0 +1,49 @@
+"""Whether a folder holds the files that its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from slimtensors.checkpoint.ledger import read_manifest
+from slimtensors.checkpoint.manifest import MANIFEST, File, run_of
+from slimtensors.checkpoint.places import LocalPlace
+from slimtensors.errors import FormatError
+from slimtensors.reading import open_file
+
+__all__ = ["check_folder"]
+
+MISSING = "the save did not finish, or the manifest was removed. They are no checkpoint without it"
+
+
+def check_folder(folder: Path, names: Collection[str]) -> list[str]:
+    """What is wrong with a checkpoint; nothing if the folder is none. names: of the folder's files.
+
+    Files of ranks are told by their names, a manifest that has none beside it by being one. Files that are damaged in
+    themselves are not said, nor are those of another run, which a save that did not finish leaves.
+    """
+    ranks = [name for name in names if run_of(name) is not None and not name.startswith(".")]
+    if MANIFEST not in names:
+        return [f"{folder} has {len(ranks)} files of ranks and no {MANIFEST}: {MISSING}"] if ranks else []
+    try:
+        manifest = read_manifest(LocalPlace(folder))
+    except FormatError as error:
+        return [str(error)] if ranks else []
+    files = [] if manifest is None else manifest.files
+    found = [_problem(folder, file) if file.name in names else "is not there" for file in files]
+    return [
+        f"{folder}/{file.name} {problem}; {MANIFEST} names it"
+        for file, problem in zip(files, found, strict=True)
+        if problem
+    ]
+
+
+def _problem(folder: Path, expected: File) -> str:
+    try:
+        with open_file(folder / expected.name, verify="none") as file:
+            size, file_id = file.reader.prefix.file_length, file.reader.file_id.hex()
+    except FormatError:
+        return ""  # said by who looks at the file itself
+    if (size, file_id) == (expected.size, expected.file_id):
+        return ""
+    return f"has {size} bytes and id {file_id}, not {expected.size} and {expected.file_id}"
