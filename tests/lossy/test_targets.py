@@ -101,3 +101,39 @@ def test_command(source: Path, tmp_path: Path) -> None:
     done = run(cli, ["compress", *both, "--target-size", "1MB"])
     assert done.exit_code != 0
     assert not list(source.parent.glob("*.slimtensors"))
+
+
+def far_out(tmp_path: Path, number: float) -> Path:
+    """Two matrices that are alike but for one number."""
+    rng = np.random.default_rng(5)
+    tensors = {name: (rng.standard_normal((256, 256)) * 0.02).astype(np.float32) for name in "wz"}
+    tensors["w"][0, 9] = number
+    plain_save(tensors, tmp_path / "far.safetensors")
+    return tmp_path / "far.safetensors"
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(40, 3.0), (40, 8.0), (200, 3.0)])
+def test_a_number_far_out_coarsens_no_other_tensor(number: float, wanted: float, tmp_path: Path) -> None:
+    slimtensors.compress(far_out(tmp_path, number), tmp_path / "m", target_bpw=wanted)
+    assert bits(tmp_path / "m") == pytest.approx(wanted, rel=0.01)
+    with open_file(tmp_path / "m") as file:
+        errors = {t.name: t.lossy.nmse for t in file.header.tensors if t.lossy is not None}
+    assert set(errors) == {"w", "z"}  # codes reach it
+    assert errors["z"] < 1.5 * 2 ** (-2 * wanted)  # of a Gaussian
+
+
+@pytest.mark.parametrize("number", [1000, 3e38])
+@pytest.mark.parametrize("asked", [{"target_bpw": 8.0}, {"target_size": 131_000}])
+def test_a_number_that_codes_do_not_reach_is_told_of(number: float, asked: dict, tmp_path: Path) -> None:
+    source = far_out(tmp_path, number)
+    with pytest.raises(UsageError, match="tensor 'w' has a number so far out .* keep it as it is with --keep"):
+        slimtensors.compress(source, tmp_path / "m", **asked)
+    slimtensors.compress(source, tmp_path / "m", target_bpw=8, keep=["w"])
+    assert bits(tmp_path / "m") == pytest.approx(8, rel=0.01)
+
+
+def test_bits_that_cannot_be_had(tmp_path: Path) -> None:
+    source = far_out(tmp_path, 40)
+    with pytest.raises(UsageError, match=r"12 bits .* cannot be had .* the nearest found are 1\d\.\d"):
+        slimtensors.compress(source, tmp_path / "m", target_bpw=12)
+    assert not (tmp_path / "m").exists()

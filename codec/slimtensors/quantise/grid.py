@@ -32,10 +32,12 @@ from slimtensors.kernels.status import must
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
-__all__ = ["Grid", "Seen", "Steps", "chunk_of", "quantised_part"]
+__all__ = ["Grid", "Seen", "Steps", "chunk_of", "least_step", "quantised_part"]
 
 CHUNK_UNITS = 1 << 20  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
+FARTHEST = 32000  # steps from 0 that codes of MAX_CODE bits surely reach, whatever rounds the step
+SMALLEST_STEP = 2.0**-142  # which F32 holds well enough for that
 SPREAD = 127  # codes to either side of 0 that symbols can stand for
 EXACT = {"F32": 1 << 24, "F16": 1 << 11, "BF16": 1 << 8}  # levels to here have a number of their own
 BLURRED = 0.02  # share of levels beyond with which there is no trellis
@@ -74,7 +76,7 @@ class Steps(NamedTuple):
 class Grid:
     """Quantise to levels of a uniform grid.
 
-    step: what a code tells apart, in the tensors' own unit, the same for all tensors; where `error` is given each
+    step: what a code tells apart, in the tensors' own unit, the same for all tensors that have codes then; where `error` is given each
     tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
     the tensors' names; where `error` is given only those of rows and columns count. classes: whether codes may be given
     the classes of their row and column, which decodes more slowly.
@@ -113,13 +115,22 @@ class Grid:
         mean = float(np.sqrt(np.square(some, dtype=np.float64).mean()))
         return Seen(power, peak, mean, *_exceeded(some, (BLURRED, STRAYS)))
 
+    def step_of(self, name: str) -> float:
+        """What the common step makes of a tensor's."""
+        known = self.steps.get(name)
+        return self.step * (1 if known is None else known.tensor)
+
     def laid_over(self, tensor: Input, seen: Seen) -> Structure | None:
-        """What `structure` gives, of a tensor that was looked at."""
+        """What `structure` gives, of a tensor that was looked at.
+
+        Where the common step is too small for the tensor's largest number, the tensor has the least that holds it: left
+        exact it would take more than the others together gain by larger steps.
+        """
         if not seen.power:
             return None
-        scales, known = self.scales(tensor), self.steps.get(tensor.name)
+        scales = self.scales(tensor)
         with np.errstate(all="ignore"):
-            cell = self.step * (1 if known is None else known.tensor)
+            cell = max(self.step_of(tensor.name), least_step(seen)) if self.step else 0.0
             cell = cell or _step_for(self, tensor, seen, scales)
             expression = _expression(self.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
@@ -153,6 +164,11 @@ class Grid:
         if known is None or all((each == each[0]).all() for each in (known.rows, known.columns)):
             return None
         return known.rows, known.columns
+
+
+def least_step(seen: Seen) -> float:
+    """With which all weights have codes."""
+    return max(seen.peak / FARTHEST, SMALLEST_STEP)
 
 
 def chunk_of(units: int) -> int:
@@ -189,7 +205,8 @@ def _expression(states: int, cell: float, seen: Seen, dtype: str, *, scaled: boo
     width = int(reach).bit_length() + 1
     low = 0
     if width > 8:  # fewer symbols need a shorter table, which the precision rounds less
-        low = max(0, math.frexp(seen.mean / cell / NOISE)[1] - 1)
+        usual = min(seen.mean, seen.common or seen.mean)  # of which few numbers far out make nothing else
+        low = max(0, math.frexp(usual / cell / NOISE)[1] - 1)
     while width - low > 8 and seen.rare > (SPREAD << low) * cell:
         low += 1
     parts = (Part(low), Part(width - low)) if low else (Part(width),)

@@ -18,7 +18,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
 from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
 from slimtensors.quantise.difference import Difference
-from slimtensors.quantise.grid import Grid, Seen, chunk_of, quantised_part
+from slimtensors.quantise.grid import Grid, Seen, chunk_of, least_step, quantised_part
 from slimtensors.quantise.low_rank import LQER, Rest
 from slimtensors.quantise.quantiser import Quantiser
 from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
@@ -27,6 +27,8 @@ __all__ = ["aimed"]
 
 MOST_LOOKED_AT = 1 << 25  # weights that are encoded to learn what a step costs; of more, as many chunks of each tensor
 CLOSE = 0.0005  # of the size asked for
+MISSED = 0.01  # of the bits asked for, from where on they are not met
+COARSER, SPOILT = 4, 1 / 16  # times the step asked for, and share of common weights, from where on a step spoils a tensor
 ROUNDS = 12  # of steps tried
 ATTEMPTS = 4  # of whole files
 LEAST_BITS, MOST_BITS = 0.1, 12.0
@@ -64,7 +66,12 @@ def aimed(
     if not weights.total:
         raise nothing_fits(own)
     if target.bits is not None:
-        found = _fit(weights, grid, target.bits * weights.total / 8)
+        found, made = _fit(weights, grid, target.bits * weights.total / 8)
+        _check_outliers(weights, found)
+        if abs(made - target.bits) > MISSED * target.bits:
+            raise UsageError(
+                f"{target.bits} bits for each weight cannot be had with one step for all; the nearest found are {made:.2f}"
+            )
         return replace(asked, recipe=with_grid(own, found), aimed=True)
     assert target.size is not None
     return _with_length(weights, replace(asked, recipe=own), grid, target.size, length_with)
@@ -96,12 +103,13 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
     """Files are written to nowhere until one has at most `size` bytes, and hardly less."""
     own = asked.recipe
     assert not isinstance(own, str)
-    grid = _fit(weights, grid, 4 * weights.total / 8)
+    grid, _ = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
     for _ in range(ATTEMPTS):
         tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
         made = length_with(tried)
         if abs(made - aim) <= 2 * CLOSE * size:
+            _check_outliers(weights, grid)
             return tried
         rest = made - _bytes(weights, grid)  # what is not quantised, and what surrounds it all
         wanted = aim - rest
@@ -112,7 +120,8 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
                 f"{MOST_BITS} are possible; ask for another size"
                 + ("" if asked.embeddings else ", or quantise embeddings too")
             )
-        grid = _fit(weights, grid, wanted)
+        grid, _ = _fit(weights, grid, wanted)
+    _check_outliers(weights, grid)
     tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
     made = length_with(tried)
     if abs(made - size) > 0.005 * size:
@@ -120,8 +129,11 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
     return tried
 
 
-def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
-    """By the secant method on logarithms: halving a step costs about one bit of each weight."""
+def _fit(weights: _Weights, grid: Grid, wanted: float) -> tuple[Grid, float]:
+    """The nearest found to `wanted` bytes, and its bits for each weight; what a step costs falls with it.
+
+    By the secant method on logarithms: halving a step costs about one bit of each weight.
+    """
     # The entropy of a Gaussian on steps of s is log2(4.13 sigma / s).
     bits = 8 * wanted / weights.total
     if bits < COARSE_BITS:
@@ -129,10 +141,12 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None  # logarithms of steps, and bits: too many, and too few
     log = weights.deviation + 2.05 - bits
-    found = grid
-    for _ in range(ROUNDS):
+    nearest = grid, math.inf
+    for k in range(ROUNDS):
         found = replace(grid, step=2.0**log, error=0.0)
         made = 8 * _bytes(weights, found) / weights.total
+        if abs(made - bits) < abs(nearest[1] - bits):
+            nearest = found, made
         if abs(made - bits) <= CLOSE * bits:
             break
         if made > bits:
@@ -140,11 +154,23 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
         else:
             high = log, made
         if low is None or high is None:
-            log += made - bits
+            log += (made - bits) * max(1, k - 1)  # further if little follows: some tensors have their least step
         else:
             share = (low[1] - bits) / (low[1] - high[1])
             log = low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0])
-    return found
+    return nearest
+
+
+def _check_outliers(weights: _Weights, grid: Grid) -> None:
+    """Raises UsageError for a tensor whose largest number asks for steps that leave little of the others."""
+    for tensor, seen in weights.tensors:
+        asked, least = grid.step_of(tensor.name), least_step(seen)
+        if least > COARSER * asked and 0 < SPOILT * seen.common < least:
+            raise UsageError(
+                f"tensor {tensor.name!r} has a number so far out that codes of 16 bits hold it with steps of {least:.3g} "
+                f"or more, and what was asked for takes {asked:.3g}, as most of its numbers are below {seen.common:.3g}; "
+                "keep it as it is with --keep (keep=)"
+            )
 
 
 def _bytes(weights: _Weights, grid: Grid) -> float:
