@@ -137,3 +137,28 @@ def test_bits_that_cannot_be_had(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"12 bits .* cannot be had .* the nearest found are 1\d\.\d"):
         slimtensors.compress(source, tmp_path / "m", target_bpw=12)
     assert not (tmp_path / "m").exists()
+
+
+def test_a_size_is_never_exceeded(tmp_path: Path) -> None:
+    """Of small files, whose lengths go by 64 bytes."""
+    rng = np.random.default_rng(74)
+    for i in range(3):
+        tensors = {n: (rng.standard_normal((128 + 72 * i, 256)) * s).astype(np.float16) for n, s in (("w", 0.02), ("z", 1))}
+        plain_save(tensors, tmp_path / "small.safetensors")
+        for size in range(20_000, 21_000, 130):
+            slimtensors.compress(tmp_path / "small.safetensors", tmp_path / "m", target_size=size)
+            assert 0.99 * size <= (tmp_path / "m").stat().st_size <= size
+
+
+def test_the_nearest_below_is_taken_and_told_of(tmp_path: Path) -> None:
+    """No step makes more of these: codes have 16 bits, and one number is far out."""
+    source, out = far_out(tmp_path, 40), str(tmp_path / "m.slimtensors")
+    with pytest.raises(UsageError, match="no file of 190000 bytes was found, or a little less; the nearest have") as told:
+        slimtensors.compress(source, out, target_size=190_000)
+    most = int(str(told.value).split()[-3])
+    size = int(most * 1.02)
+    done = CliRunner().invoke(cli, ["compress", str(source), "-o", out, "--target-size", str(size)])
+    assert done.exit_code == 0, done.output
+    length = Path(out).stat().st_size
+    assert 0.95 * size <= length < 0.995 * size
+    assert f"{length} bytes, {100 * (size - length) / size:.2f} % less than asked for" in done.output

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
+from slimtensors.container.layout import ALIGNMENT
 from slimtensors.differing import MatchedBase
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
@@ -30,7 +31,8 @@ CLOSE = 0.0005  # of the size asked for
 MISSED = 0.01  # of the bits asked for, from where on they are not met
 COARSER, SPOILT = 4, 1 / 16  # times the step asked for, and share of common weights, from where on a step spoils a tensor
 ROUNDS = 12  # of steps tried
-ATTEMPTS = 4  # of whole files
+ATTEMPTS, PATIENCE = 6, 3  # of whole files, and those of which one must be within 4 * CLOSE below
+NEAR, FAR = 0.005, 0.05  # of the size: what is tried for then, and what is not taken even if nothing else is found
 LEAST_BITS, MOST_BITS = 0.1, 12.0
 COARSE_BITS, COARSE_ERROR = 1.5, 0.2  # from where on a trellis is worse than none: half its subsets have no level 0
 
@@ -105,15 +107,20 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
     assert not isinstance(own, str)
     grid, _ = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
-    for _ in range(ATTEMPTS):
-        tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
-        made = length_with(tried)
-        if abs(made - aim) <= 2 * CLOSE * size:
-            _check_outliers(weights, grid)
-            return tried
+    lengths: dict[int, Grid] = {}
+    for k in range(ATTEMPTS):
+        made = length_with(replace(asked, recipe=with_grid(own, grid), aimed=True))
+        lengths[made] = grid
+        best = max((each for each in lengths if each <= size), default=0)
+        if size - best <= (4 * CLOSE if k < PATIENCE else NEAR) * size:
+            break
         rest = made - _bytes(weights, grid)  # what is not quantised, and what surrounds it all
+        if k and made > size:
+            aim -= max(made - size, ALIGNMENT)  # lengths go by so much, and what is sampled may be off
         wanted = aim - rest
         if not LEAST_BITS <= 8 * wanted / weights.total <= MOST_BITS:
+            if size - best <= FAR * size:
+                break
             raise UsageError(
                 f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, which leaves "
                 f"{8 * wanted / weights.total:.2f} bits for each of {weights.total} weights, and {LEAST_BITS} to "
@@ -121,12 +128,13 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
                 + ("" if asked.embeddings else ", or quantise embeddings too")
             )
         grid, _ = _fit(weights, grid, wanted)
-    _check_outliers(weights, grid)
-    tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
-    made = length_with(tried)
-    if abs(made - size) > 0.005 * size:
-        raise UsageError(f"no file of {size} bytes was found; the nearest has {made}")
-    return tried
+    _check_outliers(weights, lengths[best] if best else grid)
+    if size - best > FAR * size:
+        raise UsageError(
+            f"no file of {size} bytes was found, or a little less; the nearest have "
+            + " and ".join(str(each) for each in sorted(lengths, key=lambda each: abs(each - size))[:2])
+        )
+    return replace(asked, recipe=with_grid(own, lengths[best]), aimed=True)
 
 
 def _fit(weights: _Weights, grid: Grid, wanted: float) -> tuple[Grid, float]:
