@@ -67,6 +67,20 @@ def test_an_error_is_met(source: Path, tmp_path: Path) -> None:
     assert all(0.019 < error <= 0.02 for error in errors)
 
 
+@pytest.mark.parametrize("recipe", ["slim", "slim-fast", "lqer"])
+@pytest.mark.parametrize("scale", [1, 2e-40])
+def test_an_error_is_never_exceeded(recipe: str, scale: float, tmp_path: Path) -> None:
+    """Of BF16, and of subnormal numbers, whose rounding makes errors jump as steps shrink."""
+    rng = np.random.default_rng(3)
+    for rows in (200, 200, 200, 1000):
+        weights = (rng.standard_normal((rows, 257)).astype(np.float32) * np.float32(scale)).astype(ml_dtypes.bfloat16)
+        plain_save({"w": weights}, tmp_path / "t.safetensors")
+        slimtensors.compress(tmp_path / "t.safetensors", tmp_path / "m", quantise=recipe, target_error=0.1)
+        lossy = slimtensors.inspect(tmp_path / "m").tensors[0].lossy
+        assert lossy is not None
+        assert 0.05 < lossy.nmse <= 0.1
+
+
 @pytest.mark.parametrize(
     ("asked", "words"),
     [

@@ -7,6 +7,7 @@ out among weights, if their errors count alike.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -132,6 +133,7 @@ class Grid:
         with np.errstate(all="ignore"):
             cell = max(self.step_of(tensor.name), least_step(seen)) if self.step else 0.0
             cell = cell or _step_for(self, tensor, seen, scales)
+            # A step of 0 makes none.
             expression = _expression(self.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
@@ -243,18 +245,18 @@ def _power(numbers: Floats) -> float:
 
 
 def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Floats] | None) -> float:
-    """The largest step found whose error is not above what was asked for."""
+    """The largest step found whose error is not above what was asked for; 0 if codes reach none that is so small."""
     weights = floats_of(tensor)
     power = _power(weights)
     # of a step of 1
     each = weights.size if scales is None else np.square(scales[0]).sum() * np.square(scales[1]).sum()
     cell = math.sqrt(grid.error * power / (CELL[grid.states] * float(each)))
     sides = () if scales is None else tuple(scale.view("<u4") for scale in scales)
-    good = 0.0
-    for _ in range(ROUNDS):
+    good, share = 0.0, 0.99
+    for k in itertools.count():
         expression = _expression(grid.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
-            return cell
+            return good
         made = _quantised(expression, tensor, sides)
         wide = made if tensor.dtype.name == "F32" else cast_units(made, tensor.dtype, DTYPES["F32"])
         error = _power(wide.view("<f4") - weights) / power
@@ -262,6 +264,10 @@ def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Float
             good = max(good, cell)
             if error > 0.998 * grid.error:
                 return good
-        # a little less than what would give the error itself
-        cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
-    return good or cell
+        if k < ROUNDS - 1:
+            # a little less than what would give the error itself
+            cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
+        elif good:
+            return good
+        else:  # rounding to the tensor's dtype makes errors jump
+            cell, share = cell * share, max(share**2, 0.5)
