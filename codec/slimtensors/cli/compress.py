@@ -77,8 +77,8 @@ def command(
 
     With a target, slim (our own quantiser, with a trellis; slim-fast: without; lqer: beside a product of low rank for
     each matrix of which that makes less) is as coarse as it asks for: a file's size in bytes, kB, MB, GB or KiB, MiB,
-    GiB, never exceeded and hit within 0.5 % where that can be (up to 5 % of small files), bits a quantised weight within
-    1 %, or each matrix's error at most.
+    GiB, never exceeded and hit within 0.5 % where that can be (up to 5 % of small files); bits a quantised weight,
+    within 1 %; or each matrix's error, at most.
 
     --importance names a file with numbers for weights `w` of shape [R, C]: `w` [R, C], mean squared gradients;
     `w.rows` [R] and `w.columns` [C], means of these; or `w` [C], or an imatrix of llama.cpp, mean squares of inputs.

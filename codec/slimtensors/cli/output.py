@@ -15,7 +15,9 @@ from slimtensors.cli.exits import printable
 if TYPE_CHECKING:
     from slimtensors.inspecting import FileReport
 
-__all__ = ["lossy_summary", "narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table", "under_target"]
+__all__ = [
+    "lossy_summary", "narrow", "percent", "print_json", "say", "seconds", "size", "speed", "table", "under_target",
+]  # fmt: skip
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
 WIDE = 140

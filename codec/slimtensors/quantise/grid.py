@@ -7,7 +7,6 @@ out among weights, if their errors count alike.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -77,8 +76,8 @@ class Steps(NamedTuple):
 class Grid:
     """Quantise to levels of a uniform grid.
 
-    step: what a code tells apart, in the tensors' own unit, the same for all tensors that have codes then; where `error` is given each
-    tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
+    step: what a code tells apart, in the tensors' own unit, the same for all tensors that have codes then; where
+    `error` is given each tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
     the tensors' names; where `error` is given only those of rows and columns count. classes: whether codes may be given
     the classes of their row and column, which decodes more slowly.
     """
@@ -252,8 +251,8 @@ def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Float
     each = weights.size if scales is None else np.square(scales[0]).sum() * np.square(scales[1]).sum()
     cell = math.sqrt(grid.error * power / (CELL[grid.states] * float(each)))
     sides = () if scales is None else tuple(scale.view("<u4") for scale in scales)
-    good, share = 0.0, 0.99
-    for k in itertools.count():
+    good, share, k = 0.0, 0.99, 0
+    while True:
         expression = _expression(grid.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return good
@@ -264,7 +263,8 @@ def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Float
             good = max(good, cell)
             if error > 0.998 * grid.error:
                 return good
-        if k < ROUNDS - 1:
+        k += 1
+        if k < ROUNDS:
             # a little less than what would give the error itself
             cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
         elif good:

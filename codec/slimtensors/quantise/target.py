@@ -29,7 +29,7 @@ __all__ = ["aimed"]
 MOST_LOOKED_AT = 1 << 25  # weights that are encoded to learn what a step costs; of more, as many chunks of each tensor
 CLOSE = 0.0005  # of the size asked for
 MISSED = 0.01  # of the bits asked for, from where on they are not met
-COARSER, SPOILT = 4, 1 / 16  # times the step asked for, and share of common weights, from where on a step spoils a tensor
+COARSER, SPOILT = 4, 1 / 16  # a step spoils a tensor if it is so many times what was asked for, and of common weights
 ROUNDS = 12  # of steps tried
 ATTEMPTS, PATIENCE = 6, 3  # of whole files, and those of which one must be within 4 * CLOSE below
 NEAR, FAR = 0.005, 0.05  # of the size: what is tried for then, and what is not taken even if nothing else is found
@@ -68,11 +68,12 @@ def aimed(
     if not weights.total:
         raise nothing_fits(own)
     if target.bits is not None:
-        found, made = _fit(weights, grid, target.bits * weights.total / 8)
+        found, bits = _fit(weights, grid, target.bits * weights.total / 8)
         _check_outliers(weights, found)
-        if abs(made - target.bits) > MISSED * target.bits:
+        if abs(bits - target.bits) > MISSED * target.bits:
             raise UsageError(
-                f"{target.bits} bits for each weight cannot be had with one step for all; the nearest found are {made:.2f}"
+                f"{target.bits} bits for each weight cannot be had with one step for all; "
+                f"the nearest found are {bits:.2f}"
             )
         return replace(asked, recipe=with_grid(own, found), aimed=True)
     assert target.size is not None
@@ -175,9 +176,9 @@ def _check_outliers(weights: _Weights, grid: Grid) -> None:
         asked, least = grid.step_of(tensor.name), least_step(seen)
         if least > COARSER * asked and 0 < SPOILT * seen.common < least:
             raise UsageError(
-                f"tensor {tensor.name!r} has a number so far out that codes of 16 bits hold it with steps of {least:.3g} "
-                f"or more, and what was asked for takes {asked:.3g}, as most of its numbers are below {seen.common:.3g}; "
-                "keep it as it is with --keep (keep=)"
+                f"tensor {tensor.name!r} has a number so far out that codes of 16 bits hold it with steps of "
+                f"{least:.3g} or more, and what was asked for takes {asked:.3g}, as most of its numbers are below "
+                f"{seen.common:.3g}; keep it as it is with --keep (keep=)"
             )
 
 
