@@ -77,9 +77,9 @@ class Grid:
     """Quantise to levels of a uniform grid.
 
     step: what a code tells apart, in the tensors' own unit, the same for all tensors that have codes then; where
-    `error` is given each tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
-    the tensors' names; where `error` is given only those of rows and columns count. classes: whether codes may be given
-    the classes of their row and column, which decodes more slowly.
+    `error` is given each tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1
+    for none. steps: by the tensors' names; where `error` is given only those of rows and columns count. classes:
+    whether codes may be given the classes of their row and column, which decodes more slowly.
     """
 
     name: str
