@@ -14,7 +14,7 @@ from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from api.made import same
-from slimtensors import BaseDir, BaseError, UsageError
+from slimtensors import BaseDir, BaseError, NotSlimtensorsError, UsageError
 from slimtensors.numpy import apply_delta, load_file, save, save_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -386,6 +386,29 @@ def test_apply() -> None:
     assert equal(intact, base)
 
 
+def test_a_cycle_is_called_one(tmp_path: Path) -> None:
+    """Two files that are each made from the other."""
+    rng = np.random.default_rng(3)
+    one = {"w": rng.standard_normal((300, 300)).astype(np.float32)}
+    other = {"w": one["w"] * np.float32(1.0001)}
+    paths = [tmp_path / "one.slimtensors", tmp_path / "other.slimtensors"]
+    save_file(one, paths[0], base=other)
+    save_file(other, paths[1], base=one)
+    identities = [slimtensors.dependencies(path, base=[one, other])[0].identity for path in paths]
+    with pytest.raises(BaseError, match="a base that is made from it: a cycle") as told:
+        load_file(paths[0], base=paths)
+    for identity in identities:  # each once, of the search for the other
+        assert str(told.value).count(f"another one of that name, with identity {identity}") == 1
+
+
+def test_a_json_file_is_no_base(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Unless it is an index: which weights lie beside a configuration is nobody's word."""
+    base, source = pair
+    (base.parent / "config.json").write_text("{}")
+    with pytest.raises(NotSlimtensorsError, match="but a JSON text; an index of shards"):
+        slimtensors.compress(source, tmp_path / "m", base=base.parent / "config.json")
+
+
 def test_apply_to_memory_of_any_kind() -> None:
     """Other byte orders and strides are written to; shared memory, if it is given one content; else nothing is."""
     rng = np.random.default_rng(1)
@@ -440,6 +463,9 @@ def test_one_array() -> None:
     assert same(slimtensors.decode(data, base=base), result)
     with pytest.raises(BaseError):
         slimtensors.decode(data)
+    swapped = np.zeros((3, 4), np.dtype(np.float32).newbyteorder())
+    with pytest.raises(UsageError, match=r"out is of float32 in the other byte order \([<>]f4\)"):
+        slimtensors.decode(slimtensors.encode(np.ones((3, 4), np.float32)), out=swapped)
 
 
 def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
