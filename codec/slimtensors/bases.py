@@ -175,7 +175,7 @@ def weight_files(path: Path) -> list[Path]:
 
     Where both kinds hold a model, .safetensors come first: no decoding.
     """
-    if path.name.endswith(".json"):
+    if any(is_index(path.name, suffix) for suffix in SUFFIXES):
         path.stat()  # raises for a path that leads nowhere
         path = path.parent
     if not path.is_dir():

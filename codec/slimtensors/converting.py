@@ -81,10 +81,12 @@ def compress(
     each tensor's error is asked for, those of rows and columns. Tensors that it says nothing of, or only zeros, count
     as the mean of the others; names of other tensors, such as those of other shards, are passed over.
 
-    target_size: the file's length in bytes, hit from below within 0.5 %; target_bpw: bits for each quantised weight;
-    target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most; with a base the
-    squares are those of what differs from it, and 0.1 is usual. One of the three, for quantise="slim" (what is meant
-    without `quantise`) or "slim-fast".
+    target_size: the file's length in bytes, never exceeded, and missed by at most 0.5 % where a step is found that does
+    so (of small files there may be none: up to 5 % is taken then); target_bpw: bits for each quantised weight, within
+    1 %; target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most; with a base
+    the squares are those of what differs from it, and 0.1 is usual. One of the three, for quantise="slim" (what is
+    meant without `quantise`), "slim-fast" or "lqer". UsageError is raised where it cannot be had, or only by spoiling a
+    tensor that has numbers far out (name it in `keep`).
 
     Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
+from slimtensors.container.remote import is_remote
 from slimtensors.container.system import TemporaryOutput
 from slimtensors.container.writer import Output
 from slimtensors.errors import UsageError
@@ -32,6 +33,9 @@ def write_to(
     spooled beside the system's other temporary files until then, so it need not be able to seek). like: what it is made
     from; if that is a path, nobody may read a new file who may not read that one.
     """
+    if is_remote(target):
+        way = "upload it then" if not target.startswith("hf://") else "then `slimtensors push` or slimtensors_hub.push"
+        raise UsageError(f"{target} lies elsewhere, where nothing can be saved to: save to a local file, {way}")
     if isinstance(target, (str, os.PathLike)):
         output = TemporaryOutput(target)
         try:

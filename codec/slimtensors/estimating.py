@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from slimtensors.container.header import Stream
 from slimtensors.container.layout import PREFIX_BYTES
 from slimtensors.container.remote import is_remote
-from slimtensors.container.source import open_source
+from slimtensors.container.source import ByteSource, open_source
 from slimtensors.converting import open_weights
 from slimtensors.errors import UsageError
 from slimtensors.inputs import SourceFile
@@ -64,13 +68,13 @@ def estimate(
         with matched_bases(
             file.inputs, base, base_map, source=src, metadata=file.metadata, base_dirs=base_dirs
         ) as matched:
-            return _estimate(source.size(), file, matched.bases, preset, thread_count(threads), progress)
+            return _estimate(source, file, matched.bases, preset, thread_count(threads), progress)
     finally:
         source.close()
 
 
 def _estimate(
-    source_bytes: int,
+    source: ByteSource,
     found: SourceFile,
     bases: Sequence[MatchedBase | None],
     preset: str,
@@ -89,11 +93,26 @@ def _estimate(
         if job.side is not None:
             sides_of.setdefault(job.inputs[0], []).append((stream, job))
 
+    image = _image(source, found)
+
     def measure(item: tuple[Stream, Job]) -> None:
         stream, job = item
-        sizes.append(stream_size(stream, job, found.inputs, share, sides_of))
+        sizes.append(stream_size(stream, job, found.inputs, share, sides_of, image))
         if progress is not None:
             progress(stream.units * stream.dtype.unit_bytes)
 
     run_all(measure, list(zip(header.streams, plan.jobs, strict=True)), threads)
-    return Estimate(source_bytes, round(size + sum(sizes)))
+    return Estimate(source.size(), round(size + sum(sizes)))
+
+
+def _image(source: ByteSource, found: SourceFile) -> npt.NDArray[np.uint8]:
+    """What the image's stream holds, with a digest of nothing: that of the file would read all of it."""
+    pieces, at = [np.frombuffer(sha256().digest(), np.uint8)], 0
+    for segment in found.segments:
+        if isinstance(segment, int):
+            pieces.append(source.read(at, segment))
+            at += segment
+        else:
+            tensors = found.inputs[segment[0] : segment[0] + segment[1]]
+            at += sum(tensor.dtype.bytes_of(tensor.shape) for tensor in tensors)
+    return np.concatenate(pieces)

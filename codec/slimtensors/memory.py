@@ -56,7 +56,13 @@ def decode(
         if out is None:
             return whole_array(file, names[0], count)
         tensor = file.header.tensors[0]
-        if out.dtype != tensor.dtype.numpy() or out.shape != tensor.shape:
+        wanted = tensor.dtype.numpy()
+        if out.dtype != wanted and out.dtype.newbyteorder() == wanted:
+            raise UsageError(
+                f"out is of {out.dtype.name} in the other byte order ({out.dtype.str}); it has to be in this machine's "
+                f"({wanted.newbyteorder('=').str})"
+            )
+        if out.dtype != wanted or out.shape != tensor.shape:
             raise UsageError(
                 f"out is {out.dtype.name}{list(out.shape)}, the array {tensor.dtype.name}{list(tensor.shape)}"
             )

@@ -18,6 +18,7 @@ from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
+from slimtensors.overlaps import Held, check_memory
 from slimtensors.packings.weight import PackedWeight
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile, all_pieces
@@ -145,9 +146,10 @@ def apply_delta(
 ) -> None:
     """Bring arrays in memory to the state that a file holds; they are the file's bases as well as its destination.
 
-    target: a path, bytes, a file object. arrays: writable; those that the file does not have are left alone. The
-    whole result is decoded beside them and every identity checked before the first is written to, so that an error
-    leaves all of them as they were. Raises BaseError if they are not what the file was made against.
+    target: a path, bytes, a file object. arrays: writable, in any byte order and with any strides; those that the file
+    does not have are left alone. Several may share memory if the file gives it one content. The whole result is decoded
+    beside them and every identity checked before the first is written to, so that an error leaves all of them as they
+    were. Raises BaseError if they are not what the file was made against, UsageError for what cannot be written to.
     """
     held = {each.name: each for each in _inputs(arrays)}
     for name, array in arrays.items():
@@ -155,8 +157,19 @@ def apply_delta(
             raise UsageError(f"tensor {name!r} is not a writable array; nothing was changed")
     results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
     made = {name: as_array(units, tensor) for name, (tensor, units) in results.items()}
+    places = []
     for name, array in made.items():
-        np.copyto(arrays[name], array, casting="no")
+        there = arrays[name]
+        if there.shape != array.shape or not np.can_cast(array.dtype, there.dtype, "equiv"):
+            raise UsageError(
+                f"tensor {name!r} is {array.dtype}{list(array.shape)} in the file and {there.dtype}{list(there.shape)} "
+                "in memory; nothing was changed"
+            )
+        content = np.asarray(array, there.dtype, order="C").view(f"V{there.itemsize}")
+        places.append(Held(name, content, there.ctypes.data, there.strides))
+    check_memory(places)
+    for name, array in made.items():
+        np.copyto(arrays[name], array, casting="equiv")
 
 
 def load_arrays(

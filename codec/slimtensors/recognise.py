@@ -9,6 +9,7 @@ from slimtensors.errors import FormatError, NotSlimtensorsError, SlimtensorsErro
 __all__ = ["explain", "what_is"]
 
 LOOK = 512
+JSON = "a JSON text"
 MAX_SAFETENSORS_HEADER = 100_000_000
 
 _TO_SAFETENSORS = (
@@ -54,7 +55,7 @@ def what_is(source: ByteSource) -> tuple[str, str]:
         advice = "the download was redirected to a page: check the address and your login"
         return "a web page, not the file itself", advice
     if text.startswith((b"{", b"[")):
-        return "a JSON text", "an index of shards? then give the folder"
+        return JSON, "an index of shards? then give its folder"
     return "of an unknown kind", ""
 
 
@@ -74,5 +75,10 @@ def explain(source: ByteSource, error: FormatError) -> SlimtensorsError:
         kind = "a GGUF file"
     if isinstance(error, TruncatedError) and kind == "of an unknown kind":
         return TruncatedError(f"{source.label}: {error}")
+    if kind == JSON:
+        advice = (
+            "an index of shards? stream_tensors, load_model, `slimtensors verify` and `slimtensors decompress` take "
+            "it, load_file, safe_open and inspect one shard after the other"
+        )
     rest = f"; {advice}" if advice else ""
     return NotSlimtensorsError(f"{source.label} is not a slimtensors file but {kind}{rest}")

@@ -254,7 +254,7 @@ def _in_model(model: BaseModel, base: Base, notes: list[str]) -> Iterator[BaseTe
         notes.append(f"{model.label} does not hold it")
     elif not _alike(namesake, base):
         notes.append(f"{model.label} holds another one of that name, {namesake.dtype.name}{list(namesake.shape)}")
-    else:
+    elif namesake.identity() != base.identity:  # else it was tried, and a note says why it does not do
         notes.append(f"{model.label} holds another one of that name, with identity {namesake.identity().hex()}")
 
 

@@ -193,18 +193,26 @@ def _keys(alike: Alike) -> tuple[Any, ...]:
 
 
 def stream_size(
-    stream: Stream, job: Job, inputs: Sequence[Input], share: float, sides_of: dict[int, list[tuple[Stream, Job]]]
+    stream: Stream,
+    job: Job,
+    inputs: Sequence[Input],
+    share: float,
+    sides_of: dict[int, list[tuple[Stream, Job]]],
+    image: Units | None = None,
 ) -> float:
-    """Stored bytes of a stream, from a sample of its chunks."""
-    if job.image or job.side is not None:  # text and flags; a guess does, they are small
-        share = 1 / 4 if job.image else 1 / 2 if stream.dtype.is_float else 1 / 8
+    """Stored bytes of a stream, from a sample of its chunks. image: bytes of the source's image, if it has one."""
+    if job.side is not None:  # flags and scales; a guess does, they are small
+        share = 1 / 2 if stream.dtype.is_float else 1 / 8
         return share * stream.units * stream.dtype.unit_bytes + CHUNK_RECORD_BYTES
     picked = np.unique(np.linspace(0, stream.chunks - 1, max(1, round(share * stream.chunks))).astype(np.int64))
     stored = units = 0
     side_jobs = sides_of.get(job.inputs[0], []) if len(job.inputs) == 1 else []
     for chunk in picked.tolist():
         count = stream.chunk_units(chunk)
-        if len(job.inputs) > 1:
+        if job.image:
+            assert image is not None
+            data = image[chunk * stream.chunk : chunk * stream.chunk + count]
+        elif len(job.inputs) > 1:
             data = np.concatenate([inputs[i].read(0, unit_count(inputs[i])) for i in job.inputs])
         else:
             data = inputs[job.inputs[0]].read(chunk * stream.chunk, count)

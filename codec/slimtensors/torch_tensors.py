@@ -105,6 +105,8 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) ->
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise UsageError(f"tensor {name!r} is a {type(tensor).__name__}, not a torch tensor")
+        if tensor.is_meta:
+            raise UsageError(f"tensor {name!r} is on the device meta: it has no content")
         if tensor.layout != torch.strided:
             raise UsageError(f"tensor {name!r} is {tensor.layout}; call .to_dense() first")
         dtype = _OURS.get(tensor.dtype)

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from api.made import same
-from slimtensors import BaseDir, BaseError, UsageError
+from slimtensors import BaseDir, BaseError, NotSlimtensorsError, UsageError
 from slimtensors.numpy import apply_delta, load_file, save, save_file
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -419,6 +419,67 @@ def test_apply() -> None:
     assert equal(intact, base)
 
 
+def test_a_cycle_is_called_one(tmp_path: Path) -> None:
+    """Two files that are each made from the other."""
+    rng = np.random.default_rng(3)
+    one = {"w": rng.standard_normal((300, 300)).astype(np.float32)}
+    other = {"w": one["w"] * np.float32(1.0001)}
+    paths = [tmp_path / "one.slimtensors", tmp_path / "other.slimtensors"]
+    save_file(one, paths[0], base=other)
+    save_file(other, paths[1], base=one)
+    identities = [slimtensors.dependencies(path, base=[one, other])[0].identity for path in paths]
+    with pytest.raises(BaseError, match="a base that is made from it: a cycle") as told:
+        load_file(paths[0], base=paths)
+    for identity in identities:  # each once, of the search for the other
+        assert str(told.value).count(f"another one of that name, with identity {identity}") == 1
+
+
+def test_a_json_file_is_no_base(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """Unless it is an index: which weights lie beside a configuration is nobody's word."""
+    base, source = pair
+    (base.parent / "config.json").write_text("{}")
+    with pytest.raises(NotSlimtensorsError, match="but a JSON text; an index of shards"):
+        slimtensors.compress(source, tmp_path / "m", base=base.parent / "config.json")
+
+
+def test_apply_to_memory_of_any_kind() -> None:
+    """Other byte orders and strides are written to; shared memory, if it is given one content; else nothing is."""
+    rng = np.random.default_rng(1)
+    base = {name: rng.standard_normal((300, 300)) for name in "uvw"}
+    result = {name: array * 1.0001 for name, array in base.items()}
+    data = save(result, base=base)
+    both = np.empty((300, 600))  # side by side in the same rows
+    both[:, :300], both[:, 300:] = base["u"], base["v"]
+    live: Any = {"u": both[:, :300], "v": both[:, 300:], "w": base["w"].astype(">f8")}
+    apply_delta(data, live)
+    assert all(np.array_equal(live[name], result[name]) for name in result)
+    assert live["w"].dtype.byteorder == ">"
+
+    alike = {"a": base["u"], "b": base["u"]}
+    same_twice, unlike = (save({"a": result["u"], "b": other}, base=alike) for other in (result["u"], base["u"] * 1.01))
+    tied = base["u"].copy()
+    apply_delta(same_twice, {"a": tied, "b": tied})
+    assert np.array_equal(tied, result["u"])
+    tied[...] = base["u"]
+    with pytest.raises(UsageError, match="tensors 'a' and 'b' share memory, and in the file they differ"):
+        apply_delta(unlike, {"a": tied, "b": tied})
+    assert np.array_equal(tied, base["u"])
+
+
+def test_apply_to_memory_in_memory() -> None:
+    """Views of a whole that is there too."""
+    whole = np.random.default_rng(2).standard_normal(2000)
+    base = {"all": whole.copy(), "part": whole[500:900].copy()}
+    moved = whole * 1.0001
+    fits, other = ({"all": moved, "part": moved[at : at + 400]} for at in (500, 501))
+    live = {"all": whole, "part": whole[500:900]}
+    with pytest.raises(UsageError, match=r"tensors '(all|part)' and '(all|part)' share memory"):
+        apply_delta(save(other, base=base), live)
+    assert np.array_equal(whole, base["all"])
+    apply_delta(save(fits, base=base), live)
+    assert np.array_equal(whole, moved)
+
+
 def test_estimate(pair: tuple[Path, Path], tmp_path: Path) -> None:
     base, source = pair
     slimtensors.compress(source, tmp_path / "tuned.slimtensors", base=base)
@@ -435,6 +496,9 @@ def test_one_array() -> None:
     assert same(slimtensors.decode(data, base=base), result)
     with pytest.raises(BaseError):
         slimtensors.decode(data)
+    swapped = np.zeros((3, 4), np.dtype(np.float32).newbyteorder())
+    with pytest.raises(UsageError, match=r"out is of float32 in the other byte order \([<>]f4\)"):
+        slimtensors.decode(slimtensors.encode(np.ones((3, 4), np.float32)), out=swapped)
 
 
 def test_the_real_model(minilm: Path, tmp_path: Path) -> None:

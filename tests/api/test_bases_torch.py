@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import slimtensors
-from slimtensors import BaseError
+from slimtensors import BaseError, UsageError
 from slimtensors.torch import apply_delta, load_file, save, save_file
 
 
@@ -61,3 +61,31 @@ def test_tensors_as_base(tmp_path: object) -> None:
         assert torch.equal(file.get_slice("1.weight")[5:9], module.state_dict()["1.weight"][5:9])
     with pytest.raises(BaseError):
         load_file(path, base=model(2).state_dict())
+
+
+def test_what_cannot_be_written_to_leaves_all_as_it_was() -> None:
+    before = {"u": torch.randn(300, 300), "w": torch.randn(1, 300).expand(300, 300)}
+    data = save({name: tensor * 1.001 for name, tensor in before.items()}, base=before)
+    live = {"u": before["u"].clone(), "w": before["w"]}
+    with pytest.raises(UsageError, match=r"'w' .* several of its elements share memory"):
+        apply_delta(data, live)
+    with torch.inference_mode():
+        live["w"] = before["w"].clone()
+    with pytest.raises(UsageError, match="'w' was made in inference mode"):
+        apply_delta(data, live)
+    with pytest.raises(UsageError, match="'w' is on the device meta"):
+        apply_delta(data, {**live, "w": torch.empty(300, 300, device="meta")})
+    assert torch.equal(live["u"], before["u"])
+    with torch.inference_mode():
+        apply_delta(data, live)
+        assert equal(live, {name: tensor * 1.001 for name, tensor in before.items()})
+
+
+def test_tied_weights_that_differ_in_the_file() -> None:
+    server = model(0)
+    before = state(server)
+    after = {name: tensor * 2 for name, tensor in before.items()}
+    after["2.weight"] = before["2.weight"] * 3
+    with pytest.raises(UsageError, match=r"'0\.weight' and '2\.weight' share memory"):
+        apply_delta(save(after, base=before), server)
+    assert equal(state(server), before)

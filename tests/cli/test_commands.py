@@ -15,6 +15,7 @@ import pytest
 from click.testing import Result
 from safetensors.numpy import save_file
 
+import slimtensors
 from cli.processes import run
 from slimtensors.cli import bench, peers
 
@@ -65,6 +66,19 @@ def test_estimate_is_close(invoke: Invoke, model: Path, preset: str) -> None:
     invoke("compress", model, "--preset", preset)
     actual = model.with_suffix(".slimtensors").stat().st_size / model.stat().st_size
     assert abs(found["ratio"] - actual) < 0.01
+
+
+@pytest.mark.parametrize("side", [4, 10, 16])
+def test_estimate_of_many_small_tensors(side: int, tmp_path: Path) -> None:
+    """Their names take as much as they do."""
+    rng = np.random.default_rng(0)
+    names = [f"model.layers.{i // 8}.self_attn.{'qkvo'[i % 4]}_proj.lora_{'AB'[i // 4 % 2]}.weight" for i in range(999)]
+    source, made = tmp_path / "lora.safetensors", tmp_path / "lora.slimtensors"
+    save_file({name: rng.standard_normal((side, side)).astype(np.float32) for name in names}, source)
+    found = slimtensors.estimate(source)
+    slimtensors.compress(source, made)
+    assert found.source_bytes == source.stat().st_size
+    assert abs(found.compressed_bytes - made.stat().st_size) < 0.005 * found.source_bytes
 
 
 def test_estimate_of_a_folder(invoke: Invoke, sharded: Path) -> None:

@@ -383,6 +383,16 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
         save(tmp_path / "c", state(1))
 
 
+def test_advice(tmp_path: Path) -> None:
+    """What DCP cannot find tensors in, and its own checkpoints."""
+    tensor = torch.ones(3)
+    with pytest.raises(CheckpointException, match=r"is a tensor within what is stored whole, .* make it a list"):
+        save(tmp_path / "a", {"a": (tensor, tensor)})
+    dcp.save({"a": tensor}, checkpoint_id=tmp_path / "stock")
+    with pytest.raises(CheckpointException, match=r"read it with FileSystemReader, or .*convert"):
+        load(tmp_path / "stock", {"a": tensor})
+
+
 # ---- boxes
 
 

@@ -14,6 +14,7 @@ import slimtensors
 import slimtensors.numpy
 from slimtensors.codecs import trellis
 from slimtensors.codecs.chunk import decode_chunk, encode_chunk
+from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.place import Place
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
@@ -153,7 +154,10 @@ def test_what_has_no_codes() -> None:
     grid = Grid("slim", 8, step=1e-6)
     array = weights()
     array[0, 0] = 1.0  # codes of more than 16 bits
-    assert grid.structure(ArrayInput("w", array)) is None
+    structure = grid.structure(ArrayInput("w", array))
+    assert structure is not None
+    assert 2 * float_step(structure.expression) == pytest.approx(np.abs(array).max() / 32000, rel=1e-3)
+    assert Grid("slim", 8, error=1e-12).structure(ArrayInput("w", array)) is None
     assert grid.structure(ArrayInput("zeros", array * 0)) is None
     array[1, 1] = np.inf
     with pytest.raises(UsageError, match="'w' cannot be quantised to slim: it has numbers that are not finite"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import stat
 import sys
@@ -12,7 +14,8 @@ import pytest
 from safetensors.numpy import save_file as save_safetensors
 
 import slimtensors
-from slimtensors.numpy import load_file, save_file
+from slimtensors import NotSlimtensorsError, UsageError
+from slimtensors.numpy import load_file, save_file, stream_tensors
 
 ARRAYS = {"a": np.arange(1000.0), "b": np.ones((3, 4), np.float16)}
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices of POSIX")
@@ -170,6 +173,42 @@ def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder") as caught:
         save_file(ARRAYS, tmp_path / "missing" / "model")
     assert caught.value.filename == str((tmp_path / "missing").resolve())
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")  # noqa: PTH112
+def test_a_folder_that_takes_no_files_is_there():
+    with pytest.raises(OSError, match="no new files can be made in this folder") as caught:
+        save_file(ARRAYS, "/proc/self/model")
+    assert caught.value.errno == errno.EROFS
+    reading, writing = os.pipe()
+    try:
+        with pytest.raises(OSError, match="not a regular file; open it, and give the file object"):
+            save_file(ARRAYS, f"/proc/self/fd/{writing}")  # as /dev/stdout is in a pipeline
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+@pytest.mark.parametrize("name", ["hf://org/model/model.slimtensors", "s3://bucket/model", "gs://bucket/model"])
+def test_names_elsewhere_are_not_saved_to(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="saved to") as caught:
+        save_file(ARRAYS, name)
+    assert ("slimtensors_hub.push" in str(caught.value)) == name.startswith("hf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_where_a_file_is_needed_a_folder_or_index_is_not_read(tmp_path):
+    save_file(ARRAYS, tmp_path / "model.slimtensors")
+    index = tmp_path / "model.slimtensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(ARRAYS, "model.slimtensors")}))
+    for given in (index, tmp_path):
+        for read in (load_file, slimtensors.inspect, slimtensors.safe_open):
+            with pytest.raises((NotSlimtensorsError, IsADirectoryError), match="stream_tensors") as caught:
+                read(given)
+            assert "verify" in str(caught.value)
+            assert getattr(caught.value, "errno", errno.EISDIR) == errno.EISDIR
+        assert {name for name, _ in stream_tensors(given)} == set(ARRAYS)  # what is advised works
 
 
 def test_a_folder_is_refused(tmp_path):

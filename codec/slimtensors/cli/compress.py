@@ -77,7 +77,8 @@ def command(
 
     With a target, slim (our own quantiser, with a trellis; slim-fast: without; lqer: beside a product of low rank for
     each matrix of which that makes less) is as coarse as it asks for: a file's size in bytes, kB, MB, GB or KiB, MiB,
-    GiB, hit within 0.5 %; bits a quantised weight; or each matrix's error.
+    GiB, never exceeded and hit within 0.5 % where that can be (up to 5 % of small files); bits a quantised weight,
+    within 1 %; or each matrix's error, at most.
 
     --importance names a file with numbers for weights `w` of shape [R, C]: `w` [R, C], mean squared gradients;
     `w.rows` [R] and `w.columns` [C], means of these; or `w` [C], or an imatrix of llama.cpp, mean squares of inputs.
@@ -91,7 +92,7 @@ def command(
     """
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches
-    from slimtensors.cli.output import lossy_summary, say
+    from slimtensors.cli.output import lossy_summary, say, under_target
     from slimtensors.cli.targets import settle
     from slimtensors.converting import compress, match_base
     from slimtensors.errors import UsageError
@@ -123,7 +124,9 @@ def command(
             target_size=target_size, target_bpw=target_bpw, target_error=target_error,
         )  # fmt: skip
         if quantise is not None and not quiet:
-            say(f"{source}: {lossy_summary(inspect(target))}")
+            report = inspect(target)
+            under = "" if target_size is None else f"; {under_target(report.file_bytes, target_size)}"
+            say(f"{source}: {lossy_summary(report)}{under}")
 
     conversions = settle(paths, out, COMPRESS, force=force)
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:

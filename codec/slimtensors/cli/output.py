@@ -15,7 +15,9 @@ from slimtensors.cli.exits import printable
 if TYPE_CHECKING:
     from slimtensors.inspecting import FileReport
 
-__all__ = ["columns", "lossy_summary", "percent", "print_json", "say", "seconds", "size", "speed", "table"]
+__all__ = [
+    "columns", "lossy_summary", "percent", "print_json", "say", "seconds", "size", "speed", "table", "under_target",
+]  # fmt: skip
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
 
@@ -34,6 +36,11 @@ def lossy_summary(report: FileReport) -> str:
         f"{len(lossy)} of {len(report.tensors)} tensors are quantised ({recipes}), NMSE at most {worst:.3g}, "
         f"largest error {largest:.3g}"
     )
+
+
+def under_target(length: int, size: int) -> str:
+    """How a file's length compares with the size asked for, in bytes."""
+    return f"{length} bytes, {100 * (size - length) / size:.2f} % less than asked for"
 
 
 def print_json(value: Any) -> None:

@@ -32,6 +32,7 @@ class Conversion(NamedTuple):
 
 def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> list[Conversion]:
     """Raises UsageError for what would overwrite something, OSError for what is not there."""
+    _check_out(out)
     into = out is not None and (len(paths) > 1 or out.endswith(("/", os.sep)) or _is_folder(out, paths[0]))
     made = [_conversion(path, out, into, direction) for path in paths]
     seen: dict[Path, Path] = {}
@@ -48,6 +49,7 @@ def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force
 
 def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> tuple[str, Path]:
     """A file elsewhere, and where what is made from it goes. Raises UsageError for what would overwrite something."""
+    _check_out(out)
     if len(paths) > 1:
         raise UsageError("files elsewhere are converted one at a time")
     (name,) = paths
@@ -57,6 +59,13 @@ def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *
     target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
     _check_file(None, target, force=force, make_parent=False)
     return name, target
+
+
+def _check_out(out: str | None) -> None:
+    if out == "-":
+        raise UsageError("-o -: files are read back before they count, so none is written to a pipe; name a file")
+    if is_remote(out):
+        raise UsageError(f"-o {out}: nothing can be saved there; name a local file, then `slimtensors push` its folder")
 
 
 def _is_folder(out: str, path: str) -> bool:
@@ -91,6 +100,8 @@ def _check_file(source: Path | None, target: Path, *, force: bool, make_parent: 
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file with -o")
     if target.exists():
+        if not target.is_file():  # /dev/stdout, say
+            raise UsageError(f"{target} is not a regular file; name another one with -o")
         if source is not None and source.samefile(target):
             raise UsageError(f"{source} would be replaced by what is made from it; name another file with -o")
         if not force:

@@ -132,7 +132,8 @@ def _decompress(frame: Bytes, length: int) -> Bytes:
         parameters = zstandard.get_frame_parameters(view)
         if parameters.content_size != length or parameters.dict_id or parameters.window_size > MAX_WINDOW:
             raise FormatError(f"a Zstandard frame of {parameters.content_size} bytes where {length} are needed")
-        data = own("decompressor", zstandard.ZstdDecompressor).decompress(view, max_output_size=length, allow_extra_data=False)
+        decompressor = own("decompressor", zstandard.ZstdDecompressor)
+        data = decompressor.decompress(view, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise FormatError(f"a Zstandard frame is damaged: {error}") from None
     if len(data) != length:

@@ -28,7 +28,10 @@ def is_remote(target: Any) -> TypeGuard[str]:
         return False
     if scheme[1] not in SCHEMES:
         known = ", ".join(f"{each}://" for each in SCHEMES)
-        raise UsageError(f"cannot read from {scheme[1]}://, only from {known}; open it yourself and give a file object")
+        raise UsageError(
+            f"cannot read from {scheme[1]}://, only from {known}, and nothing is saved to any of them; open it "
+            "yourself and give a file object"
+        )
     return True
 
 

@@ -52,8 +52,14 @@ class RandomAccessFile:
         self.descriptor = os.open(self.path, os.O_RDONLY | _O_BINARY | _O_CLOEXEC | _O_NONBLOCK)
         try:
             status = os.fstat(self.descriptor)
+            if stat.S_ISDIR(status.st_mode):
+                advice = (
+                    "a folder, not a file; stream_tensors and load_model take folders, as the commands compress, "
+                    "decompress, verify and estimate do, others one file after the other"
+                )
+                raise IsADirectoryError(errno.EISDIR, advice, self.path)
             if not stat.S_ISREG(status.st_mode):
-                raise OSError(f"{self.path} is not a regular file")
+                raise OSError(errno.EINVAL, "not a regular file", self.path)
         except BaseException:
             self.close()
             raise
@@ -152,7 +158,10 @@ def resolve_destination(path: str | os.PathLike[str]) -> Path:
     try:
         mode = os.lstat(destination).st_mode
     except FileNotFoundError:
-        return destination
+        try:  # what /dev/stdout leads to may have no name
+            mode = os.stat(path).st_mode
+        except FileNotFoundError:
+            return destination
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, "cannot write a file where a folder is", str(destination))
     if not stat.S_ISREG(mode):  # a link too, if it leads in circles
@@ -189,7 +198,10 @@ class TemporaryOutput:
         try:
             self._descriptor = os.open(self.path, flags, 0o600)
         except FileNotFoundError as error:
-            raise FileNotFoundError(error.errno, "there is no such folder", str(self.destination.parent)) from None
+            folder = self.destination.parent
+            if folder.is_dir():  # as those of /proc
+                raise OSError(errno.EROFS, "no new files can be made in this folder", str(folder)) from None
+            raise FileNotFoundError(error.errno, "there is no such folder", str(folder)) from None
         self._position = 0
 
     def write(self, data: bytes | memoryview) -> None:

@@ -32,10 +32,12 @@ from slimtensors.kernels.status import must
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
-__all__ = ["Grid", "Seen", "Steps", "chunk_of", "quantised_part"]
+__all__ = ["Grid", "Seen", "Steps", "chunk_of", "least_step", "power_of", "quantised_part"]
 
 CHUNK_UNITS = 1 << 20  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
+FARTHEST = 32000  # steps from 0 that codes of MAX_CODE bits surely reach, whatever rounds the step
+SMALLEST_STEP = 2.0**-142  # which F32 holds well enough for that
 SPREAD = 127  # codes to either side of 0 that symbols can stand for
 EXACT = {"F32": 1 << 24, "F16": 1 << 11, "BF16": 1 << 8}  # levels to here have a number of their own
 BLURRED = 0.02  # share of levels beyond with which there is no trellis
@@ -74,10 +76,10 @@ class Steps(NamedTuple):
 class Grid:
     """Quantise to levels of a uniform grid.
 
-    step: what a code tells apart, in the tensors' own unit, the same for all tensors; where `error` is given each
-    tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1 for none. steps: by
-    the tensors' names; where `error` is given only those of rows and columns count. classes: whether codes may be given
-    the classes of their row and column, which decodes more slowly.
+    step: what a code tells apart, in the tensors' own unit, the same for all tensors that have codes then; where
+    `error` is given each tensor has the step that gives it this error (NMSE) instead. states: of the trellis, 8, or 1
+    for none. steps: by the tensors' names; where `error` is given only those of rows and columns count. classes:
+    whether codes may be given the classes of their row and column, which decodes more slowly.
     """
 
     name: str
@@ -105,7 +107,7 @@ class Grid:
                     f"tensor {tensor.name!r} cannot be quantised to {self.name}: it has numbers that are not finite; "
                     "keep it as it is with --keep (keep=)"
                 )
-            power += _power(weights)
+            power += power_of(weights)
             weights = _over(weights, scales, low, high)
             peak = max(peak, float(weights.max()), -float(weights.min()))
             sample.append(np.abs(weights[-low * columns % stride :: stride]))
@@ -113,14 +115,24 @@ class Grid:
         mean = float(np.sqrt(np.square(some, dtype=np.float64).mean()))
         return Seen(power, peak, mean, *_exceeded(some, (BLURRED, STRAYS)))
 
+    def step_of(self, name: str) -> float:
+        """What the common step makes of a tensor's."""
+        known = self.steps.get(name)
+        return self.step * (1 if known is None else known.tensor)
+
     def laid_over(self, tensor: Input, seen: Seen) -> Structure | None:
-        """What `structure` gives, of a tensor that was looked at."""
+        """What `structure` gives, of a tensor that was looked at.
+
+        Where the common step is too small for the tensor's largest number, the tensor has the least that holds it: left
+        exact it would take more than the others together gain by larger steps.
+        """
         if not seen.power:
             return None
-        scales, known = self.scales(tensor), self.steps.get(tensor.name)
+        scales = self.scales(tensor)
         with np.errstate(all="ignore"):
-            cell = self.step * (1 if known is None else known.tensor)
+            cell = max(self.step_of(tensor.name), least_step(seen)) if self.step else 0.0
             cell = cell or _step_for(self, tensor, seen, scales)
+            # A step of 0 makes none.
             expression = _expression(self.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
             return None
@@ -153,6 +165,11 @@ class Grid:
         if known is None or all((each == each[0]).all() for each in (known.rows, known.columns)):
             return None
         return known.rows, known.columns
+
+
+def least_step(seen: Seen) -> float:
+    """With which all weights have codes."""
+    return max(seen.peak / FARTHEST, SMALLEST_STEP)
 
 
 def chunk_of(units: int) -> int:
@@ -189,7 +206,8 @@ def _expression(states: int, cell: float, seen: Seen, dtype: str, *, scaled: boo
     width = int(reach).bit_length() + 1
     low = 0
     if width > 8:  # fewer symbols need a shorter table, which the precision rounds less
-        low = max(0, math.frexp(seen.mean / cell / NOISE)[1] - 1)
+        usual = min(seen.mean, seen.common or seen.mean)  # of which few numbers far out make nothing else
+        low = max(0, math.frexp(usual / cell / NOISE)[1] - 1)
     while width - low > 8 and seen.rare > (SPREAD << low) * cell:
         low += 1
     parts = (Part(low), Part(width - low)) if low else (Part(width),)
@@ -217,7 +235,7 @@ def quantised_part(expression: Trellis, tensor: Input, first: int, count: int, s
     return out
 
 
-def _power(numbers: Floats) -> float:
+def power_of(numbers: Floats) -> float:
     """The sum of squares; those of 32 lanes first."""
     whole, sums = numbers.size - numbers.size % LANES, np.zeros(LANES)
     must(add_squares(numbers[:whole], sums))
@@ -226,25 +244,30 @@ def _power(numbers: Floats) -> float:
 
 
 def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Floats] | None) -> float:
-    """The largest step found whose error is not above what was asked for."""
+    """The largest step found whose error is not above what was asked for; 0 if codes reach none that is so small."""
     weights = floats_of(tensor)
-    power = _power(weights)
+    power = power_of(weights)
     # of a step of 1
     each = weights.size if scales is None else np.square(scales[0]).sum() * np.square(scales[1]).sum()
     cell = math.sqrt(grid.error * power / (CELL[grid.states] * float(each)))
     sides = () if scales is None else tuple(scale.view("<u4") for scale in scales)
-    good = 0.0
-    for _ in range(ROUNDS):
+    good, share, k = 0.0, 0.99, 0
+    while True:
         expression = _expression(grid.states, cell, seen, tensor.dtype.name, scaled=scales is not None)
         if expression is None:
-            return cell
+            return good
         made = _quantised(expression, tensor, sides)
         wide = made if tensor.dtype.name == "F32" else cast_units(made, tensor.dtype, DTYPES["F32"])
-        error = _power(wide.view("<f4") - weights) / power
+        error = power_of(wide.view("<f4") - weights) / power
         if error <= grid.error:
             good = max(good, cell)
             if error > 0.998 * grid.error:
                 return good
-        # a little less than what would give the error itself
-        cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
-    return good or cell
+        k += 1
+        if k < ROUNDS:
+            # a little less than what would give the error itself
+            cell *= math.sqrt(0.9995 * grid.error / error) if error else 2
+        elif good:
+            return good
+        else:  # rounding to the tensor's dtype makes errors jump
+            cell, share = cell * share, max(share**2, 0.5)

@@ -56,6 +56,7 @@ PIECE = 1 << 18  # units
 TRIED = 1 << 20  # units that are coded to see whether a product pays
 TINY = 2.0**-126  # weights, whose reciprocals may be no F32; a product's steps are larger than they
 HEADER = 256  # bytes that two side planes take in headers and tables, about
+TINY = 2.0**-100  # root mean square; products are of whole numbers over 2^shift, and none is so small
 SIGN = 1.0  # bits that a factor's sign takes more than it tells
 WORTH, WORTH_CLASSED = 0.997, 0.985  # of the bytes without it: decoding takes a product, and such codes have no classes
 ROUNDING = {"F32": 0.0, "F16": 2.0**-22, "BF16": 2.0**-18}  # of sums, the largest squared error
@@ -176,7 +177,7 @@ def find_product(tensor: Input, seen: Seen, grid: Grid) -> Product | None:
     seen: by the grid. What is tried is the step that the grid's error asks for, its trellis left out; where a product
     pays it does so on about any step.
     """
-    if not seen.power or min(tensor.shape) < SMALLEST:
+    if seen.mean < TINY or min(tensor.shape) < SMALLEST:
         return None
     scales, unit = grid.scales(tensor), 2.0 ** math.frexp(seen.mean)[1]
     if unit * (1.0 if scales is None else float(scales[0].min())) < TINY:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
+from slimtensors.container.layout import ALIGNMENT
 from slimtensors.differing import MatchedBase
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
@@ -18,7 +19,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
 from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
 from slimtensors.quantise.difference import Difference
-from slimtensors.quantise.grid import Grid, Seen, chunk_of, quantised_part
+from slimtensors.quantise.grid import Grid, Seen, chunk_of, least_step, quantised_part
 from slimtensors.quantise.low_rank import LQER, Rest
 from slimtensors.quantise.quantiser import Quantiser
 from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
@@ -27,8 +28,11 @@ __all__ = ["aimed"]
 
 MOST_LOOKED_AT = 1 << 25  # weights that are encoded to learn what a step costs; of more, as many chunks of each tensor
 CLOSE = 0.0005  # of the size asked for
+MISSED = 0.01  # of the bits asked for, from where on they are not met
+COARSER, SPOILT = 4, 1 / 16  # a step spoils a tensor if it is so many times what was asked for, and of common weights
 ROUNDS = 12  # of steps tried
-ATTEMPTS = 4  # of whole files
+ATTEMPTS, PATIENCE = 6, 3  # of whole files, and those of which one must be within 4 * CLOSE below
+NEAR, FAR = 0.005, 0.05  # of the size: what is tried for then, and what is not taken even if nothing else is found
 LEAST_BITS, MOST_BITS = 0.1, 12.0
 COARSE_BITS, COARSE_ERROR = 1.5, 0.2  # from where on a trellis is worse than none: half its subsets have no level 0
 
@@ -64,7 +68,13 @@ def aimed(
     if not weights.total:
         raise nothing_fits(own)
     if target.bits is not None:
-        found = _fit(weights, grid, target.bits * weights.total / 8)
+        found, bits = _fit(weights, grid, target.bits * weights.total / 8)
+        _check_outliers(weights, found)
+        if abs(bits - target.bits) > MISSED * target.bits:
+            raise UsageError(
+                f"{target.bits} bits for each weight cannot be had with one step for all; "
+                f"the nearest found are {bits:.2f}"
+            )
         return replace(asked, recipe=with_grid(own, found), aimed=True)
     assert target.size is not None
     return _with_length(weights, replace(asked, recipe=own), grid, target.size, length_with)
@@ -96,32 +106,43 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
     """Files are written to nowhere until one has at most `size` bytes, and hardly less."""
     own = asked.recipe
     assert not isinstance(own, str)
-    grid = _fit(weights, grid, 4 * weights.total / 8)
+    grid, _ = _fit(weights, grid, 4 * weights.total / 8)
     aim = size * (1 - 2 * CLOSE)
-    for _ in range(ATTEMPTS):
-        tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
-        made = length_with(tried)
-        if abs(made - aim) <= 2 * CLOSE * size:
-            return tried
+    lengths: dict[int, Grid] = {}
+    for k in range(ATTEMPTS):
+        made = length_with(replace(asked, recipe=with_grid(own, grid), aimed=True))
+        lengths[made] = grid
+        best = max((each for each in lengths if each <= size), default=0)
+        if size - best <= (4 * CLOSE if k < PATIENCE else NEAR) * size:
+            break
         rest = made - _bytes(weights, grid)  # what is not quantised, and what surrounds it all
+        if k and made > size:
+            aim -= max(made - size, ALIGNMENT)  # lengths go by so much, and what is sampled may be off
         wanted = aim - rest
         if not LEAST_BITS <= 8 * wanted / weights.total <= MOST_BITS:
+            if size - best <= FAR * size:
+                break
             raise UsageError(
                 f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, which leaves "
                 f"{8 * wanted / weights.total:.2f} bits for each of {weights.total} weights, and {LEAST_BITS} to "
                 f"{MOST_BITS} are possible; ask for another size"
                 + ("" if asked.embeddings else ", or quantise embeddings too")
             )
-        grid = _fit(weights, grid, wanted)
-    tried = replace(asked, recipe=with_grid(own, grid), aimed=True)
-    made = length_with(tried)
-    if abs(made - size) > 0.005 * size:
-        raise UsageError(f"no file of {size} bytes was found; the nearest has {made}")
-    return tried
+        grid, _ = _fit(weights, grid, wanted)
+    _check_outliers(weights, lengths[best] if best else grid)
+    if size - best > FAR * size:
+        raise UsageError(
+            f"no file of {size} bytes was found, or a little less; the nearest have "
+            + " and ".join(str(each) for each in sorted(lengths, key=lambda each: abs(each - size))[:2])
+        )
+    return replace(asked, recipe=with_grid(own, lengths[best]), aimed=True)
 
 
-def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
-    """By the secant method on logarithms: halving a step costs about one bit of each weight."""
+def _fit(weights: _Weights, grid: Grid, wanted: float) -> tuple[Grid, float]:
+    """The nearest found to `wanted` bytes, and its bits for each weight; what a step costs falls with it.
+
+    By the secant method on logarithms: halving a step costs about one bit of each weight.
+    """
     # The entropy of a Gaussian on steps of s is log2(4.13 sigma / s).
     bits = 8 * wanted / weights.total
     if bits < COARSE_BITS:
@@ -129,10 +150,12 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
     low: tuple[float, float] | None = None
     high: tuple[float, float] | None = None  # logarithms of steps, and bits: too many, and too few
     log = weights.deviation + 2.05 - bits
-    found = grid
-    for _ in range(ROUNDS):
+    nearest = grid, math.inf
+    for k in range(ROUNDS):
         found = replace(grid, step=2.0**log, error=0.0)
         made = 8 * _bytes(weights, found) / weights.total
+        if abs(made - bits) < abs(nearest[1] - bits):
+            nearest = found, made
         if abs(made - bits) <= CLOSE * bits:
             break
         if made > bits:
@@ -140,11 +163,23 @@ def _fit(weights: _Weights, grid: Grid, wanted: float) -> Grid:
         else:
             high = log, made
         if low is None or high is None:
-            log += made - bits
+            log += (made - bits) * max(1, k - 1)  # further if little follows: some tensors have their least step
         else:
             share = (low[1] - bits) / (low[1] - high[1])
             log = low[0] + min(max(share, 0.05), 0.95) * (high[0] - low[0])
-    return found
+    return nearest
+
+
+def _check_outliers(weights: _Weights, grid: Grid) -> None:
+    """Raises UsageError for a tensor whose largest number asks for steps that leave little of the others."""
+    for tensor, seen in weights.tensors:
+        asked, least = grid.step_of(tensor.name), least_step(seen)
+        if least > COARSER * asked and 0 < SPOILT * seen.common < least:
+            raise UsageError(
+                f"tensor {tensor.name!r} has a number so far out that codes of 16 bits hold it with steps of "
+                f"{least:.3g} or more, and what was asked for takes {asked:.3g}, as most of its numbers are below "
+                f"{seen.common:.3g}; keep it as it is with --keep (keep=)"
+            )
 
 
 def _bytes(weights: _Weights, grid: Grid) -> float:

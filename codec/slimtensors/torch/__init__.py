@@ -10,13 +10,16 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 
 from slimtensors.applying import decode_over
 from slimtensors.container.reader import Verify
 from slimtensors.device.choice import backend_for
+from slimtensors.errors import UsageError
 from slimtensors.matching import matched_bases
 from slimtensors.numpy import as_array, load_arrays
+from slimtensors.overlaps import Held, check_memory
 from slimtensors.quantised import Wanted, wanted_numbers
 from slimtensors.resolving import open_with
 from slimtensors.store import store, store_bytes
@@ -172,7 +175,20 @@ def apply_delta(
     state = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
     held = {each.name: each for each in tensor_inputs(state)}
     results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
-    made = {name: from_array(as_array(units, tensor), tensor.dtype, "cpu") for name, (tensor, units) in results.items()}
+    made, places = {}, []
+    for name, (tensor, units) in results.items():
+        there = state[name]
+        if there.is_inference() and not torch.is_inference_mode_enabled():
+            raise UsageError(
+                f"tensor {name!r} was made in inference mode, and can be written to only there: call this within "
+                "torch.inference_mode(); nothing was changed"
+            )
+        array, width = as_array(units, tensor), there.element_size()
+        content = np.ascontiguousarray(array).reshape(-1).view(f"V{width}").reshape(tuple(there.shape))
+        strides = tuple(each * width for each in there.stride())
+        places.append(Held(name, content, there.data_ptr(), strides, str(there.device)))
+        made[name] = from_array(array, tensor.dtype, "cpu").reshape(there.shape)
+    check_memory(places)
     with torch.no_grad():
-        for name, tensor in made.items():
-            state[name].copy_(tensor.reshape(state[name].shape))
+        for name, source in made.items():
+            state[name].copy_(source)

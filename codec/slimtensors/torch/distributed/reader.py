@@ -90,7 +90,18 @@ class StorageReader(TorchStorageReader):
         """What the manifest says. Raises FileNotFoundError, FormatError."""
         if self._path is None:
             raise UsageError("nothing to read: give StorageReader a path, or dcp.load a checkpoint_id")
-        self._place, self._manifest = find_checkpoint(open_place(self._path, self._storage_options))
+        place = open_place(self._path, self._storage_options)
+        try:
+            self._place, self._manifest = find_checkpoint(place)
+        except FileNotFoundError as error:
+            from slimtensors.torch.distributed.stock import METADATA
+
+            if METADATA in place.sizes():
+                raise UsageError(
+                    f"{self._path} is a checkpoint of DCP's own FileSystemWriter: read it with FileSystemReader, or "
+                    "make one of ours of it with convert_checkpoint (`slimtensors convert`)"
+                ) from error
+            raise
         found = self._manifest
         state: dict[str, Any] = {name: _tensor_metadata(entry) for name, entry in found.tensors.items()}
         state |= {name: BytesStorageMetadata() for name in found.objects}

@@ -50,6 +50,11 @@ def encode(value: Any, where: str) -> Any:
         return {label: [little.dtype.str, list(np.shape(value)), data]}
     if kind is torch.dtype or kind is torch.device:
         return {kind.__name__: str(value).removeprefix("torch.")}
+    if isinstance(value, torch.Tensor):
+        raise UsageError(
+            f"state {where} is a tensor within what is stored whole, such as a tuple: DCP finds tensors in dicts and "
+            "lists only; make it a list"
+        )
     raise UsageError(
         f"state {where} is a {kind.__module__}.{kind.__qualname__}, which is stored neither as a tensor nor as JSON "
         "(pickles are not written): save None, bool, int, float, str, bytes, list, tuple, dict, or arrays of numbers"
