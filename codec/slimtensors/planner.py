@@ -44,6 +44,7 @@ from slimtensors.gguf.blocks import Block, block_of
 from slimtensors.inputs import Input, sample_units, unit_count
 from slimtensors.limits import (
     CHUNK_BYTES,
+    MAX_DIMENSIONS,
     MAX_TENSORS,
     PACK_BYTES,
     PACK_TENSOR_BYTES,
@@ -166,11 +167,26 @@ def _check_inputs(inputs: Sequence[Input], metadata: dict[str, str]) -> None:
         check_metadata(metadata)
         for tensor in inputs:
             check_name(tensor.name)
+            if len(tensor.shape) > MAX_DIMENSIONS:
+                raise UsageError(
+                    f"tensor {tensor.name!r} has {len(tensor.shape)} dimensions; a file holds at most "
+                    f"{MAX_DIMENSIONS}: reshape it"
+                )
+        for text in [*(tensor.name for tensor in inputs), *metadata, *metadata.values()]:
+            if not text.isascii():
+                _check_text(text)
     except FormatError as error:
         raise UsageError(str(error)) from None
     names = {tensor.name for tensor in inputs}
     if len(names) != len(inputs):
         raise UsageError("two tensors have the same name")
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"{text!r:.80} holds half a surrogate pair, which is no text: rename it") from None
 
 
 class _Builder:

@@ -156,6 +156,8 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: save({"x": np.array(["a"])}), "cannot be stored"),
         (lambda: save({"": array}), "1 to 512"),
         (lambda: save({"a\0b": array}), "control characters"),
+        (lambda: save({"a\ud800": array}), r"'a\\ud800' holds half a surrogate pair"),
+        (lambda: save({"deep": array.reshape((1,) * 19 + (-1,))}), "'deep' has 20 dimensions; a file holds at most 16"),
         (lambda: save({"x": array}, {"a": 1}), "not a string"),
         (lambda: save({"x": array}, preset="best"), "available: fast, balanced, small"),
         (lambda: save({"x": array}, threads=0), "at least 1"),

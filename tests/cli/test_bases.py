@@ -85,11 +85,15 @@ def test_deps_and_inspect(invoke: Invoke, model: Path, tuned: Path, tmp_path: Pa
         assert base["hints"]["file"] == "model.safetensors"
         assert str(model) in base["found"]
         assert len(base["identity"]) == 64
+    assert invoke("deps", file, "--base", model).exit_code == 0
     text = invoke("deps", file)
-    assert text.exit_code == 0
+    assert text.exit_code == invoke("deps", file, "--json").exit_code == 1
     assert "not found" in text.output
     assert "--base-dir" in text.output
     report = json.loads(invoke("inspect", file, "--json", "--why").output)
+    stored = sum(tensor["stored_bytes"] for tensor in report["tensors"])
+    assert report["overhead_bytes"] + stored == report["file_bytes"] == file.stat().st_size
+    assert 0 < report["overhead_bytes"] < report["file_bytes"] / 2
     of_base = [t for t in report["tensors"] if "base" in t]
     assert {t["base"]["identity"] for t in of_base} == {b["identity"] for b in found["bases"]}
     assert "needs" in invoke("inspect", file).output

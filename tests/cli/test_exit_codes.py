@@ -95,6 +95,7 @@ def test_wrong_usage(invoke: Invoke, model: Path) -> None:
         (["compress", model, "--no-such"], "--no-such"),
         (["compress"], "compress --help"),
         (["compress", model, "-j", "0"], "-j"),
+        (["compress", model, "-o", "-"], "-o -: files are read back"),
         (["no-such"], "no-such"),
         (["--no-such"], "--no-such"),
     ]:

@@ -50,7 +50,7 @@ class Result(NamedTuple):
 def command(
     file: str, sample: int, as_json: bool, threads: int | None, progress: bool | None, quiet: bool, verbose: int
 ) -> None:
-    """Compare sizes and speeds on your own weights: a copy, both presets, and other compressors that are installed.
+    """Compare sizes and speeds on your own weights: a copy, all presets, and other compressors that are installed.
 
     FILE is a .safetensors, .gguf or .slimtensors file. All work is done in memory. Ours checks every digest when it
     decodes.

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from slimtensors.cli import options
+from slimtensors.cli.exits import WRONG_FILE
 
 __all__ = ["command"]
 
@@ -24,7 +25,8 @@ def command(
 ) -> None:
     """List every base tensor that a .slimtensors file needs: its digest, where it came from, and whether it is found.
 
-    Bases are looked for in --base, then by digest in --base-dir and in the folders of SLIMTENSORS_BASE_DIR.
+    Bases are looked for in --base, then by digest in --base-dir and in the folders of SLIMTENSORS_BASE_DIR. Exits with
+    1 if one is not found: the file cannot be read then.
     """
     from slimtensors.cli.output import print_json, say, table
     from slimtensors.depending import dependencies
@@ -33,6 +35,7 @@ def command(
     missing = [each for each in found if each.found is None]
     if as_json:
         print_json({"file": file, "missing": len(missing), "bases": [asdict(each) for each in found]})
+        _leave(missing)
         return
     if not found:
         say(f"{file} needs no base")
@@ -50,6 +53,12 @@ def command(
         if verbose:
             say(problem)
     say(f"{file}: {len(found)} base tensors, {len(missing)} not found" + _advice(missing))
+    _leave(missing)
+
+
+def _leave(missing: list[Any]) -> None:
+    if missing:
+        raise click.exceptions.Exit(WRONG_FILE)
 
 
 def _advice(missing: list[Any]) -> str:

@@ -13,14 +13,14 @@ import click
 
 from slimtensors.errors import FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
-__all__ = ["EXIT_CODES", "VERBOSITY", "naming", "printable", "reported"]
+__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "naming", "printable", "reported"]
 
 WRONG_FILE, WRONG_USAGE, SYSTEM, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
 EXIT_CODES = """\b
 Exit codes:
   0    done
-  1    a file is damaged, or not what it should be
+  1    a file is damaged, or not what it should be, or its base is not found
   2    wrong usage
   3    the system or a server refused: no such file, disk full, no permission, no memory, no network
   4    the self-check failed, or a fault of slimtensors; no result was written

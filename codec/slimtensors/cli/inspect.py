@@ -118,5 +118,7 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
         "source_format": report.source,
         "lossy_source_sha256": report.lossy_source,
         "metadata": report.metadata,
+        # header, tables, the source's own header: what the file has beside its tensors
+        "overhead_bytes": report.file_bytes - sum(each["stored_bytes"] for each in tensors),
         "tensors": tensors,
     }

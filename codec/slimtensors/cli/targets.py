@@ -32,6 +32,7 @@ class Conversion(NamedTuple):
 
 def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> list[Conversion]:
     """Raises UsageError for what would overwrite something, OSError for what is not there."""
+    _check_out(out)
     into = out is not None and (len(paths) > 1 or out.endswith(("/", os.sep)) or _is_folder(out, paths[0]))
     made = [_conversion(path, out, into, direction) for path in paths]
     seen: dict[Path, Path] = {}
@@ -48,6 +49,7 @@ def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force
 
 def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> tuple[str, Path]:
     """A file elsewhere, and where what is made from it goes. Raises UsageError for what would overwrite something."""
+    _check_out(out)
     if len(paths) > 1:
         raise UsageError("files elsewhere are converted one at a time")
     (name,) = paths
@@ -57,6 +59,11 @@ def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *
     target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
     _check_file(None, target, force=force, make_parent=False)
     return name, target
+
+
+def _check_out(out: str | None) -> None:
+    if out == "-":
+        raise UsageError("-o -: files are read back before they count, so none is written to a pipe; name a file")
 
 
 def _is_folder(out: str, path: str) -> bool:
