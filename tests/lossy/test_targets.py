@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file as plain_save
 
 import slimtensors
+import slimtensors.numpy
 from slimtensors.cli.main import cli
 from slimtensors.errors import UsageError
 from slimtensors.reading import open_file
@@ -79,6 +80,24 @@ def test_an_error_is_never_exceeded(recipe: str, scale: float, tmp_path: Path) -
         lossy = slimtensors.inspect(tmp_path / "m").tensors[0].lossy
         assert lossy is not None
         assert 0.05 < lossy.nmse <= 0.1
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.bfloat16, np.float16])
+def test_an_error_of_differences_is_never_exceeded(dtype: type, tmp_path: Path) -> None:
+    """Sums with the base are rounded again."""
+    rng = np.random.default_rng(8)
+    base = rng.standard_normal((200, 256)).astype(np.float32).astype(dtype)
+    source = (base.astype(np.float32) * (1 + 0.02 * rng.standard_normal(base.shape)).astype(np.float32)).astype(dtype)
+    plain_save({"w": base}, tmp_path / "base.safetensors")
+    plain_save({"w": source}, tmp_path / "source.safetensors")
+    differs = np.square(source.astype(np.float64) - base.astype(np.float64)).sum()
+    for asked in (0.1, 0.01, 1e-3):
+        slimtensors.compress(
+            tmp_path / "source.safetensors", tmp_path / "m", base=tmp_path / "base.safetensors", target_error=asked
+        )
+        found = slimtensors.numpy.load_file(tmp_path / "m", base=tmp_path / "base.safetensors")["w"]
+        error = np.square(found.astype(np.float64) - source.astype(np.float64)).sum() / differs
+        assert 0.4 * asked < error <= asked
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, as
         raise UsageError(f"{first.name} adds a product of its own, to which no base can be added; for this, take slim")
     if isinstance(first, Grid):  # codes within a sum have no classes
         quantisers = [replace(first, classes=False, error=first.error if asked.aimed else ERROR_OF_DIFFERENCES)]
-    return [OfDifference(each, base) for each in quantisers]
+    return [OfDifference(each, base, bound=asked.aimed) for each in quantisers]
 
 
 def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput | None:

@@ -7,7 +7,7 @@ its sign; any other quantiser does with it as it does with weights.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Gather, Mul, Sum, Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.blocks import units_of_codes
+from slimtensors.quantise.grid import Grid, power_of
 from slimtensors.quantise.quantiser import Quantised, Quantiser, floats_of, side
 
 __all__ = ["BitDelta", "Difference", "OfDifference"]
@@ -29,6 +30,7 @@ __all__ = ["BitDelta", "Difference", "OfDifference"]
 Units = npt.NDArray[Any]
 
 F32 = DTYPES["F32"]
+TRIES = 12  # of errors, until sums have the one that is asked for
 SIGNS = np.array([-1, 1], np.int8)
 
 
@@ -62,21 +64,41 @@ class Difference:
 
 @dataclass(frozen=True)
 class OfDifference:
-    """Another quantiser, of differences from a base."""
+    """Another quantiser, of differences from a base. bound: whether the error that a grid has is kept by sums, too,
+    which their dtype rounds.
+    """
 
     quantiser: Quantiser
     base: MatchedBase
+    bound: bool = False
 
     @property
     def name(self) -> str:
         return self.quantiser.name
 
     def structure(self, tensor: Input) -> Structure | None:
-        found = self.quantiser.structure(Difference(tensor, self.base))
-        if found is None or not isinstance(found.expression, Mul | Trellis):
-            return None
-        # Which base that is among a file's is known to whoever plans the file.
-        return found._replace(expression=Sum(found.expression, 0), why=f"its difference from the base {found.why}")
+        difference, quantiser = Difference(tensor, self.base), self.quantiser
+        for _ in range(TRIES):
+            found = quantiser.structure(difference)
+            if found is None or not isinstance(found.expression, Mul | Trellis):
+                return None
+            # Which base that is among a file's is known to whoever plans the file.
+            why = f"its difference from the base {found.why}"
+            summed = found._replace(expression=Sum(found.expression, 0), why=why)
+            if not (self.bound and isinstance(self.quantiser, Grid) and isinstance(quantiser, Grid)):
+                return summed
+            if not quantiser.error:
+                return summed
+            error, asked = self._error(tensor, difference, summed), self.quantiser.error
+            if error <= asked:
+                return summed
+            quantiser = replace(quantiser, error=quantiser.error * 0.98 * asked / error)
+        return None
+
+    def _error(self, tensor: Input, difference: Difference, structure: Structure) -> float:
+        """Of sums, as NMSE of the difference."""
+        made = cast_units(self.quantise(tensor, structure).units, tensor.dtype, F32).view(np.float32)
+        return power_of(made - floats_of(tensor)) / power_of(floats_of(difference))
 
     def quantise(self, tensor: Input, structure: Structure) -> Quantised:
         assert isinstance(structure.expression, Sum)

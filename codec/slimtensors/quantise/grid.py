@@ -32,7 +32,7 @@ from slimtensors.kernels.status import must
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 
-__all__ = ["Grid", "Seen", "Steps", "chunk_of", "least_step", "quantised_part"]
+__all__ = ["Grid", "Seen", "Steps", "chunk_of", "least_step", "power_of", "quantised_part"]
 
 CHUNK_UNITS = 1 << 20  # of a chunk; a table for each, and the first 32 levels of a trellis are even
 MAX_CODE = 16  # bits
@@ -107,7 +107,7 @@ class Grid:
                     f"tensor {tensor.name!r} cannot be quantised to {self.name}: it has numbers that are not finite; "
                     "keep it as it is with --keep (keep=)"
                 )
-            power += _power(weights)
+            power += power_of(weights)
             weights = _over(weights, scales, low, high)
             peak = max(peak, float(weights.max()), -float(weights.min()))
             sample.append(np.abs(weights[-low * columns % stride :: stride]))
@@ -235,7 +235,7 @@ def quantised_part(expression: Trellis, tensor: Input, first: int, count: int, s
     return out
 
 
-def _power(numbers: Floats) -> float:
+def power_of(numbers: Floats) -> float:
     """The sum of squares; those of 32 lanes first."""
     whole, sums = numbers.size - numbers.size % LANES, np.zeros(LANES)
     must(add_squares(numbers[:whole], sums))
@@ -246,7 +246,7 @@ def _power(numbers: Floats) -> float:
 def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Floats] | None) -> float:
     """The largest step found whose error is not above what was asked for; 0 if codes reach none that is so small."""
     weights = floats_of(tensor)
-    power = _power(weights)
+    power = power_of(weights)
     # of a step of 1
     each = weights.size if scales is None else np.square(scales[0]).sum() * np.square(scales[1]).sum()
     cell = math.sqrt(grid.error * power / (CELL[grid.states] * float(each)))
@@ -258,7 +258,7 @@ def _step_for(grid: Grid, tensor: Input, seen: Seen, scales: tuple[Floats, Float
             return good
         made = _quantised(expression, tensor, sides)
         wide = made if tensor.dtype.name == "F32" else cast_units(made, tensor.dtype, DTYPES["F32"])
-        error = _power(wide.view("<f4") - weights) / power
+        error = power_of(wide.view("<f4") - weights) / power
         if error <= grid.error:
             good = max(good, cell)
             if error > 0.998 * grid.error:
