@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -96,6 +97,8 @@ def test_wrong_usage(invoke: Invoke, model: Path) -> None:
         (["compress"], "compress --help"),
         (["compress", model, "-j", "0"], "-j"),
         (["compress", model, "-o", "-"], "-o -: files are read back"),
+        (["compress", model, "-o", "hf://org/model/model.slimtensors"], "nothing can be saved there"),
+        (["compress", model, "-o", os.devnull], "is not a regular file; name another one"),
         (["no-such"], "no-such"),
         (["--no-such"], "--no-such"),
     ]:

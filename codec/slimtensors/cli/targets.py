@@ -64,6 +64,8 @@ def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *
 def _check_out(out: str | None) -> None:
     if out == "-":
         raise UsageError("-o -: files are read back before they count, so none is written to a pipe; name a file")
+    if is_remote(out):
+        raise UsageError(f"-o {out}: nothing can be saved there; name a local file, then `slimtensors push` its folder")
 
 
 def _is_folder(out: str, path: str) -> bool:
@@ -98,6 +100,8 @@ def _check_file(source: Path | None, target: Path, *, force: bool, make_parent: 
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file with -o")
     if target.exists():
+        if not target.is_file():  # /dev/stdout, say
+            raise UsageError(f"{target} is not a regular file; name another one with -o")
         if source is not None and source.samefile(target):
             raise UsageError(f"{source} would be replaced by what is made from it; name another file with -o")
         if not force:
