@@ -76,7 +76,7 @@ def test_json_keys(invoke: Invoke, model: Path) -> None:
     report = json.loads(invoke("inspect", packed, "--json", "--why").output)
     assert set(report) == {
         "file", "file_id", "format_version", "file_bytes", "decoded_bytes", "ratio", "chunks", "source_format",
-        "metadata", "tensors", "lossy_source_sha256",
+        "metadata", "tensors", "lossy_source_sha256", "overhead_bytes",
     }  # fmt: skip
     assert report["lossy_source_sha256"] is None
     assert set(report["tensors"][0]) == {
