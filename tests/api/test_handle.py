@@ -10,7 +10,6 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-import psutil
 import pytest
 import safetensors
 import safetensors.numpy
@@ -19,6 +18,8 @@ import slimtensors
 from api.made import same, structured, weights
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.numpy import load, load_file, save, save_file
+
+DESCRIPTORS = Path("/proc/self/fd")
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +100,13 @@ def test_arrays_have_native_dtypes() -> None:
         assert memoryview(found).format == memoryview(array).format
 
 
+@pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="nothing tells how many files are open")
 def test_files_are_closed_by_who_opened_them_or_drops_them(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, tensors = saved
 
     def opened() -> int:
         gc.collect()
-        return psutil.Process().num_fds() if hasattr(psutil.Process, "num_fds") else psutil.Process().num_handles()
+        return sum(1 for _ in DESCRIPTORS.iterdir())
 
     before, deadline = opened(), time.monotonic() + 30
     for _ in range(20):
