@@ -42,7 +42,7 @@ def write_to(
             write(output)
             if check is not None:
                 check(output.path)
-            output.commit(durable=durable, like=like if isinstance(like, (str, os.PathLike)) else None)
+            output.commit(durable=durable, like=like if _is_local(like) else None)
         except BaseException:
             output.discard()
             raise
@@ -56,6 +56,10 @@ def write_to(
                 _write_all(target, block)
     else:
         raise UsageError(f"cannot write to {type(target).__name__}: give a path or a binary file object")
+
+
+def _is_local(target: Any) -> bool:
+    return isinstance(target, (str, os.PathLike)) and not is_remote(target)
 
 
 def _write_all(target: Any, block: bytes) -> None:

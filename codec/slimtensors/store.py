@@ -62,8 +62,8 @@ def store(
 
 def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) -> None:
     """Raises UsageError if a path leads to a file that one of these bases is read from."""
-    place = file_identity(path) if isinstance(path, (str, os.PathLike)) else None
-    if place is not None and any(place in each.files for each in bases if each is not None):
+    files = frozenset[tuple[int, int]]().union(*(each.files for each in bases if each is not None))
+    if files and isinstance(path, (str, os.PathLike)) and file_identity(path) in files:
         raise UsageError(f"{os.fspath(path)} {why}")
 
 

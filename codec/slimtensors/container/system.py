@@ -173,7 +173,7 @@ def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """What tells a file from all others of this machine, whatever link or path leads to it; None if none does."""
     try:
         found = os.stat(path)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found.st_dev, found.st_ino
 
@@ -247,9 +247,11 @@ class TemporaryOutput:
             mode = stat.S_IMODE(os.stat(self.destination).st_mode)
         except FileNotFoundError:
             mode = 0o666 & ~_umask()
-            if like is not None:
-                with contextlib.suppress(OSError):  # what was private stays private
+            if like is not None:  # what was private stays private
+                try:
                     mode &= stat.S_IMODE(os.stat(like).st_mode) | stat.S_IWUSR
+                except FileNotFoundError:  # it was removed meanwhile
+                    mode &= 0o600
         os.fchmod(self._descriptor, mode)
 
     def _close(self) -> None:
