@@ -16,6 +16,7 @@ from slimtensors.codecs.workspace import Buffers
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Stream
 from slimtensors.container.lossy import Lossy
+from slimtensors.container.pieces import PieceOutput
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.container.writer import Chunk, MemoryOutput, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
@@ -79,11 +80,13 @@ def write_plan(
 
     check: decode each chunk before it is written, where the output cannot be read back. Raises SelfCheckError.
     """
+    buffers = Buffers()
+    take = buffers.take
+    if threads == 1:  # which can make chunks where they are to lie
+        output = output if isinstance(output, MemoryOutput) else PieceOutput(output)
+        take = output.take
     writer = Writer(output, plan.header, plan.text)
     feed = _Feed(plan, inputs, image, progress)
-    buffers = Buffers()
-    # One thread can make chunks where they are to lie.
-    take = output.take if threads == 1 and isinstance(output, MemoryOutput) else buffers.take
 
     def encode(task: _Task) -> _Made:
         place = _placed(task)

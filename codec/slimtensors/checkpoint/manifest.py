@@ -174,9 +174,9 @@ def with_keys(value: Any, keys: str, what: str) -> dict[str, Any]:
 
 def number(value: Any, below: int, what: str) -> int:
     """A number from 0 up. Raises FormatError."""
-    need(type(value) is int and 0 <= value < below, f"{what} is {value!r}; a number below {below} is expected")
-    found: int = value
-    return found
+    if type(value) is not int or not 0 <= value < below:
+        raise FormatError(f"{what} is {value!r}; a number below {below} is expected")
+    return value
 
 
 def check_run(value: Any) -> str:
@@ -223,33 +223,39 @@ def _file(value: Any, rank: int, run: str) -> File:
 
 
 def _entry(name: str, value: Any, files: int) -> Entry:
-    need(isinstance(value, list) and len(value) == 3, f"tensor {name!r} is not [dtype, shape, parts]")
     check_name(name)
+    try:
+        return _entry_of(value, files)
+    except FormatError as error:
+        raise type(error)(f"tensor {name!r}: {error}") from None
+
+
+def _entry_of(value: Any, files: int) -> Entry:
+    need(isinstance(value, list) and len(value) == 3, "what it holds is not [dtype, shape, parts]")
     dtype, shape, parts = value
-    need(isinstance(dtype, str) and dtype in DTYPES, f"tensor {name!r} has the unknown dtype {dtype!r}")
-    need(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS, f"tensor {name!r}: bad shape")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise FormatError(f"unknown dtype {dtype!r}")
+    need(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS, "bad shape")
     for size in shape:
-        number(size, MAX_ELEMENTS + 1, f"tensor {name!r}: a dimension")
-    need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, f"tensor {name!r}: too many elements")
+        number(size, MAX_ELEMENTS + 1, "a dimension")
+    need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, "too many elements")
     if type(parts) is int:  # all of it
-        number(parts, files, f"tensor {name!r}: the file that holds it")
+        number(parts, files, "the file that holds it")
         return Entry(dtype, tuple(shape), [[parts, *[0] * len(shape), *shape]])
-    need(isinstance(parts, list) and parts, f"tensor {name!r} has no parts")
+    need(isinstance(parts, list) and parts, "it has no parts")
     width = 1 + 2 * len(shape)
     need(
         set(map(type, parts)) == {list}
         and set(map(len, parts)) == {width}
         and set(map(type, chain.from_iterable(parts))) == {int},
-        f"tensor {name!r}: a part is not {width} numbers",
+        f"a part is not {width} numbers",
     )
     try:
         _check_parts(np.array(parts, np.int64), np.array(shape, np.int64), files)
-    except FormatError as error:
-        raise type(error)(f"tensor {name!r}: {error}") from None
     except OverflowError:
-        raise FormatError(f"tensor {name!r}: a part has a number above 2^63") from None
+        raise FormatError("a part has a number above 2^63") from None
     entry = Entry(dtype, tuple(shape), parts)
-    need(entry.told is parts, f"tensor {name!r}: a part that is all of it, told as a box")
+    need(entry.told is parts, "a part that is all of it, told as a box")
     return entry
 
 

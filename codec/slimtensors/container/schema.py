@@ -60,7 +60,7 @@ from slimtensors.limits import (
     MAX_TENSORS,
 )
 
-__all__ = ["SOURCES", "check", "parse"]
+__all__ = ["SOURCES", "check", "parse", "validated"]
 
 SOURCES = ("gguf", "safetensors")  # formats of an image
 
@@ -72,6 +72,11 @@ def parse(data: bytes) -> Header:
 
 def check(content: Any) -> Header:
     """A header from what its JSON holds. Raises as `parse` does."""
+    return Header(*validated(content))
+
+
+def validated(content: Any) -> tuple[Any, ...]:
+    """What `Header` is made of. Raises as `parse` does."""
     value = object_of(content, "the header")
     if value.keys() - {"bases", "image", "lossy"} != {"expressions", "metadata", "packs", "tensors"}:
         raise FormatError(f"the header has the keys {sorted(value)[:8]}")
@@ -95,7 +100,7 @@ def check(content: Any) -> Header:
     image = _image(value["image"], table, tensors) if "image" in value else None
     source = _lossy_source(value["lossy"]) if "lossy" in value else None
     _check_lossy(tensors, table, source, image)
-    return Header(table, tensors, packs, metadata, image, bases, source)
+    return table, tensors, packs, metadata, image, bases, source
 
 
 def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]) -> Tensor:
@@ -120,6 +125,8 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
         if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
             chunk, index = _stream(value, dtype, units, table)
+            if len(keys) == 2 and _is_plain(table[index]):  # most are
+                return Tensor(name, dtype, shape, index, chunk, encoding=encoding, lossy=lossy)
             given = array_of(value.get("sides", []), "sides", MAX_SIDES)
             scale = None
             if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
@@ -138,6 +145,11 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
     except (FormatError, UsageError) as error:
         kind = type(error) if isinstance(error, FormatError) else FormatError
         raise kind(f"tensor {name!r}: {error}") from None
+
+
+def _is_plain(expression: Expression) -> bool:
+    """Whether it asks for nothing beside its own chunks."""
+    return type(expression) is Bits and not (expression.flags or expression.contexts)
 
 
 def _lossy(value: Any, dtype: DType, units: int) -> Lossy:

@@ -22,7 +22,7 @@ def check_name(name: object) -> None:
     """Names are 1 to 512 bytes of UTF-8 without control characters."""
     if not isinstance(name, str):
         raise FormatError(f"the name {name!r} is not a string")
-    length = len(name.encode("utf-8", "surrogatepass"))
+    length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogatepass"))
     if not 1 <= length <= MAX_NAME_BYTES:
         raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
     if _CONTROL.search(name):
