@@ -238,8 +238,7 @@ class Encoded(NamedTuple):
 def encode_planes(body: Units, layout: Layout, raw: list[Bytes]) -> Encoded | None:
     """Fill the raw planes and encode the last one. None if it had better be done plane by plane."""
     room = own("survey", _SurveyRoom)
-    # Of second moments, whose fields are few, counting all takes no longer than a sample.
-    sample = 1 if layout.positive else max(1, body.size // SAMPLE_UNITS)
+    sample = max(1, body.size // SAMPLE_UNITS)
     for every in {sample: None, 1: None}:  # a sample may not do
         status = room.look(body, layout, every)
         if status == survey.NOT_NOISE:
