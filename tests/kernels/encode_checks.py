@@ -62,18 +62,20 @@ def check_few(add: Add, chunk: cases.Chunk) -> None:
     add(status, *([made[1], made[2]] if status == OK else []))
 
 
-def best_window(counts: np.ndarray) -> tuple[int, int]:
+def best_window(counts: np.ndarray, gaps: bool) -> tuple[int, int]:
     """choose_window, by its definition."""
     used = np.flatnonzero(counts[1:]) + 1
     if used.size == 0:
         return 0, 0
+    outer = int(used[0]), int(used[-1])
+    if gaps:
+        used = np.arange(outer[0], outer[1] + 1)
     saved = np.arange(1, used.size + 1) * int(counts.sum())
     low, high = (saved - 102262 * np.cumsum(side) for side in (counts[used], counts[used][::-1]))
     left_out = [int(np.argmax(each)) + 1 if each.max() > 0 else 0 for each in (low, high)]
-    first, end = left_out[0], used.size - left_out[1]
-    if end - first < 2:
-        first, end = 0, used.size
-    base, last = int(used[first]) - 1, int(used[end - 1])
+    kept = used[left_out[0] : used.size - left_out[1]]
+    kept = kept[counts[kept] > 0]
+    base, last = (int(kept[0]) - 1, int(kept[-1])) if kept.size >= 2 else (outer[0] - 1, outer[1])
     if last - base >= 256:
         covered = [counts[b + 1 : b + 256].sum() for b in range(counts.size - 255)]
         base = int(np.argmax(covered))
@@ -92,8 +94,9 @@ def check_windows(rng: np.random.Generator) -> None:
             np.bincount(rng.integers(0, size, 5), minlength=size) + 10**6 * (np.arange(size) == rng.integers(size)),
         ][turn % 5].astype(np.int64)
         found, symbols = np.zeros(2, np.int64), np.zeros(256, np.int64)
-        assert window.choose_window(counts, found) == OK
-        base, last = best_window(counts)
+        gaps = turn % 2 == 1
+        assert window.choose_window(counts, gaps, found) == OK
+        base, last = best_window(counts, gaps)
         assert found.tolist() == [base, last]
         assert window.count_symbols(counts, base, last, symbols) == OK
         inside = counts[base + 1 : last + 1]
@@ -101,8 +104,8 @@ def check_windows(rng: np.random.Generator) -> None:
         assert not symbols[1 + inside.size :].any()
         assert symbols.sum() == counts.sum()
     for bad in (counts - 10**7, np.full(size, 1 << 62)):
-        assert window.choose_window(bad, found) == BAD_ARGUMENT
-    assert window.choose_window(counts, found[1:]) == BAD_ARGUMENT
+        assert window.choose_window(bad, False, found) == BAD_ARGUMENT
+    assert window.choose_window(counts, False, found[1:]) == BAD_ARGUMENT
     for wrong in ((-1, 0), (1, 0), (0, 256), (0, size)):
         assert window.count_symbols(counts, *wrong, symbols) == BAD_ARGUMENT
     assert window.count_symbols(counts, base, last, symbols[1:]) == BAD_ARGUMENT
@@ -159,7 +162,7 @@ def check_survey(rng: np.random.Generator) -> None:
                     looked_at = np.concatenate([top[at : at + 1024] for at in range(0, units, 1024 * every)])
                     times = np.bincount(looked_at, minlength=1 << width)
                     if status != survey.NOT_NOISE:
-                        assert found.tolist() == list(best_window(times))
+                        assert found.tolist() == list(best_window(times, every > 1))
                     if status == OK:
                         base, last = found.tolist()
                         inside = times[base + 1 : last + 1]

@@ -202,7 +202,7 @@ def feed_closing(fence: Fence, n: int, blocks: int) -> None:
             for rotate in (0, 1):
                 arguments = body, rotate, 0.95, np.array(widths), every, terms, staging, counts, fields, symbols
                 survey.survey(*arguments, frequencies, found)
-        window.choose_window(fence.array(np.int64, 64), found)
+        window.choose_window(fence.array(np.int64, 64), False, found)
         window.count_symbols(fence.array(np.int64, 64), 3, 63, symbols)
         write_table(fence.array(np.uint16, 256), fence.array(np.uint8, MOST_TABLE_BYTES))
 

@@ -140,7 +140,7 @@ class Window(NamedTuple):
 def choose_window(counts: npt.NDArray[np.integer]) -> Window:
     """The best window. `counts`: how often each field occurs, at least in a sample."""
     found = np.empty(2, np.int64)
-    must(window_kernels.choose_window(counts.astype(np.int64), found))
+    must(window_kernels.choose_window(counts.astype(np.int64), False, found))
     return Window(*found.tolist())
 
 

@@ -87,7 +87,7 @@ def survey(
         return BAD_ARGUMENT
     for field in range(fields.size):
         fields[field] = counts[field]
-    if choose_window(fields, found) != OK or count_symbols(fields, found[0], found[1], symbols) != OK:
+    if choose_window(fields, every > 1, found) != OK or count_symbols(fields, found[0], found[1], symbols) != OK:
         return BAD_ARGUMENT
     inside, seen = found[1] - found[0] + 1, 0
     for symbol in range(inside):

@@ -17,16 +17,16 @@ MOST_TOTAL = 1 << 40  # so that sums fit
 
 
 @inlined
-def rare_end(counts: Array, begin: int, step: int, total: int) -> int:
-    """The first field, from `begin` on by `step`, that is not to be left out.
+def rare_end(counts: Array, begin: int, step: int, total: int, gaps: bool) -> int:
+    """The first field, from `begin` on by `step`, that is not to be left out. gaps: those that never occur take slots.
 
     Leaving out the k rarest saves k slots of 4096, each worth n * log2(4096 / 4095) bits to the others, and costs 48
     bits less the 12 of a rare symbol each time that one occurs. n * 3.52e-4 / 36 is n / 102262.
     """
     saved, most, end, field = 0, 0, begin, begin
     while 0 < field < counts.size:
-        if counts[field] > 0:
-            # saved(k) = k n - 102262 (counts[0] + ... + counts[k - 1]), of the fields that occur
+        if gaps or counts[field] > 0:
+            # saved(k) = k n - 102262 (counts[0] + ... + counts[k - 1]), of the fields that take slots
             saved += total - 102262 * counts[field]
             if saved > most:
                 most, end = saved, field + step
@@ -35,10 +35,11 @@ def rare_end(counts: Array, begin: int, step: int, total: int) -> int:
 
 
 @kernel
-def choose_window(counts: Array, found: Array) -> int:
+def choose_window(counts: Array, gaps: bool, found: Array) -> int:
     """The best window: symbols 1 to 255 stand for the fields base + 1 to last.
 
     counts  int64[2^w]  how often each field occurs, at least in a sample
+    gaps                whether a field of the window that does not occur is given a slot, as after a sample
     found   int64[2]    base and last; 0 and 0 if no field but 0 occurs
 
     It covers the most fields that 255 symbols can. The smallest and the largest are left out while they are so rare
@@ -56,7 +57,7 @@ def choose_window(counts: Array, found: Array) -> int:
     found[0] = found[1] = 0
     if end == 0:
         return OK
-    low, high = rare_end(counts, first, 1, total), rare_end(counts, end - 1, -1, total)
+    low, high = rare_end(counts, first, 1, total, gaps), rare_end(counts, end - 1, -1, total, gaps)
     kept = 0
     for field in range(max(low, 1), min(high + 1, counts.size)):
         kept += counts[field] > 0
