@@ -138,6 +138,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         array = whole_array(self._file, name, self._threads)
         return self._convert(array if self._numbers is None else self._numbers.array(array, tensor), tensor)
 
+    def get_tensors(self) -> dict[str, Any]:
+        """All tensors, in the order in which they are stored."""
+        return {name: self.get_tensor(name) for name in self.offset_keys()}
+
     def get_slice(self, name: str) -> TensorSlice:
         """A handle that reads parts of the tensor when it is indexed."""
         if name in self._packed:

@@ -44,6 +44,11 @@ def test_like_safetensors(saved: tuple[Path, dict[str, np.ndarray]], tmp_path: P
             a, b = ours.get_slice(name), theirs.get_slice(name)
             assert (a.get_shape(), a.get_dtype()) == (b.get_shape(), b.get_dtype())
         assert same(ours.get_slice("tall")[10:20, 3], theirs.get_slice("tall")[10:20, 3])
+        everything = ours.get_tensors()
+        assert list(everything) == ours.offset_keys()
+        assert all(same(everything[name], array) for name, array in tensors.items())
+        for one, other in ((ours, theirs), (ours.get_slice("tall"), theirs.get_slice("tall"))):
+            assert [name for name in dir(other) if not hasattr(one, name)] == []
 
 
 INDICES: list[Any] = [
