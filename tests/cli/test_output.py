@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from click.testing import Result
 
+import slimtensors
 from cli.processes import command, environment, run, start
 from slimtensors.cli.output import percent, size
 from slimtensors.numpy import save_file
@@ -68,6 +69,24 @@ def test_a_reader_that_leaves(odd: Path) -> None:
     process.stderr.close()
     assert process.wait(60) == 141
     assert error == b""
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_closed_standard_streams(model: Path, closed: tuple[int, ...]) -> None:
+    def close() -> None:
+        for number in closed:
+            os.close(number)
+
+    made = model.with_suffix(".slimtensors")
+    for args in (["compress", model], ["inspect", "--why", made], ["env"], ["inspect", "x"]):
+        done = subprocess.run(
+            command(*args), env=environment(), preexec_fn=close, check=False, timeout=300,
+            **{name: subprocess.PIPE for number, name in ((1, "stdout"), (2, "stderr")) if number not in closed},
+        )  # fmt: skip
+        assert done.returncode == (3 if args[-1] == "x" else 0), done
+        assert done.stdout or 1 in closed or args[-1] == "x"
+        assert not done.stderr or args[-1] == "x", done.stderr
+    slimtensors.verify(made)  # nothing was said into the file
 
 
 def test_json_keys(invoke: Invoke, model: Path) -> None:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed.checkpoint as dcp
 from click.testing import Result
 
 from slimtensors.checkpoint.manifest import MANIFEST, Manifest
-from slimtensors.torch.distributed import convert_checkpoint
+from slimtensors.torch.distributed import StorageWriter, convert_checkpoint
 
 Invoke = Callable[..., Result]
 
@@ -70,6 +73,30 @@ def test_other_files_than_were_committed(invoke: Invoke, checkpoint: Path) -> No
     (problem,) = problems(invoke, checkpoint)
     assert str(first) in problem
     assert "manifest" not in problem
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_the_list_of_checkpoints(invoke: Invoke, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (1, 2):
+        dcp.save({"x": torch.arange(step)}, storage_writer=StorageWriter(run / f"step-{step}"), no_dist=True)
+    assert problems(invoke, run) == problems(invoke, tmp_path) == []
+    shutil.copytree(run / "step-1", tmp_path / "step-1")
+    shutil.copytree(run / "step-2", tmp_path / "step-2")
+    shutil.rmtree(run / "step-2")
+    (problem,) = problems(invoke, tmp_path)
+    assert problem == f"{run}/latest.json names step-2 as the latest checkpoint, which is not there"
+    (tmp_path / "step-1").rename(run / "step-2")
+    (problem,) = problems(invoke, run)
+    assert re.match(rf"{run}/latest.json names step-2 of run [0-9a-f]+; what is there is of run [0-9a-f]+$", problem)
+    (run / "latest.json").write_text("{}")
+    (problem,) = problems(invoke, run)
+    assert problem.startswith(f"{run}/latest.json: ")
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(next((run / "step-1").glob("rank-*")), other / "model.slimtensors")
+    (other / "latest.json").write_text("of something else, beside no checkpoint")
+    assert problems(invoke, other) == []
 
 
 def test_manifests_of_others(invoke: Invoke, model: Path) -> None:

@@ -110,6 +110,8 @@ def test_a_gpu_that_cannot_and_is_asked_for(path, monkeypatch):
         slimtensors.torch.load_file(path, device="cuda")
     ask(monkeypatch, "gpu")
     with pytest.raises(UsageError, match="'gpu'; it can be auto, cpu, cuda"):
+        choice.backend_for(torch.device("cpu"))
+    with pytest.raises(UsageError, match="'gpu'; it can be auto, cpu, cuda"):
         slimtensors.torch.load_file(path, device="cuda")
 
 

@@ -1,17 +1,17 @@
-"""Whether a folder holds the files that its manifest says."""
+"""Whether a folder holds the files that its manifest says, and the checkpoint that its list calls the latest."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
 
-from slimtensors.checkpoint.ledger import read_manifest
+from slimtensors.checkpoint.ledger import LATEST, read_ledger, read_manifest
 from slimtensors.checkpoint.manifest import MANIFEST, File, run_of
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.errors import FormatError
 from slimtensors.reading import open_file
 
-__all__ = ["check_folder"]
+__all__ = ["check_folder", "check_latest"]
 
 MISSING = "the save did not finish, or the manifest was removed. They are no checkpoint without it"
 
@@ -36,6 +36,26 @@ def check_folder(folder: Path, names: Collection[str]) -> list[str]:
         for file, problem in zip(files, found, strict=True)
         if problem
     ]
+
+
+def check_latest(folder: Path) -> list[str]:
+    """What is wrong with the list of the checkpoints in a folder that holds some; nothing if it has no list."""
+    try:
+        ledger = read_ledger(LocalPlace(folder))
+    except FormatError as error:
+        return [str(error)]
+    latest = ledger.find(ledger.latest)
+    if latest is None:
+        return []
+    try:
+        manifest = read_manifest(LocalPlace(folder / latest.name))
+    except FormatError:
+        return []  # said by who looks at that folder
+    if manifest is None:
+        return [f"{folder}/{LATEST} names {latest.name} as the latest checkpoint, which is not there"]
+    if manifest.run != latest.run:
+        return [f"{folder}/{LATEST} names {latest.name} of run {latest.run}; what is there is of run {manifest.run}"]
+    return []
 
 
 def _problem(folder: Path, expected: File) -> str:

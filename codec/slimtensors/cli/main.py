@@ -54,12 +54,23 @@ def cli() -> None:
 
 def main() -> None:
     """What the installed command calls."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         with suppress(AttributeError, ValueError):  # a replaced or closed stream
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a stream put in its place may lack it
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"slimtensors: {printable(str(message))}\n"
     _clean_up_on_signals()
     cli(prog_name="slimtensors")
+
+
+def _open_closed_streams() -> None:
+    """What a parent has closed leads nowhere; a file opened later must not take the number of a standard stream."""
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(number)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # which is what Python makes of it
+            setattr(sys, name, open(os.devnull, mode))  # noqa: PTH123, SIM115 # no path; for as long as the process runs
 
 
 def _clean_up_on_signals() -> None:

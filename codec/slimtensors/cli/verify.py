@@ -43,7 +43,8 @@ def command(
     """Decode a .slimtensors file, or all of a folder, and check every byte against its digests.
 
     Of a folder, every file is looked at, also after a damaged one; the indexes of shards, whose tensors must be where
-    they say; and the manifests of checkpoints, whose files must be the ones that were committed.
+    they say; manifests of checkpoints, whose files must be the ones that were committed; and latest.json beside
+    checkpoints: the one it names must be there.
 
     A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
     stated, and every tensor's error is computed again.
@@ -118,14 +119,24 @@ def _files(given: str) -> tuple[list[Any], list[str]]:
 
 
 def _check_checkpoints(path: Path, names: list[str]) -> list[str]:
-    """Of each folder in `path` that holds a checkpoint, what is wrong with its manifest."""
-    from slimtensors.checkpoint.checking import check_folder
+    """Of each folder in `path` that holds a checkpoint, or several, what is wrong with its manifest or their list."""
+    from slimtensors.checkpoint.checking import check_folder, check_latest
+    from slimtensors.checkpoint.ledger import LATEST
+    from slimtensors.checkpoint.manifest import MANIFEST, run_of
 
     folders: dict[Path, list[str]] = {}
     for name in names:
         place = path / name
         folders.setdefault(place.parent, []).append(place.name)
-    return [problem for folder, there in folders.items() for problem in check_folder(folder, there)]
+    problems, above = list[str](), set()
+    for folder, there in folders.items():
+        problems += check_folder(folder, there)
+        if MANIFEST in there or any(run_of(name) is not None for name in there):
+            above.add(folder.parent)
+    for folder in above & folders.keys():
+        if LATEST in folders[folder]:
+            problems += check_latest(folder)
+    return problems
 
 
 def _check_index(index: Path) -> list[str]:

@@ -66,9 +66,10 @@ def backend_for(device: Any) -> Any:
     With `auto` that is a GPU where its kernels can be used. Where they cannot, but torch has the GPU, so that what the
     CPU decodes is copied there, that is told once. Raises UsageError if SLIMTENSORS_DECODE=cuda and the GPU cannot.
     """
+    asked = asked_for()  # a misspelt one is told wherever tensors go
     if device.type != "cuda":
         return None
-    reason, asked = why_cpu(device), asked_for()
+    reason = why_cpu(device)
     if reason is None:
         from slimtensors.device.torch_cuda import TorchCuda
 

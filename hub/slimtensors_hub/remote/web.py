@@ -23,6 +23,7 @@ from slimtensors_hub.remote.spans import Interrupted, front_bytes
 
 __all__ = ["WebFile", "address_of", "endpoint"]
 
+ALLOW_HTTP = "SLIMTENSORS_ALLOW_HTTP"
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
@@ -258,11 +259,14 @@ def _check(address: str, via: str | None = None) -> None:
         return
     if scheme != "http":
         raise RemoteError(f"{shown(via or address)} leads to {scheme}://, which is not followed")
-    if is_local(address) or os.environ.get("SLIMTENSORS_ALLOW_HTTP") == "1" or origin(address) == origin(endpoint()):
+    allowed = os.environ.get(ALLOW_HTTP, "")
+    if allowed not in ("", "0", "1"):
+        raise UsageError(f"{ALLOW_HTTP} is {allowed!r}; it can be 1 or 0")
+    if is_local(address) or allowed == "1" or origin(address) == origin(endpoint()):
         return
     if via is not None:
         raise RemoteError(f"{shown(via)} leads to {shown(address)}, which is not encrypted; it is not followed")
-    raise UsageError(f"{shown(address)} is not encrypted: write https://, or set SLIMTENSORS_ALLOW_HTTP=1")
+    raise UsageError(f"{shown(address)} is not encrypted: write https://, or set {ALLOW_HTTP}=1")
 
 
 def _words(error: Exception) -> str:
