@@ -244,7 +244,10 @@ def encode_bypass(fields: npt.NDArray[np.uint16], counts: npt.NDArray[np.integer
     return Descriptor(Mode.BYPASS, PRECISION, 0, 0, blocks), coder.payload(frequencies, None)
 
 
-_finds_in_registers = cache(instruction_set.searches)
+@cache
+def _finds_in_registers() -> bool:
+    """Whether frequencies of few symbols are found in registers: gathers are slower, also where they are fast."""
+    return instruction_set.chosen() == "avx512"
 
 
 def encoder_table(frequencies: Frequencies) -> npt.NDArray[np.uint32]:
