@@ -107,8 +107,6 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) ->
             raise UsageError(f"tensor {name!r} is a {type(tensor).__name__}, not a torch tensor")
         if tensor.is_meta:
             raise UsageError(f"tensor {name!r} is on the device meta: it has no content")
-        if tensor.is_nested:
-            raise UsageError(f"tensor {name!r} is nested; save its parts, which .unbind() gives, one by one")
         if tensor.layout != torch.strided:
             raise UsageError(f"tensor {name!r} is {tensor.layout}; call .to_dense() first")
         dtype = _OURS.get(tensor.dtype)
@@ -121,22 +119,8 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) ->
         if lazy and plain and tensor.device.type == "cuda":
             made.append(_There(name, tensor.detach().reshape(-1).view(torch.uint8), dtype, tuple(shape)))
             continue
-        made.append(ArrayInput(name, _bytes_of(name, tensor, plain), dtype, tuple(shape)))
-    return made
-
-
-def _bytes_of(name: str, tensor: torch.Tensor, plain: bool) -> npt.NDArray[np.uint8]:
-    """The tensor's memory, or that of a copy. plain: it lies as it is to be stored."""
-    try:
         flat = tensor.detach()
         if not plain or tensor.device.type != "cpu":
             flat = flat.cpu().resolve_conj().resolve_neg().contiguous()
-        found: npt.NDArray[np.uint8] = flat.reshape(-1).view(torch.uint8).numpy()
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:  # a subclass's own, or inside of torch.func
-        raise UsageError(
-            f"tensor {name!r} is a {type(tensor).__name__} whose memory torch does not give ({error}); save a plain "
-            "tensor that holds its values"
-        ) from error
-    return found
+        made.append(ArrayInput(name, flat.reshape(-1).view(torch.uint8).numpy(), dtype, tuple(shape)))
+    return made
