@@ -26,7 +26,7 @@ from slimtensors.threads import thread_count
 from slimtensors.torch_device import read_into
 from slimtensors.torch_tensors import as_base, check_device, converter, tensor_inputs, torch_dtype
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "load_state", "save_model"]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -288,6 +288,11 @@ def _by_state_dict(
     wanted = [want(file, name, None) for name, file in homes.items()]
     with PrefetchLoader(wanted, threads, converter(device)) as loader:
         state = dict(loader)
+    return load_state(model, state, strict)
+
+
+def load_state(model: torch.nn.Module, state: Tensors, strict: bool) -> tuple[list[str], list[str]]:
+    """`load_state_dict`, with what `load_model` returns and raises: of tied tensors one will do."""
     result = model.load_state_dict(state, strict=False)
     own = model.state_dict()
     loaded = {_storage(tensor) for name, tensor in own.items() if name in state and isinstance(tensor, torch.Tensor)}

@@ -15,6 +15,7 @@ from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import as_array
 from slimtensors.stream.loader import Convert
+from slimtensors.torch_kinds import why_not_plain
 
 __all__ = ["as_base", "check_device", "converter", "from_array", "our_dtype", "tensor_inputs", "torch_dtype"]
 
@@ -105,13 +106,13 @@ def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) ->
     for name, tensor in tensors.items():
         if not isinstance(tensor, torch.Tensor):
             raise UsageError(f"tensor {name!r} is a {type(tensor).__name__}, not a torch tensor")
-        if tensor.is_meta:
-            raise UsageError(f"tensor {name!r} is on the device meta: it has no content")
-        if tensor.layout != torch.strided:
-            raise UsageError(f"tensor {name!r} is {tensor.layout}; call .to_dense() first")
+        why = why_not_plain(tensor)
+        if why is not None:
+            raise UsageError(f"tensor {name!r} {why}")
         dtype = _OURS.get(tensor.dtype)
         if dtype is None:
-            raise UsageError(f"tensor {name!r}: dtype {tensor.dtype} cannot be stored; convert it first")
+            advice = "save torch.view_as_real(...) of it" if tensor.dtype.is_complex else "convert it first"
+            raise UsageError(f"tensor {name!r}: dtype {tensor.dtype} cannot be stored; {advice}")
         shape = list(tensor.shape)
         if dtype.packed:  # two elements to a byte, the last dimension counts bytes
             shape[-1:] = [shape[-1] * 8 // dtype.bits] if shape else []

@@ -38,15 +38,18 @@ def fetch(
     listing: Listing | None,
     *,
     check_cached: bool = False,
+    **patterns: Any,
 ) -> Path:
-    """Download what is not there yet; gives the folder. files: all if None. listing: to check digests by.
+    """Download what is not there yet; gives the folder. files: all if None, or if the hub must not be asked those that
+    fit `patterns`, snapshot_download's arguments, without which it wants the whole repository. listing: to check
+    digests by.
 
     What does not have its digest is fetched once more, then refused. check_cached: also what the cache had, which takes
     as long as to read it. Raises HubError; OSError if the disk refuses.
     """
     names = None if files is None else sorted(files)
     cached = set() if check_cached or names is None else _cached(repo_id, revision, names, place)
-    folder = _snapshot(repo_id, revision, names, place)
+    folder = _snapshot(repo_id, revision, names, place, patterns)
     fresh = None if names is None else [name for name in names if name not in cached]
     wrong = check_files(folder, fresh, listing)
     for name in wrong:
@@ -75,12 +78,14 @@ def _cached(repo_id: str, revision: str | None, names: list[str], place: Place) 
     return {name for name, path in found.items() if isinstance(path, str)}
 
 
-def _snapshot(repo_id: str, revision: str | None, names: list[str] | None, place: Place) -> Path:
+def _snapshot(
+    repo_id: str, revision: str | None, names: list[str] | None, place: Place, patterns: dict[str, Any] | None = None
+) -> Path:
     from huggingface_hub import snapshot_download
 
-    options: dict[str, Any] = IDENTITY | place._asdict()
     if names is not None:
-        options["allow_patterns"] = [escape(name) for name in names]
+        patterns = {"allow_patterns": [escape(name) for name in names]}
+    options: dict[str, Any] = IDENTITY | place._asdict() | (patterns or {})
 
     def download() -> Path:
         return Path(snapshot_download(repo_id, revision=revision, **options))

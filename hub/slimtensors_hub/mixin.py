@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import huggingface_hub
 
+from slimtensors.errors import FormatError, NotSlimtensorsError
 from slimtensors.inspecting import inspect
+from slimtensors.shards import read_index
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import LIBRARY, parse_name
 from slimtensors_hub.pulling import pinned, snapshot
 from slimtensors_hub.pushing import push
+from slimtensors_hub.saving import put_in_place
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +28,10 @@ __all__ = ["ModelHubMixin"]
 
 SINGLE, PATTERN = "model.slimtensors", "model{suffix}.slimtensors"
 MAX_SHARD_SIZE = "5GB"  # as huggingface_hub's
+OURS = ["*.slimtensors", "*.slimtensors.index.json", "config.json"]
+PLAIN = "model.safetensors"
+PLAIN_INDEX = PLAIN + ".index.json"
+PLAIN_FILES = [PLAIN, PLAIN_INDEX, "model-?????-of-?????.safetensors", "config.json"]
 
 
 class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[LIBRARY]):
@@ -51,6 +58,9 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     ) -> str | None:
         """Save weights, config.json and README.md. preset, base: as for `slimtensors.torch.save_file`; the other
         arguments: huggingface_hub's.
+
+        Weights that an earlier save left in the folder are removed once the new ones are there, plain ones too: whoever
+        loads from it, with whatever library, gets the new ones or an error, never the old ones.
         """
         # The class that is derived from hands no options to `_save_pretrained`.
         self._slimtensors_options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
@@ -61,7 +71,9 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
 
     def _save_pretrained(self, save_directory: Path) -> None:
         options = getattr(self, "_slimtensors_options", {})
-        save_shards(_module(self).state_dict(), save_directory, **options)
+        with tempfile.TemporaryDirectory(prefix=".slimtensors-", dir=save_directory) as made:
+            save_shards(_module(self).state_dict(), Path(made), **options)
+            put_in_place(Path(made), save_directory, plain=True)
 
     @classmethod
     def from_pretrained(
@@ -75,6 +87,7 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         **kwargs: Any,
     ) -> Self:
         """As huggingface_hub's; one commit counts for config and weights, and bases are fetched into the cache too.
+        Where there are no compressed weights, plain ones are loaded: model.safetensors, or the shards of its index.
         The module is in evaluation mode. strict, map_location: as for PyTorchModelHubMixin; names must fit by default.
         """
         name = os.fspath(pretrained_model_name_or_path)
@@ -105,16 +118,24 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         **model_kwargs: Any,
     ) -> Self:
         from slimtensors.torch import load_model
+        from slimtensors.torch_modules import load_state
 
         find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = Path(model_id)
         if not folder.is_dir():
             place = Place(cache_dir, None, token, force_download, local_files_only)
-            folder = snapshot(model_id, revision, place, ["*.slimtensors", "*.slimtensors.index.json", "config.json"])
-            fetch_bases(sorted(folder.glob("*.slimtensors")), find)
+            folder = snapshot(model_id, revision, place, OURS)
+            if _has_ours(folder):
+                fetch_bases(sorted(folder.glob("*.slimtensors")), find)
+            else:
+                folder = snapshot(model_id, revision, place, PLAIN_FILES)
+        plain = [] if _has_ours(folder) else _plain_files(folder, model_id)
         model = cls(**model_kwargs)
         module = _module(model).to(map_location)
-        load_model(module, folder, strict=strict, base=find)
+        if plain:
+            load_state(module, _plain_state(plain), strict)
+        else:
+            load_model(module, folder, strict=strict, base=find)
         module.eval()
         return model
 
@@ -158,6 +179,38 @@ def _module(model: Any) -> torch.nn.Module:
     if not isinstance(inner, torch.nn.Module):
         raise TypeError(f"{type(model).__name__} must derive from torch.nn.Module as well as from ModelHubMixin")
     return inner
+
+
+def _has_ours(folder: Path) -> bool:
+    """Whether there are compressed weights, or an index that names some."""
+    return any(next(folder.glob(pattern), None) is not None for pattern in OURS[:2])
+
+
+def _plain_files(folder: Path, name: str) -> list[Path]:
+    """The plain weights of a model, as huggingface_hub and transformers name them."""
+    if (folder / PLAIN_INDEX).is_file():
+        _, places = read_index(folder / PLAIN_INDEX, ".safetensors")
+        return [folder / shard for shard in sorted(set(places.values()))]
+    if (folder / PLAIN).is_file():
+        return [folder / PLAIN]
+    raise NotSlimtensorsError(
+        f"{name} holds no weights that can be loaded: neither *.slimtensors nor {PLAIN}; of pickles (.bin, .pt) make "
+        ".safetensors files first"
+    )
+
+
+def _plain_state(files: list[Path]) -> dict[str, torch.Tensor]:
+    """What plain files hold. Raises FormatError, which names the file."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    state: dict[str, torch.Tensor] = {}
+    for path in files:
+        try:
+            state |= load_file(path)
+        except SafetensorError as error:  # noqa: PERF203 # which names no file
+            raise FormatError(f"{path}: {error}; fetch the file again") from None
+    return state
 
 
 def save_shards(

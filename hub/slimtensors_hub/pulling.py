@@ -111,7 +111,8 @@ def snapshot(
         if place.local_dir is None and not is_commit(revision):
             remember(repo_id, revision, listing.commit, place.cache_dir)
         return folder
-    return fetch(repo_id, revision, None, place, None, check_cached=check_cached)
+    patterns = {"allow_patterns": allow_patterns, "ignore_patterns": ignore_patterns}
+    return fetch(repo_id, revision, None, place, None, check_cached=check_cached, **patterns)
 
 
 def pinned(repo_id: str, revision: str | None, place: Place) -> str | None:

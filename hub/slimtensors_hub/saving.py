@@ -17,6 +17,9 @@ __all__ = ["check_arguments", "put_in_place", "save_pretrained"]
 _SHARD = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(?P<kind>safetensors|slimtensors)")
 _INDEX = re.compile(r"(?P<stem>.+)\.(?P<kind>safetensors|slimtensors)\.index(?P<variant>\.[A-Za-z0-9_-]+)?\.json")
 
+# What stands for model.safetensors in folders of an earlier day.
+_PICKLE = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin(\.index\.json)?")
+
 
 def save_pretrained(
     model: Any,
@@ -74,10 +77,14 @@ def check_arguments(preset: str, kwargs: dict[str, Any]) -> None:
         raise UsageError("push_to_hub=True would upload the plain files; save, and then push the folder")
 
 
-def put_in_place(made: Path, target: Path) -> None:
-    """Move the files of one folder into another on the same disk; shards of an earlier save there are removed."""
+def put_in_place(made: Path, target: Path, *, plain: bool = False) -> None:
+    """Move the files of one folder into another on the same disk; shards of an earlier save there are removed.
+
+    plain: so are weights of the other kind, and pickles as transformers names them, which would be out of date.
+    Raises UsageError for weights of the other kind if not.
+    """
     names = list(walk_folder(made))
-    earlier = _earlier(names, target)
+    earlier = _earlier(names, target, plain)
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).replace(target / name)
@@ -85,10 +92,10 @@ def put_in_place(made: Path, target: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _earlier(names: Iterable[str], target: Path) -> list[Path]:
+def _earlier(names: Iterable[str], target: Path, plain: bool = False) -> list[Path]:
     """Weights of an earlier save to this folder that the new ones do not replace.
 
-    Raises UsageError for those of the other kind.
+    Raises UsageError for those of the other kind, unless `plain` asks for them.
     """
     new = {Path(name): _family(name) for name in names}
     kinds = {(path.parent, family): _kind(path.name) for path, family in new.items() if family is not None}
@@ -96,9 +103,11 @@ def _earlier(names: Iterable[str], target: Path) -> list[Path]:
     for (folder, family), kind in kinds.items():
         there = target / folder
         for path in sorted(there.iterdir()) if there.is_dir() else []:
+            if plain and family == "model" and _PICKLE.fullmatch(path.name):
+                found.append(path)
             if _family(path.name) != family or folder / path.name in new:
                 continue
-            if _kind(path.name) != kind:
+            if _kind(path.name) != kind and not plain:
                 raise UsageError(
                     f"{path} holds weights of the same name, which would be out of date; remove it, or save elsewhere"
                 )

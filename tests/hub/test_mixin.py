@@ -42,6 +42,7 @@ SCRIPT = """if True:
             weight *= 1.004
     model.push_to_hub("alice/tuned", base="alice/sharded")
     assert same(Model.from_pretrained("alice/tuned", force_download=True).bfloat16(), model)
+    assert same(Model.from_pretrained("alice/tuned", local_files_only=True).bfloat16(), model)
     print("done")
 """
 
@@ -62,3 +63,81 @@ def test_a_module_is_saved_pushed_and_loaded(hub: HubServer, client: Client, tmp
     assert "It is private: who may not read it cannot read this." in card
     tuned, sharded = (hub.store.files(name) for name in ("alice/tuned", "alice/sharded"))
     assert len(tuned["model.slimtensors"]) < 0.3 * sum(len(sharded[shard]) for shard in shards)
+
+
+PLAIN = SCRIPT.partition("    model.push_to_hub")[0] + """
+    import shutil
+    from safetensors.torch import save_file, save_model
+
+    def weights(folder):
+        return sorted(path.name for path in folder.iterdir() if path.name not in {"config.json", "README.md"})
+
+    # Over all kinds of weights of an earlier day; those of other models, and other files, stay.
+    mixed = here / "shards"
+    for name in ["model.safetensors", "model-00001-of-00007.safetensors", "model.safetensors.index.json",
+                 "model-00001-of-00009.slimtensors", "pytorch_model.bin", "pytorch_model-00001-of-00002.bin",
+                 "pytorch_model.bin.index.json", "adapter_model.safetensors", "notes.txt"]:
+        (mixed / name).write_bytes(b"old")
+    with torch.no_grad():
+        model.second.bias += 1
+    model.save_pretrained(mixed)
+    assert weights(mixed) == ["adapter_model.safetensors", "model.slimtensors", "notes.txt"], weights(mixed)
+    assert same(Model.from_pretrained(mixed).bfloat16(), model)
+    model.save_pretrained(mixed, max_shard_size="100KB")
+    assert "model.slimtensors" not in weights(mixed) and len(weights(mixed)) == 5, weights(mixed)
+
+    # A save that fails leaves the folder's weights as they were.
+    before = weights(mixed)
+    try:
+        model.save_pretrained(mixed, preset="tiny")
+        raise AssertionError
+    except ValueError:
+        assert weights(mixed) == before
+
+    plain = here / "plain"
+    plain.mkdir()
+    save_model(model, plain / "model.safetensors")  # of tied tensors it keeps one
+    (plain / "config.json").write_text('{"width": 256}')
+    assert same(Model.from_pretrained(plain).bfloat16(), model)
+    sharded = here / "sharded"
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    sharded.mkdir()
+    places = {name: f"model-0000{i + 1}-of-00004.safetensors" for i, name in enumerate(state)}
+    for name, place in places.items():
+        save_file({name: state[name]}, sharded / place)
+    (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (sharded / "config.json").write_text('{"width": 256}')
+    assert same(Model.from_pretrained(sharded).bfloat16(), model)
+    def error(path):
+        try:
+            Model.from_pretrained(path)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    shutil.copytree(plain, here / "broken")
+    plain = here / "broken"
+    (plain / "model.safetensors").write_bytes(b"noise" * 9)
+    assert error(plain).startswith("FormatError") and "model.safetensors" in error(plain), error(plain)
+    (plain / "model.safetensors").rename(plain / "pytorch_model.bin")
+    assert "neither *.slimtensors nor model.safetensors" in error(plain), error(plain)
+    save_file({"first.weight": state["first.weight"]}, plain / "model.safetensors")
+    assert "missing in the file: second.weight, second.bias" in error(plain), error(plain)
+    print("done")
+"""
+
+FROM_HUB = SCRIPT.partition("    torch.manual_seed")[0] + """
+    here = Path(sys.argv[1])
+    expected = Model.from_pretrained(here / "plain")
+    for name in ("alice/plain", "alice/sharded"):
+        assert same(Model.from_pretrained(name), expected)
+        assert same(Model.from_pretrained(name, local_files_only=True), expected)
+    print("done")
+"""
+
+
+def test_plain_weights_are_loaded_and_none_are_left_behind(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    assert client.run("python", "-c", PLAIN, tmp_path).stdout.strip().endswith("done")
+    for name in ("plain", "sharded"):
+        hub.store.create(f"alice/{name}")
+        hub.store.add_folder(f"alice/{name}", tmp_path / name)
+    assert client.run("python", "-c", FROM_HUB, tmp_path).stdout.strip().endswith("done")
