@@ -29,7 +29,8 @@ from bench.gpu_offload import WORKLOADS, large_model, offloading
 from bench.gpu_peers import TWIN_OF, nvcomp_ans, twin
 from bench.gpu_speed import beside_safetensors, link_rates, loading, onto
 from bench.machine import describe, stamp
-from slimtensors.device.choice import VARIABLE, why_not
+from slimtensors.device.choice import why_not
+from slimtensors.switches import DECODE
 from slimtensors.torch import load_file, save_file
 
 NO_GPU = 3
@@ -108,7 +109,7 @@ def main() -> int:
 
     from slimtensors.device.torch_cuda import TorchCuda
 
-    os.environ[VARIABLE] = "cuda"
+    os.environ[DECODE] = "cuda"
     backend = TorchCuda(torch.device("cuda"))
     rates = link_rates()
     result: dict[str, Any] = {

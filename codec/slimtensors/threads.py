@@ -38,8 +38,8 @@ def thread_count(threads: int | None) -> int:
         if not text:
             usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
             return min(usable, MAX_DEFAULT_THREADS)
-        if not text.isdecimal():
-            raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}, not a number")
+        if not text.strip().isdecimal() or int(text) < 1:
+            raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}; it can be a whole number, 1 or more")
         threads = int(text)
     try:
         threads = operator.index(threads)

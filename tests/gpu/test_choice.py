@@ -12,7 +12,7 @@ import torch
 import slimtensors
 import slimtensors.torch
 from gpu.backend import Runner
-from slimtensors import torch_tensors
+from slimtensors import switches, torch_tensors
 from slimtensors.cli import env
 from slimtensors.device import choice, telling
 from slimtensors.device.telling import DecodedOnCpuWarning
@@ -37,9 +37,9 @@ def weights():
 
 def ask(monkeypatch, value):
     if value is None:
-        monkeypatch.delenv(choice.VARIABLE, raising=False)
+        monkeypatch.delenv(switches.DECODE, raising=False)
     else:
-        monkeypatch.setenv(choice.VARIABLE, value)
+        monkeypatch.setenv(switches.DECODE, value)
 
 
 def unusable(monkeypatch, count=1):

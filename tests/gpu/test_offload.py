@@ -8,6 +8,7 @@ from bench.gpu_offload import offloading
 
 from gpu.backend import Runner
 from gpu.queued import Queued
+from slimtensors import switches
 from slimtensors.device import choice
 from slimtensors.errors import ChecksumError, UsageError
 from slimtensors.offload import hooks, offload
@@ -188,7 +189,7 @@ def test_a_device_that_cannot_decode(tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "why_not", lambda _index: "the driver is broken")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     for asked, reason in (("auto", "the driver is broken"), ("cuda", "the driver is broken"), ("cpu", "DECODE is cpu")):
-        monkeypatch.setenv(choice.VARIABLE, asked)
+        monkeypatch.setenv(switches.DECODE, asked)
         with pytest.raises(UsageError, match=f"device 'cuda': such layers have to be decoded there, but .*{reason}$"):
             offload(Model(2, 0), tmp_path / "x", device="cuda")
     with pytest.raises(UsageError, match="on the CPU and on CUDA devices only"):
@@ -200,9 +201,9 @@ def test_a_device_that_can(monkeypatch, asked):
     made = []
     monkeypatch.setattr(choice, "why_not", lambda _index: None)
     monkeypatch.setattr("slimtensors.device.torch_cuda.TorchCuda", lambda device: made.append(device) or Runner(256))
-    monkeypatch.delenv(choice.VARIABLE, raising=False)
+    monkeypatch.delenv(switches.DECODE, raising=False)
     if asked is not None:
-        monkeypatch.setenv(choice.VARIABLE, asked)
+        monkeypatch.setenv(switches.DECODE, asked)
     assert isinstance(hooks.compressed_backend("cuda:0"), Runner)
     assert made == [torch.device("cuda:0")]
     assert hooks.compressed_backend("cpu") is None

@@ -28,8 +28,8 @@ PACKAGES = [
 ]
 VARIABLES = [
     "SLIMTENSORS_ISA", "SLIMTENSORS_NUM_THREADS", "SLIMTENSORS_CACHE_DIR", "SLIMTENSORS_BASE_DIR",
-    "SLIMTENSORS_DECODE", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES", "NUMBA_BOUNDSCHECK",
-    "HF_HUB_DISABLE_PROGRESS_BARS",
+    "SLIMTENSORS_DECODE", "SLIMTENSORS_ALLOW_HTTP", "NUMBA_DISABLE_JIT", "NUMBA_CPU_NAME", "NUMBA_CPU_FEATURES",
+    "NUMBA_BOUNDSCHECK", "HF_HUB_DISABLE_PROGRESS_BARS",
 ]  # fmt: skip
 
 
@@ -59,8 +59,10 @@ def _collect() -> dict[str, Any]:
     from slimtensors._version import __version__
     from slimtensors.container.layout import FORMAT_VERSION
     from slimtensors.kernels import instruction_set
+    from slimtensors.switches import allows_http, decoder_asked_for
     from slimtensors.threads import thread_count
 
+    decoder_asked_for(), allows_http()  # what they say is among the variables; nonsense is refused here too
     forced, chosen = instruction_set.forced(), instruction_set.chosen()
     from slimtensors.kernels._jit import cache_folder
 
@@ -100,7 +102,8 @@ def _version(package: str) -> str | None:
 
 def _cuda() -> dict[str, str | None]:
     """As torch sees it, and whether our kernels can be used."""
-    from slimtensors.device.choice import VARIABLE, why_not
+    from slimtensors.device.choice import why_not
+    from slimtensors.switches import DECODE
 
     if _version("torch") is None:
         return {"version": None, "device": None, "kernels": why_not()}
@@ -111,5 +114,5 @@ def _cuda() -> dict[str, str | None]:
     except Exception as error:  # a broken installation raises anything; that is worth showing
         return {"version": None, "device": f"torch cannot be used: {type(error).__name__}: {error}", "kernels": None}
     reason = why_not()
-    usable = f"used unless {VARIABLE}=cpu: all but Zstandard, packs, casts, planes of some rows, low-rank bases"
+    usable = f"used unless {DECODE}=cpu: all but Zstandard, packs, casts, planes of some rows, low-rank bases"
     return {"version": torch.version.cuda, "device": device, "kernels": usable if reason is None else reason}

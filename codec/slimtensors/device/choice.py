@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from functools import cache
 from typing import Any
 
 from slimtensors.device.telling import tell_unusable
 from slimtensors.errors import UsageError
+from slimtensors.switches import AUTO, CPU, CUDA, DECODE, decoder_asked_for
 
-__all__ = ["VARIABLE", "asked_for", "backend_for", "why_cpu", "why_not"]
-
-VARIABLE = "SLIMTENSORS_DECODE"
-AUTO, CPU, CUDA = "auto", "cpu", "cuda"
-
-
-def asked_for() -> str:
-    """What the variable says. Raises UsageError."""
-    value = os.environ.get(VARIABLE, AUTO) or AUTO
-    if value not in (AUTO, CPU, CUDA):
-        raise UsageError(f"{VARIABLE} is {value!r}; it can be {AUTO}, {CPU}, {CUDA}")
-    return value
-
+__all__ = ["backend_for", "why_cpu", "why_not"]
 
 @cache
 def why_not(index: int | None = None) -> str | None:
@@ -57,16 +45,17 @@ def why_not(index: int | None = None) -> str | None:
 
 def why_cpu(device: Any) -> str | None:
     """Why the CPU decodes for a CUDA device of torch, or None if the device does. Raises UsageError."""
-    return f"{VARIABLE} is {CPU}" if asked_for() == CPU else why_not(device.index)
+    return f"{DECODE} is {CPU}" if decoder_asked_for() == CPU else why_not(device.index)
 
 
 def backend_for(device: Any) -> Any:
     """The backend that decodes for a torch device, or None if the CPU does.
 
     With `auto` that is a GPU where its kernels can be used. Where they cannot, but torch has the GPU, so that what the
-    CPU decodes is copied there, that is told once. Raises UsageError if SLIMTENSORS_DECODE=cuda and the GPU cannot.
+    CPU decodes is copied there, that is told once. Raises UsageError if SLIMTENSORS_DECODE=cuda and the GPU cannot, and
+    for any device if the variable says nothing that it can.
     """
-    asked = asked_for()  # a misspelt one is told wherever tensors go
+    asked = decoder_asked_for()  # nonsense is refused also where nothing hangs on it, before a job with a GPU starts
     if device.type != "cuda":
         return None
     reason = why_cpu(device)
@@ -75,9 +64,9 @@ def backend_for(device: Any) -> Any:
 
         return TorchCuda(device)
     if asked == CUDA:
-        raise UsageError(f"{VARIABLE}=cuda, but {reason}; {VARIABLE}=cpu decodes on the CPU and copies")
+        raise UsageError(f"{DECODE}=cuda, but {reason}; {DECODE}=cpu decodes on the CPU and copies")
     if asked == AUTO and _is_there(device):
-        tell_unusable(reason, f"{VARIABLE}={CPU}")
+        tell_unusable(reason, f"{DECODE}={CPU}")
     return None
 
 

@@ -8,7 +8,6 @@ goes to the hub's own host and nowhere else.
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Iterator
 from http import HTTPStatus
@@ -17,13 +16,13 @@ from urllib.parse import urljoin, urlsplit
 
 from slimtensors._version import __version__
 from slimtensors.errors import RemoteError, UsageError
+from slimtensors.switches import ALLOW_HTTP, allows_http
 from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
 from slimtensors_hub.remote.refusals import explained
 from slimtensors_hub.remote.spans import Interrupted, front_bytes
 
 __all__ = ["WebFile", "address_of", "endpoint"]
 
-ALLOW_HTTP = "SLIMTENSORS_ALLOW_HTTP"
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
@@ -254,15 +253,13 @@ def _headers(hub: bool) -> dict[str, str]:
 
 def _check(address: str, via: str | None = None) -> None:
     """Refuse what would travel in the open, unless it stays on this machine or the user says so."""
+    allowed = allows_http()
     scheme = urlsplit(address).scheme
     if scheme == "https":
         return
     if scheme != "http":
         raise RemoteError(f"{shown(via or address)} leads to {scheme}://, which is not followed")
-    allowed = os.environ.get(ALLOW_HTTP, "")
-    if allowed not in ("", "0", "1"):
-        raise UsageError(f"{ALLOW_HTTP} is {allowed!r}; it can be 1 or 0")
-    if is_local(address) or allowed == "1" or origin(address) == origin(endpoint()):
+    if is_local(address) or allowed or origin(address) == origin(endpoint()):
         return
     if via is not None:
         raise RemoteError(f"{shown(via)} leads to {shown(address)}, which is not encrypted; it is not followed")
