@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
+import pickle
 import threading
 import time
 import weakref
@@ -436,3 +439,30 @@ def test_compiled(tmp_path: Path) -> None:
         for _ in range(2):
             assert torch.equal(compiled(TOKENS), model(TOKENS))
     held.close()
+
+
+@pytest.mark.parametrize("part", ["", "layers", "layers.1", "layers.2.up"])
+@pytest.mark.parametrize(
+    "take",
+    [copy.deepcopy, pickle.dumps, lambda module: torch.save(module, io.BytesIO())],
+    ids=["copy", "pickle", "save"],
+)
+def test_copies_are_refused(tmp_path: Path, part: str, take: Any) -> None:
+    """Also of a part of a layer, whose memory has another layer's weights by then."""
+    model, other = Model(4), Model(4, 1)
+    save_model(model, tmp_path / "x")
+    held = offload(other, tmp_path / "x")
+    with torch.no_grad():
+        assert torch.equal(other(TOKENS), model(TOKENS))
+        with pytest.raises(slimtensors.UsageError, match=r"neither be copied nor pickled: .* `offload` that, or copy"):
+            take(other.get_submodule(part))
+        with pytest.raises(slimtensors.UsageError, match="neither be copied nor pickled"):
+            take(held)
+        assert torch.equal(copy.deepcopy(other.embedding)(TOKENS), model.embedding(TOKENS))  # it stays
+        assert torch.equal(copy.copy(other)(TOKENS), model(TOKENS))  # shares all that there is
+    held.close()
+    take(other.get_submodule(part))
+    copied = copy.deepcopy(other)
+    copied.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
+    with torch.no_grad():
+        assert torch.equal(copied(TOKENS), model(TOKENS))

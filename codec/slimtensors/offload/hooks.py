@@ -43,6 +43,9 @@ class Offloaded:
         self.nbytes = slots.nbytes  # of the two buffers
         self._stack, self._slots, self._undo = stack, slots, undo
 
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("it holds files open and can neither be copied nor pickled: call `offload` in each process")
+
     def close(self) -> None:
         """Wait for what is under way, close the files, and give the buffers' memory back."""
         with self._slots.lock:  # no forward is under way
@@ -86,8 +89,8 @@ def offload(
     On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
     end of the model's `forward`, or of the layer's if that is called by itself. An error is raised there, before
     outputs are handed out; hooks inside the model may have seen what was computed with wrong weights.
-    Inference only: training, `state_dict`, `to`, and parameters that a layer shares with another module are
-    refused.
+    Inference only: training, `state_dict`, `to`, copies (`copy.deepcopy`, pickles), and parameters that a layer shares
+    with another module are refused.
     """
     home = _home(device, host == PINNED)
     name, every = _layers(model, layers)
@@ -121,6 +124,8 @@ def offload(
             undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
             undo.append(partial(_take, layer))
             layer._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
+            for module in layer.modules():  # also parts of a layer: theirs may be another layer's weights by now
+                module.__reduce_ex__ = _refuse_copy  # type: ignore[method-assign] # deepcopy's and pickle's
         return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
     except BaseException:
         stack.close()
@@ -207,6 +212,8 @@ def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
 def _take(layer: torch.nn.Module) -> None:
     """Take the weights away, which are views of the buffers."""
     del layer._apply
+    for module in layer.modules():
+        vars(module).pop("__reduce_ex__", None)
     for name, parameter in list(layer.named_parameters()):
         _put(layer, name, parameter.to("meta"))
     layer.register_forward_pre_hook(_refuse_closed)
@@ -232,6 +239,13 @@ def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoRetu
 
 def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
     raise UsageError("an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer")
+
+
+def _refuse_copy(*_: Any) -> NoReturn:
+    raise UsageError(
+        "an offloaded layer can neither be copied nor pickled: its weights are in its file, and a buffer has them only "
+        "while it runs; make another model and `offload` that, or copy this one before"
+    )
 
 
 def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.nn.Module]]:
