@@ -20,7 +20,7 @@ TEXTS = 5  # columns, before those of numbers
 
 @click.command("inspect", short_help="Show what is in a file, and why.")
 @options.path("file")
-@click.option("--why", is_flag=True, help="Say of each tensor why it is stored as it is.")
+@click.option("--why", is_flag=True, help="Say why each tensor is stored as it is; of like ones together, unless -v.")
 @options.as_json
 @options.max_bytes
 @options.verbose
@@ -42,6 +42,7 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
 
 
 def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
+    from slimtensors.cli.alike import grouped, names_together
     from slimtensors.cli.output import columns, lossy_summary, percent, say, size, table
 
     rows = []
@@ -54,11 +55,8 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
     # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
     shown = [i for i, wide in enumerate(WIDE) if columns() >= wide]
     table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=sum(i < TEXTS for i in shown))
-    alike: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        alike.setdefault(reason, []).append(name)
-    for reason, names in alike.items():
-        say(", ".join(names))
+    for names, reason in grouped(reasons) if not verbose else [([name], reason) for name, reason in reasons.items()]:
+        say(", ".join(names_together(names)))
         say(f"  {reason}")
     if reasons:
         say("")

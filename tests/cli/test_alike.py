@@ -1,0 +1,69 @@
+"""What `inspect --why` says of many tensors that are alike."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from click.testing import Result
+
+from slimtensors.cli.alike import grouped, names_together
+from slimtensors.numpy import save_file
+
+Invoke = Callable[..., Result]
+
+
+def test_numbers_become_ranges() -> None:
+    said = "exponent: uneven in {} of {} chunks, {} of 10 bits; NMSE {}"
+    reasons = {
+        "a.0": said.format(3, 4, "4.49", "1.2e-05"),
+        "b": "has no elements",
+        "a.1": said.format(3, 16, "10.5", "9e-06"),
+        "a.2": said.format(3, 8, "4.5", "0.0003"),
+    }
+    assert grouped(reasons) == [
+        (["a.0", "a.1", "a.2"], said.format(3, "4 to 16", "4.49 to 10.5", "9e-06 to 0.0003")),
+        (["b"], "has no elements"),
+    ]
+
+
+def test_what_is_another_thing_stays_apart() -> None:
+    reasons = [
+        "sign and 21 mantissa bits: noise, 22 bits",
+        "sign and 5 mantissa bits: noise, 6 bits",
+        "has the bytes of layers.0.5.weight, which are stored once",
+        "has the bytes of layers.0.6.weight, which are stored once",
+        "is w.1 converted to F32, which is stored once",
+        "is w.1 converted to F64, which is stored once",
+    ]
+    assert [reason for _, reason in grouped({str(i): reason for i, reason in enumerate(reasons)})] == reasons
+
+
+def test_names_become_one() -> None:
+    names = [f"layers.{i}.up" for i in (0, 1, 2, 10, 4, 11)]
+    assert names_together([*names, "head", "layers.3.down"]) == ["layers.{0-2,4,10-11}.up (6)", "head", "layers.3.down"]
+    experts = [f"layers.{i}.experts.{k}.up" for i in range(3) for k in range(8)]
+    assert names_together(experts) == ["layers.{0-2}.experts.{0-7}.up (24)"]
+    assert names_together(["one"]) == ["one"]
+
+
+def test_a_model_of_hundreds(invoke: Invoke, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    tensors = {}
+    for i in range(100):
+        tensors[f"layers.{i}.up.weight"] = (random.standard_normal((96, 256)) * (1 + i)).astype(np.float32)
+        tensors[f"layers.{i}.norm.weight"] = random.standard_normal(64).astype(np.float32)
+    path = tmp_path / "a.slimtensors"
+    save_file(tensors, path)
+    short = invoke("inspect", path).stdout
+    said = invoke("inspect", "--why", path).stdout
+    why = [line for line in said.splitlines() if line and line not in short.splitlines()]
+    assert len(why) == 4, why
+    assert "layers.{0-99}.up.weight (100)" in said
+    assert "layers.{0-99}.norm.weight (100)" in said
+    each = invoke("inspect", "--why", "-v", path).stdout.splitlines()
+    assert all(name in each for name in tensors)  # a line of its own
+    rows = json.loads(invoke("inspect", "--why", "--json", path).stdout)["tensors"]
+    assert {row["name"] for row in rows if row["why"]} == set(tensors)
