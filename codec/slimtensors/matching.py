@@ -76,13 +76,15 @@ def matched_bases(
 ) -> Iterator[Matched]:
     """Bases for the inputs, open as long as the context lasts.
 
-    base: as for `Resolver`, one of them and any number of `BaseDir`s for what it is itself made from; or "auto": what
-    the model itself names, if that is found in `base_dirs` or the folders of the environment. identify: False for a
-    report only, which takes no digests.
+    base: as for `Resolver`, one of them and any number of `BaseDir`s and functions for what it is itself made from; or
+    "auto": what the model itself names, if that is found in `base_dirs` or the folders of the environment. identify:
+    False for a report only, which takes no digests.
     """
+    functions: list[Any] = []
     if isinstance(base, list):
         base_dirs = [*(each for each in base if isinstance(each, BaseDir)), *base_dirs]
-        named = [each for each in base if not isinstance(each, BaseDir)]
+        functions = [each for each in base if _is_function(each)]
+        named = [each for each in base if not (isinstance(each, BaseDir) or _is_function(each))]
         if len(named) != 1:
             raise UsageError(f"{len(named)} bases are named; a file is made against one")
         base = named[0]
@@ -91,12 +93,12 @@ def matched_bases(
             raise UsageError("a map of names needs a base to map to")
         yield Matched([None] * len(inputs))
         return
-    resolver = Resolver(list(base_dirs))
+    resolver = Resolver([*functions, *base_dirs])
     model: BaseModel | None = None
     try:
         if isinstance(base, str) and base == AUTO:
             model, matched = _auto(inputs, base_map, source, metadata, base_dirs, resolver)
-        elif callable(base) and not isinstance(base, Mapping):
+        elif _is_function(base):
             raise UsageError("a function can give the base of a file that is read; name the base itself to write one")
         else:
             model = open_base(base, resolver)
@@ -110,6 +112,10 @@ def matched_bases(
         if model is not None:
             model.close()
         resolver.close()
+
+
+def _is_function(base: Any) -> bool:
+    return callable(base) and not isinstance(base, Mapping)
 
 
 def _as_matched(tensor: Input, pair: BaseTensor | None, resolver: Resolver) -> MatchedBase | None:

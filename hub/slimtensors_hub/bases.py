@@ -119,7 +119,10 @@ def _find_here(resolver: Resolver, base: Base, problem: BaseError) -> None:
 
 
 def named_base(base: Any, place: Place) -> tuple[Any, Listing | None]:
-    """What `push` and `convert` take as base: a repository of the Hub is fetched, everything else is as it was."""
+    """What `push` and `convert` take as base: a repository of the Hub is fetched, everything else is as it was.
+
+    What the repository holds may be differences itself: their bases then come from the Hub as well.
+    """
     if not isinstance(base, str) or base == "auto" or (not base.startswith("hf://") and Path(base).exists()):
         return base, None
     repo_id, revision = parse_name(base)
@@ -131,7 +134,8 @@ def named_base(base: Any, place: Place) -> tuple[Any, Listing | None]:
     if not wanted:
         raise UsageError(f"the base {repo_id} has no .safetensors or .slimtensors file")
     folder = fetch(repo_id, listing.commit, wanted, place, listing)
-    return str(folder), listing
+    find = hub_base(cache_dir=place.cache_dir, token=place.token, local_files_only=place.local_files_only)
+    return [str(folder), find], listing
 
 
 def access_to(listing: Listing | None, repo_id: str, token: str | bool | None) -> str:

@@ -102,6 +102,19 @@ def test_a_difference_names_its_base_and_fetches_it(hub: HubServer, client: Clie
     assert names == "['layers.0.bias', 'layers.0.weight']"
 
 
+def test_a_base_that_is_a_difference_itself(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    hub.store.add_folder("bob/base", plain_model(tmp_path / "base"))
+    middle, last = fine_tune(tmp_path / "middle"), fine_tune(tmp_path / "last", factor=1.003)
+    slim(client, "push", middle, "alice/middle", "--base", "bob/base")
+    other = Client(hub, tmp_path / "other")  # whose cache has none of it
+    slim(other, "push", last, "alice/last", "--base", "alice/middle")
+    files = hub.store.files("alice/last")
+    assert len(files["model.slimtensors"]) < 0.2 * len(contents(last)["model.safetensors"])
+    assert b"base_model: alice/middle" in files["README.md"]
+    slim(Client(hub, tmp_path / "third"), "pull", "alice/last", "--decompress", "-o", tmp_path / "out")
+    assert contents(tmp_path / "out")["model.safetensors"] == contents(last)["model.safetensors"]
+
+
 def test_a_base_that_not_everybody_can_read(hub: HubServer, client: Client, tmp_path: Path) -> None:
     hub.store.add_folder("bob/gated", plain_model(tmp_path / "base"), gated=True)
     hub.store.repository("bob/gated").granted.add("alice")
