@@ -294,6 +294,39 @@ def test_differences_between_steps(tmp_path: Path) -> None:
         load(tmp_path, all_states[4])
 
 
+@pytest.mark.parametrize("lost", ["step-0", "step-1"])
+def test_a_job_goes_on_saving_when_an_earlier_step_is_damaged(tmp_path: Path, lost: str) -> None:
+    """Whatever became of what a difference would be from: the new step is whole, and so are those after it."""
+    made = state(1, rows=2000)
+
+    def step(number: int) -> dict[str, Any]:
+        moved = made["w"].clone()
+        moved.view(torch.int16)[:, :3] += number
+        return {**made, "w": moved}
+
+    for number in (0, 1):
+        save(tmp_path / f"step-{number}", step(number), full_every=4)
+    (file,) = (tmp_path / lost).glob("rank-*")
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 255
+    file.write_bytes(data)
+    with pytest.warns(UserWarning, match=r"step-2: rank 0 saves in full, since what it saved before cannot be read"):
+        save(tmp_path / "step-2", step(2), full_every=4)
+    save(tmp_path / "step-3", step(3), full_every=4)
+    whole, small = (next((tmp_path / name).glob("rank-*")).stat().st_size for name in ("step-2", "step-3"))
+    assert small < 0.6 * whole
+    for number in (2, 3):
+        assert same(load(tmp_path / f"step-{number}", made), step(number))
+    shutil.rmtree(tmp_path)
+    for number in (0, 1):
+        save(tmp_path / f"step-{number}", step(number), full_every=4)
+    (file,) = (tmp_path / lost).glob("rank-*")
+    file.unlink()
+    save(tmp_path / "step-2", step(2), full_every=4)
+    shutil.rmtree(tmp_path / lost)
+    assert same(load(tmp_path, made), step(2)), "it needs nothing that is gone"
+
+
 # ---- damage
 
 

@@ -50,7 +50,10 @@ def bases_for(place: StorePlace, ranks: int, full_every: int) -> list[tuple[str,
     if before is None or len(before.files) != ranks or len(before.bases) + 1 >= full_every:
         return []
     chain = [(latest, before.run), *before.bases]
-    return [] if place.name in [name for name, _ in chain] else chain
+    if place.name in [name for name, _ in chain]:
+        return []
+    whole = all(not missing_ranks(above.child(name), run, ranks) for name, run in chain)
+    return chain if whole else []  # else no difference from it could be made, or read
 
 
 def missing_ranks(place: StorePlace, run: str, ranks: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+import warnings
 from array import array
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, File, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.checkpoint.writing import write_file
-from slimtensors.errors import SlimtensorsError, UsageError, note
+from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 from slimtensors.inputs import ArrayInput, Input
 from slimtensors.limits import MAX_BASE_DEPTH
 from slimtensors.matching import matched_bases
@@ -68,7 +69,8 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
     back before it counts, self_check decodes each chunk before it is sent. threads: for each rank; it bounds what a
     save in the background takes from training. keep: of the checkpoints that `latest.json` names, keep this many, and
     what they need. full_every: store only every n-th save in full and those between as differences from the save
-    before, which loading then needs too; n is at most 8, and 1, the default, stores all in full. timeout: seconds
+    before, which loading then needs too; n is at most 8, and 1, the default, stores all in full. A rank that cannot read
+    what it saved before stores in full as well, and warns. timeout: seconds
     that a save may take; then all ranks that are left raise RanksMissingError, which names the others. process_group:
     the one given to `dcp.save`. storage_options: for fsspec.
 
@@ -233,13 +235,25 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
         above, label = place.parent(), file_name(rank, run)
         assert above is not None
         chain = [above.child(name).source(file_name(rank, base)) for name, base in bases]
-        try:
+
+        def write(chain: list[Any]) -> File:
             with matched_bases(inputs, chain[0] if chain else None, base_dirs=chain[1:]) as matched:
-                file = write_file(
+                return write_file(
                     place, label, inputs, {"rank": str(rank), "ranks": str(self._ranks.count), "run": run},
                     preset=self._preset, threads=self._threads, self_check=self._self_check, durable=self._durable,
                     bases=matched.bases,
                 )  # fmt: skip
+
+        try:
+            try:
+                file = write(chain)
+            except (FormatError, FileNotFoundError) as error:
+                if not chain:
+                    raise
+                # A job must not lose what it does now because what it saved before is damaged.
+                text = f"{place.label}: rank {rank} saves in full, since what it saved before cannot be read: {error}"
+                warnings.warn(text, stacklevel=2)
+                file = write([])
         except Exception as error:
             note(error, f"while rank {rank} wrote {place.label}/{label}")
             raise
