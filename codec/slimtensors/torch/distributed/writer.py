@@ -69,10 +69,10 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
     back before it counts, self_check decodes each chunk before it is sent. threads: for each rank; it bounds what a
     save in the background takes from training. keep: of the checkpoints that `latest.json` names, keep this many, and
     what they need. full_every: store only every n-th save in full and those between as differences from the save
-    before, which loading then needs too; n is at most 8, and 1, the default, stores all in full. A rank that cannot read
-    what it saved before stores in full as well, and warns. timeout: seconds
-    that a save may take; then all ranks that are left raise RanksMissingError, which names the others. process_group:
-    the one given to `dcp.save`. storage_options: for fsspec.
+    before, which loading then needs too; n is at most 8, and 1, the default, stores all in full. A rank that cannot
+    read what it saved before stores in full as well, and warns. timeout: seconds that a save may take; then all ranks
+    that are left raise RanksMissingError, which names the others. process_group: the one given to `dcp.save`.
+    storage_options: for fsspec.
 
     All ranks make one alike, as for any collective. One job at a time saves into the folder above.
 
@@ -251,8 +251,8 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
                 if not chain:
                     raise
                 # A job must not lose what it does now because what it saved before is damaged.
-                text = f"{place.label}: rank {rank} saves in full, since what it saved before cannot be read: {error}"
-                warnings.warn(text, stacklevel=2)
+                why = f"{place.label}: rank {rank} saves in full, since what it saved before cannot be read: {error}"
+                warnings.warn(why, stacklevel=2)
                 file = write([])
         except Exception as error:
             note(error, f"while rank {rank} wrote {place.label}/{label}")
