@@ -33,6 +33,7 @@ NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".npz", ".msgpack")
 
 
 PLAIN = (".safetensors", ".gguf")  # what can be compressed
+Skip = Callable[[str, "os.DirEntry[str]"], bool]  # of the path within the folder, and what is there
 
 
 @dataclass(frozen=True)
@@ -76,13 +77,13 @@ class FolderPlan:
     folders: list[str] = field(default_factory=list)
 
 
-def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
-    """Look through a folder, and read the indexes.
+def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) -> FolderPlan:
+    """Look through a folder, but for what is skipped, and read the indexes.
 
     Raises FormatError for a wrong index, UsageError for what could not be given back.
     """
     plan = FolderPlan(folder)
-    for name in walk_folder(folder, plan.folders):
+    for name in walk_folder(folder, plan.folders, skip=skip):
         if direction.takes(name):
             plan.weights.append((name, direction.renamed(name)))
         elif is_index(name, direction.before):
@@ -106,13 +107,17 @@ def plan_folder(folder: Path, direction: Direction) -> FolderPlan:
     return plan
 
 
-def walk_folder(folder: Path, folders: list[str] | None = None, under: str = "") -> Iterator[str]:
-    """Files by path within the folder, sorted; adds the folders that it meets to `folders`.
+def walk_folder(
+    folder: Path, folders: list[str] | None = None, under: str = "", skip: Skip | None = None
+) -> Iterator[str]:
+    """Files by path within the folder, sorted; adds the folders that it meets to `folders`. skip: what is passed over.
 
     Links to files are followed, as the Hub's cache is made of them.
     """
     for entry in sorted(os.scandir(folder / under), key=lambda entry: entry.name):
         name = f"{under}/{entry.name}" if under else entry.name
+        if skip is not None and skip(name, entry):
+            continue
         if entry.is_dir():
             if entry.is_symlink():
                 raise UsageError(
@@ -120,7 +125,7 @@ def walk_folder(folder: Path, folders: list[str] | None = None, under: str = "")
                 )
             if folders is not None:
                 folders.append(name)
-            yield from walk_folder(folder, folders, name)
+            yield from walk_folder(folder, folders, name, skip)
         elif stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
             yield name
         else:

@@ -17,6 +17,7 @@ __all__ = [
     "RemoteFile",
     "api",
     "is_commit",
+    "is_plain",
     "list_repository",
     "parse_name",
     "selected",
@@ -109,14 +110,17 @@ def selected(
     return list(filter_repo_objects(names, allow_patterns=allowed, ignore_patterns=ignored))
 
 
-def _check_path(path: str, repo_id: str) -> None:
-    """A plain relative path, on any system; no name can lead out of the folder that it is put into."""
+def is_plain(path: str) -> bool:
+    """Whether it is a relative path on any system, whose steps cannot lead out of the folder that it is put into."""
     steps = path.split("/")
-    sound = (
+    return (
         path.isprintable()
         and not re.search(r'[\\:*?"<>|]', path)
         and all(step and step.strip(". ") and len(step.encode("utf-8", "replace")) <= 255 for step in steps)
         and ".git" not in (step.lower() for step in steps)
     )
-    if not sound:
+
+
+def _check_path(path: str, repo_id: str) -> None:
+    if not is_plain(path):
         raise HubError(f"{repo_id} lists the file {path!r}, which is no plain path; nothing was downloaded")

@@ -21,14 +21,14 @@ from slimtensors_hub.bases import access_to, named_base, origin_of
 from slimtensors_hub.card import CARD, Facts, Needed, Weights, extend_card
 from slimtensors_hub.errors import HubError, told
 from slimtensors_hub.fetching import Place, fetch, matches
-from slimtensors_hub.listing import Listing, api, list_repository, parse_name, selected
+from slimtensors_hub.listing import Listing, api, is_plain, list_repository, parse_name, selected
 from slimtensors_hub.marks import add_attributes
 from slimtensors_hub.progress import bar
 from slimtensors_hub.pulling import ATTRIBUTES
 
 __all__ = ["push", "push_folder"]
 
-NEVER = [".git/*", "*/.git/*", ".cache/huggingface/*", "*/.cache/huggingface/*"]  # as huggingface_hub
+NEVER = [".git", "*/.git", ".cache/huggingface", "*/.cache/huggingface"]  # as huggingface_hub
 
 
 @dataclass
@@ -171,15 +171,27 @@ def _load(
     cargo = Cargo()
 
     def wanted(names: Sequence[str]) -> list[str]:
-        return selected(selected(names, allow_patterns, ignore_patterns), None, NEVER)
+        return selected(names, allow_patterns, ignore_patterns)
 
-    names = wanted(list(walk_folder(folder)))
+    def skip(name: str, entry: os.DirEntry[str]) -> bool:
+        if not selected([name], None, NEVER):
+            return True
+        usual = entry.is_file() or (entry.is_dir() and not entry.is_symlink())
+        return not usual and not wanted([name])  # what leads nowhere is in nobody's way if it is left out
+
+    names = wanted(list(walk_folder(folder, skip=skip)))
+    for name in names:
+        if not is_plain(name):
+            raise UsageError(
+                f"{str(folder / name)!r} has a name that not every system can have, so it could not be pulled: rename "
+                "it, or leave it out with ignore_patterns"
+            )
     stored = sorted(name for name in names if name.endswith(COMPRESS.after))
     if stored and not any(map(COMPRESS.takes, names)):
         cargo.files = {name: folder / name for name in names}
         cargo.weights = [_stored(folder, name) for name in stored]
         return cargo
-    plan = plan_folder(folder, COMPRESS)
+    plan = plan_folder(folder, COMPRESS, skip)
     cargo.files = {name: folder / name for name in wanted(plan.copies)}
     for name, to, content in plan.indexes:
         if wanted([name]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -197,6 +198,29 @@ def test_what_cannot_be_pushed(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     hub.faults.add(where="storage", method="GET", flip_at=100, times=None)
     refused(talk(push + ")"), "is made, but what it holds could not be verified", "has not the digest")
     assert talk(push + ", verify=False)").error == ""
+
+
+def test_what_a_folder_may_hold(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
+    """Odd entries are in nobody's way where they are left out; names that nobody could pull are not pushed."""
+    folder = plain_model(tmp_path / "in")
+    before = contents(folder)
+    (folder / ".git").mkdir()
+    os.mkfifo(folder / ".git" / "fsmonitor.ipc")
+    (folder / "deep" / ".git").write_text("gitdir: elsewhere")  # of a submodule, or a work tree
+    (folder / "gone.bin").symlink_to("nowhere")
+    (folder / "elsewhere").symlink_to(tmp_path)
+    (folder / "a:b.txt").write_bytes(b"")
+    (folder / "line\nend").write_bytes(b"")
+    push = f"push({str(folder)!r}, 'alice/tiny', ignore_patterns="
+    refused(talk(push + "['elsewhere', '*:*', 'line*'])"), "No such file", error="FileNotFoundError")
+    refused(talk(push + "['gone.bin', '*:*', 'line*'])"), "a link to a folder", error="UsageError")
+    refused(talk(push + "['gone.bin', 'elsewhere', 'line*'])"), "a:b.txt", "rename it", error="UsageError")
+    refused(talk(push + "['gone.bin', 'elsewhere', '*:*'])"), r"line\nend", "rename it", error="UsageError")
+    assert not hub.store.repositories
+    assert talk(push + "['gone.bin', 'elsewhere', '*:*', 'line*'])").error == ""
+    out = tmp_path / "out"
+    assert talk(f"pull('alice/tiny', decompress=True, local_dir={str(out)!r})").error == ""
+    assert {**contents(out), ".gitattributes": b""} == {**before, ".gitattributes": b""}
 
 
 def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
