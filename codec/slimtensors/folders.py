@@ -11,10 +11,12 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+from slimtensors.container.system import file_identity
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 from slimtensors.shards import is_index, read_index, weight_map
 
@@ -24,6 +26,7 @@ __all__ = [
     "Direction",
     "FolderPlan",
     "carry_out",
+    "check_base_stays",
     "check_target",
     "plan_folder",
     "walk_folder",
@@ -198,6 +201,23 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
         )
     if not there.parent.is_dir():
         raise UsageError(f"there is no folder {there.parent}; make it first")
+
+
+def check_base_stays(base: Any, going: Iterable[Path]) -> None:
+    """Raises UsageError if a base, or a weight file of one, is among the files that are to be replaced or removed: what
+    is stored as differences from it could then not be read, and it would be gone as well. base: as for `compress`.
+    """
+    gone = {file_identity(path) for path in going if path.is_file()}
+    for each in base if isinstance(base, list) else [base]:
+        if not isinstance(each, (str, os.PathLike)):
+            continue
+        path = Path(each)
+        for file in path.iterdir() if path.is_dir() else [path]:
+            if file.is_file() and file_identity(file) in gone:
+                raise UsageError(
+                    f"{file} is of the base, and would be replaced by differences from it, which nobody could read "
+                    "then: write to another folder, or leave the base out"
+                )
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 
 from slimtensors.errors import FormatError, NotSlimtensorsError
+from slimtensors.folders import check_base_stays
 from slimtensors.inspecting import inspect
 from slimtensors.shards import read_index
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
@@ -18,7 +19,7 @@ from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import LIBRARY, parse_name
 from slimtensors_hub.pulling import pinned, snapshot
 from slimtensors_hub.pushing import push
-from slimtensors_hub.saving import put_in_place
+from slimtensors_hub.saving import earlier_weights, put_in_place
 
 if TYPE_CHECKING:
     import torch
@@ -60,12 +61,15 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         arguments: huggingface_hub's.
 
         Weights that an earlier save left in the folder are removed once the new ones are there, plain ones too: whoever
-        loads from it, with whatever library, gets the new ones or an error, never the old ones.
+        loads from it, with whatever library, gets the new ones or an error, never the old ones. Raises UsageError if
+        these are the base.
         """
+        target = Path(save_directory)
+        check_base_stays(base, [target / SINGLE, *earlier_weights([SINGLE], target, plain=True)])
         # The class that is derived from hands no options to `_save_pretrained`.
         self._slimtensors_options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
         try:
-            return super().save_pretrained(Path(save_directory), **kwargs)
+            return super().save_pretrained(target, **kwargs)
         finally:
             del self._slimtensors_options
 

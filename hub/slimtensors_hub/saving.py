@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors.errors import UsageError
-from slimtensors.folders import COMPRESS, carry_out, plan_folder, walk_folder
+from slimtensors.folders import COMPRESS, carry_out, check_base_stays, plan_folder, walk_folder
 
-__all__ = ["check_arguments", "put_in_place", "save_pretrained"]
+__all__ = ["check_arguments", "earlier_weights", "put_in_place", "save_pretrained"]
 
 # model-00001-of-00002.safetensors, model.safetensors.index.fp16.json: the name without what tells shards and kind.
 _SHARD = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(?P<kind>safetensors|slimtensors)")
@@ -39,7 +39,8 @@ def save_pretrained(
     checked; shards of an earlier save are removed. base: a repository, or as for `slimtensors.compress`; preset,
     threads, self_check: as there.
 
-    Raises UsageError if `save_directory` holds plain weights of the same name, which would then be out of date.
+    Raises UsageError if `save_directory` holds plain weights of the same name, which would then be out of date, or what
+    would be the base of the new files.
     """
     from slimtensors.converting import compress
     from slimtensors_hub.bases import named_base
@@ -60,7 +61,8 @@ def save_pretrained(
         plain = Path(made, "plain")
         model.save_pretrained(plain, **kwargs)
         plan = plan_folder(plain, COMPRESS)
-        earlier = _earlier([to for _, to in plan.weights] + [to for _, to, _ in plan.indexes], target)
+        earlier = earlier_weights([to for _, to in plan.weights] + [to for _, to, _ in plan.indexes], target)
+        check_base_stays(found, [*earlier, *(target / to for _, to in plan.weights)])
         carry_out(plan, target, convert, force=True)
         for path in earlier:
             path.unlink(missing_ok=True)
@@ -84,7 +86,7 @@ def put_in_place(made: Path, target: Path, *, plain: bool = False) -> None:
     Raises UsageError for weights of the other kind if not.
     """
     names = list(walk_folder(made))
-    earlier = _earlier(names, target, plain)
+    earlier = earlier_weights(names, target, plain)
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (made / name).replace(target / name)
@@ -92,7 +94,7 @@ def put_in_place(made: Path, target: Path, *, plain: bool = False) -> None:
         path.unlink(missing_ok=True)
 
 
-def _earlier(names: Iterable[str], target: Path, plain: bool = False) -> list[Path]:
+def earlier_weights(names: Iterable[str], target: Path, plain: bool = False) -> list[Path]:
     """Weights of an earlier save to this folder that the new ones do not replace.
 
     Raises UsageError for those of the other kind, unless `plain` asks for them.

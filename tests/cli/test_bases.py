@@ -145,3 +145,19 @@ def test_auto(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text('{"base_model_name_or_path": "org/base"}')
     result = invoke("compress", tuned, "--base", "auto", "--base-dir", tmp_path / "models")
     assert "org/base, named by adapter_config.json, confirmed on a sample" in result.output
+
+
+def test_a_folder_is_not_its_own_base(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    """Its files would be replaced by differences from what they were."""
+    for name in ("plain", "tuned"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain" / "model.safetensors").write_bytes(model.read_bytes())
+    moved(model, tmp_path / "tuned" / "model.safetensors")
+    base = tmp_path / "base"
+    assert invoke("compress", tmp_path / "plain", "-o", base).exit_code == 0
+    before = contents(base)
+    result = invoke("compress", tmp_path / "tuned", "-o", base, "--force", "--base", base)
+    assert result.exit_code == 2, result.output
+    assert "model.slimtensors is of the base" in result.stderr
+    assert contents(base) == before
+    assert invoke("compress", tmp_path / "tuned", "-o", tmp_path / "new", "--base", base).exit_code == 0

@@ -34,6 +34,13 @@ SCRIPT = """if True:
 
     model.save_pretrained(here / "shards", max_shard_size="100KB")
     assert same(Model.from_pretrained(str(here / "shards")).bfloat16(), model)
+    try:
+        model.save_pretrained(here / "shards", base=here / "shards")
+    except ValueError as error:
+        assert "is of the base" in str(error), error
+    else:
+        raise AssertionError("the base would be lost")
+    assert same(Model.from_pretrained(str(here / "shards")).bfloat16(), model)
     model.push_to_hub("alice/sharded", max_shard_size="100KB", private=True)
     assert same(Model.from_pretrained("alice/sharded").bfloat16(), model)
 

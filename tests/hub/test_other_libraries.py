@@ -127,3 +127,17 @@ def test_what_is_missing_or_wrong_leaves_nothing(tmp_path: Path) -> None:
         assert same(transformers.AutoModelForCausalLM.from_pretrained(folder), tuned)
     with pytest.raises(UsageError, match="no/such/folder"), decompressed("no/such/folder"):
         pass
+
+
+def test_a_base_is_not_replaced_by_differences_from_it(tmp_path: Path) -> None:
+    model, folder = llama(hidden=256), tmp_path / "model"
+    save_pretrained(model, folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 1.003
+    for base in (folder, folder / "model.slimtensors"):
+        with pytest.raises(UsageError, match=r"model.slimtensors is of the base, .* write to another folder"):
+            save_pretrained(model, folder, base=str(base))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    save_pretrained(model, tmp_path / "other", base=str(folder))

@@ -96,7 +96,7 @@ def command(
     from slimtensors.cli.targets import settle
     from slimtensors.converting import compress, match_base
     from slimtensors.errors import UsageError
-    from slimtensors.folders import COMPRESS
+    from slimtensors.folders import COMPRESS, check_base_stays
     from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
     from slimtensors.quantise.asking import Target
@@ -134,6 +134,9 @@ def command(
     if importance is not None:
         _say_stray(importance, [source for each in conversions for source, _ in each.files], quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
+    going = [target for each in conversions if each.plan is not None for _, target in each.files]
+    for source in [source for each in conversions for source, _ in each.files]:
+        check_base_stays(_base_of(base, source, roots), going)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
         for source in [source for each in conversions for source, _ in each.files]:
