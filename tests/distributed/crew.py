@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 from faults import calls
 from slimtensors.torch import save
 from slimtensors.torch.distributed import StorageReader, StorageWriter
+from slimtensors.torch.distributed.ranks import Ranks
 
 Work = Callable[[int], Any]
 PLACEMENTS = {"rows": Shard(0), "columns": Shard(1), "whole": Replicate()}
@@ -349,7 +350,19 @@ def alone(root: Path) -> Any:
     return [each.value for each in ended], float(found["x"].sum())
 
 
-CASES = {each.__name__: each for each in (alone, resharding, two_dimensions, fsdp, disk_full, hanging, killed)}
+def long_message(_: Path) -> Any:
+    """What rank 0 says, however long the path in it."""
+
+    def work(rank: int) -> int:
+        return len(Ranks(None, 60).agree({"error": "漢" * 5000} if rank == 0 else None)["error"])
+
+    return [each.value for each in run(work, 3)]
+
+
+CASES = {
+    each.__name__: each
+    for each in (alone, long_message, resharding, two_dimensions, fsdp, disk_full, hanging, killed)
+}
 
 
 def main(folder: Path, names: Sequence[str]) -> dict[str, Any]:

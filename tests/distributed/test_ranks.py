@@ -31,6 +31,10 @@ def test_a_rank_by_itself_and_another_group(crew: Any) -> None:
     assert all("2 ranks save, but the writer's process_group has 4" in each for each in told)
 
 
+def test_ranks_hear_all_that_the_first_says(crew: Any) -> None:
+    assert crew["long_message"] == [5000] * 3
+
+
 def test_any_number_of_ranks_loads_it(crew: Any) -> None:
     saved, two, three, one, left = crew["resharding"]
     assert saved == [None] * 4

@@ -13,7 +13,6 @@ from slimtensors.errors import SlimtensorsError, UsageError
 
 __all__ = ["Ranks", "RanksMissingError"]
 
-MESSAGE_BYTES = 8192
 _groups: dict[tuple[int, ...], Any] = {}  # of gloo, by their ranks; made once for each set
 
 
@@ -61,12 +60,12 @@ class Ranks:
         if not self.distributed:
             assert message is not None
             return message
-        text = b"" if message is None else json.dumps(message).encode()
-        assert len(text) <= MESSAGE_BYTES
-        shared = torch.zeros(MESSAGE_BYTES, dtype=torch.uint8)
-        shared[: len(text)] = torch.frombuffer(bytearray(text), dtype=torch.uint8) if text else shared[:0]
+        text = bytearray() if message is None else bytearray(json.dumps(message).encode())
+        length = torch.tensor([len(text)])
+        dist.broadcast(length, src=self._first, group=self._group)
+        shared = torch.frombuffer(text, dtype=torch.uint8) if text else torch.empty(int(length), dtype=torch.uint8)
         dist.broadcast(shared, src=self._first, group=self._group)
-        found: dict[str, Any] = json.loads(shared.numpy().tobytes().rstrip(b"\0"))
+        found: dict[str, Any] = json.loads(shared.numpy().tobytes())
         return found
 
     def wait_for_all(self, seconds: float) -> str | None:
