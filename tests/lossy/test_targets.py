@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import ml_dtypes
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.numpy import save_file as plain_save
 
 import slimtensors
 import slimtensors.numpy
+from slimtensors.cli import options
 from slimtensors.cli.main import cli
 from slimtensors.errors import UsageError
 from slimtensors.reading import open_file
@@ -117,6 +119,14 @@ def test_refused(source: Path, asked: dict, words: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=words):
         slimtensors.compress(source, tmp_path / "m", **asked)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("300KB", 300_000), ("300kB", 300_000), ("4gb", 4 * 10**9), ("3.5 GiB", 3584 << 20), ("1k", 1000), ("12345", 12345)],
+)
+def test_sizes_as_people_write_them(text: str, expected: int) -> None:
+    assert options.size(click.Context(click.Command("x")), click.Option(["--size"]), text) == expected
 
 
 def test_command(source: Path, tmp_path: Path) -> None:

@@ -57,17 +57,17 @@ def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
     return found
 
 
-SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]?)(i?)B?")
+SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)(I?)B?")
 
 
 def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) -> int | None:
     """A number of bytes: 4GB, 3.5 GiB, 700MB, 4000000000."""
     if value is None:
         return None
-    found = SIZE.fullmatch(value.strip())
+    found = SIZE.fullmatch(value.strip().upper())
     if found is None or (found[3] and not found[2]):
         raise click.BadParameter(f"{value!r:.40} is not a size, such as 4GB, 3.5GiB or 700MB")
-    power: int = (1024 if found[3] else 1000) ** " kMGT".index(found[2] or " ")
+    power: int = (1024 if found[3] else 1000) ** " KMGT".index(found[2] or " ")
     return round(float(found[1]) * power)
 
 
