@@ -123,7 +123,7 @@ def test_refused(source: Path, asked: dict, words: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [("300KB", 300_000), ("300kB", 300_000), ("4gb", 4 * 10**9), ("3.5 GiB", 3584 << 20), ("1k", 1000), ("12345", 12345)],
+    [("300KB", 300_000), ("300kB", 300_000), ("4gb", 4 * 10**9), ("3.5 GiB", 3584 << 20), ("1k", 1000), ("123", 123)],
 )
 def test_sizes_as_people_write_them(text: str, expected: int) -> None:
     assert options.size(click.Context(click.Command("x")), click.Option(["--size"]), text) == expected
