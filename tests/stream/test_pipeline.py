@@ -68,7 +68,7 @@ def test_what_computes_while_it_fetches_is_no_slow_source(monkeypatch: pytest.Mo
         names.add(threading.current_thread().name)
 
     Pipeline(range(100), lambda _: time.sleep(0.001), decode, 2, most=10).run()
-    assert len(names) <= 2
+    assert len(names) <= 4  # as above
 
 
 @pytest.mark.parametrize("where", ["fetch", "decode", "jobs"])
