@@ -187,7 +187,7 @@ def open_weights(source: ByteSource) -> SourceFile:
     """The tensors of a safetensors or GGUF source. Raises NotSlimtensorsError for one of another kind, with advice."""
     kind, advice = what_is(source)
     if kind == "slimtensors":
-        raise UsageError(f"{source.label} is compressed already")
+        raise UsageError(f"{source.label} is compressed already; decompress it first, to store it another way")
     if kind == "gguf":
         return read_gguf(source)
     if kind not in ("safetensors", "of an unknown kind"):

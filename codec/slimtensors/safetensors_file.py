@@ -33,7 +33,8 @@ def read_safetensors(source: ByteSource) -> SourceFile:
     if start > size:
         raise TruncatedError(f"{source.label}: the file ends inside its header; it was cut off, download it again")
     header = _parse(source.read(LENGTH_BYTES, length).tobytes(), source.label)
-    metadata = header.pop("__metadata__", {})
+    metadata = header.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # safetensors takes null for none
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{source.label}: its metadata are not strings")
     found = [_entry(name, value, start, source.label) for name, value in header.items()]

@@ -217,7 +217,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: load_file(17), "cannot read from int"),
         (lambda: slimtensors.safe_open(data, framework="jax"), "np or pt"),
         (lambda: slimtensors.safe_open(data, framework="np", device="cuda"), "framework='pt'"),
-        (lambda: slimtensors.compress(data, tmp_path / "x"), "compressed already"),
+        (lambda: slimtensors.compress(data, tmp_path / "x"), "compressed already; decompress it first"),
         (lambda: save_file({"x": array}, 5), "cannot write to int"),
     ]
     for call, message in cases:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from pathlib import Path
 
 import ml_dtypes
@@ -110,6 +111,18 @@ def test_a_file_saved_from_arrays_decompresses_to_plain_safetensors(tmp_path: Pa
     slimtensors.decompress(small, plain)
     again = safetensors.numpy.load_file(plain)
     assert all(same(again[name], tensors[name]) for name in tensors)
+
+
+def test_metadata_of_null_are_none(tmp_path: Path) -> None:
+    """As safetensors has it; the source comes back with its null."""
+    header = b'{"__metadata__":null,"x":{"dtype":"U8","shape":[3],"data_offsets":[0,3]}}'
+    plain, small, back = (tmp_path / name for name in ("x.safetensors", "x.slimtensors", "y.safetensors"))
+    plain.write_bytes(struct.pack("<Q", len(header)) + header + b"abc")
+    assert safetensors.numpy.load_file(plain)["x"].tolist() == [97, 98, 99]
+    slimtensors.compress(plain, small)
+    assert load_file(small)["x"].tolist() == [97, 98, 99]
+    slimtensors.decompress(small, back)
+    assert back.read_bytes() == plain.read_bytes()
 
 
 def test_encode_and_decode_one_array() -> None:

@@ -68,6 +68,18 @@ def test_compressed_twice(invoke: Invoke, model: Path) -> None:
     assert "compressed already" in result.output
 
 
+@pytest.mark.parametrize("verb", ["compress", "decompress", "verify", "estimate"])
+def test_empty_paths(invoke: Invoke, model: Path, verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable that is not set is not the folder that one is in."""
+    monkeypatch.chdir(model.parent)
+    ways = [("",)] if verb in ("verify", "estimate") else [("",), (model, ""), (model, "-o", "")]
+    for arguments in ways:
+        result = invoke(verb, *arguments)
+        assert result.exit_code == 2
+        assert "the path is empty" in result.output
+    assert list(model.parent.iterdir()) == [model]
+
+
 def test_not_compressed(invoke: Invoke, model: Path) -> None:
     for verb in ("decompress", "inspect", "verify"):
         result = invoke(verb, model)

@@ -165,6 +165,11 @@ BAD: dict[str, tuple[bytes, type[SlimtensorsError], str]] = {
     "unknown value": (start(0, 1) + text("a") + struct.pack("<I", 13), FormatError, "type 13"),
     "alignment 0": (start(0, 1) + text("general.alignment") + struct.pack("<II", 4, 0), FormatError, "alignment"),
     "alignment 12": (start(0, 1) + text("general.alignment") + struct.pack("<II", 4, 12), FormatError, "alignment"),
+    "alignment of 64 bits": (
+        start(0, 1) + text("general.alignment") + struct.pack("<IQ", 10, 64),
+        FormatError,
+        "not a multiple of 8 in 32 bits",
+    ),
     "alignment text": (start(0, 1) + text("general.alignment") + struct.pack("<IQ", 8, 0), FormatError, "alignment"),
     "unknown type": (start(1) + tensor(kind=99) + bytes(64), FormatError, "type 99"),
     "old type": (start(1) + tensor(kind=4) + bytes(64), FormatError, "type 4"),

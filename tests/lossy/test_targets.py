@@ -105,8 +105,9 @@ def test_an_error_of_differences_is_never_exceeded(dtype: type, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"target_size": 100_000}, "what is not quantised takes .*ask for another size, or quantise embeddings too"),
-        ({"target_size": 50_000_000}, "a file of 50000000 bytes cannot be had"),
+        ({"target_size": 100_000}, "what is not quantised takes .*; ask for more, or quantise embeddings too"),
+        ({"target_size": 50_000_000}, "a file of 50000000 bytes cannot be had.* or leave out the target"),
+        ({"target_error": 1e-9}, "no step keeps an error of 1e-09.*ask for more"),
         ({"target_size": -1}, "a target size of -1 bytes"),
         ({"target_bpw": float("nan")}, "a target of nan bits"),
         ({"target_bpw": 13}, "from 0.1 to 12"),

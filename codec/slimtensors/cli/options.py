@@ -44,7 +44,14 @@ def _note_verbosity(ctx: click.Context, _parameter: click.Parameter, value: int)
 
 def path(name: str, *, many: bool = False) -> Callable[[F], F]:
     """A path that is looked at by the command, which has better words for what is wrong with it."""
-    return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path())
+    return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path(), callback=_no_empty)
+
+
+def _no_empty(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+    """Refuses what would be the folder that one is in: a script's variable that is not set."""
+    if value == "" or (isinstance(value, tuple) and "" in value):
+        raise click.BadParameter("the path is empty; the folder that you are in is '.'")
+    return value
 
 
 def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -119,7 +126,9 @@ threads = click.option(
 )
 force = click.option("--force", is_flag=True, help="Replace what is there; other files in a folder stay.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
-output = click.option("-o", "--output", "out", type=click.Path(), metavar="OUT", help="File or folder to write.")
+output = click.option(
+    "-o", "--output", "out", type=click.Path(), callback=_no_empty, metavar="OUT", help="File or folder to write."
+)
 preset = click.option(
     "--preset", default="balanced", show_default=True, metavar="NAME", help="fast, balanced or small."
 )

@@ -83,7 +83,7 @@ def _metadata(reader: _Reader, entries: int) -> tuple[dict[str, str], int]:
         value = reader.value(kind, key)
         if key == "general.alignment":
             if kind != 4 or not 1 <= value <= MAX_ALIGNMENT or value % 8:
-                raise FormatError(f"{reader.label}: general.alignment is {value!r:.40}, not a multiple of 8")
+                raise FormatError(f"{reader.label}: general.alignment is {value!r:.40}, not a multiple of 8 in 32 bits")
             alignment = value
         size = len(key) + len(str(value))
         if value is not None and size <= room:

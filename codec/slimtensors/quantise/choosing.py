@@ -15,9 +15,9 @@ from slimtensors.quantise.difference import BitDelta, OfDifference
 from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.low_rank import LQER
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
-from slimtensors.quantise.recipes import quantisers_of
+from slimtensors.quantise.recipes import grid_of, quantisers_of
 
-__all__ = ["Quantise", "chosen", "nothing_fits", "quantised"]
+__all__ = ["Quantise", "chosen", "none_can", "quantised"]
 
 MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
@@ -53,7 +53,7 @@ def quantised(inputs: Sequence[Input], asked: Quantise, bases: Sequence[MatchedB
         for tensor, base in zip_longest(inputs, bases)
     ]
     if out == list(inputs):
-        raise nothing_fits(quantisers[0])
+        raise none_can(quantisers[0], len(names))
     return out
 
 
@@ -74,6 +74,18 @@ def nothing_fits(quantiser: Quantiser) -> UsageError:
         f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
         f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
     )
+
+
+def none_can(quantiser: Quantiser, count: int) -> UsageError:
+    """That none of those chosen can be quantised so: of blocks for their shape, of all others for their numbers."""
+    grid = grid_of(quantiser)
+    if isinstance(quantiser, Bounded):
+        why = "that would take more than 65536 codes, or their numbers are all zero or not finite; ask for more"
+    elif grid is not None:
+        why = f"no step keeps an error of {grid.error:g}, or their numbers are all zero; ask for more"
+    else:
+        return nothing_fits(quantiser)
+    return UsageError(f"none of the {count} tensors chosen can be quantised to {quantiser.name}: {why}")
 
 
 def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, asked: Quantise) -> Sequence[Quantiser]:

@@ -100,6 +100,8 @@ PALETTE = np.arange(16).astype(np.int8)
 def _six_bits(numbers: Floats) -> tuple[Floats, Floats]:
     """(from 0 to 63 for each number, the F16 of each block that they are times)."""
     most = np.maximum(numbers.reshape(-1, BLOCK // RUN).max(-1), np.float32(0))
-    factor = np.repeat(np.float32(63) * inverse(most), BLOCK // RUN)
+    factor = np.float32(63) * inverse(most)
+    factor[np.isinf(factor)] = 0  # of numbers below F16's least by far: `half` makes them 0, and inf * 0 is no number
+    factor = np.repeat(factor, BLOCK // RUN)
     whole: Floats = np.minimum(np.rint(np.maximum(factor * numbers, np.float32(0))), np.float32(63))
     return whole, half(most / np.float32(63))

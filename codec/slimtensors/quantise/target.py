@@ -17,7 +17,7 @@ from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
 from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.asking import Target
-from slimtensors.quantise.choosing import Quantise, chosen, nothing_fits
+from slimtensors.quantise.choosing import Quantise, chosen
 from slimtensors.quantise.difference import Difference
 from slimtensors.quantise.grid import Grid, Seen, chunk_of, least_step, quantised_part
 from slimtensors.quantise.low_rank import LQER, Rest
@@ -66,7 +66,7 @@ def aimed(
         own = replace(own, products={each.name: own.known(each, own.grid.look(each)) for each in seen})
     weights = _weights_of(seen, own, grid)
     if not weights.total:
-        raise nothing_fits(own)
+        raise UsageError("all numbers that could be quantised are zero: leave out the target, and they take nothing")
     if target.bits is not None:
         found, bits = _fit(weights, grid, target.bits * weights.total / 8)
         _check_outliers(weights, found)
@@ -119,14 +119,19 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
         if k and made > size:
             aim -= max(made - size, ALIGNMENT)  # lengths go by so much, and what is sampled may be off
         wanted = aim - rest
-        if not LEAST_BITS <= 8 * wanted / weights.total <= MOST_BITS:
+        least, most = (rest + bits * weights.total / 8 for bits in (LEAST_BITS, MOST_BITS))
+        if not least <= aim <= most:
             if size - best <= FAR * size:
                 break
+            advice = (
+                "ask for less, or leave out the target, and all is stored exactly"
+                if aim > most
+                else "ask for more" + ("" if asked.embeddings else ", or quantise embeddings too")
+            )
             raise UsageError(
-                f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, which leaves "
-                f"{8 * wanted / weights.total:.2f} bits for each of {weights.total} weights, and {LEAST_BITS} to "
-                f"{MOST_BITS} are possible; ask for another size"
-                + ("" if asked.embeddings else ", or quantise embeddings too")
+                f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, and with "
+                f"{weights.total} weights of {LEAST_BITS} to {MOST_BITS} bits there are {least:.0f} to {most:.0f}; "
+                + advice
             )
         grid, _ = _fit(weights, grid, wanted)
     _check_outliers(weights, lengths[best] if best else grid)
