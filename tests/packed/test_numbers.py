@@ -249,9 +249,15 @@ def test_ties_of_aqlm_in_bf16() -> None:
     assert found.tolist() == [[1 + 2**-7, -1 - 2**-7, 1 + 2**-6, -1]]
 
 
+NESTED = {
+    "w.weight.absmax": np.zeros(6, np.uint8),
+    "w.weight.nested_absmax": np.ones(1, np.float32),
+    "w.weight.nested_quant_map": np.ones(256, np.float32),
+}
+FP8 = np.ones((4, 8), ml_dtypes.float8_e4m3fn)
 WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (four_bits, {"w.weight": np.zeros((9, 1), np.uint8)}, r"9 bytes of codes, and 175 are"),
-    (four_bits, {STATE: state(shape=[1 << 40, 1 << 40])}, "bytes of codes"),
+    (four_bits, {STATE: state(shape=[1 << 40, 1 << 40])}, "a shape that no array has"),
     (four_bits, {STATE: state(shape=[-5, 70])}, "has no shape"),
     (four_bits, {STATE: state(shape=7)}, "has no shape"),
     (four_bits, {STATE: state(blocksize=0)}, "blocksize is no number"),
@@ -264,6 +270,13 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (four_bits, {"w.weight.absmax": np.arange(6)}, "I64, not floats"),
     (four_bits, {"w.weight.absmax": np.zeros(6, np.uint8), "w.weight.nested_absmax": np.ones(1)}, "their map"),
     (four_bits, {"w.weight.absmax": None}, "'w.weight.absmax' is not in this file"),
+    (four_bits, {STATE: state(shape=[0, *[1 << 47] * 3])}, "a shape that no array has"),
+    (four_bits, {STATE: state(shape=[350] + [1] * 64)}, "a shape that no array has"),
+    (four_bits, NESTED | {STATE: state(nested_blocksize=256, nested_offset=10**400)}, "nested_offset is no number"),
+    (words, {"w.weight_packed": np.zeros((4, 8), np.uint8), "w.weight_scale": np.uint8(1)}, r"shape \[\] for 4 x 16"),
+    (words, {"w.weight_packed": None, "w.weight": FP8, "w.weight_scale": np.uint8(1)}, r"shape \[\] for 4 x 8"),
+    (words, {"w.weight_zero_point": np.ones((5, 2), np.complex64)}, "zero points are C64"),
+    (words, {"w.weight_g_idx": np.zeros(40, np.complex64)}, "g_idx is not 40"),
     (words, {"w.weight_scale": None}, "'w.weight_scale' is not in this file"),
     (words, {"w.weight_shape": np.array([5, 1 << 60])}, "words for rows of"),
     (words, {"w.weight_shape": np.array([4, 40])}, "5 rows of words, and 4"),
