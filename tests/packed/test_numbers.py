@@ -363,6 +363,30 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
+def test_numbers_have_the_files_limit() -> None:
+    """A code of one byte may stand for 256 numbers, and take a thousandth of that in the file."""
+    made = {
+        "w.codebooks": np.ones((1, 2, 16, 16), np.float16),
+        "w.codes": np.zeros((1024, 512, 1), np.int8),
+        "w.scales": np.ones((1024, 1, 1, 1), np.float16),
+    }
+    packed = save(made)
+    for ask in (
+        lambda: load(packed, dequantise="F32"),
+        lambda: slimtensors.safe_open(packed, dequantise="F32").get_tensor("w.weight"),
+        lambda: load(packed, dequantise="F16", max_bytes=1 << 27),
+    ):
+        with pytest.raises(slimtensors.LimitError, match=r"'w\.weight' takes \d+ bytes as numbers.* pass max_bytes"):
+            ask()
+    made = {"a.codebooks" if name == "w.codebooks" else name: each[:64] for name, each in made.items()}
+    made |= {"a.codes": made["w.codes"], "a.scales": made["w.scales"], "w.codebooks": made["a.codebooks"]}
+    most = 64 * 512 * 256 * 2  # one weight's
+    with slimtensors.safe_open(save(made), dequantise="F16", max_bytes=most) as file:
+        assert [file.get_tensor(name).nbytes for name in ("a.weight", "w.weight")] == [most, most]
+    with pytest.raises(slimtensors.LimitError, match="with those before it"):
+        load(save(made), dequantise="F16", max_bytes=most)
+
+
 @pytest.mark.parametrize(("make", "changes", "message"), WRONG)
 def test_what_is_no_weight(make: Callable[[], Arrays], changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     made = {name: array for name, array in {**make(), **changes}.items() if array is not None}
