@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def command(
     from slimtensors.folders import COMPRESS, check_base_stays
     from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
-    from slimtensors.quantise.asking import Target
+    from slimtensors.quantise.asking import NoneFitsError, Target
 
     check_preset(preset)
     if base is None and (base_map or base_dirs):
@@ -115,20 +116,39 @@ def command(
 
         quantisers_of(quantise)
 
-    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+    def store(source: Path, target: Path, advance: Callable[[int], object] | None, how: Mapping[str, Any]) -> None:
         compress(
             source, target, preset=preset, threads=threads, progress=advance,
             base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
-            on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
-            quantise=quantise, keep=keep, embeddings=embeddings, importance=importance,
-            target_size=target_size, target_bpw=target_bpw, target_error=target_error,
+            on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)), **how,
         )  # fmt: skip
-        if quantise is not None and not quiet:
+
+    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+        left.remove(source)
+        if quantise is None:
+            return store(source, target, advance, {})
+        fitting = [pattern for pattern in keep if pattern in patterns[source]]
+        try:
+            store(source, target, advance, asked | {"keep": fitting})
+        except NoneFitsError:  # such as the shard of the embeddings; an error if it is so of all
+            if not left and not done:
+                raise
+            store(source, target, advance, {})
+            return None if quiet else say(f"{source}: nothing in it can be quantised ({quantise}); stored exactly")
+        done.append(source)
+        if not quiet:
             report = inspect(target)
             under = "" if target_size is None else f"; {under_target(report.file_bytes, target_size)}"
             say(f"{source}: {lossy_summary(report)}{under}")
+        return None
 
     conversions = settle(paths, out, COMPRESS, force=force)
+    left, done = [source for each in conversions for source, _ in each.files], list[Path]()
+    patterns = _fitting(keep, left)
+    asked = {
+        "quantise": quantise, "embeddings": embeddings, "importance": importance,
+        "target_size": target_size, "target_bpw": target_bpw, "target_error": target_error,
+    }  # fmt: skip
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:
         raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
     if importance is not None:
@@ -156,6 +176,21 @@ def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
             if inner.is_dir() and any(each.suffix in SUFFIXES for each in inner.iterdir()):
                 return str(inner)
     return base
+
+
+def _fitting(keep: Sequence[str], sources: Sequence[Path]) -> dict[Path, set[str]]:
+    """Which patterns fit a tensor of each file. Raises UsageError for one that fits none of any."""
+    from slimtensors.errors import UsageError
+
+    names = {source: _names(source) if keep else [] for source in sources}
+    found = {
+        source: {pattern for pattern in keep if any(fnmatchcase(name, pattern) for name in names[source])}
+        for source in sources
+    }
+    for pattern in keep:
+        if not any(pattern in each for each in found.values()):
+            raise UsageError(f"--keep {pattern}: there is no such tensor")
+    return found
 
 
 def _say_stray(path: str, sources: list[Path], *, quiet: bool) -> None:

@@ -6,7 +6,11 @@ from typing import NamedTuple
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Target"]
+__all__ = ["NoneFitsError", "Target"]
+
+
+class NoneFitsError(UsageError):
+    """No tensor of a file is quantised; of one shard of a model that may well be so."""
 
 
 class Target(NamedTuple):
