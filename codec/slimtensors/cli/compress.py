@@ -95,12 +95,12 @@ def command(
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.output import lossy_summary, say, under_target
     from slimtensors.cli.targets import settle
-    from slimtensors.converting import compress, match_base
+    from slimtensors.converting import compress, maps_of_each, match_base
     from slimtensors.errors import UsageError
     from slimtensors.folders import COMPRESS, check_base_stays
     from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
-    from slimtensors.quantise.asking import NoneFitsError, Target
+    from slimtensors.quantise.asking import NO_BASE, NoneFitsError, Target
 
     check_preset(preset)
     if base is None and (base_map or base_dirs):
@@ -115,11 +115,13 @@ def command(
         from slimtensors.quantise.recipes import quantisers_of
 
         quantisers_of(quantise)
+        if quantise == "bitdelta" and base is None:
+            raise UsageError(NO_BASE)
 
     def store(source: Path, target: Path, advance: Callable[[int], object] | None, how: Mapping[str, Any]) -> None:
         compress(
             source, target, preset=preset, threads=threads, progress=advance,
-            base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
+            base=_base_of(base, source, roots), base_map=maps[source], base_dirs=base_dirs,
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)), **how,
         )  # fmt: skip
 
@@ -143,8 +145,9 @@ def command(
         return None
 
     conversions = settle(paths, out, COMPRESS, force=force)
-    left, done = [source for each in conversions for source, _ in each.files], list[Path]()
-    patterns = _fitting(keep, left)
+    sources = [source for each in conversions for source, _ in each.files]
+    left, done = list(sources), list[Path]()
+    patterns = _fitting(keep, sources)
     asked = {
         "quantise": quantise, "embeddings": embeddings, "importance": importance,
         "target_size": target_size, "target_bpw": target_bpw, "target_error": target_error,
@@ -152,16 +155,17 @@ def command(
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:
         raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
     if importance is not None:
-        _say_stray(importance, [source for each in conversions for source, _ in each.files], quiet=quiet)
+        _say_stray(importance, sources, quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
-    for source in [source for each in conversions for source, _ in each.files]:
+    for source in sources:
         check_base_stays(_base_of(base, source, roots), going)
+    maps = maps_of_each(sources, lambda source: _base_of(base, source, roots), base_map, base_dirs)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
-        for source in [source for each in conversions for source, _ in each.files]:
+        for source in sources:
             found = _base_of(base, source, roots)
-            say_matches(source, match_base(source, found, base_map=base_map, base_dirs=base_dirs), whole=True)
+            say_matches(source, match_base(source, found, base_map=maps[source], base_dirs=base_dirs), whole=True)
 
 
 def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:

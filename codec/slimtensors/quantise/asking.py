@@ -6,7 +6,12 @@ from typing import NamedTuple
 
 from slimtensors.errors import UsageError
 
-__all__ = ["NoneFitsError", "Target"]
+__all__ = ["NO_BASE", "NoneFitsError", "Target"]
+
+NO_BASE = (
+    "bitdelta is of differences, and no tensor has a base: name the model that this one was made from with --base "
+    "(base=)"
+)
 
 
 class NoneFitsError(UsageError):

@@ -10,7 +10,7 @@ from itertools import zip_longest
 from slimtensors.differing import MatchedBase
 from slimtensors.errors import UsageError
 from slimtensors.inputs import Input, unit_count
-from slimtensors.quantise.asking import NoneFitsError
+from slimtensors.quantise.asking import NO_BASE, NoneFitsError
 from slimtensors.quantise.bounded import Bounded
 from slimtensors.quantise.difference import BitDelta, OfDifference
 from slimtensors.quantise.grid import Grid
@@ -48,7 +48,7 @@ def quantised(inputs: Sequence[Input], asked: Quantise, bases: Sequence[MatchedB
     quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
     names = {tensor.name for tensor in chosen(inputs, asked)}
     if isinstance(quantisers[0], BitDelta) and not any(bases):
-        raise UsageError("bitdelta is of differences: name the model that this one was made from with --base (base=)")
+        raise NoneFitsError(NO_BASE)
     out = [
         (_quantised(tensor, _of_difference(quantisers, base, asked)) if tensor.name in names else None) or tensor
         for tensor, base in zip_longest(inputs, bases)
