@@ -131,7 +131,7 @@ def command(
             return store(source, target, advance, {})
         fitting = [pattern for pattern in keep if pattern in patterns[source]]
         try:
-            store(source, target, advance, asked | {"keep": fitting})
+            store(source, target, advance, asked | {"keep": fitting, "importance": importances[source]})
         except NoneFitsError:  # such as the shard of the embeddings; an error if it is so of all
             if not left and not done:
                 raise
@@ -149,13 +149,12 @@ def command(
     left, done = list(sources), list[Path]()
     patterns = _fitting(keep, sources)
     asked = {
-        "quantise": quantise, "embeddings": embeddings, "importance": importance,
+        "quantise": quantise, "embeddings": embeddings,
         "target_size": target_size, "target_bpw": target_bpw, "target_error": target_error,
     }  # fmt: skip
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:
         raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
-    if importance is not None:
-        _say_stray(importance, sources, quiet=quiet)
+    importances = _importances(importance, sources, quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
     for source in sources:
@@ -197,14 +196,22 @@ def _fitting(keep: Sequence[str], sources: Sequence[Path]) -> dict[Path, set[str
     return found
 
 
-def _say_stray(path: str, sources: list[Path], *, quiet: bool) -> None:
-    """Say what of the importances is of no weight: names may have changed, or two of one tensor be told."""
+def _importances(path: str | None, sources: Sequence[Path], *, quiet: bool) -> dict[Path, str | None]:
+    """The file of importances, for those of which it has any, or for all if it has none of any, which is an error.
+
+    Says what of it is of no weight: names may have changed, or two of one tensor be told.
+    """
+    if path is None:
+        return dict.fromkeys(sources)
     from slimtensors.cli.output import say
     from slimtensors.quantise.importance import stray
 
-    unknown = stray(_names(path), {name for source in sources for name in _names(source)})
+    told, names = _names(path), {source: _names(source) for source in sources}
+    unknown = stray(told, [name for each in names.values() for name in each])
     if unknown and not quiet:
         say(f"{path}: {len(unknown)} of its tensors are of no weight here, the first {unknown[0]!r}")
+    none = len(unknown) == len(told)
+    return {source: path if none or len(stray(told, names[source])) < len(told) else None for source in sources}
 
 
 def _names(path: Path | str) -> list[str]:
