@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from slimtensors.differing import MatchedBase
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.gguf.file import read_gguf
 from slimtensors.inputs import ArrayInput, Input, SourceFile, sha256_of
-from slimtensors.matching import MatchReport, matched_bases
+from slimtensors.matching import MatchReport, StrayRuleError, matched_bases
 from slimtensors.quantise.asking import Target
 from slimtensors.reading import TensorFile
 from slimtensors.recognise import what_is
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from slimtensors.quantise.choosing import Quantise
     from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["compress", "decompress", "match_base", "open_weights"]
+__all__ = ["compress", "decompress", "maps_of_each", "match_base", "open_weights"]
 
 
 def compress(
@@ -181,6 +182,33 @@ def match_base(
             return matched.report
     finally:
         source.close()
+
+
+def maps_of_each(
+    sources: Sequence[Path], base_of: Callable[[Path], Any], base_map: Mapping[str, str], base_dirs: Sequence[Any] = ()
+) -> dict[Path, Mapping[str, str]]:
+    """The rules of a map that fit each file of a model. base_of: the base of a file.
+
+    Raises UsageError for a rule that fits none of any, before any of them is compressed.
+    """
+    if not base_map or len(sources) == 1:
+        return dict.fromkeys(sources, base_map)
+    found: dict[Path, Mapping[str, str]] = {}
+    strays: dict[str, StrayRuleError] = {}
+    for source in sources:
+        rules = dict(base_map)
+        while rules:
+            try:
+                match_base(source, base_of(source), base_map=rules, base_dirs=base_dirs)
+                break
+            except StrayRuleError as error:
+                strays[error.old] = error
+                del rules[error.old]
+        found[source] = rules
+    for old, stray in strays.items():
+        if not any(old in rules for rules in found.values()):
+            raise stray
+    return found
 
 
 def open_weights(source: ByteSource) -> SourceFile:

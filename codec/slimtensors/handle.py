@@ -13,6 +13,7 @@ from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
+from slimtensors.packings.weight import Room
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
@@ -124,10 +125,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         """The whole tensor."""
         from slimtensors.numpy import whole_array
 
-        weight = self._packed.get(name)
+        weight, room = self._packed.get(name), Room(self._file.reader.allowed_bytes)
         if weight is not None and self._numbers is not None:
             read = {part: whole_array(self._file, each, self._threads) for part, each in weight.parts.items()}
-            return self._convert_numbers(weight.numbers(read, self._numbers.dtype))
+            return self._convert_numbers(weight.numbers(read, self._numbers.dtype, room))
         tensor = self._file.tensor(name)
         blocks = self._numbers is not None and self._numbers.block(tensor) is not None
         if self._there is not None and not blocks:
@@ -136,7 +137,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             index = self._file.find(name)
             return read_there(self._file, [index], self._there, self._threads, self._given_base)[index]
         array = whole_array(self._file, name, self._threads)
-        return self._convert(array if self._numbers is None else self._numbers.array(array, tensor), tensor)
+        return self._convert(array if self._numbers is None else self._numbers.array(array, tensor, room), tensor)
 
     def get_tensors(self) -> dict[str, Any]:
         """All tensors, in the order in which they are stored."""
@@ -260,7 +261,7 @@ class NumberSlice(TensorSlice):
         shown = replace(self._tensor, dtype=self._numbers.dtype, shape=self._numbers.shape_of(self._tensor))
         *rows, last = (_item(axis) for axis in axes_of(shown, index, self._name))
         packed = read_slice(self._file, self._name, tuple(rows), self._threads)
-        found = self._numbers.array(packed, self._tensor)[..., last]
+        found = self._numbers.array(packed, self._tensor, Room(self._file.reader.allowed_bytes))[..., last]
         return self._convert(np.ascontiguousarray(found).reshape(found.shape), self._tensor)
 
 

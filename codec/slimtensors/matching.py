@@ -22,7 +22,7 @@ from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import MIN_BASED_BYTES, PACK_TENSOR_BYTES
 from slimtensors.resolving import BaseDir, Resolver
 
-__all__ = ["Match", "MatchReport", "Matched", "match", "matched_bases"]
+__all__ = ["Match", "MatchReport", "Matched", "StrayRuleError", "match", "matched_bases"]
 
 Units = npt.NDArray[Any]
 
@@ -32,6 +32,14 @@ RUNS, RUN = 8, 512  # units of a sample that tells whether two tensors are kin
 MAX_RIVALS = 64  # tensors of a base that are compared by content with one that has no namesake
 KIN = 0.9  # what the difference may cost of the plain tensor
 CONFIRMED = 8  # tensors that a base found by hints is tried on
+
+
+class StrayRuleError(UsageError):
+    """A rule of a map, named by its base's side, fits nothing: likely a slip, but of one shard it may well be so."""
+
+    def __init__(self, old: str, message: str) -> None:
+        super().__init__(message)
+        self.old = old
 
 
 class Match(NamedTuple):
@@ -207,7 +215,7 @@ def _same_kind(dtype: DType, other: DType) -> bool:
 
 
 def _mapped(inputs: Sequence[Input], model: BaseModel, base_map: Mapping[str, str]) -> dict[str, str]:
-    """Model's name -> base's name. Raises UsageError for a rule that fits nothing, which is likely a slip."""
+    """Model's name -> base's name. Raises StrayRuleError."""
     names = {tensor.name for tensor in inputs}
     found: dict[str, str] = {}
     for old, new in base_map.items():
@@ -221,9 +229,10 @@ def _mapped(inputs: Sequence[Input], model: BaseModel, base_map: Mapping[str, st
         ]
         both = [(name, other) for name, other in both if other in model.tensors]
         if not both:
-            raise UsageError(
+            raise StrayRuleError(
+                old,
                 f"the map {old}={new} fits nothing: the base has no tensor {old!r}, or the model has no {new!r} "
-                "(base's name = model's name; prefixes end in a dot)"
+                "(base's name = model's name; prefixes end in a dot)",
             )
         found |= dict(both)
     return found

@@ -19,7 +19,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.overlaps import Held, check_memory
-from slimtensors.packings.weight import PackedWeight
+from slimtensors.packings.weight import PackedWeight, Room
 from slimtensors.quantised import Numbers, Wanted, wanted_numbers
 from slimtensors.reading import TensorFile, all_pieces
 from slimtensors.resolving import open_with
@@ -180,21 +180,24 @@ def load_arrays(
     file.fill([Piece(index, 0, units) for index, units in found.values()], threads)
     arrays = {name: as_array(units, file.header.tensors[index]) for name, (index, units) in found.items()}
     if numbers is not None:
+        room = Room(file.reader.allowed_bytes)
         found.clear()  # so that blocks go as numbers come
 
         def convert(name: str) -> None:
-            arrays[name] = numbers.array(arrays[name], file.tensor(name))
+            arrays[name] = numbers.array(arrays[name], file.tensor(name), room)
 
         run_all(convert, list(arrays), threads)
-        _put_together(arrays, numbers.packed(file.header), numbers, threads)
+        _put_together(arrays, numbers.packed(file.header), numbers, room, threads)
     return arrays
 
 
-def _put_together(arrays: dict[str, Array], packed: Mapping[str, PackedWeight], numbers: Numbers, threads: int) -> None:
+def _put_together(
+    arrays: dict[str, Array], packed: Mapping[str, PackedWeight], numbers: Numbers, room: Room, threads: int
+) -> None:
     """Weights in the place of the tensors that stand for them."""
 
     def convert(weight: PackedWeight) -> None:
-        found = weight.numbers({part: arrays[name] for part, name in weight.parts.items()}, numbers.dtype)
+        found = weight.numbers({part: arrays[name] for part, name in weight.parts.items()}, numbers.dtype, room)
         for name in weight.parts.values():
             del arrays[name]
         arrays[weight.name] = found

@@ -14,7 +14,7 @@ from slimtensors.container.header import Header, Tensor
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
 from slimtensors.gguf.blocks import Block, block_of
-from slimtensors.packings.weight import PackedWeight
+from slimtensors.packings.weight import PackedWeight, Room
 
 __all__ = ["Numbers", "Wanted", "wanted_numbers"]
 
@@ -47,11 +47,12 @@ class Numbers:
         """The block type, of a tensor that becomes numbers."""
         return block_of(tensor.encoding, tensor.dtype.name, tensor.shape)
 
-    def array(self, array: Array, tensor: Tensor) -> Array:
-        """Numbers, from whole rows of blocks; other tensors as they are. Raises UsageError."""
+    def array(self, array: Array, tensor: Tensor, room: Room) -> Array:
+        """Numbers, from whole rows of blocks; other tensors as they are. Raises UsageError, LimitError."""
         block = self.block(tensor)
         if block is None:
             return array
+        room.take(tensor.name, array.size // block.size * block.weights * self.dtype.unit_bytes)
         from slimtensors.gguf.numbers import dequantised  # loads Numba
 
         try:

@@ -13,7 +13,7 @@ from typing import Any
 from slimtensors.converting import compress
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.folders import COMPRESS, plan_folder, walk_folder
-from slimtensors.matching import MatchReport
+from slimtensors.matching import MatchReport, StrayRuleError
 from slimtensors.planner import check_preset
 from slimtensors.reading import open_file
 from slimtensors.walking import image_tensors
@@ -117,15 +117,28 @@ def push_folder(
     place = Place(token=token, tqdm_class=tqdm_class)
     found, listing = named_base(base, place)
 
+    fitted, strays = set[str](), list[StrayRuleError]()
+
     def make(source: Path, target: Path) -> None:
+        rules = dict(base_map or {})
         total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
         with bar(total, f"Compressing {source.name}", tqdm_class) as advance:
-            compress(
-                source, target, preset=preset, threads=threads, base=found, base_map=base_map, progress=advance,
-                on_match=None if on_match is None else partial(on_match, source),
-            )  # fmt: skip
+            while True:
+                try:
+                    compress(
+                        source, target, preset=preset, threads=threads, base=found, base_map=rules, progress=advance,
+                        on_match=None if on_match is None else partial(on_match, source),
+                    )  # fmt: skip
+                    break
+                except StrayRuleError as error:  # it may fit another shard
+                    strays.append(error)
+                    del rules[error.old]
+        fitted.update(rules)
 
     cargo = _load(folder, work / "weights", make, allow_patterns, ignore_patterns)
+    for stray in strays:
+        if stray.old not in fitted:
+            raise stray
     with told(repo_id):
         repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
     there = list_repository(repo_id, revision, token)

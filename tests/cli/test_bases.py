@@ -75,6 +75,31 @@ def test_dry_run_and_maps(invoke: Invoke, model: Path, tuned: Path, tmp_path: Pa
     assert invoke("compress", renamed, "--base", tmp_path / "no").exit_code == 3
 
 
+def test_rules_and_differences_of_some_shards(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
+    """What a map names lies in one shard; nothing of another may match the base."""
+    base, slim = tmp_path / "base.safetensors", tmp_path / "slim"
+    save_file({name.replace("layer1.", "net.1."): array for name, array in weights(1).items()}, base)
+    for verb, more in (("compress", ["-o", slim]), ("estimate", [])):
+        stray = invoke(verb, sharded, "--base", base, "--map", "net.1.=layer1.", "--map", "net.2.=layer2.", *more)
+        assert stray.exit_code == 2
+        assert "the map net.2.=layer2. fits nothing" in stray.output
+        assert verb == "estimate" or not slim.exists()
+        result = invoke(verb, sharded, "--base", base, "--map", "net.1.=layer1.", *more)
+        assert result.exit_code == 0, result.output
+    assert (slim / SHARDS[1]).with_suffix(".slimtensors").stat().st_size < 10_000
+    twice = invoke("compress", sharded, "--base", base, "--map", "net.1.=layer1.", "--map", "net.1.=layer2.")
+    assert twice.exit_code == 2
+    assert "'net.1.' is mapped to 'layer1.' and to 'layer2.'" in twice.output
+
+    moved(sharded / SHARDS[0], base)
+    result = invoke("compress", sharded, "--base", base, "--quantise", "bitdelta", "-o", tmp_path / "signs")
+    assert result.exit_code == 0, result.output
+    assert result.output.count("nothing in it can be quantised (bitdelta); stored exactly") == 2
+    alone = invoke("compress", sharded, "--quantise", "bitdelta", "-o", tmp_path / "alone")
+    assert alone.exit_code == 2
+    assert "name the model that this one was made from" in alone.output
+
+
 def test_deps_and_inspect(invoke: Invoke, model: Path, tuned: Path, tmp_path: Path) -> None:
     file = tmp_path / "tuned.slimtensors"
     invoke("compress", tuned, "--base", model, "-q")

@@ -7,8 +7,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
+from safetensors.numpy import save_file
 
 import slimtensors
 from cli.processes import contents
@@ -16,6 +18,39 @@ from slimtensors.folders import COMPRESS, DECOMPRESS, renamed_index
 from slimtensors.shards import is_index
 
 Invoke = Callable[..., Result]
+
+
+def test_importance_of_some_shards(invoke: Invoke, sharded: Path) -> None:
+    slim, known = sharded.with_name("sharded-slim"), sharded.with_name("known.safetensors")
+    save_file({"layer1.weight": np.linspace(0, 1, 512, dtype=np.float32)}, known)
+    result = invoke("compress", sharded, "--target-bpw", 4, "--importance", known)
+    assert result.exit_code == 0, result.output
+    plain = slim.with_name("plain")
+    assert invoke("compress", sharded, "--target-bpw", 4, "-o", plain).exit_code == 0
+    names = [f"model-0000{n}-of-00002.slimtensors" for n in (1, 2)]
+    assert [(slim / name).read_bytes() == (plain / name).read_bytes() for name in names] == [True, False]
+    save_file({"x": np.ones(512, np.float32)}, known)
+    result = invoke("compress", sharded, "--target-bpw", 4, "--importance", known, "-o", slim.with_name("other"))
+    assert result.exit_code == 2
+    assert "there is importance of no tensor that is quantised" in result.output
+
+
+@pytest.mark.parametrize("how", [("--quantise", "q4_0"), ("--target-bpw", "4"), ("--target-error", "0.01")])
+def test_shards_are_quantised_as_one_model(invoke: Invoke, sharded: Path, how: tuple[str, str]) -> None:
+    """What is kept may lie in one shard, and a shard may have nothing to quantise."""
+    slim = sharded.with_name("sharded-slim")
+    result = invoke("compress", sharded, *how, "--keep", "layer0.*", "--keep", "layer1.weight")
+    assert result.exit_code == 0, result.output
+    assert "00001-of-00002.safetensors: nothing in it can be quantised" in result.output
+    found = [slimtensors.inspect(slim / f"model-0000{n}-of-00002.slimtensors") for n in (1, 2)]
+    lossy = [{each.name for each in report.tensors if each.lossy is not None} for report in found]
+    assert lossy == [set(), {"layer1.tied", "layer1.half", "layer1.was_half"}]
+    assert slimtensors.verify(slim / "model-00001-of-00002.slimtensors").source_sha256 is not None
+    for wrong, words in (("*", "no tensor can be quantised"), ("layer5.*", "--keep layer5.*: there is no such tensor")):
+        result = invoke("compress", sharded, *how, "--keep", wrong, "-o", slim.with_name("other"))
+        assert result.exit_code == 2
+        assert words in result.output
+        assert not slim.with_name("other").exists()
 
 
 def test_round_trip(invoke: Invoke, sharded: Path) -> None:

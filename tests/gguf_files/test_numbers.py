@@ -16,7 +16,7 @@ import slimtensors.torch
 from gguf_files import made
 from slimtensors import safe_open
 from slimtensors.dtypes import DTYPES
-from slimtensors.errors import UsageError
+from slimtensors.errors import LimitError, UsageError
 from slimtensors.gguf.blocks import BLOCKS
 from slimtensors.gguf.numbers import dequantised
 
@@ -122,6 +122,11 @@ def test_load_file(model: Path, tmp_path: Path) -> None:
         assert file.get_tensor("a").dtype == torch.bfloat16
         assert file.get_slice("a")[3:5].shape == (2, 2048)
     assert slimtensors.numpy.load_file(tmp_path / "m")["a"].dtype == np.uint8
+    with safe_open(tmp_path / "m", dequantise="F32", max_bytes=200_000) as file:  # 139,284 as blocks
+        assert file.get_slice("a")[:20].nbytes == 163_840
+        for ask in (lambda: file.get_tensor("a"), lambda: file.get_slice("a")[:]):
+            with pytest.raises(LimitError, match="'a' takes 524288 bytes as numbers"):
+                ask()
 
 
 @pytest.mark.parametrize("wrong", ["F64", "f32", True, None, ""])

@@ -6,6 +6,8 @@ import ast
 import json
 from pathlib import Path
 
+from safetensors.numpy import load_file, save_file
+
 from hub import BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
 from hub.models import contents, fine_tune, plain_model, sharded_model
@@ -100,6 +102,22 @@ def test_a_difference_names_its_base_and_fetches_it(hub: HubServer, client: Clie
         HF_HUB_OFFLINE="1",
     )
     assert names == "['layers.0.bias', 'layers.0.weight']"
+
+
+def test_a_map_of_what_lies_in_one_shard(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder, base = sharded_model(tmp_path / "in"), plain_model(tmp_path / "base")
+    shard = folder / "model-00001-of-00002.safetensors"
+    renamed = {name.replace("layers.0.", "old."): array for name, array in load_file(shard).items()}
+    save_file(renamed, base / "model.safetensors")
+    hub.store.add_folder("bob/base", base)
+    ask = ("push", folder, "alice/tuned", "--base", "bob/base", "--map")
+    said = slim(client, *ask, "old.=layers.7.", check=False)
+    assert said.returncode == 2
+    assert "the map old.=layers.7. fits nothing" in said.stderr
+    assert not any("alice/tuned" in key for key in hub.store.repositories)
+    slim(client, *ask, "old.=layers.0.")
+    sizes = [len(data) for name, data in sorted(hub.store.files("alice/tuned").items()) if ".slimtensors" in name]
+    assert sizes[0] < 0.1 * shard.stat().st_size < sizes[1]
 
 
 def test_a_base_that_is_a_difference_itself(hub: HubServer, client: Client, tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
         ({"quantise": "q8_0", "keep": ["nothing*"]}, "--keep nothing*: there is no such tensor"),
         ({"quantise": "q8_0", "keep": ["*"]}, "no tensor can be quantised"),
         ({"quantise": "rel=1e-9"}, "none of the 5 tensors chosen can be quantised to rel=1e-09: that would take more"),
-        ({"quantise": "bitdelta"}, "bitdelta is of differences: name the model"),
+        ({"quantise": "bitdelta"}, "bitdelta is of differences, and no tensor has a base: name the model"),
         ({"keep": ["*"]}, "are for quantise"),
     ):
         with pytest.raises(UsageError) as caught:

@@ -249,9 +249,15 @@ def test_ties_of_aqlm_in_bf16() -> None:
     assert found.tolist() == [[1 + 2**-7, -1 - 2**-7, 1 + 2**-6, -1]]
 
 
+NESTED = {
+    "w.weight.absmax": np.zeros(6, np.uint8),
+    "w.weight.nested_absmax": np.ones(1, np.float32),
+    "w.weight.nested_quant_map": np.ones(256, np.float32),
+}
+FP8 = np.ones((4, 8), ml_dtypes.float8_e4m3fn)
 WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (four_bits, {"w.weight": np.zeros((9, 1), np.uint8)}, r"9 bytes of codes, and 175 are"),
-    (four_bits, {STATE: state(shape=[1 << 40, 1 << 40])}, "bytes of codes"),
+    (four_bits, {STATE: state(shape=[1 << 40, 1 << 40])}, "a shape that no array has"),
     (four_bits, {STATE: state(shape=[-5, 70])}, "has no shape"),
     (four_bits, {STATE: state(shape=7)}, "has no shape"),
     (four_bits, {STATE: state(blocksize=0)}, "blocksize is no number"),
@@ -264,6 +270,13 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (four_bits, {"w.weight.absmax": np.arange(6)}, "I64, not floats"),
     (four_bits, {"w.weight.absmax": np.zeros(6, np.uint8), "w.weight.nested_absmax": np.ones(1)}, "their map"),
     (four_bits, {"w.weight.absmax": None}, "'w.weight.absmax' is not in this file"),
+    (four_bits, {STATE: state(shape=[0, *[1 << 47] * 3])}, "a shape that no array has"),
+    (four_bits, {STATE: state(shape=[350] + [1] * 64)}, "a shape that no array has"),
+    (four_bits, NESTED | {STATE: state(nested_blocksize=256, nested_offset=10**400)}, "nested_offset is no number"),
+    (words, {"w.weight_packed": np.zeros((4, 8), np.uint8), "w.weight_scale": np.uint8(1)}, r"shape \[\] for 4 x 16"),
+    (words, {"w.weight_packed": None, "w.weight": FP8, "w.weight_scale": np.uint8(1)}, r"shape \[\] for 4 x 8"),
+    (words, {"w.weight_zero_point": np.ones((5, 2), np.complex64)}, "zero points are C64"),
+    (words, {"w.weight_g_idx": np.zeros(40, np.complex64)}, "g_idx is not 40"),
     (words, {"w.weight_scale": None}, "'w.weight_scale' is not in this file"),
     (words, {"w.weight_shape": np.array([5, 1 << 60])}, "words for rows of"),
     (words, {"w.weight_shape": np.array([4, 40])}, "5 rows of words, and 4"),
@@ -348,6 +361,30 @@ WRONG: list[tuple[Callable[[], Arrays], dict[str, Any], str]] = [
     (aqlm, {"w.scales": np.ones((1, 1, 1, 1), np.float16)}, "scales of shape"),
     (aqlm, {"w.scales": None}, "'w.scales' is not in this file"),
 ]  # fmt: skip
+
+
+def test_numbers_have_the_files_limit() -> None:
+    """A code of one byte may stand for 256 numbers, and take a thousandth of that in the file."""
+    made = {
+        "w.codebooks": np.ones((1, 2, 16, 16), np.float16),
+        "w.codes": np.zeros((1024, 512, 1), np.int8),
+        "w.scales": np.ones((1024, 1, 1, 1), np.float16),
+    }
+    packed = save(made)
+    for ask in (
+        lambda: load(packed, dequantise="F32"),
+        lambda: slimtensors.safe_open(packed, dequantise="F32").get_tensor("w.weight"),
+        lambda: load(packed, dequantise="F16", max_bytes=1 << 27),
+    ):
+        with pytest.raises(slimtensors.LimitError, match=r"'w\.weight' takes \d+ bytes as numbers.* pass max_bytes"):
+            ask()
+    made = {"a.codebooks" if name == "w.codebooks" else name: each[:64] for name, each in made.items()}
+    made |= {"a.codes": made["w.codes"], "a.scales": made["w.scales"], "w.codebooks": made["a.codebooks"]}
+    most = 64 * 512 * 256 * 2  # one weight's
+    with slimtensors.safe_open(save(made), dequantise="F16", max_bytes=most) as file:
+        assert [file.get_tensor(name).nbytes for name in ("a.weight", "w.weight")] == [most, most]
+    with pytest.raises(slimtensors.LimitError, match="with those before it"):
+        load(save(made), dequantise="F16", max_bytes=most)
 
 
 @pytest.mark.parametrize(("make", "changes", "message"), WRONG)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -94,12 +95,12 @@ def command(
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.output import lossy_summary, say, under_target
     from slimtensors.cli.targets import settle
-    from slimtensors.converting import compress, match_base
+    from slimtensors.converting import compress, maps_of_each, match_base
     from slimtensors.errors import UsageError
     from slimtensors.folders import COMPRESS, check_base_stays
     from slimtensors.inspecting import inspect
     from slimtensors.planner import check_preset
-    from slimtensors.quantise.asking import Target
+    from slimtensors.quantise.asking import NO_BASE, NoneFitsError, Target
 
     check_preset(preset)
     if base is None and (base_map or base_dirs):
@@ -114,34 +115,56 @@ def command(
         from slimtensors.quantise.recipes import quantisers_of
 
         quantisers_of(quantise)
+        if quantise == "bitdelta" and base is None:
+            raise UsageError(NO_BASE)
 
-    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+    def store(source: Path, target: Path, advance: Callable[[int], object] | None, how: Mapping[str, Any]) -> None:
         compress(
             source, target, preset=preset, threads=threads, progress=advance,
-            base=_base_of(base, source, roots), base_map=base_map, base_dirs=base_dirs,
-            on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
-            quantise=quantise, keep=keep, embeddings=embeddings, importance=importance,
-            target_size=target_size, target_bpw=target_bpw, target_error=target_error,
+            base=_base_of(base, source, roots), base_map=maps[source], base_dirs=base_dirs,
+            on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)), **how,
         )  # fmt: skip
-        if quantise is not None and not quiet:
+
+    def work(source: Path, target: Path, advance: Callable[[int], object] | None) -> None:
+        left.remove(source)
+        if quantise is None:
+            return store(source, target, advance, {})
+        fitting = [pattern for pattern in keep if pattern in patterns[source]]
+        try:
+            store(source, target, advance, asked | {"keep": fitting, "importance": importances[source]})
+        except NoneFitsError:  # such as the shard of the embeddings; an error if it is so of all
+            if not left and not done:
+                raise
+            store(source, target, advance, {})
+            return None if quiet else say(f"{source}: nothing in it can be quantised ({quantise}); stored exactly")
+        done.append(source)
+        if not quiet:
             report = inspect(target)
             under = "" if target_size is None else f"; {under_target(report.file_bytes, target_size)}"
             say(f"{source}: {lossy_summary(report)}{under}")
+        return None
 
     conversions = settle(paths, out, COMPRESS, force=force)
+    sources = [source for each in conversions for source, _ in each.files]
+    left, done = list(sources), list[Path]()
+    patterns = _fitting(keep, sources)
+    asked = {
+        "quantise": quantise, "embeddings": embeddings,
+        "target_size": target_size, "target_bpw": target_bpw, "target_error": target_error,
+    }  # fmt: skip
     if target_size is not None and sum(len(each.files) for each in conversions) != 1:
         raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
-    if importance is not None:
-        _say_stray(importance, [source for each in conversions for source, _ in each.files], quiet=quiet)
+    importances = _importances(importance, sources, quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
-    for source in [source for each in conversions for source, _ in each.files]:
+    for source in sources:
         check_base_stays(_base_of(base, source, roots), going)
+    maps = maps_of_each(sources, lambda source: _base_of(base, source, roots), base_map, base_dirs)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
-        for source in [source for each in conversions for source, _ in each.files]:
+        for source in sources:
             found = _base_of(base, source, roots)
-            say_matches(source, match_base(source, found, base_map=base_map, base_dirs=base_dirs), whole=True)
+            say_matches(source, match_base(source, found, base_map=maps[source], base_dirs=base_dirs), whole=True)
 
 
 def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
@@ -158,14 +181,37 @@ def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
     return base
 
 
-def _say_stray(path: str, sources: list[Path], *, quiet: bool) -> None:
-    """Say what of the importances is of no weight: names may have changed, or two of one tensor be told."""
+def _fitting(keep: Sequence[str], sources: Sequence[Path]) -> dict[Path, set[str]]:
+    """Which patterns fit a tensor of each file. Raises UsageError for one that fits none of any."""
+    from slimtensors.errors import UsageError
+
+    names = {source: _names(source) if keep else [] for source in sources}
+    found = {
+        source: {pattern for pattern in keep if any(fnmatchcase(name, pattern) for name in names[source])}
+        for source in sources
+    }
+    for pattern in keep:
+        if not any(pattern in each for each in found.values()):
+            raise UsageError(f"--keep {pattern}: there is no such tensor")
+    return found
+
+
+def _importances(path: str | None, sources: Sequence[Path], *, quiet: bool) -> dict[Path, str | None]:
+    """The file of importances, for those of which it has any, or for all if it has none of any, which is an error.
+
+    Says what of it is of no weight: names may have changed, or two of one tensor be told.
+    """
+    if path is None:
+        return dict.fromkeys(sources)
     from slimtensors.cli.output import say
     from slimtensors.quantise.importance import stray
 
-    unknown = stray(_names(path), {name for source in sources for name in _names(source)})
+    told, names = _names(path), {source: _names(source) for source in sources}
+    unknown = stray(told, [name for each in names.values() for name in each])
     if unknown and not quiet:
         say(f"{path}: {len(unknown)} of its tensors are of no weight here, the first {unknown[0]!r}")
+    none = len(unknown) == len(told)
+    return {source: path if none or len(stray(told, names[source])) < len(told) else None for source in sources}
 
 
 def _names(path: Path | str) -> list[str]:

@@ -43,6 +43,7 @@ def command(
     from slimtensors.cli.output import percent, print_json, size, table
     from slimtensors.cli.progress import bar
     from slimtensors.container.remote import is_remote
+    from slimtensors.converting import maps_of_each
     from slimtensors.errors import UsageError
     from slimtensors.estimating import estimate
 
@@ -52,10 +53,11 @@ def command(
         found, other = _remote(path, preset, threads), 0
     else:
         sources, other = _sources(path)
+        maps = maps_of_each(sources, lambda _: base, base_map, base_dirs)
         with bar(sum(map(_size, sources)), "estimate", quiet=quiet, asked=progress) as advance:
-            extra: dict[str, Any] = {"base": base, "base_map": base_map, "base_dirs": base_dirs}
+            extra: dict[str, Any] = {"base": base, "base_dirs": base_dirs}
             kept: dict[str, Any] = {"preset": preset, "threads": threads, "progress": advance}
-            found = [(str(each), estimate(each, **kept, **extra)) for each in sources]
+            found = [(str(each), estimate(each, **kept, **extra, base_map=maps[each])) for each in sources]
     before = sum(each.source_bytes for _, each in found)
     after = sum(each.compressed_bytes for _, each in found)
     if as_json:

@@ -60,6 +60,8 @@ def _pairs(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, 
         old, equals, new = value.partition("=")
         if not equals:
             raise click.BadParameter(f"{value!r} is not of the form OLD=NEW")
+        if old in found:
+            raise click.BadParameter(f"{old!r} is mapped to {found[old]!r} and to {new!r}; one can be said")
         found[old] = new
     return found
 

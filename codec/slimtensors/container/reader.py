@@ -92,11 +92,11 @@ class Reader:
             raise FormatError(f"the streams have {stored} bytes, the file has room for {length - self.chunks_at}")
 
     def _check_budget(self, size: int, max_bytes: int | None) -> None:
-        allowed = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
-        if self.header.limited_bytes > allowed:
+        self.allowed_bytes = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
+        if self.header.limited_bytes > self.allowed_bytes:
             raise LimitError(
                 f"the file takes {self.header.limited_bytes} bytes decoded; "
-                f"{allowed} are allowed for a file of {size} bytes. If you trust the file, pass max_bytes"
+                f"{self.allowed_bytes} are allowed for a file of {size} bytes. If you trust the file, pass max_bytes"
             )
 
     def records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:

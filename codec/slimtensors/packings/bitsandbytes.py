@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from slimtensors.limits import MAX_DIMENSIONS, MAX_ELEMENTS
 from slimtensors.packings.arithmetic import floats
 from slimtensors.packings.codes import nibbles
 from slimtensors.packings.listing import Listing
@@ -25,6 +26,7 @@ __all__ = ["found"]
 
 MOST_STATE = 1 << 16  # bytes of JSON
 MOST_BLOCK = 1 << 20
+MOST_OFFSET = 3e38
 STATE = ".quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
 PER_127 = np.float32(0.007874015718698502)
@@ -82,8 +84,8 @@ def _absmax(parts: Parts, state: Mapping[str, Any]) -> Floats:
     if given.dtype != np.uint8 or "nested_quant_map" not in parts:
         raise UnfitError("nested scales that are no bytes, or without their map")
     size, offset = _size(state, "nested_blocksize"), state.get("nested_offset")
-    if not isinstance(offset, (int, float)) or isinstance(offset, bool):
-        raise UnfitError("nested_offset is no number")
+    if not isinstance(offset, (int, float)) or isinstance(offset, bool) or abs(offset) > MOST_OFFSET:
+        raise UnfitError("nested_offset is no number, or none of F32")
     scales = floats(parts["nested_absmax"].reshape(-1), "nested scales")
     if scales.size != -(-given.size // size):
         raise UnfitError(f"{scales.size} nested scales for {given.size} scales in blocks of {size}")
@@ -121,6 +123,8 @@ def _state(data: Array) -> Mapping[str, Any]:
 def _shape(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list) or not value or not all(type(n) is int and 0 <= n < 1 << 48 for n in value):
         raise UnfitError("its quant_state has no shape")
+    if len(value) > MAX_DIMENSIONS or math.prod(max(1, n) for n in value) > MAX_ELEMENTS:
+        raise UnfitError("its quant_state has a shape that no array has")
     return tuple(value)
 
 

@@ -127,11 +127,11 @@ def _fp4(parts: Parts, blocks: Blocks) -> Pieces:  # noqa: ARG001 # as the other
 def _powers(parts: Parts, shape: tuple[int, int], codes: Codes) -> Pieces:
     """Codes times powers of two, for groups of columns, in BF16."""
     exponents = parts["scale"].view(np.uint8)
+    size = _group(exponents, shape)
     # 2^(e - 127) as the bits of an F32: e is its exponent, but 0, which is subnormal, and 255, infinity as it is
     bits = exponents.astype(np.uint32) << np.uint32(23)
     bits[exponents == 0] = 1 << 22
     scale = bits.view(np.float32)
-    size = _group(scale, shape)
     own = rounding("BF16")
 
     def numbers(low: int, high: int) -> Floats:
@@ -147,6 +147,8 @@ def _scaled(parts: Parts, shape: tuple[int, int], codes: Codes, zero: Array | No
     own = rounding(dtype_name(parts["scale"]))
     scale = _two_dimensions(floats(parts["scale"], "scales"))
     if zero is not None:
+        if dtype_name(zero) == "C64":
+            raise UnfitError("zero points are C64")
         zero = _two_dimensions(zero.astype(np.float32))
         if zero.shape != scale.shape:
             raise UnfitError(f"zero points of shape {list(zero.shape)}, scales of {list(scale.shape)}")
@@ -173,7 +175,7 @@ def _places(of: tuple[int, ...], shape: tuple[int, int], g_idx: Array | None, bl
     if of[0] == rows and of[1] and columns % of[1] == 0:
         at_column = np.arange(columns) // (columns // of[1])
         if g_idx is not None and not (g_idx == -1).any():  # -1: was never set
-            at_column = g_idx.reshape(-1).astype(np.int64)
+            at_column = g_idx.reshape(-1).astype(np.int64) if g_idx.dtype.kind in "iu" else np.empty(0, np.int64)
             if at_column.size != columns or (at_column < 0).any() or (at_column >= of[1]).any():
                 raise UnfitError(f"g_idx is not {columns} numbers of {of[1]} groups")
         return np.arange(rows), at_column
@@ -216,7 +218,7 @@ def _width(words: int, columns: int) -> int:
     return fitting[0]
 
 
-def _group(scale: Floats, shape: tuple[int, int]) -> int:
+def _group(scale: Array, shape: tuple[int, int]) -> int:
     """Columns to a scale."""
     if scale.ndim != 2 or len(scale) != shape[0] or not scale.shape[1] or shape[1] % scale.shape[1]:
         raise UnfitError(f"scales of shape {list(scale.shape)} for {shape[0]} x {shape[1]} codes")

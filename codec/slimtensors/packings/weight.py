@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,9 @@ import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.errors import UsageError
+from slimtensors.errors import LimitError, UsageError
 
-__all__ = ["Array", "Floats", "PackedWeight", "Parts", "Pieces", "Rule", "Shape", "UnfitError"]
+__all__ = ["Array", "Floats", "PackedWeight", "Parts", "Pieces", "Room", "Rule", "Shape", "UnfitError"]
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[Any]  # float32
@@ -45,6 +46,24 @@ class Pieces:
 Rule = Callable[[Parts], Pieces]  # raises UnfitError; memory for numbers is had once it has looked at the parts
 
 
+class Room:
+    """Bytes that numbers may take: as many as the file's tensors, of which they can be a thousand times as large."""
+
+    def __init__(self, allowed: int) -> None:
+        self._allowed, self._taken = allowed, 0
+        self._lock = threading.Lock()
+
+    def take(self, name: str, count: int) -> None:
+        """Raises LimitError, before memory is had, if there are not so many left."""
+        with self._lock:
+            self._taken += count
+            if self._taken > self._allowed:
+                raise LimitError(
+                    f"tensor {name!r} takes {count} bytes as numbers, with those before it {self._taken}; "
+                    f"{self._allowed} are allowed for this file. If you trust it, pass max_bytes"
+                )
+
+
 @dataclass(frozen=True)
 class PackedWeight:
     """A weight of the unquantised model, and the tensors that stand for it."""
@@ -54,12 +73,14 @@ class PackedWeight:
     parts: Mapping[str, str]  # what each is in the weight, and the tensor's name
     rule: Rule
 
-    def numbers(self, parts: Parts, dtype: DType) -> Array:
-        """The weight in a dtype: F32, F16 or BF16. Raises UsageError."""
+    def numbers(self, parts: Parts, dtype: DType, room: Room) -> Array:
+        """The weight in a dtype: F32, F16 or BF16. Raises UsageError, and LimitError where there is no room for it."""
         with np.errstate(all="ignore"):  # scales may be anything
             try:
                 _check_sizes(parts)
-                return _filled(self.rule(parts), dtype)
+                pieces = self.rule(parts)
+                room.take(self.name, pieces.rows * pieces.columns * dtype.unit_bytes)
+                return _filled(pieces, dtype)
             except UnfitError as error:
                 raise UsageError(
                     f"tensor {self.name!r}, packed as by {self.format}: {error}; load it as it is, without dequantise"

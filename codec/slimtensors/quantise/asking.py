@@ -6,7 +6,16 @@ from typing import NamedTuple
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Target"]
+__all__ = ["NO_BASE", "NoneFitsError", "Target"]
+
+NO_BASE = (
+    "bitdelta is of differences, and no tensor has a base: name the model that this one was made from with --base "
+    "(base=)"
+)
+
+
+class NoneFitsError(UsageError):
+    """No tensor of a file is quantised; of one shard of a model that may well be so."""
 
 
 class Target(NamedTuple):

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from slimtensors.differing import MatchedBase
 from slimtensors.errors import UsageError
 from slimtensors.inputs import Input, unit_count
+from slimtensors.quantise.asking import NO_BASE, NoneFitsError
 from slimtensors.quantise.bounded import Bounded
 from slimtensors.quantise.difference import BitDelta, OfDifference
 from slimtensors.quantise.grid import Grid
@@ -42,12 +43,12 @@ class Quantise:
 def quantised(inputs: Sequence[Input], asked: Quantise, bases: Sequence[MatchedBase | None] = ()) -> list[Input]:
     """The inputs, of which some are quantised; of those with a base, their difference from it.
 
-    Raises UsageError if none is, or a pattern to keep fits no tensor.
+    Raises NoneFitsError if none is, UsageError if a pattern to keep fits no tensor.
     """
     quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
     names = {tensor.name for tensor in chosen(inputs, asked)}
     if isinstance(quantisers[0], BitDelta) and not any(bases):
-        raise UsageError("bitdelta is of differences: name the model that this one was made from with --base (base=)")
+        raise NoneFitsError(NO_BASE)
     out = [
         (_quantised(tensor, _of_difference(quantisers, base, asked)) if tensor.name in names else None) or tensor
         for tensor, base in zip_longest(inputs, bases)
@@ -68,15 +69,15 @@ def chosen(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
     return found
 
 
-def nothing_fits(quantiser: Quantiser) -> UsageError:
+def nothing_fits(quantiser: Quantiser) -> NoneFitsError:
     """That no tensor is quantised."""
-    return UsageError(
+    return NoneFitsError(
         f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
         f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
     )
 
 
-def none_can(quantiser: Quantiser, count: int) -> UsageError:
+def none_can(quantiser: Quantiser, count: int) -> NoneFitsError:
     """That none of those chosen can be quantised so: of blocks for their shape, of all others for their numbers."""
     grid = grid_of(quantiser)
     if isinstance(quantiser, Bounded):
@@ -85,7 +86,7 @@ def none_can(quantiser: Quantiser, count: int) -> UsageError:
         why = f"no step keeps an error of {grid.error:g}, or their numbers are all zero; ask for more"
     else:
         return nothing_fits(quantiser)
-    return UsageError(f"none of the {count} tensors chosen can be quantised to {quantiser.name}: {why}")
+    return NoneFitsError(f"none of the {count} tensors chosen can be quantised to {quantiser.name}: {why}")
 
 
 def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, asked: Quantise) -> Sequence[Quantiser]:

@@ -16,7 +16,7 @@ from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
 from slimtensors.inputs import Input, unit_count
-from slimtensors.quantise.asking import Target
+from slimtensors.quantise.asking import NoneFitsError, Target
 from slimtensors.quantise.choosing import Quantise, chosen
 from slimtensors.quantise.difference import Difference
 from slimtensors.quantise.grid import Grid, Seen, chunk_of, least_step, quantised_part
@@ -66,7 +66,7 @@ def aimed(
         own = replace(own, products={each.name: own.known(each, own.grid.look(each)) for each in seen})
     weights = _weights_of(seen, own, grid)
     if not weights.total:
-        raise UsageError("all numbers that could be quantised are zero: leave out the target, and they take nothing")
+        raise NoneFitsError("all numbers that could be quantised are zero: leave out the target, and they take nothing")
     if target.bits is not None:
         found, bits = _fit(weights, grid, target.bits * weights.total / 8)
         _check_outliers(weights, found)
