@@ -88,7 +88,10 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
     plan = FolderPlan(folder)
     for name in walk_folder(folder, plan.folders, skip=skip):
         if direction.takes(name):
-            plan.weights.append((name, direction.renamed(name)))
+            to = direction.renamed(name)
+            if to.endswith(".gguf") and direction.before not in PLAIN and not _is_of_gguf(folder / name):
+                to = to.removesuffix(".gguf") + direction.after  # quantised weights, which GGUF's readers do not take
+            plan.weights.append((name, to))
         elif is_index(name, direction.before):
             stem, _, ending = name.rpartition(f"{direction.before}.index")
             target = f"{stem}{direction.after}.index{ending}"
@@ -107,7 +110,21 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
     for name in plan.copies:
         if targets.count(name) > 1:
             raise UsageError(f"{folder / name} has the name that a converted file would get; move it elsewhere")
+    if len(set(targets)) < len(targets):
+        name = next(name for name in targets if targets.count(name) > 1)
+        raise UsageError(f"two files of {folder} would become {name}; convert them apart")
     return plan
+
+
+def _is_of_gguf(path: Path) -> bool:
+    """Whether a compressed file gives a GGUF file back; what is damaged is told of where it is read."""
+    from slimtensors.reading import open_file
+
+    try:
+        with open_file(path, verify="none") as file:
+            return file.header.image is not None and file.header.image.format == "gguf"
+    except FormatError:
+        return True
 
 
 def walk_folder(

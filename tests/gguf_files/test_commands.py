@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from gguf.constants import GGMLQuantizationType
+from safetensors.numpy import load_file
 
 from gguf_files import made
 from slimtensors.cli.main import cli
@@ -44,6 +45,30 @@ def test_folders(model: Path) -> None:
     assert sorted(path.name for path in slim.iterdir()) == ["config.json", "model.gguf.slimtensors"]
     assert run("decompress", slim, "-o", folder.with_name("back"))[0] == 0
     assert (folder.with_name("back") / "model.gguf").read_bytes() == (folder / "model.gguf").read_bytes()
+
+
+def test_quantised_weights_of_gguf_are_no_gguf(tmp_path: Path) -> None:
+    folder = tmp_path / "repository"
+    folder.mkdir()
+    array = np.random.default_rng(1).standard_normal((128, 128)).astype(np.float32)
+    made.write(folder / "model.gguf", {"w": (array, "")})
+    assert run("compress", folder, "--quantise", "q4_0")[0] == 0
+    packed = folder.with_name("repository-slim") / "model.gguf.slimtensors"
+    code, said = run("decompress", packed)
+    assert code == 2
+    assert "-o model.safetensors" in said
+    assert run("decompress", packed, "-o", tmp_path / "model.safetensors")[0] == 0
+    assert run("decompress", packed.parent)[0] == 0
+    (restored,) = folder.with_name("repository-slim-restored").iterdir()
+    assert restored.name == "model.safetensors"
+    assert list(load_file(restored)) == list(load_file(tmp_path / "model.safetensors")) == ["w"]
+    packed.with_name("model.slimtensors").write_bytes(packed.read_bytes())
+    code, said = run("decompress", packed.parent, "-o", tmp_path / "other")
+    assert code == 2
+    assert "would become model.safetensors" in said
+    packed.write_bytes(b"damaged")
+    packed.with_name("model.slimtensors").unlink()
+    assert run("decompress", packed.parent, "-o", tmp_path / "other")[0] == 1
 
 
 def test_a_name_that_says_otherwise(model: Path) -> None:

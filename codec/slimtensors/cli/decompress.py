@@ -60,6 +60,11 @@ def command(
             kind = file.header.image.format if file.header.image else "safetensors"
         if kind != "safetensors" and target.suffix == ".safetensors":
             raise UsageError(f"{source} gives back a {kind.upper()} file: name it with -o {target.stem}.{kind}")
+        if kind != "gguf" and target.suffix == ".gguf":
+            raise UsageError(
+                f"{source} makes a safetensors file, which readers of GGUF do not take: name it with "
+                f"-o {target.stem}.safetensors"
+            )
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
     def amount(path: Path | str) -> int:
