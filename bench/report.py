@@ -10,7 +10,6 @@ from typing import Any
 from bench.query import Record, Result, absent, records, value
 from bench.targets import TARGETS
 
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -343,6 +342,22 @@ def transformers_load(result: Result) -> str:
     return f"{note}\n\n{table(['', 'file', 's', 'of safetensors'], rows)}"
 
 
+def distributed(result: Result) -> str:
+    """Checkpoints of torch.distributed.checkpoint, ours beside stock."""
+    found = list(records(result, "distributed"))
+    note = (
+        "Saves: processor time of one thread, or wall time where `async_save` or a store of 50 MB/s is measured; "
+        "least sample. Sizes: per cent of the tensors' bytes."
+    )
+    times = [
+        [r["codec"] + (", self-check" if r.get("self_check") else ""), r["operation"], str(r["threads"]),
+         f"{r.get('least', min(r['samples'])):.3f}"]
+        for r in found if r["operation"] in ("save", "async_save returns", "durable")
+    ]  # fmt: skip
+    sized = _grid([r for r in found if r["operation"] == "size"], "codec", "dataset", lambda r: f"{r['percent']:.1f} %")
+    return f"{note}\n\n{table(['', '', 'threads', 's'], times)}\n\n{sized}"
+
+
 def merged(results: list[Result]) -> Result:
     """Each section from the first result that has it; a section is one run on one machine."""
     sections: dict[str, Any] = {}
@@ -407,24 +422,22 @@ def text(result: Result) -> str:
         "from_floats_speed": ("Quantised from floats, decoded", from_floats_speed),
         "sums": ("Sums", sums),
         "end_metric": ("Quantised: outputs", end_metric),
+        "distributed": ("Checkpoints", distributed),
     }
-    parts = ["### Asked and seen", targets(result)]
+    parts = ["## Asked and seen", targets(result)]
     for name, (title, render) in sections.items():
         if any(records(result, name)):
-            parts += [f"### {title}", render(result)]
+            parts += [f"## {title}", render(result)]
     missing = absent(result)
     if missing:
-        parts += ["### Not run", "\n".join(f"- {codec}: {reason}" for codec, reason in missing.items())]
-    return "\n\n".join([*parts, "### Made on", provenance(result)])
+        parts += ["## Not run", "\n".join(f"- {codec}: {reason}" for codec, reason in missing.items())]
+    return "\n\n".join([*parts, "## Made on", provenance(result)])
 
 
-def into_readme(path: Path, body: str) -> None:
-    """Replaces what stands between the markers."""
-    before, found, rest = path.read_text().partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise SystemExit(f"{path} has no {BEGIN} ... {END}")
-    path.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}")
+def newest() -> tuple[Path, Result]:
+    """The newest result's place, and each section from the newest that has it."""
+    paths = sorted(RESULTS.glob("*.json"), reverse=True)
+    return paths[0], merged([json.loads(path.read_text()) for path in paths])
 
 
 def main() -> None:
@@ -432,14 +445,17 @@ def main() -> None:
     parser.add_argument(
         "result", nargs="*", type=Path, help="each section from the first that has it; default: the newest first"
     )
-    parser.add_argument("--readme", type=Path, help="write the short tables between this file's markers")
+    parser.add_argument("--readme", type=Path, help="write tables between the markers of it and the pages it leads to")
     parser.add_argument("--plots", action="store_true", help="draw the plots beside the result")
     arguments = parser.parse_args()
-    paths = arguments.result or sorted(RESULTS.glob("*.json"), reverse=True)
-    path, result = paths[0], merged([json.loads(each.read_text()) for each in paths])
+    path, result = newest()
+    if arguments.result:
+        path, result = arguments.result[0], merged([json.loads(each.read_text()) for each in arguments.result])
     if arguments.readme:
-        short = ["### Size", sizes(result), "### Asked and seen", targets(result), "### Made on", provenance(result)]
-        into_readme(arguments.readme, "\n\n".join(short))
+        from bench import pages
+
+        for page in pages.of(arguments.readme.resolve().parent):
+            page.write_text(pages.filled(page.read_text(), result))
     if arguments.plots:
         from bench.plots import draw
 
