@@ -112,7 +112,7 @@ def chosen(result: Result) -> str:
          ", ".join(map(packed, ("Q4_0", "Q4_K", "Q8_0"))), "quantised"],
         ["our own quantiser at the error of Q4_K, which takes 4.50",
          f"{own['slim']}, without trellis {own['slim-fast']}", "from_floats"],
-        ["an AdamW checkpoint, of its plain size",
+        ["an AdamW checkpoint of a small language model, of its plain size",
          _show(value(result, "distributed", "percent", dataset="language-adamw", codec="slimtensors balanced",
                      operation="size"), "{:.0f} %"), "distributed"],
         ["decoded in memory, of ZipNN's speed: `small`, that fine-tune, half zeros",
