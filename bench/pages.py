@@ -1,4 +1,4 @@
-"""Pages that quote results: tables between `<!-- bench:begin NAME -->` and `<!-- bench:end -->`, made anew by bench.report."""
+"""Pages quote results between `<!-- bench:begin NAME -->` and `<!-- bench:end -->`; bench.report fills them in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import blocks, report
+from bench import report
+from bench.blocks import gpu, guides, readme
 from bench.query import Result
 
 PAGES = ("README.md", "bench/results/README.md", "codec/guides/*.md", "hub/guide.md")
@@ -14,11 +15,28 @@ BEGIN = "<!-- bench:begin"
 BLOCK = re.compile(rf"({BEGIN} ([a-z]+) -->\n).*?(<!-- bench:end -->)", re.DOTALL)
 
 BLOCKS: dict[str, Callable[[Result], str]] = {
-    "compared": blocks.compared, "chosen": blocks.chosen, "missed": blocks.missed, "presets": blocks.presets,
-    "tuned": blocks.tuned, "found": blocks.found, "formats": blocks.formats, "own": blocks.own,
-    "outputs": blocks.outputs, "packed": blocks.packed, "sums": report.sums, "all": report.text,
-    "gpu": lambda _result: blocks.gpu(blocks.latest_gpu()), "plots": lambda _result: blocks.plots(),
-}  # fmt: skip
+    "compared": readme.compared,
+    "chosen": readme.chosen,
+    "missed": readme.missed,
+    "presets": guides.presets,
+    "tuned": guides.tuned,
+    "found": guides.found,
+    "formats": guides.formats,
+    "own": guides.own,
+    "outputs": guides.outputs,
+    "packed": guides.packed,
+    "sums": report.sums,
+    "all": report.text,
+    "gpu": lambda _result: gpu.tables(gpu.latest()),
+    "plots": lambda _result: plots(),
+}
+
+
+def plots() -> str:
+    """The plots beside the newest result."""
+    stem = report.newest()[0].stem
+    names = [name for name in ("sizes", "speed", "training") if (report.RESULTS / f"{stem}-{name}.png").exists()]
+    return "\n\n".join(f"![{name}]({stem}-{name}.png)" for name in names)
 
 
 def filled(page: str, result: Result) -> str:

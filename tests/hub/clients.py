@@ -65,15 +65,21 @@ class Client:
         self.hub, self.home = hub, home
 
     def run(
-        self, *command: object, check: bool = True, token: str | None = ALICE, **variables: str
+        self,
+        *command: object,
+        check: bool = True,
+        token: str | None = ALICE,
+        cwd: Path | None = None,
+        **variables: str,
     ) -> subprocess.CompletedProcess[str]:
-        """A command of this environment to its end. `check`: it must succeed."""
+        """A command of this environment to its end, in a folder. `check`: it must succeed."""
         program, *args = map(str, command)
         done = subprocess.run(
             [str(Path(sys.executable).with_name(program)), *args],
             capture_output=True,
             text=True,
             env=self.hub.environment(self.home, token, **variables),
+            cwd=cwd,
             check=False,
             timeout=240,
         )

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 GUIDES = sorted((ROOT / "codec" / "guides").glob("*.md"))
 PAGES = [
     *(ROOT / name for name in ("README.md", "DESIGN.md", "CHANGELOG.md", "bench/README.md", "bench/results/README.md")),
-    *(ROOT / name for name in ("codec/README.md", "codec/slimtensors/kernels/README.md", "hub/README.md", "hub/guide.md")),
+    *(ROOT / name for name in ("codec/README.md", "codec/slimtensors/kernels/README.md")),
+    *(ROOT / name for name in ("hub/README.md", "hub/guide.md", "format_spec/README.md")),
     *GUIDES,
 ]
 

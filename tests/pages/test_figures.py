@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
-
 from bench.pages import filled, of
 from bench.report import newest
+
 from pages.reading import ROOT
 
 
