@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import filelock
 import pytest
 
 import slimtensors.errors
@@ -158,6 +160,39 @@ def test_processes_on_a_cold_cache_compile_each_kernel_once(here):
     results = [result(process) for process in [start(USE_THEM, here) for _ in range(8)]]
     assert sum(each["compiled"] for each in results) == SPECIALISATIONS
     assert not any(each["warnings"] for each in results)
+
+
+def test_who_waited_for_another_process_leaves_it_the_next_kernel(here):
+    """That one has imported the compiler, which costs as much as some kernels."""
+    folder = Path(run(USE_THEM, here)["folder"])
+    compiled = shutil.move(folder, here / "compiled")
+
+    def save(name: str) -> None:
+        for path in sorted(compiled.rglob(f"three_kernels.{name}-*"), key=lambda path: path.suffix == ".nbi"):  # the index last
+            target = folder / path.relative_to(compiled)
+            target.parent.mkdir(exist_ok=True, mode=0o700)
+            shutil.copy(path, target)
+
+    folder.mkdir(mode=0o700)
+    first = filelock.FileLock(folder / "three_kernels.double_all.lock")
+    ready = here / "ready"
+    patient = f"import three_kernels; three_kernels.kernel.__globals__['PATIENCE'] = 60.0; open({str(ready)!r}, 'w')\n"
+    with first:
+        process = start(patient + USE_THEM, here)
+        while not ready.exists():
+            time.sleep(0.1)
+        time.sleep(1)
+        save("double_all")
+    for name in ("total", "twice_total"):
+        time.sleep(1)
+        assert process.poll() is None
+        save(name)
+    assert result(process)["compiled"] == 0
+
+
+def test_nobody_waits_long_for_a_kernel_that_nobody_compiles(here):
+    follows = "from slimtensors.kernels import _jit\n_jit._follows = True\n"
+    assert run(follows + USE_THEM, here)["compiled"] == SPECIALISATIONS
 
 
 def test_kernels_work_without_locks(here):

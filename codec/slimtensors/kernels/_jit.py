@@ -17,6 +17,7 @@ import hashlib
 import os
 import stat
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -38,13 +39,16 @@ from numba.core.runtime.nrt import rtsys  # noqa: E402
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-LOCK_TIMEOUT = 120.0  # seconds to wait while another process compiles a kernel, before compiling it too
+# Seconds: how long another process may compile a kernel before this one does it, too; how often to look; how long to
+# leave the next kernel to whoever compiled the last, which has imported the compiler.
+LOCK_TIMEOUT, POLL, PATIENCE = 120.0, 0.02, 0.2
 
 _SOURCES = Path(__file__).parent
 _CONFIG: Any = numba.config
 # Nobody calls kernels from C; a wrapper for that would be a quarter of the time to compile them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
+_follows = False  # whether another process compiled what this one lacked last
 
 
 class KernelCacheWarning(RuntimeWarning):
@@ -182,7 +186,7 @@ def _no_collection() -> Iterator[None]:
 
 
 class _SharedCache:
-    """Numba's cache of one kernel. After a miss, one process at a time looks again, compiles and saves."""
+    """Numba's cache of one kernel. After a miss, one process compiles and saves, and the others wait for that."""
 
     held: ExitStack  # ends with the compilation, be it a success or not
 
@@ -211,9 +215,7 @@ class _SharedCache:
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = self._load(sig, target_context)
-        if found is None and self._locked():
-            found = self._load(sig, target_context)
-        return found
+        return self._awaited(sig, target_context) if found is None else found
 
     def save_overload(self, sig: Any, data: Any) -> None:
         try:
@@ -229,14 +231,38 @@ class _SharedCache:
                 self._numbas.flush()
             return None
 
-    def _locked(self) -> bool:
+    def _awaited(self, sig: Any, target_context: Any) -> Any:
+        """What another process compiles meanwhile; None if this one is to do it, with the lock held if there are any.
+
+        Who waits asks for the result, not for the lock: eight processes would hand that round for longer than all of
+        them take to load.
+        """
+        global _follows
+        began = time.monotonic()
+        found, leave = None, PATIENCE if _follows else 0.0
+        while found is None:
+            waited = time.monotonic() - began
+            if waited >= leave and self._locked(waited):
+                found = self._load(sig, target_context)
+                break
+            time.sleep(POLL)
+            found = self._load(sig, target_context)
+        _follows = found is not None
+        return found
+
+    def _locked(self, waited: float) -> bool:
+        """Whether the lock is held now, or not to be had at all."""
         if "lock" in _given_up:
-            return False
+            return True
         try:
-            self.held.enter_context(filelock.FileLock(self._lock, timeout=LOCK_TIMEOUT))
-        except (OSError, NotImplementedError):  # no locks on this file system, or a timeout
+            self.held.enter_context(filelock.FileLock(self._lock, timeout=0))
+        except filelock.Timeout:
+            if waited < LOCK_TIMEOUT:
+                return False
             _given_up.add("lock")
-        return "lock" not in _given_up
+        except (OSError, NotImplementedError):  # no locks on this file system
+            _given_up.add("lock")
+        return True
 
 
 def _loaded(numbas: Any, sig: Any, target_context: Any) -> Any:
