@@ -18,7 +18,7 @@ from slimtensors.kernels.cpu import delta as kernels
 from slimtensors.kernels.cpu.low_rank import WIDE, move_base
 from slimtensors.kernels.status import must
 
-__all__ = ["add_base", "base_digest", "check_base", "differences", "moved_units"]
+__all__ = ["add_base", "base_digest", "base_units", "check_base", "differences", "moved_units"]
 
 F16_EXPONENT = 0x7C00
 
@@ -27,7 +27,7 @@ Units = npt.NDArray[Any]
 
 def base_digest(place: Place) -> int:
     """What a chunk states of the base that it needs."""
-    return decoded_digest(bytes_of(_base(place)))
+    return decoded_digest(bytes_of(base_units(place)))
 
 
 def check_base(place: Place, stated: int) -> None:
@@ -58,14 +58,15 @@ def _floats(place: Place) -> bool:
     return place.dtype is not None and place.dtype.is_float
 
 
-def _base(place: Place) -> Units:
+def base_units(place: Place) -> Units:
+    """The base's units in the chunk's range, one after another."""
     assert place.base is not None
     return place.base if place.base.flags.c_contiguous else np.ascontiguousarray(place.base)
 
 
 def _start(count: int, place: Place, moved: LowRank | None) -> Units:
     """The units that differences are from: the base's, moved if they are to be. Valid as `differences` says."""
-    base = _base(place)[:count]
+    base = base_units(place)[:count]
     return base if moved is None else moved_units(base, moved, place)
 
 
