@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs import head
 from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
@@ -77,13 +78,16 @@ def moved_units(base: Units, moved: LowRank, place: Place, out: Units | None = N
     left, right = (place.sides[side].view(f"<i{place.sides[side].itemsize}") for side in (moved.left, moved.right))
     sums = work_space("sums", WIDE, np.int32 if left.itemsize == 2 else np.int64)
     work = work_space("numbers", WIDE, np.uint32)
-    scale, columns = np.float32(2.0**-moved.shift), right.shape[1]
+    scale, (rank, columns) = np.float32(2.0**-moved.shift), right.shape
+    pairs = work_space("pairs", -(-rank // 2) * (head.up(columns, head.LANES) + head.LANES), np.uint32)
     half = place.dtype is not None and place.dtype.name == "F16"
     wide = cast_units(base, DTYPES["F16"], DTYPES["F32"]) if half else base
     if out is None:
         out = work_space("moved", base.size, wide.dtype)
     with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
-        status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
+        status = move_base(
+            wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, pairs, sums, work, out
+        )
     must(status)
     if not half:
         return out
