@@ -178,6 +178,9 @@ class Resolver:
             yield from self._in_folder(folder, base)
 
     def _model_of(self, given: Any, base: Base) -> BaseModel | None:
+        known = self._models.get(id(given))
+        if known is not None:  # opened already, as are arrays and open files for each base but the first
+            return known
         if callable(given) and not isinstance(given, Mapping):
             given = given(base)
             if given is None:
