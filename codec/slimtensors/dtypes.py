@@ -28,6 +28,9 @@ class DType:
     numpy_name: str  # of NumPy or ml_dtypes; sub-byte types have none that packs, and are handed out as bytes
     is_float: bool = False
 
+    def __eq__(self, other: object) -> bool:
+        return self is other or (isinstance(other, DType) and self.name == other.name)  # there is one of each name
+
     def __hash__(self) -> int:
         return hash(self.name)  # many times for each tensor; that of all fields takes several times as long
 

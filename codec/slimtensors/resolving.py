@@ -85,14 +85,11 @@ class Resolver:
 
     def read(self, _index: int, base: Base, start: int, count: int) -> Units:
         """Units [start, start + count) of a base. Raises BaseError if it is not to be had."""
-        with self._lock:
-            found = self.find(base)
-        return found.tensor.tensor.read(start, count)
+        return self.find(base).tensor.tensor.read(start, count)
 
     def stored(self, base: Base) -> tuple[TensorFile, int] | None:
         """Where a slimtensors file has a base; None if it is elsewhere. Raises BaseError."""
-        with self._lock:
-            found = self.find(base).tensor.tensor
+        found = self.find(base).tensor.tensor
         return found.where if isinstance(found, StoredInput) else None
 
     def close(self) -> None:
@@ -107,6 +104,9 @@ class Resolver:
 
     def find(self, base: Base, above: tuple[bytes, ...] = ()) -> Found:
         """The tensor with this identity. `above`: identities of the deltas that lead here. Raises BaseError."""
+        known = self._found.get(base.identity)
+        if known is not None:  # asked for at every chunk: without the lock
+            return known
         with self._lock:
             if base.identity in self._found:
                 return self._found[base.identity]
@@ -178,6 +178,9 @@ class Resolver:
             yield from self._in_folder(folder, base)
 
     def _model_of(self, given: Any, base: Base) -> BaseModel | None:
+        known = self._models.get(id(given))
+        if known is not None:  # opened already, as are arrays and open files for each base but the first
+            return known
         if callable(given) and not isinstance(given, Mapping):
             given = given(base)
             if given is None:

@@ -19,6 +19,7 @@ from kernels import cases, lane_kernels, naive
 from kernels.check_low_rank import check_fits, check_moves
 from kernels.check_scales import check_scales
 from kernels.class_checks import check_classes, check_rests
+from kernels.delta_checks import check_differences
 from kernels.direction_checks import check_directions
 from kernels.encode_checks import check_code_halves, check_few, check_survey, check_windows
 from kernels.lookup_checks import check_lookups
@@ -39,6 +40,7 @@ from slimtensors.kernels.cpu import (
     contexts,
     decode_kernels,
     delta,
+    delta_kernels,
     directions,
     encode,
     encode_few,
@@ -74,10 +76,10 @@ from slimtensors.kernels.cpu import (
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
 MODULES = (
-    bounds, bypass, casts, class_kernels, closing, context_coding, contexts, decode_kernels, delta, directions, encode,
-    encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank, merging, outliers,
-    planes, quantise, records, rows, scales, scatter_kernels, search, search_kernels, search_scales, sparse, split,
-    sums, survey, table, trellis, whole_directions, window, xxh3,
+    bounds, bypass, casts, class_kernels, closing, context_coding, contexts, decode_kernels, delta, delta_kernels,
+    directions, encode, encode_few, errors, find_codes, find_scales, fit, histogram, level_kernels, lookup, low_rank,
+    merging, outliers, planes, quantise, records, rows, scales, scatter_kernels, search, search_kernels, search_scales,
+    sparse, split, sums, survey, table, trellis, whole_directions, window, xxh3,
 )  # fmt: skip
 
 
@@ -135,6 +137,10 @@ def check_lanes(rng: np.random.Generator) -> None:
         turned = np.zeros_like(high)
         lane_kernels.rotate_all(high, bits, turned)
         assert np.array_equal(turned, high >> np.uint16(bits % 16) | high << np.uint16(-bits % 16)), bits
+
+    bits, shifted = rng.integers(0, 1 << 16, high.size, dtype=np.uint16), np.zeros_like(high)
+    lane_kernels.shift_all(high, high[::-1].copy(), bits, shifted)
+    assert np.array_equal(shifted, ((high.astype(int) << 16 | high[::-1]) >> bits % 16) & 0xFFFF)
 
     octets, fields = rng.integers(0, 256, 3200, dtype=np.uint8), np.zeros(3200, np.uint8)
     for at in range(8):
@@ -374,6 +380,10 @@ def check_rows(rng: np.random.Generator) -> None:
             assert rows.join_rows(compact, present, length, first, 5, out) == OK
             assert np.array_equal(out, np.where(there, src.astype(np.uint32) << np.uint32(5), 0) | 1)
             assert rows.join_rows(compact, present, length, first, 32, out) == BAD_ARGUMENT
+            others, spread = rng.integers(0, 256, n).astype(dtype), np.zeros(n, dtype)
+            assert rows.spread_rows(compact, others, present, length, first, spread) == OK
+            assert np.array_equal(spread, np.where(there, src, others))
+            assert rows.spread_rows(compact, others[1:], present, length, first, spread) == (BAD_ARGUMENT if n else OK)
             one_more = np.zeros(compact.size + 1, dtype)
             too_far = present.size * length - n + 1
             for bad in (
@@ -384,6 +394,7 @@ def check_rows(rng: np.random.Generator) -> None:
             ):
                 assert rows.join_rows(bad[0], present, bad[1], bad[2], 5, out) == BAD_ARGUMENT
                 assert rows.compact_rows(src, present, bad[1], bad[2], bad[0]) == BAD_ARGUMENT
+                assert rows.spread_rows(bad[0], others, present, bad[1], bad[2], spread) == BAD_ARGUMENT
 
 
 def check_hash(rng: np.random.Generator) -> None:
@@ -643,6 +654,7 @@ def digest_of_all() -> str:
     check_lookups(digest.add, np.random.default_rng(11))
     check_trellis(digest.add, np.random.default_rng(12))
     check_delta(digest, rng)
+    check_differences(digest.add)
     check_casts(np.random.default_rng(3))
     check_merging(digest)
     check_planes(rng)

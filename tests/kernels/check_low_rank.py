@@ -35,6 +35,7 @@ def check_moves(rng: np.random.Generator) -> Iterator[np.ndarray]:
         left = rng.integers(limits.min, limits.max, (rows, rank)).astype(narrow)
         right = rng.integers(limits.min, limits.max, (rank, columns)).astype(narrow)
         sums, work = np.empty(WIDE, wide), np.empty(WIDE, np.uint32)
+        pairs = np.empty(-(-rank // 2) * (-(-columns // 32) * 32 + 32), np.uint32)
         for scale in (np.float32(2.0**-38), np.float32(1)):
             # bits are compared, so that NaNs are too
             expected = moved(units.view(dtype), left, right, scale, wide).view(unit)
@@ -42,7 +43,7 @@ def check_moves(rng: np.random.Generator) -> Iterator[np.ndarray]:
             expected = np.where((units & exponent) == exponent, units, expected).reshape(-1)
             for first, last in ((0, units.size), (units.size // 3, units.size - units.size // 4)):
                 out, piece = np.empty(last - first, unit), units.reshape(-1)[first:last].copy()
-                given = (piece, left.reshape(-1), right.reshape(-1), columns, first, scale, sums, work, out)
+                given = (piece, left.reshape(-1), right.reshape(-1), columns, first, scale, pairs, sums, work, out)
                 with np.errstate(all="ignore"):
                     assert move_base(*given) == OK
                 assert np.array_equal(out, expected[first:last]), (narrow, dtype, rows, columns, first)
@@ -52,12 +53,12 @@ def check_moves(rng: np.random.Generator) -> Iterator[np.ndarray]:
     yield from check_sums(rng)
     flat = (left.reshape(-1), right.reshape(-1))
     for bad in (
-        (units.reshape(-1), *flat, columns, 1, scale, sums, work, np.empty(units.size, unit)),
-        (units.reshape(-1), *flat, columns, -1, scale, sums, work, np.empty(units.size, unit)),
-        (units.reshape(-1), *flat, columns, 0, scale, sums, work, np.empty(units.size - 1, unit)),
-        (units.reshape(-1), *flat, columns, 0, scale, sums[1:], work, np.empty(units.size, unit)),
-        (units.reshape(-1), flat[0], flat[1][1:], columns, 0, scale, sums, work, np.empty(units.size, unit)),
-        (units.reshape(-1), *flat, 0, 0, scale, sums, work, np.empty(units.size, unit)),
+        (units.reshape(-1), *flat, columns, 1, scale, pairs, sums, work, np.empty(units.size, unit)),
+        (units.reshape(-1), *flat, columns, -1, scale, pairs, sums, work, np.empty(units.size, unit)),
+        (units.reshape(-1), *flat, columns, 0, scale, pairs, sums, work, np.empty(units.size - 1, unit)),
+        (units.reshape(-1), *flat, columns, 0, scale, pairs, sums[1:], work, np.empty(units.size, unit)),
+        (units.reshape(-1), flat[0], flat[1][1:], columns, 0, scale, pairs, sums, work, np.empty(units.size, unit)),
+        (units.reshape(-1), *flat, 0, 0, scale, pairs, sums, work, np.empty(units.size, unit)),
     ):
         assert move_base(*bad) == BAD_ARGUMENT
 

@@ -20,6 +20,8 @@ from slimtensors.kernels.cpu import (
     context_coding,
     contexts,
     delta,
+    delta_kernels,
+    delta_opening,
     directions,
     encode,
     encode_few,
@@ -225,6 +227,7 @@ def feed_the_rest(fence: Fence, n: int, precision: int) -> None:
         compact = fence.array(np.uint8, int(np.count_nonzero(np.repeat(present, 7)[5 : 5 + n])))
         assert rows.join_rows(compact, present, 7, 5, 3, out) == OK
         assert rows.compact_rows(plane, present, 7, 5, compact) == OK
+        assert rows.spread_rows(compact, plane, present, 7, 5, fence.array(np.uint8, n)) == OK
         bits, values = fence.arrays((np.uint32, n // 32), (dtype, n + 32))
         for spare in (n, n // 2, 1, 0):  # also fewer values than the noise of the mask asks for
             assert sparse.spread_values(bits, fence.array(dtype, spare + 32), out) != BAD_ARGUMENT
@@ -494,6 +497,7 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
     )
     by_symbol |= np.uint32(1 << 12)
     context_coding.encode_context_bypass(fields, out, by_symbol, precision, twice, states, counts)
+    feed_differences(fence, n, states, words, starts)
     context_coding.encode_context_symbols(out, by_symbol, precision, fence.array(np.uint16, n), states, counts)
     assert contexts.join_bypass(fields, selected, 63, out) == OK
     assert contexts.join_window(fields, selected, 3, 65535, 16, 16, out) >= 0
@@ -520,6 +524,29 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
                         stored, size, 10, 99, bypass_mode, 0, precision, n, 16, each, slots, starts, parts, number
                     )
             stored[:] = np.resize([1, 0, 2, 0], size)
+
+
+def feed_differences(fence: Fence, n: int, states: np.ndarray, words: np.ndarray, starts: np.ndarray) -> None:
+    """To the decoder noise; to what opens chunks also a sound head, descriptor and tables before it, cut off."""
+    blocks, classes = starts.size - 1, 3
+    numbers, places = fence.arrays((np.uint16, 32 * classes), (np.int64, delta_opening.PLACES))
+    lines, base, moved, out = fence.arrays((np.uint8, n // 32), *[(np.uint16, n)] * 3)
+    stream = base, moved, states, words, starts, out
+    for shift, first, tables in ((1, 0, 32), (15, 65535, 1), (8, 100, 20)):
+        slots = fence.array(np.uint32, 32 * 2048)
+        status = delta_kernels.decode_u16(slots, numbers, lines, shift, first, tables, *stream)
+        assert status in (OK, BAD_STREAM)
+    slots, half = fence.array(np.uint32, delta_opening.ROOM), 1 << 10
+    sound_tables = bytes([1, 0, 7, 8, *[half % 128 + 128, half // 128] * 2, 2, 0])
+    for size in (0, 1, 16, 31, 32, 48, 96, 128 * blocks + 160, 128 * blocks + 400):
+        for used in (-1, 0, size - 32 - 64, 1 << 31):
+            data = fence.array(np.uint8, size)
+            front = struct.pack("<BBHIQ", 2, 1, 0, n, 5) + struct.pack("<BBHIII", 4, 11, 0, max(0, used), blocks, 0)
+            front = (front + sound_tables)[:size] if used >= 0 else b""
+            data[: len(front)] = np.frombuffer(front, np.uint8)
+            for tables in (1, 32):
+                status = delta_opening.open_differences(data, n, n, tables, slots, numbers, starts, places)
+                assert status in (OK, opening.LEFT)
 
 
 def feed_directions(fence: Fence, n: int) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import code_halves, divide
-from slimtensors.kernels.simd.lanes import count, cut, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
+from slimtensors.kernels.simd.lanes import (
+    count,
+    cut,
+    first_lanes,
+    high_u16,
+    leading_zeros,
+    pair,
+    rotate_right,
+    select,
+    shifted_low,
+)
 from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
 from slimtensors.kernels.simd.numbers import plus, times
 from slimtensors.kernels.simd.permute import append_top_bit, permute, permute_two
@@ -37,6 +47,12 @@ def leading_zeros_all(x, out):
 def high_all(x, out):
     for at in range(0, x.size, 32):
         store(out, at, high_u16(load(x, at)))
+
+
+@kernel
+def shift_all(high, low, bits, out):
+    for at in range(0, high.size, 32):
+        store(out, at, shifted_low(load(high, at), load(low, at), load(bits, at)))
 
 
 @kernel

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import delta, fused, head, lookup, mean, records, scattered, sparse, straight, sums, trellis
+from slimtensors.codecs import (
+    delta,
+    fused,
+    head,
+    lookup,
+    mean,
+    records,
+    scattered,
+    sparse,
+    straight,
+    straight_delta,
+    sums,
+    trellis,
+)
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Counted, Place
@@ -55,6 +68,9 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
             return
     elif isinstance(expression, Sparse):
         if scattered.decode(data, expression, out):
+            return
+    elif isinstance(expression, Delta):
+        if straight_delta.decode(data, expression, out, place):
             return
     elif isinstance(expression, Gather | Mul | Decimal | Trellis):
         codes = straight.open_codes(data, expression.bits, out)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs import head
 from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import work_space
@@ -18,7 +19,7 @@ from slimtensors.kernels.cpu import delta as kernels
 from slimtensors.kernels.cpu.low_rank import WIDE, move_base
 from slimtensors.kernels.status import must
 
-__all__ = ["add_base", "base_digest", "check_base", "differences", "moved_units"]
+__all__ = ["add_base", "base_digest", "base_units", "check_base", "differences", "moved_units"]
 
 F16_EXPONENT = 0x7C00
 
@@ -27,7 +28,7 @@ Units = npt.NDArray[Any]
 
 def base_digest(place: Place) -> int:
     """What a chunk states of the base that it needs."""
-    return decoded_digest(bytes_of(_base(place)))
+    return decoded_digest(bytes_of(base_units(place)))
 
 
 def check_base(place: Place, stated: int) -> None:
@@ -58,14 +59,15 @@ def _floats(place: Place) -> bool:
     return place.dtype is not None and place.dtype.is_float
 
 
-def _base(place: Place) -> Units:
+def base_units(place: Place) -> Units:
+    """The base's units in the chunk's range, one after another."""
     assert place.base is not None
     return place.base if place.base.flags.c_contiguous else np.ascontiguousarray(place.base)
 
 
 def _start(count: int, place: Place, moved: LowRank | None) -> Units:
     """The units that differences are from: the base's, moved if they are to be. Valid as `differences` says."""
-    base = _base(place)[:count]
+    base = base_units(place)[:count]
     return base if moved is None else moved_units(base, moved, place)
 
 
@@ -76,13 +78,16 @@ def moved_units(base: Units, moved: LowRank, place: Place, out: Units | None = N
     left, right = (place.sides[side].view(f"<i{place.sides[side].itemsize}") for side in (moved.left, moved.right))
     sums = work_space("sums", WIDE, np.int32 if left.itemsize == 2 else np.int64)
     work = work_space("numbers", WIDE, np.uint32)
-    scale, columns = np.float32(2.0**-moved.shift), right.shape[1]
+    scale, (rank, columns) = np.float32(2.0**-moved.shift), right.shape
+    pairs = work_space("pairs", -(-rank // 2) * (head.up(columns, head.LANES) + head.LANES), np.uint32)
     half = place.dtype is not None and place.dtype.name == "F16"
     wide = cast_units(base, DTYPES["F16"], DTYPES["F32"]) if half else base
     if out is None:
         out = work_space("moved", base.size, wide.dtype)
     with np.errstate(all="ignore"):  # sums that wrap, NaNs in the base: compiled kernels are silent
-        status = move_base(wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, sums, work, out)
+        status = move_base(
+            wide, left.reshape(-1), right.reshape(-1), columns, place.first, scale, pairs, sums, work, out
+        )
     must(status)
     if not half:
         return out

@@ -46,3 +46,9 @@ class Rows(NamedTuple):
 
         status = kernels.join_rows(compact, self.present, self.length, self.first, shift, units)
         must(status)
+
+    def spread(self, compact: npt.NDArray[Any], others: npt.NDArray[Any], units: npt.NDArray[Any]) -> None:
+        """Fill units: those in rows that have one from `compact`, the rest from `others`."""
+        from slimtensors.kernels.cpu import rows as kernels
+
+        must(kernels.spread_rows(compact, others, self.present, self.length, self.first, units))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from slimtensors.expression import Expression, bases_of
@@ -40,11 +39,13 @@ def shorten(bases: Sequence[Base], users: dict[int, str]) -> list[dict[str, str]
 
 def complete(bases: list[Base], users: dict[int, str]) -> None:
     """Put in place what follows from the bases before, and from the tensors; an empty hint is none."""
+    before: dict[str, str] = {}
     for i, base in enumerate(bases):
-        before = {key: bases[i - 1].hints[key] for key in INHERITED if key in bases[i - 1].hints} if i else {}
         named = {"tensor": users[i]} if i in users else {}
-        hints = {**before, **named, **base.hints}
-        bases[i] = replace(base, hints={key: text for key, text in hints.items() if text})
+        hints = {key: text for key, text in {**before, **named, **base.hints}.items() if text}
+        if hints != base.hints:
+            bases[i] = type(base)(base.dtype, base.shape, base.identity, hints)
+        before = {key: hints[key] for key in INHERITED if key in hints}
 
 
 def _wanted(base: Base) -> dict[str, str]:

@@ -56,8 +56,10 @@ def dtype_of(value: Any) -> DType:
 
 
 def shape_of(value: Any) -> tuple[int, ...]:
-    shape = tuple(integer_of(n, 0, MAX_ELEMENTS, "a dimension") for n in array_of(value, "the shape", MAX_DIMENSIONS))
-    if math.prod(n for n in shape if n) > MAX_ELEMENTS:
+    shape = tuple(array_of(value, "the shape", MAX_DIMENSIONS))
+    for n in shape:
+        integer_of(n, 0, MAX_ELEMENTS, "a dimension")
+    if math.prod(shape if 0 not in shape else filter(None, shape)) > MAX_ELEMENTS:
         raise LimitError(f"the shape {list(shape)} has more than 2^48 elements")
     return shape
 

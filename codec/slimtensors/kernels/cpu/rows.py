@@ -80,3 +80,40 @@ def compact_rows(src: Array, present: Array, length: int, first: int, compact: A
         at = end
         row += 1
     return OK
+
+
+@kernel
+def spread_rows(compact: Array, others: Array, present: Array, length: int, first: int, out: Array) -> int:
+    """out = the elements of `compact` in present rows, those of `others` elsewhere.
+
+    compact as join_rows takes it, others and out uint8[n] or wider, all of one dtype.
+    """
+    if others.size != out.size or elements_present(present, length, first, out.size) != compact.size:
+        return BAD_ARGUMENT
+    row, at, taken = first // length, 0, 0
+    while at < out.size:
+        here = present[row] != 0
+        end = at
+        # Rows alike that follow each other are one run.
+        while end < out.size and (present[row] != 0) == here:
+            end = min((row + 1) * length - first, out.size)
+            row += 1
+        if here:
+            copy(compact[taken : taken + end - at], out[at:end])
+            taken += end - at
+        else:
+            copy(others[at:end], out[at:end])
+        at = end
+    return OK
+
+
+@inlined
+def copy(src: Array, out: Array) -> None:
+    """Arrays of one length."""
+    if out.size >= LANES:
+        for i in range(0, out.size, LANES):
+            i = min(i, out.size - LANES)
+            store(out, i, load(src, i))
+    else:
+        for i in range(out.size):
+            out[i] = src[i]

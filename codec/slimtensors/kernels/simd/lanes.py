@@ -123,9 +123,24 @@ def rotate_right(lanes: Lanes, bits: int) -> Lanes:
     return lanes >> bits % 16 | lanes << -bits % 16
 
 
+def shifted_low(high: Lanes, low: Lanes, bits: Lanes) -> Lanes:
+    """The low halves of (2^16 * high + low) >> (bits mod 16), in lanes of 16 bits."""
+    whole: Lanes = (high.astype(np.uint32) << 16 | low) >> bits % 16
+    return whole.astype(np.uint16)
+
+
 typed(mul_high, lambda left, right: left if left == right == U16 else None)
 typed(increment, lambda lanes, mask: lanes if (lanes, mask) == (U16, MASK) else None)
 typed(rotate_right, lambda lanes, bits: lanes if lanes == U16 and isinstance(bits, types.Integer) else None)
+
+
+typed(shifted_low, lambda high, low, bits: high if high == low == bits == U16 else None)
+
+
+@lowered(shifted_low, LanesType, LanesType, LanesType)
+def _(use: Use) -> ir.Value:
+    # One instruction with AVX-512.
+    return call(use.builder, f"llvm.fshr.v{LANES}i16", vector(16), use.arguments)
 
 
 @lowered(mul_high, LanesType, LanesType)

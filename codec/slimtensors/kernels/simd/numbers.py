@@ -12,6 +12,12 @@ from slimtensors.kernels.simd.lanes import U16, U32, Lanes, LanesType
 from slimtensors.kernels.simd.lowering import LANES, Use, every, floats, lowered, typed, vector
 
 
+def number_of(whole: Lanes) -> Lanes:
+    """The F32 numbers nearest to integers in two's complement."""
+    numbers: Lanes = whole.view(np.int32).astype(np.float32).view(np.uint32)
+    return numbers
+
+
 def times(lanes: Lanes, number: Any) -> Lanes:
     """The products of F32 numbers, given by their bits, and a float32."""
     with np.errstate(all="ignore"):  # overflow to infinity is meant
@@ -72,6 +78,14 @@ def _(use: Use) -> ir.Value:
 @lowered(plus, LanesType, types.Float)
 def _(use: Use) -> ir.Value:
     return use.builder.bitcast(use.builder.fadd(*_emit(use)), vector(32))
+
+
+typed(number_of, lambda whole: U32 if whole == U32 else None)
+
+
+@lowered(number_of, LanesType)
+def _(use: Use) -> ir.Value:
+    return use.builder.bitcast(use.builder.sitofp(use.arguments[0], floats()), vector(32))
 
 
 typed(times_each, lambda lanes, others: U32 if lanes == others == U32 else None)

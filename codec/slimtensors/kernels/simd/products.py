@@ -1,4 +1,4 @@
-"""Sums of products of bytes, four to a lane of 32 bits."""
+"""Sums of products of bytes, four to a lane of 32 bits, and of numbers of 16 bits, two to a lane."""
 
 from __future__ import annotations
 
@@ -75,3 +75,40 @@ def _portable(builder: ir.IRBuilder, sums: ir.Value, fours: ir.Value, others: ir
     twos = builder.bitcast(builder.add(even, odd), vector(32))
     both = builder.add(builder.ashr(builder.shl(twos, sixteen), sixteen), builder.ashr(twos, sixteen))
     return builder.add(sums, both)
+
+
+def add_pairs(sums: Lanes, two: int, others: Lanes) -> Lanes:
+    """sums + the sum of the products of the halves of `two` with those of `others`, numbers of 16 bits (two's
+    complement), in lanes of 32 bits, modulo 2^32.
+    """
+    left = np.array([two & 0xFFFFFFFF], np.uint32).view(np.int16).astype(np.int64)
+    right = others.view(np.int16).reshape(-1, 2).astype(np.int64)
+    total: Lanes = sums + (right * left).sum(axis=1).astype(np.uint32)
+    return total
+
+
+typed(add_pairs, _type_of_add_products)
+
+
+@lowered(add_pairs, LanesType, types.Integer, LanesType)
+def _(use: Use) -> ir.Value:
+    builder, (sums, two, others) = use.builder, use.arguments
+    twos = splat(builder, use.context.cast(builder, two, use.signature.args[1], types.uint32))
+    target = instruction_set(use)
+    if target == "avx512" and "+avx512vnni" in features(use):
+
+        def sixteen(*parts: ir.Value) -> ir.Value:
+            return call(builder, "llvm.x86.avx512.vpdpwssd.512", vector(32, 16), parts)
+
+        return by_parts(builder, 16, [sums, twos, others], sixteen)
+    if target != "portable":
+
+        def eight(*parts: ir.Value) -> ir.Value:
+            halves = [builder.bitcast(part, vector(16, 16)) for part in parts[1:]]
+            return builder.add(parts[0], call(builder, "llvm.x86.avx2.pmadd.wd", vector(32, 8), halves))
+
+        return by_parts(builder, 8, [sums, twos, others], eight)
+    half = every(vector(32), 16)
+    low = [builder.ashr(builder.shl(lanes, half), half) for lanes in (twos, others)]
+    high = [builder.ashr(lanes, half) for lanes in (twos, others)]
+    return builder.add(sums, builder.add(builder.mul(*low), builder.mul(*high)))
