@@ -109,7 +109,7 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     at = room.places.tolist()
     body = body_of(data, at, out)
     raw = raw_pieces(data, at, plan.pieces, body.size // GROUP)
-    states, words, starts = stream_of(data, at, room)
+    states, words, starts = stream_of(data, at, room.starts)
     stream = at[opening.BASE], states, words, starts, *raw, body
     if plan.search is not None and has_tree(room, at[opening.PRECISION]):
         check_status(plan.search(room.table, room.tree, *stream))
@@ -141,10 +141,10 @@ def body_of(data: Bytes, at: list[int], out: Units) -> Units:
     return body
 
 
-def stream_of(data: Bytes, at: list[int], room: Room) -> tuple[Units, Units, Units]:
+def stream_of(data: Bytes, at: list[int], starts: npt.NDArray[np.int64]) -> tuple[Units, Units, Units]:
     """States, words, and where each block's words begin."""
     states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
-    return states, words, room.starts[: at[opening.BLOCKS] + 1]
+    return states, words, starts[: at[opening.BLOCKS] + 1]
 
 
 def escapes_of(data: Bytes, at: list[int]) -> coded.Escapes:
@@ -210,7 +210,7 @@ def open_codes(data: Bytes, bits: Bits, out: Units) -> Codes | None:
         return None
     at = room.places.tolist()
     tree = room.tree if searching and has_tree(room, at[opening.PRECISION]) else None
-    stream, escapes = stream_of(data, at, room), escapes_of(data, at)
+    stream, escapes = stream_of(data, at, room.starts), escapes_of(data, at)
     return Codes(room.table, tree, stream, bits.widths[0], escapes, body_of(data, at, out))
 
 
