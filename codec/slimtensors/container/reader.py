@@ -137,15 +137,15 @@ class Reader:
         position = self._stream_at(stream)
         positions = []
         for i, chunk in enumerate(records):
-            where = f"{plan.label}, chunk {i}"
             decoded = plan.chunk_units(i) * plan.dtype.unit_bytes
             if chunk.decoded_length != decoded:
-                raise FormatError(f"{where}: decoded length {chunk.decoded_length}; the header implies {decoded}")
+                stated = f"decoded length {chunk.decoded_length}; the header implies {decoded}"
+                raise FormatError(f"{plan.label}, chunk {i}: {stated}")
             if decoded > MAX_CHUNK_BYTES:
-                raise LimitError(f"{where}: {decoded} bytes decoded; the limit is {MAX_CHUNK_BYTES}")
+                raise LimitError(f"{plan.label}, chunk {i}: {decoded} bytes decoded; the limit is {MAX_CHUNK_BYTES}")
             stored = chunk.stored_length
             if stored % 64 or not stored * EXPANSION >= decoded or not 0 < stored <= aligned(decoded) + 128:
-                raise FormatError(f"{where}: a stored length of {stored} for {decoded} bytes decoded")
+                raise FormatError(f"{plan.label}, chunk {i}: a stored length of {stored} for {decoded} bytes decoded")
             positions.append(position)
             position += stored
         if position != self._stream_at(stream) + record.stored_length:
