@@ -124,7 +124,7 @@ def steered(s: Lanes, k: Lanes, lifts: tuple[Lanes, Lanes], offset: int, nothing
     # l = 4 e + floor(4 |s| / 2^e) - 4 with e = floor(log2 |s|): exponent and two bits of mantissa, less the bias
     top = top_bits(s)
     empty = s == 0
-    steer = ((top & 0x3FF) - k << 1) + (offset - 8 * F32_BIAS) + (top >> 10)
+    steer = ((top & 0x3FF) - k << 1) + (offset - 8 * F32_BIAS & 0xFFFF) + (top >> 10)
     lift = permute_two(lifts[0], lifts[1], top)
     return to_u8(select(empty, k, k + lift)), select(empty, nothing, steer)
 
