@@ -168,6 +168,18 @@ def names(path: Path, start: str) -> list[str]:
         return [name for name in file.index if name.startswith(start)]
 
 
+def means(path: Path) -> dict[str, int]:
+    """Of the tensors of a file of ours that have classes of rows and columns: the rank of their mean, 0 without one."""
+    found = {}
+    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+        for index, tensor in enumerate(file.header.tensors):
+            number = file.header.tensor_stream[index]
+            for context in () if number is None else file.header.streams[number].bits.contexts:
+                if type(context).__name__ == "ClassContext":
+                    found[tensor.name] = 0 if context.mean is None else context.mean.rank
+    return found
+
+
 def part_bytes(path: Path, tensors: list[str], rows: tuple[int, int] | None = None) -> int:
     """What tensors take in a file of ours: prefix, header, index, table, and every chunk that holds some of them.
 

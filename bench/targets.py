@@ -283,6 +283,11 @@ TARGETS = [
     _quantised("NF4, scales of 8 bits", 3.95, "small"),
     _quantised("int4, groups of 128", 3.40, "small"),
     Target("decode, classes (small), of ZipNN's", _redundant("minilm-bf16", "small"), 2),
+    Target("decode, classes alone (small), of ZipNN's", _redundant("minilm-bf16, classes alone", "small"), 2),
+    Target(
+        "decode, means of rank 1 to 16 (small), of ZipNN's",
+        _redundant("minilm-bf16, means of rank 1 to 16", "small"), 1.3,
+    ),
     Target("decode, fine-tune 2e-5, of ZipNN's", _redundant("finetuned-2e-5x160-bf16", "balanced, base"), 1.5),
     Target("decode, small language model's, of ZipNN's", _redundant("language-ft-2e-5-bf16", "balanced, base"), 1.5),
     Target("decode, merged LoRA, of ZipNN's", _redundant("merged-r8-1-bf16", "balanced, base"), 1.5),

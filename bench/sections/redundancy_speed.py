@@ -16,8 +16,8 @@ import numpy as np
 from bench import ours, peers, timing
 from bench.data import SafeFile, path_of
 from bench.data.files import CACHE
+from bench.data.safefile import write
 from bench.sections import Settings
-from bench.sections.redundancy import Case
 from bench.timing import Record
 
 # (file, its base, preset)
@@ -39,31 +39,42 @@ FILES = [
     ("dequantised-ternary", None, "balanced"),
 ]
 
+# (dataset, of which file, the least and the largest rank of its matrices' means): 0 is classes alone
+PARTS = [
+    ("minilm-bf16, classes alone", "minilm-bf16", 0, 0),
+    ("minilm-bf16, means of rank 1 to 16", "minilm-bf16", 1, 16),
+]
+
 
 def _bits(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1).view(np.uint8)
 
 
-def _ours(case: Case, preset: str) -> Callable[[], dict[str, np.ndarray]]:
-    base_path = None if case.base is None else path_of(case.base)
+def _packed(file: SafeFile, base: Path | None, preset: str) -> tuple[bytes, dict[str, int]]:
+    """The file as ours, and the ranks of its matrices' means."""
     with tempfile.TemporaryDirectory() as folder:
         packed = Path(folder) / "packed.slimtensors"
-        ours.compress(case.file.path, packed, preset, 2, base=base_path)
-        data = packed.read_bytes()
+        ours.compress(file.path, packed, preset, 2, base=base)
+        return packed.read_bytes(), ours.means(packed)
+
+
+def _ours(file: SafeFile, base_name: str | None, preset: str) -> Callable[[], dict[str, np.ndarray]]:
+    base_path = None if base_name is None else path_of(base_name)
+    data, _ranks = _packed(file, base_path, preset)
     base = None if base_path is None else {spec.name: array for spec, array in SafeFile(base_path)}
 
     def decode() -> dict[str, np.ndarray]:
         return ours.load(data, 1, "none", base)
 
     found = decode()
-    for spec, array in case.file:
+    for spec, array in file:
         peers.check_same(f"slimtensors {preset}", _bits(found[spec.name]), _bits(array))
     return decode
 
 
-def _zipnn(case: Case) -> Callable[[], list[object]]:
+def _zipnn(file: SafeFile) -> Callable[[], list[object]]:
     blobs = []
-    for spec, array in case.file:
+    for spec, array in file:
         if spec.dtype in peers.FLOATS and array.size:
             blob = peers.ZIPNN.encode(peers.ZIPNN.prepare(array, spec.dtype), spec.dtype, 1)
             peers.check_same("zipnn", peers.ZIPNN.decode(blob, spec.dtype, 1), array)
@@ -71,25 +82,51 @@ def _zipnn(case: Case) -> Callable[[], list[object]]:
     return lambda: [peers.ZIPNN.decode(blob, dtype, 1) for blob, dtype in blobs]
 
 
+def _part(whole: SafeFile, least: int, most: int, target: Path) -> SafeFile:
+    """The matrices that preset small gives classes and means of such ranks, in a file of their own."""
+    _data, ranks = _packed(whole, None, "small")
+    chosen = {name: rank for name, rank in ranks.items() if least <= rank <= most}
+    specs = [spec for spec in whole.specs if spec.name in chosen]
+    write(target, specs, (array for spec, array in whole if spec.name in chosen))
+    part = SafeFile(target)
+    if _packed(part, None, "small")[1] != chosen:
+        raise RuntimeError("matrices by themselves are not stored as they are in the whole file")
+    return part
+
+
+def _measure(file: SafeFile, dataset: str, base: str | None, preset: str, settings: Settings) -> list[Record]:
+    mine = f"slimtensors {preset}{', base' * (base is not None)}"
+    missing = ours.missing() or ours.lacks_preset(preset) or peers.missing("zipnn")
+    if missing:
+        return [{"dataset": dataset, "codec": mine, "missing": missing}]
+    with timing.pinned(settings.core):
+        calls = {mine: _ours(file, base, preset), "zipnn": _zipnn(file)}
+        timed = [
+            timing.Case({"codec": codec}, lambda _, call=call: call(), nbytes=file.nbytes)
+            for codec, call in calls.items()
+        ]
+        found = timing.interleave(timed, settings.repeats, wall=False)
+    # The other's time over ours: with the smallest of each, since whoever else is busy only adds.
+    fastest = {record["codec"]: min(record["samples"]) for record in found}
+    common: Record = {"dataset": dataset, "base": base, "beside": mine, "clock": "process CPU"}
+    return [common | record | {"of_zipnn": fastest["zipnn"] / fastest[record["codec"]]} for record in found]
+
+
+def parts(settings: Settings) -> list[Record]:
+    """What classes and means of low rank cost, each by itself."""
+    records: list[Record] = []
+    for dataset, name, least, most in PARTS:
+        whole = CACHE / f"{name}.safetensors"
+        if whole.exists() and not ours.missing():
+            with tempfile.TemporaryDirectory() as folder:
+                part = _part(SafeFile(whole), least, most, Path(folder) / "part.safetensors")
+                records += _measure(part, dataset, None, "small", settings)
+    return records
+
+
 def run(settings: Settings) -> list[Record]:
     records: list[Record] = []
     for name, base, preset in FILES:
-        case, mine = Case(name, base), f"slimtensors {preset}{', base' * (base is not None)}"
-        if not (CACHE / f"{name}.safetensors").exists():
-            continue
-        missing = ours.missing() or ours.lacks_preset(preset) or peers.missing("zipnn")
-        if missing:
-            records.append({"dataset": name, "codec": mine, "missing": missing})
-            continue
-        with timing.pinned(settings.core):
-            calls = {mine: _ours(case, preset), "zipnn": _zipnn(case)}
-            timed = [
-                timing.Case({"codec": codec}, lambda _, call=call: call(), nbytes=case.file.nbytes)
-                for codec, call in calls.items()
-            ]
-            found = timing.interleave(timed, settings.repeats, wall=False)
-        # The other's time over ours: with the smallest of each, since whoever else is busy only adds.
-        fastest = {record["codec"]: min(record["samples"]) for record in found}
-        common: Record = {"dataset": name, "base": base, "beside": mine, "clock": "process CPU"}
-        records += [common | record | {"of_zipnn": fastest["zipnn"] / fastest[record["codec"]]} for record in found]
-    return records
+        if (CACHE / f"{name}.safetensors").exists():
+            records += _measure(SafeFile(CACHE / f"{name}.safetensors"), name, base, preset, settings)
+    return records + parts(settings)

@@ -593,26 +593,29 @@ def feed_whole_directions(fence: Fence, rows_: int, width: int) -> None:
 def feed_means(
     fence: Fence, n: int, states: np.ndarray, words: np.ndarray, starts: np.ndarray, selected: np.ndarray
 ) -> None:
-    for decode, dtype, widths, _base, _octave in mean_checks.LAYOUTS:
-        pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(widths, n)))
-        elements = fence.array(dtype, n)
-        some = fence.array(np.uint32, 4 * table.SLOTS)
-        status = decode(some, 65535, 16, states, words, starts, *pieces, selected, elements)
-        assert status in (OK, BAD_STREAM)
-        shift = sum(widths[:-1])
-        zeros, steers = fence.arrays((np.uint16, 32), (np.uint16, n))
-        status = mean_kernels.decode_signs(zeros, shift, 4, 300, 32, steers, states, words, starts, elements)
-        assert status in (OK, BAD_STREAM)
-    for rank, width in ((1, 7), (3, 45), (5, 300)):
-        rows = -(-n // width)
-        kinds = ((np.uint8, rows), (np.uint8, width), (np.uint8, rank * (rows + width)), (np.uint16, rank * width))
+    for rank, width in ((1, 7), (3, 45), (33, 300)):
+        rows = -(-(n + 5) // width)
+        of_rows, of_columns = rows * mean.numbers_of(rank), (rank + 1) * mean.line_of(width)
+        kinds = ((np.uint8, rows), (np.uint8, of_rows), (np.uint16, of_columns), (np.uint16, mean.LOGARITHMS))
         given = fence.arrays(*kinds)
+        factors, columns = fence.arrays((np.uint8, rank * (rows + width)), (np.uint8, width))
         groups, steps = np.array([0, rank], np.int64), fence.array(np.int64, 16)
-        assert mean.scale_columns(given[2], groups, rows, width, given[3]) == OK
-        size = rows * width
         for first in (0, 5):
-            some, steers = fence.arrays((np.uint8, size - first), (np.uint16, size - first))
-            assert mean.steer_units(*given, steps, first, some, steers) == OK
+            size = rows * width - first
+            some, steers = fence.arrays((np.uint8, size), (np.uint16, size))
+            assert mean.steer_units(*given[:3], width, given[3], first, some, steers) == OK
+        for decode, dtype, widths, _base, _octave in mean_checks.LAYOUTS:
+            pieces = fence.arrays(*((np.uint8, size) for size in piece_sizes(widths, n)))
+            elements, zeros = fence.array(dtype, n), fence.array(np.uint16, 32)
+            positions, fields, some = fence.arrays((np.uint32, 9), (np.uint16, 9), (np.uint32, 4 * table.SLOTS))
+            stream = states, words, starts
+            status = decode(
+                some, (65535, 16), (4, 65535, 32), zeros, stream, stream, (positions, fields), tuple(given), (5, width),
+                *pieces, elements,
+            )  # fmt: skip
+            assert status in (OK, BAD_STREAM)
+        assert mean.prepare(factors, groups, columns, *given[1:3]) == OK
+        assert mean.lift_classes(steps, given[3]) == OK
     fields, steers, out, flips = fence.arrays((np.uint16, n), (np.uint16, n), (np.uint8, n), (np.uint8, n))
     assert mean.sign_contexts(fields, steers, 2, 65535, 256, out, flips) == OK
     assert mean.sign_contexts(selected, steers, 0, 0, 1, out, flips) == OK

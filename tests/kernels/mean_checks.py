@@ -39,19 +39,40 @@ def slow_steers(
     return np.array(of_classes, np.uint8), np.array(steers, np.uint16)
 
 
+def prepared(factors: np.ndarray, groups: list[int], steps: list[int], columns: np.ndarray) -> tuple[np.ndarray, ...]:
+    """(of_rows, of_columns, lifted)"""
+    rank, rows = len(factors), factors.shape[1] - columns.size
+    of_rows = np.zeros(rows * mean.numbers_of(rank), np.uint8)
+    of_columns = np.ones((rank + 1) * mean.line_of(columns.size), np.uint16)
+    lifted, numbers = np.zeros(mean.LOGARITHMS, np.uint16), np.array(groups, np.int64)
+    assert mean.prepare(factors.reshape(-1), numbers, columns, of_rows, of_columns) == OK
+    assert mean.lift_classes(np.array(steps, np.int64), lifted) == OK
+    return of_rows, of_columns, lifted
+
+
 def check_steers(rng: np.random.Generator) -> None:
     for count, width, groups, steps in (
         (9, 50, [2, 1], [0, 5, 17]), (3, 7, [1], []), (5, 200, [0, 3, 0, 0, 0, 0, 0, 2], [9] * 16), (1, 1, [64], [63]),
+        (40, 130, [33], [4, 20]), (2, 300, [1], [4, 5]),
     ):  # fmt: skip
         rows, columns = (rng.integers(0, 110, size, dtype=np.uint8) for size in (count, width))
         factors = rng.integers(100, 150, (sum(groups), count + width), dtype=np.uint8)
         factors[0, :2] = 128  # sums that are 0 where it is the only one
+        factors[rng.random(factors.shape) < 0.3] = 128
+        if groups == [1]:
+            factors[0] = rng.integers(0, 256, factors.shape[1])
+            factors[0, count - 1 :] = np.concatenate([[0, 0, 127, 130, 129, 129], factors[0]])[: width + 1]
         scaled = np.zeros(sum(groups) * width, np.uint16)
-        numbers = np.array(groups, np.int64), np.array(steps, np.int64)
-        flat = factors.reshape(-1)
-        assert mean.scale_columns(flat, numbers[0], count, width, scaled) == OK
+        numbers, flat = np.array(groups, np.int64), factors.reshape(-1)
+        assert mean.scale_columns(flat, numbers, count, width, scaled) == OK
+        of_rows, of_columns, lifted = prepared(factors, groups, steps, columns)
+        lines = of_columns.reshape(len(factors) + 1, -1)
+        assert np.array_equal(lines[:, :width], np.concatenate([scaled, columns]).reshape(-1, width))
+        assert not lines[:, width:].any()
+        assert np.array_equal(of_rows.reshape(count, -1)[:, : len(factors)], factors[:, :count].T)
+        assert (of_rows.reshape(count, -1)[:, len(factors) :] == 128).all()
         whole = slow_steers(rows, columns, factors, groups, steps)
-        given = (rows, columns, flat, scaled, numbers[1])
+        given = (rows, of_rows, of_columns, width, lifted)
         size = count * width
         for first in {0, min(1, size), size // 3, size - 1, size}:
             for n in {0, 1, size - first, (size - first) // 2}:
@@ -64,35 +85,119 @@ def check_steers(rng: np.random.Generator) -> None:
         out = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
         assert mean.steer_units(*given, 1, *out) == mean.steer_units(*given, -1, *out) == BAD_ARGUMENT
         assert mean.steer_units(*given, 0, out[0], out[1][1:]) == BAD_ARGUMENT
-        assert mean.steer_units(rows, columns, flat[1:], *given[3:], 0, *out) == BAD_ARGUMENT
-        assert mean.steer_units(*given[:4], np.zeros(17, np.int64), 0, *out) == BAD_ARGUMENT
-        assert mean.scale_columns(flat[1:], numbers[0], count, width, scaled) == BAD_ARGUMENT
-        assert mean.scale_columns(flat, numbers[0], count, width, scaled[1:]) == BAD_ARGUMENT
-        assert mean.scale_columns(flat, -numbers[0], count, width, scaled) == BAD_ARGUMENT
+        for bad in ((rows[1:], *given[1:]), (rows, of_rows[1:], *given[2:]), (rows, of_rows, of_columns[1:], *given[3:]),
+                    (*given[:3], width - 1, lifted), (*given[:3], 0, lifted), (*given[:4], lifted[1:])):  # fmt: skip
+            assert mean.steer_units(*bad, 0, *out) == BAD_ARGUMENT
+        assert mean.lift_classes(np.zeros(17, np.int64), lifted) == BAD_ARGUMENT
+        assert mean.lift_classes(np.zeros(16, np.int64), lifted[1:]) == BAD_ARGUMENT
+        assert mean.scale_columns(flat[1:], numbers, count, width, scaled) == BAD_ARGUMENT
+        assert mean.scale_columns(flat, numbers, count, width, scaled[1:]) == BAD_ARGUMENT
+        assert mean.scale_columns(flat, -numbers, count, width, scaled) == BAD_ARGUMENT
+        assert mean.prepare(flat, -numbers, columns, of_rows, of_columns) == BAD_ARGUMENT
+        assert mean.prepare(flat, numbers, columns, of_rows[1:], of_columns) == BAD_ARGUMENT
+        assert mean.prepare(flat, numbers, columns, of_rows, of_columns[1:]) == BAD_ARGUMENT
+        assert mean.prepare(flat, 0 * numbers, columns, of_rows, of_columns) == BAD_ARGUMENT
 
 
-def check_unsigned(add: Callable[..., None], rng: np.random.Generator) -> None:
-    """One pass gives what decoding a plane by its contexts and then joining gives."""
+def flat(arguments: tuple) -> tuple:
+    return tuple(each for given in arguments for each in (given if isinstance(given, tuple) else (given,)))
+
+
+def call(decode: Callable[..., int], given: tuple) -> int:
+    """A kernel of mean_kernels, its arguments one after another."""
+    (slots, *rest), sizes, grouped = given, (2, 3, 0, 3, 3, 2, 4, 2), []
+    for size in sizes:
+        grouped.append(tuple(rest[:size]) if size else rest[0])
+        rest = rest[max(size, 1) :]
+    return decode(slots, *grouped, *rest)
+
+
+def check_units(add: Callable[..., None], rng: np.random.Generator) -> None:
+    """Units decoded at once, against what planes decoded by their contexts come to."""
     for decode, dtype, widths, base, octave in LAYOUTS:
-        for groups, blocks in ((1, 1), (5, 3), (9, 4), (21, 6)):
-            n, width = 128 * groups, widths[-1]
-            selected = rng.integers(0, 64, n).astype(np.uint8)
+        for groups, blocks, columns, room in ((1, 1, 45, 2), (5, 3, 7, 16), (9, 4, 130, 32), (21, 6, 300, 9), (90, 4, 384, 16)):
+            n, width, first = 128 * groups, widths[-1], 5
+            count, rank = -(-(n + first) // columns), 3
+            classes = (rng.integers(0, 20, size, dtype=np.uint8) for size in (count, columns))
+            rows, of_columns = classes
+            factors = rng.integers(120, 137, (rank, count + columns), dtype=np.uint8)
+            factors[rng.random(factors.shape) < 0.4] = 128
+            steps = [3, 9, 14, 20]
+            selected, steers = (found[first : first + n] for found in slow_steers(rows, of_columns, factors, [2, 1], steps))
             fields = rng.integers(0, 1 << width, n).astype(np.uint8 if width <= 8 else np.uint16)
-            joined = np.zeros(n, np.uint16)
+            joined, coded = np.zeros(n, np.uint16), np.zeros_like(fields)
             assert contexts.join_window(fields, selected, 3, base, octave, width, joined) >= 0
+            joined[rng.integers(0, n, 4)] &= 0xFF00
             run = encoded(joined, 4, blocks)
-            coded = np.zeros_like(fields)
             assert context_coding.decode_context_fields(run[0], base, octave, width, selected, *run[1:], coded) == OK
+            escapes = np.flatnonzero(coded != fields).astype(np.uint32)
+            assert escapes.size
+            assert not coded[escapes].any()
             raw = [rng.integers(0, 1 << w, n).astype(np.uint16) for w in widths[:-1]]
             pieces = [piece for plane, w in zip(raw, widths, strict=False) for piece in naive.pack(plane, w)]
-            arguments = (run[0], base, octave, *run[1:], *pieces, selected)
+            signs = rng.integers(0, 2, n).astype(np.uint16)
+            octave_bits, expected = octave.bit_length() - 1, (4 * int(fields.max()) // octave + 200) // 2
+            zeros, stream, flips = signs_coded(signs, fields, steers, (octave_bits, expected, room), blocks)
+            prepared_ = prepared(factors, [2, 1], steps, of_columns)
+            arguments = (
+                run[0], (base, octave), (octave_bits, int(expected), room), zeros, run[1:], stream,
+                (escapes, fields[escapes].astype(np.uint16)), (rows, *prepared_), (first, columns), *pieces,
+            )  # fmt: skip
             out = np.zeros(n, dtype)
             assert decode(*arguments, out) == OK
-            assert np.array_equal(out, naive.join([*raw, coded], 0, widths, dtype))
-            for bad in cases.damaged(rng, arguments, 3):
-                add(decode(*bad, out), out)
-            for bad in cases.shortened((*arguments, out)):
-                assert decode(*bad) == BAD_ARGUMENT
+            whole = naive.join([*raw, fields], 0, widths, dtype)
+            sign = (signs ^ flips).astype(dtype) << dtype(8 * out.itemsize - 1)
+            assert np.array_equal(out, whole | sign)
+            given = flat(arguments)
+            for at in (7, 10):
+                for bad in cases.damaged(rng, given, at):
+                    add(call(decode, (*bad, out)), out)
+            noise = rng.integers(0, 2**32, escapes.size, dtype=np.uint32)
+            for bad in (noise, escapes[::-1].copy(), escapes * np.uint32(0)):
+                add(call(decode, (*given[:13], bad, *given[14:], out)), out)
+            for bad in cases.shortened((*given, out)):
+                assert call(decode, bad) == BAD_ARGUMENT
+            lacking = zeros.copy()
+            lacking[mean_contexts(fields, steers, (octave_bits, expected, room))[n // 2]] = 0
+            assert call(decode, (*given[:6], lacking, *given[7:], out)) == BAD_STREAM
+            filled = escapes.copy()
+            filled[-1] = np.flatnonzero(coded)[-1]
+            if (np.diff(filled.astype(np.int64)) > 0).all():
+                assert call(decode, (*given[:13], filled, *given[14:], out)) == BAD_STREAM
+
+
+def mean_contexts(fields: np.ndarray, steers: np.ndarray, choose: tuple[int, int, int]) -> np.ndarray:
+    values = np.zeros(fields.size, np.uint8)
+    assert mean.sign_contexts(fields, steers, *choose, values, np.zeros_like(values)) == OK
+    return values
+
+
+def signs_coded(
+    signs: np.ndarray, fields: np.ndarray, steers: np.ndarray, choose: tuple[int, int, int], blocks: int
+) -> tuple[np.ndarray, tuple[np.ndarray, ...], np.ndarray]:
+    """(zeros, (states, words, starts), flips) of signs as they are coded, 0 or 1."""
+    n, values, flips = signs.size, np.zeros(signs.size, np.uint8), np.zeros(signs.size, np.uint8)
+    assert mean.sign_contexts(fields, steers, *choose, values, flips) == OK
+    zeros, by_symbol = sign_tables(signs, values, choose[2])
+    words, states, counts = np.zeros(n, np.uint16), np.zeros(32 * blocks, np.uint32), np.zeros(blocks, np.int64)
+    joined = signs | values.astype(np.uint16) << 8
+    assert context_coding.encode_context_symbols(joined, by_symbol, PRECISION, words, states, counts) == OK
+    ends = [block.stop for block in naive.blocks_of(n, blocks)]
+    run = np.concatenate([*(words[e - c : e] for e, c in zip(ends, counts, strict=True)), cases.PADDING])
+    check_sign_encoder((signs ^ flips).astype(np.uint8), fields, steers, choose, zeros, (joined, words, states, counts))
+    return zeros, (states, run, np.concatenate([[0], np.cumsum(counts)])), flips
+
+
+def sign_tables(signs: np.ndarray, values: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
+    """(the frequency of 0 in each context, the encoder's tables)"""
+    zeros = np.zeros(32, np.uint16)
+    by_symbol = np.full(256 * 32, table.ABSENT | 1 << table.FIELD_BITS, np.uint32)
+    for c in range(room):
+        counts = np.bincount(signs[values == c], minlength=2) + 1
+        frequencies = np.array(naive.normalise(np.pad(counts, (0, 254)), PRECISION), np.uint16)
+        zeros[c] = frequencies[0]
+        assert table.build_encoder_table(frequencies, PRECISION, by_symbol[256 * c : 256 * c + 256]) == OK
+    return zeros, by_symbol
 
 
 def encoded(joined: np.ndarray, room: int, blocks: int) -> tuple[np.ndarray, ...]:
@@ -137,8 +242,8 @@ def check_sign_encoder(
     assert mean.join_signs(signs, fields, steers, *choose[:2], 129, given) == BAD_ARGUMENT
 
 
-def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
-    """Signs put above units, against those that a plane by its contexts gives."""
+def check_signs(rng: np.random.Generator) -> None:
+    """Contexts of signs, and signs encoded, against slower ways."""
     for dtype, shift, octave_bits in ((np.uint8, 0, 3), (np.uint16, 7, 3), (np.uint16, 5, 2), (np.uint32, 21, 2)):
         for groups, blocks, room in ((1, 1, 2), (5, 3, 9), (9, 4, 16), (21, 6, 32), (16, 8, 5)):
             n, bits = 128 * groups, 8 * np.dtype(dtype).itemsize
@@ -153,41 +258,7 @@ def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
             slow = np.where((steers == 0) | (likely < 0), 0, np.minimum(likely >> 1, room - 1))
             assert np.array_equal(values, slow)
             assert np.array_equal(flips, steers & 1)
-            signs = rng.integers(0, 2, n).astype(np.uint16)
-            counts = np.array([np.bincount(signs[values == c], minlength=2) + 1 for c in range(room)])
-            zeros = np.zeros(32, np.uint16)
-            by_symbol = np.full(256 * 32, table.ABSENT | 1 << table.FIELD_BITS, np.uint32)
-            for c in range(room):
-                frequencies = np.array(naive.normalise(np.pad(counts[c], (0, 254)), PRECISION), np.uint16)
-                zeros[c] = frequencies[0]
-                assert table.build_encoder_table(frequencies, PRECISION, by_symbol[256 * c : 256 * c + 256]) == OK
-            words, states = np.zeros(n, np.uint16), np.zeros(32 * blocks, np.uint32)
-            ends_at = np.zeros(blocks, np.int64)
-            joined = signs | values.astype(np.uint16) << 8
-            assert context_coding.encode_context_symbols(joined, by_symbol, PRECISION, words, states, ends_at) == OK
-            check_sign_encoder((signs ^ flips).astype(np.uint8), fields, steers, (octave_bits, first, room), zeros,
-                               (joined, words, states, ends_at))  # fmt: skip
-            ends = [block.stop for block in naive.blocks_of(n, blocks)]
-            run = np.concatenate([*(words[e - c : e] for e, c in zip(ends, ends_at, strict=True)), cases.PADDING])
-            starts = np.concatenate([[0], np.cumsum(ends_at)])
-            choose = (shift, octave_bits, first, room)
-            out = units.copy()
-            assert mean_kernels.decode_signs(zeros, *choose, steers, states, run, starts, out) == OK
-            expected = units | (signs ^ flips).astype(dtype) << dtype(bits - 1)
-            assert np.array_equal(out, expected)
-            for bad in cases.damaged(rng, (zeros, *choose, steers, states, run, starts), 6):
-                out = units.copy()
-                add(mean_kernels.decode_signs(*bad, out), out)
-            lacking = zeros.copy()
-            lacking[values[n // 2]] = 0
-            status = mean_kernels.decode_signs(lacking, *choose, steers, states, run, starts, units.copy())
-            assert status == BAD_STREAM
-            for bad in ((bits, *choose[1:]), (-1, *choose[1:]), (shift, 5, first, room), (shift, 2, 1 << 16, room),
-                        (shift, 2, first, 0), (shift, 2, first, 33)):  # fmt: skip
-                assert mean_kernels.decode_signs(zeros, *bad, steers, states, run, starts, units) == BAD_ARGUMENT
-            for short in ((zeros[1:], steers, states), (zeros, steers[32:], states), (zeros, steers, states[32:])):
-                status = mean_kernels.decode_signs(short[0], *choose, short[1], short[2], run, starts, units)
-                assert status == BAD_ARGUMENT
+            signs_coded(rng.integers(0, 2, n).astype(np.uint16), fields, steers, (octave_bits, first, room), blocks)
             assert mean.sign_contexts(fields[1:], steers, 2, first, room, values, flips) == BAD_ARGUMENT
             assert mean.sign_contexts(fields, steers, 5, first, room, values, flips) == BAD_ARGUMENT
             assert mean.sign_contexts(fields, steers, 2, first, 257, values, flips) == BAD_ARGUMENT
@@ -195,5 +266,5 @@ def check_signs(add: Callable[..., None], rng: np.random.Generator) -> None:
 
 def check_means(add: Callable[..., None], rng: np.random.Generator) -> None:
     check_steers(rng)
-    check_unsigned(add, rng)
-    check_signs(add, rng)
+    check_signs(rng)
+    check_units(add, rng)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs import (
+    classes,
     delta,
     fused,
     head,
@@ -64,7 +65,10 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
     data: uint8[stored length], aligned to 16 bytes; not written to. out: contiguous, as many units as the chunk has.
     """
     if isinstance(expression, Bits):
-        if straight.decode(data, expression, out):
+        if expression.contexts:
+            if classes.decode(data, expression, out, place):
+                return
+        elif straight.decode(data, expression, out):
             return
     elif isinstance(expression, Sparse):
         if scattered.decode(data, expression, out):
@@ -160,9 +164,9 @@ def _decode_numbers(planes: list[Plane], expression: sums.FromCodes, out: Units,
 
 
 def _decode_bits(planes: list[Plane], bits: Bits, body: Units, place: Place) -> None:
-    decoder = fused.find(bits, body, planes, place)
-    if decoder is not None:
-        fused.decode(decoder, planes, body)
+    layout = fused.find(bits, body, planes)
+    if layout is not None:
+        fused.decode(layout, planes, body)
     else:
         _decode_any(planes, bits, body, place)
 

@@ -11,22 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import coded, mean
-from slimtensors.codecs import contexts as context_coded
-from slimtensors.codecs.contexts import Contexts, contexts_of
+from slimtensors.codecs import coded
 from slimtensors.codecs.head import GROUP, LANES, Bytes, Descriptor, Mode, Part, Plane
-from slimtensors.codecs.place import Place
 from slimtensors.codecs.planes import WORTH, check_status, packed_length, raw_payload
 from slimtensors.codecs.workspace import own, work_space
 from slimtensors.entropy.tables import Frequencies
 from slimtensors.errors import FormatError
-from slimtensors.expression import CLASS_TABLES, Bits, ClassContext, SignContext
-from slimtensors.kernels.cpu import class_kernels, decode_kernels, histogram, mean_kernels, split, survey
+from slimtensors.expression import Bits
+from slimtensors.kernels.cpu import decode_kernels, histogram, split, survey
 from slimtensors.kernels.cpu.table import MOST_PRECISION
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Decoder", "decode", "encode", "encode_planes", "find", "layout_of"]
+__all__ = ["decode", "encode", "encode_planes", "find", "layout_of"]
 
 Units = npt.NDArray[Any]
 
@@ -58,14 +55,6 @@ class Layout(NamedTuple):
         return self.widths[self.positive :]
 
 
-class Decoder(NamedTuple):
-    """What decodes the planes of a chunk in one pass; with `signs`, these in a second one."""
-
-    layout: Layout
-    contexts: Contexts | None
-    signs: mean.Signs | None = None
-
-
 LAYOUTS = {
     (layout.unit_bytes, layout.widths): layout
     for layout in [
@@ -75,30 +64,6 @@ LAYOUTS = {
         Layout(4, (8, 8, 8, 8), decode_kernels.decode_u32_8_8_8_8, split.split_u32_8_8_8_8),
         Layout(4, (8, 8, 6, 10), decode_kernels.decode_u32_8_8_6_10, split.split_u32_8_8_6_10),
         Layout(4, (1, 8, 8, 5, 10), decode_kernels.decode_u32_8_8_5_10, split.split_u32_8_8_5_10, positive=True),
-    ]
-}
-
-
-# With classes of rows and columns.
-CLASS_LAYOUTS = {
-    (layout.unit_bytes, layout.widths): layout
-    for layout in [
-        Layout(1, (1, 7), class_kernels.decode_u8_1_7, None),
-        Layout(2, (8, 8), class_kernels.decode_u16_8_8, None),
-        Layout(2, (6, 10), class_kernels.decode_u16_6_10, None),
-        Layout(4, (8, 8, 6, 10), class_kernels.decode_u32_8_8_6_10, None),
-    ]
-}
-
-
-# Below a coded sign, with classes and a mean: without the sign's plane.
-MEAN_LAYOUTS = {
-    (layout.unit_bytes, layout.widths): layout
-    for layout in [
-        Layout(1, (7,), mean_kernels.decode_u8_7, None),
-        Layout(2, (7, 8), mean_kernels.decode_u16_7_8, None),
-        Layout(2, (5, 10), mean_kernels.decode_u16_5_10, None),
-        Layout(4, (8, 8, 5, 10), mean_kernels.decode_u32_8_8_5_10, None),
     ]
 }
 
@@ -113,58 +78,16 @@ def layout_of(bits: Bits, dtype: np.dtype[Any]) -> Layout | None:
     return LAYOUTS.get((dtype.itemsize, bits.widths))
 
 
-def find(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder | None:
+def find(bits: Bits, body: Units, planes: list[Plane]) -> Layout | None:
     """What decodes these planes, if there is such a kernel."""
-    if mean.has_sign(bits):
-        return _find_mean(bits, body, planes, place)
-    modes = [plane.descriptor.mode for plane in planes]
-    plain_layout = layout_of(bits, body.dtype)
-    if plain_layout is not None and plain_layout.positive:
+    layout, modes = layout_of(bits, body.dtype), [plane.descriptor.mode for plane in planes]
+    if layout is not None and layout.positive:
         if planes[0].descriptor != Descriptor(Mode.CONSTANT):
             return None
         modes = modes[1:]
     if modes[-1] != Mode.CODED or any(mode != Mode.RAW for mode in modes[:-1]):
         return None
-    if not bits.contexts:
-        return None if plain_layout is None else Decoder(plain_layout, None)
-    context, plain = bits.parts[-1].context, all(part.context is None for part in bits.parts[:-1])
-    layout = CLASS_LAYOUTS.get((body.itemsize, bits.widths)) if bits.rotate == 1 and not bits.flags and plain else None
-    if layout is None or not isinstance(context, ClassContext) or context.mean is not None:
-        return None
-    if _highest(context, place, planes[-1].descriptor.base, bits.widths[-1]) >= (2 << bits.widths[-1]) - 1:
-        return None  # a field may be too wide; plane by plane that is seen
-    return Decoder(layout, contexts_of(context, place, body.size, None))
-
-
-def _find_mean(bits: Bits, body: Units, planes: list[Plane], place: Place) -> Decoder | None:
-    signs, *rest, top = planes
-    coded_both = signs.descriptor.mode == top.descriptor.mode == Mode.CODED
-    layout = MEAN_LAYOUTS.get((body.itemsize, bits.widths[1:]))
-    context = bits.parts[-1].context
-    assert isinstance(context, ClassContext)
-    if layout is None or not coded_both or bits.flags:
-        return None
-    if signs.descriptor.escapes or signs.descriptor.precision != MOST_PRECISION:  # an encoder of ours makes neither
-        return None
-    if any(plane.descriptor.mode != Mode.RAW for plane in rest) or len(bits.contexts) > 2:
-        return None
-    if _highest(context, place, top.descriptor.base, bits.widths[-1]) >= (2 << bits.widths[-1]) - 1:
-        return None
-    steered = mean.steer(context, place, body.size)
-    sign = bits.parts[0].context
-    assert isinstance(sign, SignContext)
-    found = mean.Signs(signs, sign, sum(bits.widths[1:-1]), context.octave, steered.steers)
-    return Decoder(layout, Contexts(steered.classes, context.all_tables, context.octave), found)
-
-
-def _highest(context: ClassContext, place: Place, base: int, width: int) -> int:
-    """No field is above this, before it goes round about its plane."""
-    # A table whose symbols stand for wider fields without a class is refused when it is read.
-    symbols = min(base + coded.WINDOW, 1 << width) - 1
-    highest = int(place.sides[context.rows].max()) + int(place.sides[context.columns].max())
-    if context.mean is not None:
-        highest += len(context.mean.steps)
-    return symbols + context.octave * (highest // CLASS_TABLES)
+    return layout
 
 
 def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
@@ -178,10 +101,10 @@ def pieces(packed: Bytes, width: int, units: int) -> list[Bytes]:
     return found
 
 
-def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
+def decode(layout: Layout, planes: list[Plane], body: Units) -> None:
     """Fill the body. Raises FormatError."""
-    (layout, contexts, signs), groups = decoder, body.size // GROUP
-    if signs is not None or layout.positive:
+    groups = body.size // GROUP
+    if layout.positive:
         planes = planes[1:]
     raw: list[Bytes] = []
     for plane, width in zip(planes, layout.kept[:-1], strict=False):
@@ -189,19 +112,10 @@ def decode(decoder: Decoder, planes: list[Plane], body: Units) -> None:
         if width % 2 and groups % 2 and (raw[-1][-LANES:] >> 4).any():
             raise FormatError("unused bits of packed fields are not zero")
     width = layout.widths[-1]
-    if contexts is None:
-        parts = coded.read_coded(planes[-1], width, groups)
-        window: tuple[int, ...] = (parts.base,)
-    else:
-        parts = context_coded.read(planes[-1], width, groups, contexts)
-        window = parts.base, contexts.octave
-        raw.append(contexts.values)
-    check_status(layout.decode(parts.table, *window, parts.states, parts.words, parts.starts, *raw, body))
+    parts = coded.read_coded(planes[-1], width, groups)
+    check_status(layout.decode(parts.table, parts.base, parts.states, parts.words, parts.starts, *raw, body))
     # unit = v / 2 + (v mod 2) * 2^(b - 1), and the field lies above bit 0 of v: shifting by one less needs no rotation
-    below = sum(layout.widths[:-1]) - (1 if signs is None else 0)
-    coded.put_escapes(body, below, width, parts.escapes)
-    if signs is not None:
-        mean.decode_signs(signs, body)
+    coded.put_escapes(body, sum(layout.widths[:-1]) - 1, width, parts.escapes)
 
 
 def encode(body: Units, bits: Bits) -> list[Part] | None:

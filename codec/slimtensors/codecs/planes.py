@@ -24,7 +24,7 @@ from slimtensors.kernels.cpu import planes as kernels
 from slimtensors.kernels.status import OK
 from slimtensors.limits import ESCAPE_SHARE
 
-__all__ = ["Fields", "bits_lengths", "decode_plane", "encode_plane", "packed_length", "plane_length"]
+__all__ = ["Fields", "bits_lengths", "decode_plane", "decompress", "encode_plane", "packed_length", "plane_length"]
 
 Fields = npt.NDArray[Any]  # uint8 for widths up to 8, else uint16
 
@@ -68,7 +68,7 @@ def decode_plane(
             return _unpack(raw_payload(plane, width, groups), width, groups)
         case Mode.ZSTD:
             _nothing_else(descriptor, descriptor._replace(mode=0, length=0))
-            packed = _decompress(plane.payload[: descriptor.length], packed_length(_narrow(width), groups))
+            packed = decompress(plane.payload[: descriptor.length], packed_length(_narrow(width), groups))
             return _unpack(packed, width, groups)
     if descriptor.mode == Mode.BYPASS and width <= 8:
         raise FormatError(f"mode bypass for a plane of {width} bits")
@@ -125,8 +125,8 @@ def _unpack(packed: Bytes, width: int, groups: int) -> Fields:
     return out
 
 
-def _decompress(frame: Bytes, length: int) -> Bytes:
-    """One Zstandard frame that states its size and needs no dictionary."""
+def decompress(frame: Bytes, length: int) -> Bytes:
+    """What one Zstandard frame holds, that states its size and needs no dictionary. Raises FormatError."""
     try:
         view = frame.data
         parameters = zstandard.get_frame_parameters(view)

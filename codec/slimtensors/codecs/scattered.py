@@ -82,7 +82,7 @@ def decode(data: Bytes, expression: Sparse, out: Units) -> bool:
     body = straight.body_of(data, at, out)
     values = work_space("values", n + LANES, out.dtype)
     raw, escapes = straight.raw_pieces(data, at, layout.pieces, n // GROUP), straight.escapes_of(data, at)
-    stream, cursors = straight.stream_of(data, at, room), own("cursors", _cursors)
+    stream, cursors = straight.stream_of(data, at, room.starts), own("cursors", _cursors)
     rest = at[opening.BASE], *stream, *raw, *escapes, words, cursors, values, body
     if _searches() and straight.has_tree(room, at[opening.PRECISION]):
         return layout.search(room.table, room.tree, *rest) == OK

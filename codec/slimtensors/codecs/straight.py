@@ -6,6 +6,7 @@ All others go the long way (chunk.py); tests hold the two against each other.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NamedTuple
@@ -15,9 +16,10 @@ import numpy.typing as npt
 
 from slimtensors.codecs import coded, fused, head
 from slimtensors.codecs.head import GROUP, Bytes
-from slimtensors.codecs.planes import check_status, packed_length
+from slimtensors.codecs.planes import check_status, decompress, packed_length
 from slimtensors.codecs.workspace import own
 from slimtensors.dtypes import bytes_of
+from slimtensors.errors import FormatError
 from slimtensors.expression import Bits
 from slimtensors.kernels import instruction_set
 from slimtensors.kernels.cpu import closing, decode_kernels, opening, search, search_kernels, table
@@ -61,6 +63,7 @@ def make_room() -> Room:
     )
 
 
+_FRONT = struct.Struct("<BBHIQBBHIII")  # the head of a chunk of one plane, and its descriptor
 NO_MASK = np.empty(0, np.uint8), np.empty(0, np.uint32)
 
 
@@ -98,6 +101,8 @@ def _plan(unit_bytes: int, widths: tuple[int, ...]) -> _Plan | None:
 
 def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     """Fill `out`, if the chunk is of the usual kind; if not, nothing was done. Raises FormatError."""
+    if not bits.rotate:
+        return decode_bytes(data, bits, out)
     if bits.rotate != 1 or bits.sides or bits.contexts:
         return False
     plan = _plan(out.itemsize, bits.widths)
@@ -109,7 +114,7 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
     at = room.places.tolist()
     body = body_of(data, at, out)
     raw = raw_pieces(data, at, plan.pieces, body.size // GROUP)
-    states, words, starts = stream_of(data, at, room)
+    states, words, starts = stream_of(data, at, room.starts)
     stream = at[opening.BASE], states, words, starts, *raw, body
     if plan.search is not None and has_tree(room, at[opening.PRECISION]):
         check_status(plan.search(room.table, room.tree, *stream))
@@ -117,6 +122,31 @@ def decode(data: Bytes, bits: Bits, out: Units) -> bool:
         check_status(plan.decode(room.table, *stream))
     if at[opening.ESCAPES]:
         coded.put_escapes(body, sum(bits.widths[:-1]) - 1, bits.widths[-1], escapes_of(data, at))
+    return True
+
+
+def decode_bytes(data: Bytes, bits: Bits, out: Units) -> bool:
+    """The same for a plane of bytes in mode zstd, as most side planes are."""
+    if bits.widths != (8,) or out.itemsize != 1 or bits.sides or data.size < _FRONT.size:
+        return False
+    mode, length = _FRONT.unpack_from(data.data)[5:9:3]
+    body, end = out.size - out.size % GROUP, _FRONT.size + length
+    tail = head.up(end)
+    used = tail + out.size - body if out.size > body else end
+    # All that a chunk states, but for the length; zeros around the tail, and enough of them.
+    if mode != head.Mode.ZSTD or not body or data.size - used < head.READ_AHEAD:
+        return False
+    if _FRONT.pack(head.PLANES, 1, 0, out.size, 0, mode, 0, 0, length, 0, 0) != data[: _FRONT.size].tobytes():
+        return False
+    if not head.is_zero(data[used:]) or (used > end and not head.is_zero(data[end:tail])):
+        return False
+    try:
+        found = decompress(data[_FRONT.size : end], body)
+    except FormatError:
+        return False
+    out[:body] = np.frombuffer(found, np.uint8)
+    if used > end:
+        out[body:] = data[tail:used]
     return True
 
 
@@ -141,10 +171,10 @@ def body_of(data: Bytes, at: list[int], out: Units) -> Units:
     return body
 
 
-def stream_of(data: Bytes, at: list[int], room: Room) -> tuple[Units, Units, Units]:
+def stream_of(data: Bytes, at: list[int], starts: npt.NDArray[np.int64]) -> tuple[Units, Units, Units]:
     """States, words, and where each block's words begin."""
     states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
-    return states, words, room.starts[: at[opening.BLOCKS] + 1]
+    return states, words, starts[: at[opening.BLOCKS] + 1]
 
 
 def escapes_of(data: Bytes, at: list[int]) -> coded.Escapes:
@@ -210,7 +240,7 @@ def open_codes(data: Bytes, bits: Bits, out: Units) -> Codes | None:
         return None
     at = room.places.tolist()
     tree = room.tree if searching and has_tree(room, at[opening.PRECISION]) else None
-    stream, escapes = stream_of(data, at, room), escapes_of(data, at)
+    stream, escapes = stream_of(data, at, room.starts), escapes_of(data, at)
     return Codes(room.table, tree, stream, bits.widths[0], escapes, body_of(data, at, out))
 
 

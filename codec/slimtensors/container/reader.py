@@ -129,39 +129,28 @@ class Reader:
         plan, record = self.header.streams[stream], self.stream_records[stream]
         if self.header.table_length <= WHOLE_TABLE_BYTES:
             self._read_whole_table()
-        before = self._chunks_before(stream)
-        data = self._front(self.table_at + before * CHUNK_RECORD_BYTES, plan.chunks * CHUNK_RECORD_BYTES)
+        self._sum_up()
+        position, end = self._positions[stream : stream + 2]
+        begin = self.table_at + self._first_chunk[stream] * CHUNK_RECORD_BYTES
+        data = self._front(begin, plan.chunks * CHUNK_RECORD_BYTES)
         if stored_digest(data) != record.table_digest:
             raise ChecksumError(f"{plan.label}: its table records do not match the index: the file is damaged")
         records = read_chunk_records(data)
-        position = self._stream_at(stream)
-        positions = []
-        unit_bytes = plan.dtype.unit_bytes
-        for i, (stored, stated, _stored_digest, _decoded_digest) in enumerate(records):
-            decoded = plan.chunk_units(i) * unit_bytes
-            if stated != decoded:
-                raise FormatError(
-                    f"{plan.label}, chunk {i}: decoded length {stated}; the header implies {decoded}"
-                )
+        positions, unit_bytes = [], plan.dtype.unit_bytes
+        for i, chunk in enumerate(records):
+            decoded, stored = plan.chunk_units(i) * unit_bytes, chunk.stored_length
+            if chunk.decoded_length != decoded:
+                stated = f"decoded length {chunk.decoded_length}; the header implies {decoded}"
+                raise FormatError(f"{plan.label}, chunk {i}: {stated}")
             if decoded > MAX_CHUNK_BYTES:
                 raise LimitError(f"{plan.label}, chunk {i}: {decoded} bytes decoded; the limit is {MAX_CHUNK_BYTES}")
             if stored % 64 or not stored * EXPANSION >= decoded or not 0 < stored <= aligned(decoded) + 128:
-                raise FormatError(
-                    f"{plan.label}, chunk {i}: a stored length of {stored} for {decoded} bytes decoded"
-                )
+                raise FormatError(f"{plan.label}, chunk {i}: a stored length of {stored} for {decoded} bytes decoded")
             positions.append(position)
             position += stored
-        if position != self._stream_at(stream) + record.stored_length:
+        if position != end:
             raise FormatError(f"{plan.label}: the chunks' lengths do not sum to the stream's")
         return records, positions
-
-    def _chunks_before(self, stream: int) -> int:
-        self._sum_up()
-        return self._first_chunk[stream]
-
-    def _stream_at(self, stream: int) -> int:
-        self._sum_up()
-        return self._positions[stream]
 
     def _sum_up(self) -> None:
         """Running sums, once and only when a chunk is wanted."""

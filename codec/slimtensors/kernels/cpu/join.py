@@ -36,14 +36,21 @@ def field_at(shift: int, base: int, entry: Entry) -> Lanes:
 
 
 @inlined
-def class_field_at(shift: int, width: int, pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
-    """As field_at, an octave higher for each four classes, round about the plane; the last piece holds the contexts."""
+def moved_field_at(shift: int, width: int, window: Window, k: Lanes, entry: Entry) -> Lanes:
+    """As field_at, an octave higher for each four of the classes k, round about the plane."""
     base, octave = window
     symbol = symbol_at(0, entry)
     # v = base + s + octave * floor(k / 4), less 2^w - 1 if it is 2^w or more; the caller knows that this is enough
-    v = symbol + base + (to_u16(load(pieces[-1], LANES * t)) >> 2) * octave
+    v = symbol + base + (k >> 2) * octave
     v = select(v >= 1 << width, v - ((1 << width) - 1), v)
     return select(symbol != 0, v, symbol) << shift
+
+
+@inlined
+def class_field_at(shift: int, width: int, pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+    """The same; the last piece holds the contexts."""
+    found: Lanes = moved_field_at(shift, width, window, to_u16(load(pieces[-1], LANES * t)), entry)
+    return found
 
 
 @inlined
@@ -157,30 +164,30 @@ def classes_u32_8_8_6_10(pieces: Pieces, t: int, window: Window, entry: Entry) -
     return rotated_u32(class_field_at(6, 10, pieces, t, window, entry) | six(pieces[2:], t), pair(mid, low))
 
 
-# ---- with a mean: all but the sign, which a second pass puts on top
+# ---- with a mean: all but the sign, which is put on top when all else is known
 
 
 @inlined
-def unsigned_u8_7(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
-    return to_u8(class_field_at(0, 7, pieces, t, window, entry))
+def unsigned_u8_7(_pieces: Pieces, _t: int, window: Window, k: Lanes, entry: Entry) -> Lanes:
+    return to_u8(moved_field_at(0, 7, window, k, entry))
 
 
 @inlined
-def unsigned_u16_7_8(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+def unsigned_u16_7_8(pieces: Pieces, t: int, window: Window, k: Lanes, entry: Entry) -> Lanes:
     four, low = packed(pieces[0], 4, t)
     two, mid = packed(pieces[1], 2, t)
     one, high = packed(pieces[2], 1, t)
     seven = four >> low & 0xF | (two >> mid & 3) << 4 | (one >> high & 1) << 6
-    found: Lanes = class_field_at(7, 8, pieces, t, window, entry) | seven
+    found: Lanes = moved_field_at(7, 8, window, k, entry) | seven
     return found
 
 
 @inlined
-def unsigned_u16_5_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
-    return class_field_at(5, 10, pieces, t, window, entry) | five(pieces, t)
+def unsigned_u16_5_10(pieces: Pieces, t: int, window: Window, k: Lanes, entry: Entry) -> Lanes:
+    return moved_field_at(5, 10, window, k, entry) | five(pieces, t)
 
 
 @inlined
-def unsigned_u32_8_8_5_10(pieces: Pieces, t: int, window: Window, entry: Entry) -> Lanes:
+def unsigned_u32_8_8_5_10(pieces: Pieces, t: int, window: Window, k: Lanes, entry: Entry) -> Lanes:
     low, mid = load(pieces[0], LANES * t), load(pieces[1], LANES * t)
-    return pair(class_field_at(5, 10, pieces, t, window, entry) | five(pieces[2:], t), pair(mid, low))
+    return pair(moved_field_at(5, 10, window, k, entry) | five(pieces[2:], t), pair(mid, low))

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import inlined, kernel
+from slimtensors.kernels._jit import inlined, kernel, shared
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import Lanes, leading_zeros, select, to_u8, to_u16, to_u32
+from slimtensors.kernels.simd.lanes import Lanes, count, lane_numbers, select, to_u8, to_u16, to_u32
 from slimtensors.kernels.simd.memory import load, store
+from slimtensors.kernels.simd.numbers import top_bits
 from slimtensors.kernels.simd.permute import permute_two
+from slimtensors.kernels.simd.streams import give
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 
 Array = npt.NDArray[Any]
@@ -22,6 +24,9 @@ Array = npt.NDArray[Any]
 ZERO = 128  # the factor 0, as it is stored
 BIAS = 256  # of what a steer holds: more than any class
 MOST_OCTAVE_BITS = 4
+F32_BIAS = 127  # of an F32 number's exponent
+LOGARITHMS = 2 * LANES  # of products, from 0 on: more than there are
+RUN, SPARE = 2048, 4 * LANES  # units that are told of at once, and room for what goes beyond the last
 
 
 @kernel
@@ -46,114 +51,179 @@ def scale_columns(factors: Array, groups: Array, rows: int, columns: int, out: A
     return OK
 
 
+def line_of(columns: int) -> int:
+    """Of a line of prepared columns, the length: vectors may begin at any of them, up to four at once."""
+    return (columns + 5 * LANES - 2) // LANES * LANES
+
+
+def numbers_of(rank: int) -> int:
+    """Of a row's factors, side by side: whole vectors."""
+    return (rank + LANES - 1) // LANES * LANES
+
+
+line_length, row_length = inlined(line_of), inlined(numbers_of)
+
+
+@kernel
+def prepare(factors: Array, groups: Array, columns: Array, of_rows: Array, of_columns: Array) -> int:
+    """A mean's factors as steer_units takes them.
+
+    factors, groups  as for scale_columns
+    columns          uint8[C], their classes
+    of_rows          uint8[rows * row_length(rank)]: the factors of each row, 128 after them
+    of_columns       uint16[(rank + 1) * line_length(C)]: lines of scale_columns, then the classes; 0 after each
+    """
+    rank, width = 0, columns.size
+    for g in range(groups.size):
+        if groups[g] < 0:
+            return BAD_ARGUMENT
+        rank += groups[g]
+    if rank < 1 or width < 1 or factors.size % rank != 0:
+        return BAD_ARGUMENT
+    line, number, both = line_length(width), row_length(rank), factors.size // rank
+    rows = both - width
+    if rows < 1 or of_rows.size != rows * number or of_columns.size != (rank + 1) * line:
+        return BAD_ARGUMENT
+    t = 0
+    for g in range(groups.size):
+        for _ in range(groups[g]):
+            for j in range(width):
+                of_columns[t * line + j] = (int(factors[t * both + rows + j]) - ZERO << g) & 0xFFFF
+            t += 1
+    for j in range(width):
+        of_columns[rank * line + j] = columns[j]
+    for t in range(rank + 1):
+        for j in range(width, line):
+            of_columns[t * line + j] = 0
+    for begin in range(0, rows, LANES):  # what is read and written stays in the cache
+        for t in range(number):
+            for row in range(begin, min(begin + LANES, rows)):
+                of_rows[row * number + t] = factors[t * both + row] if t < rank else ZERO
+    return OK
+
+
+@kernel
+def lift_classes(steps: Array, out: Array) -> int:
+    """By how much a class is lifted where the highest bits of the product, as top_bits gives them, are these modulo 64.
+
+    steps int64, up to 16; out uint16[64]
+    """
+    if steps.size > 16 or out.size != LOGARITHMS:
+        return BAD_ARGUMENT
+    for logarithm in range(LOGARITHMS):
+        lifted = 0
+        for i in range(steps.size):
+            lifted += 1 if logarithm >= steps[i] else 0
+        out[(logarithm + 4 * F32_BIAS) % LOGARITHMS] = lifted
+    return OK
+
+
 @inlined
-def steered(s: Lanes, k: Lanes, lifts: tuple[Lanes, Lanes]) -> tuple[Lanes, Lanes]:
-    """(contexts, steers) of products and classes in 16 bits. lifts: by the logarithm, by how much a class is lifted."""
-    negative = s >> 15
-    wide = to_u32(select(negative != 0, (s & 0) - s, s))
-    # l = 4 e + floor(4 |s| / 2^e) - 4 with e = floor(log2 |s|): with |s| moved up to bit 31, the two bits below count
-    zeros = leading_zeros(wide)
-    logarithm = to_u16((31 - zeros << 2) + (wide << (zeros & 31) >> 29 & 3))
+def steered(s: Lanes, k: Lanes, lifts: tuple[Lanes, Lanes], offset: int, nothing: Lanes) -> tuple[Lanes, Lanes]:
+    """(contexts, steers) of products and classes in 16 bits."""
+    # l = 4 e + floor(4 |s| / 2^e) - 4 with e = floor(log2 |s|): exponent and two bits of mantissa, less the bias
+    top = top_bits(s)
     empty = s == 0
-    logarithm = select(empty, s, logarithm)
-    lifted = select(empty, k, k + permute_two(lifts[0], lifts[1], logarithm))
-    return to_u8(lifted), select(empty, s, (logarithm + BIAS - k) << 1 | negative)
+    steer = ((top & 0x3FF) - k << 1) + (offset - 8 * F32_BIAS & 0xFFFF) + (top >> 10)
+    lift = permute_two(lifts[0], lifts[1], top)
+    return to_u8(select(empty, k, k + lift)), select(empty, nothing, steer)
+
+
+@shared
+def steer_run(
+    rows: Array, of_rows: Array, of_columns: Array, width: int, lifted: Array, offset: int, nothing: int, left: Array,
+    which: Array, first: int, n: int, contexts: Array, steers: Array, at: int,
+) -> None:  # fmt: skip
+    """What steer_units gives of units first to first + n - 1, from place `at` on, and noise in up to 127 places more.
+
+        steers[i] = 2 (l(s) - k) + offset + (1 if s < 0); nothing if s is 0
+
+    left, which: uint16[row_length(rank) + 32], room. The caller has checked the rest.
+    """
+    number, line = of_rows.size // rows.size, line_length(width)
+    lifts = load(lifted, 0), load(lifted, LANES)
+    numbers, none = lane_numbers(), lifts[0] & 0 | nothing
+    last, end = number + LANES, at + n
+    row, column = first // width, first % width
+    while at < end:
+        here = min(width - column, end - at)
+        # Most factors of a row are 0 and cost nothing: those that are not, and which they are.
+        begin = last
+        for t in range(0, number, LANES):
+            factors = to_u16(load(of_rows, row * number + t)) - ZERO
+            some = factors != 0
+            give(left, begin, some, factors)
+            give(which, begin, some, numbers + t)
+            begin -= count(some)
+        of_row, classes = int(rows[row]), of_columns.size - line + column
+        for i in range(0, here, 4 * LANES):
+            # What goes beyond the row is put over by the next one.
+            s0, s1, s2, s3 = none & 0, none & 0, none & 0, none & 0
+            for t in range(begin, last):
+                factor, there = left[t], int(which[t]) * line + column + i
+                s0 = s0 + load(of_columns, there) * factor
+                s1 = s1 + load(of_columns, there + LANES) * factor
+                s2 = s2 + load(of_columns, there + 2 * LANES) * factor
+                s3 = s3 + load(of_columns, there + 3 * LANES) * factor
+            sums = s0, s1, s2, s3
+            for member in range(4):
+                place = i + member * LANES
+                k = load(of_columns, classes + place) + of_row
+                context, steer = steered(sums[member], k, lifts, offset, none)
+                store(contexts, at + place, context)
+                store(steers, at + place, steer)
+        at += here
+        row, column = row + 1, 0
+
+
+@inlined
+def can_steer(rows: Array, of_rows: Array, of_columns: Array, width: int, lifted: Array, first: int, n: int) -> bool:
+    """Whether these are what steer_run needs for n units."""
+    if width < 1 or first < 0 or n < 0 or first + n > rows.size * width or of_columns.size % line_length(width) != 0:
+        return False
+    rank = of_columns.size // line_length(width) - 1
+    return rank >= 1 and of_rows.size == rows.size * row_length(rank) and lifted.size == LOGARITHMS
 
 
 @kernel
 def steer_units(
-    rows: Array, columns: Array, factors: Array, scaled: Array, steps: Array, first: int, contexts: Array, steers: Array
-) -> int:
+    rows: Array, of_rows: Array, of_columns: Array, width: int, lifted: Array, first: int, contexts: Array,
+    steers: Array,
+) -> int:  # fmt: skip
     """The classes of units `first` on, lifted by their means, and what says which signs to expect.
 
-        s = sum over t of (factors[t, row] - 128) * scaled[t, column]      modulo 2^16
+        s = sum over t of (of_rows[row, t] - 128) * of_columns[t, column]      modulo 2^16
         contexts[i] = k + the number of steps up to l(s), for k = rows[row] + columns[column]; k if s is 0
         steers[i] = 2 (l(s) + 256 - k) + (1 if s < 0); 0 if s is 0
 
-    rows, columns  uint8
-    factors        uint8[rank * (rows + columns)]
-    scaled         uint16[rank * columns], as scale_columns makes it
-    steps          int64, up to 16
-    contexts       uint8[n]
-    steers         uint16[n]
+    rows                 uint8, their classes
+    of_rows, of_columns  as `prepare` makes them, of `width` columns
+    lifted               uint16[64], as lift_classes makes it
+    contexts             uint8[n]
+    steers               uint16[n]
     """
-    width, both = columns.size, rows.size + columns.size
-    if width < 1 or first < 0 or first + contexts.size > rows.size * width or steers.size != contexts.size:
+    if not can_steer(rows, of_rows, of_columns, width, lifted, first, contexts.size) or steers.size != contexts.size:
         return BAD_ARGUMENT
-    if scaled.size % width != 0 or factors.size != scaled.size // width * both or steps.size > 16:
-        return BAD_ARGUMENT
-    if contexts.size == 0:
-        return OK
-    rank, at = scaled.size // width, 0
-    classes, sums = np.zeros(LANES, np.uint16), np.zeros(LANES, np.uint16)
-    some, more = np.zeros(LANES, np.uint8), np.zeros(LANES, np.uint16)
-    # Most factors of a row are 0 and cost nothing: those that are not, and where their columns are.
-    left, where = np.zeros(rank, np.uint16), np.zeros(rank, np.int64)
-    lifted = np.zeros(2 * LANES, np.uint16)  # logarithms are at most 60
-    for i in range(steps.size):
-        for logarithm in range(2 * LANES):
-            lifted[logarithm] += np.uint16(logarithm >= steps[i])
-    lifts = load(lifted, 0), load(lifted, LANES)
-    for row in range(first // width, (first + contexts.size - 1) // width + 1):
-        # Only the first row may begin in its middle.
-        column = max(first - row * width, 0)
-        here = min(width - column, contexts.size - at)
-        used = 0
-        for t in range(rank):
-            factor = int(factors[t * both + row]) - ZERO
-            left[used], where[used] = factor & 0xFFFF, t * width
-            used += 1 if factor != 0 else 0
-        if here >= LANES:
-            whole = here // (4 * LANES) * 4 * LANES
-            for i in range(0, whole, 4 * LANES):
-                at_column = column + i
-                s0 = to_u16(load(columns, at_column)) & 0
-                s1, s2, s3 = s0, s0, s0
-                for t in range(used):
-                    factor, from_here = left[t], where[t] + at_column
-                    s0 = s0 + load(scaled, from_here) * factor
-                    s1 = s1 + load(scaled, from_here + LANES) * factor
-                    s2 = s2 + load(scaled, from_here + 2 * LANES) * factor
-                    s3 = s3 + load(scaled, from_here + 3 * LANES) * factor
-                sums4 = (s0, s1, s2, s3)
-                for member in range(4):
-                    here_at = i + member * LANES
-                    k = to_u16(load(columns, column + here_at)) + rows[row]
-                    context, steer = steered(sums4[member], k, lifts)
-                    store(contexts, at + here_at, context)
-                    store(steers, at + here_at, steer)
-            for i in range(whole, here, LANES):
-                # The last vector begins early, so that it ends with the row.
-                i = min(i, here - LANES)
-                s = to_u16(load(columns, column + i)) & 0
-                for t in range(used):
-                    s = s + load(scaled, where[t] + column + i) * left[t]
-                k = to_u16(load(columns, column + i)) + rows[row]
-                context, steer = steered(s, k, lifts)
-                store(contexts, at + i, context)
-                store(steers, at + i, steer)
-        else:
-            for i in range(here):
-                total = 0
-                for t in range(used):
-                    total += int(left[t]) * int(scaled[where[t] + column + i])
-                sums[i] = total & 0xFFFF
-                classes[i] = int(rows[row]) + int(columns[column + i])
-            context, steer = steered(load(sums, 0), load(classes, 0), lifts)
-            store(some, 0, context)
-            store(more, 0, steer)
-            for i in range(here):
-                contexts[at + i], steers[at + i] = some[i], more[i]
-        at += here
+    number = of_rows.size // rows.size + LANES
+    left, which = np.zeros(number, np.uint16), np.zeros(number, np.uint16)
+    some, more = np.zeros(RUN + SPARE, np.uint8), np.zeros(RUN + SPARE, np.uint16)
+    for begin in range(0, contexts.size, RUN):
+        n = min(RUN, contexts.size - begin)
+        steer_run(
+            rows, of_rows, of_columns, width, lifted, 2 * BIAS, 0, left, which, first + begin, n, some, more, 0
+        )
+        whole = n // LANES * LANES
+        for i in range(0, whole, LANES):
+            store(contexts, begin + i, load(some, i))
+            store(steers, begin + i, load(more, i))
+        for i in range(whole, n):
+            contexts[begin + i], steers[begin + i] = some[i], more[i]
     return OK
 
 
 @inlined
 def sign_context(field: Lanes, steer: Lanes, octave_bits: int, first: int, tables: int) -> Lanes:
-    """floor((floor(4 * field / octave) + l + 256 - k - first) / 2), at least 0 and below `tables`.
-
-    field and steer in 32 bits; or in 16, if the field is below 2^13.
-    """
+    """floor((floor(4 * field / octave) + l + 256 - k - first) / 2), at least 0 and below `tables`; all in 32 bits."""
     likely = (field << 2 >> octave_bits) + (steer >> 1)
     above = select((likely >= first) & (steer >= 2), likely - first, steer & 0) >> 1
     return select(above < tables, above, (steer & 0) + (tables - 1))

@@ -229,6 +229,12 @@ def first_lanes(n: int) -> Mask:
     return mask
 
 
+def lane_numbers() -> Lanes:
+    """0 to 31, in lanes of 16 bits."""
+    return np.arange(LANES, dtype=np.uint16)
+
+
+typed(lane_numbers, lambda: U16)
 typed(select, lambda mask, yes, no: yes if mask == MASK and yes == no else None)
 typed(count, lambda mask: types.intp if mask == MASK else None)
 typed(first_lanes, lambda n: MASK if n == types.intp else None)
@@ -237,6 +243,11 @@ typed(first_lanes, lambda n: MASK if n == types.intp else None)
 @lowered(select, LanesType, LanesType, LanesType)
 def _(use: Use) -> ir.Value:
     return use.builder.select(*use.arguments)
+
+
+@lowered(lane_numbers)
+def _(_use: Use) -> ir.Value:
+    return ir.Constant(vector(16), list(range(LANES)))
 
 
 @lowered(count, LanesType)

@@ -55,6 +55,12 @@ def times_bf16(whole: Lanes, number: Any) -> Lanes:
     return rounded
 
 
+def top_bits(whole: Lanes) -> Lanes:
+    """The highest 11 bits, sign, exponent and two of mantissa, of whole numbers (16 bits, two's complement) in F32."""
+    top: Lanes = (whole.view(np.int16).astype(np.float32).view(np.uint32) >> 21).astype(np.uint16)
+    return top
+
+
 def _emit(use: Use) -> tuple[ir.Value, ir.Value]:
     return use.builder.bitcast(use.arguments[0], floats()), _every(use, LANES)
 
@@ -121,3 +127,20 @@ def _(use: Use) -> ir.Value:
     even, odd = rounded
     found = builder.or_(builder.lshr(even, sixteen), builder.and_(odd, every(pairs, 0xFFFF0000)))
     return builder.bitcast(found, vector(16))
+
+
+typed(top_bits, lambda whole: U16 if whole == U16 else None)
+
+
+@lowered(top_bits, LanesType)
+def _(use: Use) -> ir.Value:
+    """Even and odd places apart, as above."""
+    builder, half = use.builder, LANES // 2
+    pairs, sixteen = vector(32, half), every(vector(32, half), 16)
+    both = builder.bitcast(use.arguments[0], pairs)
+    even, odd = (
+        builder.bitcast(builder.sitofp(whole, floats(half)), pairs)
+        for whole in (builder.ashr(builder.shl(both, sixteen), sixteen), builder.ashr(both, sixteen))
+    )
+    top = builder.and_(builder.lshr(odd, every(pairs, 5)), every(pairs, 0xFFFF0000))
+    return builder.bitcast(builder.or_(builder.lshr(even, every(pairs, 21)), top), vector(16))
