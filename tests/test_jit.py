@@ -168,7 +168,8 @@ def test_who_waited_for_another_process_leaves_it_the_next_kernel(here):
     compiled = shutil.move(folder, here / "compiled")
 
     def save(name: str) -> None:
-        for path in sorted(compiled.rglob(f"three_kernels.{name}-*"), key=lambda path: path.suffix == ".nbi"):  # the index last
+        found = compiled.rglob(f"three_kernels.{name}-*")
+        for path in sorted(found, key=lambda path: path.suffix == ".nbi"):  # the index last
             target = folder / path.relative_to(compiled)
             target.parent.mkdir(exist_ok=True, mode=0o700)
             shutil.copy(path, target)
