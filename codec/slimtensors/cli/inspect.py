@@ -9,6 +9,7 @@ import click
 from slimtensors.cli import options
 
 if TYPE_CHECKING:
+    from slimtensors.cli.alike import Reason
     from slimtensors.inspecting import FileReport
 
 __all__ = ["command"]
@@ -30,7 +31,7 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
     from slimtensors.inspecting import inspect
 
     report = inspect(file, max_bytes=max_bytes)
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Reason] = {}
     if why:
         from slimtensors.cli.why import explain
 
@@ -41,7 +42,7 @@ def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
         _print(report, reasons, verbose)
 
 
-def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
+def _print(report: FileReport, reasons: dict[str, Reason], verbose: int) -> None:
     from slimtensors.cli.alike import grouped, names_together
     from slimtensors.cli.output import columns, lossy_summary, percent, say, size, table
 
@@ -83,7 +84,7 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
         say(f"metadata {key}: {value}")
 
 
-def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
+def _as_json(report: FileReport, reasons: dict[str, Reason]) -> dict[str, Any]:
     tensors = []
     for t in report.tensors:
         entry: dict[str, Any] = {
@@ -104,7 +105,7 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
         if t.base is not None:
             entry["base"] = {"identity": t.base.identity.hex(), "hints": dict(t.base.hints)}
         if reasons:
-            entry["why"] = reasons[t.name]
+            entry["why"] = str(reasons[t.name])
         tensors.append(entry)
     return {
         "file": report.label,
