@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,15 +39,20 @@ def figure(value: Any, form: str = "") -> Reason:
     return Reason(("", ""), (format(value, form),))
 
 
-def grouped(reasons: Mapping[str, Reason]) -> list[tuple[list[str], str]]:
-    """(names, what is said of them) for each text; figures that are not all the same become "LEAST to MOST"."""
-    alike: dict[tuple[str, ...], list[str]] = {}
-    for name, each in reasons.items():
-        alike.setdefault(each.text, []).append(name)
-    return [
-        (names, str(Reason(text, tuple(map(_spread, zip(*(reasons[name].figures for name in names), strict=True))))))
-        for text, names in alike.items()
-    ]
+def grouped(reasons: Iterable[tuple[str, Reason]]) -> list[tuple[list[str], str]]:
+    """(names, what is said of them) for each text; figures that are not all the same become "LEAST to MOST".
+
+    reasons: (name, what is said of it).
+    """
+    alike: dict[tuple[str, ...], list[tuple[str, Reason]]] = {}
+    for name, each in reasons:
+        alike.setdefault(each.text, []).append((name, each))
+    return [([name for name, _ in group], _said_once([each for _, each in group])) for group in alike.values()]
+
+
+def _said_once(reasons: Sequence[Reason]) -> str:
+    columns = zip(*(each.figures for each in reasons), strict=True)
+    return str(Reason(reasons[0].text, tuple(map(_spread, columns))))
 
 
 def _spread(figures: Sequence[str]) -> str:
