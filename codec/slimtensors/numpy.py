@@ -16,6 +16,7 @@ import numpy.typing as npt
 from slimtensors.applying import decode_over
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.overlaps import Held, check_memory
@@ -85,13 +86,14 @@ def load_file(
     verify: Verify = "full",
     threads: int | None = None,
     mmap: bool = False,
+    backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
     dequantise: Wanted = False,
 ) -> dict[str, Array]:
     """Load all arrays of a file. Raises FormatError if the file is damaged; see `safe_open` for the arguments."""
     numbers = wanted_numbers(dequantise, filename)
-    with open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
+    with open_with(filename, base, verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
         return load_arrays(file, thread_count(threads), numbers)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +80,22 @@ def test_empty_paths(invoke: Invoke, model: Path, verb: str, monkeypatch: pytest
         assert result.exit_code == 2
         assert "the path is empty" in result.output
     assert list(model.parent.iterdir()) == [model]
+
+
+def test_standard_input(model: Path) -> None:
+    """What is made of /dev/stdin has no place beside it."""
+    command = [sys.executable, "-m", "slimtensors", "compress", "/dev/stdin"]
+    for more, words in (([], b"/dev/stdin has no place of its own"), (["-o", model.with_name("out.slimtensors")], b"")):
+        with model.open("rb") as file:
+            done = subprocess.run([*command, *more], stdin=file, capture_output=True, check=False)
+        assert done.returncode == (2 if words else 0), done
+        assert words in done.stderr
+    assert not Path("/dev/stdin.slimtensors").exists()
+    done = subprocess.run([*command[:-1], "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"none is read from a pipe; name a file" in done.stderr
+    slimtensors.decompress(model.with_name("out.slimtensors"), model.with_name("back"))
+    assert model.with_name("back").read_bytes() == model.read_bytes()
 
 
 def test_not_compressed(invoke: Invoke, model: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 
 from slimtensors.applying import decode_over
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.device.choice import backend_for
 from slimtensors.errors import UsageError
 from slimtensors.matching import matched_bases
@@ -85,6 +86,7 @@ def load_file(
     verify: Verify = "full",
     threads: int | None = None,
     mmap: bool = False,
+    backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
     dequantise: Wanted = False,
@@ -100,10 +102,10 @@ def load_file(
     """
     check_device(device)
     numbers = wanted_numbers(dequantise, filename)
-    backend = backend_for(torch.device(device))
-    with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
-        if backend is not None and numbers is None:
-            found = read_there(file, range(len(file.header.tensors)), backend, thread_count(threads), base)
+    there = backend_for(torch.device(device))
+    with open_with(filename, as_base(base), verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
+        if there is not None and numbers is None:
+            found = read_there(file, range(len(file.header.tensors)), there, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
         arrays = load_arrays(file, thread_count(threads), numbers)
         packed = {} if numbers is None else numbers.packed(file.header)
