@@ -78,8 +78,8 @@ def load_model(
     filename: also a folder, an index of shards, or a list of files. Parameters stay where they are, and are decoded
     into in place; only those on another device or of another dtype are decoded beside it first, one after another.
     Parameters on a CUDA device are decoded into in place as well, by the device, where `load_file` does so.
-    backend: "mmap" or "pread", as in safetensors; None is "pread". device: as there; where a module that loads its state
-    in a way of its own gets its tensors.
+    backend: "mmap" or "pread", as in safetensors; None is "pread". device: as there; where a module that loads its
+    state in a way of its own gets its tensors.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`, or shapes differ: before a parameter is touched. If
