@@ -46,6 +46,21 @@ def test_apply() -> None:
     assert equal(intact, base)
 
 
+def test_what_the_file_does_not_have_may_be_anything() -> None:
+    base = model()
+    result = tuned(base)
+    fixed = np.ones(3)
+    fixed.flags.writeable = False
+    live: Any = {**{name: array.copy() for name, array in base.items()}, "x": fixed, "y": "no array", "z": np.array([{}])}
+    apply_delta(save(result, base=base), live)
+    assert equal({name: live[name] for name in result}, result)
+    live["b.bias"] = "no array"
+    with pytest.raises(UsageError, match=r"tensor 'b.bias' is a str, not a NumPy array; nothing was changed"):
+        apply_delta(save(base, base=result), live)
+    with pytest.raises(UsageError, match="a dict from names to arrays is needed"):
+        apply_delta(save(base, base=result), list(live.values()))  # type: ignore[arg-type]
+
+
 def test_apply_to_memory_of_any_kind() -> None:
     """Other byte orders and strides are written to; shared memory, if it is given one content; else nothing is."""
     rng = np.random.default_rng(1)
