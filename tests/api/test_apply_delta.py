@@ -51,7 +51,8 @@ def test_what_the_file_does_not_have_may_be_anything() -> None:
     result = tuned(base)
     fixed = np.ones(3)
     fixed.flags.writeable = False
-    live: Any = {**{name: array.copy() for name, array in base.items()}, "x": fixed, "y": "no array", "z": np.array([{}])}
+    live: Any = {name: array.copy() for name, array in base.items()}
+    live |= {"x": fixed, "y": "no array", "z": np.array([{}])}
     apply_delta(save(result, base=base), live)
     assert equal({name: live[name] for name in result}, result)
     live["b.bias"] = "no array"
