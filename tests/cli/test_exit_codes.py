@@ -152,7 +152,20 @@ def test_full_disk(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("slimtensors.converting.compress", full)
     result = invoke("compress", model)
     assert result.exit_code == 3
-    assert "free some space" in result.output
+    assert "somewhere: No space left on device; free some space, or name another place with -o" in result.output
+    monkeypatch.setattr("slimtensors_hub.push", full)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # which the command sets
+    result = invoke("push", model, "owner/name")  # which has no -o
+    assert result.exit_code == 3
+    assert "free some space, or set TMPDIR and HF_HOME to other places" in result.output
+
+
+def test_a_copy_names_both_places(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "here", None, "there")
+
+    monkeypatch.setattr("slimtensors.converting.compress", full)
+    assert "here to there: No space left on device" in invoke("compress", model).output
 
 
 def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
