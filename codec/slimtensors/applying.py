@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy.typing as npt
 
@@ -19,23 +19,33 @@ from slimtensors.resolving import KnownBases
 from slimtensors.scheduling import Piece
 from slimtensors.threads import run_all, thread_count
 
-__all__ = ["decode_over"]
+__all__ = ["decode_over", "sort_out"]
 
+T = TypeVar("T")
 Units = npt.NDArray[Any]
 
 
 def decode_over(
-    target: Any, inputs: Mapping[str, ArrayInput], *, threads: int | None, verify: Verify, max_bytes: int | None
+    target: Any,
+    inputs: Mapping[str, ArrayInput],
+    refused: Mapping[str, UsageError],
+    *,
+    threads: int | None,
+    verify: Verify,
+    max_bytes: int | None,
 ) -> dict[str, tuple[Tensor, Units]]:
     """What the tensors of a file become, in fresh memory, with every identity checked; nothing is changed.
 
-    inputs: the arrays at hand. Raises UsageError for one that the file has and that is not at hand or is another dtype
-    or shape, BaseError if one is not the base needed, FormatError for a damaged file.
+    inputs: the arrays at hand. refused: why others are no such arrays, which matters if the file has them. Raises
+    UsageError for one that the file has and that is not at hand or is another dtype or shape, BaseError if one is not
+    the base needed, FormatError for a damaged file.
     """
     count = thread_count(threads)
     with open_file(target, verify=verify, max_bytes=max_bytes) as opened:
         header = opened.header
         for tensor in header.tensors:
+            if tensor.name in refused:
+                raise UsageError(f"{refused[tensor.name]}; nothing was changed")
             _check_destination(tensor, inputs.get(tensor.name))
         known = _identified(opened, inputs, count)
     with open_file(target, verify=verify, max_bytes=max_bytes, bases=KnownBases(known)) as file:
@@ -52,6 +62,22 @@ def decode_over(
 
         run_all(check, list(found.values()), min(count, max(1, len(found))))
         return {name: (file.header.tensors[index], units) for name, (index, units) in found.items()}
+
+
+def sort_out(
+    tensors: Mapping[str, T], inputs_of: Callable[[Mapping[str, T]], Sequence[ArrayInput]]
+) -> tuple[dict[str, ArrayInput], dict[str, UsageError]]:
+    """(what can be read as it is, why others cannot), by name. Raises UsageError for what is no mapping."""
+    if not isinstance(tensors, Mapping):
+        inputs_of(tensors)
+    held: dict[str, ArrayInput] = {}
+    refused: dict[str, UsageError] = {}
+    for name, tensor in tensors.items():
+        try:
+            (held[name],) = inputs_of({name: tensor})
+        except UsageError as error:  # noqa: PERF203 # of one that the file may not have
+            refused[name] = error
+    return held, refused
 
 
 def _check_destination(tensor: Tensor, held: Input | None) -> None:

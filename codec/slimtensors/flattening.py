@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -12,6 +13,8 @@ from slimtensors.bases import StoredInput
 from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
 from slimtensors.dtypes import bytes_of
+from slimtensors.expression import bases_of
+from slimtensors.inputs import CopiedInput, Input
 from slimtensors.matching import MatchReport, matched_bases
 from slimtensors.reading import TensorFile
 from slimtensors.resolving import open_with
@@ -37,7 +40,8 @@ def flatten(
 ) -> None:
     """Write a file of the same tensors that needs no base; it gives back the same source file.
 
-    base: where the bases of `src` are, as for `safe_open`. Raises BaseError if one is not to be had.
+    base: where the bases of `src` are, as for `safe_open`. Quantised tensors that need no base stay as they are stored;
+    all others are compressed anew, with this preset. Raises BaseError if a base is not to be had.
     """
     _convert(src, dst, base, None, None, (), preset, threads, self_check, durable, max_bytes, progress, None)
 
@@ -60,7 +64,8 @@ def rebase(
 ) -> None:
     """Write a file of the same tensors as differences from `base`.
 
-    old_base: where the bases of `src` are, if it has any, as for `safe_open`. The rest: as for `compress`.
+    old_base: where the bases of `src` are, if it has any, as for `safe_open`. Quantised tensors that need no base stay
+    as they are stored. The rest: as for `compress`.
     """
     _convert(
         src, dst, old_base, base, base_map, base_dirs, preset, threads, self_check, durable, max_bytes, progress,
@@ -86,7 +91,7 @@ def _convert(
     given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *base_dirs]
     with open_with(src, given, max_bytes=max_bytes) as file:
         header = file.header
-        inputs = [StoredInput(file, i) for i in range(len(header.tensors))]
+        inputs = [_input(file, i) for i in range(len(header.tensors))]
         image = None
         if header.image is not None:
             image = SourceImage(DecodedSource(file, header.image), header.image.segments, header.image.format)
@@ -100,6 +105,21 @@ def _convert(
                 inputs, dst, header.metadata, preset, threads, self_check, durable, image, progress,
                 bases=matched.bases, near=header.source, like=src,
             )  # fmt: skip
+
+
+def _input(file: TensorFile, index: int) -> Input:
+    """A tensor of the file. One that is quantised is copied if it needs no base: its codes would not be found again."""
+    header, source = file.header, StoredInput(file, index)
+    tensor, number = header.tensors[index], header.tensor_stream[index]
+    alone = tensor.pack is None and tensor.scale is None and header.holder(index) == header.target(index) == index
+    if tensor.lossy is None or not alone or number is None or bases_of(header.streams[number].expression):
+        return source
+    streams = [*header.side_streams.get(index, []), number]
+
+    def chunk(stream: int, position: int) -> bytes:
+        return file.stored_chunk(streams[stream], position)
+
+    return CopiedInput(source, tensor, header.expressions, partial(file.sides_of, index), chunk)
 
 
 class DecodedSource(LocalSource):

@@ -11,13 +11,14 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from slimtensors.container.system import file_identity
-from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
+from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.shards import is_index, read_index, weight_map
 
 __all__ = [
@@ -35,6 +36,10 @@ __all__ = [
 NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".npz", ".msgpack")
 
 
+_LOST = (
+    "and would be replaced by differences from it, which nobody could read then: write to another folder, or leave the "
+    "base out"
+)
 PLAIN = (".safetensors", ".gguf")  # what can be compressed
 Skip = Callable[[str, "os.DirEntry[str]"], bool]  # of the path within the folder, and what is there
 
@@ -220,21 +225,35 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
         raise UsageError(f"there is no folder {there.parent}; make it first")
 
 
-def check_base_stays(base: Any, going: Iterable[Path]) -> None:
-    """Raises UsageError if a base, or a weight file of one, is among the files that are to be replaced or removed: what
-    is stored as differences from it could then not be read, and it would be gone as well. base: as for `compress`.
+def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] = ()) -> None:
+    """Raises UsageError if a base, or a weight file of one, or what that is itself made from, is among the files that
+    are to be replaced or removed: what is stored as differences from it could then not be read, and it would be gone
+    as well. base, base_dirs: as for `compress`, but for "auto".
     """
-    gone = {file_identity(path) for path in going if path.is_file()}
-    for each in base if isinstance(base, list) else [base]:
-        if not isinstance(each, (str, os.PathLike)):
-            continue
-        path = Path(each)
+    gone = {file_identity(path): path for path in going if path.is_file()}
+    given = base if isinstance(base, list) else [base]
+    paths = [Path(each) for each in given if isinstance(each, (str, os.PathLike)) and Path(each).exists()]
+    if not gone or not paths:
+        return
+    for path in paths:
         for file in path.iterdir() if path.is_dir() else [path]:
             if file.is_file() and file_identity(file) in gone:
-                raise UsageError(
-                    f"{file} is of the base, and would be replaced by differences from it, which nobody could read "
-                    "then: write to another folder, or leave the base out"
-                )
+                raise UsageError(f"{file} is of the base, {_LOST}")
+    from slimtensors.bases import open_base
+    from slimtensors.resolving import BaseDir, Resolver
+
+    others = [each for each in given if isinstance(each, BaseDir) or callable(each)]
+    with closing(Resolver([*others, *base_dirs])) as resolver:
+        for path in paths:
+            with closing(open_base(path, resolver)) as model:
+                for tensor in model.tensors.values():
+                    try:
+                        resolver.check_depth(tensor)
+                        lost = gone.keys() & resolver.files_of(tensor)
+                    except BaseError:  # it cannot be a base; where that matters, it is said before anything is replaced
+                        continue
+                    if lost:
+                        raise UsageError(f"{gone[lost.pop()]} is what the base {path} is made from, {_LOST}")
 
 
 def _copy(source: Path, target: Path) -> None:

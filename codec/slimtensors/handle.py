@@ -11,6 +11,7 @@ import numpy as np
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.packings.weight import Room
@@ -38,11 +39,12 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
     framework: "np" or "pt". device: of torch tensors; anything that torch takes; tensors and slices for a CUDA device
-    are decoded on it where `slimtensors.torch.load_file` does so. verify: "full" checks stored and decoded
-    bytes, "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the
-    file instead of reading it; only for local files that nobody truncates. max_bytes: decoded bytes to allow, if the
-    file is small and holds very much. base: what tensors are differences from, if they are: a file or folder
-    of either kind, an object with ranged reads, a mapping from names to arrays, a `BaseDir` to be searched, a function
+    are decoded on it where `slimtensors.torch.load_file` does so. verify: "full" checks stored and decoded bytes,
+    "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the file
+    instead of reading it; only for local files that nobody truncates. backend: the same in safetensors' words, "mmap"
+    or "pread"; None leaves it to `mmap`. max_bytes: decoded bytes to allow, if the file is small and holds very much.
+    base: what tensors are differences from, if they are: a file or folder of either kind, an object with ranged reads,
+    a mapping from names to arrays, a `BaseDir` to be searched, a function
     from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
     Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
     where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once, and where
@@ -59,6 +61,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         verify: Verify = "full",
         threads: int | None = None,
         mmap: bool = False,
+        backend: str | None = None,
         max_bytes: int | None = None,
         base: Any = None,
         dequantise: Wanted = False,
@@ -88,7 +91,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             self._convert_numbers = lambda array: array
         self._torch, self._device = _FRAMEWORKS[framework] == "torch", device
         self._loaders: WeakSet[PrefetchLoader] = WeakSet()
-        self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes)
+        mapped = to_map(mmap, backend)
+        self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mapped, max_bytes=max_bytes)
         try:
             self._packed = {} if self._numbers is None else self._numbers.packed(self._file.header)
         except UsageError:

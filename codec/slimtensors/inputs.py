@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.container.header import Tensor
 from slimtensors.container.lossy import Lossy
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.dtypes import DType, from_numpy, units_of
 from slimtensors.errors import FormatError, TruncatedError
+from slimtensors.expression import Expression
 
 __all__ = [
-    "ArrayInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "sample_units", "sha256_of", "unit_count",
+    "ArrayInput", "CopiedInput", "FileInput", "Input", "Located", "SourceFile", "lay_open", "sample_units", "sha256_of",
+    "unit_count",
 ]  # fmt: skip
 
 Units = npt.NDArray[Any]
@@ -109,6 +112,28 @@ class FileInput:
         size = self.dtype.unit_bytes
         data = self._source.read(self.offset + start * size, count * size, aligned_empty(count * size))
         return data.view(self.dtype.unit)
+
+
+class CopiedInput:
+    """A tensor of another slimtensors file whose chunks are taken as they are there.
+
+    tensor: what that file's header says of it; its expressions are positions in `expressions`. sides: gives its side
+    planes' units. chunk: the stored bytes of a chunk, by the stream's place among the tensor's (side planes first) and
+    the chunk's in it.
+    """
+
+    def __init__(
+        self,
+        source: Input,
+        tensor: Tensor,
+        expressions: Sequence[Expression],
+        sides: Callable[[], tuple[Units, ...]],
+        chunk: Callable[[int, int], bytes],
+    ) -> None:
+        self.name, self.dtype, self.shape = source.name, source.dtype, source.shape
+        self.encoding, self.lossy, self.place = source.encoding, source.lossy, source.place
+        self.read = source.read
+        self.tensor, self.expressions, self.sides, self.chunk = tensor, expressions, sides, chunk
 
 
 class SourceFile(NamedTuple):

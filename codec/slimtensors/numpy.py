@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.applying import decode_over
+from slimtensors.applying import decode_over, sort_out
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.errors import UsageError
 from slimtensors.inputs import ArrayInput
 from slimtensors.overlaps import Held, check_memory
@@ -85,13 +86,14 @@ def load_file(
     verify: Verify = "full",
     threads: int | None = None,
     mmap: bool = False,
+    backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
     dequantise: Wanted = False,
 ) -> dict[str, Array]:
     """Load all arrays of a file. Raises FormatError if the file is damaged; see `safe_open` for the arguments."""
     numbers = wanted_numbers(dequantise, filename)
-    with open_with(filename, base, verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
+    with open_with(filename, base, verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
         return load_arrays(file, thread_count(threads), numbers)
 
 
@@ -147,19 +149,19 @@ def apply_delta(
     """Bring arrays in memory to the state that a file holds; they are the file's bases as well as its destination.
 
     target: a path, bytes, a file object. arrays: writable, in any byte order and with any strides; those that the file
-    does not have are left alone. Several may share memory if the file gives it one content. The whole result is decoded
-    beside them and every identity checked before the first is written to, so that an error leaves all of them as they
-    were. Raises BaseError if they are not what the file was made against, UsageError for what cannot be written to.
+    does not have are left alone, whatever they are. Several may share memory if the file gives it one content. The
+    whole result is decoded beside them and every identity checked before the first is written to, so that an error
+    leaves all of them as they were; who reads them meanwhile may see some of the old and some of the new. Raises
+    BaseError if they are not what the file was made against, UsageError for what cannot be written to.
     """
-    held = {each.name: each for each in _inputs(arrays)}
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or not array.flags.writeable:
-            raise UsageError(f"tensor {name!r} is not a writable array; nothing was changed")
-    results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
+    held, refused = sort_out(arrays, _inputs)
+    results = decode_over(target, held, refused, threads=threads, verify=verify, max_bytes=max_bytes)
     made = {name: as_array(units, tensor) for name, (tensor, units) in results.items()}
     places = []
     for name, array in made.items():
         there = arrays[name]
+        if not isinstance(there, np.ndarray) or not there.flags.writeable:
+            raise UsageError(f"tensor {name!r} is not a writable array; nothing was changed")
         if there.shape != array.shape or not np.can_cast(array.dtype, there.dtype, "equiv"):
             raise UsageError(
                 f"tensor {name!r} is {array.dtype}{list(array.shape)} in the file and {there.dtype}{list(there.shape)} "

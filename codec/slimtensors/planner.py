@@ -42,7 +42,7 @@ from slimtensors.duplicates import find_duplicates
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.expression import Bits, Cast, Delta, Expression, FieldContext, LowRank, Ref, Sparse, Sum, bases_of
 from slimtensors.gguf.blocks import Block, block_of
-from slimtensors.inputs import Input, sample_units, unit_count
+from slimtensors.inputs import CopiedInput, Input, sample_units, unit_count
 from slimtensors.limits import (
     CHUNK_BYTES,
     MAX_DIMENSIONS,
@@ -71,7 +71,7 @@ class Job:
     side: makes units [low, high) of a side plane of the one input. each: how many units of the tensor a unit of the
     side plane is for; 0 if all of it is for all of them. base: what the tensor is stored as a difference from. slow: of
     records, whether any gain is worth a slower decoder. scale: the input that is the last side plane. counted: the
-    symbols of the last plane of the only chunk.
+    symbols of the last plane of the only chunk. chunk: gives the stored bytes of a chunk, which are not made then.
     """
 
     inputs: tuple[int, ...] = ()
@@ -83,6 +83,7 @@ class Job:
     slow: bool = False
     scale: int | None = None
     counted: Counted | None = None
+    chunk: Callable[[int], bytes] | None = None
 
 
 @dataclass
@@ -247,6 +248,8 @@ class _Builder:
         elif isinstance(tensor, QuantisedInput):
             chunk = tensor.structure.chunk or chunk_units(unit_count(tensor), dtype)
             self._add_structure(index, tensor, tensor.structure, chunk)
+        elif isinstance(tensor, CopiedInput):
+            self._add_copy(index, tensor)
         elif size < PACK_TENSOR_BYTES:
             self._add_to_pack(index, Tensor(name, dtype, shape), size)
         else:
@@ -395,6 +398,17 @@ class _Builder:
         place = self.intern(expression)
         made = Tensor(tensor.name, tensor.dtype, tuple(tensor.shape), place, chunk, tuple(sides))
         self._note(made, structure.why)
+
+    def _add_copy(self, index: int, tensor: CopiedInput) -> None:
+        expressions, made = tensor.expressions, tensor.tensor
+        assert made.expression is not None
+        sides = tuple(replace(each, expression=self.intern(expressions[each.expression])) for each in made.sides)
+        for k, units in enumerate(tensor.sides()):
+            make = partial(_part, units.reshape(-1))
+            self._jobs.append(Job((index,), make, chunk=partial(tensor.chunk, k)))
+        self._jobs.append(Job((index,), chunk=partial(tensor.chunk, len(sides))))
+        place = self.intern(expressions[made.expression])
+        self._note(replace(made, expression=place, sides=sides), "as another file stores it")
 
     def _add_packed(self, index: int, tensor: Input, packed: Packed) -> None:
         """Codes of quantised weights."""

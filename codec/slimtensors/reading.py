@@ -230,6 +230,12 @@ class TensorFile:
             note(error, f"while reading {self.header.streams[number].label}, chunk {chunk}")
             raise
 
+    def stored_chunk(self, number: int, chunk: int) -> bytes:
+        """A chunk's stored bytes, checked."""
+        data = self.fetch_chunk(number, chunk)
+        self.reader.check(number, chunk, data)
+        return data.tobytes()
+
     def decode_stored(
         self, number: int, chunk: int, data: Bytes, out: Units, sides: tuple[Units, ...] | None = None
     ) -> None:

@@ -77,8 +77,8 @@ def explain(source: ByteSource, error: FormatError) -> SlimtensorsError:
         return TruncatedError(f"{source.label}: {error}")
     if kind == JSON:
         advice = (
-            "an index of shards? stream_tensors, load_model, `slimtensors verify` and `slimtensors decompress` take "
-            "it, load_file, safe_open and inspect one shard after the other"
+            "an index of shards? stream_tensors, load_model and `slimtensors verify`, `inspect`, `deps` and "
+            "`decompress` take it, load_file and safe_open one shard after the other"
         )
     rest = f"; {advice}" if advice else ""
     return NotSlimtensorsError(f"{source.label} is not a slimtensors file but {kind}{rest}")

@@ -1,4 +1,4 @@
-"""How small safetensors files elsewhere would become, from their headers and a few MiB of their tensors."""
+"""How small safetensors and GGUF files elsewhere would become, from their headers and a few MiB of their tensors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from slimtensors.container.header import Stream
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, PREFIX_BYTES, STREAM_RECORD_BYTES
 from slimtensors.container.remote import last_part, list_remote
 from slimtensors.container.source import open_source
+from slimtensors.converting import open_weights
 from slimtensors.dtypes import DType
 from slimtensors.errors import NotSlimtensorsError
 from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.planner import Job, make_plan
-from slimtensors.safetensors_file import read_safetensors
 from slimtensors.shards import is_index, remote_shards
 from slimtensors.threads import run_all
 
@@ -33,9 +33,9 @@ Units = npt.NDArray[Any]
 SAMPLE_BYTES = 8 << 20  # of all files together, or a quarter of them
 PIECE_BYTES = 256 * 1024  # of one tensor, in whole rows
 REQUESTS = 8  # at a time
-SUFFIX = ".safetensors"
+SUFFIX, GGUF, COMPRESSED = ".safetensors", ".gguf", ".slimtensors"
 
-Alike = tuple[DType, str, tuple[int, ...]]
+Alike = tuple[DType, str | None, str, tuple[int, ...]]  # the second says what the elements are, if the dtype does not
 
 
 class Sizes(NamedTuple):
@@ -59,14 +59,14 @@ class _Piece(NamedTuple):
 def sampled_sizes(
     name: str, preset: str, threads: int, progress: Callable[[int], object] | None = None
 ) -> list[Sizes]:
-    """For every safetensors file that the name stands for. Raises RemoteError, FormatError.
+    """For every safetensors or GGUF file that the name stands for. Raises RemoteError, FormatError.
 
     Tensors are taken for alike whose names differ in numbers only, and whose dtype and shape are the same: a block of
     rows of some of them tells for all. progress: called with bytes that have been read since the last call.
     """
     with ExitStack() as stack:
         sources = [stack.enter_context(closing(open_source(each))) for each in _files(name)]
-        found = [read_safetensors(source) for source in sources]
+        found = [open_weights(source) for source in sources]
         groups: dict[Alike, list[Input]] = defaultdict(list)
         for file in found:
             for tensor in file.inputs:
@@ -86,7 +86,9 @@ def sampled_sizes(
 
 
 def _files(name: str) -> list[str]:
-    """The safetensors files that a name stands for. Raises NotSlimtensorsError if there is none."""
+    """The safetensors files that a name stands for, or the GGUF files of a place that has none. Raises
+    NotSlimtensorsError if there is neither.
+    """
     if is_index(last_part(name), SUFFIX):
         return list(remote_shards(name, SUFFIX))
     found = list_remote(name)
@@ -95,14 +97,16 @@ def _files(name: str) -> list[str]:
     indexes = [each for each in found if is_index(last_part(each), SUFFIX)]
     if len(indexes) == 1:
         return list(remote_shards(indexes[0], SUFFIX))
-    files = [each for each in found if each.endswith(SUFFIX)]
-    if not files:
-        raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} file")
-    return files
+    for suffix in (SUFFIX, GGUF):
+        files = [each for each in found if each.endswith(suffix)]
+        if files:
+            return files
+    packed = any(each.endswith(COMPRESSED) for each in found)
+    raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} or *{GGUF} file" + (": it is compressed already" * packed))
 
 
 def _alike(tensor: Input) -> Alike:
-    return tensor.dtype, re.sub(r"\d+", "#", tensor.name), tuple(tensor.shape)
+    return tensor.dtype, tensor.encoding, re.sub(r"\d+", "#", tensor.name), tuple(tensor.shape)
 
 
 def _pieces(groups: Mapping[Alike, Sequence[Input]]) -> list[_Piece]:
@@ -153,6 +157,7 @@ def _measured(
         units = piece.tensor.read(piece.start, piece.units)
         # Each in a module of its own: what is read of one tensor says nothing of what is read of another.
         read[number] = ArrayInput(f"{number}.piece", units, piece.tensor.dtype, piece.shape)
+        read[number].encoding = piece.tensor.encoding
         if progress is not None:
             progress(units.nbytes)
 
@@ -188,8 +193,8 @@ def _measured(
 
 
 def _keys(alike: Alike) -> tuple[Any, ...]:
-    """What a tensor is judged by: those like it, else those of its dtype."""
-    return alike, alike[0]
+    """What a tensor is judged by: those like it, else those of its dtype, and its kind of blocks."""
+    return alike, alike[:2]
 
 
 def stream_size(

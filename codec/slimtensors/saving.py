@@ -91,7 +91,12 @@ def write_plan(
     def encode(task: _Task) -> _Made:
         place = _placed(task)
         job = task.job
-        data = encode_chunk(task.units, task.stream.expression, place, try_zstd=job.try_zstd, slow=job.slow, take=take)
+        data: bytes | memoryview
+        if job.chunk is not None:
+            data = job.chunk(task.place.first // task.stream.chunk)
+        else:
+            how = task.stream.expression
+            data = encode_chunk(task.units, how, place, try_zstd=job.try_zstd, slow=job.slow, take=take)
         if check:
             _check(data, task, place)
         return _Made(seal(data, bytes_of(task.units)), task.passed)

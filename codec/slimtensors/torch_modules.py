@@ -12,6 +12,7 @@ import numpy.typing as npt
 import torch
 
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for
 from slimtensors.errors import SlimtensorsError, UsageError, note
@@ -67,6 +68,7 @@ def load_model(
     *,
     verify: Verify = "full",
     threads: int | None = None,
+    backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
     progress: Progress | None = None,
@@ -76,7 +78,8 @@ def load_model(
     filename: also a folder, an index of shards, or a list of files. Parameters stay where they are, and are decoded
     into in place; only those on another device or of another dtype are decoded beside it first, one after another.
     Parameters on a CUDA device are decoded into in place as well, by the device, where `load_file` does so.
-    device: as in safetensors; where a module that loads its state in a way of its own gets its tensors.
+    backend: "mmap" or "pread", as in safetensors; None is "pread". device: as there; where a module that loads its
+    state in a way of its own gets its tensors.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`, or shapes differ: before a parameter is touched. If
@@ -85,7 +88,8 @@ def load_model(
     check_device(device)
     count = thread_count(threads)
     with ExitStack() as stack:
-        files = open_all(filename, stack, verify=verify, max_bytes=max_bytes, base=as_base(base))
+        mmap = to_map(False, backend)
+        files = open_all(filename, stack, verify=verify, max_bytes=max_bytes, base=as_base(base), mmap=mmap)
         homes = files_of(files)
         held = model.state_dict()
         if not _is_plain(model, held):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +12,17 @@ from slimtensors.converting import decompress as decompress_file
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder, walk_folder
 from slimtensors.reading import open_file
+from slimtensors.shards import is_index
 from slimtensors_hub.bases import fetch_bases, hub_base
 from slimtensors_hub.card import CARD, restore_card
 from slimtensors_hub.fetching import Place, fetch, remember
-from slimtensors_hub.listing import is_commit, list_repository, parse_name, selected
+from slimtensors_hub.listing import LIBRARY, is_commit, list_repository, parse_name, selected
 from slimtensors_hub.marks import remove_attributes
 from slimtensors_hub.progress import bar
 
 __all__ = ["pinned", "pull", "snapshot"]
 
-ATTRIBUTES = ".gitattributes"
+ATTRIBUTES, CONFIG = ".gitattributes", "config.json"
 
 
 def pull(
@@ -65,7 +67,9 @@ def pull(
         check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
     else:
         place = place._replace(local_dir=local_dir)
-    folder = snapshot(repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True)
+    folder = snapshot(
+        repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True, compressed=decompress
+    )
     find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     bases = [*([] if base is None else base if isinstance(base, list) else [base]), find]
     if base is None:
@@ -92,6 +96,21 @@ def pull(
     return target
 
 
+def _none_compressed(repo_id: str, folder: Path) -> UsageError:
+    """There is nothing to decompress; or it is the layout "safetensors", whose tensors only transformers decodes."""
+    try:
+        method = json.loads((folder / CONFIG).read_bytes())["quantization_config"]["quant_method"]
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        method = None
+    if method != LIBRARY:
+        return UsageError(f"{repo_id} holds no .slimtensors file; it can be pulled without decompressing")
+    return UsageError(
+        f'{repo_id} has the layout "safetensors": its tensors are compressed one by one, within .safetensors files, '
+        "which are not decompressed here. Load it with transformers, once slimtensors_hub.transformers is imported; "
+        "what save_pretrained then writes are plain files"
+    )
+
+
 def snapshot(
     repo_id: str,
     revision: str | None,
@@ -100,13 +119,19 @@ def snapshot(
     ignore_patterns: Sequence[str] | str | None = None,
     *,
     check_cached: bool = False,
+    compressed: bool = False,
 ) -> Path:
-    """The files of a repository at one commit, downloads checked. Raises HubError."""
+    """The files of a repository at one commit, downloads checked. compressed: there have to be .slimtensors files among
+    them, or none is downloaded. Raises HubError; UsageError where there are none.
+    """
     from huggingface_hub import constants
 
     if not (place.local_files_only or constants.HF_HUB_OFFLINE):
         listing = list_repository(repo_id, revision, place.token)
         names = selected(listing.files, allow_patterns, ignore_patterns)
+        if compressed and not any(DECOMPRESS.takes(name) or is_index(name, DECOMPRESS.before) for name in names):
+            config = [name for name in listing.files if name == CONFIG]
+            raise _none_compressed(repo_id, fetch(repo_id, listing.commit, config, place, listing))
         folder = fetch(repo_id, listing.commit, names, place, listing, check_cached=check_cached)
         if place.local_dir is None and not is_commit(revision):
             remember(repo_id, revision, listing.commit, place.cache_dir)
@@ -131,7 +156,7 @@ def _plan(folder: Path, repo_id: str) -> FolderPlan:
     try:
         plan = plan_folder(folder, DECOMPRESS)
     except NotSlimtensorsError:
-        raise UsageError(f"{repo_id} holds no .slimtensors file; it can be pulled without decompressing") from None
+        raise _none_compressed(repo_id, folder) from None
     for name in [name for name in plan.copies if name in (CARD, ATTRIBUTES)]:
         data = (folder / name).read_bytes()
         text = data.decode("utf-8", "surrogateescape")

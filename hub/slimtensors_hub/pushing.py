@@ -10,10 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slimtensors.converting import compress
+from slimtensors.converting import compress, maps_of_each
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.folders import COMPRESS, plan_folder, walk_folder
-from slimtensors.matching import MatchReport, StrayRuleError
+from slimtensors.matching import MatchReport
 from slimtensors.planner import check_preset
 from slimtensors.reading import open_file
 from slimtensors.walking import image_tensors
@@ -26,7 +26,7 @@ from slimtensors_hub.marks import add_attributes
 from slimtensors_hub.progress import bar
 from slimtensors_hub.pulling import ATTRIBUTES
 
-__all__ = ["push", "push_folder"]
+__all__ = ["check_destination", "push", "push_folder"]
 
 NEVER = [".git", "*/.git", ".cache/huggingface", "*/.cache/huggingface"]  # as huggingface_hub
 
@@ -77,6 +77,7 @@ def push(
     """
     repo_id, revision = parse_name(repo_id, revision)
     check_preset(preset)
+    check_destination(repo_id, revision, token)
     with tempfile.TemporaryDirectory(prefix="slimtensors-") as work:
         folder = _as_folder(folder_or_model, Path(work) / "model")
         return push_folder(
@@ -117,28 +118,20 @@ def push_folder(
     place = Place(token=token, tqdm_class=tqdm_class)
     found, listing = named_base(base, place)
 
-    fitted, strays = set[str](), list[StrayRuleError]()
-
-    def make(source: Path, target: Path) -> None:
-        rules = dict(base_map or {})
-        total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
-        with bar(total, f"Compressing {source.name}", tqdm_class) as advance:
-            while True:
+    def make(pairs: Sequence[tuple[Path, Path]]) -> None:
+        maps = maps_of_each([source for source, _ in pairs], lambda _: found, base_map or {})
+        for source, target in pairs:
+            total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
+            with bar(total, f"Compressing {source.name}", tqdm_class) as advance:
                 try:
                     compress(
-                        source, target, preset=preset, threads=threads, base=found, base_map=rules, progress=advance,
-                        on_match=None if on_match is None else partial(on_match, source),
+                        source, target, preset=preset, threads=threads, base=found, base_map=maps[source],
+                        progress=advance, on_match=None if on_match is None else partial(on_match, source),
                     )  # fmt: skip
-                    break
-                except StrayRuleError as error:  # it may fit another shard
-                    strays.append(error)
-                    del rules[error.old]
-        fitted.update(rules)
+                except FormatError as error:
+                    raise type(error)(f"{source.relative_to(folder)}: {error}") from error
 
     cargo = _load(folder, work / "weights", make, allow_patterns, ignore_patterns)
-    for stray in strays:
-        if stray.old not in fitted:
-            raise stray
     with told(repo_id):
         repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
     there = list_repository(repo_id, revision, token)
@@ -147,6 +140,26 @@ def push_folder(
     if verify:
         _compare(cargo, repo_id, info.oid, token, work / "back")
     return info
+
+
+def check_destination(repo_id: str, revision: str | None, token: str | bool | None) -> None:
+    """Raises HubError where nothing can be uploaded, and for a branch that is not there: a new repository, which would
+    be made for it, has none but main.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise HubError(f"{repo_id}: nothing can be uploaded while HF_HUB_OFFLINE is set: unset it to push")
+    if revision in (None, "main"):
+        return
+    with told(repo_id):
+        there = api(token).repo_exists(repo_id)
+    if not there:
+        raise HubError(
+            f"{repo_id} is not there yet, or not yours to see, so it has no revision {revision}: push to it without "
+            "one first"
+        )
+    list_repository(repo_id, revision, token)
 
 
 def _as_folder(given: Any, made: Path) -> Path:
@@ -176,11 +189,14 @@ def _as_folder(given: Any, made: Path) -> Path:
 def _load(
     folder: Path,
     made: Path,
-    make: Callable[[Path, Path], object],
+    make: Callable[[Sequence[tuple[Path, Path]]], object],
     allow_patterns: Sequence[str] | str | None,
     ignore_patterns: Sequence[str] | str | None,
 ) -> Cargo:
-    """Compress what is to be compressed; everything else is named where it lies."""
+    """Compress what is to be compressed; everything else is named where it lies.
+
+    make: makes weight files, of (source, target) each.
+    """
     cargo = Cargo()
 
     def wanted(names: Sequence[str]) -> list[str]:
@@ -210,17 +226,14 @@ def _load(
         if wanted([name]):
             cargo.files[to] = content
             cargo.replaced.append(name)
-    for name, to in plan.weights:
-        if wanted([name]):
-            target = made / to
-            target.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                make(folder / name, target)
-            except FormatError as error:
-                raise type(error)(f"{name}: {error}") from error
-            cargo.files[to] = target
-            cargo.weights.append(Weights(to, (folder / name).stat().st_size, target.stat().st_size))
-            cargo.replaced.append(name)
+    weights = [(name, to) for name, to in plan.weights if wanted([name])]
+    for _, to in weights:
+        (made / to).parent.mkdir(parents=True, exist_ok=True)
+    make([(folder / name, made / to) for name, to in weights])
+    for name, to in weights:
+        cargo.files[to] = made / to
+        cargo.weights.append(Weights(to, (folder / name).stat().st_size, (made / to).stat().st_size))
+        cargo.replaced.append(name)
     return cargo
 
 

@@ -81,6 +81,46 @@ def test_what_cannot_be_written_to_leaves_all_as_it_was() -> None:
         assert equal(live, {name: tensor * 1.001 for name, tensor in before.items()})
 
 
+class Copying(torch.nn.Module):
+    """Its state dict gives copies."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.randn(300, 300))
+        self.how = how
+        if how == "hook":
+            self.register_state_dict_post_hook(lambda _module, state, *_: state.update(self.copies(state)))
+
+    def copies(self, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {name: tensor.clone() for name, tensor in state.items()}
+
+    def state_dict(self, *args: object, **kwargs: object) -> dict[str, torch.Tensor]:
+        state = super().state_dict(*args, **kwargs)
+        return self.copies(state) if self.how == "method" else state
+
+
+@pytest.mark.parametrize("how", ["hook", "method"])
+def test_a_module_that_gives_copies_is_refused(how: str) -> None:
+    """Before, these were written to, and the module stayed as it was."""
+    module, plain = Copying(how), Copying("")
+    plain.load_state_dict(module.state_dict())
+    data = save({"weight": module.weight.detach() * 1.001}, base=module.state_dict())
+    apply_delta(data, plain)
+    assert torch.equal(plain.weight, module.weight * 1.001)
+    with pytest.raises(UsageError, match=r"'weight': what the module's state_dict\(\) gives is a copy"):
+        apply_delta(data, module)
+
+
+def test_what_the_file_does_not_have_may_be_anywhere() -> None:
+    before = {"w": torch.randn(300, 300).to(memory_format=torch.contiguous_format)}
+    data = save({"w": before["w"] * 1.001}, base=before)
+    live = {"w": before["w"].t().contiguous().t(), "x": torch.empty(3, device="meta"), "y": torch.eye(3).to_sparse()}
+    apply_delta(data, live)
+    assert torch.equal(live["w"], before["w"] * 1.001)
+    with pytest.raises(UsageError, match=r"'w' is torch.sparse_coo: .*; nothing was changed"):
+        apply_delta(data, {**live, "w": before["w"].to_sparse()})
+
+
 def test_tied_weights_that_differ_in_the_file() -> None:
     server = model(0)
     before = state(server)

@@ -91,7 +91,7 @@ def test_patterns(make: Callable[[tuple[int, ...]], npt.NDArray[np.bool_]], most
     (report,) = slimtensors.inspect(data).tensors
     assert report.bits_per_weight < most
     assert report.expression.startswith("scatter[mask bits[")
-    assert "a mask says which numbers are not zero" in explain(data)["w"]
+    assert "a mask says which numbers are not zero" in str(explain(data)["w"])
 
 
 def test_other_zeros_are_values() -> None:

@@ -9,36 +9,46 @@ from pathlib import Path
 import numpy as np
 from click.testing import Result
 
-from slimtensors.cli.alike import grouped, names_together
+from slimtensors.cli.alike import Reason, figure, grouped, names_together, reason
 from slimtensors.numpy import save_file
 
 Invoke = Callable[..., Result]
 
 
-def test_numbers_become_ranges() -> None:
-    said = "exponent: uneven in {} of {} chunks, {} of 10 bits; NMSE {}"
+def said(chunks: int, cost: float, nmse: float) -> Reason:
+    coded = "exponent: uneven in " + figure(3) + " of " + figure(chunks) + " chunks, " + figure(cost, ".2f")
+    return coded + " of 10 bits; NMSE " + figure(nmse, ".3g")
+
+
+def test_figures_become_ranges() -> None:
     reasons = {
-        "a.0": said.format(3, 4, "4.49", "1.2e-05"),
-        "b": "has no elements",
-        "a.1": said.format(3, 16, "10.5", "9e-06"),
-        "a.2": said.format(3, 8, "4.5", "0.0003"),
+        "a.0": said(4, 4.49, 1.2e-05),
+        "b": reason("has no elements"),
+        "a.1": said(16, 10.5, 9e-06),
+        "a.2": said(8, 4.5, 0),
     }
-    assert grouped(reasons) == [
-        (["a.0", "a.1", "a.2"], said.format(3, "4 to 16", "4.49 to 10.5", "9e-06 to 0.0003")),
+    assert str(reasons["a.0"]) == "exponent: uneven in 3 of 4 chunks, 4.49 of 10 bits; NMSE 1.2e-05"
+    assert grouped(reasons.items()) == [
+        (
+            ["a.0", "a.1", "a.2"],
+            "exponent: uneven in 3 of 4 to 16 chunks, 4.49 to 10.50 of 10 bits; NMSE 0 to 1.2e-05",
+        ),
         (["b"], "has no elements"),
     ]
 
 
 def test_what_is_another_thing_stays_apart() -> None:
-    reasons = [
+    texts = [
         "sign and 21 mantissa bits: noise, 22 bits",
         "sign and 5 mantissa bits: noise, 6 bits",
         "has the bytes of layers.0.5.weight, which are stored once",
         "has the bytes of layers.0.6.weight, which are stored once",
+        "has the bytes of a tensor named 0.5 in pack 1 with 2 others",
+        "has the bytes of a tensor named 0.6 in pack 2 with 3 others",
         "is w.1 converted to F32, which is stored once",
         "is w.1 converted to F64, which is stored once",
     ]
-    assert [reason for _, reason in grouped({str(i): reason for i, reason in enumerate(reasons)})] == reasons
+    assert [each for _, each in grouped((text, reason(text)) for text in texts)] == texts
 
 
 def test_names_become_one() -> None:

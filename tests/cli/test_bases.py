@@ -186,3 +186,27 @@ def test_a_folder_is_not_its_own_base(invoke: Invoke, model: Path, tmp_path: Pat
     assert "model.slimtensors is of the base" in result.stderr
     assert contents(base) == before
     assert invoke("compress", tmp_path / "tuned", "-o", tmp_path / "new", "--base", base).exit_code == 0
+
+
+@pytest.mark.parametrize("named", ["middle", "auto"])
+def test_a_folder_is_not_its_bases_own_base(named: str, invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    """What the base is made from would be replaced by differences from the base."""
+    for name in ("plain", "middle", "tuned"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "plain" / "model.safetensors").write_bytes(model.read_bytes())
+    moved(model, tmp_path / "middle" / "model.safetensors")
+    moved(tmp_path / "middle" / "model.safetensors", tmp_path / "tuned" / "model.safetensors")
+    found = tmp_path / "found"  # where bases are looked for
+    base, middle = found / "org--base", found / "org--middle"
+    assert invoke("compress", tmp_path / "plain", "-o", f"{base}/").exit_code == 2  # there is no such folder yet
+    found.mkdir()
+    assert invoke("compress", tmp_path / "plain", "-o", base).exit_code == 0
+    assert invoke("compress", tmp_path / "middle", "-o", middle, "--base", base).exit_code == 0
+    before = contents(base)
+    (tmp_path / "tuned" / "adapter_config.json").write_text('{"base_model_name_or_path": "org/middle"}')
+    ask = ["--base", middle if named == "middle" else named, "--base-dir", found]
+    result = invoke("compress", tmp_path / "tuned", "-o", base, "--force", *ask)
+    assert result.exit_code == 2, result.output
+    assert f"{base / 'model.slimtensors'} is what the base {middle} is made from" in result.stderr
+    assert contents(base) == before
+    assert invoke("compress", tmp_path / "tuned", "-o", tmp_path / "new", *ask).exit_code == 0

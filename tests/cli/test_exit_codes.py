@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,6 +82,22 @@ def test_empty_paths(invoke: Invoke, model: Path, verb: str, monkeypatch: pytest
     assert list(model.parent.iterdir()) == [model]
 
 
+def test_standard_input(model: Path) -> None:
+    """What is made of /dev/stdin has no place beside it."""
+    command = [sys.executable, "-m", "slimtensors", "compress", "/dev/stdin"]
+    for more, words in (([], b"/dev/stdin has no place of its own"), (["-o", model.with_name("out.slimtensors")], b"")):
+        with model.open("rb") as file:
+            done = subprocess.run([*command, *more], stdin=file, capture_output=True, check=False)
+        assert done.returncode == (2 if words else 0), done
+        assert words in done.stderr
+    assert not Path("/dev/stdin.slimtensors").exists()
+    done = subprocess.run([*command[:-1], "-"], stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"none is read from a pipe; name a file" in done.stderr
+    slimtensors.decompress(model.with_name("out.slimtensors"), model.with_name("back"))
+    assert model.with_name("back").read_bytes() == model.read_bytes()
+
+
 def test_not_compressed(invoke: Invoke, model: Path) -> None:
     for verb in ("decompress", "inspect", "verify"):
         result = invoke(verb, model)
@@ -134,7 +152,20 @@ def test_full_disk(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("slimtensors.converting.compress", full)
     result = invoke("compress", model)
     assert result.exit_code == 3
-    assert "free some space" in result.output
+    assert "somewhere: No space left on device; free some space, or name another place with -o" in result.output
+    monkeypatch.setattr("slimtensors_hub.push", full)
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # which the command sets
+    result = invoke("push", model, "owner/name")  # which has no -o
+    assert result.exit_code == 3
+    assert "free some space, or set TMPDIR and HF_HOME to other places" in result.output
+
+
+def test_a_copy_names_both_places(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "here", None, "there")
+
+    monkeypatch.setattr("slimtensors.converting.compress", full)
+    assert "here to there: No space left on device" in invoke("compress", model).output
 
 
 def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

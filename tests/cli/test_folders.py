@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import slimtensors
+from cli.conftest import SHARDS
 from cli.processes import contents
 from slimtensors.folders import COMPRESS, DECOMPRESS, renamed_index
 from slimtensors.shards import is_index
@@ -51,6 +52,62 @@ def test_shards_are_quantised_as_one_model(invoke: Invoke, sharded: Path, how: t
         assert result.exit_code == 2
         assert words in result.output
         assert not slim.with_name("other").exists()
+
+
+@pytest.mark.parametrize("named", ["", "model.slimtensors.index.json"])
+def test_folders_are_shown(named: str, invoke: Invoke, sharded: Path) -> None:
+    """Of a folder, or the index of its shards: what is in which file, and which bases are needed."""
+    base, slim = sharded.with_name("base.safetensors"), sharded.with_name("sharded-slim")
+    save_file(load_file(sharded / SHARDS[0]) | load_file(sharded / SHARDS[1]), base)
+    assert invoke("compress", sharded, "--base", base).exit_code == 0
+    names = ["1_Pooling/extra.slimtensors", *(name.replace("safetensors", "slimtensors") for name in SHARDS)]
+    shown = invoke("inspect", slim / named)
+    assert shown.exit_code == 0, shown.output
+    rows = [line.split()[:2] for line in shown.output.splitlines()]
+    for name in names:
+        assert [name, f"layer{ {names[0]: 7, names[1]: 0, names[2]: 1}[name] }.weight"] in rows
+    assert f"{slim / named}: 3 files, 24 tensors" in shown.output
+    assert shown.output.count("format version") == 0 < invoke("inspect", slim / named, "-v").output.count("format")
+    report = json.loads(invoke("inspect", slim / named, "--json", "--why").output)
+    alone = [json.loads(invoke("inspect", slim / name, "--json", "--why").output) for name in names]
+    assert report["files"] == alone
+    assert report["file_bytes"] == sum((slim / name).stat().st_size for name in names)
+    assert "layer{0-1,7}.positions (3)" in invoke("inspect", slim / named, "--why").output
+
+    needed = invoke("deps", slim / named)
+    assert needed.exit_code == 1
+    assert {line.split()[0] for line in needed.output.splitlines() if "layer" in line} == set(names[1:])
+    assert invoke("deps", slim / named, "--base", base).exit_code == 0
+    found = json.loads(invoke("deps", slim / named, "--json").output)
+    assert found["missing"] == sum(len(each["bases"]) for each in found["files"]) > 0
+    assert [each["file"] for each in found["files"]] == [str(slim / name) for name in names]
+
+
+def test_folders_against_their_sources(invoke: Invoke, sharded: Path) -> None:
+    slim, name = sharded.with_name("sharded-slim"), SHARDS[0].replace("safetensors", "slimtensors")
+    assert invoke("compress", sharded, "--quantise", "q8_0").exit_code == 0
+    for source in (sharded, sharded / "model.safetensors.index.json"):
+        result = invoke("verify", slim, "--against", source)
+        assert result.exit_code == 0, result.output
+        assert f"against {sharded / SHARDS[0]}: 4 tensors are equal, 4 are quantised" in result.output
+        assert result.output.count("  against ") == 3
+    for source in (sharded, sharded / SHARDS[0]):
+        assert invoke("verify", slim / name, "--against", source).exit_code == 0
+    whole = invoke("verify", slim, "--against", sharded / SHARDS[0])
+    assert whole.exit_code == 2
+    assert f"{slim} has 3 files: name the folder that they were made from" in whole.output
+    # Other weights of the same names; one shard more; one less.
+    save_file({"layer0.weight": np.ones((96, 512), np.float32)}, sharded / SHARDS[0])
+    changed = invoke("verify", slim, "--against", sharded)
+    assert changed.exit_code == 2
+    assert "was made from one with" in changed.output
+    (slim / name).unlink()
+    (slim / "model.slimtensors.index.json").unlink()
+    lacking = invoke("verify", slim, "--against", sharded)
+    assert lacking.exit_code == 1
+    assert f"{slim} lacks {name}, of {sharded / SHARDS[0]}" in lacking.output
+    (sharded / SHARDS[1]).unlink()
+    assert f"{sharded} holds no file of which" in invoke("verify", slim, "--against", sharded).output
 
 
 def test_round_trip(invoke: Invoke, sharded: Path) -> None:

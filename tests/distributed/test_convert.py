@@ -13,7 +13,7 @@ import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
 
 import slimtensors
-from distributed.test_checkpoints import blank, load, same, save
+from distributed.states import blank, load, same, save
 from slimtensors.torch.distributed import StorageReader, convert_checkpoint
 from slimtensors.torch.distributed.stock import read_metadata
 

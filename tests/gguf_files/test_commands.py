@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import gguf
@@ -12,6 +13,7 @@ from gguf.constants import GGMLQuantizationType
 from safetensors.numpy import load_file
 
 from gguf_files import made
+from hub.web import serving
 from slimtensors.cli.main import cli
 
 
@@ -35,6 +37,26 @@ def test_there_and_back(model: Path) -> None:
     assert run("decompress", packed)[0] == 0
     assert model.read_bytes() == data
     assert run("verify", packed)[0] == 0
+
+
+def test_an_estimate_of_a_file_elsewhere(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for i in range(4):
+        weight = rng.standard_normal((1024, 1024)) * np.exp(rng.normal(0, 0.4, (1024, 1)))
+        tensors[f"blk.{i}.weight"] = gguf.quantize(weight.astype(np.float32), GGMLQuantizationType.Q4_0), "Q4_0"
+        tensors[f"blk.{i}.norm"] = rng.standard_normal(1024).astype(np.float32), ""
+    path = made.write(tmp_path / "model.gguf", tensors)
+    assert run("compress", path)[0] == 0
+    size = path.with_name("model.gguf.slimtensors").stat().st_size
+    with serving() as web:
+        code, said = run("estimate", web.put("model.gguf", path.read_bytes()), "--json")
+        assert code == 0, said
+        assert json.loads(said)["compressed_bytes"] == pytest.approx(size, rel=0.02)
+        assert web.sent < path.stat().st_size / 2
+        code, said = run("estimate", web.put("model.bin", b"PK\3\4" + bytes(1000)))
+        assert code == 1
+        assert "neither safetensors nor GGUF but a zip archive" in said
 
 
 def test_folders(model: Path) -> None:

@@ -6,6 +6,7 @@ import ast
 import json
 from pathlib import Path
 
+import pytest
 from safetensors.numpy import load_file, save_file
 
 from hub import BOB, READER, Client, HubServer
@@ -171,6 +172,21 @@ def test_convert_makes_a_repository_or_a_pull_request(
     assert "model.safetensors" not in proposed
     done(talk(f"pull('bob/plain@refs/pr/1', decompress=True, local_dir={str(tmp_path / 'pr')!r})"))
     assert contents(tmp_path / "pr") == before
+
+
+@pytest.mark.parametrize("switch", ["", "0", "1"])
+def test_bars_as_of_the_other_commands(switch: str, client: Client, tmp_path: Path) -> None:
+    """-q and --progress count for more than the switch, and no terminal means no bars."""
+    folder = plain_model(tmp_path / "in")
+    (tmp_path / "alice").mkdir()
+    variables = {"HF_HUB_DISABLE_PROGRESS_BARS": switch} if switch else {}
+    for option, bars in (("-q", False), ("--no-progress", False), ("-v", False), ("--progress", True)):
+        name = "alice/" + option.strip("-")
+        pushed = slim(client, "push", folder, name, option, **variables)
+        assert ("Compressing model.safetensors: 100%" in pushed.stderr) == bars, pushed.stderr
+        pulled = slim(client, "pull", name, "--decompress", "-o", tmp_path / name, option, **variables)
+        assert ("Decompressing model.slimtensors: 100%" in pulled.stderr) == bars, pulled.stderr
+        assert bars or (pushed.stderr, pulled.stderr) == ("", "")
 
 
 def test_pushing_replaces_the_plain_file_of_that_name(hub: HubServer, talk: Talk, tmp_path: Path) -> None:

@@ -36,7 +36,14 @@ def test_what_cannot_be_pulled(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     refused(
         talk(f"pull('alice/there', decompress=True, local_dir={out!r})"), "no .slimtensors file", error="UsageError"
     )
+    config = b'{"quantization_config": {"quant_method": "slimtensors"}}'
+    hub.store.add("alice/layout", {"config.json": config, "model.safetensors": bytes(100_000)})
+    refused(
+        talk(f"pull('alice/layout', decompress=True, local_dir={out!r})"),
+        'alice/layout has the layout "safetensors"', "slimtensors_hub.transformers", error="UsageError",
+    )  # fmt: skip
     assert not Path(out).exists()
+    assert not any("model.safetensors" in path for path in hub.requests.paths())  # nothing is downloaded for it
     hub.faults.add(path="/api/models", status=503, times=3)
     refused(talk("pull('alice/there')"), "answers 503; try again later")
     assert talk("pull('alice/there')").error == ""
@@ -179,6 +186,7 @@ def test_what_cannot_be_pushed(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     refused(talk("push(3, 'alice/tiny')"), "a int is neither a path nor a model", error="UsageError")
     refused(talk(push + f", token={READER!r})"), "your token may only read")
     refused(talk(push + ", token='hf_nobody')"), "your token was refused")
+    refused(talk(push + ", revision='next')"), "alice/tiny is not there yet", "has no revision next")
     assert not hub.store.repositories
     refused(talk(push + f", token={BOB!r})"), "your token may not do this")
     before = hub.store.add("alice/tiny", {"config.json": b"old"})
@@ -198,6 +206,14 @@ def test_what_cannot_be_pushed(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     hub.faults.add(where="storage", method="GET", flip_at=100, times=None)
     refused(talk(push + ")"), "is made, but what it holds could not be verified", "has not the digest")
     assert talk(push + ", verify=False)").error == ""
+
+
+def test_nothing_is_pushed_offline(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    folder = plain_model(tmp_path / "in")
+    said = client.run("slimtensors", "push", folder, "alice/tiny", check=False, HF_HUB_OFFLINE="1")
+    assert said.returncode == 3
+    assert "nothing can be uploaded while HF_HUB_OFFLINE is set: unset it to push" in said.stderr
+    assert not hub.requests.paths()
 
 
 def test_what_a_folder_may_hold(hub: HubServer, talk: Talk, tmp_path: Path) -> None:

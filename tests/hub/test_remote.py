@@ -217,6 +217,7 @@ def test_a_server_that_misjudges_if_match(web: Web, address: str, arrays: dict[s
         (Odd(headers={"Content-Encoding": "gzip"}), "the server packs what it sends"),
         (Odd(headers={"Content-Range": "bytes 64-65535/9999999"}), "it sends 64 to 65536: it is faulty"),
         (Odd(headers={"Content-Range": "bytes 0-63/9999999"}), "it sends 0 to 64: it is faulty"),
+        (Odd(headers={"Content-Range": "bytes 0-65536/9999999"}), "it sends 0 to 65537: it is faulty"),
         (Odd(headers={"Content-Range": "bytes 0-65535/*"}), "does not say which range it sends"),
         (Odd(headers={"Content-Range": "bytes 0--1/10"}), "does not say which range it sends"),
         (Odd(headers={"Content-Range": None}), "does not say which range it sends"),
@@ -234,6 +235,28 @@ def test_refused(web: Web, address: str, odd: Odd, words: str) -> None:
         load_file(address)
     assert "\n" not in str(caught.value)
     assert len(web.take()) <= 10
+
+
+@pytest.mark.parametrize("most", [16384, 50_000, 1_000_000])
+def test_less_at_once_than_was_asked_for(
+    web: Web, address: str, arrays: dict[str, np.ndarray], packed: bytes, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server may do it: what is left is asked for, without waiting, and the file's front at most twice."""
+    monkeypatch.setattr(spans, "FIRST_WAIT", 100)
+    web.most = most
+    same(load_file(address), arrays)
+    assert len(packed) <= web.sent <= len(packed) + spans.FRONT_BYTES
+    with slimtensors.safe_open(address) as file:
+        assert (file.get_slice("layer1.weight")[700:710] == arrays["layer1.weight"][700:710]).all()
+    web.most = 16383
+    with pytest.raises(RemoteError, match="it sends 0 to 16383: it is faulty"):
+        load_file(address)
+
+
+def test_words_for_bytes_as_they_are(web: Web, address: str, arrays: dict[str, np.ndarray]) -> None:
+    for word in ("Identity", ""):
+        web.odd = [Odd(times=99, headers={"Content-Encoding": word})]
+        same(load_file(address), arrays)
 
 
 def test_a_length_that_is_a_lie(web: Web, address: str) -> None:

@@ -50,6 +50,7 @@ class Web:
         self.sent = 0
         self.odd: list[Odd] = []
         self.never_matches = False  # whatever If-Match says
+        self.most: int | None = None  # bytes of a range that are sent at once
         self._lock = threading.Lock()
 
     def put(self, path: str, data: bytes, tag: str | None = None) -> str:
@@ -109,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
                     status, body = 416, b""
                     headers["Content-Range"] = f"bytes */{len(data)}"
                 else:
-                    status, body = 206, data[first : last + 1]
+                    status, body = 206, data[first : last + 1][: self.web.most]
                     headers["Content-Range"] = f"bytes {first}-{first + len(body) - 1}/{len(data)}"
         if odd.flip is not None and first <= odd.flip < first + len(body):
             at = odd.flip - first

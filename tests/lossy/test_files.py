@@ -127,6 +127,23 @@ def test_flatten_keeps_what_is_stated(made: Path, tmp_path: Path) -> None:
     assert [(t.name, t.lossy) for t in after.tensors] == [(t.name, t.lossy) for t in before.tensors]
 
 
+@pytest.mark.parametrize("how", ["slim", "slim-fast", "lqer", "spqr", "nf4", "q4_k", "nvfp4", "abs=0.01"])
+@pytest.mark.parametrize("preset", ["balanced", "small"])
+def test_flatten_keeps_what_needs_no_base(how: str, preset: str, source: Path, tmp_path: Path) -> None:
+    """Codes are not found again in what they made."""
+    made, flat = tmp_path / "made", tmp_path / "flat"
+    slimtensors.compress(source, made, quantise=how, preset=preset)
+    for threads in (1, 2):
+        slimtensors.flatten(made, flat, preset=preset, threads=threads)
+        assert flat.read_bytes() == made.read_bytes()
+    plain_save({**tensors(), "layer.1.weight": tensors()["layer.2.weight"]}, tmp_path / "base.safetensors")
+    slimtensors.rebase(made, flat, tmp_path / "base.safetensors", preset=preset)
+    assert flat.stat().st_size <= made.stat().st_size + 1000
+    before = slimtensors.numpy.load_file(made)
+    after = slimtensors.numpy.load_file(flat, base=tmp_path / "base.safetensors")
+    assert {name: array.tobytes() for name, array in before.items()} == {n: a.tobytes() for n, a in after.items()}
+
+
 def test_keep_and_embeddings(source: Path, tmp_path: Path) -> None:
     slimtensors.compress(source, tmp_path / "m", quantise="q8_0", keep=["layer.[01].*"], embeddings=True)
     found = {tensor.name for tensor in slimtensors.inspect(tmp_path / "m").tensors if tensor.lossy}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 import slimtensors
 from slimtensors.cli.main import cli
+from slimtensors.cli.why import explain
 from slimtensors.expression import FieldLines, Record
 from slimtensors.numpy import load_file, save_file
 from slimtensors.reading import open_file
@@ -125,6 +127,19 @@ def test_why_says_that_codes_are_given_row_and_column(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["inspect", "--why", str(path)])
     assert result.exit_code == 0
     assert "given what is usual in their row and column" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("name", PACKED)
+def test_why_says_what_a_code_takes(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "packed.slimtensors"
+    save_file({"w": PACKED[name]}, path)
+    width = expression_of(path).fields[-1].width
+    codes_of_it = 8 * PACKED[name].nbytes / width
+    with open_file(path) as file:
+        payload = sum(stream.stored_length for stream in file.reader.stream_records)
+    (cost, of), *_ = re.findall(r"([0-9.]+) of (\d+) bits$", str(explain(path)["w"]))
+    assert int(of) == width
+    assert float(cost) == pytest.approx(8 * payload / codes_of_it, rel=0.02)
 
 
 def test_an_estimate_is_near(tmp_path: Path) -> None:

@@ -3,35 +3,61 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["grouped", "names_together"]
-
-# Costs and errors, and counts of what there is more of in some tensors; "7 mantissa bits" and numbers in names are no
-# such numbers: what is said is another thing where these differ.
-_NUMBER = re.compile(
-    r"(?<![\w.-])\d+(?:\.\d+(?:e[-+]?\d+)?|e[-+]?\d+)(?![\w.])"
-    r"|(?<=pack )\d+(?= with)|(?<=with )\d+(?= others\b)|\b\d+(?= of \d+ chunks)|(?<= of )\d+(?= chunks)"
-    r"|(?<=each of )\d+(?= rows)|(?<=rank )\d+(?= says)"
-)
+__all__ = ["Reason", "figure", "grouped", "names_together", "reason"]
 
 
-def grouped(reasons: Mapping[str, str]) -> list[tuple[list[str], str]]:
-    """(names, reason) for each reason; numbers that are not all the same become "LEAST to MOST"."""
-    alike: dict[str, list[str]] = {}
-    for name, reason in reasons.items():
-        alike.setdefault(_NUMBER.sub("#", reason), []).append(name)
-    return [(names, _said_once([reasons[name] for name in names])) for names in alike.values()]
+@dataclass(frozen=True)
+class Reason:
+    """Text with figures, which may differ among tensors that are alike: text[0], figures[0], text[1], ... text[-1]."""
+
+    text: tuple[str, ...]
+    figures: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text[0] + "".join(map("".join, zip(self.figures, self.text[1:], strict=True)))
+
+    def __add__(self, other: str | Reason) -> Reason:
+        more = reason(other)
+        text = (*self.text[:-1], self.text[-1] + more.text[0], *more.text[1:])
+        return Reason(text, self.figures + more.figures)
+
+    def __radd__(self, other: str) -> Reason:
+        return reason(other) + self
 
 
-def _said_once(reasons: Sequence[str]) -> str:
-    columns = iter(zip(*(_NUMBER.findall(reason) for reason in reasons), strict=True))
+def reason(said: str | Reason) -> Reason:
+    """Text without figures, if it is no reason yet."""
+    return said if isinstance(said, Reason) else Reason((said,))
 
-    def spread(_match: re.Match[str]) -> str:
-        found = sorted(set(next(columns)), key=float)
-        return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
-    return _NUMBER.sub(spread, reasons[0])
+def figure(value: Any, form: str = "") -> Reason:
+    """A figure alone, written as `format` does it."""
+    return Reason(("", ""), (format(value, form),))
+
+
+def grouped(reasons: Iterable[tuple[str, Reason]]) -> list[tuple[list[str], str]]:
+    """(names, what is said of them) for each text; figures that are not all the same become "LEAST to MOST".
+
+    reasons: (name, what is said of it).
+    """
+    alike: dict[tuple[str, ...], list[tuple[str, Reason]]] = {}
+    for name, each in reasons:
+        alike.setdefault(each.text, []).append((name, each))
+    return [([name for name, _ in group], _said_once([each for _, each in group])) for group in alike.values()]
+
+
+def _said_once(reasons: Sequence[Reason]) -> str:
+    columns = zip(*(each.figures for each in reasons), strict=True)
+    return str(Reason(reasons[0].text, tuple(map(_spread, columns))))
+
+
+def _spread(figures: Sequence[str]) -> str:
+    found = sorted(set(figures), key=float)
+    return found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
 
 
 def names_together(names: Sequence[str]) -> list[str]:

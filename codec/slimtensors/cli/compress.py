@@ -157,9 +157,12 @@ def command(
     importances = _importances(importance, sources, quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
-    for source in sources:
-        check_base_stays(_base_of(base, source, roots), going)
     maps = maps_of_each(sources, lambda source: _base_of(base, source, roots), base_map, base_dirs)
+    for source in sources if any(path.is_file() for path in going) else ():
+        named = _base_of(base, source, roots)
+        if named == "auto":
+            named = match_base(source, named, base_map=maps[source], base_dirs=base_dirs).base
+        check_base_stays(named, going, base_dirs)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
         for source in sources:

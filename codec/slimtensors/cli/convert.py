@@ -89,9 +89,10 @@ def _convert_repository(
     **settings: Any,
 ) -> None:
     from slimtensors.cli.hub import matches_said, say_commit, set_bars
-    from slimtensors_hub import convert
 
     set_bars(quiet, progress)
+    from slimtensors_hub import convert
+
     done = convert(
         source, to, commit_message=message, verify=not no_verify, on_match=matches_said(quiet, verbose), **settings
     )

@@ -13,46 +13,56 @@ from slimtensors.cli.exits import WRONG_FILE
 __all__ = ["command"]
 
 
-@click.command("deps", short_help="List the bases that a file needs, and where they are.")
-@options.path("file")
+@click.command("deps", short_help="List the bases that a file or folder needs, and where they are.")
+@options.path("path")
 @options.base
 @options.base_dirs
 @options.as_json
 @options.max_bytes
 @options.verbose
 def command(
-    file: str, base: str | None, base_dirs: list[Any], as_json: bool, max_bytes: int | None, verbose: int
+    path: str, base: str | None, base_dirs: list[Any], as_json: bool, max_bytes: int | None, verbose: int
 ) -> None:
-    """List every base tensor that a .slimtensors file needs: its digest, where it came from, and whether it is found.
+    """List every base tensor that a .slimtensors file needs, or those of a folder: its digest, where it came from, and
+    whether it is found. The index of a folder's shards stands for the folder.
 
     Bases are looked for in --base, then by digest in --base-dir and in the folders of SLIMTENSORS_BASE_DIR. Exits with
     1 if one is not found: the file cannot be read then.
     """
+    from slimtensors.cli.exits import naming
+    from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, table
     from slimtensors.depending import dependencies
 
-    found = dependencies(file, base=[*([base] if base else []), *base_dirs], max_bytes=max_bytes)
-    missing = [each for each in found if each.found is None]
+    needed: list[tuple[str, Any]] = []  # with the file's name
+    files: list[dict[str, Any]] = []
+    for name, file in stored_files(path).files.items():
+        with naming(file):
+            found = dependencies(file, base=[*([base] if base else []), *base_dirs], max_bytes=max_bytes)
+        needed += [(name, each) for each in found]
+        lacking = sum(each.found is None for each in found)
+        files.append({"file": str(file), "missing": lacking, "bases": [asdict(each) for each in found]})
+    missing = [each for _, each in needed if each.found is None]
     if as_json:
-        print_json({"file": file, "missing": len(missing), "bases": [asdict(each) for each in found]})
+        print_json(files[0] if len(files) == 1 else {"folder": path, "missing": len(missing), "files": files})
         _leave(missing)
         return
-    if not found:
-        say(f"{file} needs no base")
+    if not needed:
+        say(f"{path} needs no base")
         return
     rows = []
-    for each in found:
+    for name, each in needed:
         shape = "x".join(map(str, each.shape)) or "scalar"
         origin = ", ".join(each.hints[key] for key in ("repository", "revision", "file") if key in each.hints)
         identity = each.identity if verbose else each.identity[:16]
-        rows.append(
-            [each.hints.get("tensor", "?"), each.dtype, shape, origin, identity, each.found or "not found"]
-        )
-    table(["base tensor", "dtype", "shape", "from", "identity", "found"], rows, left=6)
+        row = [each.hints.get("tensor", "?"), each.dtype, shape, origin, identity, each.found or "not found"]
+        rows.append(row if len(files) == 1 else [name, *row])
+    heads = ["base tensor", "dtype", "shape", "from", "identity", "found"]
+    table(heads if len(files) == 1 else ["file", *heads], rows, left=7)
     for problem in dict.fromkeys(each.problem for each in missing):
         if verbose:
             say(problem)
-    say(f"{file}: {len(found)} base tensors, {len(missing)} not found" + _advice(missing))
+    say(f"{path}: {len(needed)} base tensors, {len(missing)} not found" + _advice(missing))
     _leave(missing)
 
 

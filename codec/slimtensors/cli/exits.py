@@ -31,11 +31,11 @@ VERBOSITY = "slimtensors.verbosity"  # in click's meta, where commands put it
 
 _ADVICE = {
     errno.ENOENT: "check the path",
-    errno.ENOSPC: "free some space, or name another place with -o",
-    errno.EDQUOT: "free some space, or name another place with -o",
-    errno.EACCES: "check the permissions, or name another place with -o",
-    errno.EPERM: "check the permissions, or name another place with -o",
-    errno.EROFS: "name another place with -o",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EACCES: "check the permissions",
+    errno.EPERM: "check the permissions",
+    errno.EROFS: "",
 }
 
 
@@ -71,13 +71,26 @@ def reported(ctx: click.Context | None = None) -> Iterator[None]:
             raise
         if ctx is not None and ctx.meta.get(VERBOSITY, 0) >= 2:
             traceback.print_exception(error)
-        code, line = _judge(error)
+        code, line = _judge(error, _elsewhere(ctx))
         click.echo(f"slimtensors: {printable(' '.join(line.split()))}", file=sys.stderr)
         raise click.exceptions.Exit(code) from None
 
 
-def _judge(error: BaseException) -> tuple[int, str]:
-    """(exit code, what happened and whose fault it is)."""
+def _elsewhere(ctx: click.Context | None) -> str:
+    """How the command is told to write to another place."""
+    group = None if ctx is None else ctx.command
+    if ctx is None or not isinstance(group, click.Group) or ctx.invoked_subcommand is None:
+        return ""
+    command = group.get_command(ctx, ctx.invoked_subcommand)
+    if command is None:
+        return ""
+    if any("-o" in each.opts for each in command.params):
+        return "name another place with -o"
+    return "set TMPDIR and HF_HOME to other places" if command.name in ("push", "convert") else ""
+
+
+def _judge(error: BaseException, elsewhere: str) -> tuple[int, str]:
+    """(exit code, what happened and whose fault it is). elsewhere: see `_elsewhere`."""
     match error:
         case KeyboardInterrupt() | click.Abort():
             number = error.args[0] if error.args and isinstance(error.args[0], int) else INTERRUPTED - 128
@@ -95,16 +108,20 @@ def _judge(error: BaseException) -> tuple[int, str]:
         case SlimtensorsError():
             return WRONG_USAGE, f"wrong usage: {error}"
         case OSError():
-            return SYSTEM, f"the system refused: {_system_error(error)}"
+            return SYSTEM, f"the system refused: {_system_error(error, elsewhere)}"
         case MemoryError():
             return SYSTEM, "the system refused: out of memory; use fewer threads (-j 1)"
     words = f"{type(error).__name__}: {error}"
     return FAULT, f"a fault of slimtensors, please report it with the output of -vv: {words}"
 
 
-def _system_error(error: OSError) -> str:
+def _system_error(error: OSError, elsewhere: str) -> str:
     if error.errno is None or error.strerror is None:
         return str(error)
-    advice = _ADVICE.get(error.errno)
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return f"{where}{error.strerror}" + (f"; {advice}" if advice else "")
+    advice = [_ADVICE[error.errno]] if error.errno in _ADVICE else []
+    if advice and error.errno != errno.ENOENT:
+        advice.append(elsewhere)
+    names = [os.fsdecode(name) for name in (error.filename, error.filename2) if name is not None]  # of a copy, both
+    where = " to ".join(names) + ": " if names else ""
+    said = ", or ".join(filter(None, advice))
+    return f"{where}{error.strerror}" + (f"; {said}" if said else "")

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from slimtensors.cli.matches import say_matches
 from slimtensors.cli.output import say
-from slimtensors.cli.progress import wanted
+from slimtensors.cli.progress import HUB_SWITCH, wanted
 
 __all__ = ["matches_said", "say_commit", "set_bars"]
 
 
 def set_bars(quiet: bool, asked: bool | None) -> None:
-    """huggingface_hub's progress bars, as for the other commands."""
-    from huggingface_hub.utils import disable_progress_bars
-
-    if not wanted(quiet, asked):
-        disable_progress_bars()
+    """huggingface_hub's progress bars, as for the other commands. To be called before it is imported: it reads its
+    switch then, and lets nobody overrule it later.
+    """
+    os.environ[HUB_SWITCH] = "0" if wanted(quiet, asked) else "1"
 
 
 def matches_said(quiet: bool, verbose: int) -> Callable[[Path, Any], object] | None:

@@ -9,63 +9,100 @@ import click
 from slimtensors.cli import options
 
 if TYPE_CHECKING:
+    from slimtensors.cli.alike import Reason
     from slimtensors.inspecting import FileReport
 
 __all__ = ["command"]
 
-COLUMNS = ["tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight"]
-WIDE = [0, 0, 0, 140, 110, 0, 0, 0]  # shown where so many characters fit
-TEXTS = 5  # columns, before those of numbers
+COLUMNS = ["file", "tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight"]
+WIDE = [0, 0, 0, 0, 140, 110, 0, 0, 0]  # shown where so many characters fit
+TEXTS = 6  # columns, before those of numbers
 
 
-@click.command("inspect", short_help="Show what is in a file, and why.")
-@options.path("file")
+@click.command("inspect", short_help="Show what is in a file or folder, and why.")
+@options.path("path")
 @click.option("--why", is_flag=True, help="Say why each tensor is stored as it is; of like ones together, unless -v.")
 @options.as_json
 @options.max_bytes
 @options.verbose
-def command(file: str, why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
-    """Show what is in a .slimtensors file, tensor by tensor, without decoding it."""
+def command(path: str, why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
+    """Show what is in a .slimtensors file, or in all files of a folder, tensor by tensor, without decoding it.
+
+    The index of a folder's shards stands for the folder.
+    """
+    from slimtensors.cli.exits import naming
+    from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json
     from slimtensors.inspecting import inspect
 
-    report = inspect(file, max_bytes=max_bytes)
-    reasons: dict[str, str] = {}
-    if why:
-        from slimtensors.cli.why import explain
+    stored = stored_files(path)
+    reports: dict[str, FileReport] = {}
+    reasons: dict[str, dict[str, Reason]] = {}
+    for name, file in stored.files.items():
+        with naming(file):
+            reports[name] = inspect(file, max_bytes=max_bytes)
+            reasons[name] = _reasons(file, max_bytes) if why else {}
+    if not as_json:
+        _print(path, reports, reasons, verbose)
+        return
+    each = [_as_json(report, reasons[name]) for name, report in reports.items()]
+    print_json(each[0] if len(each) == 1 else {"folder": path, **_totals(reports), "files": each})
 
-        reasons = explain(file, max_bytes)
-    if as_json:
-        print_json(_as_json(report, reasons))
-    else:
-        _print(report, reasons, verbose)
+
+def _reasons(file: Any, max_bytes: int | None) -> dict[str, Reason]:
+    from slimtensors.cli.why import explain
+
+    return explain(file, max_bytes)
 
 
-def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
+def _totals(reports: dict[str, FileReport]) -> dict[str, Any]:
+    stored = sum(each.file_bytes for each in reports.values())
+    decoded = sum(each.decoded_bytes for each in reports.values())
+    return {"file_bytes": stored, "decoded_bytes": decoded, "ratio": round(stored / decoded, 6) if decoded else 1.0}
+
+
+def _print(path: str, reports: dict[str, FileReport], reasons: dict[str, dict[str, Reason]], verbose: int) -> None:
     from slimtensors.cli.alike import grouped, names_together
-    from slimtensors.cli.output import columns, lossy_summary, percent, say, size, table
+    from slimtensors.cli.output import columns, percent, say, size, table
 
     rows = []
-    for t in report.tensors:
-        shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
-        kind = t.encoding or t.dtype
-        row = [t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression, t.storage or "?"]
-        row += [size(t.decoded_bytes), size(t.stored_bytes), bits]
-        rows.append(row)
+    for file, report in reports.items():
+        for t in report.tensors:
+            shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
+            kind = t.encoding or t.dtype
+            row = [file, t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression]
+            rows.append([*row, t.storage or "?", size(t.decoded_bytes), size(t.stored_bytes), bits])
     # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
-    shown = [i for i, wide in enumerate(WIDE) if columns() >= wide]
+    shown = [i for i, wide in enumerate(WIDE) if columns() >= wide and (i or len(reports) > 1)]
     table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=sum(i < TEXTS for i in shown))
-    for names, reason in grouped(reasons) if not verbose else [([name], reason) for name, reason in reasons.items()]:
+    said = [each for found in reasons.values() for each in found.items()]
+    for names, reason in grouped(said) if not verbose else [([name], str(reason)) for name, reason in said]:
         say(", ".join(names_together(names)))
         say(f"  {reason}")
-    if reasons:
+    if said:
         say("")
+    for report in reports.values():
+        _say_file(report, verbose, alone=len(reports) == 1)
+    if len(reports) > 1:
+        tensors, all_of = sum(len(each.tensors) for each in reports.values()), _totals(reports)
+        say(
+            f"{path}: {len(reports)} files, {tensors} tensors, {size(all_of['decoded_bytes'])} of weights in "
+            f"{size(all_of['file_bytes'])} ({percent(all_of['file_bytes'], all_of['decoded_bytes'])})"
+        )
+
+
+def _say_file(report: FileReport, verbose: int, *, alone: bool) -> None:
+    """Of one among several, what not all files have; with -v everything."""
+    from slimtensors.cli.output import lossy_summary, percent, say, size
+
     ratio = percent(report.file_bytes, report.decoded_bytes)
     say(
         f"{report.label}: {len(report.tensors)} tensors in {report.chunks} chunks, "
         f"{size(report.decoded_bytes)} of weights in a file of {size(report.file_bytes)} ({ratio})"
     )
-    say(f"format version {report.format_version}, file id {report.file_id}")
+    whole = alone or bool(verbose)
+    if whole:
+        say(f"format version {report.format_version}, file id {report.file_id}")
     needed = {t.base.identity: t.base for t in report.tensors if t.base is not None}
     if needed:
         files = sorted({base.hints.get("file", "?") for base in needed.values()})
@@ -73,6 +110,8 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
     if report.lossy_source:
         say(f"lossy: {lossy_summary(report)}; its source has SHA-256 {report.lossy_source}")
         say("does not give back its source; `decompress` makes a plain safetensors file of the quantised weights")
+    elif not whole:
+        return
     elif report.source:
         say(f"gives back its {report.source} file byte for byte")
     else:
@@ -83,7 +122,7 @@ def _print(report: FileReport, reasons: dict[str, str], verbose: int) -> None:
         say(f"metadata {key}: {value}")
 
 
-def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
+def _as_json(report: FileReport, reasons: dict[str, Reason]) -> dict[str, Any]:
     tensors = []
     for t in report.tensors:
         entry: dict[str, Any] = {
@@ -104,7 +143,7 @@ def _as_json(report: FileReport, reasons: dict[str, str]) -> dict[str, Any]:
         if t.base is not None:
             entry["base"] = {"identity": t.base.identity.hex(), "hints": dict(t.base.hints)}
         if reasons:
-            entry["why"] = reasons[t.name]
+            entry["why"] = str(reasons[t.name])
         tensors.append(entry)
     return {
         "file": report.label,

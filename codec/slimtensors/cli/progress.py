@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["bar", "wanted"]
+__all__ = ["HUB_SWITCH", "bar", "wanted"]
 
 HUB_SWITCH = "HF_HUB_DISABLE_PROGRESS_BARS"
 

@@ -47,9 +47,10 @@ def command(
     del verbose  # has done its work when it was parsed
     from slimtensors.cli.hub import set_bars
     from slimtensors.cli.output import say
-    from slimtensors_hub import pull
 
     set_bars(quiet, progress)
+    from slimtensors_hub import pull
+
     bases = [*([base] if base else []), *base_dirs]
     folder = pull(
         repo_id, revision=revision, decompress=decompress, local_dir=out, base=bases or None, threads=threads,

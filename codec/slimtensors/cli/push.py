@@ -42,9 +42,10 @@ def command(
     `slimtensors pull --decompress` takes out again. Log in with `hf auth login`, or set HF_TOKEN.
     """
     from slimtensors.cli.hub import matches_said, say_commit, set_bars
-    from slimtensors_hub import push
 
     set_bars(quiet, progress)
+    from slimtensors_hub import push
+
     done = push(
         source, repo_id, commit_message=message, verify=not no_verify, on_match=matches_said(quiet, verbose), **settings
     )

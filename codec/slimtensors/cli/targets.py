@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,9 @@ from slimtensors.folders import Direction, FolderPlan, check_target, plan_folder
 from slimtensors.shards import is_index
 
 __all__ = ["Conversion", "settle", "settle_remote"]
+
+
+OPENED = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(\w+)/fd/\d+")  # names of files that a process has open
 
 
 class Conversion(NamedTuple):
@@ -77,10 +81,14 @@ def _conversion(path: str, out: str | None, into: bool, direction: Direction) ->
     if is_remote(path):
         raise UsageError(f"{path} lies elsewhere: download it first")
     source = Path(path)
+    if path == "-" and not source.exists():
+        raise UsageError("-: files are read more than once, so none is read from a pipe; name a file")
     source.stat()  # raises for a path that leads nowhere
     if is_index(source.name, direction.before):  # it stands for its folder
         source = source.parent
     if not source.is_dir():
+        if out is None and OPENED.fullmatch(os.path.abspath(source)):  # noqa: PTH100 # not where a link leads
+            raise UsageError(f"{source} has no place of its own for what is made of it: name one with -o")
         name = direction.renamed(source.name)
         return Conversion(source, _target(source.with_name(name), out, into))
     whole = Path(os.path.abspath(source))  # noqa: PTH100 # resolve() would follow a link and write elsewhere

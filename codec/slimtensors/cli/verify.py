@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slimtensors.cli import options
+
+if TYPE_CHECKING:
+    from slimtensors.cli.files import Stored
 
 __all__ = ["command"]
 
@@ -18,7 +21,7 @@ __all__ = ["command"]
 @click.option(
     "--against",
     metavar="SOURCE",
-    help="Compare with the file that it was made from: equal tensors, and the errors stated of lossy ones.",
+    help="Compare with the file or folder that it was made from: equal tensors, and the errors stated of lossy ones.",
 )
 @options.as_json
 @options.threads
@@ -47,20 +50,23 @@ def command(
     checkpoints: the one it names must be there.
 
     A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
-    stated, and every tensor's error is computed again.
+    stated, and every tensor's error is computed again. A folder's files are compared with those that `compress` makes
+    them of, in the folder SOURCE.
     """
     from slimtensors.cli.exits import printable
+    from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, size
-    from slimtensors.errors import FormatError, UsageError
+    from slimtensors.errors import FormatError
 
-    files, problems = _files(path)
-    if against is not None and len(files) != 1:
-        raise UsageError(f"--against is for one file; {path} has {len(files)}")
+    stored = stored_files(path)
+    files = list(stored.files.values())
+    problems = [] if stored.folder is None else _check_folder(stored.folder)
+    sources = _sources(stored, path, against, problems)
     bases = [*([base] if base else []), *base_dirs]
     results: list[dict[str, Any]] = []
-    for file in files:
+    for name, file in stored.files.items():
         try:
-            results.append(_verify(file, threads, bases, max_bytes, quiet, progress, against))
+            results.append(_verify(file, threads, bases, max_bytes, quiet, progress, sources.get(name)))
         except FormatError as error:  # noqa: PERF203 # one damaged file must not stop the others
             if len(files) == 1 and not problems:
                 raise
@@ -76,7 +82,7 @@ def command(
                 say(f"  lossy: {each['lossy']} tensors are not their source's; --against SOURCE compares them with it")
             if against:
                 found = each["against"]
-                say(f"  against {against}: {found['equal']} tensors are equal" + _errors(found))
+                say(f"  against {found['source']}: {found['equal']} tensors are equal" + _errors(found))
     for problem in problems:
         click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
     if problems:
@@ -92,30 +98,40 @@ def _errors(found: dict[str, Any]) -> str:
     )
 
 
-def _files(given: str) -> tuple[list[Any], list[str]]:
-    """(weight files: paths, or names of files elsewhere; what is wrong with indexes)."""
-    from slimtensors.container.remote import is_remote
-    from slimtensors.errors import NotSlimtensorsError
-    from slimtensors.folders import DECOMPRESS, walk_folder
-    from slimtensors.shards import is_index, weight_files
+def _sources(stored: Stored, path: str, against: str | None, problems: list[str]) -> dict[str, Any]:
+    """What each file is compared with; adds sources of which there is no file to the problems.
 
-    if is_remote(given):
-        return [name for name, _ in weight_files(given)], []
-    path = Path(given)
-    if is_index(path.name, DECOMPRESS.before):
-        path.stat()
-        path = path.parent
-    if not path.is_dir():
-        return [path], []
+    Raises UsageError where a file has no source.
+    """
+    from slimtensors.cli.files import sources_of
+    from slimtensors.errors import UsageError
+
+    if against is None:
+        return {}
+    sources = sources_of(against)
+    if sources is None:
+        if len(stored.files) > 1:
+            raise UsageError(f"{path} has {len(stored.files)} files: name the folder that they were made from")
+        return dict.fromkeys(stored.files, against)
+    for name in stored.files.keys() - sources.keys():
+        raise UsageError(f"{against} holds no file of which {name} would be made; name the folder that {path} is from")
+    if stored.folder is None and len(stored.files) == 1:
+        return sources
+    problems += [f"{path} lacks {name}, of {sources[name]}" for name in sorted(sources.keys() - stored.files.keys())]
+    return sources
+
+
+def _check_folder(path: Path) -> list[str]:
+    """What is wrong with indexes and checkpoints."""
+    from slimtensors.folders import DECOMPRESS, walk_folder
+    from slimtensors.shards import is_index
+
     names = list(walk_folder(path))
-    files = [path / name for name in names if name.endswith(DECOMPRESS.before)]
-    if not files:
-        raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file")
     problems: list[str] = []
     for name in names:
         if is_index(name, DECOMPRESS.before):
             problems += _check_index(path / name)
-    return files, problems + _check_checkpoints(path, names)
+    return problems + _check_checkpoints(path, names)
 
 
 def _check_checkpoints(path: Path, names: list[str]) -> list[str]:
@@ -171,7 +187,7 @@ def _verify(
     max_bytes: int | None,
     quiet: bool,
     progress: bool | None,
-    against: str | None,
+    against: Any,
 ) -> dict[str, Any]:
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
@@ -187,7 +203,7 @@ def _verify(
             if against is not None:
                 from slimtensors.comparing import compare_opened
 
-                compared = compare_opened(opened, against, advance)._asdict()
+                compared = {"source": str(against), **compare_opened(opened, against, advance)._asdict()}
         lossy = sum(tensor.lossy is not None for tensor in opened.header.tensors)
     result = {"file": str(file), **found._asdict(), "lossy": lossy}
     return result if against is None else {**result, "against": compared}

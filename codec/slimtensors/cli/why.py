@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from slimtensors.cli.alike import Reason, figure, reason
 from slimtensors.codecs import head
 from slimtensors.codecs.grids import float_step
 from slimtensors.codecs.head import HEAD_BYTES, Descriptor, Mode
@@ -65,54 +66,52 @@ class _Stored(NamedTuple):
     units: int  # in chunks that have planes
 
 
-def explain(target: Any, max_bytes: int | None = None) -> dict[str, str]:
+def explain(target: Any, max_bytes: int | None = None) -> dict[str, Reason]:
     """Tensor -> reason. Raises FormatError."""
     with open_file(target, verify="none", max_bytes=max_bytes) as file:
         packs = Counter(tensor.pack for tensor in file.header.tensors)
         return {tensor.name: _tensor(file, i, packs) + _error(tensor) for i, tensor in enumerate(file.header.tensors)}
 
 
-def _error(tensor: Tensor) -> str:
+def _error(tensor: Tensor) -> Reason:
     if tensor.lossy is None:
-        return ""
+        return reason("")
     recipe, nmse, largest = tensor.lossy
-    return f"; quantised ({recipe}): NMSE {nmse:.3g}, largest error {largest:.3g}"
+    return f"; quantised ({recipe}): NMSE " + figure(nmse, ".3g") + ", largest error " + figure(largest, ".3g")
 
 
-def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> str:
+def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> Reason:
     header = file.header
     tensor, number, target = header.tensors[index], header.tensor_stream[index], header.target(index)
     if target != index:
-        return f"has the bytes of {header.tensors[target].name}, which are stored once"
+        return reason(f"has the bytes of {header.tensors[target].name}, which are stored once")
     if header.holder(index) != index:
-        return f"is {header.tensors[header.holder(index)].name} converted to {tensor.dtype.name}, which is stored once"
+        held = header.tensors[header.holder(index)].name
+        return reason(f"is {held} converted to {tensor.dtype.name}, which is stored once")
     if number is None:
-        return "has no elements"
+        return reason("has no elements")
     words = _stream(file, number)
     if tensor.pack is not None:
         others = packs[tensor.pack] - 1
-        return (
-            f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack {tensor.pack} "
-            f"with {others} other{'s' * (others != 1)}; {words}"
-        )
+        shares = f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack "
+        return shares + figure(tensor.pack) + " with " + figure(others) + f" other{'s' * (others != 1)}; " + words
     if tensor.scale is not None:
         words += f"; the scale is in {header.tensors[tensor.scale].name}, which is decoded first"
     sides, bits = header.side_streams.get(index), header.streams[number].bits
     if sides and bits.flags:
-        words += (
-            f"; a flag for each of {header.streams[sides[0]].units} rows says which have the bits marked 'in some rows'"
-        )
+        words += "; a flag for each of " + figure(header.streams[sides[0]].units)
+        words += " rows says which have the bits marked 'in some rows'"
     if sides and any(isinstance(context, ClassContext) for context in bits.contexts):
         words += "; the scales of its row and its column, in quarters of an octave, say which exponents to expect"
         top = bits.parts[-1].context
         if isinstance(top, ClassContext) and top.mean is not None:
-            words += f"; a product of rank {top.mean.rank} says which sign to expect, and how surely"
+            words += "; a product of rank " + figure(top.mean.rank) + " says which sign to expect, and how surely"
         if isinstance(top, ClassContext) and isinstance(file.header.streams[number].expression, Bits):
             words += _bought(file, index, number, top)
     return words
 
 
-def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> str:
+def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> Reason:
     """What each step was worth in the middle chunk, which is coded again without it."""
     from slimtensors.codecs.chunk import encode_chunk  # loads Numba, which all other words can do without
 
@@ -129,33 +128,38 @@ def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> str
         name: 8 * len(encode_chunk(units, replace(stream.bits, parts=way), place)) / units.size
         for name, way in ways.items()
     }
-    said = ", ".join(f"{name} {cost:.2f}" for name, cost in costs.items())
-    return f"; its middle chunk takes {said} bits a weight"
+    said = _joined(", ", [f"{name} " + figure(cost, ".2f") for name, cost in costs.items()])
+    return "; its middle chunk takes " + said + " bits a weight"
 
 
-def _values(expression: Values | Sum) -> str:
+def _values(expression: Values | Sum) -> Reason:
     if isinstance(expression, Sum):
         plus = "its base" if isinstance(expression.plus, int) else "a product of two small matrices"
-        return f"{plus}, to which are added {_values(expression.values)}"
+        return f"{plus}, to which are added " + _values(expression.values)
     if isinstance(expression, Trellis):
         return _grid(expression)
-    return "numbers from a palette times a scale for each run: codes are kept, and the scales apart"
+    return reason("numbers from a palette times a scale for each run: codes are kept, and the scales apart")
 
 
-def _grid(expression: Trellis) -> str:
-    grid = f"levels of a uniform grid, {float_step(expression):.6g} apart"
+def _grid(expression: Trellis) -> Reason:
+    grid = "levels of a uniform grid, " + figure(float_step(expression), ".6g") + " apart"
     if expression.states > 1:
         grid += f", every other one at a time, as a trellis of {expression.states} states has it"
     grid += "" if expression.rows is None else ", times scales of rows and columns"
     return grid + (", given what is usual in their row and column" if expression.bits.contexts else "")
 
 
-def _stream(file: TensorFile, number: int) -> str:
+def _joined(between: str, said: Sequence[str | Reason]) -> Reason:
+    first, *others = said or [""]
+    return sum((between + reason(each) for each in others), reason(first))
+
+
+def _stream(file: TensorFile, number: int) -> Reason:
     stream, found = file.header.streams[number], _look(file, number)
-    said = []
+    said: list[str | Reason] = []
     for kind, words in KINDS.items():
         if found.kinds[kind]:
-            said.append(f"{found.kinds[kind]} of {stream.chunks} chunks {words}")
+            said.append(figure(found.kinds[kind]) + " of " + figure(stream.chunks) + f" chunks {words}")
     parts = stream.bits.parts if found.units else ()
     if isinstance(stream.expression, Gather):
         said.append("few distinct values: a palette, of which a code picks one")
@@ -164,13 +168,14 @@ def _stream(file: TensorFile, number: int) -> str:
     elif isinstance(stream.expression, Decimal):
         said.append(f"rounded to {stream.expression.power} decimals: integers are kept, the lowest bit their sign")
     if isinstance(stream.expression, Record):
-        return "; ".join([*said, *(_record(stream.expression, found) if parts else [])])
+        size = found.units * stream.dtype.unit_bytes
+        return _joined("; ", [*said, *(_record(stream.expression, found, size) if parts else [])])
     low = 0
     masks = 0  # planes that hold no bits of the numbers
     if isinstance(stream.expression, Sparse) and parts:
         masks, rest = 1, stream.expression.rest
         if rest is not None:
-            said.append(f"{_values(rest)}: {_codes(found, len(rest.bits.parts), rest.width)}")
+            said.append(_values(rest) + ": " + _codes(found, len(rest.bits.parts), rest.width))
             parts = parts[: -len(rest.bits.parts)]
         said.append(_mask(found, "not zero" if rest is None else "kept apart from these"))
     # Neighbours that are stored alike are told of together.
@@ -179,18 +184,20 @@ def _stream(file: TensorFile, number: int) -> str:
         planes = list(group)
         width = sum(parts[i].width for i in planes)
         (mode, count), *rest = modes.most_common()
-        words = MODES.get(mode, "?") + (f" in {count} of {count + sum(n for _, n in rest)} chunks" if rest else "")
+        how = reason(MODES.get(mode, "?"))
+        if rest:
+            how += " in " + figure(count) + " of " + figure(count + sum(n for _, n in rest)) + " chunks"
         cost = 8 * sum(found.lengths[i] for i in planes) / found.units
         name = _bits(low, low + width, stream.dtype, stream.bits.rotate) + (" (in some rows)" if by_row else "")
-        said.append(f"{name}: {words}" + _cost(mode, cost, width))
+        said.append(f"{name}: " + how + _cost(mode, cost, width))
         low += width
-    return "; ".join(said)
+    return _joined("; ", said)
 
 
-def _record(record: Record, found: _Stored) -> Iterator[str]:
-    """What became of each kind of field."""
+def _record(record: Record, found: _Stored, size: int) -> Iterator[str | Reason]:
+    """What became of each kind of field. size: decoded bytes of the chunks that have planes."""
     yield f"bytes in which a pattern of {record.size} repeats, each kind of field by itself"
-    records = found.units / record.size
+    records = size // record.size
     for i, field in enumerate(record.fields):
         (mode, _count), *_rest = found.modes[i].most_common()
         given = ""
@@ -203,25 +210,27 @@ def _record(record: Record, found: _Stored) -> Iterator[str]:
             given = f", given those of kind {field.context.field + 1}"
             given += f" less their mean in {field.context.mean} records" if field.context.mean else ""
         cost = _cost(mode, 8 * found.lengths[i] / (records * field.count), field.width)
-        yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}{cost}"
+        yield f"kind {i + 1}, {field.count} of {field.width} bits{given}: {MODES.get(mode, '?')}" + cost
 
 
-def _codes(found: _Stored, planes: int, width: int) -> str:
+def _codes(found: _Stored, planes: int, width: int) -> Reason:
     """What the last planes came to, which are of codes."""
     (mode, _count), *_rest = found.modes[-1].most_common()
     return MODES.get(mode, "?") + _cost(mode, 8 * sum(found.lengths[-planes:]) / found.units, width)
 
 
-def _mask(found: _Stored, which: str) -> str:
+def _mask(found: _Stored, which: str) -> Reason:
     (mode, _count), *_rest = found.modes[0].most_common()
     cost = _cost(mode, 8 * found.lengths[0] / found.units, 1)
-    return f"a mask says which numbers are {which}: {MODES.get(mode, '?')}{cost}; then, shared out over all"
+    return f"a mask says which numbers are {which}: {MODES.get(mode, '?')}" + cost + "; then, shared out over all"
 
 
-def _cost(mode: int, cost: float, width: int) -> str:
+def _cost(mode: int, cost: float, width: int) -> Reason:
     if mode == Mode.CONSTANT:
-        return ""
-    return f", {width} bit{'s' * (width != 1)}" if mode == Mode.RAW else f", {cost:.2f} of {width} bits"
+        return reason("")
+    if mode == Mode.RAW:
+        return reason(f", {width} bit{'s' * (width != 1)}")
+    return ", " + figure(cost, ".2f") + f" of {width} bits"
 
 
 def _look(file: TensorFile, number: int) -> _Stored:

@@ -15,7 +15,7 @@ from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.container.system import RandomAccessFile, huge_pages
 from slimtensors.errors import TruncatedError, UsageError
 
-__all__ = ["ByteSource", "Bytes", "FileObject", "LocalSource", "NamedSource", "RangedReads", "open_source"]
+__all__ = ["ByteSource", "Bytes", "FileObject", "LocalSource", "NamedSource", "RangedReads", "open_source", "to_map"]
 
 Bytes = npt.NDArray[np.uint8]
 HUGE_BYTES = 2 << 20  # of a huge page
@@ -174,6 +174,17 @@ class RangedSource(LocalSource):
 
     def close(self) -> None:
         """The caller's object stays open; it is the caller's."""
+
+
+def to_map(mmap: bool, backend: str | None) -> bool:
+    """Whether files are mapped: as `mmap` says, or as safetensors' `backend`, if that is given. Raises UsageError."""
+    if backend is None:
+        return mmap
+    if backend not in ("mmap", "pread"):
+        raise UsageError(f"backend is {backend!r}; it can be mmap or pread")
+    if mmap and backend == "pread":
+        raise UsageError("mmap=True maps the file, and backend='pread' reads it: give one of them")
+    return backend == "mmap"
 
 
 def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:

@@ -122,14 +122,16 @@ def stream_files(
                 yield name, tensor
 
 
-def open_all(target: Any, stack: ExitStack, *, verify: Verify, max_bytes: int | None, base: Any) -> list[TensorFile]:
+def open_all(
+    target: Any, stack: ExitStack, *, verify: Verify, max_bytes: int | None, base: Any, mmap: bool = False
+) -> list[TensorFile]:
     """Open the files of a model (see `shards.weight_files`), until the stack is closed.
 
     Raises FormatError if an index and its shards do not agree, or two files have a tensor of the same name.
     """
     files, seen = [], dict[str, str]()
     for one, expected in weight_files(target):
-        file = stack.enter_context(open_with(one, base, verify=verify, max_bytes=max_bytes))
+        file = stack.enter_context(open_with(one, base, verify=verify, mmap=mmap, max_bytes=max_bytes))
         label = file.reader.source.label
         missing = sorted(expected - file.index.keys())
         if missing:

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimtensors.applying import decode_over
+from slimtensors.applying import decode_over, sort_out
 from slimtensors.container.reader import Verify
+from slimtensors.container.source import to_map
 from slimtensors.device.choice import backend_for
 from slimtensors.errors import UsageError
 from slimtensors.matching import matched_bases
@@ -85,6 +86,7 @@ def load_file(
     verify: Verify = "full",
     threads: int | None = None,
     mmap: bool = False,
+    backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
     dequantise: Wanted = False,
@@ -100,10 +102,10 @@ def load_file(
     """
     check_device(device)
     numbers = wanted_numbers(dequantise, filename)
-    backend = backend_for(torch.device(device))
-    with open_with(filename, as_base(base), verify=verify, mmap=mmap, max_bytes=max_bytes) as file:
-        if backend is not None and numbers is None:
-            found = read_there(file, range(len(file.header.tensors)), backend, thread_count(threads), base)
+    there = backend_for(torch.device(device))
+    with open_with(filename, as_base(base), verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
+        if there is not None and numbers is None:
+            found = read_there(file, range(len(file.header.tensors)), there, thread_count(threads), base)
             return {file.header.tensors[i].name: tensor for i, tensor in found.items()}
         arrays = load_arrays(file, thread_count(threads), numbers)
         packed = {} if numbers is None else numbers.packed(file.header)
@@ -170,11 +172,13 @@ def apply_delta(
 ) -> None:
     """Bring tensors, or a module's state, to what a file holds: see `slimtensors.numpy.apply_delta`.
 
-    Tensors may be on any device, where they are written to in place.
+    Tensors may be on any device, where they are written to in place. A module whose state dict gives copies is refused.
     """
-    state = tensors.state_dict() if isinstance(tensors, torch.nn.Module) else tensors
-    held = {each.name: each for each in tensor_inputs(state)}
-    results = decode_over(target, held, threads=threads, verify=verify, max_bytes=max_bytes)
+    module = tensors if isinstance(tensors, torch.nn.Module) else None
+    state: Mapping[str, torch.Tensor] = tensors if module is None else module.state_dict()  # type: ignore[assignment]
+    again = state if module is None else module.state_dict()
+    held, refused = sort_out(state, tensor_inputs)
+    results = decode_over(target, held, refused, threads=threads, verify=verify, max_bytes=max_bytes)
     made, places = {}, []
     for name, (tensor, units) in results.items():
         there = state[name]
@@ -182,6 +186,11 @@ def apply_delta(
             raise UsageError(
                 f"tensor {name!r} was made in inference mode, and can be written to only there: call this within "
                 "torch.inference_mode(); nothing was changed"
+            )
+        if there.data_ptr() != again[name].data_ptr():
+            raise UsageError(
+                f"tensor {name!r}: what the module's state_dict() gives is a copy, so writing to it would change "
+                "nothing: load the file and call load_state_dict(); nothing was changed"
             )
         array, width = as_array(units, tensor), there.element_size()
         content = np.ascontiguousarray(array).reshape(-1).view(f"V{width}").reshape(tuple(there.shape))

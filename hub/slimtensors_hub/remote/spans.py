@@ -10,7 +10,7 @@ from typing import Protocol
 from slimtensors.container.source import Bytes, aligned_empty
 from slimtensors.errors import RemoteError
 
-__all__ = ["Answer", "Interrupted", "RemoteFile", "Span", "front_bytes"]
+__all__ = ["PROGRESS", "Answer", "Interrupted", "RemoteFile", "Span", "front_bytes"]
 
 TRIES = 5  # in a row that brought next to nothing
 PROGRESS = 16 * 1024  # bytes that are more than that
@@ -39,7 +39,7 @@ class Interrupted(Exception):  # noqa: N818 # what happened to a request; nobody
 class Answer(Protocol):
     """What a server sends for a range."""
 
-    stop: int  # where it ends
+    stop: int  # where it ends, which may be before what was asked for
 
     def pieces(self) -> Iterator[bytes]:
         """The bytes, in pieces as they come. Raises Interrupted."""
@@ -122,22 +122,26 @@ class Span:
         if self._answer is None:
             self._answer = self._file.open(self.start + self._filled, self.stop)
             self._pieces = self._answer.pieces()
-            self.stop = self._answer.stop
-        length = self._answer.stop - self.start
+            if self.stop is None:
+                self.stop = self._answer.stop
+        assert self.stop is not None
+        length, end = self.stop - self.start, self._answer.stop - self.start
         if self._data is None:
             self._data = aligned_empty(length)
         began, before = time.monotonic(), self._filled
-        while self._filled < (wanted or length):
+        while self._filled < min(end, wanted or length):
             piece = next(self._pieces, b"")
             if not piece:
                 raise Interrupted("the connection ended too early")
-            count = min(len(piece), length - self._filled)  # a server may send more than it was asked for
+            count = min(len(piece), end - self._filled)  # a server may send more than it was asked for
             self._data.data[self._filled : self._filled + count] = piece[:count]
             self._filled += count
             if time.monotonic() - began > PATIENCE:
                 if self._filled - before < SLOWEST * PATIENCE:
                     raise Interrupted("the server hardly sends anything")
                 began, before = time.monotonic(), self._filled
+        if self._filled == end < length:  # the server sends no more at once
+            self._drop()
 
     def _drop(self) -> None:
         answer, self._answer, self._pieces = self._answer, None, iter(())

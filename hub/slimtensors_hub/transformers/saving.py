@@ -10,7 +10,7 @@ from slimtensors.errors import UsageError
 from slimtensors_hub import saving
 from slimtensors_hub.errors import told
 from slimtensors_hub.listing import api, parse_name
-from slimtensors_hub.pushing import push
+from slimtensors_hub.pushing import check_destination, push
 from slimtensors_hub.saving import check_arguments
 from slimtensors_hub.transformers.payloads import save_payloads
 
@@ -76,6 +76,8 @@ def push_to_hub(
     is raised: as for `slimtensors_hub.push`, which uploads the layout "slimtensors"; verify is for that layout.
     """
     check_arguments(preset, kwargs)
+    repo_id, revision = parse_name(repo_id, revision)
+    check_destination(repo_id, revision, token)
     with tempfile.TemporaryDirectory(prefix="slimtensors-") as made:
         folder = Path(made, "model")
         if layout == "slimtensors":
@@ -85,7 +87,6 @@ def push_to_hub(
                 token=token, commit_message=commit_message, verify=verify, threads=threads,
             )  # fmt: skip
         save_pretrained(model, folder, layout=layout, preset=preset, base=base, threads=threads, **kwargs)
-        repo_id, revision = parse_name(repo_id, revision)
         client = api(token)
         with told(repo_id, revision):
             client.create_repo(repo_id, private=private, exist_ok=True)

@@ -1,0 +1,57 @@
+"""The files that are looked at, where a folder or an index of shards may be named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from slimtensors.container.remote import is_remote, last_part, list_remote
+from slimtensors.errors import NotSlimtensorsError
+from slimtensors.folders import COMPRESS, DECOMPRESS, walk_folder
+from slimtensors.shards import is_index, weight_files
+
+__all__ = ["Stored", "sources_of", "stored_files"]
+
+
+class Stored(NamedTuple):
+    """Compressed files, by path within their folder or by name elsewhere; `folder` if that is a local one."""
+
+    files: dict[str, Any]
+    folder: Path | None = None
+
+
+def stored_files(given: str) -> Stored:
+    """What a path or name stands for: a file, all files of a folder and the folders in it, an index for its folder.
+
+    Raises NotSlimtensorsError for a folder without any.
+    """
+    if is_remote(given):
+        return Stored({last_part(name): name for name, _ in weight_files(given)})
+    path = _folder_of(given)
+    if not path.is_dir():
+        return Stored({path.name: given})
+    files = {name: path / name for name in walk_folder(path) if DECOMPRESS.takes(name)}
+    if not files:
+        raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file")
+    return Stored(files, path)
+
+
+def sources_of(given: str) -> dict[str, Any] | None:
+    """The files that can be compressed in a folder, by the name that `compress` gives to what each becomes; None if it
+    is no folder.
+    """
+    if is_remote(given):
+        names = list_remote(given)
+        return None if names is None else {COMPRESS.renamed(last_part(n)): n for n in names if COMPRESS.takes(n)}
+    path = _folder_of(given)
+    if not path.is_dir():
+        return None
+    return {COMPRESS.renamed(name): path / name for name in walk_folder(path) if COMPRESS.takes(name)}
+
+
+def _folder_of(given: str) -> Path:
+    path = Path(given)
+    if any(is_index(path.name, each.before) for each in (COMPRESS, DECOMPRESS)):
+        path.stat()  # raises for a path that leads nowhere
+        return path.parent
+    return path

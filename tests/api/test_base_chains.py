@@ -1,0 +1,112 @@
+"""Bases that are differences themselves: chains, cycles, files made anew without a base or with another one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file as load_plain
+from safetensors.numpy import save_file as save_plain
+
+import slimtensors
+from api.tuned import deltas, equal, model, tuned
+from slimtensors import BaseDir, BaseError, UsageError
+from slimtensors.numpy import load_file, save, save_file
+
+
+def test_chains_and_cycles(tmp_path: Path) -> None:
+    """A base may be a delta itself, but not of what is made from it, and not for ever."""
+    state = model()
+    previous: Any = tmp_path / "0.safetensors"
+    save_plain(state, previous)
+    for i in range(1, 9):
+        state = tuned(state, i)
+        save_file(state, tmp_path / f"{i}.slimtensors", base=[previous, BaseDir(tmp_path)])
+        previous = tmp_path / f"{i}.slimtensors"
+    assert equal(load_file(previous, base=BaseDir(tmp_path)), state)
+    save_file(state, tmp_path / "8.plain")
+    ninth = tuned(state, 9)
+    save_file(ninth, tmp_path / "9.slimtensors", base=tmp_path / "8.plain")
+    (tmp_path / "8.plain").unlink()
+    with pytest.raises(BaseError, match="more than 8 deltas"):
+        save(ninth, base=[previous, BaseDir(tmp_path)])
+    with pytest.raises(BaseError, match="was not found"):
+        save(ninth, base=previous)
+    with pytest.raises(BaseError, match="more than 8 deltas"):
+        load_file(tmp_path / "9.slimtensors", base=BaseDir(tmp_path))
+    circle = tmp_path / "circle"
+    circle.mkdir()
+    one, two = model(1), tuned(model(1), 2)
+    save_file(one, circle / "one.slimtensors", base=two)
+    save_file(two, circle / "two.slimtensors", base=one)
+    with pytest.raises(BaseError, match="a cycle"):
+        load_file(circle / "one.slimtensors", base=BaseDir(circle))
+    assert equal(load_file(circle / "one.slimtensors", base=[BaseDir(circle), two]), one)
+
+
+def test_a_cycle_is_called_one(tmp_path: Path) -> None:
+    """Two files that are each made from the other."""
+    rng = np.random.default_rng(3)
+    one = {"w": rng.standard_normal((300, 300)).astype(np.float32)}
+    other = {"w": one["w"] * np.float32(1.0001)}
+    paths = [tmp_path / "one.slimtensors", tmp_path / "other.slimtensors"]
+    save_file(one, paths[0], base=other)
+    save_file(other, paths[1], base=one)
+    identities = [slimtensors.dependencies(path, base=[one, other])[0].identity for path in paths]
+    with pytest.raises(BaseError, match="a base that is made from it: a cycle") as told:
+        load_file(paths[0], base=paths)
+    for identity in identities:  # each once, of the search for the other
+        assert str(told.value).count(f"another one of that name, with identity {identity}") == 1
+
+
+def test_flatten_and_rebase(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    base, source = pair
+    file, flat, moved = (tmp_path / f"{name}.slimtensors" for name in ("tuned", "flat", "moved"))
+    slimtensors.compress(source, file, base=base)
+    slimtensors.flatten(file, flat, base=base)
+    slimtensors.compress(source, tmp_path / "plain.slimtensors")
+    assert flat.read_bytes() == (tmp_path / "plain.slimtensors").read_bytes()
+    other = tuned(load_plain(base), 3)
+    slimtensors.rebase(file, moved, other, old_base=base)
+    assert deltas(moved) == 4
+    slimtensors.decompress(moved, tmp_path / "again.safetensors", base=other)
+    assert (tmp_path / "again.safetensors").read_bytes() == source.read_bytes()
+    with pytest.raises(BaseError):
+        slimtensors.flatten(file, tmp_path / "no.slimtensors")
+    assert not (tmp_path / "no.slimtensors").exists()
+
+
+@pytest.mark.parametrize("way", ["path", "link", "hard link", "folder", "base of the base"])
+def test_no_file_takes_the_place_of_its_own_base(tmp_path: Path, way: str) -> None:
+    """Neither could be read afterwards."""
+    first, place = model(), tmp_path / "model.slimtensors"
+    save_file(first, place)
+    base: Any = {"path": place, "folder": tmp_path}.get(way, tmp_path / "elsewhere.slimtensors")
+    if way == "link":
+        base.symlink_to(place)
+    elif way == "hard link":
+        os.link(place, base)
+    elif way == "base of the base":
+        save_file(tuned(first), base, base=place)
+        base = [base, BaseDir(tmp_path)]
+    before = place.read_bytes()
+    with pytest.raises(UsageError, match="would be the base of the new file"):
+        save_file(tuned(first, 2), place, base=base)
+    source = tmp_path / "source" / "tuned.safetensors"
+    source.parent.mkdir()
+    save_plain(tuned(first, 2), source)
+    with pytest.raises(UsageError, match="would be the base of the new file"):
+        slimtensors.compress(source, place, base=base)
+    with pytest.raises(UsageError, match="is itself what it would be the difference from"):
+        slimtensors.rebase(place, tmp_path / "new.slimtensors", base)
+    assert place.read_bytes() == before
+    assert not (tmp_path / "new.slimtensors").exists()
+
+
+def test_no_file_is_the_difference_from_itself(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is itself what it would be the difference from"):
+        slimtensors.compress(pair[1], tmp_path / "tuned.slimtensors", base=pair[1])
+    assert not (tmp_path / "tuned.slimtensors").exists()
