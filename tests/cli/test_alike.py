@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 from click.testing import Result
 
 from slimtensors.cli.alike import Reason, figure, grouped, names_together, reason
+from slimtensors.cli.why import explain
 from slimtensors.numpy import save_file
 
 Invoke = Callable[..., Result]
@@ -77,3 +79,20 @@ def test_a_model_of_hundreds(invoke: Invoke, tmp_path: Path) -> None:
     assert all(name in each for name in tensors)  # a line of its own
     rows = json.loads(invoke("inspect", "--why", "--json", path).stdout)["tensors"]
     assert {row["name"] for row in rows if row["why"]} == set(tensors)
+
+
+def test_names_less_what_tensors_share(tmp_path: Path) -> None:
+    """Else nothing would be said once of the copies of many layers."""
+    random = np.random.default_rng(5)
+    weights = {f"{i}.weight": random.standard_normal((300, 300)).astype(np.float32) for i in range(2)}
+    tensors = {f"master.{name}": array for name, array in weights.items()}
+    tensors |= {f"model.{name}": array.astype(ml_dtypes.bfloat16) for name, array in weights.items()}
+    tensors["master.1.copy"] = tensors["master.1.weight"]
+    save_file(tensors, tmp_path / "state.slimtensors")
+    why = {name: str(each) for name, each in explain(tmp_path / "state.slimtensors").items()}
+    assert why["model.0.weight"] == why["model.1.weight"]
+    assert why["model.1.weight"] == "is master.* (its own name) converted to BF16, which is stored once"
+    assert {why["master.1.copy"], why["master.1.weight"]} & {
+        "has the bytes of weight beside it, which are stored once",
+        "has the bytes of copy beside it, which are stored once",
+    }

@@ -190,6 +190,6 @@ def test_it_is_shown(tmp_path: Path) -> None:
     assert result.exit_code == 0
     said = " ".join(result.output.split())
     assert "given their scale, and what is usual in their row and column" in said
-    assert "the scale is in layer.weight.absmax, which is decoded first" in said
+    assert "the scale is in weight.absmax beside it, which is decoded first" in said
     slimtensors.verify(path)
     assert np.array_equal(load_file(path)["layer.weight"], CODES)

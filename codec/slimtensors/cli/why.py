@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -80,13 +81,23 @@ def _error(tensor: Tensor) -> Reason:
     return f"; quantised ({recipe}): NMSE " + figure(nmse, ".3g") + ", largest error " + figure(largest, ".3g")
 
 
+def _other(tensor: Tensor, other: Tensor) -> str:
+    """Another tensor's name, less what it shares with this one's, so that the same is said of tensors that are alike."""
+    mine, its = tensor.name.split("."), other.name.split(".")
+    module = len(mine) - 1
+    if module and its[:module] == mine[:module]:
+        return f"{'.'.join(its[module:])} beside it"
+    alike = len(os.path.commonprefix([mine[::-1], its[::-1]]))
+    return f"{'.'.join(its[:-alike])}.* (its own name)" if 0 < alike < len(its) else other.name
+
+
 def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> Reason:
     header = file.header
     tensor, number, target = header.tensors[index], header.tensor_stream[index], header.target(index)
     if target != index:
-        return reason(f"has the bytes of {header.tensors[target].name}, which are stored once")
+        return reason(f"has the bytes of {_other(tensor, header.tensors[target])}, which are stored once")
     if header.holder(index) != index:
-        held = header.tensors[header.holder(index)].name
+        held = _other(tensor, header.tensors[header.holder(index)])
         return reason(f"is {held} converted to {tensor.dtype.name}, which is stored once")
     if number is None:
         return reason("has no elements")
@@ -96,7 +107,7 @@ def _tensor(file: TensorFile, index: int, packs: Counter[int | None]) -> Reason:
         shares = f"smaller than {PACK_TENSOR_BYTES // 1024} KiB, so it shares the chunk of pack "
         return shares + figure(tensor.pack) + " with " + figure(others) + f" other{'s' * (others != 1)}; " + words
     if tensor.scale is not None:
-        words += f"; the scale is in {header.tensors[tensor.scale].name}, which is decoded first"
+        words += f"; the scale is in {_other(tensor, header.tensors[tensor.scale])}, which is decoded first"
     sides, bits = header.side_streams.get(index), header.streams[number].bits
     if sides and bits.flags:
         words += "; a flag for each of " + figure(header.streams[sides[0]].units)
