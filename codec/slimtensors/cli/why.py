@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -82,12 +81,12 @@ def _error(tensor: Tensor) -> Reason:
 
 
 def _other(tensor: Tensor, other: Tensor) -> str:
-    """Another tensor's name, less what it shares with this one's, so that the same is said of tensors that are alike."""
+    """Another tensor's name, less what it shares with this one's: the same is then said of tensors that are alike."""
     mine, its = tensor.name.split("."), other.name.split(".")
     module = len(mine) - 1
     if module and its[:module] == mine[:module]:
         return f"{'.'.join(its[module:])} beside it"
-    alike = len(os.path.commonprefix([mine[::-1], its[::-1]]))
+    alike = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(mine[::-1], its[::-1], strict=False)))
     return f"{'.'.join(its[:-alike])}.* (its own name)" if 0 < alike < len(its) else other.name
 
 
