@@ -158,11 +158,14 @@ def command(
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
     maps = maps_of_each(sources, lambda source: _base_of(base, source, roots), base_map, base_dirs)
+    named: dict[str | None, None] = {}
     for source in sources if any(path.is_file() for path in going) else ():
-        named = _base_of(base, source, roots)
-        if named == "auto":
-            named = match_base(source, named, base_map=maps[source], base_dirs=base_dirs).base
-        check_base_stays(named, going, base_dirs)
+        found = _base_of(base, source, roots)
+        if found == "auto":
+            found = match_base(source, found, base_map=maps[source], base_dirs=base_dirs).base
+        named[found] = None
+    for each in named:
+        check_base_stays(each, going, base_dirs)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
     if dry_run and base is not None:
         for source in sources:
