@@ -15,6 +15,7 @@ from slimtensors.container.source import aligned_empty
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import BaseError, FormatError
 from slimtensors.expression import BaseContext, Bits, Delta, LowRank, Part
+from slimtensors.kernels.cpu import delta_kernels
 
 LENGTH = 96  # of a row
 KINDS = ["plain", "rows", "classes", "rows and classes", "moved", "moved rows"]
@@ -173,3 +174,12 @@ def test_tables_that_are_absent():
         bad = case._replace(place=case.place._replace(base=other))
         assert straightly(bad) is None
         assert "absent" in str(outcome(bad)) or "does not end" in str(outcome(bad))
+
+
+def test_a_base_that_is_read_only_needs_no_kernel_of_its_own():
+    case = made("plain", 20_013)
+    assert straightly(case) == case.units.tobytes()
+    assert case.place.base is not None
+    case.place.base.flags.writeable = False
+    assert straightly(case) == case.units.tobytes()
+    assert len(getattr(delta_kernels.decode_u16, "signatures", [None])) == 1

@@ -72,7 +72,7 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
     lines = _lines(context, rows, place, body.size)
     if lines is None or delta.base_digest(place) != int(data[8:16].view("<u8")[0]):
         return False
-    given = base = delta.base_units(place)[: body.size]
+    given = base = _writable(delta.base_units(place)[: body.size])
     found = origin = base if expression.moved is None else delta.moved_units(base, expression.moved, place)
     units = body
     if rows is not None:
@@ -95,6 +95,15 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
         begin = at[delta_opening.TAIL]
         out[body.size :] = data[begin : begin + out.nbytes - body.nbytes].view(out.dtype)
     return True
+
+
+def _writable(base: Units) -> Units:
+    """A copy of one that is read-only, for which Numba would compile the decoder once more."""
+    if base.flags.writeable:
+        return base
+    copied = work_space("base", base.size, base.dtype)
+    copied[:] = base
+    return copied
 
 
 def _lines(context: BaseContext, rows: Rows | None, place: Place, units: int) -> Bytes | None:
