@@ -18,7 +18,7 @@ from slimtensors.expression import BaseContext, Bits, Delta, LowRank, Part
 from slimtensors.kernels.cpu import delta_kernels
 
 LENGTH = 96  # of a row
-KINDS = ["plain", "rows", "classes", "rows and classes", "moved", "moved rows"]
+KINDS = ["plain", "rows", "classes", "rows and classes", "rows and many classes", "moved", "moved rows"]
 
 
 class Made(NamedTuple):
@@ -34,10 +34,11 @@ def made(kind: str, units: int, dtype: str = "BF16", first: int = 0, length: int
     base, factors = rng.standard_normal(shape).astype(np.float32) / 32, rng.integers(-40, 40, (2, max(shape)))
     present = (rng.random(shape[0]) < 0.6).astype(np.uint8)
     present[-1] = 1
-    classes = rng.integers(0, 3, shape[0]).astype(np.uint8)
+    some = 10 if "many" in kind else 3
+    classes = rng.integers(0, some, shape[0]).astype(np.uint8)
     given = narrow(base, dtype)
     base = widened(given, dtype)
-    new = base + rng.standard_normal(shape).astype(np.float32) * (2.0 ** -(11 + 2.0 * classes[:, None])) * (
+    new = base + rng.standard_normal(shape).astype(np.float32) * (2.0 ** -(11 + 6.0 / some * classes[:, None])) * (
         rng.random(shape) < 0.7
     )
     sides, moved, side, rows = [present, classes], None, None, None
@@ -52,7 +53,7 @@ def made(kind: str, units: int, dtype: str = "BF16", first: int = 0, length: int
         side, fresh = 0, np.where(present[:, None], fresh, narrow(base, dtype))
     if "classes" in kind:
         rows = 1
-    context = BaseContext(8, 112, 11, rows, 1 if rows is None else 3)
+    context = BaseContext(8, 112, 11, rows, 1 if rows is None else some)
     if dtype == "F16":
         context = BaseContext(11, 2, 14, rows, context.classes)
     expression = Delta(Bits((Part(16, side, context),), 0), 0, moved)
