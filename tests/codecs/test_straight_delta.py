@@ -15,9 +15,10 @@ from slimtensors.container.source import aligned_empty
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import BaseError, FormatError
 from slimtensors.expression import BaseContext, Bits, Delta, LowRank, Part
+from slimtensors.kernels.cpu import delta_kernels
 
 LENGTH = 96  # of a row
-KINDS = ["plain", "rows", "classes", "rows and classes", "moved", "moved rows"]
+KINDS = ["plain", "rows", "classes", "rows and classes", "rows and many classes", "moved", "moved rows"]
 
 
 class Made(NamedTuple):
@@ -33,10 +34,11 @@ def made(kind: str, units: int, dtype: str = "BF16", first: int = 0, length: int
     base, factors = rng.standard_normal(shape).astype(np.float32) / 32, rng.integers(-40, 40, (2, max(shape)))
     present = (rng.random(shape[0]) < 0.6).astype(np.uint8)
     present[-1] = 1
-    classes = rng.integers(0, 3, shape[0]).astype(np.uint8)
+    some = 10 if "many" in kind else 3
+    classes = rng.integers(0, some, shape[0]).astype(np.uint8)
     given = narrow(base, dtype)
     base = widened(given, dtype)
-    new = base + rng.standard_normal(shape).astype(np.float32) * (2.0 ** -(11 + 2.0 * classes[:, None])) * (
+    new = base + rng.standard_normal(shape).astype(np.float32) * (2.0 ** -(11 + 6.0 / some * classes[:, None])) * (
         rng.random(shape) < 0.7
     )
     sides, moved, side, rows = [present, classes], None, None, None
@@ -51,7 +53,7 @@ def made(kind: str, units: int, dtype: str = "BF16", first: int = 0, length: int
         side, fresh = 0, np.where(present[:, None], fresh, narrow(base, dtype))
     if "classes" in kind:
         rows = 1
-    context = BaseContext(8, 112, 11, rows, 1 if rows is None else 3)
+    context = BaseContext(8, 112, 11, rows, 1 if rows is None else some)
     if dtype == "F16":
         context = BaseContext(11, 2, 14, rows, context.classes)
     expression = Delta(Bits((Part(16, side, context),), 0), 0, moved)
@@ -173,3 +175,12 @@ def test_tables_that_are_absent():
         bad = case._replace(place=case.place._replace(base=other))
         assert straightly(bad) is None
         assert "absent" in str(outcome(bad)) or "does not end" in str(outcome(bad))
+
+
+def test_a_base_that_is_read_only_needs_no_kernel_of_its_own():
+    case = made("plain", 20_013)
+    assert straightly(case) == case.units.tobytes()
+    assert case.place.base is not None
+    case.place.base.flags.writeable = False
+    assert straightly(case) == case.units.tobytes()
+    assert len(getattr(delta_kernels.decode_u16, "signatures", [None])) == 1

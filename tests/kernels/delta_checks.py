@@ -53,11 +53,12 @@ def check(
 
     lines = rng.integers(0, classes, n // 32).astype(np.uint8)
     value = np.clip(((base.astype(int) << 1 & 0xFFFF) >> shift) - first, 0, tables - 1)
-    which = rng.integers(0, 32, 32 * classes)  # some contexts share a table
-    selected = which[32 * np.repeat(lines, 32) + value].astype(np.uint8)
+    begins = 2048 * rng.integers(0, 3, classes)
+    which = rng.integers(0, 30, 32 * classes)  # some contexts share a table
+    selected = (which[32 * np.repeat(lines, 32) + value] + begins[np.repeat(lines, 32)] // 2048).astype(np.uint8)
     joined = np.zeros(n, np.uint16)
     assert contexts.join_bypass(fields, selected, 31, joined) == OK
-    slots, by_symbol = np.zeros(32 * 2048, np.uint32), np.zeros(32 * 256, np.uint32)
+    slots, by_symbol = np.zeros(34 * 2048, np.uint32), np.zeros(32 * 256, np.uint32)
     for t in np.unique(selected).tolist():
         counts = np.bincount(joined[joined >> 8 == t] & 255, minlength=256)
         counts[7] += 1
@@ -71,20 +72,25 @@ def check(
     run = np.concatenate([words[end - size : end] for end, size in zip(ends, sizes, strict=True)])
 
     numbers, starts = (2048 * which).astype(np.uint16), np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    arguments = (slots, numbers, lines, *context, base, moved, states, np.concatenate([run, cases.PADDING]), starts)
+    words = np.concatenate([run, cases.PADDING])
+    arguments = (slots, begins, numbers, lines, *context, base, moved, states, words, starts)
     out = np.zeros(n, np.uint16)
     assert delta_kernels.decode_u16(*arguments, out) == OK
     assert np.array_equal(out, units)
     without = slots.copy()
-    without.reshape(32, 2048)[selected[-1]] = 0
+    without.reshape(34, 2048)[selected[-1]] = 0
     assert delta_kernels.decode_u16(without, *arguments[1:], out) == BAD_STREAM
-    for bad in cases.damaged(rng, arguments, 8):
+    for bad in cases.damaged(rng, arguments, 9):
         status = delta_kernels.decode_u16(*bad, out)
         assert status in (OK, BAD_STREAM)
         add(status, out)
-    noise = rng.integers(0, 256, lines.size, dtype=np.uint8), rng.integers(0, 1 << 16, numbers.size, dtype=np.uint16)
-    add(delta_kernels.decode_u16(slots, noise[1], noise[0], *arguments[3:], out), out)
+    noise = (
+        rng.integers(-(2**62), 2**62, classes),
+        rng.integers(0, 1 << 16, numbers.size, dtype=np.uint16),
+        rng.integers(0, 256, lines.size, dtype=np.uint8),
+    )
+    add(delta_kernels.decode_u16(slots, *noise, *arguments[4:], out), out)
     for short in cases.shortened((*arguments, out)):
         assert delta_kernels.decode_u16(*short) == BAD_ARGUMENT
     for wrong in ((0, first, tables), (16, first, tables), (shift, first, 0), (shift, first, 33)):
-        assert delta_kernels.decode_u16(*arguments[:3], *wrong, *arguments[6:], out) == BAD_ARGUMENT
+        assert delta_kernels.decode_u16(*arguments[:4], *wrong, *arguments[7:], out) == BAD_ARGUMENT

@@ -529,12 +529,14 @@ def feed_contexts(fence: Fence, n: int, blocks: int, precision: int) -> None:
 def feed_differences(fence: Fence, n: int, states: np.ndarray, words: np.ndarray, starts: np.ndarray) -> None:
     """To the decoder noise; to what opens chunks also a sound head, descriptor and tables before it, cut off."""
     blocks, classes = starts.size - 1, 3
-    numbers, places = fence.arrays((np.uint16, 32 * classes), (np.int64, delta_opening.PLACES))
+    begins, numbers, places = fence.arrays(
+        (np.int64, classes), (np.uint16, 32 * classes), (np.int64, delta_opening.PLACES)
+    )
     lines, base, moved, out = fence.arrays((np.uint8, n // 32), *[(np.uint16, n)] * 3)
     stream = base, moved, states, words, starts, out
     for shift, first, tables in ((1, 0, 32), (15, 65535, 1), (8, 100, 20)):
-        slots = fence.array(np.uint32, 32 * 2048)
-        status = delta_kernels.decode_u16(slots, numbers, lines, shift, first, tables, *stream)
+        slots = fence.array(np.uint32, 33 * 2048)
+        status = delta_kernels.decode_u16(slots, begins, numbers, lines, shift, first, tables, *stream)
         assert status in (OK, BAD_STREAM)
     slots, half = fence.array(np.uint32, delta_opening.ROOM), 1 << 10
     sound_tables = bytes([1, 0, 7, 8, *[half % 128 + 128, half // 128] * 2, 2, 0])
@@ -545,7 +547,7 @@ def feed_differences(fence: Fence, n: int, states: np.ndarray, words: np.ndarray
             front = (front + sound_tables)[:size] if used >= 0 else b""
             data[: len(front)] = np.frombuffer(front, np.uint8)
             for tables in (1, 32):
-                status = delta_opening.open_differences(data, n, n, tables, slots, numbers, starts, places)
+                status = delta_opening.open_differences(data, n, n, tables, slots, begins, numbers, starts, places)
                 assert status in (OK, opening.LEFT)
 
 

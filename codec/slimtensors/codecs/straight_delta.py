@@ -19,7 +19,7 @@ from slimtensors.codecs.straight import MOST_BLOCKS
 from slimtensors.codecs.workspace import own, work_space
 from slimtensors.expression import BaseContext, Delta
 from slimtensors.kernels.cpu import delta_kernels, delta_opening
-from slimtensors.kernels.cpu.delta_kernels import MOST_TABLES, SLOTS
+from slimtensors.kernels.cpu.delta_kernels import MOST_TABLES
 from slimtensors.kernels.cpu.payload import STATES, WORDS
 from slimtensors.kernels.status import OK
 
@@ -34,6 +34,7 @@ class _Room(NamedTuple):
     """What a thread needs for opening a chunk."""
 
     table: npt.NDArray[np.uint32]
+    begins: npt.NDArray[np.int64]
     numbers: npt.NDArray[np.uint16]
     starts: npt.NDArray[np.int64]
     places: npt.NDArray[np.int64]
@@ -42,6 +43,7 @@ class _Room(NamedTuple):
 def _make_room() -> _Room:
     return _Room(
         np.zeros(delta_opening.ROOM, np.uint32),
+        np.empty(MOST_CLASSES, np.int64),
         np.zeros(MOST_TABLES * MOST_CLASSES, np.uint16),
         np.empty(MOST_BLOCKS + 1, np.int64),
         np.empty(delta_opening.PLACES, np.int64),
@@ -63,16 +65,16 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
     rows = None if part.side is None else place.rows(part.side)
     held = body.size if rows is None else rows.count(body.size)
     fields, room = head.up(held, GROUP), own("opening differences", _make_room)
-    numbers = room.numbers[: MOST_TABLES * context.classes]
+    begins, numbers = room.begins[: context.classes], room.numbers[: MOST_TABLES * context.classes]
     status = delta_opening.open_differences(
-        data, out.size, fields, context.tables, room.table, numbers, room.starts, room.places
+        data, out.size, fields, context.tables, room.table, begins, numbers, room.starts, room.places
     )
     if status != OK:
         return False
     lines = _lines(context, rows, place, body.size)
     if lines is None or delta.base_digest(place) != int(data[8:16].view("<u8")[0]):
         return False
-    given = base = delta.base_units(place)[: body.size]
+    given = base = _writable(delta.base_units(place)[: body.size])
     found = origin = base if expression.moved is None else delta.moved_units(base, expression.moved, place)
     units = body
     if rows is not None:
@@ -81,7 +83,7 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
         units = work_space("rows of differences", fields, out.dtype)
     at = room.places.tolist()
     status = delta_kernels.decode_u16(
-        room.table[: MOST_TABLES * SLOTS], numbers, lines, context.shift, context.first, context.tables, given, found,
+        room.table, begins, numbers, lines, context.shift, context.first, context.tables, given, found,
         data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2"),
         room.starts[: at[delta_opening.BLOCKS] + 1], units,
     )  # fmt: skip
@@ -95,6 +97,15 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
         begin = at[delta_opening.TAIL]
         out[body.size :] = data[begin : begin + out.nbytes - body.nbytes].view(out.dtype)
     return True
+
+
+def _writable(base: Units) -> Units:
+    """A copy of one that is read-only, for which Numba would compile the decoder once more."""
+    if base.flags.writeable:
+        return base
+    copied = work_space("base", base.size, base.dtype)
+    copied[:] = base
+    return copied
 
 
 def _lines(context: BaseContext, rows: Rows | None, place: Place, units: int) -> Bytes | None:

@@ -27,7 +27,7 @@ from slimtensors.kernels.cpu.decode import States, ended_well, load_states, refi
 from slimtensors.kernels.cpu.delta import in_order, out_of_order, signed
 from slimtensors.kernels.cpu.table import SYMBOL_SHIFT, SYMBOLS
 from slimtensors.kernels.simd.lanes import Lanes, count, increment, mul_high, select, shifted_low, to_u16
-from slimtensors.kernels.simd.memory import load, look_up, store
+from slimtensors.kernels.simd.memory import load, look_up_from, store
 from slimtensors.kernels.simd.permute import permute
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
 
@@ -35,7 +35,8 @@ Array = npt.NDArray[Any]
 
 PRECISION = 11
 SLOTS = 1 << PRECISION
-MOST_TABLES = 32  # their slots have numbers of 16 bits, and a register says which table a context has
+MOST_TABLES = 32  # of a class of rows: slots have numbers of 16 bits, and a register says which table a context has
+WINDOW = MOST_TABLES * SLOTS
 FREQUENCY = 0xFFE0  # of an entry's high half, 32 * frequency; k below it
 M_SHIFT, BIAS = 12, SLOTS - 1  # of its low half
 
@@ -52,8 +53,8 @@ def recode(table: Array) -> None:
 
 @inlined
 def decode_difference(
-    table: Array, numbers: Lanes, first: int, most: int, shift: int, unit: Lanes, words: Array, last: int, x: States,
-    at: int, seen: Lanes,
+    table: Array, begin: int, numbers: Lanes, first: int, most: int, shift: int, unit: Lanes, words: Array, last: int,
+    x: States, at: int, seen: Lanes,
 ) -> tuple[Lanes, States, int, Lanes]:  # fmt: skip
     """Read one field from each lane, with the table that the base unit says: (fields, states, next word, seen)."""
     # context = clamp(rotate_left(unit, 1) >> shift - first, 0, most)
@@ -61,7 +62,7 @@ def decode_difference(
     value = select(value < first, unit & 0, value - first)
     value = select(value < most, value, (unit & 0) + most)
     high, low = x
-    entry_high, entry_low = look_up(table, permute(numbers, value) | low & SLOTS - 1)
+    entry_high, entry_low = look_up_from(table, begin, permute(numbers, value) | low & SLOTS - 1)
     f = entry_high & FREQUENCY
     rest = mul_high(f, low & 0xFFFF - (SLOTS - 1)) + (entry_low & BIAS)
     low = f * high + rest
@@ -83,13 +84,16 @@ def put(out: Array, at: int, origin: Array, field: Lanes) -> None:
 
 
 @inlined
-def table_numbers(numbers: Array, lines: Array, t: int) -> Lanes:
-    return load(numbers, min(int(lines[t]) * LANES, numbers.size - LANES))
+def tables_of(table: Array, begins: Array, numbers: Array, line: int) -> tuple[int, Lanes]:
+    """Where the tables of a class of rows begin, and for each context which of them it has."""
+    line = min(line, begins.size - 1)
+    return min(max(begins[line], 0), table.size - WINDOW), load(numbers, LANES * line)
 
 
 @kernel
 def decode_u16(
     table: Array,
+    begins: Array,
     numbers: Array,
     lines: Array,
     shift: int,
@@ -104,8 +108,9 @@ def decode_u16(
 ) -> int:
     """Decode a chunk's body of floats of 16 bits.
 
-    table    uint32[2048 * 32]       as `recode` leaves them; noise but zeros where no table is
-    numbers  uint16[32 * classes]    of a class of rows, for each context: 2048 * the number of its table
+    table    uint32[2048 * 32 ...]   tables as `recode` leaves them; zeros where one is absent
+    begins   int64[classes]          of a class of rows, where its tables begin
+    numbers  uint16[32 * classes]    of a class, for each context: 2048 * the number of its table, counted from there
     lines    uint8[n / 32]           of each step, the class of its row
     shift, first, tables             as base_contexts takes them: 1 <= shift < 16, 1 <= tables <= 32
     base     uint16[n]               what contexts are made of
@@ -121,7 +126,7 @@ def decode_u16(
         return BAD_ARGUMENT
     if base.size != out.size or origin.size != out.size or lines.size * LANES != out.size:
         return BAD_ARGUMENT
-    if table.size != MOST_TABLES * SLOTS or numbers.size < LANES or numbers.size % LANES != 0:
+    if table.size < WINDOW or begins.size < 1 or numbers.size != LANES * begins.size:
         return BAD_ARGUMENT
     if not 1 <= shift < 16 or not 0 <= first < 1 << 16 or not 1 <= tables <= MOST_TABLES:
         return BAD_ARGUMENT
@@ -136,18 +141,20 @@ def decode_u16(
         x1, at1 = load_states(states, b1), min(max(starts[b1], 0), last)
         steps = out.size // 128 // blocks * 4 if members == 2 else 0
         for t in range(steps):
-            n0, n1 = table_numbers(numbers, lines, t0 + t), table_numbers(numbers, lines, t1 + t)
+            i0, n0 = tables_of(table, begins, numbers, int(lines[t0 + t]))
+            i1, n1 = tables_of(table, begins, numbers, int(lines[t1 + t]))
             u0, u1 = load(base, LANES * (t0 + t)), load(base, LANES * (t1 + t))
-            z0, x0, at0, seen = decode_difference(table, n0, first, most, shift, u0, words, last, x0, at0, seen)
-            z1, x1, at1, seen = decode_difference(table, n1, first, most, shift, u1, words, last, x1, at1, seen)
+            z0, x0, at0, seen = decode_difference(table, i0, n0, first, most, shift, u0, words, last, x0, at0, seen)
+            z1, x1, at1, seen = decode_difference(table, i1, n1, first, most, shift, u1, words, last, x1, at1, seen)
             put(out, LANES * (t0 + t), origin, z0)
             put(out, LANES * (t1 + t), origin, z1)
         firsts, states_now, ats = (t0, t1), (x0, x1), (at0, at1)
         for member in range(members):
             x, at = states_now[member], ats[member]
             for t in range(firsts[member] + steps, first_step(out.size, blocks, block + member + 1)):
-                n, u = table_numbers(numbers, lines, t), load(base, LANES * t)
-                z, x, at, seen = decode_difference(table, n, first, most, shift, u, words, last, x, at, seen)
+                i, n = tables_of(table, begins, numbers, int(lines[t]))
+                u = load(base, LANES * t)
+                z, x, at, seen = decode_difference(table, i, n, first, most, shift, u, words, last, x, at, seen)
                 put(out, LANES * t, origin, z)
             sound &= ended_well(starts, block + member, x, at)
     return OK if sound and count(seen == 0) == 0 else BAD_STREAM

@@ -35,7 +35,8 @@ Array = npt.NDArray[Any]
 
 BYPASS = 4
 WIDTH = 16
-ROOM = MOST_TABLES * SLOTS + TABLE_SLOTS  # entries; the last table is made with more than it keeps
+MOST_FOUND = 128  # tables
+ROOM = (MOST_FOUND + MOST_TABLES) * SLOTS  # entries: as many as there may be from the beginning of the last
 
 # Places: what is found, in bytes from the chunk's beginning; the first are those of payload.py.
 BLOCKS, TAIL = PARTS, PARTS + 1
@@ -44,7 +45,15 @@ PLACES = PARTS + 2
 
 @kernel
 def open_differences(
-    data: Array, units: int, fields: int, tables: int, table: Array, numbers: Array, starts: Array, places: Array
+    data: Array,
+    units: int,
+    fields: int,
+    tables: int,
+    table: Array,
+    begins: Array,
+    numbers: Array,
+    starts: Array,
+    places: Array,
 ) -> int:
     """Check a chunk and find its parts.
 
@@ -53,6 +62,7 @@ def open_differences(
     fields   that the plane has     whole groups
     tables   for each class of rows, 1 to 32
     table    uint32[ROOM]           filled as delta_kernels.decode_u16 takes it
+    begins   int64[classes]         filled: of a class, where its tables begin
     numbers  uint16[32 * classes]   filled: of a class, for each context, 2048 * the number of its table
     starts   int64[...]             filled: each block's first word, and the end; LEFT if there are too many
     places   int64[PLACES]          filled
@@ -60,10 +70,10 @@ def open_differences(
     Returns OK or LEFT. The digest that the chunk states of its base is not looked at.
     """
     length, begin = data.size, HEAD + DESCRIPTOR
-    classes = numbers.size // MOST_TABLES
+    classes = begins.size
     if places.size != PLACES or table.size != ROOM or not 1 <= tables <= MOST_TABLES or begin > length:
         return LEFT
-    if fields < GROUP or fields % GROUP != 0 or units < fields or numbers.size % MOST_TABLES != 0:
+    if fields < GROUP or fields % GROUP != 0 or units < fields or numbers.size != MOST_TABLES * classes:
         return LEFT
     head = np.int64(0)  # for literals Numba would compile u32_at anew
     if data[0] != KIND_PLANES or data[1] != 1 or u16_at(data, head + 2) != 0 or u32_at(data, head + 4) != units:
@@ -85,37 +95,43 @@ def open_differences(
         return LEFT
 
     payload = data[begin : begin + used]
-    table_end, found, absent = np.int64(0), 0, -1
+    table_end, found, absent, before = np.int64(0), 0, -1, 0
     for i in range(tables * classes):
-        place = i // tables * MOST_TABLES + i % tables
         mark = np.int64(payload[table_end]) if table_end + 2 <= used and payload[table_end + 1] == 0 else 0
+        if i % tables == 0:
+            absent = -1  # of this class, so that its tables lie together
         if mark == SAME_MARK and i > 0:
-            before = i - 1
-            numbers[place] = numbers[before // tables * MOST_TABLES + before % tables]
+            here = before
             table_end += 2
-            continue
-        if mark == ABSENT_MARK and absent >= 0:
-            numbers[place] = absent
-            table_end += 2
-            continue
-        if found == MOST_TABLES:
-            return LEFT
-        slots = table[SLOTS * found : SLOTS * found + TABLE_SLOTS]
-        if mark == ABSENT_MARK:
-            absent = SLOTS * found
-            slots[:SLOTS] = 0
+        elif mark == ABSENT_MARK and absent >= 0:
+            here = absent
             table_end += 2
         else:
-            read = read_table(payload[table_end:], used - table_end, PRECISION, 0, slots)
-            if read < 0:
+            if found == MOST_FOUND:
                 return LEFT
-            last = read // 1024
-            if last >= BYPASS_SYMBOLS or largest_field(last, 0, True) >= 1 << WIDTH:
-                return LEFT
-            recode(slots[:SLOTS])
-            table_end += read % 1024
-        numbers[place] = SLOTS * found
-        found += 1
+            here = found
+            slots = table[SLOTS * found : SLOTS * found + TABLE_SLOTS]
+            if mark == ABSENT_MARK:
+                absent = found
+                slots[:SLOTS] = 0
+                table_end += 2
+            else:
+                read = read_table(payload[table_end:], used - table_end, PRECISION, 0, slots)
+                if read < 0:
+                    return LEFT
+                last = read // 1024
+                if last >= BYPASS_SYMBOLS or largest_field(last, 0, True) >= 1 << WIDTH:
+                    return LEFT
+                recode(slots[:SLOTS])
+                table_end += read % 1024
+            found += 1
+        if i % tables == 0:
+            begins[i // tables] = SLOTS * here
+        number = SLOTS * here - begins[i // tables]
+        if not 0 <= number < SLOTS * MOST_TABLES:
+            return LEFT
+        numbers[i // tables * MOST_TABLES + i % tables] = number
+        before = here
     some, parts = starts[: blocks + 1], places[:PARTS]
     if cut_payload(payload, used, table_end, WIDTH, 0, fields, some, parts) != OK:
         return LEFT

@@ -159,14 +159,27 @@ def _type_of_look_up(table: Any, slots: Any) -> Any:
 typed(look_up, _type_of_look_up)
 
 
+def look_up_from(table: Array, begin: int, slots: Lanes) -> tuple[Lanes, Lanes]:
+    """look_up(table[begin:], slots), without an array made for that. The caller proves 0 <= begin, too."""
+    return look_up(table[begin:], slots)
+
+
+typed(look_up_from, lambda table, begin, slots: _type_of_look_up(table, slots) if begin == types.intp else None)
+
+
 @lowered(look_up, types.Array, LanesType)
 def _(use: Use) -> ir.Value:
-    return _pack_array(use.builder, _look_up(use))
+    return _pack_array(use.builder, _look_up(use, data(use), use.arguments[1]))
 
 
-def _look_up(use: Use) -> list[ir.Value]:
+@lowered(look_up_from, types.Array, types.Integer, LanesType)
+def _(use: Use) -> ir.Value:
+    return _pack_array(use.builder, _look_up(use, address(use), use.arguments[2]))
+
+
+def _look_up(use: Use, table: ir.Value, slots: ir.Value) -> list[ir.Value]:
     look_up = _look_up_pairs if instruction_set(use) == "avx512" else _look_up_singly
-    return look_up(use.builder, data(use), use.arguments[1])
+    return look_up(use.builder, table, slots)
 
 
 def _look_up_pairs(builder: ir.IRBuilder, table: ir.Value, slots: ir.Value) -> list[ir.Value]:
@@ -227,7 +240,7 @@ def _(use: Use) -> ir.Value:
     missing = builder.bitcast(builder.icmp_unsigned("==", high, every(high.type, 0)), I32)
     before = builder.basic_block
     with builder.if_then(builder.icmp_unsigned("!=", missing, I32(0)), likely=False):
-        found = _look_up(use)
+        found = _look_up(use, data(use), use.arguments[1])
         inside = builder.basic_block
     merged = []
     for given, looked_up in zip((high, low), found, strict=True):
