@@ -30,7 +30,6 @@ from slimtensors.kernels.cpu import (
     level_kernels,
     lookup,
     mean,
-    mean_kernels,
     merging,
     opening,
     outliers,

@@ -9,7 +9,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.codecs import classes, delta, fused, head, lookup, mean, records, scattered, sparse, straight, sums, trellis
+from slimtensors.codecs import (
+    classes,
+    delta,
+    fused,
+    head,
+    lookup,
+    mean,
+    records,
+    scattered,
+    sparse,
+    straight,
+    sums,
+    trellis,
+)
 from slimtensors.codecs.contexts import Contexts, contexts_of
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Counted, Place
