@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from slimtensors.kernels._jit import kernel
 from slimtensors.kernels.simd.division import code_halves, divide
-from slimtensors.kernels.simd.lanes import count, cut, first_lanes, high_u16, leading_zeros, pair, rotate_right, select
+from slimtensors.kernels.simd.lanes import (
+    count,
+    cut,
+    first_lanes,
+    high_u16,
+    lane_numbers,
+    leading_zeros,
+    pair,
+    rotate_right,
+    select,
+)
 from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
-from slimtensors.kernels.simd.numbers import plus, times
+from slimtensors.kernels.simd.numbers import plus, times, top_bits
 from slimtensors.kernels.simd.permute import append_top_bit, permute, permute_two
 from slimtensors.kernels.simd.streams import give, take
 
@@ -64,6 +74,12 @@ def permute_all(tables, index, one, two):
 def append_all(index, numbers, out):
     for at in range(0, index.size, 32):
         store(out, at, append_top_bit(load(index, at), load(numbers, at)))
+
+
+@kernel
+def top_all(whole, out):
+    for at in range(0, whole.size, 32):
+        store(out, at, top_bits(load(whole, at)) << 5 | lane_numbers())
 
 
 @kernel
