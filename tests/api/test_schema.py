@@ -12,8 +12,10 @@ import pytest
 from api.made import structured
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.layouts import floats, usual
+from slimtensors.container import schema as reader
 from slimtensors.container.layout import PREFIX_BYTES, read_prefix
 from slimtensors.dtypes import DTYPES
+from slimtensors.errors import FormatError
 from slimtensors.numpy import save
 
 SPEC = Path(__file__).parents[2] / "format_spec"
@@ -34,6 +36,24 @@ def test_what_the_library_writes(schema: jsonschema.Draft202012Validator) -> Non
     schema.validate(header_of(save(structured(), {"a": "b"})))
     with pytest.raises(jsonschema.ValidationError):
         schema.validate({"tensors": [], "packs": [], "metadata": {}})
+
+
+def test_side_planes_that_are_alike() -> None:
+    """What one states is checked, also where another one states nearly the same."""
+    side = {"chunk": 1, "dtype": "U8", "expression": 0, "shape": [1]}
+    classes = {"class": [0, 1, 4]}
+    plain, given = ({"bits": [{"plane": 8, **context}], "rotate": 0} for context in ({}, {"context": classes}))
+    for changed in ({}, {"chunk": True}, {"shape": [True]}, {"expression": False}, {"dtype": "U9"}, {"more": 1}):
+        tensors = [
+            {"chunk": 1, "dtype": "F16", "expression": 1, "name": name, "shape": [1, 1], "sides": [side, last]}
+            for name, last in (("a", side), ("b", side | changed))
+        ]
+        content = {"expressions": [plain, given], "metadata": {}, "packs": [], "tensors": tensors}
+        if changed:
+            with pytest.raises(FormatError):
+                reader.check(content)
+        else:
+            assert len(set(map(id, reader.check(content).tensors[1].sides))) == 1
 
 
 def test_the_vectors(schema: jsonschema.Draft202012Validator) -> None:

@@ -177,6 +177,13 @@ def check_permutes(rng: np.random.Generator, index: np.ndarray) -> None:
     numbers = rng.integers(0, 2**16, index.size, dtype=np.uint16)
     lane_kernels.append_all(index, numbers, one)
     assert np.array_equal(one, index << 1 | numbers >> 15)
+    every, top = np.arange(1 << 16, dtype=np.uint16), np.zeros(1 << 16, np.uint16)
+    lane_kernels.top_all(every, top)
+    assert np.array_equal(top % 32, every % 32)
+    whole = every.view(np.int16).astype(int)
+    exponents = np.array([abs(n).bit_length() - 1 for n in whole.tolist()])
+    slow = (127 + exponents << 2) + (4 * abs(whole) >> np.maximum(exponents, 0)) - 4 | (whole < 0) << 10
+    assert np.array_equal(top >> 5, np.where(whole == 0, 0, slow))
     words = rng.integers(0, 2**32, 64, dtype=np.uint32)
     high, low = numbers | 1, two
     high[1000] = 0  # one vector of many

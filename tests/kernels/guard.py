@@ -32,7 +32,6 @@ from slimtensors.kernels.cpu import (
     level_kernels,
     lookup,
     mean,
-    mean_kernels,
     merging,
     opening,
     outliers,
@@ -310,6 +309,7 @@ def feed_payload(fence: Fence, groups: int, blocks: int, precision: int) -> None
                     stored, size, 10, 99, bypass_mode, escapes, precision, 128 * groups, slots, starts, parts
                 )
     feed_chunk(fence, groups, blocks, slots, starts, sound_table)
+    feed_classes(fence, groups, blocks, precision, fence.array(np.uint32, 4 * table.SLOTS), sound_table)
     feed_sparse(fence, groups, blocks, slots, starts, sound_table)
     body, positions, fields = fence.arrays((np.uint32, 128 * groups), (np.uint32, 9), (np.uint16, 9))
     payload.patch(body, 21, 1023, positions, fields)
@@ -336,6 +336,32 @@ def feed_chunk(
             assert opening.open_chunk(data, units, 2, *no_mask, widths, slots, starts, places) in (OK, opening.LEFT)
             widths[0], data[16:32] = 0, 0
             assert opening.open_chunk(data, units, 2, *no_mask, widths, slots, starts, places) in (OK, opening.LEFT)
+
+
+def feed_classes(
+    fence: Fence, groups: int, blocks: int, precision: int, slots: np.ndarray, sound_table: bytes
+) -> None:
+    """The same for chunks with classes: without signs, and with."""
+    units, sound_signs = 128 * groups, bytes((0, 1, 0x81, 16, 0xFF, 15))
+    some, columns = fence.arrays((np.uint8, 7), (np.uint8, 9))
+    given = fence.arrays(*(2 * ((np.int64, blocks + 1), (np.int64, opening.PLACES))))
+    for signs in (0, 3):
+        widths, zeros = fence.arrays((np.int64, 2), (np.uint16, signs))
+        widths[:] = (1, 10) if signs else (8, 10)
+        below = 64 if signs else units
+        first = (2, 12, 0, below, blocks, 0) if signs else (1, 0, 0, below, 0, 0)
+        front = struct.pack("<BBHIQ", 2, 2, 0, units, 0) + struct.pack("<BBHIII", *first)
+        for size in (0, 1, 16, 47, 48, 64, 48 + below, 48 + below + 64 + 130 * blocks, 48 + below + 200 * (blocks + 2)):
+            data = fence.array(np.uint8, size)
+            for length in (0, max(0, size - 48 - below - 64), 1 << 31):
+                start = (front + struct.pack("<BBHIII", 2, precision, 0, length, blocks, 0))[:size]
+                data[: len(start)] = np.frombuffer(start, np.uint8)
+                for at, table_ in ((48, sound_signs * signs), (48 + below, sound_table + 3 * bytes((2, 0)))):
+                    data[at : at + len(table_)] = np.frombuffer(table_, np.uint8)[: max(0, size - at)]
+                found = opening.open_classes(
+                    data, units, 2, widths, some, columns, 4, 16, slots, *given[:2], zeros, *given[2:]
+                )
+                assert found in (OK, opening.LEFT)
 
 
 def feed_sparse(

@@ -9,6 +9,7 @@ from slimtensors.kernels.simd.lanes import (
     cut,
     first_lanes,
     high_u16,
+    lane_numbers,
     leading_zeros,
     pair,
     rotate_right,
@@ -16,7 +17,7 @@ from slimtensors.kernels.simd.lanes import (
     shifted_low,
 )
 from slimtensors.kernels.simd.memory import gather, load, look_up, look_up_missing, store
-from slimtensors.kernels.simd.numbers import plus, times
+from slimtensors.kernels.simd.numbers import plus, times, top_bits
 from slimtensors.kernels.simd.permute import append_top_bit, permute, permute_two
 from slimtensors.kernels.simd.streams import give, take
 
@@ -80,6 +81,12 @@ def permute_all(tables, index, one, two):
 def append_all(index, numbers, out):
     for at in range(0, index.size, 32):
         store(out, at, append_top_bit(load(index, at), load(numbers, at)))
+
+
+@kernel
+def top_all(whole, out):
+    for at in range(0, whole.size, 32):
+        store(out, at, top_bits(load(whole, at)) << 5 | lane_numbers())
 
 
 @kernel

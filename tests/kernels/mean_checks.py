@@ -85,8 +85,10 @@ def check_steers(rng: np.random.Generator) -> None:
         out = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
         assert mean.steer_units(*given, 1, *out) == mean.steer_units(*given, -1, *out) == BAD_ARGUMENT
         assert mean.steer_units(*given, 0, out[0], out[1][1:]) == BAD_ARGUMENT
-        for bad in ((rows[1:], *given[1:]), (rows, of_rows[1:], *given[2:]), (rows, of_rows, of_columns[1:], *given[3:]),
-                    (*given[:3], width - 1, lifted), (*given[:3], 0, lifted), (*given[:4], lifted[1:])):  # fmt: skip
+        for bad in (
+            (rows[1:], *given[1:]), (rows, of_rows[1:], *given[2:]), (rows, of_rows, of_columns[1:], *given[3:]),
+            (*given[:3], width - 1, lifted), (*given[:3], 0, lifted), (*given[:4], lifted[1:]),
+        ):  # fmt: skip
             assert mean.steer_units(*bad, 0, *out) == BAD_ARGUMENT
         assert mean.lift_classes(np.zeros(17, np.int64), lifted) == BAD_ARGUMENT
         assert mean.lift_classes(np.zeros(16, np.int64), lifted[1:]) == BAD_ARGUMENT
@@ -115,15 +117,17 @@ def call(decode: Callable[..., int], given: tuple) -> int:
 def check_units(add: Callable[..., None], rng: np.random.Generator) -> None:
     """Units decoded at once, against what planes decoded by their contexts come to."""
     for decode, dtype, widths, base, octave in LAYOUTS:
-        for groups, blocks, columns, room in ((1, 1, 45, 2), (5, 3, 7, 16), (9, 4, 130, 32), (21, 6, 300, 9), (90, 4, 384, 16)):
+        for groups, blocks, columns, room in (
+            (1, 1, 45, 2), (5, 3, 7, 16), (9, 4, 130, 32), (21, 6, 300, 9), (90, 4, 384, 16),
+        ):  # fmt: skip
             n, width, first = 128 * groups, widths[-1], 5
             count, rank = -(-(n + first) // columns), 3
-            classes = (rng.integers(0, 20, size, dtype=np.uint8) for size in (count, columns))
-            rows, of_columns = classes
+            rows, of_columns = (rng.integers(0, 20, size, dtype=np.uint8) for size in (count, columns))
             factors = rng.integers(120, 137, (rank, count + columns), dtype=np.uint8)
             factors[rng.random(factors.shape) < 0.4] = 128
             steps = [3, 9, 14, 20]
-            selected, steers = (found[first : first + n] for found in slow_steers(rows, of_columns, factors, [2, 1], steps))
+            said = slow_steers(rows, of_columns, factors, [2, 1], steps)
+            selected, steers = (found[first : first + n] for found in said)
             fields = rng.integers(0, 1 << width, n).astype(np.uint8 if width <= 8 else np.uint16)
             joined, coded = np.zeros(n, np.uint16), np.zeros_like(fields)
             assert contexts.join_window(fields, selected, 3, base, octave, width, joined) >= 0

@@ -1,5 +1,5 @@
-"""Chunks whose planes have classes of rows and columns, with a mean or without, in few steps, as in straight.py: a kernel
-opens the chunk, another decodes it.
+"""Chunks whose planes have classes of rows and columns, with a mean or without, in few steps, as in straight.py: a
+kernel opens the chunk, another decodes it.
 
 All others go the long way (chunk.py), and so do those in which one of the two finds something wrong: it has the words.
 """
@@ -19,7 +19,6 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import own, work_space
 from slimtensors.expression import CLASS_TABLES, Bits, ClassContext, SignContext
 from slimtensors.kernels.cpu import class_kernels, contexts, mean_kernels, opening, payload, table
-from slimtensors.kernels.cpu.payload import FIELDS, POSITIONS
 from slimtensors.kernels.status import OK, must
 
 __all__ = ["decode"]

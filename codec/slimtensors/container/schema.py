@@ -62,6 +62,8 @@ from slimtensors.limits import (
 
 __all__ = ["SOURCES", "check", "parse", "validated"]
 
+Sides = dict[tuple[Any, ...], Side]
+
 SOURCES = ("gguf", "safetensors")  # formats of an image
 
 
@@ -87,8 +89,9 @@ def validated(content: Any) -> tuple[Any, ...]:
     packs = [_pack(item, table) for item in array_of(value["packs"], "packs", MAX_TENSORS)]
     tensors: list[Tensor] = []
     names: set[str] = set()
+    known: Sides = {}
     for item in array_of(value["tensors"], "tensors", MAX_TENSORS):
-        tensor = _tensor(item, table, tensors, packs, bases)
+        tensor = _tensor(item, table, tensors, packs, bases, known)
         if tensor.name in names:
             raise FormatError(f"two tensors have the name {tensor.name!r}")
         names.add(tensor.name)
@@ -103,7 +106,9 @@ def validated(content: Any) -> tuple[Any, ...]:
     return table, tensors, packs, metadata, image, bases, source
 
 
-def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base]) -> Tensor:
+def _tensor(
+    value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base], known: Sides
+) -> Tensor:
     value = object_of(value, "a tensor")
     keys = value.keys() - {"dtype", "encoding", "lossy", "name", "shape"}
     if not value.keys() >= {"dtype", "name", "shape"}:
@@ -131,7 +136,7 @@ def _tensor(value: Any, table: list[Expression], earlier: list[Tensor], packs: l
             scale = None
             if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
                 scale = integer_of(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
-            sides = _sides(given, table)
+            sides = _sides(given, table, known)
             check_sides(table[index], sides, units, "sides" in keys, scale is not None)
             check_palettes(table[index], sides, dtype, units)
             check_trellis(table[index], sides, units)
@@ -234,11 +239,28 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
     return integer_of(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
 
 
-def _sides(values: list[Any], table: list[Expression]) -> tuple[Side, ...]:
+def _sides(values: list[Any], table: list[Expression], known: Sides) -> tuple[Side, ...]:
+    """known: those that were checked, by all that is stated of them: many tensors have the same."""
     sides: tuple[Side, ...] = ()
     for value in values:
-        sides += (_side(value, table, sides),)
+        stated = _stated(value)
+        side = known.get(stated) if stated else None
+        if side is None:
+            side = _side(value, table, sides)
+            found = table[side.expression]
+            if stated and isinstance(found, Bits) and not found.contexts:  # it asks nothing of those before it
+                known[stated] = side
+        sides += (side,)
     return sides
+
+
+def _stated(value: Any) -> tuple[Any, ...]:
+    """All that a side plane states, if it looks like one; else nothing."""
+    if type(value) is not dict or len(value) != 4 or type(value.get("shape")) is not list:
+        return ()
+    numbers, dtype = (value.get("chunk"), value.get("expression"), *value["shape"]), value.get("dtype")
+    plain = type(dtype) is str and all(type(number) is int for number in numbers)  # true would be found as 1
+    return (dtype, *numbers) if plain else ()
 
 
 def _side(value: Any, table: list[Expression], earlier: tuple[Side, ...]) -> Side:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slimtensors.kernels._jit import inlined, kernel, shared
 from slimtensors.kernels.cpu.blocks import LANES
-from slimtensors.kernels.simd.lanes import Lanes, count, lane_numbers, select, to_u8, to_u16, to_u32
+from slimtensors.kernels.simd.lanes import Lanes, count, first_lanes, lane_numbers, select, to_u8, to_u16, to_u32
 from slimtensors.kernels.simd.memory import load, store
 from slimtensors.kernels.simd.numbers import top_bits
 from slimtensors.kernels.simd.permute import permute_two
@@ -141,6 +141,7 @@ def steer_run(
     left, which: uint16[row_length(rank) + 32], room. The caller has checked the rest.
     """
     number, line = of_rows.size // rows.size, line_length(width)
+    rank = of_columns.size // line - 1
     lifts = load(lifted, 0), load(lifted, LANES)
     numbers, none = lane_numbers(), lifts[0] & 0 | nothing
     last, end = number + LANES, at + n
@@ -151,7 +152,7 @@ def steer_run(
         begin = last
         for t in range(0, number, LANES):
             factors = to_u16(load(of_rows, row * number + t)) - ZERO
-            some = factors != 0
+            some = (factors != 0) & first_lanes(rank - t)
             give(left, begin, some, factors)
             give(which, begin, some, numbers + t)
             begin -= count(some)

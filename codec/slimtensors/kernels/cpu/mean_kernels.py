@@ -5,7 +5,7 @@ all but their signs, then the signs. Arguments as in class_kernels.py, but for
 
     window   (base, octave)
     choose   (octave's bits, first, tables)  of the signs' contexts
-    zeros    uint16[32]                      of each of these, the frequency of symbol 0 in 4096 (precision 12); 0: absent
+    zeros    uint16[32]                      of each of these, the frequency of symbol 0 in 4096; 0: absent
     stream   (states, words, starts)         of the plane on top
     signs    the same of the signs, in as many blocks
     escapes  (positions uint32[e], fields uint16[e])  of the plane on top
@@ -70,7 +70,7 @@ def decode_u8_7(
     """FP8 [1 sign, 7 coded]."""
     return decode_runs(
         unsigned_u8_7, 0, table, window, choose, zeros, stream, signs, escapes, steering, place, (), out
-    )  # fmt: skip
+    )
 
 
 @kernel
@@ -144,8 +144,8 @@ def decode_sign_step(
     """Put a sign into each lane's element: (frequencies of symbol 0, states, index of the next word)."""
     right, left, tables = choose
     units = load(out, LANES * t)
-    # floor((floor(4 * field / octave) + l + 256 - k - first) / 2), at least 0 and below `tables`. Twice what is halved is
-    # a sum in two's complement, whose lowest bit, the sign expected, does not count.
+    # floor((floor(4 * field / octave) + l + 256 - k - first) / 2), at least 0 and below `tables`. Twice what is halved
+    # is a sum in two's complement, whose lowest bit, the sign expected, does not count.
     likely = steer + (to_u16(units >> right) << left)
     above = select(likely < NEGATIVE, likely, steer & 0) >> 2
     context = select(above < tables, above, (steer & 0) + (tables - 1))
@@ -236,11 +236,9 @@ def decode_runs(
                 k0, k1 = to_u16(load(contexts, LANES * t)), to_u16(load(contexts, LANES * (SPAN + t)))
                 store(out, LANES * (u0 + t), join(pieces, u0 + t, window, k0, s0))
                 store(out, LANES * (u1 + t), join(pieces, u1 + t, window, k1, s1))
-                k2, k3 = (
-                    to_u16(load(contexts, LANES * (2 * SPAN + t))),
-                    to_u16(load(contexts, LANES * (3 * SPAN + t))),
-                )
+                k2 = to_u16(load(contexts, LANES * (2 * SPAN + t)))
                 store(out, LANES * (u2 + t), join(pieces, u2 + t, window, k2, s2))
+                k3 = to_u16(load(contexts, LANES * (3 * SPAN + t)))
                 store(out, LANES * (u3 + t), join(pieces, u3 + t, window, k3, s3))
             for member in range(4):
                 u = firsts[member] + done

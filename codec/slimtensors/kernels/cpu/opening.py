@@ -250,7 +250,7 @@ def most(classes: Array) -> int:
     found = np.uint8(0)
     for i in range(classes.size):
         found = max(found, classes[i])
-    return np.int64(found)
+    return int(found)
 
 
 @brief
