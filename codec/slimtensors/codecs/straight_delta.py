@@ -117,11 +117,15 @@ def _lines(context: BaseContext, rows: Rows | None, place: Place, units: int) ->
     length = place.units // classes.size
     if length % LANES or place.first % LANES:
         return None
-    steps = place.first // LANES + np.arange(units // LANES)
-    row = steps // (length // LANES)
-    lines: Bytes = classes[row]
+    each, first = length // LANES, place.first // LANES
+    end = first + units // LANES
+    low, high = first // each, -(-end // each)
+    counts = np.full(high - low, each)  # steps of each row
+    counts[0] -= first - low * each
+    counts[-1] -= high * each - end
     if rows is not None:
-        some = lines[rows.present[row] != 0]
-        lines = np.zeros(head.up(some.size, GROUP // LANES), np.uint8)
-        lines[: some.size] = some
+        counts *= rows.present[low:high] != 0
+    found: Bytes = np.repeat(classes[low:high], counts)
+    lines = np.zeros(head.up(found.size, GROUP // LANES), np.uint8)
+    lines[: found.size] = found
     return lines
