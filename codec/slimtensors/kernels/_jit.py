@@ -1,4 +1,4 @@
-"""`@kernel`, `@brief`, `@inlined` and `@shared`: Numba as this package uses it, with a disk cache of its own.
+"""`@kernel`, `@brief`, `@inlined`, `@shared`, `@spliced`: Numba as this package uses it, with a disk cache of its own.
 
 Numba compiles a kernel at its first call, for each set of argument types, and can keep the result on disk. Its own
 cache would not do: it lies beside the source, notices neither changes in imported modules nor NUMBA_BOUNDSCHECK, and
@@ -83,6 +83,14 @@ def shared(function: F) -> F:
     """Compile a function once for all kernels that call it, where inlining it would only take time to compile."""
     njit: Any = numba.njit
     return cast(F, njit(no_cpython_wrapper=True, **_OPTIONS)(function))
+
+
+def spliced(function: F) -> F:
+    """Make a function part of each kernel that calls it before types are inferred: for long checks, called once in few
+    kernels, which as `shared` ones would be optimised alone and then again in each.
+    """
+    njit: Any = numba.njit
+    return cast(F, njit(inline="always", no_cpython_wrapper=True, **_OPTIONS)(function))
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.kernels._jit import brief, shared
+from slimtensors.kernels._jit import brief, shared, spliced
 from slimtensors.kernels.cpu.payload import (
     FIELDS,
     PARTS,
@@ -58,7 +58,7 @@ MOST_PLANES = 8
 PLACES = PAYLOADS + MOST_PLANES
 
 
-@shared
+@spliced
 def values_of(data: Array, units: int, mask: Array, bits: Array) -> int:
     """How many units a mask has, if it fits the chunk and they are some but not all; else 0."""
     body = units // GROUP * GROUP
@@ -77,7 +77,7 @@ def values_of(data: Array, units: int, mask: Array, bits: Array) -> int:
     return values if values < body else 0
 
 
-@shared
+@spliced
 def pass_planes(
     data: Array, units: int, unit_bytes: int, above: int, groups: int, widths: Array, signs: bool, places: Array
 ) -> int:
@@ -183,7 +183,7 @@ def read_tables(payload: Array, length: int, precision: int, base: int, width: i
     return end
 
 
-@shared
+@spliced
 def cut_coded(
     data: Array, plane: int, at: int, read: int, width: int, groups: int, starts: Array, places: Array
 ) -> int:
