@@ -451,15 +451,15 @@ def main() -> None:
     path, result = newest()
     if arguments.result:
         path, result = arguments.result[0], merged([json.loads(each.read_text()) for each in arguments.result])
+    if arguments.plots:  # first: pages show what there is
+        from bench.plots import draw
+
+        draw(result, path)
     if arguments.readme:
         from bench import pages
 
         for page in pages.of(arguments.readme.resolve().parent):
             page.write_text(pages.filled(page.read_text(), result))
-    if arguments.plots:
-        from bench.plots import draw
-
-        draw(result, path)
     if not (arguments.readme or arguments.plots):
         print(text(result))
 
