@@ -22,10 +22,11 @@ def command(*args: object) -> list[str]:
 
 
 def start(*args: object, **variables: str) -> subprocess.Popen[bytes]:
-    """The command in a process of its own, in which interrupts count whatever this process does with them."""
+    """The command in a process of its own, in which interrupts and hang-ups count whatever this one does with them."""
 
     def listen() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup has ignored
 
     return subprocess.Popen(
         command(*args),
