@@ -44,12 +44,12 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     instead of reading it; only for local files that nobody truncates. backend: the same in safetensors' words, "mmap"
     or "pread"; None leaves it to `mmap`. max_bytes: decoded bytes to allow, if the file is small and holds very much.
     base: what tensors are differences from, if they are: a file or folder of either kind, an object with ranged reads,
-    a mapping from names to arrays, a `BaseDir` to be searched, a function
-    from a `Base` to one of these or None, or a list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case.
-    Of a slice, only the chunks that it touches are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers
-    where a tensor's elements are blocks of GGUF, computed as gguf-py computes them in F32 and rounded once, and where
-    bitsandbytes, compressed-tensors, GPTQ, AWQ or HQQ packed a weight into several tensors, as these compute it: under
-    the name that it has in the unquantised model. False for what the file holds.
+    a mapping from names to arrays, a `BaseDir` to be searched, a function from a `Base` to one of these or None, or a
+    list of such. Folders in SLIMTENSORS_BASE_DIR are searched in any case. Of a slice, only the chunks that it touches
+    are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers where a tensor's elements are blocks of
+    GGUF, computed as gguf-py computes them in F32 and rounded once, and where bitsandbytes, compressed-tensors, GPTQ,
+    AWQ or HQQ packed a weight into several tensors, as these compute it: under the name that it has in the unquantised
+    model. False for what the file holds.
     """
 
     def __init__(

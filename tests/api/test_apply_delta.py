@@ -59,7 +59,7 @@ def test_what_the_file_does_not_have_may_be_anything() -> None:
     with pytest.raises(UsageError, match=r"tensor 'b.bias' is a str, not a NumPy array; nothing was changed"):
         apply_delta(save(base, base=result), live)
     with pytest.raises(UsageError, match="a dict from names to arrays is needed"):
-        apply_delta(save(base, base=result), list(live.values()))  # type: ignore[arg-type]
+        apply_delta(save(base, base=result), list(live.values()))  # type: ignore[arg-type] # on purpose
 
 
 def test_apply_to_memory_of_any_kind() -> None:

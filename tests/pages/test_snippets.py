@@ -147,6 +147,7 @@ AFTER: dict[tuple[str, str], Callable[[dict[str, Any], torch.Tensor], None]] = {
 
 
 def test_what_is_looked_at_afterwards_is_there() -> None:
+    # pytest says of a param's values only that they are objects; here the first is a path.
     assert set(AFTER) <= {(param.values[0].stem, param.values[1]) for param in CASES}  # type: ignore[union-attr]
 
 

@@ -174,9 +174,12 @@ def apply_delta(
 
     Tensors may be on any device, where they are written to in place. A module whose state dict gives copies is refused.
     """
-    module = tensors if isinstance(tensors, torch.nn.Module) else None
-    state: Mapping[str, torch.Tensor] = tensors if module is None else module.state_dict()  # type: ignore[assignment]
-    again = state if module is None else module.state_dict()
+    state: Mapping[str, torch.Tensor]
+    again: Mapping[str, torch.Tensor]  # elsewhere in memory where a state dict gives copies
+    if isinstance(tensors, torch.nn.Module):
+        state, again = tensors.state_dict(), tensors.state_dict()
+    else:
+        state = again = tensors
     held, refused = sort_out(state, tensor_inputs)
     results = decode_over(target, held, refused, threads=threads, verify=verify, max_bytes=max_bytes)
     made, places = {}, []
