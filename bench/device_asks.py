@@ -21,15 +21,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.device.loading import Filling, Kept, begin_fill
 from slimtensors.kernels.cpu import xxh3
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.status import must
-from slimtensors.resolving import open_with
+from slimtensors.on_torch.device import resident_of
+from slimtensors.on_torch.tensors import as_base
 from slimtensors.threads import thread_count
 from slimtensors.torch import save_file
-from slimtensors.torch_device import resident_of
-from slimtensors.torch_tensors import as_base
 
 Array = npt.NDArray[Any]
 Buffer = Any

@@ -15,13 +15,13 @@ from safetensors.torch import save_file as save_plain
 
 from bench.gpu_files import TIMED, Tensors, path_of
 from bench.gpu_peers import median_ms
+from slimtensors.bases.resolving import open_with
 from slimtensors.device import loading as device_loading
 from slimtensors.device.loading import Kept, begin_fill, fill_device
-from slimtensors.resolving import open_with
+from slimtensors.on_torch.device import resident_of
+from slimtensors.on_torch.tensors import as_base
 from slimtensors.threads import thread_count
 from slimtensors.torch import load_file
-from slimtensors.torch_device import resident_of
-from slimtensors.torch_tensors import as_base
 
 __all__ = ["beside_safetensors", "kernel_times", "link_rates", "loading", "onto"]
 

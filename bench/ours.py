@@ -127,7 +127,7 @@ def _plan(array: np.ndarray, preset: str) -> tuple[Any, int]:
     """The usual layout of the array's dtype, and the units of a chunk."""
     dtype = importlib.import_module("slimtensors.dtypes").from_numpy(array.dtype)
     bits = importlib.import_module("slimtensors.codecs.layouts").floats(dtype, preset)
-    return bits, importlib.import_module("slimtensors.chunking").chunk_units(array.size, dtype)
+    return bits, importlib.import_module("slimtensors.planning.chunking").chunk_units(array.size, dtype)
 
 
 def _aligned(data: bytes) -> np.ndarray:
@@ -164,14 +164,14 @@ def raw_decode(chunks: list[np.ndarray], like: np.ndarray, preset: str) -> np.nd
 
 def names(path: Path, start: str) -> list[str]:
     """Tensors of a file of ours whose names begin so."""
-    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+    with importlib.import_module("slimtensors.reading.tensors").open_file(path, verify="none") as file:
         return [name for name in file.index if name.startswith(start)]
 
 
 def means(path: Path) -> dict[str, int]:
     """Of the tensors of a file of ours that have classes of rows and columns: the rank of their mean, 0 without one."""
     found = {}
-    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+    with importlib.import_module("slimtensors.reading.tensors").open_file(path, verify="none") as file:
         for index, tensor in enumerate(file.header.tensors):
             number = file.header.tensor_stream[index]
             for context in () if number is None else file.header.streams[number].bits.contexts:
@@ -185,8 +185,8 @@ def part_bytes(path: Path, tensors: list[str], rows: tuple[int, int] | None = No
 
     rows: of the first dimension, if not all of it is wanted.
     """
-    scheduling = importlib.import_module("slimtensors.scheduling")
-    with importlib.import_module("slimtensors.reading").open_file(path, verify="none") as file:
+    scheduling = importlib.import_module("slimtensors.reading.scheduling")
+    with importlib.import_module("slimtensors.reading.tensors").open_file(path, verify="none") as file:
         ranges = []
         for name in tensors:
             tensor = file.tensor(name)

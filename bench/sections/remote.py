@@ -124,7 +124,7 @@ def _plain(name: str) -> tuple[float, float]:
     source = importlib.import_module("slimtensors.container.source").open_source(name)
     made, left, first = {}, {}, list[float]()
     pieces = []
-    for tensor in importlib.import_module("slimtensors.safetensors_file").read_safetensors(source).inputs:
+    for tensor in importlib.import_module("slimtensors.sources.safetensors_file").read_safetensors(source).inputs:
         size = tensor.dtype.bytes_of(tensor.shape)
         made[tensor.name] = np.empty(size, np.uint8)
         found = [(tensor.name, at, tensor.offset + at, min(PIECE, size - at)) for at in range(0, size, PIECE)]

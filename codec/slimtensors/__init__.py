@@ -32,19 +32,19 @@ from slimtensors.errors import (
 )
 
 if TYPE_CHECKING:
-    from slimtensors.comparing import Compared, compare
+    from slimtensors.bases.matching import Match, MatchReport
+    from slimtensors.bases.resolving import BaseDir
     from slimtensors.container.header import Base
-    from slimtensors.converting import compress, decompress, match_base
-    from slimtensors.depending import Dependency, dependencies
-    from slimtensors.estimating import Estimate, estimate
-    from slimtensors.flattening import flatten, rebase
+    from slimtensors.files.comparing import Compared, compare
+    from slimtensors.files.converting import compress, decompress, match_base
+    from slimtensors.files.depending import Dependency, dependencies
+    from slimtensors.files.estimating import Estimate, estimate
+    from slimtensors.files.flattening import flatten, rebase
+    from slimtensors.files.inspecting import FileReport, TensorReport, inspect
     from slimtensors.handle import TensorSlice, safe_open
-    from slimtensors.inspecting import FileReport, TensorReport, inspect
-    from slimtensors.matching import Match, MatchReport
     from slimtensors.memory import decode, encode
-    from slimtensors.resolving import BaseDir
+    from slimtensors.reading.verifying import Verified, verify
     from slimtensors.stream.loader import PrefetchLoader
-    from slimtensors.verifying import Verified, verify
 
 __all__ = [
     "FORMAT_VERSION",
@@ -90,30 +90,30 @@ __all__ = [
 
 _HOME = {
     "Base": "container.header",
-    "BaseDir": "resolving",
-    "Dependency": "depending",
-    "Match": "matching",
-    "MatchReport": "matching",
-    "dependencies": "depending",
-    "flatten": "flattening",
-    "match_base": "converting",
-    "rebase": "flattening",
-    "Compared": "comparing",
-    "compare": "comparing",
-    "compress": "converting",
-    "decompress": "converting",
-    "Estimate": "estimating",
-    "estimate": "estimating",
+    "BaseDir": "bases.resolving",
+    "Dependency": "files.depending",
+    "Match": "bases.matching",
+    "MatchReport": "bases.matching",
+    "dependencies": "files.depending",
+    "flatten": "files.flattening",
+    "match_base": "files.converting",
+    "rebase": "files.flattening",
+    "Compared": "files.comparing",
+    "compare": "files.comparing",
+    "compress": "files.converting",
+    "decompress": "files.converting",
+    "Estimate": "files.estimating",
+    "estimate": "files.estimating",
     "PrefetchLoader": "stream.loader",
     "TensorSlice": "handle",
     "safe_open": "handle",
-    "FileReport": "inspecting",
-    "TensorReport": "inspecting",
-    "inspect": "inspecting",
+    "FileReport": "files.inspecting",
+    "TensorReport": "files.inspecting",
+    "inspect": "files.inspecting",
     "decode": "memory",
     "encode": "memory",
-    "Verified": "verifying",
-    "verify": "verifying",
+    "Verified": "reading.verifying",
+    "verify": "reading.verifying",
 }
 
 

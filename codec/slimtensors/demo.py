@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from slimtensors.converting import compress, decompress
 from slimtensors.errors import SelfCheckError, UsageError
+from slimtensors.files.converting import compress, decompress
 from slimtensors.handle import safe_open
 from slimtensors.memory import decode, encode
-from slimtensors.safetensors_file import plain_header
-from slimtensors.verifying import verify
+from slimtensors.reading.verifying import verify
+from slimtensors.sources.safetensors_file import plain_header
 
 __all__ = ["Round", "find_model", "play", "write_bf16"]
 
@@ -111,7 +111,7 @@ def _slice(packed: Path) -> Any:
 
 def _rows_of(path: Path) -> Any:
     from slimtensors.container.source import open_source
-    from slimtensors.safetensors_file import read_safetensors
+    from slimtensors.sources.safetensors_file import read_safetensors
 
     source = open_source(path)
     try:

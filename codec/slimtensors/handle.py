@@ -9,16 +9,16 @@ from weakref import WeakSet
 
 import numpy as np
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import to_map
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.packings.weight import Room
-from slimtensors.quantised import Numbers, Wanted, wanted_numbers
-from slimtensors.reading import TensorFile
-from slimtensors.resolving import open_with
-from slimtensors.slicing import Axis, axes_of, read_slice
+from slimtensors.reading.quantised import Numbers, Wanted, wanted_numbers
+from slimtensors.reading.slicing import Axis, axes_of, read_slice
+from slimtensors.reading.tensors import TensorFile
 from slimtensors.stream.loader import PrefetchLoader, Source
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan, plan_items
@@ -73,7 +73,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         self._there: Backend | None = None  # decodes on the device
         self._given_base = base
         if _FRAMEWORKS[framework] == "torch":
-            from slimtensors import torch_tensors
+            from slimtensors.on_torch import tensors as torch_tensors
 
             torch_tensors.check_device(device)
             base = torch_tensors.as_base(base)
@@ -136,7 +136,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         tensor = self._file.tensor(name)
         blocks = self._numbers is not None and self._numbers.block(tensor) is not None
         if self._there is not None and not blocks:
-            from slimtensors.torch_device import read_there
+            from slimtensors.on_torch.device import read_there
 
             index = self._file.find(name)
             return read_there(self._file, [index], self._there, self._threads, self._given_base)[index]
@@ -155,7 +155,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         if self._numbers is not None and self._numbers.block(self._file.tensor(name)) is not None:
             return NumberSlice(self._file, name, self._threads, self._convert, self._numbers)
         if there is not None:
-            from slimtensors.torch_device import read_slice_there
+            from slimtensors.on_torch.device import read_slice_there
 
             def read(index: Any) -> Any:
                 return read_slice_there(self._file, name, index, there, self._device, self._threads, self._given_base)
@@ -184,15 +184,15 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         device = self._device if device is None else device
         source: Source | None = None
         if self._torch:
-            from slimtensors import torch_tensors
+            from slimtensors.on_torch import tensors as torch_tensors
 
             torch_tensors.check_device(device)
             backend = _backend(device)
             if backend is None:
                 convert = torch_tensors.converter(device)
             else:
-                from slimtensors.torch_ahead import as_decoded as convert
-                from slimtensors.torch_ahead import source_there
+                from slimtensors.on_torch.ahead import as_decoded as convert
+                from slimtensors.on_torch.ahead import source_there
 
                 source = source_there(backend, count, ahead, self._given_base)
         elif str(device) != "cpu":

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy.typing as npt
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import Bytes
 from slimtensors.dtypes import units_of
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import save, whole_array
-from slimtensors.resolving import open_with
-from slimtensors.scheduling import Piece
+from slimtensors.reading.scheduling import Piece
 from slimtensors.threads import thread_count
 
 __all__ = ["decode", "encode"]

@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.applying import decode_over, sort_out
+from slimtensors.bases.resolving import open_with
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import to_map
 from slimtensors.errors import UsageError
-from slimtensors.inputs import ArrayInput
-from slimtensors.overlaps import Held, check_memory
+from slimtensors.files.applying import decode_over, sort_out
+from slimtensors.files.overlaps import Held, check_memory
 from slimtensors.packings.weight import PackedWeight, Room
-from slimtensors.quantised import Numbers, Wanted, wanted_numbers
-from slimtensors.reading import TensorFile, all_pieces
-from slimtensors.resolving import open_with
-from slimtensors.scheduling import Piece
+from slimtensors.reading.quantised import Numbers, Wanted, wanted_numbers
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import TensorFile, all_pieces
+from slimtensors.sources.inputs import ArrayInput
 from slimtensors.stream.loader import Progress, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
@@ -53,8 +53,10 @@ def save_file(
     "fast", "balanced" or "small". self_check: decode what was written and compare, before the path changes. durable:
     flush to the disk. base, base_map: as for `slimtensors.compress`.
     """
-    from slimtensors.matching import matched_bases  # a quarter of our modules: nobody waits for these who only loads
-    from slimtensors.store import store
+    from slimtensors.bases.matching import (
+        matched_bases,  # a quarter of our modules: nobody waits for these who only loads
+    )
+    from slimtensors.writing.store import store
 
     inputs = _inputs(tensor_dict)
     with matched_bases(inputs, base, base_map, source=filename, metadata=metadata) as matched:
@@ -72,8 +74,8 @@ def save(
     base_map: Mapping[str, str] | None = None,
 ) -> bytes:
     """Save arrays to bytes."""
-    from slimtensors.matching import matched_bases  # as in save_file
-    from slimtensors.store import store_bytes
+    from slimtensors.bases.matching import matched_bases  # as in save_file
+    from slimtensors.writing.store import store_bytes
 
     inputs = _inputs(tensor_dict)
     with matched_bases(inputs, base, base_map, metadata=metadata) as matched:

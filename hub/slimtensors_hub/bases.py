@@ -18,7 +18,7 @@ from slimtensors_hub.fetching import Place, fetch
 from slimtensors_hub.listing import Listing, is_commit, list_repository, parse_name
 
 if TYPE_CHECKING:
-    from slimtensors.resolving import Resolver
+    from slimtensors.bases.resolving import Resolver
 
 __all__ = ["Origin", "access_to", "fetch_bases", "hub_base", "named_base", "origin_of"]
 
@@ -84,8 +84,8 @@ def fetch_bases(files: Iterable[Path], find: Callable[[Base], Path | None]) -> N
     Bases that no repository is named for, or that are in a folder of SLIMTENSORS_BASE_DIR, are left to whoever opens
     the files.
     """
-    from slimtensors.reading import open_file
-    from slimtensors.resolving import Resolver
+    from slimtensors.bases.resolving import Resolver
+    from slimtensors.reading.tensors import open_file
 
     waiting = [(path, 0) for path in files]
     seen: set[Path] = set()

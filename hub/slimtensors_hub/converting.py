@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtensors.matching import MatchReport
-from slimtensors.planner import check_preset
+from slimtensors.bases.matching import MatchReport
+from slimtensors.planning.planner import check_preset
 from slimtensors_hub.errors import told
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import api, list_repository, parse_name

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slimtensors.converting import decompress
 from slimtensors.errors import NotSlimtensorsError
-from slimtensors.folders import DECOMPRESS, plan_folder
+from slimtensors.files.converting import decompress
+from slimtensors.files.folders import DECOMPRESS, plan_folder
 from slimtensors_hub.bases import hub_base, named_base
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import parse_name

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import huggingface_hub
 
 from slimtensors.errors import FormatError, NotSlimtensorsError
-from slimtensors.folders import check_base_stays
-from slimtensors.inspecting import inspect
-from slimtensors.shards import read_index
+from slimtensors.files.folders import check_base_stays
+from slimtensors.files.inspecting import inspect
+from slimtensors.sources.shards import read_index
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import LIBRARY, parse_name
@@ -121,8 +121,8 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         strict: bool = True,
         **model_kwargs: Any,
     ) -> Self:
+        from slimtensors.on_torch.modules import load_state
         from slimtensors.torch import load_model
-        from slimtensors.torch_modules import load_state
 
         find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = Path(model_id)

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from slimtensors.converting import decompress as decompress_file
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
-from slimtensors.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder, walk_folder
-from slimtensors.reading import open_file
-from slimtensors.shards import is_index
+from slimtensors.files.converting import decompress as decompress_file
+from slimtensors.files.folders import DECOMPRESS, FolderPlan, carry_out, check_target, plan_folder, walk_folder
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.shards import is_index
 from slimtensors_hub.bases import fetch_bases, hub_base
 from slimtensors_hub.card import CARD, restore_card
 from slimtensors_hub.fetching import Place, fetch, remember

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from slimtensors.converting import compress, maps_of_each
+from slimtensors.bases.matching import MatchReport
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError
-from slimtensors.folders import COMPRESS, plan_folder, walk_folder
-from slimtensors.matching import MatchReport
-from slimtensors.planner import check_preset
-from slimtensors.reading import open_file
-from slimtensors.walking import image_tensors
+from slimtensors.files.converting import compress, maps_of_each
+from slimtensors.files.folders import COMPRESS, plan_folder, walk_folder
+from slimtensors.planning.planner import check_preset
+from slimtensors.reading.tensors import open_file
+from slimtensors.reading.walking import image_tensors
 from slimtensors_hub.bases import access_to, named_base, origin_of
 from slimtensors_hub.card import CARD, Facts, Needed, Weights, extend_card
 from slimtensors_hub.errors import HubError, told

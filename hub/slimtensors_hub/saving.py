@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors.errors import UsageError
-from slimtensors.folders import COMPRESS, carry_out, check_base_stays, plan_folder, walk_folder
+from slimtensors.files.folders import COMPRESS, carry_out, check_base_stays, plan_folder, walk_folder
 
 __all__ = ["check_arguments", "earlier_weights", "put_in_place", "save_pretrained"]
 
@@ -42,7 +42,7 @@ def save_pretrained(
     Raises UsageError if `save_directory` holds plain weights of the same name, which would then be out of date, or what
     would be the base of the new files.
     """
-    from slimtensors.converting import compress
+    from slimtensors.files.converting import compress
     from slimtensors_hub.bases import named_base
     from slimtensors_hub.fetching import Place
     from slimtensors_hub.progress import bar
@@ -70,7 +70,7 @@ def save_pretrained(
 
 def check_arguments(preset: str, kwargs: dict[str, Any]) -> None:
     """Raises UsageError before anything is written."""
-    from slimtensors.planner import check_preset
+    from slimtensors.planning.planner import check_preset
 
     check_preset(preset)
     if kwargs.get("safe_serialization") is False:

@@ -20,9 +20,9 @@ from slimtensors.codecs.place import Place
 from slimtensors.detect import lattice
 from slimtensors.dtypes import DTYPES, units_of
 from slimtensors.expression import Decimal, Gather, Mul, bits
-from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import load, save
-from slimtensors.planner import make_plan
+from slimtensors.planning.planner import make_plan
+from slimtensors.sources.inputs import ArrayInput
 
 Array = Any
 BF16 = ml_dtypes.bfloat16

@@ -22,9 +22,9 @@ from slimtensors.detect.classes import fit_classes, with_classes
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import units_of
 from slimtensors.expression import Bits, FactorContext, Part
-from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import load, save
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
 
 Array = npt.NDArray[np.generic]
 

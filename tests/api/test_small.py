@@ -12,11 +12,11 @@ from slimtensors import safe_open
 from slimtensors.cli.why import explain
 from slimtensors.codecs import coded
 from slimtensors.detect.classes import fit_classes, upper_median
-from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.contexts import class_contexts
 from slimtensors.kernels.status import OK
 from slimtensors.numpy import load, save
+from slimtensors.sources.inputs import ArrayInput
 
 Array = npt.NDArray[np.generic]
 

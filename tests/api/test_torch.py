@@ -11,8 +11,8 @@ import torch
 
 import slimtensors
 from slimtensors import torch as st
-from slimtensors import torch_tensors
 from slimtensors.dtypes import DTYPES
+from slimtensors.on_torch import tensors as torch_tensors
 
 
 def same(a: torch.Tensor, b: torch.Tensor) -> bool:

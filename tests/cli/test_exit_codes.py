@@ -149,7 +149,7 @@ def test_full_disk(invoke: Invoke, model: Path, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("slimtensors.converting.compress", full)
+    monkeypatch.setattr("slimtensors.files.converting.compress", full)
     result = invoke("compress", model)
     assert result.exit_code == 3
     assert "somewhere: No space left on device; free some space, or name another place with -o" in result.output
@@ -164,7 +164,7 @@ def test_a_copy_names_both_places(invoke: Invoke, model: Path, monkeypatch: pyte
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device", "here", None, "there")
 
-    monkeypatch.setattr("slimtensors.converting.compress", full)
+    monkeypatch.setattr("slimtensors.files.converting.compress", full)
     assert "here to there: No space left on device" in invoke("compress", model).output
 
 
@@ -175,9 +175,9 @@ def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.
 
         return failing
 
-    monkeypatch.setattr("slimtensors.converting.compress", fail(slimtensors.SelfCheckError("memory")))
+    monkeypatch.setattr("slimtensors.files.converting.compress", fail(slimtensors.SelfCheckError("memory")))
     assert invoke("compress", model).exit_code == 4
-    monkeypatch.setattr("slimtensors.converting.compress", fail(ZeroDivisionError("a bug")))
+    monkeypatch.setattr("slimtensors.files.converting.compress", fail(ZeroDivisionError("a bug")))
     result = invoke("compress", model)
     assert result.exit_code == 4
     assert "report" in result.output

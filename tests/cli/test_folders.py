@@ -15,8 +15,8 @@ from safetensors.numpy import load_file, save_file
 import slimtensors
 from cli.conftest import SHARDS
 from cli.processes import contents
-from slimtensors.folders import COMPRESS, DECOMPRESS, renamed_index
-from slimtensors.shards import is_index
+from slimtensors.files.folders import COMPRESS, DECOMPRESS, renamed_index
+from slimtensors.sources.shards import is_index
 
 Invoke = Callable[..., Result]
 
@@ -191,7 +191,7 @@ def test_failure_leaves_nothing(invoke: Invoke, sharded: Path, monkeypatch: pyte
             raise OSError(28, "No space left on device")
         real(source, *args, **kwargs)
 
-    monkeypatch.setattr("slimtensors.converting.compress", fail_on_the_last)
+    monkeypatch.setattr("slimtensors.files.converting.compress", fail_on_the_last)
     assert invoke("compress", sharded).exit_code == 3
     assert list(sharded.parent.iterdir()) == [sharded]
 

@@ -15,7 +15,7 @@ import slimtensors
 import slimtensors.numpy
 from slimtensors.container.header import Base
 from slimtensors.errors import BaseError, FormatError, NewerFormatError
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 
 
 @dataclass(frozen=True)

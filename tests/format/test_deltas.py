@@ -18,11 +18,11 @@ from slimtensors.container.writer import MemoryOutput
 from slimtensors.dtypes import DTYPES, bytes_of, from_numpy, units_of
 from slimtensors.errors import BaseError
 from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Part
-from slimtensors.inputs import ArrayInput
-from slimtensors.planner import MatchedBase, make_plan
-from slimtensors.reading import open_file
-from slimtensors.saving import write_plan
-from slimtensors.scheduling import Piece
+from slimtensors.planning.planner import MatchedBase, make_plan
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
+from slimtensors.writing.saving import write_plan
 
 VALID = Path(__file__).resolve().parents[2] / "format_spec" / "vectors" / "valid"
 FLOATS = ["bfloat16", "float16", "float32", "float64", "complex64", "float8_e4m3fn", "float8_e5m2"]

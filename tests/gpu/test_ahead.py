@@ -7,20 +7,20 @@ import torch
 
 from gpu.backend import Runner
 from gpu.queued import Queued
-from slimtensors import torch_ahead
 from slimtensors.errors import ChecksumError, UsageError
-from slimtensors.reading import open_file
+from slimtensors.on_torch import ahead as torch_ahead
+from slimtensors.on_torch.ahead import AheadThere, as_decoded, source_there
+from slimtensors.reading.tensors import open_file
 from slimtensors.stream.loader import PrefetchLoader
 from slimtensors.stream.plan import plan_items
 from slimtensors.torch import save_file
-from slimtensors.torch_ahead import AheadThere, as_decoded, source_there
 
 SIZE = 1536  # numbers of a tensor
 
 
 @pytest.fixture(autouse=True)
 def one_tensor_a_batch(monkeypatch):
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(torch_ahead, "BATCH_BYTES", 1)
 
 

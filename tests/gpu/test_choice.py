@@ -12,20 +12,21 @@ import torch
 import slimtensors
 import slimtensors.torch
 from gpu.backend import Runner
-from slimtensors import switches, torch_tensors
+from slimtensors import switches
 from slimtensors.cli import env
 from slimtensors.device import choice, telling
 from slimtensors.device.telling import DecodedOnCpuWarning
 from slimtensors.device.torch_cuda import TorchCuda
 from slimtensors.errors import UsageError
 from slimtensors.kernels.cuda import launching, machine_code
+from slimtensors.on_torch import tensors as torch_tensors
 
 BROKEN = "numba-cuda is not installed; pip install 'slimtensors[cuda13]'"
 
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(telling, "_told", set())
     slimtensors.torch.save_file(weights(), tmp_path / "a.slimtensors")
     return tmp_path / "a.slimtensors"

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gpu.backend import Runner
+from slimtensors.bases.resolving import open_with
 from slimtensors.device import loader, loading, results
 from slimtensors.device.loading import Kept, Resident, begin_fill, fill_device
 from slimtensors.device.results import digests_of, launch_digests, list_digests
@@ -15,16 +16,15 @@ from slimtensors.digests import decoded_digest
 from slimtensors.errors import BaseError, ChecksumError
 from slimtensors.kernels.cuda import rows
 from slimtensors.numpy import save_file
-from slimtensors.reading import open_file
-from slimtensors.resolving import open_with
+from slimtensors.reading.tensors import open_file
 
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
     """Two kinds of tensors that kernels decode, in several segments of several, and one that the CPU decodes."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 2500)
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 2 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 2 * 1024)
     rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
     given = {f"w{i}": (rng.standard_normal(700 + 600 * i) * 0.02).astype(np.float16) for i in range(3)}
     pruned = np.where(rng.random(1100) < 0.5, 0, rng.standard_normal(1100)).astype(np.float32)
@@ -71,8 +71,8 @@ def test_bases_on_the_device(tmp_path, monkeypatch, reach):
     """Lists are good while bases lie as they did to one another; what lies there is looked at each time."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 1500)
     monkeypatch.setattr(results, "MOST_WORDS", reach)
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 2 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 2 * 1024)
     rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
     base = {f"w{i}": (rng.standard_normal(700 + 601 * i) * 0.02).astype(np.float16) for i in range(2)}
     tuned = {name: each + (rng.standard_normal(each.shape) * 1e-4).astype(np.float16) for name, each in base.items()}
@@ -168,8 +168,8 @@ def test_what_is_read_at_once():
 
 
 def test_neighbours_are_read_by_one_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 512)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 1024)
     given = np.random.default_rng(3).integers(0, 256, 5000).astype(np.uint8)
     save_file({"w": given}, tmp_path / "a")
     backend, reads = Runner(1 << 18), []

@@ -11,22 +11,22 @@ from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from gpu.backend import Runner
+from slimtensors.bases.resolving import open_with
 from slimtensors.device import loading, telling
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
 from slimtensors.errors import BaseError, ChecksumError, FormatError
 from slimtensors.expression import Delta
 from slimtensors.kernels.cuda import rows
 from slimtensors.numpy import save_file
-from slimtensors.reading import open_file
-from slimtensors.resolving import open_with
+from slimtensors.reading.tensors import open_file
 
 
 @pytest.fixture(autouse=True)
 def small_segments(monkeypatch):
     """Several segments and slots, of tensors that the runner can do in a second."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 8192)
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 20 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 20 * 1024)
     monkeypatch.setattr(telling, "_told", set())
 
 
@@ -159,7 +159,7 @@ def one(path, **options):
 @pytest.mark.filterwarnings("error::slimtensors.device.loading.DecodedOnCpuWarning")
 def test_chunks_with_two_coded_planes_go_plane_by_plane(tmp_path, monkeypatch):
     """Weights of which half are -0.0 have two; the fused kernel decodes the chunks before them."""
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 8 * 1024)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 8 * 1024)
     rng = np.random.default_rng(1)
     w = rng.standard_normal(12 * 1024).astype(ml_dtypes.bfloat16)
     w[8 * 1024 :][rng.random(4 * 1024) < 0.5] = -0.0

@@ -18,7 +18,7 @@ from slimtensors.torch import save_model
 @pytest.fixture(autouse=True)
 def no_packs(monkeypatch):
     """The weights are small, and kernels decode them all the same."""
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
 
 
 class Layer(torch.nn.Module):
@@ -61,7 +61,7 @@ def test_each_layer_sees_its_weights(tmp_path, monkeypatch, layers, seed):
     assert torch.equal(model.before.weight, plain.before.weight)
     if host == "pinned":  # nothing is read any more
         monkeypatch.setattr("slimtensors.container.reader.Reader.stored", None)
-        monkeypatch.setattr("slimtensors.reading.TensorFile.read", None)
+        monkeypatch.setattr("slimtensors.reading.tensors.TensorFile.read", None)
     with torch.no_grad():
         for _ in range(2):
             model(torch.ones(1))

@@ -14,9 +14,9 @@ from slimtensors.device import telling
 from slimtensors.device.layouts import planes_of
 from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
 from slimtensors.expression import LowRank, Sparse, Sum, values_of
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.recipes import RECIPES, quantisers_of, smaller
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
@@ -43,8 +43,8 @@ def test_files(tmp_path, monkeypatch, recipe):
     """Through the loader, against the CPU's decoder."""
     monkeypatch.setattr(telling, "_told", set())
     monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 6 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 6 * 1024)
     path, w = tmp_path / "a.slimtensors", (np.random.default_rng(3).standard_t(4, (16, 256)) * 0.02).astype(np.float16)
     save_file({"w": w}, tmp_path / "a.safetensors")
     slimtensors.compress(tmp_path / "a.safetensors", path, quantise=recipe, durable=False)

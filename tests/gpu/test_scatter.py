@@ -18,7 +18,7 @@ from slimtensors.expression import Sparse
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.scatter import make_scatter
 from slimtensors.numpy import save_file
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 
 
 def scattered(mask, values, *, count=None, more=0):
@@ -76,8 +76,8 @@ def pruned(path, **options):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 16 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 16 * 1024)
     monkeypatch.setattr(telling, "_told", set())
 
 

@@ -6,14 +6,14 @@ import pytest
 import torch
 
 import slimtensors
-import slimtensors.reading
+import slimtensors.on_torch.ahead
+import slimtensors.reading.tensors
 import slimtensors.torch
-import slimtensors.torch_ahead
 from gpu.backend import Runner
-from slimtensors import torch_tensors
 from slimtensors.device import telling
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import BaseError, ChecksumError
+from slimtensors.on_torch import tensors as torch_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -26,7 +26,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_load_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(telling, "_told", set())
     backend = Runner(1 << 19)
     monkeypatch.setattr(slimtensors.torch, "backend_for", lambda _device: backend)
@@ -44,10 +44,10 @@ def test_load_file(tmp_path, monkeypatch):
 def backend(monkeypatch):
     """The runner, as the device that decodes whatever is asked for."""
     made = Runner(1 << 21)
-    monkeypatch.setattr("slimtensors.planner.PACK_TENSOR_BYTES", 2048)
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 8 * 1024)
+    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 8 * 1024)
     monkeypatch.setattr(telling, "_told", set())
-    for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.torch_modules"):
+    for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.on_torch.modules"):
         monkeypatch.setattr(f"{place}.backend_for", lambda _device: made)
     return made
 
@@ -57,7 +57,7 @@ def matrix():
 
 
 def test_stream_tensors(tmp_path, monkeypatch, backend):
-    monkeypatch.setattr(slimtensors.torch_ahead, "BATCH_BYTES", 20_000)
+    monkeypatch.setattr(slimtensors.on_torch.ahead, "BATCH_BYTES", 20_000)
     given = {"w": matrix(), "half": matrix()[:40].to(torch.bfloat16), "tie": matrix(), "n": torch.tensor(3)}
     slimtensors.torch.save_file(given, tmp_path / "a.slimtensors")
     seen: list[int] = []
@@ -101,7 +101,7 @@ def test_a_base_on_the_device(tmp_path, monkeypatch, backend, wrong):
         with pytest.raises(BaseError, match="it is another base"):
             slimtensors.torch.load_file(tmp_path / "a.slimtensors", base={"w": there})
         return
-    monkeypatch.setattr(slimtensors.reading.TensorFile, "base_of", None)  # the CPU is not asked
+    monkeypatch.setattr(slimtensors.reading.tensors.TensorFile, "base_of", None)  # the CPU is not asked
     found = slimtensors.torch.load_file(tmp_path / "a.slimtensors", base={"w": there})
     assert torch.equal(found["w"], tuned["w"])
     assert "finish_u16" in backend.launched
@@ -115,13 +115,13 @@ def test_a_base_in_a_file(tmp_path, monkeypatch, backend, wrong):
     slimtensors.torch.save_file(tuned, tmp_path / "a.slimtensors", base=base)
     if wrong:
         base["w"][-4, 99] += 1
-    monkeypatch.setattr("slimtensors.chunking.CHUNK_BYTES", 5 * 1024)
+    monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 5 * 1024)
     slimtensors.torch.save_file({"other": matrix() * 1.5, **base}, tmp_path / "base.slimtensors")
     if wrong:  # by name it would be found, but its identity is stated
         with pytest.raises(BaseError, match="holds another one of that name"):
             slimtensors.torch.load_file(tmp_path / "a.slimtensors", base=tmp_path / "base.slimtensors")
         return
-    monkeypatch.setattr(slimtensors.reading.TensorFile, "base_of", None)  # the CPU is not asked
+    monkeypatch.setattr(slimtensors.reading.tensors.TensorFile, "base_of", None)  # the CPU is not asked
     found = slimtensors.torch.load_file(tmp_path / "a.slimtensors", base=tmp_path / "base.slimtensors")
     assert torch.equal(found["w"], tuned["w"])
     assert backend.launched.count("finish_u16") == 1

@@ -19,9 +19,9 @@ from hub.web import Odd, Web, serving
 from slimtensors.cli.targets import settle_remote
 from slimtensors.container.source import RangedSource
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
-from slimtensors.folders import DECOMPRESS
+from slimtensors.files.folders import DECOMPRESS
 from slimtensors.numpy import load_file, save, stream_tensors
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 from slimtensors.stream import ordered
 from slimtensors_hub.remote import names, spans
 

@@ -11,10 +11,10 @@ import numpy as np
 
 from decode import errors
 from slimtensors.expression import Sum
-from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu.errors import add_errors
 from slimtensors.kernels.status import BAD_ARGUMENT, OK
 from slimtensors.quantise.recipes import RECIPES, quantisers_of
+from slimtensors.sources.inputs import ArrayInput
 
 __all__ = ["check_quantisers"]
 

@@ -13,8 +13,8 @@ import slimtensors
 import slimtensors.numpy
 from lossy.test_standard import AS, weights
 from slimtensors.errors import UsageError
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.recipes import quantisers_of
+from slimtensors.sources.inputs import ArrayInput
 
 
 def kinds(dtype: str) -> dict[str, np.ndarray]:

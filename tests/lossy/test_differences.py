@@ -15,9 +15,9 @@ import decode
 import slimtensors
 import slimtensors.numpy
 from slimtensors.cli.main import cli
-from slimtensors.comparing import compare
 from slimtensors.errors import BaseError, UsageError
 from slimtensors.expression import Sum
+from slimtensors.files.comparing import compare
 
 AS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -54,7 +54,7 @@ class Pair:
 
     def bits(self) -> float:
         """Of a weight, with its side planes."""
-        with slimtensors.reading.open_file(self.out) as file:
+        with slimtensors.reading.tensors.open_file(self.out) as file:
             at = next(i for i, stream in enumerate(file.header.streams) if stream.label.count("'w'"))
             sides = len(file.header.tensors[file.find("w")].sides)
             records = file.reader.stream_records[at : at + 1 + sides]
@@ -95,7 +95,7 @@ def test_other_quantisers(recipe: str, dtype: str, tmp_path: Path) -> None:
     # What rounding to the dtype adds is no quantiser's.
     most = 0.101 if recipe.startswith("slim") else 0.05
     assert 0 < pair.error(found) < most + {"F32": 0, "F16": 0.01, "BF16": 0.1}[dtype]
-    with slimtensors.reading.open_file(pair.out) as file:
+    with slimtensors.reading.tensors.open_file(pair.out) as file:
         assert any(isinstance(stream.expression, Sum) for stream in file.header.streams)
     assert pair.bits() < 5.2
 
@@ -178,5 +178,5 @@ def test_what_equals_its_base_stays_so(tmp_path: Path) -> None:
     pair.compress("bitdelta")
     loaded = slimtensors.numpy.load_file(pair.out, base=pair.base)
     np.testing.assert_array_equal(loaded["v"], tensors["v"])
-    with slimtensors.reading.open_file(pair.out) as file:
+    with slimtensors.reading.tensors.open_file(pair.out) as file:
         assert file.header.tensors[file.find("v")].lossy is None

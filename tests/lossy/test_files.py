@@ -22,9 +22,9 @@ from slimtensors.cli.main import cli
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.errors import ChecksumError, UsageError
 from slimtensors.expression import Gather
-from slimtensors.inputs import Input
 from slimtensors.quantise.quantiser import Quantised, side
 from slimtensors.quantise.recipes import RECIPES
+from slimtensors.sources.inputs import Input
 
 BF16 = ml_dtypes.bfloat16
 
@@ -209,9 +209,9 @@ def test_what_is_refused(source: Path, tmp_path: Path) -> None:
 
 def test_a_lossy_source_is_told(made: Path, tmp_path: Path) -> None:
     """A new file of lossy tensors, by a way that does not know their source, is refused."""
-    from slimtensors.bases import StoredInput
-    from slimtensors.reading import open_file
-    from slimtensors.store import store
+    from slimtensors.bases.tensors import StoredInput
+    from slimtensors.reading.tensors import open_file
+    from slimtensors.writing.store import store
 
     with open_file(made) as file, pytest.raises(UsageError, match="some tensors are lossy"):
         store([StoredInput(file, file.find("layer.1.weight"))], tmp_path / "m", None, "balanced", 1, True)

@@ -19,9 +19,9 @@ from slimtensors.codecs.place import Place
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Bits, Part, Trellis
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.grid import Grid, Steps
 from slimtensors.quantise.quantiser import QuantisedInput
+from slimtensors.sources.inputs import ArrayInput
 
 AS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
@@ -41,7 +41,7 @@ def nmse(source: np.ndarray, found: np.ndarray) -> float:
 
 def stored(path: Path, name: str) -> float:
     """Bits for each weight."""
-    with slimtensors.reading.open_file(path) as file:
+    with slimtensors.reading.tensors.open_file(path) as file:
         at = sum(1 + len(t.sides) for t in file.header.tensors[: file.find(name)])
         tensor = file.header.tensors[file.find(name)]
         streams = file.reader.stream_records[at : at + 1 + len(tensor.sides)]
@@ -60,7 +60,7 @@ def test_an_error_is_kept(dtype: str, error: float, states: int, tmp_path: Path)
     found = slimtensors.numpy.load_file(tmp_path / "a")["w"]
     assert found.dtype == array.dtype
     assert 0.85 * error < nmse(array, found) <= error
-    with slimtensors.reading.open_file(tmp_path / "a") as file:
+    with slimtensors.reading.tensors.open_file(tmp_path / "a") as file:
         assert isinstance(file.header.streams[0].expression, Trellis)
         stated = file.header.tensors[0].lossy
     assert stated is not None
@@ -117,7 +117,7 @@ def test_classes_of_rows_and_columns(dtype: str, asked: dict[str, float], tmp_pa
         path = tmp_path / preset
         slimtensors.compress(tmp_path / "a.safetensors", path, quantise="slim", preset=preset, **asked)
         found[preset], bits[preset] = slimtensors.numpy.load_file(path)["w"], stored(path, "w")
-    with slimtensors.reading.open_file(tmp_path / "small") as file:
+    with slimtensors.reading.tensors.open_file(tmp_path / "small") as file:
         assert len(file.header.tensors[0].sides) == 2
         assert isinstance(file.header.streams[2].expression, Trellis)
     with slimtensors.safe_open(tmp_path / "small", framework="np") as opened:

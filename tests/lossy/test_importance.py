@@ -18,9 +18,9 @@ import slimtensors.numpy
 import slimtensors.torch
 from slimtensors.cli.main import cli
 from slimtensors.errors import UsageError
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.importance import importances
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
 
 Arrays = dict[str, np.ndarray]
 

@@ -18,11 +18,11 @@ from slimtensors.cli.main import cli
 from slimtensors.cli.why import explain
 from slimtensors.errors import UsageError
 from slimtensors.expression import Expression, Sum, Trellis
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.grid import Steps
 from slimtensors.quantise.low_rank import LQER, Product, Rest, find_product
 from slimtensors.quantise.recipes import RECIPES, grid_of
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
 
 AS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 RANK = 5

@@ -17,10 +17,10 @@ from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import Sparse
-from slimtensors.inputs import ArrayInput
 from slimtensors.quantise.outliers import SpQR
 from slimtensors.quantise.quantiser import Quantised, QuantisedInput
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput
 
 AS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 

@@ -14,11 +14,11 @@ from gguf.constants import GGMLQuantizationType
 
 from slimtensors.detect.lattice import NF4
 from slimtensors.dtypes import DTYPES
-from slimtensors.inputs import ArrayInput
 from slimtensors.kernels.cpu import quantise as kernels
 from slimtensors.kernels.status import BAD_ARGUMENT
 from slimtensors.quantise.quantiser import Quantised, QuantisedInput
 from slimtensors.quantise.recipes import RECIPES
+from slimtensors.sources.inputs import ArrayInput
 
 OWN = {"slim", "slim-fast", "lqer"}  # test_grid.py, test_low_rank.py
 AS = {name: DTYPES[name].numpy() for name in ("F32", "F16", "BF16")}

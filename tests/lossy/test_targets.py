@@ -16,7 +16,7 @@ import slimtensors.numpy
 from slimtensors.cli import options
 from slimtensors.cli.main import cli
 from slimtensors.errors import UsageError
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from slimtensors.cli.main import cli
 from slimtensors.cli.why import explain
 from slimtensors.expression import FieldLines, Record
 from slimtensors.numpy import load_file, save_file
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 
 Array = npt.NDArray[Any]
 ROWS, COLUMNS = 512, 768

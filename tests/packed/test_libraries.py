@@ -16,7 +16,7 @@ import torch
 import slimtensors
 import slimtensors.numpy
 from slimtensors.expression import Record
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 from slimtensors.torch import load_file
 
 # Both warn of what torch or the machine has not.

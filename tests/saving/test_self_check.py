@@ -9,11 +9,11 @@ import pytest
 from safetensors.numpy import save as save_safetensors
 
 import slimtensors
-from slimtensors import saving
 from slimtensors.container import system
-from slimtensors.inputs import ArrayInput
 from slimtensors.numpy import load_file, save, save_file
-from slimtensors.store import store
+from slimtensors.sources.inputs import ArrayInput
+from slimtensors.writing import saving
+from slimtensors.writing.store import store
 
 GENERATOR = np.random.default_rng(1)
 ARRAYS = {

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from slimtensors.errors import UsageError  # noqa: E402 # after torch is known to be there
 from slimtensors.offload import CompressedEmbedding, CompressedLinear, keep_compressed  # noqa: E402
-from slimtensors.reading import TensorFile  # noqa: E402
+from slimtensors.reading.tensors import TensorFile  # noqa: E402
 from slimtensors.torch import save_file, save_model  # noqa: E402
 
 WORDS, WIDTH, INNER = 3000, 96, 160

@@ -9,7 +9,7 @@ from slimtensors.checkpoint.ledger import LATEST, read_ledger, read_manifest
 from slimtensors.checkpoint.manifest import MANIFEST, File, run_of
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.errors import FormatError
-from slimtensors.reading import open_file
+from slimtensors.reading.tensors import open_file
 
 __all__ = ["check_folder", "check_latest"]
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.checkpoint.manifest import Manifest, file_name
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.reader import Verify
 from slimtensors.errors import BaseError, FormatError
-from slimtensors.reading import TensorFile
-from slimtensors.resolving import open_with
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["open_rank"]
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from slimtensors.checkpoint.manifest import File
 from slimtensors.checkpoint.places import Finishable, StorePlace
 from slimtensors.container.writer import front_length
-from slimtensors.differing import MatchedBase
-from slimtensors.inputs import Input
-from slimtensors.planner import make_plan
-from slimtensors.saving import write_plan
-from slimtensors.store import check_written
+from slimtensors.planning.differing import MatchedBase
+from slimtensors.planning.planner import make_plan
+from slimtensors.sources.inputs import Input
+from slimtensors.writing.saving import write_plan
+from slimtensors.writing.store import check_written
 
 __all__ = ["write_file"]
 

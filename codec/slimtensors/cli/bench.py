@@ -134,7 +134,7 @@ def take_sample(file: str, most: int) -> list[Block]:
 
 def _part(tensor: Any, share: float) -> Any:
     """Rows from a tensor's middle, as units."""
-    from slimtensors.inputs import unit_count
+    from slimtensors.sources.inputs import unit_count
 
     units = unit_count(tensor)
     length = tensor.shape[-1] * tensor.dtype.bits // tensor.dtype.unit_bits if len(tensor.shape) > 1 else 1
@@ -146,10 +146,10 @@ def _part(tensor: Any, share: float) -> Any:
 
 
 def _inputs(file: str, source: Any) -> list[Any]:
-    from slimtensors.converting import open_weights
-    from slimtensors.inputs import ArrayInput
-    from slimtensors.reading import open_file
-    from slimtensors.recognise import what_is
+    from slimtensors.files.converting import open_weights
+    from slimtensors.reading.tensors import open_file
+    from slimtensors.sources.inputs import ArrayInput
+    from slimtensors.sources.recognise import what_is
     from slimtensors.threads import thread_count
 
     if what_is(source)[0] != "slimtensors":
@@ -226,11 +226,11 @@ def _ours() -> list[Peer]:
     import numpy as np
 
     from slimtensors.cli.peers import Peer
-    from slimtensors.inputs import ArrayInput
-    from slimtensors.planner import PRESETS
-    from slimtensors.reading import open_file
-    from slimtensors.scheduling import Piece
-    from slimtensors.store import store_bytes
+    from slimtensors.planning.planner import PRESETS
+    from slimtensors.reading.scheduling import Piece
+    from slimtensors.reading.tensors import open_file
+    from slimtensors.sources.inputs import ArrayInput
+    from slimtensors.writing.store import store_bytes
 
     def encode(preset: str, block: Block, threads: int) -> bytes:
         inputs, at = [], 0

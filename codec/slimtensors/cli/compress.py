@@ -95,11 +95,11 @@ def command(
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.output import lossy_summary, say, under_target
     from slimtensors.cli.targets import settle
-    from slimtensors.converting import compress, maps_of_each, match_base
     from slimtensors.errors import UsageError
-    from slimtensors.folders import COMPRESS, check_base_stays
-    from slimtensors.inspecting import inspect
-    from slimtensors.planner import check_preset
+    from slimtensors.files.converting import compress, maps_of_each, match_base
+    from slimtensors.files.folders import COMPRESS, check_base_stays
+    from slimtensors.files.inspecting import inspect
+    from slimtensors.planning.planner import check_preset
     from slimtensors.quantise.asking import NO_BASE, NoneFitsError, Target
 
     check_preset(preset)
@@ -175,7 +175,7 @@ def command(
 
 def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
     """The base's folder of the same name, for a file in a folder within the folder given; else the base itself."""
-    from slimtensors.bases import SUFFIXES
+    from slimtensors.bases.tensors import SUFFIXES
 
     if base is None or base == "auto":
         return base
@@ -222,7 +222,7 @@ def _importances(path: str | None, sources: Sequence[Path], *, quiet: bool) -> d
 
 def _names(path: Path | str) -> list[str]:
     from slimtensors.container.source import open_source
-    from slimtensors.converting import open_weights
+    from slimtensors.files.converting import open_weights
 
     source = open_source(path)
     try:
@@ -234,7 +234,7 @@ def _names(path: Path | str) -> list[str]:
 def _amount(path: Path) -> int:
     """The file is encoded, then decoded to check it."""
     from slimtensors.container.source import open_source
-    from slimtensors.converting import open_weights
+    from slimtensors.files.converting import open_weights
 
     source = open_source(path)
     try:

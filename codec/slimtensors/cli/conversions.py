@@ -13,8 +13,8 @@ from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion
 from slimtensors.container.remote import last_part
 from slimtensors.errors import UsageError
-from slimtensors.folders import carry_out
-from slimtensors.reading import open_file
+from slimtensors.files.folders import carry_out
+from slimtensors.reading.tensors import open_file
 
 __all__ = ["Settings", "rewrite", "run", "run_remote"]
 

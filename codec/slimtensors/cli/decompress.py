@@ -47,10 +47,10 @@ def command(
     from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
-    from slimtensors.converting import decompress
     from slimtensors.errors import UsageError
-    from slimtensors.folders import DECOMPRESS
-    from slimtensors.reading import open_file
+    from slimtensors.files.converting import decompress
+    from slimtensors.files.folders import DECOMPRESS
+    from slimtensors.reading.tensors import open_file
 
     bases = [*([base] if base else []), *base_dirs]
     settings = Settings(force, dry_run, quiet, verbose, progress)

@@ -32,7 +32,7 @@ def command(
     from slimtensors.cli.exits import naming
     from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, table
-    from slimtensors.depending import dependencies
+    from slimtensors.files.depending import dependencies
 
     needed: list[tuple[str, Any]] = []  # with the file's name
     files: list[dict[str, Any]] = []

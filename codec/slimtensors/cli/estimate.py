@@ -43,9 +43,9 @@ def command(
     from slimtensors.cli.output import percent, print_json, size, table
     from slimtensors.cli.progress import bar
     from slimtensors.container.remote import is_remote
-    from slimtensors.converting import maps_of_each
     from slimtensors.errors import UsageError
-    from slimtensors.estimating import estimate
+    from slimtensors.files.converting import maps_of_each
+    from slimtensors.files.estimating import estimate
 
     if base is None and (base_map or base_dirs):
         raise UsageError("--map and --base-dir need --base (a path, or auto)")
@@ -82,8 +82,8 @@ def command(
 
 def _remote(name: str, preset: str, threads: int | None) -> list[tuple[str, Any]]:
     """(name, estimate) of every safetensors file that the name stands for."""
-    from slimtensors.estimating import Estimate
-    from slimtensors.sampling import sampled_sizes
+    from slimtensors.files.estimating import Estimate
+    from slimtensors.files.sampling import sampled_sizes
     from slimtensors.threads import thread_count
 
     found = sampled_sizes(name, preset, thread_count(threads))
@@ -97,8 +97,8 @@ def _size(source: Any) -> int:
 def _sources(given: str) -> tuple[list[Any], int]:
     """(weight files, bytes of everything else)."""
     from slimtensors.container.remote import is_remote
-    from slimtensors.folders import COMPRESS, plan_folder
-    from slimtensors.shards import is_index
+    from slimtensors.files.folders import COMPRESS, plan_folder
+    from slimtensors.sources.shards import is_index
 
     if is_remote(given):
         return [given], 0

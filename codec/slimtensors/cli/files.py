@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part, list_remote
 from slimtensors.errors import NotSlimtensorsError
-from slimtensors.folders import COMPRESS, DECOMPRESS, walk_folder
-from slimtensors.shards import is_index, weight_files
+from slimtensors.files.folders import COMPRESS, DECOMPRESS, walk_folder
+from slimtensors.sources.shards import is_index, weight_files
 
 __all__ = ["Stored", "sources_of", "stored_files"]
 

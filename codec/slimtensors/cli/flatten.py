@@ -40,7 +40,7 @@ def command(
     """Write to OUT the tensors of FILE without bases. OUT gives back the same source file."""
     del verbose  # has done its work when it was parsed
     from slimtensors.cli.conversions import rewrite
-    from slimtensors.flattening import flatten
+    from slimtensors.files.flattening import flatten
 
     rewrite(
         Path(file), Path(out), force, max_bytes, quiet, progress,

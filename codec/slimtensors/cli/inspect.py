@@ -10,7 +10,7 @@ from slimtensors.cli import options
 
 if TYPE_CHECKING:
     from slimtensors.cli.alike import Reason
-    from slimtensors.inspecting import FileReport
+    from slimtensors.files.inspecting import FileReport
 
 __all__ = ["command"]
 
@@ -33,7 +33,7 @@ def command(path: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
     from slimtensors.cli.exits import naming
     from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json
-    from slimtensors.inspecting import inspect
+    from slimtensors.files.inspecting import inspect
 
     stored = stored_files(path)
     reports: dict[str, FileReport] = {}

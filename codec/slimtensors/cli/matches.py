@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from slimtensors.cli.output import say, table
 
 if TYPE_CHECKING:
-    from slimtensors.matching import MatchReport
+    from slimtensors.bases.matching import MatchReport
 
 __all__ = ["say_matches"]
 

@@ -81,7 +81,7 @@ def size(_ctx: click.Context, _parameter: click.Parameter, value: str | None) ->
 
 
 def _folders(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[Any]:
-    from slimtensors.resolving import BaseDir
+    from slimtensors.bases.resolving import BaseDir
 
     for value in values:
         if not Path(value).is_dir():

@@ -13,7 +13,7 @@ import click
 from slimtensors.cli.exits import printable
 
 if TYPE_CHECKING:
-    from slimtensors.inspecting import FileReport
+    from slimtensors.files.inspecting import FileReport
 
 __all__ = [
     "columns", "lossy_summary", "percent", "print_json", "say", "seconds", "size", "speed", "table", "under_target",

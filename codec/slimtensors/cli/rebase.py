@@ -44,7 +44,7 @@ def command(
     """Write to OUT the tensors of FILE as differences from NEW. OUT gives back the same source file."""
     from slimtensors.cli.conversions import rewrite
     from slimtensors.cli.matches import say_matches
-    from slimtensors.flattening import rebase
+    from slimtensors.files.flattening import rebase
 
     rewrite(
         Path(file), Path(out), force, max_bytes, quiet, progress,

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part
 from slimtensors.errors import UsageError
-from slimtensors.folders import Direction, FolderPlan, check_target, plan_folder
-from slimtensors.shards import is_index
+from slimtensors.files.folders import Direction, FolderPlan, check_target, plan_folder
+from slimtensors.sources.shards import is_index
 
 __all__ = ["Conversion", "settle", "settle_remote"]
 

@@ -123,8 +123,8 @@ def _sources(stored: Stored, path: str, against: str | None, problems: list[str]
 
 def _check_folder(path: Path) -> list[str]:
     """What is wrong with indexes and checkpoints."""
-    from slimtensors.folders import DECOMPRESS, walk_folder
-    from slimtensors.shards import is_index
+    from slimtensors.files.folders import DECOMPRESS, walk_folder
+    from slimtensors.sources.shards import is_index
 
     names = list(walk_folder(path))
     problems: list[str] = []
@@ -158,9 +158,9 @@ def _check_checkpoints(path: Path, names: list[str]) -> list[str]:
 def _check_index(index: Path) -> list[str]:
     """Every shard is there, and has the tensors that the index says it has."""
     from slimtensors.errors import FormatError
-    from slimtensors.folders import DECOMPRESS
-    from slimtensors.reading import open_file
-    from slimtensors.shards import read_index
+    from slimtensors.files.folders import DECOMPRESS
+    from slimtensors.reading.tensors import open_file
+    from slimtensors.sources.shards import read_index
 
     try:
         _, places = read_index(index, DECOMPRESS.before)
@@ -189,19 +189,19 @@ def _verify(
     progress: bool | None,
     against: Any,
 ) -> dict[str, Any]:
+    from slimtensors.bases.resolving import open_with
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
     from slimtensors.container.remote import last_part
-    from slimtensors.resolving import open_with
+    from slimtensors.reading.verifying import verify_opened
     from slimtensors.threads import thread_count
-    from slimtensors.verifying import verify_opened
 
     with naming(file), open_with(file, bases, max_bytes=max_bytes) as opened:
         total = opened.header.decoded_bytes * (1 if against is None else 2)
         with bar(total, last_part(str(file)), quiet=quiet, asked=progress) as advance:
             found = verify_opened(opened, thread_count(threads), advance)
             if against is not None:
-                from slimtensors.comparing import compare_opened
+                from slimtensors.files.comparing import compare_opened
 
                 compared = {"source": str(against), **compare_opened(opened, against, advance)._asdict()}
         lossy = sum(tensor.lossy is not None for tensor in opened.header.tensors)

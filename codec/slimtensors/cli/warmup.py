@@ -52,7 +52,7 @@ def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     import numpy as np
 
     from slimtensors.codecs.straight import look_up_at_once
-    from slimtensors.planner import PRESETS
+    from slimtensors.planning.planner import PRESETS
 
     look_up_at_once()
     random = np.random.default_rng(0)
@@ -138,8 +138,8 @@ def _blocks_job(kind: str, random: np.random.Generator) -> Callable[[], None]:
 
         from slimtensors.gguf.blocks import BLOCKS, PREFIX
         from slimtensors.handle import safe_open
-        from slimtensors.inputs import ArrayInput
-        from slimtensors.store import store_bytes
+        from slimtensors.sources.inputs import ArrayInput
+        from slimtensors.writing.store import store_bytes
 
         block = next(block for block in BLOCKS.values() if block.name == kind)
         scales = random.integers(0, 4, (1 << 13, 1))
@@ -160,8 +160,8 @@ def _codes_job(random: np.random.Generator, name: str) -> Callable[[], None]:
         import numpy as np
 
         from slimtensors.handle import safe_open
-        from slimtensors.inputs import ArrayInput
-        from slimtensors.store import store_bytes
+        from slimtensors.sources.inputs import ArrayInput
+        from slimtensors.writing.store import store_bytes
 
         rows = random.standard_normal((512, 512)) ** 3 * np.exp2(np.arange(512)[:, None] % 4)
         blocks = rows.reshape(-1, 64)
@@ -183,8 +183,8 @@ def _cast_job(array: np.ndarray[Any, Any]) -> Callable[[], None]:
 
     def job() -> None:
         from slimtensors.handle import safe_open
-        from slimtensors.inputs import ArrayInput
-        from slimtensors.store import store_bytes
+        from slimtensors.sources.inputs import ArrayInput
+        from slimtensors.writing.store import store_bytes
 
         pair = [ArrayInput("wide", array), ArrayInput("narrow", _cast(array, "bfloat16"))]
         with safe_open(store_bytes(pair, None, "balanced", 1, self_check=False), threads=1) as file:

@@ -33,7 +33,7 @@ from slimtensors.expression import (
     Values,
 )
 from slimtensors.limits import PACK_TENSOR_BYTES
-from slimtensors.reading import TensorFile, open_file
+from slimtensors.reading.tensors import TensorFile, open_file
 
 __all__ = ["explain"]
 

@@ -13,11 +13,11 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.chunk import find_affine
 from slimtensors.container.digest import new_identity
 from slimtensors.dtypes import CASTABLE, DType, bytes_of
-from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import casts as kernels
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.status import OK
 from slimtensors.limits import CHUNK_BYTES
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["FoundCast", "find_casts"]
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from slimtensors.dtypes import DType
 from slimtensors.expression import Bits, ClassContext, Part
-from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import scales
 from slimtensors.kernels.cpu.scales import SCALE
 from slimtensors.kernels.status import must
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["MANTISSA", "Classes", "fit_classes", "upper_median", "with_classes"]
 

@@ -16,8 +16,8 @@ from slimtensors.codecs.place import Place
 from slimtensors.detect import lattice
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Bits, Decimal, Gather, Mul, Part, Sparse, Sum, Trellis
-from slimtensors.inputs import Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Structure", "Table", "find_structure"]
 

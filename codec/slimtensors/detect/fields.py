@@ -16,7 +16,7 @@ from slimtensors.codecs.records import cut
 from slimtensors.detect.classes import Classes
 from slimtensors.detect.fitting import logarithm
 from slimtensors.expression import MAX_TABLES, Field, FieldLines, FieldScale, Record, Span
-from slimtensors.inputs import Input, unit_count
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = [
     "LEAST_RECORD", "SCALE", "Lined", "fields_of", "in_steps", "likelihoods", "means", "middle", "pieces", "record_of",

@@ -28,10 +28,10 @@ from slimtensors.detect.whole_rows import (
 )
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
-from slimtensors.inputs import Input
 from slimtensors.kernels.cpu import directions
 from slimtensors.kernels.cpu.mean import ZERO, scale_columns
 from slimtensors.kernels.status import must
+from slimtensors.sources.inputs import Input
 
 __all__ = ["Means", "fit_means", "with_mean"]
 

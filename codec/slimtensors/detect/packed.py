@@ -31,8 +31,8 @@ from slimtensors.detect.fitting import Blocks, Fitted, fitted
 from slimtensors.detect.scaled import Known, Scale, find_scaled
 from slimtensors.expression import MAX_TABLES, Bits, Record
 from slimtensors.expression.limits import MAX_RECORD
-from slimtensors.inputs import Input
 from slimtensors.limits import CHUNK_BYTES
+from slimtensors.sources.inputs import Input
 
 __all__ = ["Packed", "find_packed"]
 

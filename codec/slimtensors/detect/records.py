@@ -12,7 +12,7 @@ from slimtensors.codecs.place import Place
 from slimtensors.codecs.records import cut, less_means
 from slimtensors.expression import MAX_TABLES, FieldContext, Record
 from slimtensors.expression.limits import MAX_MEAN, MAX_WIDTH
-from slimtensors.inputs import Input, unit_count
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["with_context"]
 

@@ -30,7 +30,7 @@ from slimtensors.detect.fields import (
 from slimtensors.detect.fitting import Blocks, Fitted, fitted, smooth
 from slimtensors.expression import MAX_TABLES, FieldScale, Record
 from slimtensors.expression.limits import MAX_RECORD, MAX_RUNS
-from slimtensors.inputs import Input, unit_count
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Known", "Scale", "Scaled", "by_module", "find_scaled", "scales_of"]
 

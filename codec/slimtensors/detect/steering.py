@@ -16,7 +16,7 @@ from slimtensors.detect.classes import MANTISSA, Classes, fit_classes, with_clas
 from slimtensors.detect.means import Means, fit_means, with_mean
 from slimtensors.dtypes import DType
 from slimtensors.expression import MAX_FACTOR_CLASSES, Bits, FactorContext, Part
-from slimtensors.inputs import ArrayInput, Input, unit_count
+from slimtensors.sources.inputs import ArrayInput, Input, unit_count
 
 __all__ = ["Steering", "find_steering", "in_memory"]
 

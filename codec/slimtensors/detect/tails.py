@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from slimtensors.inputs import Input
+from slimtensors.sources.inputs import Input
 
 __all__ = ["row_flags", "trailing_zeros"]
 

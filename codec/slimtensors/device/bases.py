@@ -18,7 +18,7 @@ from slimtensors.device.results import Digesting, digests_of, list_digests
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.errors import BaseError
 from slimtensors.expression import Delta, Stored, Sum
-from slimtensors.reading import TensorFile
+from slimtensors.reading.tensors import TensorFile
 from slimtensors.threads import run_all
 
 __all__ = [

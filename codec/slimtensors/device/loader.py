@@ -29,7 +29,7 @@ from slimtensors.device.telling import tell
 from slimtensors.device.uploads import Uploads
 from slimtensors.errors import ChecksumError, FormatError
 from slimtensors.expression import Bits, Sparse
-from slimtensors.reading import TensorFile
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["Loader"]
 

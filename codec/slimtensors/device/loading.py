@@ -18,8 +18,8 @@ from slimtensors.device.tasks import segments_of
 from slimtensors.device.telling import DecodedOnCpuWarning, tell
 from slimtensors.device.uploads import Uploads
 from slimtensors.kernels.cuda.decode import Layout
-from slimtensors.reading import TensorFile
-from slimtensors.scheduling import Piece
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["DecodedOnCpuWarning", "Filling", "Kept", "Resident", "begin_fill", "fill_device"]
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.device.backend import Buffer
-from slimtensors.reading import TensorFile
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["Part", "Segment", "Task", "segments_of"]
 

@@ -13,8 +13,8 @@ from slimtensors.container.source import ByteSource
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, TruncatedError
 from slimtensors.gguf.blocks import BLOCKS, PREFIX
-from slimtensors.inputs import Located, SourceFile, lay_open
 from slimtensors.limits import MAX_ELEMENTS, MAX_NAME_BYTES, MAX_TENSORS
+from slimtensors.sources.inputs import Located, SourceFile, lay_open
 
 __all__ = ["read_gguf"]
 

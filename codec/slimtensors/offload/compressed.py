@@ -19,9 +19,9 @@ from slimtensors.offload.checked import Checked
 from slimtensors.offload.hooks import Host, check_fits, compressed_backend, hosted, load_others
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
+from slimtensors.on_torch.tensors import as_base
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
-from slimtensors.torch_tensors import as_base
 
 __all__ = ["CompressedEmbedding", "CompressedLayers", "CompressedLinear", "keep_compressed"]
 

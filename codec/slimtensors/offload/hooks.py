@@ -19,12 +19,12 @@ from slimtensors.errors import UsageError
 from slimtensors.offload.checked import Checked, Run, replace_forward
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
-from slimtensors.reading import TensorFile
-from slimtensors.shards import weight_files
+from slimtensors.on_torch.modules import load_model
+from slimtensors.on_torch.tensors import as_base, check_device, torch_dtype
+from slimtensors.reading.tensors import TensorFile
+from slimtensors.sources.shards import weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
-from slimtensors.torch_modules import load_model
-from slimtensors.torch_tensors import as_base, check_device, torch_dtype
 
 __all__ = ["Host", "Offloaded", "check_fits", "compressed_backend", "hosted", "load_others", "offload"]
 

@@ -11,9 +11,9 @@ import torch
 from slimtensors.container.reader import Verify
 from slimtensors.numpy import whole_array
 from slimtensors.offload.hooks import Host, hosted
+from slimtensors.on_torch.tensors import as_base, from_array
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
-from slimtensors.torch_tensors import as_base, from_array
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -11,9 +11,9 @@ from slimtensors.container.source import aligned_empty
 from slimtensors.device.backend import Backend
 from slimtensors.device.uploads import Uploads
 from slimtensors.numpy import array_shape, as_array
-from slimtensors.reading import Load, TensorFile, load_all
-from slimtensors.scheduling import Piece
-from slimtensors.torch_tensors import from_array, torch_dtype
+from slimtensors.on_torch.tensors import from_array, torch_dtype
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import Load, TensorFile, load_all
 
 if TYPE_CHECKING:
     from slimtensors.device.loading import Filling, Kept

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from slimtensors.offload.memory import HostMemory, Memory, Place
-from slimtensors.reading import TensorFile
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["ALIGNMENT", "Slots", "size_of"]
 

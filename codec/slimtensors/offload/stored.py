@@ -11,9 +11,9 @@ import torch
 from slimtensors.container.source import aligned_empty
 from slimtensors.errors import UsageError
 from slimtensors.numpy import as_array
-from slimtensors.reading import TensorFile
-from slimtensors.scheduling import Piece
-from slimtensors.torch_tensors import from_array, torch_dtype
+from slimtensors.on_torch.tensors import from_array, torch_dtype
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["Buffer", "StoredWeight"]
 

@@ -11,9 +11,9 @@ import torch
 from slimtensors.device.backend import Backend
 from slimtensors.numpy import array_shape
 from slimtensors.offload.stored import StoredWeight
-from slimtensors.reading import TensorFile
-from slimtensors.torch_device import range_there, read_there
-from slimtensors.torch_tensors import torch_dtype
+from slimtensors.on_torch.device import range_there, read_there
+from slimtensors.on_torch.tensors import torch_dtype
+from slimtensors.reading.tensors import TensorFile
 
 if TYPE_CHECKING:
     from slimtensors.device.loading import Filling

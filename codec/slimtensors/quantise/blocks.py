@@ -13,10 +13,10 @@ from slimtensors.codecs import lookup
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.dtypes import DType
 from slimtensors.expression import Gather, Mul
-from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu.quantise import LANES
 from slimtensors.limits import MIN_RUN
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Blocks", "Codes", "units_of_codes"]
 

@@ -19,11 +19,11 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Gather, Mul
-from slimtensors.inputs import Input
 from slimtensors.kernels.cpu import bounds, trellis
 from slimtensors.kernels.status import must
 from slimtensors.limits import MAX_PALETTE
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
+from slimtensors.sources.inputs import Input
 
 __all__ = ["Bounded", "absolute", "relative"]
 

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 
-from slimtensors.differing import MatchedBase
 from slimtensors.errors import UsageError
-from slimtensors.inputs import Input, unit_count
+from slimtensors.planning.differing import MatchedBase
 from slimtensors.quantise.asking import NO_BASE, NoneFitsError
 from slimtensors.quantise.bounded import Bounded
 from slimtensors.quantise.difference import BitDelta, OfDifference
@@ -17,6 +16,7 @@ from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.low_rank import LQER
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import grid_of, quantisers_of
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Quantise", "chosen", "none_can", "quantised"]
 

@@ -20,7 +20,7 @@ from slimtensors.detect.classes import Classes, fit_classes
 from slimtensors.detect.codes import Table
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import MAX_TABLES, Bits, FieldClass, Trellis
-from slimtensors.inputs import Input, unit_count
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["class_tables", "with_classes"]
 

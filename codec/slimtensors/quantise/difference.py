@@ -17,13 +17,13 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.codecs.sums import on_base
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.codes import Structure, codes
-from slimtensors.differing import MatchedBase
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import Gather, Mul, Sum, Trellis
-from slimtensors.inputs import Input, unit_count
+from slimtensors.planning.differing import MatchedBase
 from slimtensors.quantise.blocks import units_of_codes
 from slimtensors.quantise.grid import Grid, power_of
 from slimtensors.quantise.quantiser import Quantised, Quantiser, floats_of, side
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["BitDelta", "Difference", "OfDifference"]
 

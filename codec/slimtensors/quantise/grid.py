@@ -25,12 +25,12 @@ from slimtensors.detect.codes import Structure
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Bits, Part, Trellis
-from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.kernels.cpu.blocks import LANES
 from slimtensors.kernels.cpu.directions import add_squares
 from slimtensors.kernels.status import must
 from slimtensors.quantise.classed import class_tables, with_classes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
+from slimtensors.sources.inputs import ArrayInput, Input, unit_count
 
 __all__ = ["Grid", "Seen", "Steps", "chunk_of", "least_step", "power_of", "quantised_part"]
 

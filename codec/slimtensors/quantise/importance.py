@@ -23,10 +23,10 @@ import numpy.typing as npt
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import CASTABLE, DTYPES
 from slimtensors.errors import UsageError
-from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.choosing import Quantise, chosen
 from slimtensors.quantise.grid import Steps
 from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Importance", "importances", "stray", "weighed"]
 

@@ -37,11 +37,11 @@ from slimtensors.detect.subspace import (
 )
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_PRODUCT_SHIFT, Bits, LowRank, Part, Sum, Trellis
-from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.kernels.cpu import directions, fit
 from slimtensors.kernels.status import must
 from slimtensors.quantise.grid import CELL, Grid, Seen, quantised_part
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of
+from slimtensors.sources.inputs import ArrayInput, Input, unit_count
 
 __all__ = ["LQER", "Product", "Rest", "find_product"]
 

@@ -18,12 +18,12 @@ from slimtensors.codecs import layouts, lookup
 from slimtensors.codecs.casts import round_to_bf16
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.expression import Gather, Mul, Sparse
-from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import outliers as kernels
 from slimtensors.kernels.cpu.quantise import round_shifted
 from slimtensors.kernels.status import must
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 from slimtensors.quantise.rules import half
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["SpQR"]
 

@@ -15,8 +15,8 @@ from slimtensors.detect.codes import Structure, Table
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
 from slimtensors.expression import Bits, Sparse, Sum
-from slimtensors.inputs import Input, unit_count
 from slimtensors.quantise.errors import Errors
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Quantised", "QuantisedInput", "Quantiser", "floats_of", "side"]
 

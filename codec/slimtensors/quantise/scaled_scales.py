@@ -9,13 +9,13 @@ import numpy as np
 from slimtensors.codecs import lookup
 from slimtensors.detect.codes import Structure, codes
 from slimtensors.expression import Gather, Mul
-from slimtensors.inputs import Input, unit_count
 from slimtensors.kernels.cpu import quantise as kernels
 from slimtensors.kernels.cpu.search_scales import ROOM, RUN, search_scales
 from slimtensors.kernels.status import must
 from slimtensors.quantise.blocks import units_of_codes
 from slimtensors.quantise.quantiser import Floats, Quantised, floats_of, side
 from slimtensors.quantise.rules import float_codes, half, inverse, peaks
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["NVFP4", "Q4K"]
 

@@ -11,11 +11,10 @@ from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.container.layout import ALIGNMENT
-from slimtensors.differing import MatchedBase
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.expression import Trellis
-from slimtensors.inputs import Input, unit_count
+from slimtensors.planning.differing import MatchedBase
 from slimtensors.quantise.asking import NoneFitsError, Target
 from slimtensors.quantise.choosing import Quantise, chosen
 from slimtensors.quantise.difference import Difference
@@ -23,6 +22,7 @@ from slimtensors.quantise.grid import Grid, Seen, chunk_of, least_step, quantise
 from slimtensors.quantise.low_rank import LQER, Rest
 from slimtensors.quantise.quantiser import Quantiser
 from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
+from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["aimed"]
 

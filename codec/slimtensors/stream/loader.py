@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
 from slimtensors.errors import FormatError, TensorNotFoundError
-from slimtensors.reading import TensorFile
-from slimtensors.resolving import open_with
-from slimtensors.shards import weight_files
+from slimtensors.reading.tensors import TensorFile
+from slimtensors.sources.shards import weight_files
 from slimtensors.stream.ordered import AHEAD_BYTES, Ordered
 from slimtensors.stream.plan import Plan, Wanted, plan_items, want
 

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from slimtensors.container.source import Bytes
 from slimtensors.errors import UsageError
-from slimtensors.reading import TensorFile, first_threads, most_threads
-from slimtensors.scheduling import Destination, Job, jobs_of
+from slimtensors.reading.scheduling import Destination, Job, jobs_of
+from slimtensors.reading.tensors import TensorFile, first_threads, most_threads
 from slimtensors.stream.plan import Wanted
 from slimtensors.threads import Pipeline
 

@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from slimtensors.container.source import aligned_empty
 from slimtensors.errors import UsageError
-from slimtensors.reading import TensorFile
-from slimtensors.scheduling import Destination, Piece, Range
+from slimtensors.reading.scheduling import Destination, Piece, Range
+from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["Columns", "Plan", "Wanted", "plan_items", "want"]
 

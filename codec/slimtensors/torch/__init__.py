@@ -13,26 +13,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from slimtensors.applying import decode_over, sort_out
+from slimtensors.bases.matching import matched_bases
+from slimtensors.bases.resolving import open_with
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import to_map
 from slimtensors.device.choice import backend_for
 from slimtensors.errors import UsageError
-from slimtensors.matching import matched_bases
+from slimtensors.files.applying import decode_over, sort_out
+from slimtensors.files.overlaps import Held, check_memory
 from slimtensors.numpy import as_array, load_arrays
-from slimtensors.overlaps import Held, check_memory
-from slimtensors.quantised import Wanted, wanted_numbers
-from slimtensors.resolving import open_with
-from slimtensors.store import store, store_bytes
+from slimtensors.on_torch.ahead import as_decoded, source_there
+from slimtensors.on_torch.device import read_there
+from slimtensors.on_torch.importance import importance
+from slimtensors.on_torch.modules import load_model, save_model
+from slimtensors.on_torch.tensors import as_base, check_device, converter, from_array, tensor_inputs
+from slimtensors.reading.quantised import Wanted, wanted_numbers
 from slimtensors.stream.loader import Convert, Progress, Source, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
 from slimtensors.stream.plan import Plan
 from slimtensors.threads import thread_count
-from slimtensors.torch_ahead import as_decoded, source_there
-from slimtensors.torch_device import read_there
-from slimtensors.torch_importance import importance
-from slimtensors.torch_modules import load_model, save_model
-from slimtensors.torch_tensors import as_base, check_device, converter, from_array, tensor_inputs
+from slimtensors.writing.store import store, store_bytes
 
 __all__ = [
     "apply_delta", "importance", "load", "load_file", "load_model", "save", "save_file", "save_model",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from slimtensors.errors import UsageError
 from slimtensors.numpy import load_arrays
-from slimtensors.reading import TensorFile
-from slimtensors.slicing import read_slice
+from slimtensors.on_torch.tensors import as_base, from_array, torch_dtype
+from slimtensors.reading.slicing import read_slice
+from slimtensors.reading.tensors import TensorFile
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
-from slimtensors.torch_tensors import as_base, from_array, torch_dtype
 
 if TYPE_CHECKING:
     import torch

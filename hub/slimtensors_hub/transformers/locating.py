@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers.utils.hub import cached_file, cached_files
 
-from slimtensors.shards import SUFFIX, shard_names
+from slimtensors.sources.shards import SUFFIX, shard_names
 
 __all__ = ["HUB_ARGUMENTS", "find_weights"]
 

@@ -22,7 +22,7 @@ from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.memory import NAME
-from slimtensors.shards import is_index
+from slimtensors.sources.shards import is_index
 from slimtensors.torch import load, save
 from slimtensors_hub.saving import check_arguments, put_in_place
 

@@ -17,8 +17,8 @@ from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, units_of
 from slimtensors.numpy import whole_array
-from slimtensors.reading import TensorFile
-from slimtensors.slicing import read_slice
+from slimtensors.reading.slicing import read_slice
+from slimtensors.reading.tensors import TensorFile
 from slimtensors.torch.distributed import values
 
 __all__ = ["AssembledInput", "OpenCheckpoint"]

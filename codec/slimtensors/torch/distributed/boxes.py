@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-from slimtensors.scheduling import Destination, Piece, Range
+from slimtensors.reading.scheduling import Destination, Piece, Range
 from slimtensors.stream.plan import Columns
 
 __all__ = ["Box", "lay_out"]

@@ -13,26 +13,26 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from slimtensors.bases import StoredInput, weight_files
+from slimtensors.bases.tensors import StoredInput, weight_files
 from slimtensors.checkpoint.commit import check_place
 from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, Entry, Manifest, file_name
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.container.source import open_source
 from slimtensors.container.writer import Output
-from slimtensors.destinations import write_to
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.inputs import ArrayInput, Input, unit_count
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.reading import open_file
-from slimtensors.safetensors_file import plain_header, read_safetensors
-from slimtensors.store import store
+from slimtensors.on_torch.tensors import from_array, torch_dtype
+from slimtensors.reading.tensors import open_file
+from slimtensors.sources.inputs import ArrayInput, Input, unit_count
+from slimtensors.sources.safetensors_file import plain_header, read_safetensors
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.assembled import OpenCheckpoint
 from slimtensors.torch.distributed.stock import METADATA, StockCheckpoint, write_stock
-from slimtensors.torch_tensors import from_array, torch_dtype
+from slimtensors.writing.destinations import write_to
+from slimtensors.writing.store import store
 
 __all__ = ["Kind", "convert_checkpoint"]
 

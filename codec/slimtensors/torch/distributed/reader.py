@@ -31,13 +31,13 @@ from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import whole_array
-from slimtensors.reading import TensorFile, load_all
-from slimtensors.scheduling import Destination
-from slimtensors.slicing import read_slice
+from slimtensors.on_torch.tensors import from_array, our_dtype, torch_dtype
+from slimtensors.reading.scheduling import Destination
+from slimtensors.reading.slicing import read_slice
+from slimtensors.reading.tensors import TensorFile, load_all
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.boxes import destination, lay_out
-from slimtensors.torch_tensors import from_array, our_dtype, torch_dtype
 
 __all__ = ["StorageReader"]
 

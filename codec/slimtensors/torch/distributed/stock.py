@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, LimitError, UsageError
+from slimtensors.on_torch.tensors import our_dtype, tensor_inputs
 from slimtensors.torch.distributed import values
-from slimtensors.torch_tensors import our_dtype, tensor_inputs
 
 __all__ = ["METADATA", "StockCheckpoint", "StockInput", "write_stock"]
 

@@ -18,19 +18,19 @@ from torch.distributed.checkpoint.storage import StorageWriter as TorchStorageWr
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
+from slimtensors.bases.matching import matched_bases
 from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing_ranks
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, File, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
-from slimtensors.inputs import ArrayInput, Input
 from slimtensors.limits import MAX_BASE_DEPTH
-from slimtensors.matching import matched_bases
-from slimtensors.planner import check_preset
+from slimtensors.on_torch.tensors import our_dtype, tensor_inputs
+from slimtensors.planning.planner import check_preset
+from slimtensors.sources.inputs import ArrayInput, Input
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.ranks import Ranks, RanksMissingError
-from slimtensors.torch_tensors import our_dtype, tensor_inputs
 
 __all__ = ["StorageWriter"]
 

@@ -1,0 +1,286 @@
+"""Where a file's bases are found: in what the caller names, then in folders searched by digest. No network."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+
+from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
+from slimtensors.container.header import Base
+from slimtensors.container.reader import Verify
+from slimtensors.errors import BaseError, SlimtensorsError
+from slimtensors.limits import MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
+from slimtensors.reading.tensors import TensorFile, open_file
+
+__all__ = ["BASE_DIR_VARIABLE", "BaseDir", "Found", "Resolver", "open_with", "search_folders"]
+
+Units = npt.NDArray[Any]
+
+BASE_DIR_VARIABLE = "SLIMTENSORS_BASE_DIR"
+
+
+class BaseDir(NamedTuple):
+    """A folder that is searched, at any depth, for tensors with the digests wanted; as one of the bases given."""
+
+    path: str | os.PathLike[str]
+
+
+class Found(NamedTuple):
+    """A base that is there. `depth`: how many deltas lead to plain bytes."""
+
+    tensor: BaseTensor
+    depth: int
+
+
+class _Entry(NamedTuple):
+    """A tensor seen in a folder, whose file is closed again."""
+
+    path: Path
+    tensor: BaseTensor
+
+
+def search_folders() -> list[BaseDir]:
+    """Those of the environment."""
+    return [BaseDir(path) for path in os.environ.get(BASE_DIR_VARIABLE, "").split(os.pathsep) if path]
+
+
+def open_with(
+    target: Any, base: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None
+) -> TensorFile:
+    """Open a slimtensors file whose bases come from `base` (see `Resolver`) and from the folders of the environment."""
+    resolver = Resolver(base)
+    try:
+        return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver)
+    except BaseException:
+        resolver.close()
+        raise
+
+
+class Resolver:
+    """Finds bases, and reads them. Safe to use from several threads.
+
+    base: a file or folder of either kind, bytes, a file object, an object with ranged reads, a mapping from names to
+    arrays, a `BaseDir`, a function from a `Base` to one of these or None; or a list of such, tried in order.
+
+    What is found by name in a base that was given is not hashed as a whole: every chunk of a delta states the digest
+    of what it needs.
+    """
+
+    def __init__(self, base: Any = None) -> None:
+        given = base if isinstance(base, list) else [] if base is None else [base]
+        self._given = [each for each in given if not isinstance(each, BaseDir)]
+        self._folders = [each for each in given if isinstance(each, BaseDir)] + search_folders()
+        self._found: dict[bytes, Found] = {}
+        self._models: dict[object, BaseModel] = {}  # open, by path or by what was given
+        self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
+        self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
+        self._seen: dict[str, list[_Entry]] = {}  # by folder
+        self._lock = threading.RLock()
+        self._tried = 0  # in this search, chains and all
+
+    def read(self, _index: int, base: Base, start: int, count: int) -> Units:
+        """Units [start, start + count) of a base. Raises BaseError if it is not to be had."""
+        return self.find(base).tensor.tensor.read(start, count)
+
+    def stored(self, base: Base) -> tuple[TensorFile, int] | None:
+        """Where a slimtensors file has a base; None if it is elsewhere. Raises BaseError."""
+        found = self.find(base).tensor.tensor
+        return found.where if isinstance(found, StoredInput) else None
+
+    def close(self) -> None:
+        """Close what was opened in the search; the resolver can be used again."""
+        with self._lock:
+            self._found.clear()
+            self._depths.clear()
+            self._files.clear()
+            for model in self._models.values():
+                model.close()
+            self._models.clear()
+
+    def find(self, base: Base, above: tuple[bytes, ...] = ()) -> Found:
+        """The tensor with this identity. `above`: identities of the deltas that lead here. Raises BaseError."""
+        known = self._found.get(base.identity)
+        if known is not None:  # asked for at every chunk: without the lock
+            return known
+        with self._lock:
+            if base.identity in self._found:
+                return self._found[base.identity]
+            notes: list[str] = []
+            if not above:
+                self._tried = 0
+            for tensor in self._candidates(base, notes):
+                self._tried += 1
+                if self._tried > MAX_TRIED_BASES:
+                    raise BaseError(f"{base}: too many tensors claim to be it")
+                try:
+                    found = self._accept(tensor, (*above, base.identity))
+                except BaseError as error:
+                    notes.append(str(error))
+                    continue
+                self._found[base.identity] = found
+                return found
+            raise BaseError(f"{base} was not found{_join(notes)}")
+
+    def check_depth(self, tensor: BaseTensor) -> None:
+        """Raises BaseError unless a file that is made against this tensor could be read."""
+        if any(base.identity == tensor.identity() for base in tensor.bases):
+            self.find(tensor.as_base())  # it is what its base was: one further down the chain has to hold it
+        elif tensor.bases:
+            self._accept(tensor, (tensor.identity(),))
+
+    def files_of(self, tensor: BaseTensor) -> frozenset[tuple[int, int]]:
+        """The local files that a tensor is read from, those of its bases among them, as `file_identity` tells them.
+
+        For one that `check_depth` has let pass: there is no cycle.
+        """
+        own = frozenset() if tensor.file is None else frozenset([tensor.file])
+        if not tensor.bases:
+            return own
+        with self._lock:
+            known = self._files.get(id(tensor.bases))
+            if known is None:
+                below = frozenset().union(*(self.files_of(self.find(base).tensor) for base in tensor.bases))
+                known = self._files[id(tensor.bases)] = tensor.bases, below
+        return own | known[1]
+
+    def _accept(self, tensor: BaseTensor, above: tuple[bytes, ...]) -> Found:
+        """Whether a tensor leads to plain bytes: not by way of itself, and not too deep."""
+        if not tensor.bases:
+            return Found(tensor, 0)
+        known = self._depths.get(id(tensor.bases))
+        if known is None:
+            if any(base.identity in above for base in tensor.bases):
+                raise BaseError(f"{tensor.where} makes it from a base that is made from it: a cycle")
+            if len(above) >= MAX_BASE_DEPTH:
+                raise BaseError(f"more than {MAX_BASE_DEPTH} deltas on top of each other; `flatten` one of them")
+            depth = max(self.find(base, above).depth for base in tensor.bases) + 1
+            known = self._depths[id(tensor.bases)] = tensor.bases, depth
+        depth = known[1]
+        if depth + len(above) > MAX_BASE_DEPTH:
+            raise BaseError(f"more than {MAX_BASE_DEPTH} deltas on top of each other; `flatten` one of them")
+        return Found(tensor, depth)
+
+    def _candidates(self, base: Base, notes: list[str]) -> Iterator[BaseTensor]:
+        for given in self._given:
+            try:
+                model = self._model_of(given, base)
+            except BaseError as error:  # of a function that has no more to say
+                notes.append(str(error))
+                continue
+            if model is not None:
+                yield from _in_model(model, base, notes)
+        for folder in self._folders:
+            yield from self._in_folder(folder, base)
+
+    def _model_of(self, given: Any, base: Base) -> BaseModel | None:
+        known = self._models.get(id(given))
+        if known is not None:  # opened already, as are arrays and open files for each base but the first
+            return known
+        if callable(given) and not isinstance(given, Mapping):
+            given = given(base)
+            if given is None:
+                return None
+        return self._open(given)
+
+    def _open(self, target: Any) -> BaseModel:
+        key: object = str(target) if isinstance(target, (str, os.PathLike)) else id(target)
+        if key not in self._models:
+            self._models[key] = open_base(target, self)
+        return self._models[key]
+
+    def _in_folder(self, folder: BaseDir, base: Base) -> Iterator[BaseTensor]:
+        """Stated identities first; then tensors of the right dtype and shape, hashed, the likeliest first."""
+        entries = self._entries(folder)
+        known = [entry for entry in entries if entry.tensor.stored == base.identity]
+        for entry in sorted(known, key=lambda entry: bool(entry.tensor.bases)):
+            yield self._open(entry.path).tensors[entry.tensor.name]
+        alike = [entry for entry in entries if entry.tensor.stored is None and _alike(entry.tensor, base)]
+        for entry in sorted(alike, key=lambda entry: (*_unlikely(entry.tensor, base), str(entry.path))):
+            fresh = str(entry.path) not in self._models
+            tensor = self._open(entry.path).tensors[entry.tensor.name]
+            if tensor.identity() == base.identity:
+                yield tensor
+            elif fresh:  # or a large folder would take all the files that a process may open
+                self._models.pop(str(entry.path)).close()
+
+    def _entries(self, folder: BaseDir) -> list[_Entry]:
+        """What the weight files of a folder hold, from their headers. Files that cannot be read are passed over."""
+        key = os.fspath(folder.path)
+        if key not in self._seen:
+            found: list[_Entry] = []
+            for path in _walk(Path(key)):
+                try:
+                    model = open_base(path, self)
+                except (SlimtensorsError, OSError):
+                    continue
+                found += [_Entry(path, tensor) for tensor in model.tensors.values()]
+                model.close()
+            self._seen[key] = found
+        return self._seen[key]
+
+
+class KnownBases:
+    """Bases that the caller has at hand, by identity."""
+
+    def __init__(self, reads: Mapping[bytes, Callable[[int, int], Units]]) -> None:
+        self._reads = reads
+
+    def read(self, _index: int, base: Base, start: int, count: int) -> Units:
+        """Units [start, start + count) of a base. Raises BaseError."""
+        if base.identity not in self._reads:
+            raise BaseError(f"{base} is not among the arrays given")
+        return self._reads[base.identity](start, count)
+
+    def stored(self, _base: Base) -> None:
+        """They are in memory."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+
+def _in_model(model: BaseModel, base: Base, notes: list[str]) -> Iterator[BaseTensor]:
+    """A tensor of a base that the caller named: by stated identity, else by name, else by hashing."""
+    yield from model.stating.get(base.identity, ())
+    namesake = model.tensors.get(base.hints.get("tensor", ""))
+    if namesake is not None and namesake.stored is None and _alike(namesake, base):
+        yield namesake
+        return
+    for tensor in model.tensors.values():
+        if tensor.stored is None and _alike(tensor, base) and tensor.identity() == base.identity:
+            yield tensor
+    if namesake is None:
+        notes.append(f"{model.label} does not hold it")
+    elif not _alike(namesake, base):
+        notes.append(f"{model.label} holds another one of that name, {namesake.dtype.name}{list(namesake.shape)}")
+    elif namesake.identity() != base.identity:  # else it was tried, and a note says why it does not do
+        notes.append(f"{model.label} holds another one of that name, with identity {namesake.identity().hex()}")
+
+
+def _alike(tensor: BaseTensor, base: Base) -> bool:
+    return tensor.dtype == base.dtype and tensor.shape == base.shape
+
+
+def _unlikely(tensor: BaseTensor, base: Base) -> tuple[bool, bool]:
+    return tensor.name != base.hints.get("tensor"), tensor.hints.get("file") != base.hints.get("file")
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Weight files below a folder, in order; links to folders are not followed, so that there are no circles."""
+    seen = 0
+    for here, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(SUFFIXES):
+                seen += 1
+                if seen > MAX_SEARCHED_FILES:
+                    return
+                yield Path(here, name)
+
+
+def _join(notes: list[str]) -> str:
+    return f" ({'; '.join(dict.fromkeys(notes))})" if notes else ""

@@ -1,0 +1,291 @@
+"""The tensors of a base: of a file, of a folder, sharded or not, or of arrays in memory."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.container.digest import new_identity
+from slimtensors.container.header import Base
+from slimtensors.container.remote import is_remote, last_part, list_remote
+from slimtensors.container.source import ByteSource, aligned_empty, open_source
+from slimtensors.container.system import file_identity
+from slimtensors.dtypes import DType, bytes_of
+from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.expression import bases_of
+from slimtensors.limits import CHUNK_BYTES
+from slimtensors.reading.scheduling import Piece
+from slimtensors.reading.tensors import BaseSource, TensorFile, open_from
+from slimtensors.sources.inputs import ArrayInput, Input, unit_count
+from slimtensors.sources.recognise import what_is
+from slimtensors.sources.safetensors_file import read_safetensors
+from slimtensors.sources.shards import is_index, remote_shards
+
+__all__ = ["BaseModel", "BaseTensor", "StoredInput", "delta_base", "open_base", "weight_files"]
+
+Units = npt.NDArray[Any]
+
+SUFFIXES = (".safetensors", ".slimtensors")
+# The Hub's cache: models--OWNER--NAME/snapshots/REVISION/FILE.
+_CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")
+
+_PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/(.+)")
+
+_hashes: dict[Hashable, bytes] = {}  # identities taken by this process, by file, its state and the range
+_hashes_lock = threading.Lock()
+
+
+class StoredInput:
+    """A tensor of a slimtensors file, as an input of another file."""
+
+    def __init__(self, file: TensorFile, index: int) -> None:
+        tensor = file.header.tensors[index]
+        self.name, self.dtype, self.shape = tensor.name, tensor.dtype, tensor.shape
+        self.encoding, self.lossy = tensor.encoding, tensor.lossy
+        self._file, self._index = file, index
+
+    @property
+    def place(self) -> Hashable:
+        return id(self._file), self._file.header.target(self._index)
+
+    @property
+    def where(self) -> tuple[TensorFile, int]:
+        """The file, and the position there."""
+        return self._file, self._index
+
+    def read(self, start: int, count: int) -> Units:
+        """Units [start, start + count), decoded in the caller's thread."""
+        out = aligned_empty(count * self.dtype.unit_bytes).view(self.dtype.unit)
+        self._file.fill([Piece(self._index, start, out)], 1)
+        return out
+
+
+class BaseTensor(NamedTuple):
+    """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `bases`: what must be
+    had to read it. `key`: under which a computed identity is kept, if its bytes cannot change unseen. `file`: the local
+    file that it is read from, as `file_identity` tells it.
+    """
+
+    tensor: Input
+    where: str
+    hints: dict[str, str]
+    stored: bytes | None = None
+    bases: tuple[Base, ...] = ()
+    key: Hashable = None
+    file: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.tensor.name
+
+    @property
+    def dtype(self) -> DType:
+        return self.tensor.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    def identity(self) -> bytes:
+        """BLAKE3 of its bytes: as stated, or taken now."""
+        if self.stored is not None:
+            return self.stored
+        with _hashes_lock:
+            found = _hashes.get(self.key) if self.key is not None else None
+        if found is None:
+            found = _hash(self.tensor)
+            if self.key is not None:
+                with _hashes_lock:
+                    _hashes[self.key] = found
+        return found
+
+    def as_base(self) -> Base:
+        """What a header says of it."""
+        return Base(self.dtype, self.shape, self.identity(), {"tensor": self.name, **self.hints})
+
+
+class BaseModel:
+    """Tensors by name, and the files that they are read from."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.tensors: dict[str, BaseTensor] = {}
+        self.stating: dict[bytes, list[BaseTensor]] = {}  # those whose file states their identity, by it
+        self._close: list[Callable[[], None]] = []
+
+    def add(self, tensor: BaseTensor) -> None:
+        """The first tensor of a name counts."""
+        if tensor.name not in self.tensors:
+            self.tensors[tensor.name] = tensor
+            if tensor.stored is not None:
+                self.stating.setdefault(tensor.stored, []).append(tensor)
+
+    def on_close(self, close: Callable[[], None]) -> None:
+        self._close.append(close)
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+        while self._close:
+            self._close.pop()()
+
+
+def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
+    """Open what a caller names as base: a file or folder (or the index of its shards), bytes, a file object, an object
+    with ranged reads, a mapping from names to arrays. bases: where the base's own bases come from.
+
+    Raises UsageError for anything else, NotSlimtensorsError for a file of another kind.
+    """
+    if isinstance(target, Mapping):
+        model = BaseModel("the arrays given as base")
+        for name, array in target.items():
+            if not isinstance(array, (np.ndarray, np.generic)):
+                raise UsageError(f"base tensor {name!r} is a {type(array).__name__}, not a NumPy array")
+            model.add(BaseTensor(ArrayInput(name, np.asarray(array)), model.label, {}))
+        return model
+    if isinstance(target, tuple) and all(isinstance(item, ArrayInput) for item in target):
+        model = BaseModel("the arrays given as base")
+        for item in target:
+            model.add(BaseTensor(item, model.label, {}))
+        return model
+    model = BaseModel(os.fspath(target) if isinstance(target, (str, os.PathLike)) else "the base")
+    try:
+        if is_remote(target):
+            for name in _remote_weights(target):
+                _add_file(model, name, name, bases)
+        elif isinstance(target, (str, os.PathLike)):
+            for path in weight_files(Path(target)):
+                _add_file(model, path, path, bases)
+        else:
+            _add_file(model, target, None, bases)
+    except BaseException:
+        model.close()
+        raise
+    return model
+
+
+def weight_files(path: Path) -> list[Path]:
+    """The weight files that a path stands for; those of a folder's top level, or if it has none those below it.
+
+    Where both kinds hold a model, .safetensors come first: no decoding.
+    """
+    if any(is_index(path.name, suffix) for suffix in SUFFIXES):
+        path.stat()  # raises for a path that leads nowhere
+        path = path.parent
+    if not path.is_dir():
+        return [path]
+    for names in (path.iterdir(), path.rglob("*")):
+        found = sorted(each for each in names if each.suffix in SUFFIXES and each.is_file())
+        if found:
+            return sorted(found, key=lambda each: SUFFIXES.index(each.suffix))
+    raise NotSlimtensorsError(f"{path} holds no *.safetensors or *.slimtensors file, so it is no base")
+
+
+def _remote_weights(name: str) -> list[str]:
+    """As `weight_files`, of a name elsewhere."""
+    suffix = next((each for each in SUFFIXES if is_index(last_part(name), each)), None)
+    if suffix is not None:
+        return list(remote_shards(name, suffix))
+    found = list_remote(name)
+    if found is None:
+        return [name]
+    weights = [each for each in found if each.endswith(SUFFIXES)]
+    if not weights:
+        raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
+    return sorted(weights, key=lambda each: SUFFIXES.index("." + each.rpartition(".")[2]))
+
+
+def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None) -> None:
+    source: ByteSource = open_source(target)
+    try:
+        kind, advice = what_is(source)
+    except BaseException:
+        source.close()
+        raise
+    # A source elsewhere knows by now which commit it reads.
+    hints = {} if path is None else _hints(getattr(source, "name", path))
+    local = file_identity(path) if isinstance(path, Path) else None
+    if kind == "slimtensors":
+        file = open_from(source, bases=None if bases is None else _Borrowed(bases))
+        model.on_close(file.close)
+        needed = _needed(file)
+        for i, tensor in enumerate(file.header.tensors):
+            if tensor.units:
+                stream = file.header.tensor_stream[file.header.holder(i)]
+                assert stream is not None
+                held = StoredInput(file, i)
+                model.add(BaseTensor(held, source.label, hints, file.reader.identities[i], needed[stream], file=local))
+        return
+    model.on_close(source.close)
+    if kind == "gguf":
+        kind = "a GGUF file"
+    if kind not in ("safetensors", "of an unknown kind"):
+        raise NotSlimtensorsError(
+            f"the base {source.label} is neither safetensors nor slimtensors but {kind}"
+            + (f"; {advice}" if advice else "")
+        )
+    state = _state(path)
+    for each in read_safetensors(source).inputs:
+        if unit_count(each):
+            key = None if state is None else (*state, each.offset, each.dtype.name, each.shape)
+            model.add(BaseTensor(each, source.label, hints, key=key, file=local))
+
+
+class _Borrowed:
+    """A source of bases that does not end with the file that it is lent to."""
+
+    def __init__(self, bases: BaseSource) -> None:
+        self.read, self.stored = bases.read, bases.stored
+
+    def close(self) -> None:
+        """Its owner closes it."""
+
+
+def delta_base(file: TensorFile, index: int) -> Base | None:
+    """What a tensor of a slimtensors file is a delta from."""
+    holder = file.header.holder(index)
+    number = file.header.tensor_stream[holder]
+    bases = () if number is None else bases_of(file.header.streams[number].expression)
+    return file.header.bases[bases[file.header.pack_member.get(holder, 0)]] if bases else None
+
+
+def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
+    """By stream, what must be had to read it: the tensors of a pack need the bases of all of them."""
+    header = file.header
+    return [tuple(header.bases[base] for base in bases_of(stream.expression)) for stream in header.streams]
+
+
+def _state(path: Path | str | None) -> tuple[Hashable, ...] | None:
+    """What changes when a file does."""
+    if path is None or isinstance(path, str):  # what lies elsewhere may change unseen
+        return None
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _hints(path: Path | str) -> dict[str, str]:
+    """For people: where the base came from. Nothing here is ever opened."""
+    if isinstance(path, str):
+        pinned = _PINNED.match(path)
+        if pinned is None:
+            return {"file": last_part(path)}
+        return {"file": pinned[3], "repository": pinned[1], "revision": pinned[2]}
+    hints = {"file": path.name}
+    cached = _CACHED.search(Path(os.path.abspath(path)).as_posix())  # noqa: PTH100 # not through the cache's links
+    if cached:
+        hints = {"file": cached[3], "repository": cached[1].replace("--", "/"), "revision": cached[2]}
+    return hints
+
+
+def _hash(tensor: Input) -> bytes:
+    hasher, units = new_identity(), unit_count(tensor)
+    step = CHUNK_BYTES // tensor.dtype.unit_bytes
+    for start in range(0, units, step):
+        hasher.update(bytes_of(tensor.read(start, min(step, units - start))))
+    return bytes(hasher.digest())

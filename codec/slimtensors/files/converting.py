@@ -1,0 +1,268 @@
+"""`compress` and `decompress`: one file into another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from slimtensors.bases.matching import MatchReport, StrayRuleError, matched_bases
+from slimtensors.bases.resolving import BaseDir, open_with
+from slimtensors.container.reader import Verify
+from slimtensors.container.source import ByteSource, open_source
+from slimtensors.container.writer import Output
+from slimtensors.errors import NotSlimtensorsError, UsageError
+from slimtensors.gguf.file import read_gguf
+from slimtensors.planning.differing import MatchedBase
+from slimtensors.quantise.asking import Target
+from slimtensors.reading.tensors import TensorFile
+from slimtensors.reading.verifying import checked, source_pieces
+from slimtensors.reading.walking import walk
+from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, sha256_of
+from slimtensors.sources.recognise import what_is
+from slimtensors.sources.safetensors_file import plain_header, read_safetensors
+from slimtensors.threads import Pool, thread_count
+from slimtensors.writing.destinations import write_to
+from slimtensors.writing.saving import Progress, SourceImage
+from slimtensors.writing.store import refuse_own_base, store, stored_length
+
+if TYPE_CHECKING:
+    from slimtensors.quantise.choosing import Quantise
+    from slimtensors.quantise.quantiser import Quantiser
+
+__all__ = ["compress", "decompress", "maps_of_each", "match_base", "open_weights"]
+
+
+def compress(
+    src: Any,
+    dst: Any,
+    *,
+    preset: str = "balanced",
+    threads: int | None = None,
+    self_check: bool = True,
+    durable: bool = True,
+    progress: Progress | None = None,
+    base: Any = None,
+    base_map: Mapping[str, str] | None = None,
+    base_dirs: Sequence[BaseDir] = (),
+    on_match: Callable[[MatchReport], object] | None = None,
+    quantise: str | Quantiser | None = None,
+    keep: Sequence[str] = (),
+    embeddings: bool = False,
+    importance: Any = None,
+    target_size: int | None = None,
+    target_bpw: float | None = None,
+    target_error: float | None = None,
+) -> None:
+    """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
+
+    src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
+    existing file keeps its place, and its mode, until the new one is complete and checked; a symbolic link is followed.
+    A new file can be read by those who can read `src`, as far as the umask allows.
+
+    base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
+    "auto", for what the model itself names, found in `base_dirs` or the folders of SLIMTENSORS_BASE_DIR. base_map:
+    name in the base -> name in the source, for tensors (or prefixes that end in a dot) whose names changed. on_match
+    is told what matched. Where a difference is not smaller the tensor is stored as it is.
+
+    quantise: the name of a format (`slimtensors.quantise.recipes`) to which matrices are quantised first. The file is
+    lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in the source's
+    dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
+    do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones. With a base, what is quantised
+    of a tensor is its difference from the base; "bitdelta" is for nothing else.
+
+    importance: of slim and slim-fast, how much errors count: a .safetensors file, llama.cpp's imatrix as .gguf, or a
+    mapping from names to arrays (`slimtensors.quantise.importance` has the names and shapes; `slimtensors.torch` has
+    a function that computes it). With a target size or target bits, steps of tensors, rows and columns follow it; where
+    each tensor's error is asked for, those of rows and columns. Tensors that it says nothing of, or only zeros, count
+    as the mean of the others; names of other tensors, such as those of other shards, are passed over.
+
+    target_size: the file's length in bytes, never exceeded, and missed by at most 0.5 % where a step is found that does
+    so (of small files there may be none: up to 5 % is taken then); target_bpw: bits for each quantised weight, within
+    1 %; target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most; with a base
+    the squares are those of what differs from it, and 0.1 is usual. One of the three, for quantise="slim" (what is
+    meant without `quantise`), "slim-fast" or "lqer". UsageError is raised where it cannot be had, or only by spoiling a
+    tensor that has numbers far out (name it in `keep`).
+
+    Raises
+    NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
+    library is faulty.
+    """
+    target = Target(target_size, target_bpw, target_error)
+    target.check()
+    if quantise is None and target.asked:
+        quantise = "slim"
+    if quantise is None and (keep or embeddings or importance is not None):
+        raise UsageError("keep, embeddings and importance are for quantise")
+    source = open_source(src)
+    try:
+        found = open_weights(source)
+        with matched_bases(
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
+        ) as matched:
+            if on_match is not None and matched.report is not None:
+                on_match(matched.report)
+            refuse_own_base(src, matched.bases, "is itself what it would be the difference from: name another base")
+            inputs: Sequence[Input] = found.inputs
+            image, near = None, None
+            if quantise is None:
+                image = SourceImage(source, found.segments, found.kind)
+            else:
+                from slimtensors.quantise.choosing import Quantise
+
+                near = sha256_of(source)
+                asked = Quantise(quantise, keep, embeddings)
+                inputs = _quantised(found, asked, importance, target, matched.bases, preset, threads, near)
+            store(
+                inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
+                bases=matched.bases, near=near, like=src,
+            )  # fmt: skip
+    finally:
+        source.close()
+
+
+def _quantised(
+    found: SourceFile,
+    asked: Quantise,
+    importance: Any,
+    target: Target,
+    bases: Sequence[MatchedBase | None],
+    preset: str,
+    threads: int | None,
+    near: bytes,
+) -> list[Input]:
+    from slimtensors.quantise.choosing import quantised
+    from slimtensors.quantise.recipes import smaller
+
+    if preset == "small" and not any(bases):
+        asked = replace(asked, recipe=smaller(asked.recipe))
+    if importance is not None:
+        asked = _weighed(asked, found.inputs, importance)
+
+    def length_with(tried: Quantise) -> int:
+        inputs = quantised(found.inputs, tried, bases)
+        return stored_length(inputs, found.metadata, preset, threads, bases=bases, near=near)
+
+    if target.asked:
+        from slimtensors.quantise.target import aimed
+
+        asked = aimed(found.inputs, asked, target, length_with, bases)
+    return quantised(found.inputs, asked, bases)
+
+
+def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quantise:
+    from slimtensors.quantise.importance import weighed
+
+    if isinstance(importance, Mapping):
+        return weighed(asked, inputs, [ArrayInput(str(name), np.asarray(each)) for name, each in importance.items()])
+    source = open_source(importance)
+    try:
+        return weighed(asked, inputs, open_weights(source).inputs)
+    finally:
+        source.close()
+
+
+def match_base(
+    src: Any, base: Any, *, base_map: Mapping[str, str] | None = None, base_dirs: Sequence[BaseDir] = ()
+) -> MatchReport:
+    """What `compress` would compare with what, without compressing anything. Arguments as there."""
+    source = open_source(src)
+    try:
+        found = open_weights(source)
+        with matched_bases(
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs, identify=False
+        ) as matched:
+            if matched.report is None:
+                raise UsageError("no base to compare with")
+            return matched.report
+    finally:
+        source.close()
+
+
+def maps_of_each(
+    sources: Sequence[Path], base_of: Callable[[Path], Any], base_map: Mapping[str, str], base_dirs: Sequence[Any] = ()
+) -> dict[Path, Mapping[str, str]]:
+    """The rules of a map that fit each file of a model. base_of: the base of a file.
+
+    Raises UsageError for a rule that fits none of any, before any of them is compressed.
+    """
+    if not base_map or len(sources) == 1:
+        return dict.fromkeys(sources, base_map)
+    found: dict[Path, Mapping[str, str]] = {}
+    strays: dict[str, StrayRuleError] = {}
+    for source in sources:
+        rules = dict(base_map)
+        while rules:
+            try:
+                match_base(source, base_of(source), base_map=rules, base_dirs=base_dirs)
+                break
+            except StrayRuleError as error:
+                strays[error.old] = error
+                del rules[error.old]
+        found[source] = rules
+    for old, stray in strays.items():
+        if not any(old in rules for rules in found.values()):
+            raise stray
+    return found
+
+
+def open_weights(source: ByteSource) -> SourceFile:
+    """The tensors of a safetensors or GGUF source. Raises NotSlimtensorsError for one of another kind, with advice."""
+    kind, advice = what_is(source)
+    if kind == "slimtensors":
+        raise UsageError(f"{source.label} is compressed already; decompress it first, to store it another way")
+    if kind == "gguf":
+        return read_gguf(source)
+    if kind not in ("safetensors", "of an unknown kind"):
+        raise NotSlimtensorsError(
+            f"{source.label} is neither safetensors nor GGUF but {kind}" + (f"; {advice}" if advice else "")
+        )
+    return read_safetensors(source)
+
+
+def decompress(
+    src: Any,
+    dst: Any,
+    *,
+    threads: int | None = None,
+    durable: bool = True,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+    base: Any = None,
+) -> None:
+    """Give back the file that was compressed, byte for byte, its SHA-256 checked before `dst` changes.
+
+    A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file; so does
+    a lossy one, and the metadata of what it becomes say so.
+    base: as for `safe_open`.
+    """
+    count = thread_count(threads)
+    verify: Verify = "full"
+    with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
+
+        def write(output: Output) -> None:
+            with Pool(count) if count > 1 else nullcontext() as pool:
+                for piece in _pieces(file, count, pool):
+                    output.write(piece)
+                    if progress is not None:
+                        progress(len(piece))
+
+        write_to(dst, write, durable=durable, like=src)
+
+
+def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> Iterator[bytes | memoryview]:
+    header = file.header
+    if header.image is not None:
+        yield from source_pieces(file, header.image, threads, pool)
+        return
+    metadata = dict(header.metadata)
+    if header.source is not None:
+        recipes = sorted({tensor.lossy.recipe for tensor in header.tensors if tensor.lossy is not None})
+        metadata["slimtensors.lossy"] = f"{' '.join(recipes)}; of the file with SHA-256 {header.source.hex()}"
+    yield plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in header.tensors], metadata)
+    yield from checked(file, walk(file, range(len(header.tensors)), threads, pool))

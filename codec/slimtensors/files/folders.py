@@ -1,0 +1,278 @@
+"""Convert a folder: its weight files, the indexes that name them, and a copy of everything else.
+
+The converted folder is made beside its destination and renamed when it is whole. A converted folder, converted back,
+gives every file byte for byte.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from slimtensors.container.system import file_identity
+from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
+from slimtensors.sources.shards import is_index, read_index, weight_map
+
+__all__ = [
+    "COMPRESS",
+    "DECOMPRESS",
+    "Direction",
+    "FolderPlan",
+    "carry_out",
+    "check_base_stays",
+    "check_target",
+    "plan_folder",
+    "walk_folder",
+]
+
+NOT_WEIGHTS_HERE = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".npz", ".msgpack")
+
+
+_LOST = (
+    "and would be replaced by differences from it, which nobody could read then: write to another folder, or leave the "
+    "base out"
+)
+PLAIN = (".safetensors", ".gguf")  # what can be compressed
+Skip = Callable[[str, "os.DirEntry[str]"], bool]  # of the path within the folder, and what is there
+
+
+@dataclass(frozen=True)
+class Direction:
+    """From one kind of weight file to the other."""
+
+    before: str
+    after: str
+    suffix: str  # of the folder made, where no name is given
+
+    def takes(self, name: str) -> bool:
+        """Whether this is the name of a weight file."""
+        return name.endswith(PLAIN if self.before in PLAIN else self.before)
+
+    def renamed(self, name: str) -> str:
+        """The name of what a weight file becomes: model.safetensors and model.slimtensors, and back; where that would
+        not lead back, as of model.gguf, the whole name is kept: model.gguf.slimtensors.
+        """
+        stem = name[: -len(self.before)] if name.endswith(self.before) else name
+        if self.before in PLAIN:
+            return (name if name.endswith(".gguf") or stem.endswith(PLAIN) else stem) + self.after
+        return stem if stem.endswith(PLAIN) and stem != name else stem + self.after
+
+    @property
+    def back(self) -> Direction:
+        return Direction(self.after, self.before, "")
+
+
+COMPRESS = Direction(".safetensors", ".slimtensors", "-slim")
+DECOMPRESS = Direction(".slimtensors", ".safetensors", "-restored")
+
+
+@dataclass
+class FolderPlan:
+    """What becomes of each file, by path within the folder."""
+
+    source: Path
+    weights: list[tuple[str, str]] = field(default_factory=list)
+    indexes: list[tuple[str, str, bytes]] = field(default_factory=list)  # (from, to, new content)
+    copies: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+
+
+def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) -> FolderPlan:
+    """Look through a folder, but for what is skipped, and read the indexes.
+
+    Raises FormatError for a wrong index, UsageError for what could not be given back.
+    """
+    plan = FolderPlan(folder)
+    for name in walk_folder(folder, plan.folders, skip=skip):
+        if direction.takes(name):
+            to = direction.renamed(name)
+            if to.endswith(".gguf") and direction.before not in PLAIN and not _is_of_gguf(folder / name):
+                to = to.removesuffix(".gguf") + direction.after  # quantised weights, which GGUF's readers do not take
+            plan.weights.append((name, to))
+        elif is_index(name, direction.before):
+            stem, _, ending = name.rpartition(f"{direction.before}.index")
+            target = f"{stem}{direction.after}.index{ending}"
+            plan.indexes.append((name, target, renamed_index(folder / name, direction)))
+        elif direction is COMPRESS and (name.endswith(direction.after) or is_index(name, direction.after)):
+            raise UsageError(
+                f"{folder / name} is compressed already, so decompressing could not give this folder back; "
+                "move it elsewhere"
+            )
+        else:
+            plan.copies.append(name)
+    if not plan.weights:
+        wanted = " or *".join(PLAIN if direction is COMPRESS else (direction.before,))
+        raise NotSlimtensorsError(f"{folder} holds no *{wanted} file{_others(plan.copies)}")
+    targets = [to for _, to in plan.weights] + [to for _, to, _ in plan.indexes] + plan.copies
+    for name in plan.copies:
+        if targets.count(name) > 1:
+            raise UsageError(f"{folder / name} has the name that a converted file would get; move it elsewhere")
+    if len(set(targets)) < len(targets):
+        name = next(name for name in targets if targets.count(name) > 1)
+        raise UsageError(f"two files of {folder} would become {name}; convert them apart")
+    return plan
+
+
+def _is_of_gguf(path: Path) -> bool:
+    """Whether a compressed file gives a GGUF file back; what is damaged is told of where it is read."""
+    from slimtensors.reading.tensors import open_file
+
+    try:
+        with open_file(path, verify="none") as file:
+            return file.header.image is not None and file.header.image.format == "gguf"
+    except FormatError:
+        return True
+
+
+def walk_folder(
+    folder: Path, folders: list[str] | None = None, under: str = "", skip: Skip | None = None
+) -> Iterator[str]:
+    """Files by path within the folder, sorted; adds the folders that it meets to `folders`. skip: what is passed over.
+
+    Links to files are followed, as the Hub's cache is made of them.
+    """
+    for entry in sorted(os.scandir(folder / under), key=lambda entry: entry.name):
+        name = f"{under}/{entry.name}" if under else entry.name
+        if skip is not None and skip(name, entry):
+            continue
+        if entry.is_dir():
+            if entry.is_symlink():
+                raise UsageError(
+                    f"{entry.path} is a link to a folder, which is not followed; convert that folder by itself"
+                )
+            if folders is not None:
+                folders.append(name)
+            yield from walk_folder(folder, folders, name, skip)
+        elif stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
+            yield name
+        else:
+            raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+
+
+def _others(names: list[str]) -> str:
+    found = [name for name in names if name.endswith(NOT_WEIGHTS_HERE)]
+    if not found:
+        return ""
+    return (
+        f", but {found[0]}: convert it to safetensors first (loading a pickle can run code, so it is not opened here)"
+    )
+
+
+def renamed_index(path: Path, direction: Direction) -> bytes:
+    """The index with its shards' new names, all other bytes as they are. Raises FormatError if that has no way back."""
+    data, places = read_index(path, direction.before)
+    shards = set(places.values())
+    made = _replaced(data, shards, direction)
+    renamed = {direction.renamed(shard) for shard in shards}
+    expected = {tensor: direction.renamed(shard) for tensor, shard in places.items()}
+    if _replaced(made, renamed, direction.back) != data or weight_map(made, str(path)) != expected:
+        raise FormatError(
+            f"{path}: its shards cannot be renamed in a way that can be undone; write the names as plain text"
+        )
+    return made
+
+
+def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
+    if not shards:
+        return data
+    pattern = re.compile(b'"(' + b"|".join(re.escape(shard).encode() for shard in sorted(shards)) + b')"')
+    return pattern.sub(lambda found: b'"' + direction.renamed(found[1].decode()).encode() + b'"', data)
+
+
+def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
+    """Make the converted folder. `convert(source, target)` makes a weight file.
+
+    force: into a folder that is not empty, whose files of the same names are replaced; the others stay.
+    """
+    target = Path(os.path.realpath(target))
+    check_target(plan.source, target, force=force)
+    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        made.mkdir(mode=0o700)
+        for name in plan.folders:
+            (made / name).mkdir()
+        for name in plan.copies:
+            _copy(plan.source / name, made / name)
+        for _, name, content in plan.indexes:
+            (made / name).write_bytes(content)
+        for name, to in plan.weights:
+            convert(plan.source / name, made / to)
+        _put_in_place(plan, made, target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def check_target(source: Path, target: Path, *, force: bool) -> None:
+    """Raises UsageError if the converted folder cannot or should not be put there."""
+    here, there = Path(os.path.realpath(source)), Path(os.path.realpath(target))
+    if here == there or here in there.parents or there in here.parents:
+        raise UsageError(f"{target} and {source} contain each other; name another folder with -o")
+    if there.exists() and not there.is_dir():
+        raise UsageError(f"{target} is not a folder; name another one with -o")
+    if there.is_dir() and any(there.iterdir()) and not force:
+        raise UsageError(
+            f"{target} is there already and not empty; --force replaces files in it, -o names another folder"
+        )
+    if not there.parent.is_dir():
+        raise UsageError(f"there is no folder {there.parent}; make it first")
+
+
+def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] = ()) -> None:
+    """Raises UsageError if a base, or a weight file of one, or what that is itself made from, is among the files that
+    are to be replaced or removed: what is stored as differences from it could then not be read, and it would be gone
+    as well. base, base_dirs: as for `compress`, but for "auto".
+    """
+    gone = {file_identity(path): path for path in going if path.is_file()}
+    given = base if isinstance(base, list) else [base]
+    paths = [Path(each) for each in given if isinstance(each, (str, os.PathLike)) and Path(each).exists()]
+    if not gone or not paths:
+        return
+    for path in paths:
+        for file in path.iterdir() if path.is_dir() else [path]:
+            if file.is_file() and file_identity(file) in gone:
+                raise UsageError(f"{file} is of the base, {_LOST}")
+    from slimtensors.bases.resolving import BaseDir, Resolver
+    from slimtensors.bases.tensors import open_base
+
+    others = [each for each in given if isinstance(each, BaseDir) or callable(each)]
+    with closing(Resolver([*others, *base_dirs])) as resolver:
+        for path in paths:
+            with closing(open_base(path, resolver)) as model:
+                for tensor in model.tensors.values():
+                    try:
+                        resolver.check_depth(tensor)
+                        lost = gone.keys() & resolver.files_of(tensor)
+                    except BaseError:  # it cannot be a base; where that matters, it is said before anything is replaced
+                        continue
+                    if lost:
+                        raise UsageError(f"{gone[lost.pop()]} is what the base {path} is made from, {_LOST}")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with source.open("rb") as reader, target.open("xb") as writer:
+        shutil.copyfileobj(reader, writer, 1 << 20)
+        writer.flush()
+        os.fsync(writer.fileno())
+    shutil.copymode(source, target)
+
+
+def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
+    """One rename, where there is nothing yet; else file by file."""
+    if target.is_dir() and any(target.iterdir()):
+        for name in plan.folders:
+            (target / name).mkdir(exist_ok=True)
+        for name in [*plan.copies, *(to for _, to, _ in plan.indexes), *(to for _, to in plan.weights)]:
+            (made / name).replace(target / name)
+        return
+    made.chmod(stat.S_IMODE(plan.source.stat().st_mode) | stat.S_IRWXU)
+    if target.is_dir():
+        target.rmdir()
+    made.rename(target)

@@ -1,0 +1,1 @@
+"""What `slimtensors.torch` is made of."""

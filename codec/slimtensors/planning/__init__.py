@@ -1,0 +1,1 @@
+"""What becomes of each tensor, before a byte is written."""

@@ -1,0 +1,407 @@
+"""Tensors out of an open file: whole, in part, or all of them (DESIGN.md, "A tensor's walk")."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.head import PLANES
+from slimtensors.codecs.place import Place
+from slimtensors.container.digest import decoded_digest
+from slimtensors.container.header import Base, Stream, Tensor
+from slimtensors.container.reader import Reader, Verify
+from slimtensors.container.source import Bytes, ByteSource, aligned_empty, lasting_empty, open_source
+from slimtensors.dtypes import DType, bytes_of
+from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
+from slimtensors.expression import bases_of
+from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
+from slimtensors.reading.base_units import base_units
+from slimtensors.reading.scheduling import Cut, Destination, Job, Piece, Places, schedule
+from slimtensors.reading.side_contents import check_contents
+from slimtensors.threads import Pipeline
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "BaseSource", "Load", "TensorFile", "all_pieces", "first_threads", "load_all", "most_threads", "open_file",
+]  # fmt: skip
+
+Units = npt.NDArray[Any]
+
+BASE_ADVICE = (
+    "give the base with --base or base=, or name a folder that holds it in SLIMTENSORS_BASE_DIR or with --base-dir"
+)
+VERIFY = ("none", "stored", "full")
+MANY = 8  # ranges, from where on the whole table is read at once
+MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
+
+
+class BaseSource(Protocol):
+    """Where a file's bases are found. Used from several threads."""
+
+    def read(self, index: int, base: Base, start: int, count: int) -> Units:
+        """Units [start, start + count) of base `index` of the header, in the base's dtype. Raises BaseError."""
+
+    def stored(self, base: Base) -> tuple[TensorFile, int] | None:
+        """The slimtensors file that has a base, and its position there; None if it is elsewhere. Raises BaseError."""
+
+    def close(self) -> None:
+        """Called when the file that needs the bases is closed."""
+
+
+class Load(NamedTuple):
+    """A chunk to read and decode, of which file, and where to put its cuts."""
+
+    file: TensorFile
+    job: Job
+    places: Places
+
+
+def open_file(
+    target: Any,
+    *,
+    verify: Verify = "full",
+    mmap: bool = False,
+    max_bytes: int | None = None,
+    bases: BaseSource | None = None,
+) -> TensorFile:
+    """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
+    if verify not in VERIFY:
+        raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
+    return open_from(open_source(target, use_mmap=mmap), verify=verify, max_bytes=max_bytes, bases=bases)
+
+
+def open_from(
+    source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None, bases: BaseSource | None = None
+) -> TensorFile:
+    """Open what a source holds, which is closed with the file, or now if this raises."""
+    try:
+        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes), bases)
+    except FormatError as error:
+        from slimtensors.sources.recognise import explain
+
+        better = explain(source, error)
+        source.close()
+        raise better from None
+    except BaseException:
+        source.close()
+        raise
+
+
+class TensorFile:
+    """The tensors of an open file. Safe to use from several threads."""
+
+    def __init__(self, reader: Reader, bases: BaseSource | None = None) -> None:
+        self.reader = reader
+        self.bases = bases
+        self.header = reader.header
+        self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
+        self._local = threading.local()
+        self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
+        self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
+        self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close what was opened for this file; an object that the caller gave stays open."""
+        self.reader.close()
+        if self.bases is not None:
+            self.bases.close()
+
+    def find(self, name: str) -> int:
+        """The tensor's position. Raises TensorNotFoundError."""
+        try:
+            return self.index[name]
+        except KeyError:
+            from difflib import get_close_matches
+
+            few = len(self.index) * len(name) < MAX_COMPARED  # comparing takes a while
+            close = get_close_matches(name, self.index, 1) if few else []
+            hint = f"; did you mean {close[0]!r}?" if close else f" among {len(self.index)}"
+            raise TensorNotFoundError(f"{self.reader.source.label}: there is no tensor {name!r}{hint}") from None
+
+    def tensor(self, name: str) -> Tensor:
+        return self.header.tensors[self.find(name)]
+
+    def read(self, index: int, threads: int) -> Units:
+        """A whole tensor's units."""
+        tensor = self.header.tensors[index]
+        out = aligned_empty(tensor.nbytes).view(tensor.dtype.unit)
+        self.fill([Piece(index, 0, out)], threads)
+        return out
+
+    def fill(self, pieces: Sequence[Destination], threads: int) -> None:
+        """Decode pieces into their places, each chunk once, in file order, in threads."""
+        loads = self.loads(pieces)  # drawn as they are needed: the source is not kept waiting for the whole list
+        begin = first_threads([self], threads)
+        first = list(islice(loads, max(2, begin)))
+        if len(first) == 1:  # most tensors of one chunk: there is nothing to do meanwhile
+            self.decode(first[0].job, self.fetch(first[0].job), first[0].places)
+        elif first:
+            begin = min(begin, len(first))
+            load_all(chain(first, loads), min(threads, begin), [self], begin=begin)
+
+    def loads(self, places: Sequence[Destination]) -> Iterator[Load]:
+        """What filling these places takes, in file order."""
+        if len(places) >= MANY:
+            self.reader.read_table()
+        if self.reader.source.remote:
+            jobs = schedule(self.header, [place.wanted for place in places], self.reader.records)
+            self.expect((job.stream, job.chunk) for job in jobs)
+        for job in schedule(self.header, [place.wanted for place in places], self.reader.records):
+            yield Load(self, job, places)
+
+    def expect(self, chunks: Iterable[tuple[int, int]]) -> None:
+        """Tell a source that answers requests which chunks of which streams will be read soon, in this order."""
+        self.reader.source.expect(self._with_sides(chunks))
+
+    def _with_sides(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+        """Offsets and lengths, the side planes' before the first chunk that needs them."""
+        seen = set()
+        for stream, chunk in chunks:
+            wanted = [(stream, chunk)]
+            if stream not in seen:
+                seen.add(stream)
+                needed = self.header.needed_streams.get(stream, []) if stream not in self._sides else []
+                wanted[:0] = [(each, i) for each in needed for i in range(self.header.streams[each].chunks)]
+            for number, i in wanted:
+                records, positions = self.reader.records(number)
+                yield positions[i], records[i].stored_length
+
+    def fetch(self, job: Job) -> Bytes | None:
+        """A chunk's stored bytes; None if this thread has it decoded still. Side planes are seen to on the way."""
+        if self._last(job) is not None:
+            return None
+        self.load_sides(job.holder)
+        return self.fetch_chunk(job.stream, job.chunk)
+
+    def decode(self, job: Job, data: Bytes | None, places: Places) -> None:
+        """Decode a chunk that this thread has fetched, and put its cuts into their places."""
+        whole, direct = self._last(job), None
+        if whole is None:
+            assert data is not None
+            direct = next((cut for cut in job.cuts if cut.units == job.units and not self._cast(job, cut)), None)
+            whole = None if direct is None else places[direct.wanted].memory(direct.start, direct.units)
+            if whole is not None:  # the whole chunk, straight to its place
+                self.decode_stored(job.stream, job.chunk, data, whole)
+            else:
+                direct, whole = None, np.empty(job.units, self.header.streams[job.stream].dtype.unit)
+                self.decode_stored(job.stream, job.chunk, data, whole)
+                self._local.last = (job.stream, job.chunk, whole)  # the next part of it is often wanted next
+        for cut in job.cuts:
+            if cut is not direct:
+                found, cast = whole[cut.first : cut.first + cut.units], self._cast(job, cut)
+                places[cut.wanted].put(cut.start, found if cast is None else cast_units(found, *cast))
+
+    def _cast(self, job: Job, cut: Cut) -> tuple[DType, DType] | None:
+        """From and to, where the tensor is the cast of the one that has the chunk."""
+        have, want = self.header.streams[job.stream].dtype, self.header.tensors[cut.tensor].dtype
+        return None if have is want or have == want else (have, want)  # mostly the same object, which is quick to see
+
+    def _last(self, job: Job) -> Units | None:
+        """The chunk, if it is what this thread decoded last and not straight to its place."""
+        last: tuple[int, int, Units] | None = getattr(self._local, "last", None)
+        return last[2] if last is not None and last[:2] == (job.stream, job.chunk) else None
+
+    def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
+        """Read one chunk, decode it into `out` and check it."""
+        self.decode_stored(number, chunk, self.fetch_chunk(number, chunk), out)
+
+    def fetch_chunk(self, number: int, chunk: int) -> Bytes:
+        """A chunk's stored bytes, unchecked, in this thread's buffer: good until the thread fetches again."""
+        length = self.reader.records(number)[0][chunk].stored_length
+        try:
+            return self.reader.fetch(number, chunk, self._scratch(length))
+        except FormatError as error:
+            raise type(error)(f"{self.header.streams[number].label}, chunk {chunk}: {error}") from None
+        except Exception as error:  # of the system, or of whoever gave the source: it stays what it is
+            note(error, f"while reading {self.header.streams[number].label}, chunk {chunk}")
+            raise
+
+    def stored_chunk(self, number: int, chunk: int) -> bytes:
+        """A chunk's stored bytes, checked."""
+        data = self.fetch_chunk(number, chunk)
+        self.reader.check(number, chunk, data)
+        return data.tobytes()
+
+    def decode_stored(
+        self, number: int, chunk: int, data: Bytes, out: Units, sides: tuple[Units, ...] | None = None
+    ) -> None:
+        """Check a chunk's stored bytes, decode them into `out`, and check that. On an error `out` holds noise.
+
+        sides: of a side plane, those before it.
+        """
+        from slimtensors.codecs.chunk import (
+            decode_chunk,  # loads Numba, which those who only look at a file can do without
+        )
+
+        stream = self.header.streams[number]
+        record = self.reader.check(number, chunk, data)
+        first = chunk * stream.chunk
+        try:
+            # A chunk that is no difference states 0, and needs no base even where its tensor has one.
+            base = self._base(stream, first, out.size) if data[0] == PLANES else None
+            sides = self._sides.get(number, ()) if sides is None else sides
+            place = Place(stream.units, first, sides, stream.dtype, base)
+            decode_chunk(data, stream.expression, out, place)
+        except BaseError as error:
+            raise BaseError(f"{stream.label}, chunk {chunk}: {error}{self._needed(stream, str(error))}") from None
+        except FormatError as error:
+            raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
+        if self.reader.verify == "full":
+            found = decoded_digest(bytes_of(out))
+            if found != record.decoded_digest:
+                raise ChecksumError(
+                    f"{stream.label}, chunk {chunk}: decoded to bytes with digest {found:016x}, the file says "
+                    f"{record.decoded_digest:016x}. The stored bytes are as they were written: "
+                    "the writer or this machine is faulty"
+                )
+
+    def _needed(self, stream: Stream, said: str) -> str:
+        """Which base, and what to do, as far as an error does not say it yet."""
+        needed = [self.header.bases[number] for number in bases_of(stream.expression)]
+        if not needed:
+            return ""
+        others = f" and {len(needed) - 1} more for the tensors that share its chunk" if len(needed) > 1 else ""
+        known = any(base.identity.hex() in said for base in needed)
+        named = "" if known else f". Needed is {needed[0]}{others}"
+        return named if BASE_ADVICE in said else f"{named}; {BASE_ADVICE}"
+
+    def _base(self, stream: Stream, first: int, count: int) -> Units | None:
+        """The base's units in the range of a chunk, if its tensor has a base."""
+        bases = bases_of(stream.expression)
+        if not bases:
+            return None
+        if self.bases is None:
+            raise BaseError("a difference from a base, which was not given")
+        if not stream.members:
+            return self._base_units(bases[0], stream.dtype, first, count)
+        held = zip(bases, stream.members, strict=True)  # a pack is one chunk
+        return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
+
+    def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
+        base, source = self.header.bases[number], self.bases
+        assert source is not None
+        return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
+
+    def base_of(self, number: int, chunk: int) -> Units | None:
+        """What a chunk of a stream is a difference from, if it is one. Raises BaseError."""
+        stream = self.header.streams[number]
+        return self._base(stream, chunk * stream.chunk, stream.chunk_units(chunk))
+
+    def sides_of(self, index: int) -> tuple[Units, ...]:
+        """A tensor's side planes, checked."""
+        self.load_sides(index)
+        number = self.header.tensor_stream[index]
+        return () if number is None else self._sides.get(number, ())
+
+    def load_sides(self, index: int) -> None:
+        """Decode a tensor's side planes before its data need them."""
+        sides, scale = self.header.side_streams.get(index), self.header.tensors[index].scale
+        number = self.header.tensor_stream[index]
+        if (not sides and scale is None) or number is None or number in self._sides:
+            return
+        with self._sides_lock:
+            if number not in self._sides:
+                found: tuple[Units, ...] = ()
+                for side in sides or ():
+                    found += (self._side(side, found),)
+                if scale is not None:
+                    found += (self._whole(scale),)
+                check_contents(self.header.streams[number], found)
+                self._sides[number] = found
+
+    def _side(self, side: int, earlier: tuple[Units, ...]) -> Units:
+        stream = self.header.streams[side]
+        out = np.empty(stream.units, stream.dtype.unit)
+        for chunk in range(stream.chunks):
+            low = chunk * stream.chunk
+            data = self.fetch_chunk(side, chunk)
+            self.decode_stored(side, chunk, data, out[low : low + stream.chunk_units(chunk)], earlier)
+        return out.reshape(stream.shape)
+
+    def _whole(self, index: int) -> Units:
+        """A tensor that is a side plane, in this thread: others may wait for it."""
+        self.load_sides(index)
+        number, tensor = self.header.tensor_stream[index], self.header.tensors[index]
+        assert number is not None  # the schema sees to it
+        stream = self.header.streams[number]
+        if tensor.pack is None or self._last_pack[0] != number:
+            # All of the stream: a pack is one chunk, and what is no pack is all the tensor's.
+            out = np.empty(stream.units, stream.dtype.unit)
+            for chunk in range(stream.chunks):
+                low = chunk * stream.chunk
+                self.decode_chunk(number, chunk, out[low : low + stream.chunk_units(chunk)])
+            if tensor.pack is None:
+                return out
+            self._last_pack = number, out  # the next tensor's scales are often in it, too
+        begin, pack = self.header.pack_offset[index], self._last_pack[1]
+        units: Units = pack[begin : begin + tensor.units].copy()
+        return units
+
+    def _scratch(self, length: int) -> Bytes:
+        """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
+        buffer: Bytes | None = getattr(self._local, "buffer", None)
+        if buffer is None or buffer.size < length:
+            buffer = self._local.buffer = aligned_empty(length + length // 4)
+        return buffer
+
+
+def load_all(
+    loads: Iterable[Load],
+    threads: int,
+    files: Sequence[TensorFile],
+    *,
+    begin: int = 0,
+    done: Callable[[Load], object] | None = None,
+) -> None:
+    """Read and decode chunks of these files, in order, in threads. The first error stops the rest and is raised.
+
+    begin: threads to begin with, if they are more. done: called after each chunk, from several threads.
+    """
+
+    def decode(load: Load, data: Bytes | None) -> None:
+        load.file.decode(load.job, data, load.places)
+        if done is not None:
+            done(load)
+
+    most = most_threads(files, threads)
+    pipeline = Pipeline(
+        loads, lambda load: load.file.fetch(load.job), decode, threads, most=most, begin=begin,
+        waits=lambda load: load.file.reader.source.waited,
+    )  # fmt: skip
+    pipeline.run()
+
+
+def most_threads(files: Iterable[TensorFile], threads: int) -> int:
+    """With those that only wait for a slow source: no more than their buffers may take memory."""
+    largest = max((file.header.largest_chunk for file in files if file.reader.source.waits), default=0)
+    return threads + (min(MAX_FETCHERS, FETCHED_BYTES // largest) if largest else 0)
+
+
+def first_threads(files: Iterable[TensorFile], threads: int) -> int:
+    """How many to begin with: all that there may be, where every read is a request."""
+    files = list(files)
+    return most_threads(files, threads) if any(file.reader.source.remote for file in files) else threads
+
+
+def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, Units]]:
+    """Fresh memory for whole tensors: name -> (position, units)."""
+    found = {}
+    for name in names:
+        index = file.find(name)
+        tensor = file.header.tensors[index]
+        found[name] = index, lasting_empty(tensor.nbytes).view(tensor.dtype.unit)
+    return found

@@ -1,0 +1,116 @@
+"""Check a whole file: every digest, every tensor's identity, the source image."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from slimtensors.bases.resolving import open_with
+from slimtensors.container.digest import new_identity
+from slimtensors.container.header import Image
+from slimtensors.errors import ChecksumError
+from slimtensors.reading.tensors import TensorFile
+from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
+from slimtensors.threads import Pool, thread_count
+
+__all__ = ["Verified", "source_pieces", "verify", "verify_opened"]
+
+Progress = Callable[[int], object]  # called with decoded bytes done since the last call
+
+
+class Verified(NamedTuple):
+    """What `verify` found sound."""
+
+    file_id: str  # hex
+    tensors: int
+    chunks: int
+    decoded_bytes: int
+    source_sha256: str | None  # hex, of the source file that the file gives back
+
+
+def verify(
+    target: Any,
+    *,
+    base: Any = None,
+    threads: int | None = None,
+    max_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> Verified:
+    """Decode everything and check it against every digest. Raises FormatError, naming what is damaged.
+
+    target, base: as for `safe_open`. Memory: a few chunks per thread.
+    """
+    with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
+        return verify_opened(file, thread_count(threads), progress)
+
+
+def verify_opened(file: TensorFile, count: int, progress: Progress | None = None) -> Verified:
+    """Check an open file in `count` threads."""
+    with Pool(count) if count > 1 else nullcontext() as pool:
+        header = file.header
+        sha256, seen = None, set()
+        if header.image is not None:
+            sha256 = LiteralBytes(file).sha256.hex()
+            seen = set(image_tensors(header.image))
+            for piece in source_pieces(file, header.image, count, pool):
+                if progress is not None:
+                    progress(len(piece))
+        rest = [i for i in range(len(header.tensors)) if header.target(i) == i and i not in seen]
+        for data in checked(file, walk(file, rest, count, pool)):
+            if progress is not None:
+                progress(len(data))
+        return Verified(file.reader.file_id.hex(), len(header.tensors), header.chunks, header.decoded_bytes, sha256)
+
+
+def checked(file: TensorFile, runs: Iterable[Run]) -> Iterator[memoryview]:
+    """The runs' bytes; after a tensor's last one its identity has been checked. Raises ChecksumError."""
+    for (_visit, index), group in groupby(runs, key=lambda run: (run.visit, run.tensor)):
+        hasher = new_identity()
+        for run in group:
+            hasher.update(run.data)
+            yield run.data
+        if hasher.digest() != file.reader.identities[index]:
+            raise ChecksumError(
+                f"tensor {file.header.tensors[index].name!r}: its decoded bytes have BLAKE3 {hasher.hexdigest()}, "
+                f"the file says {file.reader.identities[index].hex()}"
+            )
+
+
+def source_pieces(
+    file: TensorFile, image: Image, threads: int, pool: ThreadPoolExecutor | None
+) -> Iterator[memoryview]:
+    """The source file's bytes in order, every tensor checked; after the last one its SHA-256 has been checked.
+
+    Raises ChecksumError.
+    """
+    literal = LiteralBytes(file)
+    hasher = hashlib.sha256()
+    runs = checked(file, walk(file, image_tensors(image), threads, pool))
+    for segment in image.segments:
+        if isinstance(segment, int):
+            pieces: Iterable[memoryview] = literal.take(segment)
+        else:
+            tensors = file.header.tensors[segment[0] : segment[0] + segment[1]]
+            pieces = _take(runs, sum(tensor.nbytes for tensor in tensors))
+        for piece in pieces:
+            hasher.update(piece)
+            yield piece
+    for _ in runs:  # lets the last tensor's identity be checked
+        raise AssertionError("the segments leave bytes of their tensors over")
+    if hasher.digest() != literal.sha256:
+        raise ChecksumError(
+            f"{file.reader.source.label}: the source file that it holds has SHA-256 {hasher.hexdigest()}, "
+            f"the file says {literal.sha256.hex()}"
+        )
+
+
+def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
+    """Pieces of this many bytes in all; pieces end where tensors end, so none is cut."""
+    while length:
+        piece = next(pieces)
+        length -= len(piece)
+        yield piece
