@@ -1,7 +1,7 @@
-"""The format's open choices, measured on the real model: python -m bench.choices [--design DESIGN.md]
+"""The format's open choices, measured on the real model: python -m bench.choices [--page codec/decisions/coder.md]
 
 Bits per symbol above the entropy of each chunk's own counts, and where they go. Sizes only: what a choice costs in time
-is in DESIGN.md, section 4, or in kernel_speed.py.
+is on the same page, or in kernel_speed.py.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ def markdown() -> str:
 def main() -> None:
     """Print the table, or put it between the markers of a file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--design", type=Path, help="file with <!-- choices:begin --> and <!-- choices:end -->")
+    parser.add_argument("--page", type=Path, help="file with <!-- choices:begin --> and <!-- choices:end -->")
     arguments: Any = parser.parse_args()
     text = markdown()
     print(text)
-    if arguments.design:
-        before, rest = arguments.design.read_text().split("<!-- choices:begin -->")
+    if arguments.page:
+        before, rest = arguments.page.read_text().split("<!-- choices:begin -->")
         after = rest.split("<!-- choices:end -->")[1]
-        arguments.design.write_text(f"{before}<!-- choices:begin -->\n{text}\n<!-- choices:end -->{after}")
+        arguments.page.write_text(f"{before}<!-- choices:begin -->\n{text}\n<!-- choices:end -->{after}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ PAGES = [
     *(ROOT / name for name in ("codec/README.md", "codec/slimtensors/kernels/README.md")),
     *(ROOT / name for name in ("hub/README.md", "hub/guide.md", "format_spec/README.md")),
     *GUIDES,
+    *sorted((ROOT / "codec" / "decisions").glob("*.md")),
+    ROOT / "hub" / "decisions.md",
 ]
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from pages.reading import ROOT
 
+NAMED_ROOMS = ["bases", "files", "on_torch", "planning", "reading", "sources", "writing"]
 KERNELS = "codec/slimtensors/kernels"
 ROOMS = {
-    "codec/README.md": ["codec/slimtensors/*"],
+    "codec/README.md": ["codec/slimtensors/*", *(f"codec/slimtensors/{room}/*.py" for room in NAMED_ROOMS)],
     "hub/README.md": ["hub/slimtensors_hub/*", "hub/slimtensors_hub/*/*"],
     f"{KERNELS}/README.md": [f"{KERNELS}/*.py", f"{KERNELS}/*/*.py"],
 }
