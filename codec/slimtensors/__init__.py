@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from slimtensors.files.estimating import Estimate, estimate
     from slimtensors.files.flattening import flatten, rebase
     from slimtensors.files.inspecting import FileReport, TensorReport, inspect
+    from slimtensors.files.salvaging import Lost, Salvaged, salvage
     from slimtensors.handle import TensorSlice, safe_open
     from slimtensors.memory import decode, encode
     from slimtensors.reading.verifying import Verified, verify
@@ -58,12 +59,14 @@ __all__ = [
     "FileReport",
     "FormatError",
     "LimitError",
+    "Lost",
     "Match",
     "MatchReport",
     "NewerFormatError",
     "NotSlimtensorsError",
     "PrefetchLoader",
     "RemoteError",
+    "Salvaged",
     "SelfCheckError",
     "SlimtensorsError",
     "TensorNotFoundError",
@@ -85,6 +88,7 @@ __all__ = [
     "match_base",
     "rebase",
     "safe_open",
+    "salvage",
     "verify",
 ]
 
@@ -105,6 +109,9 @@ _HOME = {
     "Estimate": "files.estimating",
     "estimate": "files.estimating",
     "PrefetchLoader": "stream.loader",
+    "Lost": "files.salvaging",
+    "Salvaged": "files.salvaging",
+    "salvage": "files.salvaging",
     "TensorSlice": "handle",
     "safe_open": "handle",
     "FileReport": "files.inspecting",

@@ -50,12 +50,18 @@ def search_folders() -> list[BaseDir]:
 
 
 def open_with(
-    target: Any, base: Any, *, verify: Verify = "full", mmap: bool = False, max_bytes: int | None = None
+    target: Any,
+    base: Any,
+    *,
+    verify: Verify = "full",
+    mmap: bool = False,
+    max_bytes: int | None = None,
+    partial: bool = False,
 ) -> TensorFile:
     """Open a slimtensors file whose bases come from `base` (see `Resolver`) and from the folders of the environment."""
     resolver = Resolver(base)
     try:
-        return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver)
+        return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver, partial=partial)
     except BaseException:
         resolver.close()
         raise

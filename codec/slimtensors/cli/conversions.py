@@ -16,7 +16,7 @@ from slimtensors.errors import UsageError
 from slimtensors.files.folders import carry_out
 from slimtensors.reading.tensors import open_file
 
-__all__ = ["Settings", "rewrite", "run", "run_remote"]
+__all__ = ["Settings", "check_rewritten", "rewrite", "run", "run_remote"]
 
 Work = Callable[[Path, Path, Callable[[int], object] | None], object]
 
@@ -108,6 +108,17 @@ def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
     )
 
 
+def check_rewritten(source: Path, target: Path, force: bool) -> None:
+    """Raises UsageError for what would overwrite something."""
+    if target.is_dir():
+        raise UsageError(f"{target} is a folder; name a file")
+    if target.exists():
+        if source.samefile(target):
+            raise UsageError(f"{source} would be replaced by what is made from it; name another file")
+        if not force:
+            raise UsageError(f"{target} is there already; --force replaces it")
+
+
 def rewrite(
     source: Path,
     target: Path,
@@ -120,13 +131,7 @@ def rewrite(
     """One slimtensors file into another: `flatten` and `rebase`."""
     with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
         total = 2 * file.header.decoded_bytes
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder; name a file")
-    if target.exists():
-        if source.samefile(target):
-            raise UsageError(f"{source} would be replaced by what is made from it; name another file")
-        if not force:
-            raise UsageError(f"{target} is there already; --force replaces it")
+    check_rewritten(source, target, force)
     with naming(source), bar(total, source.name, quiet=quiet, asked=asked) as advance:
         work(advance)
     if not quiet:

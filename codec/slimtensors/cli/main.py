@@ -19,8 +19,8 @@ from slimtensors.container.layout import FORMAT_VERSION
 __all__ = ["cli", "main"]
 
 NAMES = [
-    "compress", "decompress", "inspect", "verify", "estimate", "deps", "flatten", "rebase", "push", "pull", "convert",
-    "bench", "warmup", "env", "demo",
+    "compress", "decompress", "inspect", "verify", "estimate", "deps", "flatten", "rebase", "salvage", "push", "pull",
+    "convert", "bench", "warmup", "env", "demo",
 ]  # fmt: skip
 
 

@@ -193,13 +193,15 @@ def _verify(
     from slimtensors.cli.exits import naming
     from slimtensors.cli.progress import bar
     from slimtensors.container.remote import last_part
-    from slimtensors.reading.verifying import verify_opened
+    from slimtensors.reading.verifying import telling_of_all, verify_opened
     from slimtensors.threads import thread_count
 
     with naming(file), open_with(file, bases, max_bytes=max_bytes) as opened:
         total = opened.header.decoded_bytes * (1 if against is None else 2)
         with bar(total, last_part(str(file)), quiet=quiet, asked=progress) as advance:
-            found = verify_opened(opened, thread_count(threads), advance)
+            count = thread_count(threads)
+            with telling_of_all(opened, count):
+                found = verify_opened(opened, count, advance)
             if against is not None:
                 from slimtensors.files.comparing import compare_opened
 

@@ -71,7 +71,9 @@ def read_prefix(data: bytes, file_length: int | None) -> Prefix:
     if features & ~KNOWN_FEATURES:
         raise NewerFormatError(f"the file needs features {features:#x}, unknown to this reader; update slimtensors")
     if file_length is not None and length != file_length:
-        raise TruncatedError(f"the file has {file_length} bytes, it should have {length}; copy or download it again")
+        rest = "; `slimtensors salvage` writes the tensors that are there" if file_length < length else ""
+        stated = f"the file has {file_length} bytes, it should have {length}"
+        raise TruncatedError(f"{stated}; copy or download it again{rest}")
     if header_length > MAX_HEADER_BYTES:
         raise LimitError(f"the header is {header_length} bytes long; the limit is {MAX_HEADER_BYTES}")
     if PREFIX_BYTES + header_length + index_length > length:

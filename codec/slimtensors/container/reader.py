@@ -22,7 +22,7 @@ from slimtensors.container.layout import (
     read_stream_records,
 )
 from slimtensors.container.source import Bytes, ByteSource
-from slimtensors.errors import ChecksumError, FormatError, LimitError
+from slimtensors.errors import ChecksumError, FormatError, LimitError, TruncatedError
 from slimtensors.limits import EXPANSION, EXPANSION_SLACK, MAX_CHUNK_BYTES
 
 __all__ = ["Reader", "Verify"]
@@ -39,14 +39,19 @@ WHOLE_TABLE_BYTES = 4 << 20
 class Reader:
     """A checked header and index, and the chunks on demand. Safe to use from several threads."""
 
-    def __init__(self, source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None) -> None:
+    def __init__(
+        self, source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None, partial: bool = False
+    ) -> None:
+        """partial: the file may be shorter or longer than it says. What it lacks is found out when it is read."""
         self.source = source
         self.verify = verify
         size = source.size()
         start = source.read(0, min(size, FIRST_READ_BYTES)).tobytes()
-        self.prefix: Prefix = read_prefix(start, size)
+        self.prefix: Prefix = read_prefix(start, None if partial else size)
         index_at = PREFIX_BYTES + self.prefix.header_length
         end = index_at + self.prefix.index_length
+        if end > size:  # of a partial file; so that nothing is allocated for what is not there
+            raise TruncatedError(f"the file has {size} bytes and ends inside its header and index, which have {end}")
         if end > len(start):
             # Every stream has a record in the index and at least one, about as long, in the table.
             table = self.prefix.index_length + size // TABLE_SHARE

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from slimtensors.quantise.choosing import Quantise
     from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["compress", "decompress", "maps_of_each", "match_base", "open_weights"]
+__all__ = ["compress", "decompress", "maps_of_each", "match_base", "open_weights", "plain_front"]
 
 
 def compress(
@@ -260,9 +260,17 @@ def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> 
     if header.image is not None:
         yield from source_pieces(file, header.image, threads, pool)
         return
+    every = range(len(header.tensors))
+    yield plain_front(file, every, {})
+    yield from checked(file, walk(file, every, threads, pool))
+
+
+def plain_front(file: TensorFile, tensors: Sequence[int], more: Mapping[str, str]) -> bytes:
+    """The front of a safetensors file of these tensors. more: metadata beside the file's own."""
+    header = file.header
     metadata = dict(header.metadata)
     if header.source is not None:
         recipes = sorted({tensor.lossy.recipe for tensor in header.tensors if tensor.lossy is not None})
         metadata["slimtensors.lossy"] = f"{' '.join(recipes)}; of the file with SHA-256 {header.source.hex()}"
-    yield plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in header.tensors], metadata)
-    yield from checked(file, walk(file, range(len(header.tensors)), threads, pool))
+    chosen = [header.tensors[i] for i in tensors]
+    return plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in chosen], {**metadata, **more})

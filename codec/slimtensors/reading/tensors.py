@@ -71,19 +71,26 @@ def open_file(
     mmap: bool = False,
     max_bytes: int | None = None,
     bases: BaseSource | None = None,
+    partial: bool = False,
 ) -> TensorFile:
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
         raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
-    return open_from(open_source(target, use_mmap=mmap), verify=verify, max_bytes=max_bytes, bases=bases)
+    source = open_source(target, use_mmap=mmap)
+    return open_from(source, verify=verify, max_bytes=max_bytes, bases=bases, partial=partial)
 
 
 def open_from(
-    source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None, bases: BaseSource | None = None
+    source: ByteSource,
+    *,
+    verify: Verify = "full",
+    max_bytes: int | None = None,
+    bases: BaseSource | None = None,
+    partial: bool = False,
 ) -> TensorFile:
     """Open what a source holds, which is closed with the file, or now if this raises."""
     try:
-        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes), bases)
+        return TensorFile(Reader(source, verify=verify, max_bytes=max_bytes, partial=partial), bases)
     except FormatError as error:
         from slimtensors.sources.recognise import explain
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Image
-from slimtensors.errors import ChecksumError
+from slimtensors.errors import BaseError, ChecksumError, FormatError
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
 from slimtensors.threads import Pool, thread_count
 
-__all__ = ["Verified", "source_pieces", "verify", "verify_opened"]
+__all__ = [
+    "Verified", "checked", "damage", "is_damage", "source_pieces", "telling_of_all", "verify", "verify_opened",
+]  # fmt: skip
+
+NAMED = 5  # tensors, in an error
 
 Progress = Callable[[int], object]  # called with decoded bytes done since the last call
 
@@ -40,16 +45,63 @@ def verify(
     max_bytes: int | None = None,
     progress: Progress | None = None,
 ) -> Verified:
-    """Decode everything and check it against every digest. Raises FormatError, naming what is damaged.
+    """Decode everything and check it against every digest. Raises FormatError, naming all tensors that are damaged.
 
     target, base: as for `safe_open`. Memory: a few chunks per thread.
     """
     with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
-        return verify_opened(file, thread_count(threads), progress)
+        count = thread_count(threads)
+        with telling_of_all(file, count):
+            return verify_opened(file, count, progress)
+
+
+@contextmanager
+def telling_of_all(file: TensorFile, count: int) -> Iterator[None]:
+    """To an error about the first damaged chunk, add which tensors cannot be had and how to save the others."""
+    try:
+        yield
+    except BaseError:
+        raise  # the file may be sound
+    except FormatError as error:
+        with Pool(count) if count > 1 else nullcontext() as pool:
+            lost = [file.header.tensors[index].name for index in damage(file, count, pool)]
+        total = len(file.header.tensors)
+        if not lost:
+            raise type(error)(f"{error}. All {total} tensors are whole: `slimtensors salvage` writes them") from None
+        named = ", ".join(map(repr, lost[:NAMED])) + (f" and {len(lost) - NAMED} more" if len(lost) > NAMED else "")
+        said = f"{error}. Of {total} tensors {len(lost)} cannot be had: {named}"
+        saved = "; `slimtensors salvage` writes the others" if len(lost) < total else ""
+        raise type(error)(said + saved) from None
+
+
+def damage(
+    file: TensorFile, threads: int, pool: ThreadPoolExecutor | None, progress: Progress | None = None
+) -> dict[int, Exception]:
+    """Tensors that cannot be had whole, and why; each is decoded and checked by itself."""
+    faults: dict[int, Exception] = {}
+    for index, tensor in enumerate(file.header.tensors):
+        try:
+            for _ in checked(file, walk(file, [index], threads, pool)):
+                pass
+        except (FormatError, OSError) as error:
+            if not is_damage(error):
+                raise
+            faults[index] = error
+        if progress is not None:
+            progress(tensor.nbytes)
+    return faults
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether an error is about a part of the file: that is wrong, needs a base that is not there, or the disk lost it.
+
+    No part of a file is its being out of reach: a network that fails, a folder that is taken away.
+    """
+    return isinstance(error, FormatError) or (isinstance(error, OSError) and error.errno == errno.EIO)
 
 
 def verify_opened(file: TensorFile, count: int, progress: Progress | None = None) -> Verified:
-    """Check an open file in `count` threads."""
+    """Check an open file in `count` threads; stops at the first fault."""
     with Pool(count) if count > 1 else nullcontext() as pool:
         header = file.header
         sha256, seen = None, set()
