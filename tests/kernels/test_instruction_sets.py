@@ -13,6 +13,8 @@ import pytest
 from kernels import processes
 from slimtensors.kernels import instruction_set
 
+pytestmark = pytest.mark.instruction_sets
+
 ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 OTHERS = {
     "portable": {"SLIMTENSORS_ISA": "portable"},
