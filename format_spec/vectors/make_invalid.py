@@ -2861,6 +2861,15 @@ def record_scale_base() -> bytes:
     return scaled_by(writer, 0)
 
 
+@invalid("a part of a pack of differences from bases as a side plane")
+def record_scale_pack_base() -> bytes:
+    writer = Writer()
+    data = bytes(range(160)) * 2
+    pack = writer.pack("U16", {"add": [{"base": [0]}, bits(16)]})
+    writer.pack_member("scales", pack, (160,), data, BaseTensor("U16", (160,), data))
+    return scaled_by(writer, 0)
+
+
 def scaled_lines() -> Parts:
     return with_scales(lined_scales())
 
