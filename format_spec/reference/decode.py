@@ -27,6 +27,8 @@ from coder import GROUP, Refused, check, round_up
 from expressions import (
     DTYPES,
     FLOATS,
+    MAX_SIDES,
+    MAX_TENSORS,
     BaseContext,
     Bits,
     Cast,
@@ -79,9 +81,8 @@ READ_AHEAD = 64  # "At least 64 zero bytes follow the last of these"
 PIECE = 16384
 # section 9
 MAX_HEADER = 16 << 20
-MAX_TENSORS = 1 << 17
 MAX_EXPRESSIONS = 1 << 16
-MAX_SIDES = 6
+MAX_SEGMENTS = 2 * MAX_TENSORS + 1
 MAX_DIMENSIONS = 16
 MAX_ELEMENTS = 1 << 48
 MAX_NAME = 512
@@ -322,7 +323,9 @@ class HeaderReader:
         if not isinstance(metadata, dict):
             raise Refused("metadata: not an object")
         check(all(isinstance(value, str) for value in metadata.values()), "metadata: not strings")
-        check(len(canonical(metadata)) <= MAX_METADATA, "metadata over the limit")
+        # "8 MiB of UTF-8, keys and values together"
+        size = sum(len(text.encode()) for pair in metadata.items() for text in pair)
+        check(size <= MAX_METADATA, "metadata over the limit")
         self.metadata = metadata
 
     def result(self) -> Header:
@@ -444,14 +447,7 @@ class HeaderReader:
             check_factors(found, earlier)
             tensor.sides.append(found)
         data = self.stream("tensor", units, value, sides=sides)
-        used = data.expression.sides()
-        if isinstance(data.lookup, Gather | Mul):
-            used |= {data.lookup.palette}
-        if isinstance(data.lookup, Mul):
-            used |= set(data.lookup.scale + data.lookup.offset)
-        if isinstance(data.lookup, Trellis) and data.lookup.rows is not None:
-            used |= {data.lookup.rows, data.lookup.columns}
-        check(len(used) == len(sides), "a side plane that nothing names")
+        check(len(named_sides(data)) == len(sides), "a side plane that nothing names")
         # "such a side plane is named by a `scale`, and a `scale` names no other"
         scales = data.expression.scales() if isinstance(data.expression, Records) else set()
         check(scales == (set() if tensor.scale is None else {len(planes)}), "scale: not the one that is a tensor")
@@ -559,7 +555,7 @@ class HeaderReader:
         segments: list[int | tuple[int, int]] = []
         literal_bytes = total = after = 0
         bytes_before = [0, *accumulate(tensor.bytes for tensor in self.tensors)]
-        for segment in array_of(value["segments"], "segments", 0, MAX_HEADER):
+        for segment in array_of(value["segments"], "segments", 0, MAX_SEGMENTS):
             if isinstance(segment, list):
                 check(len(segment) == 2, "segment: not a pair")
                 # "in the order of the source file", which is also that of the tensors: no tensor comes again
@@ -571,6 +567,7 @@ class HeaderReader:
             else:
                 segments.append(integer(segment, 1, MAX_ELEMENTS, "segment"))
                 literal_bytes += segment
+        check(literal_bytes <= MAX_ELEMENTS, "image: literal bytes over the limit")
         # "first the SHA-256 of the source file, then the literal bytes"
         self.streams.append(self.stream("image", 32 + literal_bytes, value))
         return Image(segments, literal_bytes, total + literal_bytes)
@@ -773,10 +770,21 @@ def base_units(stream: Stream, start: int, n: int) -> bytes:
     return stream.base[start * stream.unit : (start + n) * stream.unit].ljust(n * stream.unit, b"\0")
 
 
+def named_sides(stream: Stream) -> set[int]:
+    """The side planes that its expression names."""
+    used = set(stream.expression.sides())
+    if isinstance(stream.lookup, Gather | Mul):
+        used |= {stream.lookup.palette}
+    if isinstance(stream.lookup, Mul):
+        used |= set(stream.lookup.scale + stream.lookup.offset)
+    if isinstance(stream.lookup, Trellis) and stream.lookup.rows is not None:
+        used |= {stream.lookup.rows, stream.lookup.columns}
+    return used
+
+
 def check_factors(side: Stream, earlier: list[dict]) -> None:
     """ "only for planes of a side plane, not under `scatter`, ... with contexts of this kind only" """
-    uses = side.expression.sides() or isinstance(side.lookup, Gather | Mul)
-    if not uses:
+    if not named_sides(side):
         return
     check(isinstance(side.expression, Bits) and side.lookup is None, "a side plane with side planes")
     for part in side.expression.parts:

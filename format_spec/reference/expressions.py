@@ -18,6 +18,10 @@ DTYPES = {
     "F6_E3M2": (6, 1),
 }
 
+# `container.md`, section 9: of a tensor, of a file
+MAX_SIDES = 6
+MAX_TENSORS = 1 << 17
+
 # section 6: "refused as needing a newer reader, wherever a key of an expression or part is expected"
 RESERVED = {"hadamard", "matmul", "rand", "view"}
 
@@ -270,6 +274,11 @@ def integer(value: object, low: int, high: int, what: str) -> int:
     return value
 
 
+def side_plane(value: object, what: str) -> int:
+    """ "A position within an expression is below the limit of what it names" """
+    return integer(value, 0, MAX_SIDES - 1, what)
+
+
 def keyed(value: object, what: str) -> dict[str, object]:
     """An object of the expression language; reserved names are told apart from malformed ones."""
     if not isinstance(value, dict):
@@ -284,7 +293,7 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"record"}:
         return parse_record(object_["record"])
     if object_.keys() == {"ref"}:
-        return Ref(integer(object_["ref"], 0, 2**17 - 1, "ref"))
+        return Ref(integer(object_["ref"], 0, MAX_TENSORS - 1, "ref"))
     if object_.keys() == {"gather"}:
         return parse_gather(object_["gather"])
     if object_.keys() == {"mul"}:
@@ -295,7 +304,7 @@ def parse_expression(value: object) -> Bits | Sparse | Gather | Mul | Decimal | 
     if object_.keys() == {"trellis"}:
         return parse_trellis(object_["trellis"])
     if object_.keys() == {"cast"}:
-        return Cast(integer(object_["cast"], 0, 2**17 - 1, "cast"))
+        return Cast(integer(object_["cast"], 0, MAX_TENSORS - 1, "cast"))
     if object_.keys() == {"add"}:
         first = object_["add"][0] if isinstance(object_["add"], list) and object_["add"] else None
         if isinstance(first, dict) and "mul" in first:
@@ -327,7 +336,7 @@ def parse_sum(value: object) -> Sum:
         check(not {matmul.p, matmul.q} & named, "add: a side plane named twice")
         return Sum(values, replace(values.codes, matmul=matmul))
     check(keyed(first, "add").keys() == {"base"}, "add: the first is not a base")
-    return Sum(values, replace(values.codes, base=integer(first["base"], 0, 2**17 - 1, "base")))
+    return Sum(values, replace(values.codes, base=integer(first["base"], 0, MAX_TENSORS - 1, "base")))
 
 
 def parse_values(object_: dict[str, object]) -> Mul | Trellis:
@@ -355,8 +364,8 @@ def factors(value: object) -> tuple[int, ...]:
     """ "a side plane", or "an array of two" """
     if isinstance(value, list):
         check(len(value) == 2, "factors: not two")
-        return tuple(integer(item, 0, 16, "factors") for item in value)
-    return (integer(value, 0, 16, "factors"),)
+        return tuple(side_plane(item, "factors") for item in value)
+    return (side_plane(value, "factors"),)
 
 
 def distinct(found: Mul) -> Mul:
@@ -380,7 +389,7 @@ def parse_trellis(value: object) -> Trellis:
     zero = integer(value[2], 0, 2 ** codes.width() - 1, "trellis: zero")
     if len(value) == 4:
         return Trellis(states, step, zero, codes, None, None)
-    rows, columns = integer(value[4], 0, 16, "trellis: rows"), integer(value[5], 0, 16, "trellis: columns")
+    rows, columns = side_plane(value[4], "trellis: rows"), side_plane(value[5], "trellis: columns")
     check(rows != columns, "trellis: one side plane twice")
     return Trellis(states, step, zero, codes, rows, columns)
 
@@ -397,9 +406,9 @@ def parse_add(add: object) -> Bits:
     base = first["base"]
     if isinstance(base, list):
         check(matmul is None, "add: a matmul of a pack")
-        check(1 <= len(base) <= 2**17, "base: an empty list, or too long")
-        return Bits(planes.parts, 0, tuple(integer(j, 0, 2**17 - 1, "base") for j in base))
-    return Bits(planes.parts, 0, integer(base, 0, 2**17 - 1, "base"), matmul)
+        check(1 <= len(base) <= MAX_TENSORS, "base: an empty list, or too long")
+        return Bits(planes.parts, 0, tuple(integer(j, 0, MAX_TENSORS - 1, "base") for j in base))
+    return Bits(planes.parts, 0, integer(base, 0, MAX_TENSORS - 1, "base"), matmul)
 
 
 def parse_matmul(value: object) -> Matmul:
@@ -409,7 +418,7 @@ def parse_matmul(value: object) -> Matmul:
     numbers = value["matmul"]
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise Refused("matmul: not an array of three")
-    p, q = integer(numbers[0], 0, 2**48, "matmul"), integer(numbers[1], 0, 2**48, "matmul")
+    p, q = side_plane(numbers[0], "matmul"), side_plane(numbers[1], "matmul")
     check(p != q, "matmul: one side plane twice")
     return Matmul(p, q, integer(numbers[2], 0, 60, "matmul: shift"))
 
@@ -497,14 +506,14 @@ def parse_field_context(
 def parse_field_class(numbers: object) -> FieldClass:
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise Refused("class: not an array of three")
-    rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
+    rows, columns = side_plane(numbers[0], "class"), side_plane(numbers[1], "class")
     return FieldClass(rows, columns, integer(numbers[2], 2, 64, "tables"))
 
 
 def parse_lines(numbers: object) -> FieldLines:
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise Refused("lines: not an array of three")
-    side, columns = integer(numbers[0], 0, 2**48, "lines"), integer(numbers[1], 1, 2**48, "columns")
+    side, columns = side_plane(numbers[0], "lines"), integer(numbers[1], 1, 2**48, "columns")
     return FieldLines(side, columns, integer(numbers[2], 2, 64, "tables"))
 
 
@@ -518,7 +527,7 @@ def parse_scale(numbers: object, lines: FieldLines | None) -> FieldScale:
     check(sum(counts) <= 65536, "scale: counts of more than 65536")
     # "one table more than the largest class says; these are at least 2"
     check(lines is not None or max(classes) > 0, "scale: one table")
-    side, pairs = integer(numbers[0], 0, 2**48, "scale"), tuple(zip(counts, classes, strict=True))
+    side, pairs = side_plane(numbers[0], "scale"), tuple(zip(counts, classes, strict=True))
     return FieldScale(side, integer(numbers[1], 0, 31, "shift"), integer(numbers[2], 0, 65535, "first"), pairs, lines)
 
 
@@ -583,7 +592,7 @@ def pair(value: object, what: str) -> list:
 
 def parse_gather(value: object) -> Gather:
     palette, codes = pair(value, "gather")
-    return Gather(integer(palette, 0, 16, "gather"), parse_codes(codes, 16))
+    return Gather(side_plane(palette, "gather"), parse_codes(codes, 16))
 
 
 def parse_codes(value: object, most: int) -> Bits:
@@ -615,7 +624,7 @@ def parse_part(value: object) -> Part:
         scatter = object_["scatter"]
         if not isinstance(scatter, list) or len(scatter) != 2:
             raise Refused("scatter: not an array of two")
-        return parse_plane(keyed(scatter[1], "scatter"), integer(scatter[0], 0, 2**48, "scatter"))
+        return parse_plane(keyed(scatter[1], "scatter"), side_plane(scatter[0], "scatter"))
     return parse_plane(object_, None)
 
 
@@ -643,10 +652,10 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
             rows = context["rows"]
             if not isinstance(rows, list) or len(rows) != 2:
                 raise Refused("context: rows are not an array of two")
-            base = replace(base, rows=integer(rows[0], 0, 2**48, "rows"), classes=integer(rows[1], 2, 64, "classes"))
+            base = replace(base, rows=side_plane(rows[0], "rows"), classes=integer(rows[1], 2, 64, "classes"))
             check(base.tables * base.classes <= 256, "context: more than 256 tables")
         return Part(width, side, base)
-    rows, columns = integer(numbers[0], 0, 2**48, "class"), integer(numbers[1], 0, 2**48, "class")
+    rows, columns = side_plane(numbers[0], "class"), side_plane(numbers[1], "class")
     mean = parse_mean(context["mean"]) if "mean" in context else None
     return Part(width, side, ClassContext(rows, columns, integer(numbers[2], 0, 16, "octave"), mean))
 
@@ -654,7 +663,7 @@ def parse_plane(object_: dict[str, object], side: int | None) -> Part:
 def parse_factor(value: object) -> FactorContext:
     if not isinstance(value, list) or len(value) != 4:
         raise Refused("factor: not an array of four")
-    rows, columns = integer(value[0], 0, 2**48, "factor"), integer(value[1], 0, 2**48, "factor")
+    rows, columns = side_plane(value[0], "factor"), side_plane(value[1], "factor")
     return FactorContext(rows, columns, integer(value[2], 0, 255, "first"), integer(value[3], 1, 31, "classes"))
 
 
@@ -666,7 +675,7 @@ def parse_mean(value: object) -> Mean:
         raise Refused("mean: groups and steps are not arrays")
     check(1 <= len(groups) <= 8 and len(steps) <= 16, "mean: too few groups, or too many groups or steps")
     mean = Mean(
-        integer(factors, 0, 2**48, "mean"),
+        side_plane(factors, "mean"),
         tuple(integer(g, 0, 64, "groups") for g in groups),
         tuple(integer(s, 0, 63, "steps") for s in steps),
     )

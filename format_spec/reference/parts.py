@@ -20,6 +20,7 @@ class ChunkParts:
     decoded_digest: int
     stored_length: int | None = None
     stored_digest: bytes | None = None
+    decoded: bytes | None = None  # where it is known
 
     def record(self) -> bytes:
         return TABLE_RECORD.pack(
@@ -31,7 +32,7 @@ class ChunkParts:
 
 
 def chunk_of(stored: bytes, decoded: bytes) -> ChunkParts:
-    return ChunkParts(stored, len(decoded), decode.decoded_digest(decoded))
+    return ChunkParts(stored, len(decoded), decode.decoded_digest(decoded), decoded=decoded)
 
 
 @dataclass

@@ -27,11 +27,13 @@ Small files of the format. Every decoder must read those in `valid/` and refuse 
 Beside each valid file a JSON text says what it holds: for every tensor its dtype, its shape, the BLAKE3 of its bytes
 and, if they are few, the bytes; the metadata; the file id; the SHA-256 of the image; what a lossy file says of its
 source and its errors; of a file that has bases, which tensor of which other valid file each is. A name that begins with
-`newer_` is a file that a reader refuses as needing a newer one.
+`newer_` is a file that a reader refuses as needing a newer one. The bases of invalid files, as far as a reader comes to
+ask for them, are tensors of valid ones; they are found by their identities.
 
 All are made by `python format_spec/vectors/make.py` (`make_valid.py`, `make_invalid.py`) with the naive encoder of
 `../reference`; this page too. In an invalid file all digests are right for what is there, except where the digest is
-the fault: only the rule named finds it. Where the fault leaves the decoded bytes as they were, so are their digests.
+the fault: only the rule named finds it. Those that break a rule about the header have literal chunks, so that a reader
+that lacks the rule takes the file. Where the fault leaves the decoded bytes as they were, so are their digests.
 
 """
 

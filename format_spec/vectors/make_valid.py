@@ -1297,6 +1297,56 @@ def image_tensors() -> Parts:
     return writer.parts()
 
 
+@valid("decimals, a grid and units apart in packs; decimals and a mask in side planes; a mask in an image")
+def places() -> Parts:
+    writer = Writer()
+    codes, decimals = skewed(300, 12), {"decimal": [1, bits(8)]}
+    grid = {"trellis": [8, 0x3DCCCCCD, 4, bits(4)]}
+    for name, source in (
+        ("decimals", looked_up("F32", decimals, codes, [], Plane(RAW))),
+        ("grid", on_grid("BF16", grid["trellis"], codes, [], Plane(CODED), chunk=300)),
+        ("apart", apart("F16", grid, codes, [], range(0, 300, 7), *[Plane(RAW)] * 4, chunk=300)),
+    ):
+        unit = DTYPES[source.dtype][1]
+        pack = writer.pack(source.dtype, source.expression, source.code)
+        writer.pack_sources[pack].codes, writer.pack_sources[pack].marked = codes, source.marked
+        writer.pack_member(f"{name} first", pack, (200,), source.data[: 200 * unit])
+        writer.pack_member(f"{name} last", pack, (100,), source.data[200 * unit :])
+    palette = looked_up("F32", decimals, [2 * v for v in range(128)], [], Plane(RAW))
+    numbers = {"mul": [{"gather": [0, bits(7)]}, 1]}
+    plan = [palette, side("F32", (2,), [0x3F800000, 0xBE99999A])]
+    writer.tensor("palette", looked_up("F32", numbers, [v % 128 for v in noise(300)], plan, Plane(RAW)))
+    flags = bytes(v % 3 == 0 for v in noise(256, 7))
+    data = little((v % 256 | flags[i // 2] * (v >> 8 & 0xFF00) for i, v in enumerate(noise(512))), 2)
+    rows = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
+    mask = Source("U8", (256,), flags, sparse_of(1), planes(Plane(RAW), Plane(RAW)))
+    writer.tensor("rows", Source("U16", (256, 2), data, rows, planes(Plane(RAW), Plane(RAW)), None, [mask]))
+    writer.image([b"first" + bytes(200), bytes(100) + b"second", (0, 2)], sparse_of(8), planes(Plane(RAW), Plane(RAW)))
+    return writer.parts()
+
+
+@valid("class contexts of one side plane for rows and columns, in two planes, and rows by it too")
+def classes_square() -> Parts:
+    classes = bytes(v % 2 for v in noise(64, 3))
+    units = [s + (classes[i // 64] << 9) for i, s in enumerate(skewed(4096, 6, 4))]
+    context = {"context": {"class": [0, 0, 1]}}
+    parts = [{**context, "plane": 8}, {"scatter": [0, {**context, "plane": 4}]}]
+    code = planes(Plane(CODED, 11, 1), Plane(CODED, 12, 1))
+    sides = [Source("U8", (64,), classes, BYTES, literal)]
+    return one(Source("U16", (64, 64), little(units, 2), {"bits": parts, "rotate": 0}, code, None, sides))
+
+
+@valid("add: tables, and fields that are moved, by classes of row and column")
+def delta_classes() -> Parts:
+    base = bf16_base()
+    rows, columns = bytes([0, 3, 6, 9, 1, 1, 2, 2]), bytes(i % 7 for i in range(160))
+    sides = [Source("U8", (len(plane),), plane, BYTES, literal) for plane in (rows, columns)]
+    parts = {"context": {"class": [0, 1, 4]}, "plane": 8}, {"plane": 8}
+    code = planes(Plane(CODED, 11, 1), Plane(CONSTANT))
+    data = moved(base.data * 2, 2, 9)[:1280] + moved(bytes(1280), 2, 9)
+    return one(Source("BF16", (8, 160), data, add(*parts), code, None, sides, base=base))
+
+
 @valid("a planes chunk with exactly 64 bytes after its last")
 def read_ahead() -> Parts:
     data = little((v % (1 << 24) for v in noise(128)), 4)

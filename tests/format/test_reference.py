@@ -16,6 +16,7 @@ import decode
 import expressions
 from encode import raw_payload
 from encode_odd import odd_file
+from format.far import LIMITS
 from format.sides import known_bases
 from parts import Parts
 from writer import BYTES, Source, Writer
@@ -58,6 +59,7 @@ def test_invalid(path: Path) -> None:
     with pytest.raises(decode.Refused) as refused:
         decode.decode_file(path.read_bytes(), bases=known_bases().get)
     assert isinstance(refused.value, decode.NeedsNewerReader) == path.stem.startswith("newer_")
+    assert str(refused.value) != "a base that was not given"  # which hides what is wrong
 
 
 def test_odd_files() -> None:
@@ -117,41 +119,7 @@ def test_example_of_a_mask() -> None:
     assert expressions.scattered([0x12], [7, 9], 8) == [0, 7, 0, 0, 9, 0, 0, 0]
 
 
-# -- limits ----------------------------------------------------------------------------------------------------------
-
-
-def empties(count: int) -> bytes:
-    writer = Writer()
-    for i in range(count):
-        writer.empty(f"{i}", "U8", (0,))
-    return writer.parts().join()
-
-
-def with_expressions(count: int) -> bytes:
-    writer = Writer()
-    writer.tensor("t", Source("U8", (1,), b"x", BYTES))
-    writer.header["expressions"] += [{"ref": 0}] * (count - 1)
-    return writer.parts().join()
-
-
-def with_metadata(length: int) -> bytes:
-    return Writer({"": "x" * (length - len('{"":""}'))}).parts().join()
-
-
-def with_header(length: int) -> bytes:
-    writer = Writer({"": ""})
-    for i in range(20_000):
-        writer.empty(f"{i:0500}", "U8", (0,))
-    writer.header["metadata"][""] = "x" * (length - len(writer.parts().header))
-    return writer.parts().join()
-
-
-LIMITS = [
-    (with_header, decode.MAX_HEADER),
-    (empties, decode.MAX_TENSORS),
-    (with_expressions, decode.MAX_EXPRESSIONS),
-    (with_metadata, decode.MAX_METADATA),
-]
+# -- limits ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("make", "limit"), LIMITS, ids=lambda value: getattr(value, "__name__", None))

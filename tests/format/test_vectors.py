@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import decode
+import slimtensors
 import slimtensors.numpy
 from encode_odd import odd_file
+from format.far import LIMITS
 from format.sides import Content, Refusal, by_library, by_reference
 from slimtensors.errors import FormatError
 
@@ -29,7 +32,6 @@ ONLY_VERIFY = {
     "image_sha",
 }
 
-# Where the specification has not decided: the reference takes the stricter reading, the library the other.
 INVALID_NAMES = [path.stem for path in INVALID]
 
 
@@ -86,3 +88,10 @@ def test_odd_files() -> None:
             expected.metadata,
             expected.image,
         ), seed
+
+
+@pytest.mark.parametrize(("make", "limit"), LIMITS, ids=lambda value: getattr(value, "__name__", None))
+def test_limit(make: Callable[[int], bytes], limit: int) -> None:
+    slimtensors.verify(make(limit), threads=1)
+    with pytest.raises(FormatError):
+        slimtensors.verify(make(limit + 1), threads=1)

@@ -22,8 +22,8 @@ from slimtensors.expression.limits import (
     MAX_WIDTH,
 )
 from slimtensors.expression.planes import Bits
-from slimtensors.expression.values import integer, keys_of, pair
-from slimtensors.limits import MAX_PLANES, MAX_RANK
+from slimtensors.expression.values import integer, keys_of, pair, side_plane
+from slimtensors.limits import MAX_RANK
 
 __all__ = ["check_mean", "parse_context"]
 
@@ -53,8 +53,8 @@ def parse_context(value: Any) -> Context:
         )
         return _with_rows(context, value["rows"]) if "rows" in keys else context
     return ClassContext(
-        integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
-        integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
+        side_plane(numbers[0], "the row classes of a context"),
+        side_plane(numbers[1], "the column classes of a context"),
         integer(numbers[2], 0, MAX_OCTAVE, "the octave of a context"),
         _mean(value["mean"]) if "mean" in keys else None,
     )
@@ -64,8 +64,8 @@ def _factor(numbers: Any) -> FactorContext:
     if not isinstance(numbers, list) or len(numbers) != 4:
         raise FormatError("the context of factors has four numbers")
     return FactorContext(
-        integer(numbers[0], 0, MAX_PLANES, "the row classes of a context"),
-        integer(numbers[1], 0, MAX_PLANES, "the column classes of a context"),
+        side_plane(numbers[0], "the row classes of a context"),
+        side_plane(numbers[1], "the column classes of a context"),
         integer(numbers[2], 0, MAX_CLASS, "the first of a context"),
         integer(numbers[3], 1, MAX_FACTOR_CLASSES, "the classes of a context"),
     )
@@ -80,7 +80,7 @@ def _mean(value: Any) -> Mean:
     if not isinstance(steps, list) or len(steps) > MAX_STEPS:
         raise FormatError(f"a mean has up to {MAX_STEPS} steps")
     found = Mean(
-        integer(value[0], 0, MAX_PLANES, "the side plane of a mean"),
+        side_plane(value[0], "the side plane of a mean"),
         tuple(integer(group, 0, MAX_RANK, "a group of factors") for group in groups),
         tuple(integer(step, 0, MAX_STEP, "a step of a mean") for step in steps),
     )
@@ -95,7 +95,7 @@ def _with_rows(context: BaseContext, value: Any) -> BaseContext:
     side, classes = pair(value, "the rows of a context")
     found = replace(
         context,
-        rows=integer(side, 0, MAX_PLANES, "the row classes of a context"),
+        rows=side_plane(side, "the row classes of a context"),
         classes=integer(classes, 2, MAX_CLASSES, "the number of classes of a context"),
     )
     if found.all_tables > MAX_ALL_TABLES:

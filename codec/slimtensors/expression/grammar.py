@@ -24,7 +24,7 @@ from slimtensors.expression.forms import (
 from slimtensors.expression.limits import MAX_DECIMAL_WIDTH, MAX_POWER, MAX_PRODUCT_SHIFT, MAX_WIDTH, STATES
 from slimtensors.expression.planes import Bits, Part
 from slimtensors.expression.record_grammar import parse_field_class, parse_record
-from slimtensors.expression.values import integer, keys_of, pair
+from slimtensors.expression.values import integer, keys_of, pair, side_plane
 from slimtensors.limits import MAX_PLANES, MAX_TENSORS
 
 __all__ = ["parse"]
@@ -42,7 +42,7 @@ def parse(value: Any) -> Expression:
     if keys == {"scatter"}:
         return _sparse(value["scatter"])
     if keys == {"ref"}:
-        return Ref(integer(value["ref"], 0, MAX_TENSORS, "ref"))
+        return Ref(integer(value["ref"], 0, MAX_TENSORS - 1, "ref"))
     if keys == {"gather"}:
         return _gather(value["gather"])
     if keys == {"mul"}:
@@ -55,7 +55,7 @@ def parse(value: Any) -> Expression:
     if keys == {"record"}:
         return parse_record(value["record"])
     if keys == {"cast"}:
-        return Cast(integer(value["cast"], 0, MAX_TENSORS, "cast"))
+        return Cast(integer(value["cast"], 0, MAX_TENSORS - 1, "cast"))
     raise FormatError(f"an expression has the keys {sorted(keys)}")
 
 
@@ -86,7 +86,7 @@ def _sum(arguments: Any) -> Sum:
         return Sum(values, product)
     if keys_of(plus, "the first argument of add") != {"base"}:
         raise FormatError("the first argument of add is not a base, mul or matmul")
-    return Sum(values, integer(plus["base"], 0, MAX_TENSORS, "base"))
+    return Sum(values, integer(plus["base"], 0, MAX_TENSORS - 1, "base"))
 
 
 def _values(value: Any) -> Values:
@@ -113,10 +113,10 @@ def _shifted(arguments: Any) -> Mul:
 
 def _factors(value: Any, what: str) -> int | tuple[int, int]:
     if not isinstance(value, list):
-        return integer(value, 0, MAX_PLANES, f"the side plane of {what}")
+        return side_plane(value, f"the side plane of {what}")
     if len(value) != 2:
         raise FormatError(f"{len(value)} factors of {what}, not two")
-    first, second = (integer(side, 0, MAX_PLANES, f"a side plane of {what}") for side in value)
+    first, second = (side_plane(side, f"a side plane of {what}") for side in value)
     return first, second
 
 
@@ -128,7 +128,7 @@ def _distinct(found: Mul) -> Mul:
 
 def _gather(value: Any) -> Gather:
     side, codes = pair(value, "gather")
-    return Gather(integer(side, 0, MAX_PLANES, "the side plane of a gather"), _codes(codes, MAX_WIDTH))
+    return Gather(side_plane(side, "the side plane of a gather"), _codes(codes, MAX_WIDTH))
 
 
 def _trellis(value: Any) -> Trellis:
@@ -140,7 +140,7 @@ def _trellis(value: Any) -> Trellis:
     step = integer(value[1], 1, LARGEST_FLOAT, "the step of a trellis, an F32 by its bits,")
     codes = _classed_codes(value[3])
     zero = integer(value[2], 0, (1 << codes.width) - 1, "the code of level 0")
-    scales = [integer(side, 0, MAX_PLANES, "a side plane of a trellis") for side in value[4:]]
+    scales = [side_plane(side, "a side plane of a trellis") for side in value[4:]]
     if len(set(scales)) != len(scales):
         raise FormatError("a trellis whose rows and columns are the same side plane")
     return Trellis(states, step, zero, codes, *scales)
@@ -201,7 +201,7 @@ def _low_rank(value: Any) -> LowRank:
     numbers = value["matmul"]
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise FormatError("a matmul has three numbers: two side planes and a shift")
-    left, right = (integer(side, 0, MAX_PLANES, "a side plane of a matmul") for side in numbers[:2])
+    left, right = (side_plane(side, "a side plane of a matmul") for side in numbers[:2])
     if left == right:
         raise FormatError("a matmul of a side plane with itself")
     return LowRank(left, right, integer(numbers[2], 0, MAX_PRODUCT_SHIFT, "the shift of a matmul"))
@@ -209,10 +209,10 @@ def _low_rank(value: Any) -> LowRank:
 
 def _base(value: Any) -> int | tuple[int, ...]:
     if not isinstance(value, list):
-        return integer(value, 0, MAX_TENSORS, "base")
+        return integer(value, 0, MAX_TENSORS - 1, "base")
     if not 1 <= len(value) <= MAX_TENSORS:
         raise FormatError(f"a list of {len(value)} bases")
-    return tuple(integer(item, 0, MAX_TENSORS, "base") for item in value)
+    return tuple(integer(item, 0, MAX_TENSORS - 1, "base") for item in value)
 
 
 def _sparse(arguments: Any) -> Sparse:
@@ -238,7 +238,7 @@ def _part(value: Any) -> Part:
     if not isinstance(arguments, list) or len(arguments) != 2:
         raise FormatError("scatter has two arguments: a side plane and a plane")
     plane = _plane(arguments[1])
-    return Part(plane.width, integer(arguments[0], 0, MAX_PLANES, "the side plane of a scatter"), plane.context)
+    return Part(plane.width, side_plane(arguments[0], "the side plane of a scatter"), plane.context)
 
 
 def _plane(value: Any) -> Part:

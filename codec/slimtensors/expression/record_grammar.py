@@ -17,8 +17,8 @@ from slimtensors.expression.limits import (
     MAX_WIDTH,
 )
 from slimtensors.expression.records import Field, Record, Span
-from slimtensors.expression.values import integer, keys_of
-from slimtensors.limits import MAX_ELEMENTS, MAX_PLANES, MAX_SIDES
+from slimtensors.expression.values import integer, keys_of, side_plane
+from slimtensors.limits import MAX_ELEMENTS, MAX_PLANES
 
 AnyContext = FieldClass | FieldContext | FieldLines | FieldScale
 
@@ -89,7 +89,7 @@ def _field_lines(numbers: Any) -> FieldLines:
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise FormatError("the lines of a field have three numbers")
     return FieldLines(
-        integer(numbers[0], 0, MAX_SIDES, "the classes of a context"),
+        side_plane(numbers[0], "the classes of a context"),
         integer(numbers[1], 1, MAX_ELEMENTS, "the columns of a context"),
         integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
     )
@@ -102,7 +102,7 @@ def _field_scale(numbers: Any, lines: FieldLines | None) -> FieldScale:
     if not isinstance(runs, list) or len(runs) % 2 or not 2 <= len(runs) <= 2 * MAX_RUNS:
         raise FormatError(f"the classes of a scale are not 1 to {MAX_RUNS} runs")
     found = FieldScale(
-        integer(numbers[0], 0, MAX_SIDES, "the side plane of a scale"),
+        side_plane(numbers[0], "the side plane of a scale"),
         integer(numbers[1], 0, MAX_SCALE_SHIFT, "the shift of a scale"),
         integer(numbers[2], 0, 2**MAX_WIDTH - 1, "the first of a scale"),
         tuple(
@@ -132,8 +132,8 @@ def parse_field_class(numbers: Any) -> FieldClass:
     if not isinstance(numbers, list) or len(numbers) != 3:
         raise FormatError("classes of a field have three numbers")
     return FieldClass(
-        integer(numbers[0], 0, MAX_SIDES, "the row classes of a context"),
-        integer(numbers[1], 0, MAX_SIDES, "the column classes of a context"),
+        side_plane(numbers[0], "the row classes of a context"),
+        side_plane(numbers[1], "the column classes of a context"),
         integer(numbers[2], 2, MAX_TABLES, "the tables of a context"),
     )
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from slimtensors.errors import FormatError, NewerFormatError
+from slimtensors.limits import MAX_SIDES
 
-__all__ = ["DRAFT", "integer", "keys_of", "pair"]
+__all__ = ["DRAFT", "integer", "keys_of", "pair", "side_plane"]
 
 # Names that the format keeps for later (`matmul` but for where `add` has it); a file that uses one is sound but not
 # for this reader.
@@ -29,6 +30,11 @@ def integer(value: Any, low: int, high: int, what: str) -> int:
     if type(value) is not int or not low <= value <= high:
         raise FormatError(f"{what} is {value!r}, not an integer from {low} to {high}")
     return value
+
+
+def side_plane(value: Any, what: str) -> int:
+    """The position of a side plane, which a tensor may have, whether this one has it or not. Raises FormatError."""
+    return integer(value, 0, MAX_SIDES - 1, what)
 
 
 def pair(value: Any, what: str) -> tuple[Any, Any]:
