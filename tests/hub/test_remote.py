@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -292,10 +293,12 @@ def test_more_than_was_asked_for(web: Web, address: str, packed: bytes) -> None:
 def test_slow_servers(web: Web, address: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    web.odd = [Odd(skip=1, trickle=(100_000, 0.05)), Odd(pause=(50_000, 0.6))]
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    web.odd = [Odd(skip=1, trickle=(100_000, 0.05)), Odd(pause=(50_000, 1.5))]
     same(load_file(address), arrays)
     assert all(odd.times == 0 for odd in web.odd)
+    (front,) = [each.range for each in web.take() if each.range is not None and each.range[0] == 50_000]
+    assert front == (50_000, spans.FRONT_BYTES)  # what was waited for too long, asked for again
 
 
 def test_a_server_that_never_ends(web: Web, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +306,43 @@ def test_a_server_that_never_ends(web: Web, address: str, monkeypatch: pytest.Mo
     web.odd = [Odd(times=99, trickle=(1, 0.03))]
     with pytest.raises(RemoteError, match="hardly sends anything"):
         load_file(address)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (Odd(head_drip=0.01), r"no answer from 127.0.0.1 \(its headers did not end within 0.2 s\)"),
+        (Odd(chunked=True, chunk_drip=0.01), r"the connection broke off \(it sent nothing within 0.2 s\)"),
+        (Odd(skip=1, head_drip=0.01), r"no answer from 127.0.0.1 \(its headers did not end within 0.2 s\)"),
+    ],
+)
+def test_drips_without_end(
+    web: Web, address: str, odd: Odd, words: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not even a piece of the file counts as nothing, and is tried again."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(spans, "PATIENCE", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    web.odd = [odd]
+    same(load_file(address), arrays)
+    assert odd.times == 0
+    odd.times = 99
+    with pytest.raises(RemoteError, match=rf"model.slimtensors: {words}, 5 times in a row; try again later"):
+        load_file(address)
+
+
+def test_a_server_that_takes_its_time(
+    web: Web, address: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever raises huggingface_hub's time limit waits longer for an answer, too."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(spans, "PATIENCE", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    web.odd = [Odd(then=lambda: time.sleep(0.5))]
+    same(load_file(address), arrays)
+    assert [each.range for each in web.take()].count((0, spans.FRONT_BYTES)) == 1
 
 
 @pytest.mark.usefixtures("address")

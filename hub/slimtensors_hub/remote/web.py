@@ -8,7 +8,9 @@ goes to the hub's own host and nowhere else.
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -17,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from slimtensors._version import __version__
 from slimtensors.errors import RemoteError, UsageError
 from slimtensors.switches import ALLOW_HTTP, allows_http
+from slimtensors_hub.remote import spans
 from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
 from slimtensors_hub.remote.refusals import explained
 from slimtensors_hub.remote.spans import PROGRESS, Interrupted, front_bytes
@@ -107,6 +110,7 @@ class WebFile:
 
         try:
             request = client.build_request("GET", address, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+            request.extensions["timeout"]["read"] = _Limit(HF_HUB_DOWNLOAD_TIMEOUT, "its headers did not end")
             return client.send(request, stream=True, follow_redirects=False)
         except OfflineModeIsEnabled:
             raise RemoteError(
@@ -203,14 +207,41 @@ class WebAnswer:
     def pieces(self) -> Iterator[bytes]:
         """See Answer."""
         _, errors = _client()
+        limit = self._response.request.extensions["timeout"]["read"]
+        limit.begin("it sent nothing")
         try:
-            yield from self._response.iter_raw()
+            for piece in self._response.iter_raw():
+                yield piece
+                limit.begin("it sent nothing")
         except (errors.HTTPError, errors.StreamError) as error:
             raise Interrupted(f"the connection broke off ({_words(error)})") from None
 
     def close(self) -> None:
         """See Answer."""
         self._response.close()
+
+
+class _Limit:
+    """A time limit for all reads together that it takes until something is whole, where the client knows one for each.
+
+    It stands where the client keeps that of a read, in seconds: the socket asks for the number before each. In whole
+    seconds, as huggingface_hub's are: what is no float is asked for an index.
+    """
+
+    def __init__(self, each: float, late: str) -> None:
+        self._each = each
+        self._all = max(each, spans.PATIENCE)
+        self.begin(late)
+
+    def begin(self, late: str) -> None:
+        """From now on. late: what has happened if it is too late."""
+        self._late, self._end = late, time.monotonic() + self._all
+
+    def __index__(self) -> int:
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{self._late} within {self._all:g} s")
+        return math.ceil(min(self._each, left))
 
 
 def endpoint() -> str:
