@@ -37,7 +37,7 @@ from slimtensors.slicing import read_slice
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.boxes import destination, lay_out
-from slimtensors.torch_tensors import from_array, our_dtype, torch_dtype
+from slimtensors.torch_tensors import check_writable_tensors, from_array, our_dtype, torch_dtype
 
 __all__ = ["StorageReader"]
 
@@ -189,6 +189,7 @@ class StorageReader(TorchStorageReader):
                 else:
                     places[number].append(place)
                 filled.append((read.item, target))
+        check_writable_tensors(((item.dest_index.fqn, target) for item, target in filled), so="")
         loads = (load for number, file in files.items() if places[number] for load in file.loads(places[number]))
         load_all(loads, self._threads, list(files.values()))
         for each in others:
