@@ -105,9 +105,10 @@ def _none_compressed(repo_id: str, folder: Path) -> UsageError:
     if method != LIBRARY:
         return UsageError(f"{repo_id} holds no .slimtensors file; it can be pulled without decompressing")
     return UsageError(
-        f'{repo_id} has the layout "safetensors": its tensors are compressed one by one, within .safetensors files, '
-        "which are not decompressed here. Load it with transformers, once slimtensors_hub.transformers is imported; "
-        "what save_pretrained then writes are plain files"
+        f'{repo_id} has the layout "safetensors": its tensors are compressed one by one, and nothing is kept of the '
+        ".safetensors files that they were in, so that these cannot be given back byte for byte. For plain files of "
+        "the same weights, load the model by its class, and save it: `from slimtensors_hub.transformers import "
+        f"AutoModelForCausalLM`, AutoModelForCausalLM.from_pretrained({repo_id!r}).save_pretrained('FOLDER')"
     )
 
 
