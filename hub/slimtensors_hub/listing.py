@@ -62,6 +62,8 @@ def parse_name(name: str, revision: str | None = None) -> tuple[str, str | None]
         raise UsageError(f"{name!r} is no repository of a hub: name one as OWNER/NAME or OWNER/NAME@REVISION")
     if at and revision is not None and revision != found:
         raise UsageError(f"{name!r} names a revision, and revision={revision!r} another one")
+    if revision == "":
+        raise UsageError(f"{name!r}: the revision is empty; leave it out for the latest commit")
     return repo_id, found if at else revision
 
 

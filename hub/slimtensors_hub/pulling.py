@@ -62,10 +62,14 @@ def pull(
     """
     repo_id, revision = parse_name(repo_id, revision)
     place = Place(cache_dir, None, token, force_download, local_files_only, max_workers, tqdm_class)
+    if local_dir is not None and not os.fspath(local_dir):
+        raise UsageError("local_dir is empty; the folder that you are in is '.'")
     target = Path(local_dir or repo_id.rpartition("/")[2])
     if decompress:
         check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
-    else:
+    elif local_dir is not None:
+        if target.exists() and not target.is_dir():
+            raise UsageError(f"{target} is not a folder; name another one with -o")
         place = place._replace(local_dir=local_dir)
     folder = snapshot(
         repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True, compressed=decompress

@@ -141,6 +141,16 @@ def test_a_client_that_is_closed(web: Web, address: str, arrays: dict[str, np.nd
         assert (file.get_tensor("layer2.weight") == arrays["layer2.weight"]).all()
 
 
+def test_at_once_where_another_try_cannot_help(web: Web, address: str) -> None:
+    for wrong, words in {
+        "https:///x.slimtensors": r"https:///x.slimtensors: .*; check the name",
+        address.replace("http:", "https:"): r"model.slimtensors: 127.0.0.1 answers in the open; check the name",
+    }.items():
+        with pytest.raises(RemoteError, match=words):
+            load_file(wrong)
+    assert not web.take()
+
+
 def test_nobody_there(web: Web) -> None:
     address = web.put("x.slimtensors", b"").replace(web.address, "http://127.0.0.1:1")
     with pytest.raises(RemoteError, match=r"no answer from 127.0.0.1 .*, 5 times in a row; try again later"):
@@ -223,6 +233,9 @@ def test_a_server_that_misjudges_if_match(web: Web, address: str, arrays: dict[s
         (Odd(headers={"Content-Range": "bytes 0--1/10"}), "does not say which range it sends"),
         (Odd(headers={"Content-Range": None}), "does not say which range it sends"),
         (Odd(status=302, headers={"Location": "/model.slimtensors"}), "more than 10 redirects"),
+        (Odd(status=302, headers={"Location": "http://[::1/x"}), "leads to what is not an address"),
+        (Odd(status=302, headers={"Location": "http://127.0.0.1:99999/x"}), "leads to what is not an address"),
+        (Odd(status=416, body=b""), r"refuses to send bytes 0 to 65536 \(416\), as if the file were empty; download"),
         (Odd(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "leads to ftp://, which is not followed"),
         (Odd(status=302, headers={"Location": "file:///etc/passwd"}), "leads to file://, which is not followed"),
         (Odd(status=302, headers={"Location": "http://example.invalid/x"}), "is not encrypted; it is not followed"),
@@ -252,6 +265,18 @@ def test_less_at_once_than_was_asked_for(
     web.most = 16383
     with pytest.raises(RemoteError, match="it sends 0 to 16383: it is faulty"):
         load_file(address)
+
+
+def test_a_range_that_is_there_and_refused(web: Web, address: str, packed: bytes) -> None:
+    with slimtensors.safe_open(address) as file:
+        web.odd = [Odd(times=99, status=416, body=b"", headers={"Content-Range": f"bytes */{len(packed)}"})]
+        with pytest.raises(RemoteError, match=r"the server refuses to send bytes \d+ to \d+ \(416\); download"):
+            file.get_tensor("layer0.weight")
+
+
+def test_units_in_any_case(web: Web, address: str, packed: bytes) -> None:
+    web.odd = [Odd(headers={"Content-Range": f"Bytes  0-65535/{len(packed)}"})]
+    assert slimtensors.inspect(address).label == address
 
 
 def test_words_for_bytes_as_they_are(web: Web, address: str, arrays: dict[str, np.ndarray]) -> None:
@@ -547,5 +572,8 @@ def test_what_is_not_opened() -> None:
     }.items():
         with pytest.raises(UsageError, match=words):
             slimtensors.safe_open(name)
+    for rest in ("[::1/x", "me:secret@x:99999/y", "x:y/z", "a..b/x", "a" * 99 + "/x"):
+        with pytest.raises(UsageError, match=r"^https://[^@]* is not an address \(.*\): check the name$"):
+            slimtensors.safe_open("https://" + rest)
     with pytest.raises(UsageError, match="cannot be mapped"):
         slimtensors.safe_open("https://example.org/x.slimtensors", mmap=True)

@@ -15,7 +15,12 @@ __all__ = ["command"]
 @click.command("estimate", short_help="Predict how small a file or folder would become.")
 @options.path("path")
 @options.preset
-@click.option("--base", metavar="BASE", help="As differences from this model: a file, a folder, or auto.")
+@click.option(
+    "--base",
+    metavar="BASE",
+    callback=options.no_empty,
+    help="As differences from this model: a file, a folder, or auto.",
+)
 @options.base_map
 @options.base_dirs
 @options.as_json

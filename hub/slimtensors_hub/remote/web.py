@@ -29,7 +29,7 @@ __all__ = ["WebFile", "address_of", "endpoint"]
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes +(\d+)-(\d+)/(\d+)", re.IGNORECASE)
 
 
 class WebFile:
@@ -91,7 +91,11 @@ class WebFile:
                 size = response.headers.get("x-linked-size", "")
                 stop = front_bytes(int(size) if size.isdecimal() else None)
             response.close()
-            there = urljoin(address, to)
+            try:
+                there = urljoin(address, to)
+                origin(there)
+            except (UsageError, ValueError):
+                raise RemoteError(f"{self.label}: {shown(address)} leads to what is not an address") from None
             _check(there, address)
             if origin(there) != origin(address) or not self._is_hub(address):
                 self._target = there
@@ -116,11 +120,15 @@ class WebFile:
             raise RemoteError(
                 f"{self.label} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it; unset that"
             ) from None
+        except (errors.UnsupportedProtocol, errors.InvalidURL, ValueError) as error:
+            raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
         except errors.TransportError as error:
             if "CERTIFICATE" in str(error):
                 raise RemoteError(f"{self.label}: {origin(address)[1]} cannot prove who it is ({error})") from None
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise RemoteError(f"{self.label}: {origin(address)[1]} answers in the open; check the name") from None
             raise Interrupted(f"no answer from {origin(address)[1]} ({_words(error)})") from None
-        except (errors.HTTPError, errors.InvalidURL) as error:
+        except errors.HTTPError as error:
             raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
         except RuntimeError as error:  # huggingface_hub closes its client where a connection failed, and makes another
             raise Interrupted(f"the client was closed ({_words(error)})") from None
@@ -158,7 +166,12 @@ class WebFile:
             if self.size is None and headers.get("content-range", "").strip() == "bytes */0":
                 self.size = 0
                 return WebAnswer(response, 0)
-            raise self._changed(f"it has no byte {start} any more")
+            if self.size is not None and headers.get("content-range", "").strip() != f"bytes */{self.size}":
+                raise self._changed(f"it has no byte {start} any more")
+            empty = "" if self.size else ", as if the file were empty"
+            raise RemoteError(
+                f"{self.label}: the server refuses to send bytes {start} to {stop} (416){empty}; download the file"
+            )
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise RemoteError(f"{self.label}: {explained(status, headers, self.hub)}")
         if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
