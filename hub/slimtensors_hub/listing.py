@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from slimtensors._version import __version__
 from slimtensors.errors import UsageError
 from slimtensors_hub.errors import HubError, retried
+from slimtensors_hub.variables import check_variables
 
 __all__ = [
     "IDENTITY",
@@ -57,6 +58,7 @@ def api(token: str | bool | None) -> Any:
 
 def parse_name(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """(repository, revision) of "OWNER/NAME", "OWNER/NAME@REVISION" or either after "hf://". Raises UsageError."""
+    check_variables()
     repo_id, at, found = name.removeprefix("hf://").partition("@")
     if not _NAME.fullmatch(repo_id) or ".." in repo_id or (at and not found):
         raise UsageError(f"{name!r} is no repository of a hub: name one as OWNER/NAME or OWNER/NAME@REVISION")

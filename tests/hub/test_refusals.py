@@ -279,3 +279,24 @@ def test_hints_of_bases_are_names_or_nothing() -> None:
     ]  # fmt: skip
     for key, value in bad:
         assert origin_of(replace(good, hints={**good.hints, key: value})) is None, (key, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "HF_HUB_DOWNLOAD_TIMEOUT is 'soon'; it can be a whole number of seconds"),
+        ("HF_HUB_ETAG_TIMEOUT", "-1", "HF_HUB_ETAG_TIMEOUT is '-1'; it can be a whole number of seconds"),
+        ("HF_ENDPOINT", "hub.example.org", "it can be an address such as https://huggingface.co"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT: http://[::1 is not an address"),
+        ("HF_TOKEN", "hf_\u00fcber", "your token holds characters that no token has: log in with `hf auth login`"),
+    ],
+)
+def test_variables_that_make_no_sense(hub: HubServer, client: Client, name: str, value: str, words: str) -> None:
+    """Of huggingface_hub, which ends with an error of Python there."""
+    hub.store.add("alice/there", {"config.json": b"{}"})
+    for command in (("pull", "alice/there"), ("inspect", "hf://alice/there/model.slimtensors")):
+        done = client.run("slimtensors", *command, check=False, **{name: value})
+        assert done.returncode == (3 if name == "HF_TOKEN" else 2)
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert value not in done.stderr or name != "HF_TOKEN"

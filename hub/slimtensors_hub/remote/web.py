@@ -21,7 +21,7 @@ from slimtensors.errors import RemoteError, UsageError
 from slimtensors.switches import ALLOW_HTTP, allows_http
 from slimtensors_hub.remote import spans
 from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
-from slimtensors_hub.remote.refusals import explained
+from slimtensors_hub.remote.refusals import LOGIN, explained
 from slimtensors_hub.remote.spans import PROGRESS, Interrupted, front_bytes
 
 __all__ = ["WebFile", "address_of", "endpoint"]
@@ -120,6 +120,8 @@ class WebFile:
             raise RemoteError(
                 f"{self.label} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it; unset that"
             ) from None
+        except UnicodeEncodeError:  # of a header; addresses are quoted
+            raise RemoteError(f"{self.label}: your token holds characters that no token has: {LOGIN}") from None
         except (errors.UnsupportedProtocol, errors.InvalidURL, ValueError) as error:
             raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
         except errors.TransportError as error:
