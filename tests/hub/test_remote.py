@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 import threading
 import time
 import tracemalloc
@@ -16,6 +17,7 @@ import pytest
 
 import slimtensors
 from api.made import weights
+from cli import processes
 from hub.web import Odd, Web, serving
 from slimtensors.cli.targets import settle_remote
 from slimtensors.container.source import RangedSource
@@ -548,7 +550,8 @@ def test_servers_say_how_long_to_wait(web: Web, address: str, monkeypatch: pytes
     monkeypatch.setattr(spans.time, "sleep", waited.append)
     web.odd = [Odd(status=429, headers={"Retry-After": "7"}), Odd(status=503, headers={"Retry-After": "86400"})]
     slimtensors.inspect(address)
-    assert waited == [7.0, spans.MAX_ASKED_WAIT]
+    steps = [round(asked / spans.WAIT_STEP) for asked in (7.0, spans.MAX_ASKED_WAIT)]
+    assert waited == [spans.WAIT_STEP] * sum(steps)
 
 
 def test_where_a_decompressed_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -577,3 +580,41 @@ def test_what_is_not_opened() -> None:
             slimtensors.safe_open("https://" + rest)
     with pytest.raises(UsageError, match="cannot be mapped"):
         slimtensors.safe_open("https://example.org/x.slimtensors", mmap=True)
+
+
+@pytest.mark.parametrize("command", ["verify", "estimate"])
+def test_an_interrupt_while_threads_wait_for_a_server(web: Web, arrays: dict[str, np.ndarray], command: str) -> None:
+    """They need not get what nobody waits for any more: before, it took all their tries, minutes."""
+    from safetensors.numpy import save as save_plain
+
+    made = {name: array.astype(np.float32) for name, array in arrays.items()}
+    address = web.put("x", save_plain(made) if command == "estimate" else save(made))
+    web.odd = [Odd(skip=2, times=99, head_drip=0.1)]
+    process = processes.start(command, address, "-j", 2)
+    deadline = time.monotonic() + 60
+    while len(web.asked) < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, b"slimtensors: interrupted; nothing half-written is left\n")
+    assert time.monotonic() - began < 10
+
+
+def test_a_third_interrupt_does_not_wait(web: Web, address: str) -> None:
+    """Here, for a server that says nothing at all."""
+    web.odd = [Odd(skip=1, times=99, then=lambda: time.sleep(30))]
+    process = processes.start("verify", address, "-j", 2)
+    deadline = time.monotonic() + 60
+    while len(web.asked) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, error = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert error == b"slimtensors: removing temporary files; once more to leave at once\n"

@@ -19,6 +19,7 @@ from urllib.parse import urljoin, urlsplit
 from slimtensors._version import __version__
 from slimtensors.errors import RemoteError, UsageError
 from slimtensors.switches import ALLOW_HTTP, allows_http
+from slimtensors.threads import given_up
 from slimtensors_hub.remote import spans
 from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
 from slimtensors_hub.remote.refusals import LOGIN, explained
@@ -253,6 +254,8 @@ class _Limit:
         self._late, self._end = late, time.monotonic() + self._all
 
     def __index__(self) -> int:
+        if given_up():
+            raise TimeoutError("given up")
         left = self._end - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"{self._late} within {self._all:g} s")
