@@ -30,7 +30,8 @@ __all__ = ["WebFile", "address_of", "endpoint"]
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
-_CONTENT_RANGE = re.compile(r"bytes +(\d+)-(\d+)/(\d+)", re.IGNORECASE)
+_CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_COUNT = re.compile(r"[0-9]{1,18}")  # of bytes or seconds
 
 
 class WebFile:
@@ -90,7 +91,7 @@ class WebFile:
                 return response, stop
             if front:
                 size = response.headers.get("x-linked-size", "")
-                stop = front_bytes(int(size) if size.isdecimal() else None)
+                stop = front_bytes(int(size) if _COUNT.fullmatch(size) else None)
             response.close()
             try:
                 there = urljoin(address, to)
@@ -108,7 +109,7 @@ class WebFile:
         headers = _headers(self._is_hub(address))
         headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         tag = self._tags.get(origin(address))
-        if tag is not None and tag.startswith('"') and self._match:  # a weak one never matches
+        if tag is not None and tag.startswith('"') and tag.isascii() and self._match:  # a weak one never matches
             headers["If-Match"] = tag
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
         from huggingface_hub.errors import OfflineModeIsEnabled
@@ -162,7 +163,7 @@ class WebFile:
         where = origin(str(response.url))
         if status in AGAIN:
             wait = headers.get("retry-after", "")
-            raise Interrupted(f"{where[1]} answered {status}", float(wait) if wait.isdecimal() else None)
+            raise Interrupted(f"{where[1]} answered {status}", float(wait) if _COUNT.fullmatch(wait) else None)
         if status == HTTPStatus.PRECONDITION_FAILED:
             raise self._changed("its ETag is another one now")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
@@ -182,7 +183,7 @@ class WebFile:
         self._check_tag(headers, where)
         if status == HTTPStatus.OK:
             length = headers.get("content-length", "")
-            if start or not length.isdecimal() or int(length) > stop or self.size not in (None, int(length)):
+            if start or not _COUNT.fullmatch(length) or int(length) > stop or self.size not in (None, int(length)):
                 raise RemoteError(f"{self.label}: the server sends whole files only, no ranges; download the file")
             self.size = int(length)
             return WebAnswer(response, self.size)
