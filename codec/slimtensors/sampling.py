@@ -103,7 +103,8 @@ def _files(name: str) -> list[str]:
         if files:
             return files
     packed = any(each.endswith(COMPRESSED) for each in found)
-    raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} or *{GGUF} file" + (": it is compressed already" * packed))
+    more = ": it is compressed already" if packed else f"; a folder in it is {name}/FOLDER"
+    raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} or *{GGUF} file{more}")
 
 
 def _alike(tensor: Input) -> Alike:

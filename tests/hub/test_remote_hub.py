@@ -198,6 +198,10 @@ def test_commands(hub: HubServer, client: Client, arrays: dict[str, np.ndarray],
     for option, bar in (("--progress", True), ("-q", False)):
         said = client.run("slimtensors", "estimate", "hf://alice/plain", option).stderr
         assert ("estimate: 100%" in said) is bar
+    hub.store.add("alice/parts", {"unet/model.safetensors": plain, "text/model.slimtensors": packed})
+    for verb in ("estimate", "verify"):
+        said = client.run("slimtensors", verb, "hf://alice/parts", check=False).stderr
+        assert said.endswith(" file; a folder in it is hf://alice/parts/FOLDER\n")
     checked = client.run("slimtensors", "verify", "hf://alice/tiny").stdout
     assert re.fullmatch(rf"hf://alice/tiny@[0-9a-f]{{40}}/{FILE}: sound, 2 tensors, .*\n", checked)
     target = tmp_path / "back.safetensors"
