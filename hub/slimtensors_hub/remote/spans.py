@@ -155,6 +155,8 @@ class Span:
             self._drop()
 
     def _drop(self) -> None:
-        answer, self._answer, self._pieces = self._answer, None, iter(())
+        answer, pieces = self._answer, self._pieces
+        self._answer, self._pieces = None, iter(())
         if answer is not None:
             answer.close()
+        del pieces  # after that, as it would close the answer too, where an interrupt is lost: by its destructor
