@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from time import perf_counter, thread_time
+from types import TracebackType
 from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Pipeline", "Pool", "in_order", "run_all", "run_in_order", "thread_count"]
+__all__ = ["Pipeline", "Pool", "given_up", "in_order", "run_all", "run_in_order", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,6 +49,19 @@ def thread_count(threads: int | None) -> int:
     if threads < 1:
         raise UsageError(f"threads is {threads}; at least 1 is needed")
     return min(threads, max(MAX_THREADS, os.cpu_count() or 1))
+
+
+_GIVEN_UP = "slimtensors_given_up"  # an attribute of threads
+
+
+def given_up() -> bool:
+    """Whether nobody waits for this thread's work any more: what it waits for, as for a network, it need not get."""
+    return hasattr(threading.current_thread(), _GIVEN_UP)
+
+
+def _give_up(threads: Iterable[threading.Thread]) -> None:
+    for thread in threads:
+        setattr(thread, _GIVEN_UP, True)
 
 
 def run_all(work: Callable[[T], object], jobs: Iterable[T], threads: int) -> None:
@@ -117,11 +131,12 @@ class Pipeline(Generic[T, D]):
             raise
 
     def stop(self, error: BaseException | None = None) -> None:
-        """No further jobs. Those in hand are brought to their end, which `wait` waits for."""
+        """No further jobs. Those in hand are brought to their end, or given up, which `wait` waits for."""
         with self.lock:
             if error is not None:
                 self.errors.append(error)
             self.stopped = True
+            _give_up(self._workers)
             self.changed.notify_all()
 
     def wait(self) -> None:
@@ -250,6 +265,14 @@ class Pool(ThreadPoolExecutor):
 
     def __init__(self, threads: int) -> None:
         super().__init__(threads, "slimtensors")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool | None:
+        if kind is not None:
+            _give_up(self._threads)
+            self.shutdown(wait=False, cancel_futures=True)
+        return super().__exit__(kind, error, trace)
 
     def _adjust_thread_count(self) -> None:
         try:

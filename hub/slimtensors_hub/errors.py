@@ -99,6 +99,8 @@ def _words(error: Exception, repo_id: str, revision: str | None) -> tuple[str | 
             return f"{name}: no connection to {endpoint} ({kind}); try again, or set HF_HUB_OFFLINE=1", True
         case errors.FileMetadataError():
             return f"{name}: {endpoint} does not answer as a hub does; check HF_ENDPOINT", False
+        case UnicodeEncodeError():
+            return f"{name}: your token holds characters that no token has: {login}", False
         case OSError() if "Consistency check failed" in str(error):
             return f"{name}: a file came with another size than the hub states; try again", True
     return None, False

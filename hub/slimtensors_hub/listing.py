@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from slimtensors._version import __version__
 from slimtensors.errors import UsageError
 from slimtensors_hub.errors import HubError, retried
+from slimtensors_hub.variables import check_variables
 
 __all__ = [
     "IDENTITY",
@@ -57,11 +58,14 @@ def api(token: str | bool | None) -> Any:
 
 def parse_name(name: str, revision: str | None = None) -> tuple[str, str | None]:
     """(repository, revision) of "OWNER/NAME", "OWNER/NAME@REVISION" or either after "hf://". Raises UsageError."""
+    check_variables()
     repo_id, at, found = name.removeprefix("hf://").partition("@")
     if not _NAME.fullmatch(repo_id) or ".." in repo_id or (at and not found):
         raise UsageError(f"{name!r} is no repository of a hub: name one as OWNER/NAME or OWNER/NAME@REVISION")
     if at and revision is not None and revision != found:
         raise UsageError(f"{name!r} names a revision, and revision={revision!r} another one")
+    if revision == "":
+        raise UsageError(f"{name!r}: the revision is empty; leave it out for the latest commit")
     return repo_id, found if at else revision
 
 

@@ -62,10 +62,14 @@ def pull(
     """
     repo_id, revision = parse_name(repo_id, revision)
     place = Place(cache_dir, None, token, force_download, local_files_only, max_workers, tqdm_class)
+    if local_dir is not None and not os.fspath(local_dir):
+        raise UsageError("local_dir is empty; the folder that you are in is '.'")
     target = Path(local_dir or repo_id.rpartition("/")[2])
     if decompress:
         check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
-    else:
+    elif local_dir is not None:
+        if target.exists() and not target.is_dir():
+            raise UsageError(f"{target} is not a folder; name another one with -o")
         place = place._replace(local_dir=local_dir)
     folder = snapshot(
         repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True, compressed=decompress
@@ -105,9 +109,10 @@ def _none_compressed(repo_id: str, folder: Path) -> UsageError:
     if method != LIBRARY:
         return UsageError(f"{repo_id} holds no .slimtensors file; it can be pulled without decompressing")
     return UsageError(
-        f'{repo_id} has the layout "safetensors": its tensors are compressed one by one, within .safetensors files, '
-        "which are not decompressed here. Load it with transformers, once slimtensors_hub.transformers is imported; "
-        "what save_pretrained then writes are plain files"
+        f'{repo_id} has the layout "safetensors": its tensors are compressed one by one, and nothing is kept of the '
+        ".safetensors files that they were in, so that these cannot be given back byte for byte. For plain files of "
+        "the same weights, load the model by its class, and save it: `from slimtensors_hub.transformers import "
+        f"AutoModelForCausalLM`, AutoModelForCausalLM.from_pretrained({repo_id!r}).save_pretrained('FOLDER')"
     )
 
 

@@ -13,7 +13,7 @@ __all__ = ["contents", "run", "start"]
 
 def environment(**variables: str) -> dict[str, str]:
     """This process's variables without those that the command looks at."""
-    kept = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    kept = {n: v for n, v in os.environ.items() if n != "HF_HUB_DISABLE_PROGRESS_BARS" and not n.startswith("TQDM_")}
     return kept | variables
 
 

@@ -82,6 +82,23 @@ def test_empty_paths(invoke: Invoke, model: Path, verb: str, monkeypatch: pytest
     assert list(model.parent.iterdir()) == [model]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "pull me/x -o", "push m me/x --base", "convert", "convert m", "compress m --base", "compress m --importance",
+        "verify m --against", "verify m --base", "estimate m --base", "rebase m n --base",
+        "rebase m n --base o --old-base",
+    ],
+)  # fmt: skip
+def test_empty_options(invoke: Invoke, arguments: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before, `pull` wrote over the files of the folder that one is in, and a base was searched for there."""
+    monkeypatch.chdir(tmp_path)
+    result = invoke(*arguments.split(), "")
+    assert result.exit_code == 2
+    assert "the path is empty" in result.output
+    assert not list(tmp_path.iterdir())
+
+
 def test_standard_input(model: Path) -> None:
     """What is made of /dev/stdin has no place beside it."""
     command = [sys.executable, "-m", "slimtensors", "compress", "/dev/stdin"]

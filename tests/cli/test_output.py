@@ -8,6 +8,7 @@ import os
 import pty
 import struct
 import subprocess
+import sys
 import termios
 from collections.abc import Callable
 from pathlib import Path
@@ -122,15 +123,43 @@ def test_progress(model: Path) -> None:
     assert shown not in run("compress", model, *target, "--progress", "-q").stderr
     assert b"100%" in run("compress", model, *target, "--progress", PYTHONIOENCODING="ascii").stderr
     for switch, expected in (("0", True), ("1", False)):
-        assert (shown in _on_a_terminal(command("compress", model, *target), switch)) is expected
+        found = _on_a_terminal(command("compress", model, *target), HF_HUB_DISABLE_PROGRESS_BARS=switch)
+        assert (shown in found) is expected
 
 
-def _on_a_terminal(arguments: list[str], switch: str) -> bytes:
+BARS = """
+from slimtensors.cli.progress import bar
+from huggingface_hub.utils import tqdm
+with tqdm(total=9, desc="theirs") as shown:
+    shown.update(9)
+for name, asked in (("ours", None), ("asked", True)):
+    with bar(9, name, quiet=False, asked=asked) as advance:
+        if advance is not None:
+            advance(9)
+"""
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_DISABLE_PROGRESS_BARS", "TQDM_DISABLE"])
+@pytest.mark.parametrize("value", ["", "0", "1", "false", "true", "Yes", "off"])
+def test_switches_mean_what_they_mean_to_their_libraries(name: str, value: str) -> None:
+    """TQDM_DISABLE=0 shows no bars with tqdm either. Who asks for bars by an option gets them."""
+    found = _on_a_terminal([sys.executable, "-c", BARS], **{name: value})
+    assert (b"ours: 100%" in found) is (b"theirs: 100%" in found)
+    assert b"asked: 100%" in found
+
+
+def test_other_variables_of_tqdm() -> None:
+    found = _on_a_terminal([sys.executable, "-c", BARS], TQDM_ASCII=" #")
+    assert b"ours: 100%|#" in found
+    assert b"asked: 100%|#" in found
+
+
+def _on_a_terminal(arguments: list[str], **variables: str) -> bytes:
     """What a process writes to a terminal that is its stderr."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    variables = environment(HF_HUB_DISABLE_PROGRESS_BARS=switch)
-    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=variables, check=True, timeout=60)
+    made = environment(PYTHONIOENCODING="utf-8", **variables)
+    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=made, check=True, timeout=60)
     os.set_blocking(ours, False)
     os.close(theirs)
     try:

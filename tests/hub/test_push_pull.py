@@ -176,10 +176,12 @@ def test_convert_makes_a_repository_or_a_pull_request(
 
 @pytest.mark.parametrize("switch", ["", "0", "1"])
 def test_bars_as_of_the_other_commands(switch: str, client: Client, tmp_path: Path) -> None:
-    """-q and --progress count for more than the switch, and no terminal means no bars."""
+    """-q and --progress count for more than switches, and no terminal means no bars."""
     folder = plain_model(tmp_path / "in")
     (tmp_path / "alice").mkdir()
     variables = {"HF_HUB_DISABLE_PROGRESS_BARS": switch} if switch else {}
+    if switch == "1":
+        variables["TQDM_DISABLE"] = "1"
     for option, bars in (("-q", False), ("--no-progress", False), ("-v", False), ("--progress", True)):
         name = "alice/" + option.strip("-")
         pushed = slim(client, "push", folder, name, option, **variables)

@@ -29,6 +29,9 @@ def test_what_cannot_be_pulled(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     refused(talk("pull('bob/private')"), "bob/private is not there, or private")
     refused(talk("pull('bob/gated')"), "bob/gated is gated", f"{hub.endpoint}/bob/gated")
     refused(talk("pull('alice/there', revision='gone')"), "alice/there has no revision gone", "name another one")
+    refused(talk("pull('alice/there', revision='')"), "the revision is empty", error="UsageError")
+    refused(talk("pull('alice/there', local_dir='')"), "local_dir is empty; the folder", error="UsageError")
+    refused(talk(f"pull('alice/there', local_dir={__file__!r})"), "is not a folder", error="UsageError")
     refused(talk("pull('../there')"), "name one as OWNER/NAME", error="UsageError")
     refused(talk("pull('alice/there@')"), "name one as OWNER/NAME", error="UsageError")
     refused(talk("pull('alice/there', decompress=True, local_dir='/')"), "contain each other", error="UsageError")
@@ -40,7 +43,8 @@ def test_what_cannot_be_pulled(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     hub.store.add("alice/layout", {"config.json": config, "model.safetensors": bytes(100_000)})
     refused(
         talk(f"pull('alice/layout', decompress=True, local_dir={out!r})"),
-        'alice/layout has the layout "safetensors"', "slimtensors_hub.transformers", error="UsageError",
+        'alice/layout has the layout "safetensors"', "cannot be given back byte for byte",
+        "AutoModelForCausalLM.from_pretrained('alice/layout').save_pretrained('FOLDER')", error="UsageError",
     )  # fmt: skip
     assert not Path(out).exists()
     assert not any("model.safetensors" in path for path in hub.requests.paths())  # nothing is downloaded for it
@@ -275,3 +279,24 @@ def test_hints_of_bases_are_names_or_nothing() -> None:
     ]  # fmt: skip
     for key, value in bad:
         assert origin_of(replace(good, hints={**good.hints, key: value})) is None, (key, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "HF_HUB_DOWNLOAD_TIMEOUT is 'soon'; it can be a whole number of seconds"),
+        ("HF_HUB_ETAG_TIMEOUT", "-1", "HF_HUB_ETAG_TIMEOUT is '-1'; it can be a whole number of seconds"),
+        ("HF_ENDPOINT", "hub.example.org", "it can be an address such as https://huggingface.co"),
+        ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT: http://[::1 is not an address"),
+        ("HF_TOKEN", "hf_\u00fcber", "your token holds characters that no token has: log in with `hf auth login`"),
+    ],
+)
+def test_variables_that_make_no_sense(hub: HubServer, client: Client, name: str, value: str, words: str) -> None:
+    """Of huggingface_hub, which ends with an error of Python there."""
+    hub.store.add("alice/there", {"config.json": b"{}"})
+    for command in (("pull", "alice/there"), ("inspect", "hf://alice/there/model.slimtensors")):
+        done = client.run("slimtensors", *command, check=False, **{name: value})
+        assert done.returncode == (3 if name == "HF_TOKEN" else 2)
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert value not in done.stderr or name != "HF_TOKEN"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import signal
 import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 import slimtensors
 from api.made import weights
+from cli import processes
 from hub.web import Odd, Web, serving
 from slimtensors.cli.targets import settle_remote
 from slimtensors.container.source import RangedSource
@@ -140,6 +143,16 @@ def test_a_client_that_is_closed(web: Web, address: str, arrays: dict[str, np.nd
         assert (file.get_tensor("layer2.weight") == arrays["layer2.weight"]).all()
 
 
+def test_at_once_where_another_try_cannot_help(web: Web, address: str) -> None:
+    for wrong, words in {
+        "https:///x.slimtensors": r"https:///x.slimtensors: .*; check the name",
+        address.replace("http:", "https:"): r"model.slimtensors: 127.0.0.1 answers in the open; check the name",
+    }.items():
+        with pytest.raises(RemoteError, match=words):
+            load_file(wrong)
+    assert not web.take()
+
+
 def test_nobody_there(web: Web) -> None:
     address = web.put("x.slimtensors", b"").replace(web.address, "http://127.0.0.1:1")
     with pytest.raises(RemoteError, match=r"no answer from 127.0.0.1 .*, 5 times in a row; try again later"):
@@ -220,8 +233,12 @@ def test_a_server_that_misjudges_if_match(web: Web, address: str, arrays: dict[s
         (Odd(headers={"Content-Range": "bytes 0-65536/9999999"}), "it sends 0 to 65537: it is faulty"),
         (Odd(headers={"Content-Range": "bytes 0-65535/*"}), "does not say which range it sends"),
         (Odd(headers={"Content-Range": "bytes 0--1/10"}), "does not say which range it sends"),
+        (Odd(headers={"Content-Range": f"bytes 0-65535/{'9' * 5000}"}), "does not say which range it sends"),
         (Odd(headers={"Content-Range": None}), "does not say which range it sends"),
         (Odd(status=302, headers={"Location": "/model.slimtensors"}), "more than 10 redirects"),
+        (Odd(status=302, headers={"Location": "http://[::1/x"}), "leads to what is not an address"),
+        (Odd(status=302, headers={"Location": "http://127.0.0.1:99999/x"}), "leads to what is not an address"),
+        (Odd(status=416, body=b""), r"refuses to send bytes 0 to 65536 \(416\), as if the file were empty; download"),
         (Odd(status=302, headers={"Location": "ftp://127.0.0.1/x"}), "leads to ftp://, which is not followed"),
         (Odd(status=302, headers={"Location": "file:///etc/passwd"}), "leads to file://, which is not followed"),
         (Odd(status=302, headers={"Location": "http://example.invalid/x"}), "is not encrypted; it is not followed"),
@@ -251,6 +268,27 @@ def test_less_at_once_than_was_asked_for(
     web.most = 16383
     with pytest.raises(RemoteError, match="it sends 0 to 16383: it is faulty"):
         load_file(address)
+
+
+def test_a_range_that_is_there_and_refused(web: Web, address: str, packed: bytes) -> None:
+    with slimtensors.safe_open(address) as file:
+        web.odd = [Odd(times=99, status=416, body=b"", headers={"Content-Range": f"bytes */{len(packed)}"})]
+        with pytest.raises(RemoteError, match=r"the server refuses to send bytes \d+ to \d+ \(416\); download"):
+            file.get_tensor("layer0.weight")
+
+
+def test_headers_that_are_odd_and_harmless(web: Web, address: str, arrays: dict[str, np.ndarray]) -> None:
+    web.odd = [
+        Odd(status=302, headers={"Location": "/model.slimtensors?moved", "X-Linked-Size": "9" * 5000}),
+        Odd(times=99, headers={"ETag": '"\xe4"'}),  # which cannot be sent back
+    ]
+    same(load_file(address), arrays)
+    assert not any("If-Match" in each.headers for each in web.take())
+
+
+def test_units_in_any_case(web: Web, address: str, packed: bytes) -> None:
+    web.odd = [Odd(headers={"Content-Range": f"Bytes  0-65535/{len(packed)}"})]
+    assert slimtensors.inspect(address).label == address
 
 
 def test_words_for_bytes_as_they_are(web: Web, address: str, arrays: dict[str, np.ndarray]) -> None:
@@ -292,10 +330,12 @@ def test_more_than_was_asked_for(web: Web, address: str, packed: bytes) -> None:
 def test_slow_servers(web: Web, address: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
-    web.odd = [Odd(skip=1, trickle=(100_000, 0.05)), Odd(pause=(50_000, 0.6))]
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 1)
+    web.odd = [Odd(skip=1, trickle=(100_000, 0.05)), Odd(pause=(50_000, 1.5))]
     same(load_file(address), arrays)
     assert all(odd.times == 0 for odd in web.odd)
+    (front,) = [each.range for each in web.take() if each.range is not None and each.range[0] == 50_000]
+    assert front == (50_000, spans.FRONT_BYTES)  # what was waited for too long, asked for again
 
 
 def test_a_server_that_never_ends(web: Web, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +343,43 @@ def test_a_server_that_never_ends(web: Web, address: str, monkeypatch: pytest.Mo
     web.odd = [Odd(times=99, trickle=(1, 0.03))]
     with pytest.raises(RemoteError, match="hardly sends anything"):
         load_file(address)
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (Odd(head_drip=0.01), r"no answer from 127.0.0.1 \(its headers did not end within 0.2 s\)"),
+        (Odd(chunked=True, chunk_drip=0.01), r"the connection broke off \(it sent nothing within 0.2 s\)"),
+        (Odd(skip=1, head_drip=0.01), r"no answer from 127.0.0.1 \(its headers did not end within 0.2 s\)"),
+    ],
+)
+def test_drips_without_end(
+    web: Web, address: str, odd: Odd, words: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not even a piece of the file counts as nothing, and is tried again."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(spans, "PATIENCE", 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.1)
+    web.odd = [odd]
+    same(load_file(address), arrays)
+    assert odd.times == 0
+    odd.times = 99
+    with pytest.raises(RemoteError, match=rf"model.slimtensors: {words}, 5 times in a row; try again later"):
+        load_file(address)
+
+
+def test_a_server_that_takes_its_time(
+    web: Web, address: str, arrays: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever raises huggingface_hub's time limit waits longer for an answer, too."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(spans, "PATIENCE", 0.1)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    web.odd = [Odd(then=lambda: time.sleep(0.5))]
+    same(load_file(address), arrays)
+    assert [each.range for each in web.take()].count((0, spans.FRONT_BYTES)) == 1
 
 
 @pytest.mark.usefixtures("address")
@@ -483,7 +560,8 @@ def test_servers_say_how_long_to_wait(web: Web, address: str, monkeypatch: pytes
     monkeypatch.setattr(spans.time, "sleep", waited.append)
     web.odd = [Odd(status=429, headers={"Retry-After": "7"}), Odd(status=503, headers={"Retry-After": "86400"})]
     slimtensors.inspect(address)
-    assert waited == [7.0, spans.MAX_ASKED_WAIT]
+    steps = [round(asked / spans.WAIT_STEP) for asked in (7.0, spans.MAX_ASKED_WAIT)]
+    assert waited == [spans.WAIT_STEP] * sum(steps)
 
 
 def test_where_a_decompressed_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,5 +585,46 @@ def test_what_is_not_opened() -> None:
     }.items():
         with pytest.raises(UsageError, match=words):
             slimtensors.safe_open(name)
+    for rest in ("[::1/x", "me:secret@x:99999/y", "x:y/z", "a..b/x", "a" * 99 + "/x"):
+        with pytest.raises(UsageError, match=r"^https://[^@]* is not an address \(.*\): check the name$"):
+            slimtensors.safe_open("https://" + rest)
     with pytest.raises(UsageError, match="cannot be mapped"):
         slimtensors.safe_open("https://example.org/x.slimtensors", mmap=True)
+
+
+@pytest.mark.parametrize("command", ["verify", "estimate"])
+def test_an_interrupt_while_threads_wait_for_a_server(web: Web, arrays: dict[str, np.ndarray], command: str) -> None:
+    """They need not get what nobody waits for any more: before, it took all their tries, minutes."""
+    from safetensors.numpy import save as save_plain
+
+    made = {name: array.astype(np.float32) for name, array in arrays.items()}
+    address = web.put("x", save_plain(made) if command == "estimate" else save(made))
+    web.odd = [Odd(skip=2, times=99, head_drip=0.1)]
+    process = processes.start(command, address, "-j", 2)
+    deadline = time.monotonic() + 60
+    while len(web.asked) < 4:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, b"slimtensors: interrupted; nothing half-written is left\n")
+    assert time.monotonic() - began < 10
+
+
+def test_a_third_interrupt_does_not_wait(web: Web, address: str) -> None:
+    """Here, for a server that says nothing at all."""
+    web.odd = [Odd(skip=1, times=99, then=lambda: time.sleep(30))]
+    process = processes.start("verify", address, "-j", 2)
+    deadline = time.monotonic() + 60
+    while len(web.asked) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    for _ in range(3):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.5)
+    _, error = process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert error == b"slimtensors: removing temporary files; once more to leave at once\n"

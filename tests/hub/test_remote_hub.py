@@ -189,10 +189,19 @@ def test_commands(hub: HubServer, client: Client, arrays: dict[str, np.ndarray],
     plain = save_plain(arrays)
     hub.store.add("alice/tiny", {FILE: packed})
     hub.store.add("alice/plain", {"model.safetensors": plain, "README.md": b"# plain"})
-    found = json.loads(client.run("slimtensors", "estimate", "hf://alice/plain", "--json").stdout)
+    estimated = client.run("slimtensors", "estimate", "hf://alice/plain", "--json")
+    found = json.loads(estimated.stdout)
     assert found["source_bytes"] == len(plain)
+    assert estimated.stderr == ""  # no terminal, no bar
     assert found["ratio"] == pytest.approx(len(packed) / len(plain), abs=0.01)
     assert hub.requests.sent() < len(plain)
+    for option, bar in (("--progress", True), ("-q", False)):
+        said = client.run("slimtensors", "estimate", "hf://alice/plain", option).stderr
+        assert ("estimate: 100%" in said) is bar
+    hub.store.add("alice/parts", {"unet/model.safetensors": plain, "text/model.slimtensors": packed})
+    for verb in ("estimate", "verify"):
+        said = client.run("slimtensors", verb, "hf://alice/parts", check=False).stderr
+        assert said.endswith(" file; a folder in it is hf://alice/parts/FOLDER\n")
     checked = client.run("slimtensors", "verify", "hf://alice/tiny").stdout
     assert re.fullmatch(rf"hf://alice/tiny@[0-9a-f]{{40}}/{FILE}: sound, 2 tensors, .*\n", checked)
     target = tmp_path / "back.safetensors"

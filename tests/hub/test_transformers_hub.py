@@ -51,7 +51,11 @@ assert model.name_or_path == model.config._name_or_path == "alice/tuned"
 model = AutoModelForCausalLM.from_pretrained("alice/base", revision="main", **local)
 check(model, "base")
 assert model.generation_config.max_length == 77
-check(transformers.AutoModelForCausalLM.from_pretrained("alice/payloads", **local), "base")
+payloads = transformers.AutoModelForCausalLM.from_pretrained("alice/payloads", **local)
+check(payloads, "base")
+payloads.save_pretrained(sys.argv[2] + "/plain")  # as `pull --decompress` advises
+assert "quantization_config" not in open(sys.argv[2] + "/plain/config.json").read()
+check(transformers.AutoModelForCausalLM.from_pretrained(sys.argv[2] + "/plain"), "base")
 if "offline" not in sys.argv:
     AutoModel.from_pretrained("alice/base", cache_dir=sys.argv[2])
     for name, arguments in (("alice/none", {}), ("alice/base", {"revision": "nowhere"})):

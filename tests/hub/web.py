@@ -34,6 +34,8 @@ class Odd:
     flip: int | None = None  # byte of the file that is wrong
     pause: tuple[int, float] | None = None  # after so many bytes, so many seconds
     trickle: tuple[int, float] | None = None  # so many bytes at a time, with so many seconds between
+    head_drip: float | None = None  # a header that grows by a byte every so many seconds, without end
+    chunk_drip: float | None = None  # so does the line of the first chunk's size
     ignore_range: bool = False
     chunked: bool = False  # and thereby without a length
     then: Callable[[], object] | None = None
@@ -125,7 +127,13 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             if value is not None:
                 self.send_header(name, value)
+        if odd.head_drip is not None:
+            self._drip(b"".join(self._headers_buffer) + b"X-More: ", odd.head_drip)
+            return
         self.end_headers()
+        if odd.chunk_drip is not None:
+            self._drip(b"%x;more=" % len(body), odd.chunk_drip)
+            return
         try:
             for at, piece in enumerate(_pieces(body, odd)):
                 if at and odd.pause is not None:
@@ -140,6 +148,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         if odd.drop_after is not None:
             self.close_connection = True
+
+    def _drip(self, begin: bytes, seconds: float) -> None:
+        """What is begun goes on until the client has had enough."""
+        self.close_connection = True
+        try:
+            self.wfile.write(begin)
+            while True:
+                self.wfile.write(b"x")
+                time.sleep(seconds)
+        except OSError:
+            self._headers_buffer = []
 
 
 def _pieces(body: bytes, odd: Odd) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ __all__ = ["command"]
 @click.option(
     "--base",
     metavar="BASE",
+    callback=options.no_empty,
     help="Store differences from this file or folder, of either kind; auto: from what the model names.",
 )
 @options.base_map
@@ -35,7 +36,11 @@ __all__ = ["command"]
 @click.option("--keep", multiple=True, metavar="PATTERN", help="Tensors not to quantise (* and ?); may be repeated.")
 @click.option("--embeddings", is_flag=True, help="Quantise embeddings too.")
 @click.option(
-    "--importance", metavar="FILE", type=click.Path(), help="Of our own: how much errors count (.safetensors, .gguf)."
+    "--importance",
+    metavar="FILE",
+    type=click.Path(),
+    callback=options.no_empty,
+    help="Of our own: how much errors count (.safetensors, .gguf).",
 )
 @click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for a file of this size: 4GB.")
 @click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")

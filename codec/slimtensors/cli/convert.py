@@ -13,8 +13,8 @@ __all__ = ["command"]
 
 
 @click.command("convert", short_help="Make a compressed repository of a plain one; convert checkpoints (--as).")
-@click.argument("source")
-@click.argument("to", required=False)
+@click.argument("source", callback=options.no_empty)
+@click.argument("to", required=False, callback=options.no_empty)
 @click.option("--revision", metavar="REV", help="Commit, branch or tag of SOURCE; by default the latest commit.")
 @click.option(
     "--as",

@@ -15,7 +15,12 @@ __all__ = ["command"]
 @click.command("estimate", short_help="Predict how small a file or folder would become.")
 @options.path("path")
 @options.preset
-@click.option("--base", metavar="BASE", help="As differences from this model: a file, a folder, or auto.")
+@click.option(
+    "--base",
+    metavar="BASE",
+    callback=options.no_empty,
+    help="As differences from this model: a file, a folder, or auto.",
+)
 @options.base_map
 @options.base_dirs
 @options.as_json
@@ -50,7 +55,7 @@ def command(
     if base is None and (base_map or base_dirs):
         raise UsageError("--map and --base-dir need --base (a path, or auto)")
     if is_remote(path) and base is None:
-        found, other = _remote(path, preset, threads), 0
+        found, other = _remote(path, preset, threads, quiet=quiet, asked=progress), 0
     else:
         sources, other = _sources(path)
         maps = maps_of_each(sources, lambda _: base, base_map, base_dirs)
@@ -80,13 +85,17 @@ def command(
     table(["file", "size", f"with {preset}", "ratio", "saved"], cells)
 
 
-def _remote(name: str, preset: str, threads: int | None) -> list[tuple[str, Any]]:
+def _remote(
+    name: str, preset: str, threads: int | None, *, quiet: bool, asked: bool | None
+) -> list[tuple[str, Any]]:
     """(name, estimate) of every safetensors file that the name stands for."""
+    from slimtensors.cli.progress import bar
     from slimtensors.files.estimating import Estimate
-    from slimtensors.files.sampling import sampled_sizes
+    from slimtensors.files.sampling import SAMPLE_BYTES, sampled_sizes
     from slimtensors.threads import thread_count
 
-    found = sampled_sizes(name, preset, thread_count(threads))
+    with bar(2 * SAMPLE_BYTES, "estimate", quiet=quiet, asked=asked) as advance:
+        found = sampled_sizes(name, preset, thread_count(threads), advance)
     return [(each.name, Estimate(each.before, round(each.after))) for each in found]
 
 

@@ -44,10 +44,10 @@ def _note_verbosity(ctx: click.Context, _parameter: click.Parameter, value: int)
 
 def path(name: str, *, many: bool = False) -> Callable[[F], F]:
     """A path that is looked at by the command, which has better words for what is wrong with it."""
-    return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path(), callback=_no_empty)
+    return click.argument(name, nargs=-1 if many else 1, required=True, type=click.Path(), callback=no_empty)
 
 
-def _no_empty(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
+def no_empty(_ctx: click.Context, _parameter: click.Parameter, value: Any) -> Any:
     """Refuses what would be the folder that one is in: a script's variable that is not set."""
     if value == "" or (isinstance(value, tuple) and "" in value):
         raise click.BadParameter("the path is empty; the folder that you are in is '.'")
@@ -90,7 +90,10 @@ def _folders(_ctx: click.Context, _parameter: click.Parameter, values: tuple[str
 
 
 base = click.option(
-    "--base", metavar="BASE", help="File or folder that tensors are differences from; else searched for by digest."
+    "--base",
+    metavar="BASE",
+    callback=no_empty,
+    help="File or folder that tensors are differences from; else searched for by digest.",
 )
 base_dirs = click.option(
     "--base-dir",
@@ -111,6 +114,7 @@ base_map = click.option(
 hub_base = click.option(
     "--base",
     metavar="BASE",
+    callback=no_empty,
     help="Store differences from this model: OWNER/NAME, also with @REVISION, a file, a folder, or auto.",
 )
 private = click.option(
@@ -129,7 +133,7 @@ threads = click.option(
 force = click.option("--force", is_flag=True, help="Replace what is there; other files in a folder stay.")
 dry_run = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 output = click.option(
-    "-o", "--output", "out", type=click.Path(), callback=_no_empty, metavar="OUT", help="File or folder to write."
+    "-o", "--output", "out", type=click.Path(), callback=no_empty, metavar="OUT", help="File or folder to write."
 )
 preset = click.option(
     "--preset", default="balanced", show_default=True, metavar="NAME", help="fast, balanced or small."

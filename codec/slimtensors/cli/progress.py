@@ -7,10 +7,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["HUB_SWITCH", "bar", "wanted"]
+__all__ = ["HUB_SWITCH", "TQDM_SWITCH", "bar", "wanted"]
 
 HUB_SWITCH = "HF_HUB_DISABLE_PROGRESS_BARS"
+TQDM_SWITCH = "TQDM_DISABLE"  # any value but none at all, as tqdm reads it
 
 
 def wanted(quiet: bool, asked: bool | None) -> bool:
@@ -35,7 +37,12 @@ def bar(
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore] # hints are a package of their own
 
     lock = threading.Lock()
+    options: dict[str, Any] = {}  # what is not named here, tqdm's own variables may say
+    if asked:
+        options["disable"] = False
     narrow = not (getattr(sys.stderr, "encoding", None) or "ascii").lower().startswith("utf")
+    if narrow:
+        options["ascii"] = True
     with tqdm(
         total=total,
         desc=label,
@@ -43,7 +50,7 @@ def bar(
         unit_scale=unit == "B",
         unit_divisor=1000,
         file=sys.stderr,
-        ascii=narrow or None,
+        **options,
     ) as shown:
 
         def advance(done: int) -> None:

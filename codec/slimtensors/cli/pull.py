@@ -16,7 +16,7 @@ __all__ = ["command"]
 @click.option("--decompress", is_flag=True, help="Give back the plain files, byte for byte.")
 @click.option("--revision", metavar="REV", help="Commit, branch or tag; by default the latest commit.")
 @click.option(
-    "-o", "--output", "out", type=click.Path(), metavar="DIR",
+    "-o", "--output", "out", type=click.Path(), callback=options.no_empty, metavar="DIR",
     help="Folder to write; by default the hub's cache, or with --decompress NAME.",
 )  # fmt: skip
 @options.base

@@ -15,8 +15,16 @@ __all__ = ["command"]
 @click.command("rebase", short_help="Store a file as differences from another base.")
 @options.path("file")
 @options.path("out")
-@click.option("--base", required=True, metavar="NEW", help="File or folder to store differences from, or auto.")
-@click.option("--old-base", metavar="OLD", help="The base that FILE needs now, if it needs one.")
+@click.option(
+    "--base",
+    required=True,
+    metavar="NEW",
+    callback=options.no_empty,
+    help="File or folder to store differences from, or auto.",
+)
+@click.option(
+    "--old-base", metavar="OLD", callback=options.no_empty, help="The base that FILE needs now, if it needs one."
+)
 @options.base_map
 @options.base_dirs
 @options.preset

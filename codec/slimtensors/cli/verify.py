@@ -21,6 +21,7 @@ __all__ = ["command"]
 @click.option(
     "--against",
     metavar="SOURCE",
+    callback=options.no_empty,
     help="Compare with the file or folder that it was made from: equal tensors, and the errors stated of lossy ones.",
 )
 @options.as_json

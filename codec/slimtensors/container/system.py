@@ -11,16 +11,20 @@ import ctypes
 import errno
 import mmap
 import os
+import re
 import secrets
 import socket
 import stat
 import sys
 import threading
 import weakref
+from bisect import bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
-    "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "huge_pages", "resolve_destination",
+    "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
+    "resolve_destination",
 ]  # fmt: skip
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -32,6 +36,8 @@ _O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in memory
 
 _MOST_AT_ONCE = 1 << 30  # bytes; macOS refuses 2 GiB and more in one call
+
+_MAPPINGS = "/proc/self/maps"  # Linux: a line for each, such as "7f12a4e00000-7f12a4e21000 rw-p ..."
 
 _MOST_MAPPINGS = 16384  # at once; Linux gives a process some 65,000, of which others want some
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -148,6 +154,54 @@ def huge_pages(length: int) -> mmap.mmap | None:
         return None
     _mappings.add(memory)
     return memory
+
+
+def find_read_only(places: Sequence[tuple[int, int]]) -> int | None:
+    """The number of the first of these pieces of memory, (address, end), that cannot be written to; None if all can.
+
+    Writing there would end the process by a signal. Where the system does not list what it has mapped, the first and
+    the last byte tell for a piece.
+    """
+    known = _writable_mappings()
+    if known is None:
+        return next((i for i, (low, high) in enumerate(places) if not all(map(_takes_writes, (low, high - 1)))), None)
+    starts, ends = known
+    for number, (low, high) in enumerate(places):
+        at = bisect_right(starts, low) - 1
+        if at < 0 or ends[at] < high:
+            return number
+    return None
+
+
+def _writable_mappings() -> tuple[list[int], list[int]] | None:
+    """Where memory that can be written to starts and ends, mappings that touch taken for one; None if nobody says."""
+    try:
+        found = re.findall(rb"^([0-9a-f]+)-([0-9a-f]+) .w", Path(_MAPPINGS).read_bytes(), re.MULTILINE)
+    except OSError:
+        return None
+    starts, ends = list[int](), list[int]()
+    for low, high in found:
+        if ends and int(low, 16) == ends[-1]:
+            ends[-1] = int(high, 16)
+        else:
+            starts.append(int(low, 16))
+            ends.append(int(high, 16))
+    return (starts, ends) if starts else None
+
+
+def _takes_writes(address: int) -> bool:
+    """By having the system write to a byte, through a pipe, what is in it: it refuses where we would be ended."""
+    byte = (ctypes.c_char * 1).from_address(address)
+    outlet, inlet = os.pipe()
+    try:
+        os.write(inlet, byte)
+        with open(outlet, "rb", buffering=0, closefd=False) as reader:
+            return reader.readinto(byte) == 1
+    except OSError:
+        return False
+    finally:
+        os.close(outlet)
+        os.close(inlet)
 
 
 def resolve_destination(path: str | os.PathLike[str]) -> Path:

@@ -53,7 +53,8 @@ def estimate(
     """Predict what `compress` would make of a .safetensors or .gguf file, by compressing an even sample of its chunks.
 
     src: what `compress` takes; or the name of a file, repository or index of shards elsewhere, of which headers and a
-    few MiB are read. progress: called with bytes of tensors that have been seen to since the last call.
+    few MiB are read. progress: called with bytes of tensors that have been seen to since the last call; elsewhere only
+    those of the sample count, once as they come and once as they are compressed.
 
     base, base_map, base_dirs: as for `compress`; without the base's own bytes.
     """

@@ -1,4 +1,4 @@
-"""Whether memory that weights are to be copied to can hold them all at once, before the first is copied."""
+"""Whether memory that weights are to be copied to can take them, and all at once, before the first is copied."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.container.system import find_read_only
 from slimtensors.errors import UsageError
 
-__all__ = ["Held", "check_memory"]
+__all__ = ["Held", "check_memory", "check_writable"]
 
 
 class Held(NamedTuple):
@@ -44,8 +45,21 @@ class Held(NamedTuple):
         return found
 
 
+def check_writable(places: Sequence[tuple[str, int, int]], so: str = "; nothing was changed") -> None:
+    """Raises UsageError for a tensor, (name, address, end), in memory of this machine that cannot be written to."""
+    wrong = find_read_only([(low, high) for _, low, high in places])
+    if wrong is not None:
+        raise UsageError(
+            f"tensor {places[wrong][0]!r} lies in memory that can only be read, such as a file mapped for reading: put "
+            f"a copy in its place, made by clone() or copy(){so}"
+        )
+
+
 def check_memory(places: Sequence[Held]) -> None:
-    """Raises UsageError for a tensor of which elements share memory, and for two that do and would differ there."""
+    """Raises UsageError for a tensor in memory that can only be read, for one of which elements share memory, and for
+    two that do and would differ there.
+    """
+    check_writable([(each.name, each.low, each.high) for each in places if each.device == "cpu" and each.content.size])
     first: dict[Any, Held] = {}
     for held in places:
         if not held.content.size:

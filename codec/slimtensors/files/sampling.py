@@ -26,7 +26,7 @@ from slimtensors.sources.inputs import ArrayInput, Input, unit_count
 from slimtensors.sources.shards import is_index, remote_shards
 from slimtensors.threads import run_all
 
-__all__ = ["Sizes", "sampled_sizes", "stream_size"]
+__all__ = ["SAMPLE_BYTES", "Sizes", "sampled_sizes", "stream_size"]
 
 Units = npt.NDArray[Any]
 
@@ -62,7 +62,8 @@ def sampled_sizes(
     """For every safetensors or GGUF file that the name stands for. Raises RemoteError, FormatError.
 
     Tensors are taken for alike whose names differ in numbers only, and whose dtype and shape are the same: a block of
-    rows of some of them tells for all. progress: called with bytes that have been read since the last call.
+    rows of some of them tells for all. progress: called with bytes of the sample as they come, and again as they have
+    been compressed: twice SAMPLE_BYTES in all, about.
     """
     with ExitStack() as stack:
         sources = [stack.enter_context(closing(open_source(each))) for each in _files(name)]
@@ -102,7 +103,8 @@ def _files(name: str) -> list[str]:
         if files:
             return files
     packed = any(each.endswith(COMPRESSED) for each in found)
-    raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} or *{GGUF} file" + (": it is compressed already" * packed))
+    more = ": it is compressed already" if packed else f"; a folder in it is {name}/FOLDER"
+    raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} or *{GGUF} file{more}")
 
 
 def _alike(tensor: Input) -> Alike:
@@ -172,7 +174,10 @@ def _measured(
     sizes: dict[int, float] = {}
 
     def measure(number: int) -> None:
-        sizes[number] = stream_size(*streams[number], inputs, 1.0, sides)
+        stream, job = streams[number]
+        sizes[number] = stream_size(stream, job, inputs, 1.0, sides)
+        if progress is not None and job.side is None:
+            progress(stream.units * stream.dtype.unit_bytes)
 
     run_all(measure, range(len(streams)), threads)
     after, before = defaultdict[Any, float](float), defaultdict[Any, float](float)

@@ -19,7 +19,14 @@ from slimtensors.device.choice import backend_for
 from slimtensors.errors import SlimtensorsError, UsageError, note
 from slimtensors.numpy import array_shape
 from slimtensors.on_torch.device import read_into
-from slimtensors.on_torch.tensors import as_base, check_device, converter, tensor_inputs, torch_dtype
+from slimtensors.on_torch.tensors import (
+    as_base,
+    check_device,
+    check_writable_tensors,
+    converter,
+    tensor_inputs,
+    torch_dtype,
+)
 from slimtensors.reading.scheduling import Range
 from slimtensors.reading.tensors import Load, TensorFile, load_all
 from slimtensors.stream.loader import PrefetchLoader, Progress, files_of, open_all
@@ -82,8 +89,9 @@ def load_model(
     state in a way of its own gets its tensors.
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
-    RuntimeError if names are missing or unexpected and `strict`, or shapes differ: before a parameter is touched. If
-    the file turns out to be damaged on the way, the error says which parameters are not whole.
+    RuntimeError if names are missing or unexpected and `strict`, or shapes differ, UsageError for a parameter in memory
+    that can only be read: before a parameter is touched. If the file turns out to be damaged on the way, the error says
+    which parameters are not whole.
     """
     check_device(device)
     count = thread_count(threads)
@@ -92,6 +100,8 @@ def load_model(
         files = open_all(filename, stack, verify=verify, max_bytes=max_bytes, base=as_base(base), mmap=mmap)
         homes = files_of(files)
         held = model.state_dict()
+        there = [(name, each) for name, each in held.items() if name in homes and isinstance(each, torch.Tensor)]
+        check_writable_tensors(there)
         if not _is_plain(model, held):
             return _by_state_dict(model, homes, strict, device, count)
         missing, unexpected = _names(model, held, homes)

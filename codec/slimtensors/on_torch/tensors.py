@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,16 @@ import torch
 from slimtensors.container.header import Tensor
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
+from slimtensors.files.overlaps import check_writable
 from slimtensors.numpy import as_array
 from slimtensors.on_torch.kinds import why_not_plain
 from slimtensors.sources.inputs import ArrayInput
 from slimtensors.stream.loader import Convert
 
-__all__ = ["as_base", "check_device", "converter", "from_array", "our_dtype", "tensor_inputs", "torch_dtype"]
+__all__ = [
+    "as_base", "check_device", "check_writable_tensors", "converter", "from_array", "our_dtype", "tensor_inputs",
+    "torch_dtype",
+]  # fmt: skip
 
 # Names as torch has them; those that this torch lacks are left out.
 _NAMES = {
@@ -94,6 +98,17 @@ def as_base(base: Any) -> Any:
     if isinstance(base, Mapping) and any(isinstance(value, torch.Tensor) for value in base.values()):
         return tuple(tensor_inputs(base, lazy=True))
     return base
+
+
+def check_writable_tensors(tensors: Iterable[tuple[str, torch.Tensor]], so: str = "; nothing was changed") -> None:
+    """Raises UsageError for one in memory that can only be read, of which torch knows nothing."""
+    places = []
+    for name, tensor in tensors:
+        if tensor.device.type == "cpu" and why_not_plain(tensor) is None and tensor.numel():
+            last = sum((length - 1) * step for length, step in zip(tensor.shape, tensor.stride(), strict=True))
+            low = tensor.data_ptr()
+            places.append((name, low, low + (last + 1) * tensor.element_size()))
+    check_writable(places, so)
 
 
 def tensor_inputs(tensors: Mapping[str, torch.Tensor], *, lazy: bool = False) -> list[ArrayInput]:

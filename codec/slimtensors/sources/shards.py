@@ -115,7 +115,7 @@ def _remote_files(name: str) -> list[tuple[Any, frozenset[str]]]:
         return _remote_indexed(indexes[0])
     files = [each for each in found if each.endswith(SUFFIX)]
     if not files:
-        raise NotSlimtensorsError(f"{name} holds no *{SUFFIX} file")
+        raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} file; a folder in it is {name}/FOLDER")
     return [(each, frozenset()) for each in files]
 
 

@@ -12,6 +12,7 @@ from slimtensors.errors import UsageError
 from slimtensors_hub.remote.names import HubName, hub_name, is_file
 from slimtensors_hub.remote.source import RemoteSource
 from slimtensors_hub.remote.spans import Span
+from slimtensors_hub.variables import check_variables
 
 __all__ = ["list_remote", "open_remote"]
 
@@ -31,6 +32,7 @@ def open_remote(name: str) -> NamedSource:
 
         stored = StoredObject(name)
         return RemoteSource(stored, name, stored.size, Span(stored, 0, None).whole())
+    check_variables()
     from slimtensors_hub.remote.repositories import cached
     from slimtensors_hub.remote.web import WebFile, address_of, endpoint
 
@@ -56,6 +58,7 @@ def list_remote(name: str) -> list[str] | None:
         from slimtensors_hub.remote.s3 import list_objects
 
         return None if is_file(name) else list_objects(name)
+    check_variables()
     from slimtensors_hub.remote.repositories import list_repository
     from slimtensors_hub.remote.web import endpoint
 

@@ -72,9 +72,16 @@ def is_file(path: str) -> bool:
 
 
 def origin(address: str) -> Origin:
-    """Scheme, host and port: what a credential is good for."""
-    parts = urlsplit(address)
-    return parts.scheme, parts.hostname or "", parts.port or {"https": 443, "http": 80}.get(parts.scheme, 0)
+    """Scheme, host and port: what a credential is good for. Raises UsageError for what is no address."""
+    try:
+        parts = urlsplit(address)
+        host, port = parts.hostname or "", parts.port
+        if host.isascii():
+            host.encode("idna")  # as the system will, to look it up
+    except ValueError as error:
+        said = re.sub("//[^/]*@", "//", address.partition("?")[0])
+        raise UsageError(f"{said} is not an address ({error}): check the name") from None
+    return parts.scheme, host, port or {"https": 443, "http": 80}.get(parts.scheme, 0)
 
 
 def is_local(address: str) -> bool:

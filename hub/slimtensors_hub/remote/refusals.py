@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from slimtensors_hub.remote.names import HubName
 
-__all__ = ["explained"]
+__all__ = ["LOGIN", "explained"]
 
 LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 _ERRORS = {  # by the hub's X-Error-Code

@@ -9,12 +9,14 @@ from typing import Protocol
 
 from slimtensors.container.source import Bytes, aligned_empty
 from slimtensors.errors import RemoteError
+from slimtensors.threads import given_up
 
 __all__ = ["PROGRESS", "Answer", "Interrupted", "RemoteFile", "Span", "front_bytes"]
 
 TRIES = 5  # in a row that brought next to nothing
 PROGRESS = 16 * 1024  # bytes that are more than that
 FIRST_WAIT, MAX_WAIT = 0.5, 8.0  # seconds, doubled from try to try
+WAIT_STEP = 0.25
 MAX_ASKED_WAIT = 60.0  # of what a server asks for
 FRONT_BYTES = 64 * 1024  # asked for first: prefix, header, index and table of most files
 FRONT_SHARE = 8192  # of large files, one byte in so many: they have more chunks, and a longer table
@@ -26,6 +28,13 @@ PATIENCE = 30.0  # seconds over which that is looked at
 def front_bytes(size: int | None) -> int:
     """How many bytes to ask for first, of a file of this size, if that is known."""
     return FRONT_BYTES if size is None else max(FRONT_BYTES, min(MAX_FRONT_BYTES, size // FRONT_SHARE))
+
+
+def _wait(seconds: float) -> None:
+    """In short steps, in case it is given up."""
+    while seconds > 0 and not given_up():
+        time.sleep(min(seconds, WAIT_STEP))
+        seconds -= WAIT_STEP
 
 
 class Interrupted(Exception):  # noqa: N818 # what happened to a request; nobody outside sees it
@@ -97,6 +106,8 @@ class Span:
     def _fill(self, wanted: int | None) -> Bytes:
         tries = 0
         while not self._has(wanted):
+            if given_up():
+                raise RemoteError(f"{self._file.label}: nobody waits for it any more")
             before = self._filled
             try:
                 self._read_on(wanted)
@@ -106,7 +117,7 @@ class Span:
                 if tries == TRIES:
                     raise RemoteError(f"{self._file.label}: {error}, {TRIES} times in a row; try again later") from None
                 asked = min(MAX_ASKED_WAIT, error.wait or 0)
-                time.sleep(max(asked, min(MAX_WAIT, FIRST_WAIT * 2 ** (tries - 1))))
+                _wait(max(asked, min(MAX_WAIT, FIRST_WAIT * 2 ** (tries - 1))))
             except BaseException:
                 self._drop()
                 raise
@@ -144,6 +155,8 @@ class Span:
             self._drop()
 
     def _drop(self) -> None:
-        answer, self._answer, self._pieces = self._answer, None, iter(())
+        answer, pieces = self._answer, self._pieces
+        self._answer, self._pieces = None, iter(())
         if answer is not None:
             answer.close()
+        del pieces  # after that, as it would close the answer too, where an interrupt is lost: by its destructor

@@ -8,7 +8,9 @@ goes to the hub's own host and nowhere else.
 from __future__ import annotations
 
 import importlib
+import math
 import re
+import time
 from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
@@ -17,8 +19,10 @@ from urllib.parse import urljoin, urlsplit
 from slimtensors._version import __version__
 from slimtensors.errors import RemoteError, UsageError
 from slimtensors.switches import ALLOW_HTTP, allows_http
+from slimtensors.threads import given_up
+from slimtensors_hub.remote import spans
 from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
-from slimtensors_hub.remote.refusals import explained
+from slimtensors_hub.remote.refusals import LOGIN, explained
 from slimtensors_hub.remote.spans import PROGRESS, Interrupted, front_bytes
 
 __all__ = ["WebFile", "address_of", "endpoint"]
@@ -26,7 +30,8 @@ __all__ = ["WebFile", "address_of", "endpoint"]
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+_CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
+_COUNT = re.compile(r"[0-9]{1,18}")  # of bytes or seconds
 
 
 class WebFile:
@@ -86,9 +91,13 @@ class WebFile:
                 return response, stop
             if front:
                 size = response.headers.get("x-linked-size", "")
-                stop = front_bytes(int(size) if size.isdecimal() else None)
+                stop = front_bytes(int(size) if _COUNT.fullmatch(size) else None)
             response.close()
-            there = urljoin(address, to)
+            try:
+                there = urljoin(address, to)
+                origin(there)
+            except (UsageError, ValueError):
+                raise RemoteError(f"{self.label}: {shown(address)} leads to what is not an address") from None
             _check(there, address)
             if origin(there) != origin(address) or not self._is_hub(address):
                 self._target = there
@@ -100,23 +109,30 @@ class WebFile:
         headers = _headers(self._is_hub(address))
         headers |= {"Range": f"bytes={start}-{stop - 1}", "Accept-Encoding": "identity"}
         tag = self._tags.get(origin(address))
-        if tag is not None and tag.startswith('"') and self._match:  # a weak one never matches
+        if tag is not None and tag.startswith('"') and tag.isascii() and self._match:  # a weak one never matches
             headers["If-Match"] = tag
         from huggingface_hub.constants import HF_HUB_DOWNLOAD_TIMEOUT
         from huggingface_hub.errors import OfflineModeIsEnabled
 
         try:
             request = client.build_request("GET", address, headers=headers, timeout=HF_HUB_DOWNLOAD_TIMEOUT)
+            request.extensions["timeout"]["read"] = _Limit(HF_HUB_DOWNLOAD_TIMEOUT, "its headers did not end")
             return client.send(request, stream=True, follow_redirects=False)
         except OfflineModeIsEnabled:
             raise RemoteError(
                 f"{self.label} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it; unset that"
             ) from None
+        except UnicodeEncodeError:  # of a header; addresses are quoted
+            raise RemoteError(f"{self.label}: your token holds characters that no token has: {LOGIN}") from None
+        except (errors.UnsupportedProtocol, errors.InvalidURL, ValueError) as error:
+            raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
         except errors.TransportError as error:
             if "CERTIFICATE" in str(error):
                 raise RemoteError(f"{self.label}: {origin(address)[1]} cannot prove who it is ({error})") from None
+            if "WRONG_VERSION_NUMBER" in str(error):
+                raise RemoteError(f"{self.label}: {origin(address)[1]} answers in the open; check the name") from None
             raise Interrupted(f"no answer from {origin(address)[1]} ({_words(error)})") from None
-        except (errors.HTTPError, errors.InvalidURL) as error:
+        except errors.HTTPError as error:
             raise RemoteError(f"{self.label}: {_words(error)}; check the name") from None
         except RuntimeError as error:  # huggingface_hub closes its client where a connection failed, and makes another
             raise Interrupted(f"the client was closed ({_words(error)})") from None
@@ -147,14 +163,19 @@ class WebFile:
         where = origin(str(response.url))
         if status in AGAIN:
             wait = headers.get("retry-after", "")
-            raise Interrupted(f"{where[1]} answered {status}", float(wait) if wait.isdecimal() else None)
+            raise Interrupted(f"{where[1]} answered {status}", float(wait) if _COUNT.fullmatch(wait) else None)
         if status == HTTPStatus.PRECONDITION_FAILED:
             raise self._changed("its ETag is another one now")
         if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             if self.size is None and headers.get("content-range", "").strip() == "bytes */0":
                 self.size = 0
                 return WebAnswer(response, 0)
-            raise self._changed(f"it has no byte {start} any more")
+            if self.size is not None and headers.get("content-range", "").strip() != f"bytes */{self.size}":
+                raise self._changed(f"it has no byte {start} any more")
+            empty = "" if self.size else ", as if the file were empty"
+            raise RemoteError(
+                f"{self.label}: the server refuses to send bytes {start} to {stop} (416){empty}; download the file"
+            )
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise RemoteError(f"{self.label}: {explained(status, headers, self.hub)}")
         if headers.get("content-encoding", "").strip().lower() not in ("", "identity"):
@@ -162,7 +183,7 @@ class WebFile:
         self._check_tag(headers, where)
         if status == HTTPStatus.OK:
             length = headers.get("content-length", "")
-            if start or not length.isdecimal() or int(length) > stop or self.size not in (None, int(length)):
+            if start or not _COUNT.fullmatch(length) or int(length) > stop or self.size not in (None, int(length)):
                 raise RemoteError(f"{self.label}: the server sends whole files only, no ranges; download the file")
             self.size = int(length)
             return WebAnswer(response, self.size)
@@ -203,14 +224,43 @@ class WebAnswer:
     def pieces(self) -> Iterator[bytes]:
         """See Answer."""
         _, errors = _client()
+        limit = self._response.request.extensions["timeout"]["read"]
+        limit.begin("it sent nothing")
         try:
-            yield from self._response.iter_raw()
+            for piece in self._response.iter_raw():
+                yield piece
+                limit.begin("it sent nothing")
         except (errors.HTTPError, errors.StreamError) as error:
             raise Interrupted(f"the connection broke off ({_words(error)})") from None
 
     def close(self) -> None:
         """See Answer."""
         self._response.close()
+
+
+class _Limit:
+    """A time limit for all reads together that it takes until something is whole, where the client knows one for each.
+
+    It stands where the client keeps that of a read, in seconds: the socket asks for the number before each. In whole
+    seconds, as huggingface_hub's are: what is no float is asked for an index.
+    """
+
+    def __init__(self, each: float, late: str) -> None:
+        self._each = each
+        self._all = max(each, spans.PATIENCE)
+        self.begin(late)
+
+    def begin(self, late: str) -> None:
+        """From now on. late: what has happened if it is too late."""
+        self._late, self._end = late, time.monotonic() + self._all
+
+    def __index__(self) -> int:
+        if given_up():
+            raise TimeoutError("given up")
+        left = self._end - time.monotonic()
+        if left <= 0:
+            raise TimeoutError(f"{self._late} within {self._all:g} s")
+        return math.ceil(min(self._each, left))
 
 
 def endpoint() -> str:

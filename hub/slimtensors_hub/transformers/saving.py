@@ -36,7 +36,7 @@ def save_pretrained(
     `slimtensors decompress` turns into the files that transformers would have written. "safetensors" writes valid
     .safetensors files whose tensors are the compressed ones, each a 1-D U8 tensor under its own name. transformers
     itself, pipelines too, loads them once this module is imported; without, it raises an error of mismatched sizes. It
-    decodes one tensor after another, and takes no base.
+    decodes one tensor after another, and takes no base; `pull(decompress=True)` cannot give the plain files back.
     preset, base, threads, self_check: as for `slimtensors.compress`. kwargs: variant, max_shard_size of plain bytes.
 
     The folder keeps its old files until the new ones are complete. Raises UsageError if plain weights of the same name

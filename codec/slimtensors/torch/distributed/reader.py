@@ -31,7 +31,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError, UsageError
 from slimtensors.numpy import whole_array
-from slimtensors.on_torch.tensors import from_array, our_dtype, torch_dtype
+from slimtensors.on_torch.tensors import check_writable_tensors, from_array, our_dtype, torch_dtype
 from slimtensors.reading.scheduling import Destination
 from slimtensors.reading.slicing import read_slice
 from slimtensors.reading.tensors import TensorFile, load_all
@@ -189,6 +189,7 @@ class StorageReader(TorchStorageReader):
                 else:
                     places[number].append(place)
                 filled.append((read.item, target))
+        check_writable_tensors(((item.dest_index.fqn, target) for item, target in filled), so="")
         loads = (load for number, file in files.items() if places[number] for load in file.loads(places[number]))
         load_all(loads, self._threads, list(files.values()))
         for each in others:
