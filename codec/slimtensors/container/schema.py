@@ -70,6 +70,8 @@ ANYWHERE = NEEDED | {"encoding", "lossy"}
 PACKED, REFERRED, STORED = frozenset({"pack"}), frozenset({"expression"}), frozenset({"chunk", "expression"})
 WITH_SIDES = STORED | {"sides"}
 
+BASE = frozenset({"dtype", "hints", "identity", "shape"})  # keys of a base
+
 
 class _Known(NamedTuple):
     """What was checked already: many tensors have the same."""
@@ -326,10 +328,10 @@ def _bases(value: Any, table: list[Expression]) -> list[Base]:
 
 def _base(value: Any) -> Base:
     value = object_of(value, "a base")
-    if value.keys() != {"dtype", "hints", "identity", "shape"}:
+    if value.keys() != BASE:
         raise FormatError(f"a base has the keys {sorted(value)[:8]}")
     hints = object_of(value["hints"], "the hints of a base")
-    if not all(isinstance(text, str) for text in hints.values()):
+    if hints and not all(isinstance(text, str) for text in hints.values()):
         raise FormatError("a hint of a base is not a string")
     identity = value["identity"]
     if not is_digest(identity):
