@@ -132,7 +132,8 @@ class Reader:
         plan, record = self.header.streams[stream], self.stream_records[stream]
         if self.header.table_length <= WHOLE_TABLE_BYTES:
             self._read_whole_table()
-        self._sum_up()
+        if not hasattr(self, "_positions"):
+            self._sum_up()
         position, end = self._positions[stream : stream + 2]
         begin = self.table_at + self._first_chunk[stream] * CHUNK_RECORD_BYTES
         data = self._front(begin, plan.chunks * CHUNK_RECORD_BYTES)
@@ -159,8 +160,6 @@ class Reader:
 
     def _sum_up(self) -> None:
         """Running sums, once and only when a chunk is wanted."""
-        if hasattr(self, "_positions"):
-            return
         first, at = [0], [self.chunks_at]
         for plan, record in zip(self.header.streams, self.stream_records, strict=True):
             first.append(first[-1] + plan.chunks)
