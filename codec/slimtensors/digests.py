@@ -31,8 +31,8 @@ def _hash_whole_pieces(data: memoryview, digests: npt.NDArray[np.uint64]) -> int
     words = np.frombuffer(data, np.uint64, pieces * PIECE_BYTES // 8)
     if not words.flags.aligned:
         return 0
-    from slimtensors.kernels.cpu import xxh3  # loads Numba, which those who only look at a file can do without
+    # Loads Numba, which those who only look at a file can do without. Of a module, not of the package: it is quicker.
+    from slimtensors.kernels.cpu.xxh3 import STAGING, hash_pieces
 
-    status = xxh3.hash_pieces(words, np.empty(xxh3.STAGING, np.uint64), digests[:pieces])
-    must(status)
+    must(hash_pieces(words, np.empty(STAGING, np.uint64), digests[:pieces]))
     return pieces

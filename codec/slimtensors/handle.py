@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
@@ -262,7 +261,7 @@ class NumberSlice(TensorSlice):
         return self._numbers.dtype.name
 
     def __getitem__(self, index: Any) -> Any:
-        shown = replace(self._tensor, dtype=self._numbers.dtype, shape=self._numbers.shape_of(self._tensor))
+        shown = self._tensor._replace(dtype=self._numbers.dtype, shape=self._numbers.shape_of(self._tensor))
         *rows, last = (_item(axis) for axis in axes_of(shown, index, self._name))
         packed = read_slice(self._file, self._name, tuple(rows), self._threads)
         found = self._numbers.array(packed, self._tensor, Room(self._file.reader.allowed_bytes))[..., last]

@@ -131,6 +131,19 @@ def test_rows_that_do_not_end_with_a_step(kind):
         assert outcome(case) == long_way(case) == case.units.tobytes()
 
 
+def test_flags_of_other_rows_than_classes():
+    """Which nothing forbids: half as many rows are left out or not."""
+    case = made("rows and classes", 128 * LENGTH)
+    assert case.place.base is not None
+    flags, classes = case.place.sides[0][::2].copy(), case.place.sides[1]
+    array = np.where(np.repeat(flags, 2 * LENGTH) != 0, case.units, case.place.base)
+    place = case.place._replace(sides=(flags, classes))
+    data = held(np.frombuffer(encode_chunk(array, case.expression, place), np.uint8))
+    case = Made(case.expression, place, array, data)
+    assert straightly(case) is None
+    assert outcome(case) == array.tobytes()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_damage_is_seen_alike(kind):
     case = made(kind, 20_013)

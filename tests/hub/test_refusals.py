@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -278,7 +277,7 @@ def test_hints_of_bases_are_names_or_nothing() -> None:
         ("file", "m.bin"), ("file", "x/../../m.safetensors"), ("file", "x//m.safetensors"), ("file", ".m.safetensors"),
     ]  # fmt: skip
     for key, value in bad:
-        assert origin_of(replace(good, hints={**good.hints, key: value})) is None, (key, value)
+        assert origin_of(good._replace(hints={**good.hints, key: value})) is None, (key, value)
 
 
 @pytest.mark.parametrize(

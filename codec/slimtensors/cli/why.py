@@ -130,8 +130,8 @@ def _bought(file: TensorFile, index: int, number: int, top: ClassContext) -> Rea
     units = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
     place = Place(stream.units, chunk * stream.chunk, file.sides_of(index), stream.dtype, None)
     file.decode_chunk(number, chunk, units)
-    plain = tuple(replace(part, context=None) for part in parts)
-    ways = {"plain": plain, "with the scales": (*plain[:-1], replace(plain[-1], context=replace(top, mean=None)))}
+    plain = tuple(part._replace(context=None) for part in parts)
+    ways = {"plain": plain, "with the scales": (*plain[:-1], plain[-1]._replace(context=replace(top, mean=None)))}
     if top.mean is not None:
         ways["with the product, too,"] = parts
     costs = {

@@ -76,7 +76,7 @@ def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOW
     elif isinstance(expression, Delta):
         if straight_delta.decode(data, expression, out, place):
             return
-    elif isinstance(expression, Gather | Mul | Decimal | Trellis):
+    elif isinstance(expression, (Gather, Mul, Decimal, Trellis)):
         codes = straight.open_codes(data, expression.bits, out)
         if codes is not None:
             _decode_codes(codes, expression, place)

@@ -34,21 +34,19 @@ class Rows(NamedTuple):
         count = self.count(fields.size)
         out = np.empty(up(count, GROUP), fields.dtype)
         out[count:] = 0
-        from slimtensors.kernels.cpu import rows as kernels  # loads Numba, which counting can do without
+        from slimtensors.kernels.cpu.rows import compact_rows  # loads Numba, which counting can do without
 
-        status = kernels.compact_rows(fields, self.present, self.length, self.first, out[:count])
-        must(status)
+        must(compact_rows(fields, self.present, self.length, self.first, out[:count]))
         return out
 
     def join(self, compact: npt.NDArray[Any], shift: int, units: npt.NDArray[Any]) -> None:
         """Put such fields, without the zeros, into units where they belong: unit |= field << shift."""
-        from slimtensors.kernels.cpu import rows as kernels
+        from slimtensors.kernels.cpu.rows import join_rows
 
-        status = kernels.join_rows(compact, self.present, self.length, self.first, shift, units)
-        must(status)
+        must(join_rows(compact, self.present, self.length, self.first, shift, units))
 
     def spread(self, compact: npt.NDArray[Any], others: npt.NDArray[Any], units: npt.NDArray[Any]) -> None:
         """Fill units: those in rows that have one from `compact`, the rest from `others`."""
-        from slimtensors.kernels.cpu import rows as kernels
+        from slimtensors.kernels.cpu.rows import spread_rows
 
-        must(kernels.spread_rows(compact, others, self.present, self.length, self.first, units))
+        must(spread_rows(compact, others, self.present, self.length, self.first, units))

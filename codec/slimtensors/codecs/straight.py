@@ -33,6 +33,7 @@ __all__ = [
 
 Units = npt.NDArray[Any]
 
+U16, U32 = np.dtype("<u2"), np.dtype("<u4")
 MOST_BLOCKS = 1024
 MOST_STRAYS = 32  # slots of 4096: with more, look-ups are faster than searches
 ODD_CHUNKS = 16  # with more that are searched all the same: for so few, another kernel is not worth its compilation
@@ -153,9 +154,10 @@ def decode_bytes(data: Bytes, bits: Bits, out: Units) -> bool:
 def raw_pieces(data: Bytes, at: list[int], planes: tuple[tuple[int, ...], ...], groups: int) -> list[Bytes]:
     """The pieces of the raw planes."""
     raw = []
-    for begin, pieces in zip(at[opening.PAYLOADS :], planes, strict=False):
+    for plane, pieces in enumerate(planes, opening.PAYLOADS):
+        begin = at[plane]
         for piece in pieces:
-            end = begin + packed_length(piece, groups)
+            end = begin + 32 * ((groups * piece + 1) // 2)  # packed_length(piece, groups)
             raw.append(data[begin:end])
             begin = end
     return raw
@@ -173,16 +175,16 @@ def body_of(data: Bytes, at: list[int], out: Units) -> Units:
 
 def stream_of(data: Bytes, at: list[int], starts: npt.NDArray[np.int64]) -> tuple[Units, Units, Units]:
     """States, words, and where each block's words begin."""
-    states, words = data[at[STATES] : at[WORDS]].view("<u4"), data[at[WORDS] :].view("<u2")
+    states, words = data[at[STATES] : at[WORDS]].view(U32), data[at[WORDS] :].view(U16)
     return states, words, starts[: at[opening.BLOCKS] + 1]
 
 
 def escapes_of(data: Bytes, at: list[int]) -> coded.Escapes:
     count = at[opening.ESCAPES]
+    if not count:
+        return fused.NO_ESCAPES
     positions, fields = at[POSITIONS], at[FIELDS]
-    return coded.Escapes(
-        data[positions : positions + 4 * count].view("<u4"), data[fields : fields + 2 * count].view("<u2")
-    )
+    return coded.Escapes(data[positions : positions + 4 * count].view(U32), data[fields : fields + 2 * count].view(U16))
 
 
 _odd = {"left": ODD_CHUNKS}

@@ -90,7 +90,7 @@ def decode(data: Bytes, expression: Delta, out: Units, place: Place) -> bool:
     if status != OK:
         return False
     if rows is not None:
-        if units[held:].any():  # fields after the last row, which are to be zero
+        if held < fields and units[held:].any():  # fields after the last row, which are to be zero
             return False
         rows.spread(units[:held], origin, body)
     if body.size < out.size:
@@ -115,17 +115,19 @@ def _lines(context: BaseContext, rows: Rows | None, place: Place, units: int) ->
         return np.zeros(fields // LANES, np.uint8)
     classes = place.sides[context.rows]
     length = place.units // classes.size
-    if length % LANES or place.first % LANES:
+    if length % LANES or place.first % LANES or (rows is not None and rows.length != length):
         return None
     each, first = length // LANES, place.first // LANES
     end = first + units // LANES
     low, high = first // each, -(-end // each)
-    counts = np.full(high - low, each)  # steps of each row
-    counts[0] -= first - low * each
-    counts[-1] -= high * each - end
+    here, front, back = classes[low:high], first - low * each, high * each - end  # steps of others at both ends
     if rows is not None:
-        counts *= rows.present[low:high] != 0
-    found: Bytes = np.repeat(classes[low:high], counts)
+        present = rows.present[low:high] != 0
+        here, front, back = here[present], front * int(present[0]), back * int(present[-1])
+    found: Bytes = here.repeat(each)
+    found = found[front : found.size - back]
+    if found.size % (GROUP // LANES) == 0:
+        return found
     lines = np.zeros(head.up(found.size, GROUP // LANES), np.uint8)
     lines[: found.size] = found
     return lines

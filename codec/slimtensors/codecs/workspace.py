@@ -18,7 +18,14 @@ __all__ = ["Buffers", "own", "work_space"]
 T = TypeVar("T")
 
 KEPT_BYTES = 4 * 1024 * 1024  # larger requests, for chunks of other writers, are not kept
-_local = threading.local()
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.buffers: dict[str, npt.NDArray[np.uint8]] = {}
+
+
+_local = _Local()
 
 
 def work_space(name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -28,7 +35,7 @@ def work_space(name: str, size: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     assert length <= 4 * MAX_CHUNK_BYTES
     if length > KEPT_BYTES:
         return np.empty(size, dtype)
-    buffers: dict[str, npt.NDArray[np.uint8]] = _local.__dict__.setdefault("buffers", {})
+    buffers = _local.buffers
     buffer = buffers.get(name)
     if buffer is None or buffer.size < length:
         buffer = buffers[name] = np.empty(max(length, 2 * (0 if buffer is None else buffer.size)), np.uint8)

@@ -10,10 +10,16 @@ from slimtensors.errors import FormatError, LimitError
 __all__ = ["dumps", "loads"]
 
 
+# Nothing here holds itself: that need not be looked for.
+_ENCODER = json.JSONEncoder(
+    ensure_ascii=False, check_circular=False, allow_nan=False, sort_keys=True, separators=(",", ":")
+)
+
+
 def dumps(value: Any) -> bytes:
     """Keys by code point, no white space, shortest escapes, UTF-8. Raises FormatError for text that is not Unicode."""
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError as error:
         odd = error.object[error.start]
         raise FormatError(f"a string of the header holds half a surrogate pair: {odd!r}") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimtensors.container import canonical
 from slimtensors.container.hints import first_users, shorten
@@ -17,14 +17,13 @@ from slimtensors.expression import Bits, Cast, Expression, Ref, Stored
 __all__ = ["Base", "Header", "Image", "Pack", "Side", "Stream", "Tensor"]
 
 
-@dataclass(frozen=True)
-class Base:
+class Base(NamedTuple):
     """A tensor of another file, of which tensors of this one are stored as differences."""
 
     dtype: DType
     shape: tuple[int, ...]
     identity: bytes  # BLAKE3 of its decoded bytes
-    hints: dict[str, str] = field(default_factory=dict, hash=False)  # where people may find it; never opened
+    hints: dict[str, str]  # where people may find it; never opened
 
     @property
     def nbytes(self) -> int:
@@ -50,8 +49,7 @@ class Base:
         }
 
 
-@dataclass(frozen=True)
-class Side:
+class Side(NamedTuple):
     """A side plane: what all chunks of its tensor share."""
 
     dtype: DType
@@ -68,8 +66,7 @@ class Side:
         }
 
 
-@dataclass(frozen=True)
-class Tensor:
+class Tensor(NamedTuple):
     """One tensor; `chunk` for a stream of its own, `pack` for a part of one, neither for a ref or no elements."""
 
     name: str
@@ -103,8 +100,7 @@ class Tensor:
         return value
 
 
-@dataclass(frozen=True)
-class Pack:
+class Pack(NamedTuple):
     """Small tensors of one dtype, one after another in one chunk."""
 
     dtype: DType
@@ -114,8 +110,7 @@ class Pack:
         return {"dtype": self.dtype.name, "expression": self.expression}
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """How the source file is put together: a number of literal bytes, or (first tensor, number of tensors)."""
 
     format: str
@@ -132,8 +127,7 @@ class Image:
         return {"chunk": self.chunk, "expression": self.expression, "format": self.format, "segments": segments}
 
 
-@dataclass(frozen=True)
-class Stream:
+class Stream(NamedTuple):
     """One stream, as its header describes it."""
 
     label: str  # for messages
@@ -172,6 +166,9 @@ class Header:
 
     def __post_init__(self) -> None:
         self.streams: list[Stream] = []
+        self.nbytes = [tensor.nbytes for tensor in self.tensors]  # decoded
+        self.refs: dict[int, int] = {}  # by tensor: which earlier one it is
+        self.casts: dict[int, int] = {}  # by tensor: of which it is the cast
         self.tensor_stream: list[int | None] = []  # of each tensor: its own, or its pack's
         self.side_streams: dict[int, list[int]] = {}  # by tensor
         self.pack_stream: list[int] = []
@@ -187,8 +184,9 @@ class Header:
             if tensor.pack is not None:
                 self.pack_offset[i] = pack_units[tensor.pack]
                 self.pack_member[i] = len(members[tensor.pack])
-                pack_units[tensor.pack] += tensor.units
-                members[tensor.pack].append(tensor.units)
+                units = self.nbytes[i] // tensor.dtype.unit_bytes
+                pack_units[tensor.pack] += units
+                members[tensor.pack].append(units)
         for i, tensor in enumerate(self.tensors):
             if tensor.pack is not None:
                 if tensor.pack == len(self.pack_stream):
@@ -204,10 +202,15 @@ class Header:
                     )
                     for k, side in enumerate(tensor.sides)
                 ]  # fmt: skip
-                label = f"tensor {tensor.name!r}"
-                self.tensor_stream.append(self._add(label, tensor.dtype, tensor.units, tensor.chunk, tensor.expression))
+                label, units = f"tensor {tensor.name!r}", self.nbytes[i] // tensor.dtype.unit_bytes
+                self.tensor_stream.append(self._add(label, tensor.dtype, units, tensor.chunk, tensor.expression))
             else:
                 self.tensor_stream.append(None)
+                found = None if tensor.expression is None else self.expressions[tensor.expression]
+                if isinstance(found, Ref):
+                    self.refs[i] = found.tensor
+                elif isinstance(found, Cast):
+                    self.casts[i] = found.tensor
         if self.image is not None:
             units = DIGEST_BYTES + self.image.literal_bytes
             self.image_stream = self._add(
@@ -250,19 +253,12 @@ class Header:
 
     def target(self, index: int) -> int:
         """The tensor that holds the bytes: itself, or what it refers to."""
-        expression = self.tensors[index].expression
-        if expression is not None:
-            found = self.expressions[expression]
-            if isinstance(found, Ref):
-                return found.tensor
-        return index
+        return self.refs.get(index, index)
 
     def holder(self, index: int) -> int:
         """The tensor with the stream or pack that it is decoded from: its target, or what that is the cast of."""
-        index = self.target(index)
-        expression = self.tensors[index].expression
-        found = None if expression is None else self.expressions[expression]
-        return found.tensor if isinstance(found, Cast) else index
+        index = self.refs.get(index, index)
+        return self.casts.get(index, index)
 
     @cached_property
     def chunks(self) -> int:
@@ -279,13 +275,13 @@ class Header:
     @property
     def decoded_bytes(self) -> int:
         """Of all tensors, ties each time."""
-        return sum(tensor.nbytes for tensor in self.tensors)
+        return sum(self.nbytes)
 
     @property
     def limited_bytes(self) -> int:
         """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes."""
         sides = sum(side.dtype.bytes_of(side.shape) for tensor in self.tensors for side in tensor.sides)
-        sides += sum(self.tensors[tensor.scale].nbytes for tensor in self.tensors if tensor.scale is not None)
+        sides += sum(self.nbytes[tensor.scale] for tensor in self.tensors if tensor.scale is not None)
         return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:

@@ -44,7 +44,7 @@ def complete(bases: list[Base], users: dict[int, str]) -> None:
         named = {"tensor": users[i]} if i in users else {}
         hints = {key: text for key, text in {**before, **named, **base.hints}.items() if text}
         if hints != base.hints:
-            bases[i] = type(base)(base.dtype, base.shape, base.identity, hints)
+            bases[i] = base._replace(hints=hints)
         before = {key: hints[key] for key in INHERITED if key in hints}
 
 

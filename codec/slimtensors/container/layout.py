@@ -82,8 +82,8 @@ def read_prefix(data: bytes, file_length: int | None) -> Prefix:
 
 
 def read_stream_records(data: bytes, count: int) -> list[StreamRecord]:
-    return [StreamRecord(*_STREAM.unpack_from(data, i * _STREAM.size)) for i in range(count)]
+    return list(map(StreamRecord._make, _STREAM.iter_unpack(data[: count * _STREAM.size])))
 
 
 def read_chunk_records(data: bytes) -> list[ChunkRecord]:
-    return [ChunkRecord(*record) for record in _CHUNK.iter_unpack(data)]
+    return list(map(ChunkRecord._make, _CHUNK.iter_unpack(data)))

@@ -11,6 +11,7 @@ from slimtensors.errors import FormatError
 __all__ = ["Lossy", "is_digest"]
 
 _RECIPE = re.compile("[a-z0-9_.,=-]{1,64}", re.ASCII)
+_DIGEST = re.compile("[0-9a-f]{64}", re.ASCII)
 _DIGITS = re.compile("[0-9a-f]{16}", re.ASCII)
 _INFINITY = 0x7FF << 52
 
@@ -52,4 +53,4 @@ def _number(digits: Any, what: str) -> float:
 
 def is_digest(value: Any) -> bool:
     """Whether this is 64 lower-case hexadecimal digits."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value, re.ASCII) is not None
+    return isinstance(value, str) and _DIGEST.fullmatch(value) is not None

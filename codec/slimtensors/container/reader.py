@@ -80,11 +80,14 @@ class Reader:
         digests = index[streams * STREAM_RECORD_BYTES :]
         self.identities = [digests[i : i + DIGEST_BYTES] for i in range(0, len(digests), DIGEST_BYTES)]
         empty = stored_digest(b"")
-        for i, tensor in enumerate(header.tensors):
-            if tensor.units == 0 and self.identities[i] != empty:
-                raise FormatError(f"tensor {tensor.name!r} has no elements, but its identity is not that of no bytes")
-            if self.identities[i] != self.identities[header.target(i)]:
-                raise FormatError(f"tensor {tensor.name!r} has another identity than the tensor it refers to")
+        for i, nbytes in enumerate(header.nbytes):
+            if nbytes == 0 and self.identities[i] != empty:
+                name = header.tensors[i].name
+                raise FormatError(f"tensor {name!r} has no elements, but its identity is not that of no bytes")
+        for i, target in header.refs.items():
+            if self.identities[i] != self.identities[target]:
+                name = header.tensors[i].name
+                raise FormatError(f"tensor {name!r} has another identity than the tensor it refers to")
         self.table_at = PREFIX_BYTES + self.prefix.header_length + self.prefix.index_length
         table_end = self.table_at + header.table_length
         self.chunks_at = aligned(table_end)
@@ -134,7 +137,8 @@ class Reader:
         plan, record = self.header.streams[stream], self.stream_records[stream]
         if self.header.table_length <= WHOLE_TABLE_BYTES:
             self._read_whole_table()
-        self._sum_up()
+        if not hasattr(self, "_positions"):
+            self._sum_up()
         position, end = self._positions[stream : stream + 2]
         begin = self.table_at + self._first_chunk[stream] * CHUNK_RECORD_BYTES
         data = self._front(begin, plan.chunks * CHUNK_RECORD_BYTES)
@@ -142,10 +146,12 @@ class Reader:
             raise ChecksumError(f"{plan.label}: its table records do not match the index: the file is damaged")
         records = read_chunk_records(data)
         positions, unit_bytes = [], plan.dtype.unit_bytes
-        for i, chunk in enumerate(records):
-            decoded, stored = plan.chunk_units(i) * unit_bytes, chunk.stored_length
-            if chunk.decoded_length != decoded:
-                stated = f"decoded length {chunk.decoded_length}; the header implies {decoded}"
+        most, left = plan.chunk * unit_bytes, plan.units * unit_bytes
+        for i, (stored, stated_length, _stored_digest, _decoded_digest) in enumerate(records):
+            decoded = min(most, left)
+            left -= most
+            if stated_length != decoded:
+                stated = f"decoded length {stated_length}; the header implies {decoded}"
                 raise FormatError(f"{plan.label}, chunk {i}: {stated}")
             if decoded > MAX_CHUNK_BYTES:
                 raise LimitError(f"{plan.label}, chunk {i}: {decoded} bytes decoded; the limit is {MAX_CHUNK_BYTES}")
@@ -159,8 +165,6 @@ class Reader:
 
     def _sum_up(self) -> None:
         """Running sums, once and only when a chunk is wanted."""
-        if hasattr(self, "_positions"):
-            return
         first, at = [0], [self.chunks_at]
         for plan, record in zip(self.header.streams, self.stream_records, strict=True):
             first.append(first[-1] + plan.chunks)
@@ -177,11 +181,6 @@ class Reader:
             at = positions[chunk] - begin
             self.check(stream, chunk, data[at : at + records[chunk].stored_length])
         return data
-
-    def fetch(self, stream: int, chunk: int, scratch: Bytes | None = None) -> Bytes:
-        """A chunk's stored bytes, unchecked: the part of reading that waits for the source."""
-        records, positions = self.records(stream)
-        return self.source.read(positions[chunk], records[chunk].stored_length, scratch)
 
     def check(self, stream: int, chunk: int, data: Bytes) -> ChunkRecord:
         """A chunk's record; raises ChecksumError if the bytes are not those that it names, unless verify is "none"."""

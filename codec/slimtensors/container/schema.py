@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimtensors import expression as expressions
 from slimtensors.container import canonical
@@ -62,9 +62,22 @@ from slimtensors.limits import (
 
 __all__ = ["SOURCES", "check", "parse", "validated"]
 
-Sides = dict[tuple[Any, ...], Side]
-
 SOURCES = ("gguf", "safetensors")  # formats of an image
+
+# Keys of a tensor
+NEEDED = frozenset({"dtype", "name", "shape"})
+ANYWHERE = NEEDED | {"encoding", "lossy"}
+PACKED, REFERRED, STORED = frozenset({"pack"}), frozenset({"expression"}), frozenset({"chunk", "expression"})
+WITH_SIDES = STORED | {"sides"}
+
+BASE = frozenset({"dtype", "hints", "identity", "shape"})  # keys of a base
+
+
+class _Known(NamedTuple):
+    """What was checked already: many tensors have the same."""
+
+    sides: dict[tuple[Any, ...], Side]  # by all that is stated of them
+    fitting: set[tuple[int, str]]  # expressions, and dtypes that they fit
 
 
 def parse(data: bytes) -> Header:
@@ -89,7 +102,7 @@ def validated(content: Any) -> tuple[Any, ...]:
     packs = [_pack(item, table) for item in array_of(value["packs"], "packs", MAX_TENSORS)]
     tensors: list[Tensor] = []
     names: set[str] = set()
-    known: Sides = {}
+    known = _Known({}, set())
     for item in array_of(value["tensors"], "tensors", MAX_TENSORS):
         tensor = _tensor(item, table, tensors, packs, bases, known)
         if tensor.name in names:
@@ -99,7 +112,8 @@ def validated(content: Any) -> tuple[Any, ...]:
     _check_packs(packs, tensors, table, bases)
     _check_casts(tensors, table)
     check_scales(tensors, packs, table)
-    complete(bases, first_users(tensors, packs, table))
+    if bases:
+        complete(bases, first_users(tensors, packs, table))
     image = _image(value["image"], table, tensors) if "image" in value else None
     source = _lossy_source(value["lossy"]) if "lossy" in value else None
     _check_lossy(tensors, table, source, image)
@@ -107,11 +121,11 @@ def validated(content: Any) -> tuple[Any, ...]:
 
 
 def _tensor(
-    value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base], known: Sides
+    value: Any, table: list[Expression], earlier: list[Tensor], packs: list[Pack], bases: list[Base], known: _Known
 ) -> Tensor:
     value = object_of(value, "a tensor")
-    keys = value.keys() - {"dtype", "encoding", "lossy", "name", "shape"}
-    if not value.keys() >= {"dtype", "name", "shape"}:
+    keys = value.keys() - ANYWHERE
+    if not value.keys() >= NEEDED:
         raise FormatError(f"a tensor has the keys {sorted(value)[:8]}; dtype, name and shape are needed")
     check_name(value["name"])
     name: str = value["name"]
@@ -121,22 +135,22 @@ def _tensor(
         units = dtype.bytes_of(shape) // dtype.unit_bytes
         encoding = encoding_of(value["encoding"]) if "encoding" in value else None
         lossy = _lossy(value["lossy"], dtype, units) if "lossy" in value else None
-        if keys == {"pack"}:
+        if keys == PACKED:
             pack = _pack_of(value["pack"], dtype, units, packs)
             return Tensor(name, dtype, shape, pack=pack, encoding=encoding, lossy=lossy)
-        if keys == {"expression"}:
+        if keys == REFERRED:
             index, found = _expression(value["expression"], table)
             index = _ref(index, found, dtype, shape, earlier, table)
             return Tensor(name, dtype, shape, index, encoding=encoding, lossy=lossy)
-        if keys in ({"chunk", "expression"}, {"chunk", "expression", "sides"}):
-            chunk, index = _stream(value, dtype, units, table)
+        if keys in (STORED, WITH_SIDES):
+            chunk, index = _stream(value, dtype, units, table, known.fitting)
             if len(keys) == 2 and _is_plain(table[index]):  # most are
                 return Tensor(name, dtype, shape, index, chunk, encoding=encoding, lossy=lossy)
             given = array_of(value.get("sides", []), "sides", MAX_SIDES)
             scale = None
             if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
                 scale = integer_of(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
-            sides = _sides(given, table, known)
+            sides = _sides(given, table, known.sides)
             check_sides(table[index], sides, units, "sides" in keys, scale is not None)
             check_palettes(table[index], sides, dtype, units)
             check_trellis(table[index], sides, units)
@@ -223,9 +237,20 @@ def _ref(
     return index
 
 
-def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Expression]) -> tuple[int, int]:
+def _stream(
+    value: dict[str, Any], dtype: DType, units: int, table: list[Expression], fitting: set[tuple[int, str]]
+) -> tuple[int, int]:
     """(chunk, expression) of something that has a stream."""
     index, found = _expression(value["expression"], table)
+    if (index, dtype.name) not in fitting:
+        _check_fit(found, dtype)
+        fitting.add((index, dtype.name))
+    if units == 0:
+        raise FormatError("chunks for no elements")
+    return integer_of(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
+
+
+def _check_fit(found: Expression, dtype: DType) -> None:
     if not isinstance(found, Stored):
         raise FormatError("a ref has no chunks")
     if found.width > dtype.unit_bits:
@@ -234,13 +259,9 @@ def _stream(value: dict[str, Any], dtype: DType, units: int, table: list[Express
         raise FormatError(f"decimals in {dtype.name}")
     if isinstance(values_of(found), Trellis) and dtype.name not in ("F32", "BF16", "F16"):
         raise FormatError(f"a trellis in {dtype.name}")
-    if units == 0:
-        raise FormatError("chunks for no elements")
-    return integer_of(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
 
 
-def _sides(values: list[Any], table: list[Expression], known: Sides) -> tuple[Side, ...]:
-    """known: those that were checked, by all that is stated of them: many tensors have the same."""
+def _sides(values: list[Any], table: list[Expression], known: dict[tuple[Any, ...], Side]) -> tuple[Side, ...]:
     sides: tuple[Side, ...] = ()
     for value in values:
         stated = _stated(value)
@@ -268,7 +289,7 @@ def _side(value: Any, table: list[Expression], earlier: tuple[Side, ...]) -> Sid
     if value.keys() != {"chunk", "dtype", "expression", "shape"}:
         raise FormatError(f"a side plane has the keys {sorted(value)[:8]}")
     dtype, shape = dtype_of(value["dtype"]), shape_of(value["shape"])
-    chunk, index = _stream(value, dtype, math.prod(shape), table)
+    chunk, index = _stream(value, dtype, math.prod(shape), table, set())
     found = table[index]
     if isinstance(found, Bits) and any(isinstance(context, FactorContext) for context in found.contexts):
         check_factors(found, earlier, math.prod(shape))
@@ -307,10 +328,10 @@ def _bases(value: Any, table: list[Expression]) -> list[Base]:
 
 def _base(value: Any) -> Base:
     value = object_of(value, "a base")
-    if value.keys() != {"dtype", "hints", "identity", "shape"}:
+    if value.keys() != BASE:
         raise FormatError(f"a base has the keys {sorted(value)[:8]}")
     hints = object_of(value["hints"], "the hints of a base")
-    if not all(isinstance(text, str) for text in hints.values()):
+    if hints and not all(isinstance(text, str) for text in hints.values()):
         raise FormatError("a hint of a base is not a string")
     identity = value["identity"]
     if not is_digest(identity):
@@ -357,7 +378,7 @@ def _pack(value: Any, table: list[Expression]) -> Pack:
     if value.keys() != {"dtype", "expression"}:
         raise FormatError(f"a pack has the keys {sorted(value)[:8]}")
     dtype = dtype_of(value["dtype"])
-    _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table)
+    _chunk, index = _stream({**value, "chunk": 1}, dtype, 1, table, set())
     found = table[index]
     if isinstance(found, Record):
         raise FormatError("a record, which only a tensor with a stream of its own may be")
@@ -424,7 +445,7 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
     literal = sum(segment for segment in segments if isinstance(segment, int))
     if literal > MAX_ELEMENTS:
         raise LimitError("the image has too many literal bytes")
-    chunk, index = _stream(value, DTYPES["U8"], 32 + literal, table)
+    chunk, index = _stream(value, DTYPES["U8"], 32 + literal, table, set())
     _no_sides(table[index])
     return Image(value["format"], tuple(segments), chunk, index)
 

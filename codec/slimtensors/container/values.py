@@ -25,7 +25,7 @@ def check_name(name: object) -> None:
     length = len(name) if name.isascii() else len(name.encode("utf-8", "surrogatepass"))
     if not 1 <= length <= MAX_NAME_BYTES:
         raise LimitError(f"the name {name[:40]!r} has {length} bytes; 1 to {MAX_NAME_BYTES} are allowed")
-    if _CONTROL.search(name):
+    if not name.isprintable() and _CONTROL.search(name):
         raise FormatError(f"the name {name[:80]!r} has control characters")
     if name == "__metadata__":
         raise FormatError("the name '__metadata__' is kept by safetensors for something else")
@@ -58,7 +58,8 @@ def dtype_of(value: Any) -> DType:
 def shape_of(value: Any) -> tuple[int, ...]:
     shape = tuple(array_of(value, "the shape", MAX_DIMENSIONS))
     for n in shape:
-        integer_of(n, 0, MAX_ELEMENTS, "a dimension")
+        if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
+            integer_of(n, 0, MAX_ELEMENTS, "a dimension")
     if math.prod(shape if 0 not in shape else filter(None, shape)) > MAX_ELEMENTS:
         raise LimitError(f"the shape {list(shape)} has more than 2^48 elements")
     return shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -156,7 +155,7 @@ class Writer:
         assert not self._records
         if self.header.source is not None and lossy:
             tensors = zip(self.header.tensors, lossy, strict=True)
-            self.header.tensors = [replace(tensor, lossy=stated) for tensor, stated in tensors]
+            self.header.tensors = [tensor._replace(lossy=stated) for tensor, stated in tensors]
             length, self.header_bytes = len(self.header_bytes), header_text(self.header)
             assert len(self.header_bytes) == length  # errors are numbers of a fixed length
         index = b"".join(record.pack() for record in self._streams) + b"".join(identities)

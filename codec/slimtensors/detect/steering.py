@@ -47,7 +47,7 @@ class Steering(NamedTuple):
         if self.factors is not None:
             [part] = self.factors.parts
             if isinstance(part.context, FactorContext):
-                part = replace(part, context=replace(part.context, rows=first_side, columns=first_side + 1))
+                part = part._replace(context=replace(part.context, rows=first_side, columns=first_side + 1))
             found.append(Bits((part,)))
         return found
 

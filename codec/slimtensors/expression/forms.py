@@ -291,9 +291,9 @@ def values_of(expression: Expression) -> Values | None:
         return expression.values
     if isinstance(expression, Sparse):
         return expression.rest
-    return expression if isinstance(expression, Mul | Trellis) else None
+    return expression if isinstance(expression, (Mul, Trellis)) else None
 
 
 def bases_of(expression: Expression | None) -> tuple[int, ...]:
     """The bases that chunks need, by their positions in the header's list."""
-    return expression.bases if isinstance(expression, Delta | Sum) else ()
+    return expression.bases if isinstance(expression, (Delta, Sum)) else ()  # a union would be made each time

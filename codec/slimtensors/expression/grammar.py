@@ -157,7 +157,7 @@ def _classed_codes(value: Any) -> Bits:
     context = parse_field_class(last["context"]["class"])
     plain = {key: each for key, each in last.items() if key != "context"}
     *below, top = _codes({**value, "bits": [*parts[:-1], plain]}, MAX_WIDTH).parts
-    return Bits((*below, replace(top, context=context)))
+    return Bits((*below, top._replace(context=context)))
 
 
 def _codes(value: Any, most: int) -> Bits:
@@ -231,8 +231,7 @@ def _sparse(arguments: Any) -> Sparse:
 
 
 def _part(value: Any) -> Part:
-    keys = keys_of(value, "a part of an expression")
-    if keys != {"scatter"}:
+    if not isinstance(value, dict) or value.keys() != {"scatter"}:
         return _plane(value)
     arguments = value["scatter"]
     if not isinstance(arguments, list) or len(arguments) != 2:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimtensors.expression.contexts import Context
 
 __all__ = ["Bits", "Part", "bits"]
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(NamedTuple):
     """A plane of `width` bits; with `side`, only of the rows that this side plane marks."""
 
     width: int

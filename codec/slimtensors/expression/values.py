@@ -18,9 +18,8 @@ def keys_of(value: Any, what: str) -> set[str]:
     """The keys of an object. Raises FormatError, NewerFormatError for a name that is kept for later."""
     if not isinstance(value, dict):
         raise FormatError(f"{what} is not a JSON object")
-    draft = DRAFT & value.keys()
-    if draft:
-        words = ", ".join(sorted(draft))
+    if not DRAFT.isdisjoint(value):
+        words = ", ".join(sorted(DRAFT & value.keys()))
         raise NewerFormatError(f"{what} uses {words}, which needs a newer reader; update slimtensors")
     return set(value)
 

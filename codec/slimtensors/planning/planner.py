@@ -137,9 +137,9 @@ def make_plan(
         else:
             builder.add(i, tensor, same.get(i))
             if tensor.encoding is not None:
-                builder.tensors[-1] = replace(builder.tensors[-1], encoding=tensor.encoding)
+                builder.tensors[-1] = builder.tensors[-1]._replace(encoding=tensor.encoding)
             if tensor.lossy is not None:
-                builder.tensors[-1] = replace(builder.tensors[-1], lossy=tensor.lossy)
+                builder.tensors[-1] = builder.tensors[-1]._replace(lossy=tensor.lossy)
             if progress is not None and matched[i] is not None:
                 half = tensor.dtype.bytes_of(tensor.shape) // 2
                 progress(half)
@@ -402,13 +402,13 @@ class _Builder:
     def _add_copy(self, index: int, tensor: CopiedInput) -> None:
         expressions, made = tensor.expressions, tensor.tensor
         assert made.expression is not None
-        sides = tuple(replace(each, expression=self.intern(expressions[each.expression])) for each in made.sides)
+        sides = tuple(each._replace(expression=self.intern(expressions[each.expression])) for each in made.sides)
         for k, units in enumerate(tensor.sides()):
             make = partial(_part, units.reshape(-1))
             self._jobs.append(Job((index,), make, chunk=partial(tensor.chunk, k)))
         self._jobs.append(Job((index,), chunk=partial(tensor.chunk, len(sides))))
         place = self.intern(expressions[made.expression])
-        self._note(replace(made, expression=place, sides=sides), "as another file stores it")
+        self._note(made._replace(expression=place, sides=sides), "as another file stores it")
 
     def _add_packed(self, index: int, tensor: Input, packed: Packed) -> None:
         """Codes of quantised weights."""

@@ -59,7 +59,7 @@ def with_classes(
             continue
         context = FieldClass(len(sides), len(sides) + 1, most + 1)
         *below, top = expression.bits.parts
-        given = replace(expression, bits=Bits((*below, replace(top, context=context))))
+        given = replace(expression, bits=Bits((*below, top._replace(context=context))))
         side_bytes = sum(len(encode_chunk(side, layouts.BYTES, NOWHERE, try_zstd=True)) for side in classes)
         size = side_bytes * part.size / units
         size += len(encode_chunk(part, given, place._replace(sides=(*sides, *classes))))

@@ -54,7 +54,8 @@ class Piece(NamedTuple):
         return self.out[start - self.start : start - self.start + units]
 
     def put(self, start: int, found: Units) -> None:
-        self.memory(start, found.size)[:] = found
+        begin = start - self.start
+        self.out[begin : begin + found.size] = found
 
 
 Places = Mapping[int, Destination] | Sequence[Destination]  # by the number of the range
@@ -90,33 +91,28 @@ def schedule(header: Header, ranges: Sequence[Range], locate: Locate) -> Iterato
         if stream is not None and wanted.units:
             by_stream.setdefault(stream, []).append(number)
     for stream in sorted(by_stream):
-        if len(by_stream[stream]) == 1:  # most are a tensor's own
-            yield from jobs_of(header, by_stream[stream][0], ranges[by_stream[stream][0]], locate)
-            continue
-        found: dict[int, Job] = {}
-        for number in by_stream[stream]:
-            for job in jobs_of(header, number, ranges[number], locate):
-                known = found.setdefault(job.chunk, job)
-                if known is not job:
-                    known.cuts.extend(job.cuts)
-        for chunk in sorted(found):
-            yield found[chunk]
+        yield from jobs_of(header, [(number, ranges[number]) for number in by_stream[stream]], locate)
 
 
-def jobs_of(header: Header, number: int, wanted: Range, locate: Locate) -> Iterator[Job]:
-    """The chunks of one range, in the order of the file."""
-    holder = header.holder(wanted.tensor)
-    stream_number = header.tensor_stream[holder]
-    if stream_number is None or wanted.units == 0:
-        return
+def jobs_of(header: Header, ranges: Sequence[tuple[int, Range]], locate: Locate) -> list[Job]:
+    """The chunks of ranges, with their numbers, that all lie in one stream; in the order of the file."""
+    stream_number = header.tensor_stream[header.holder(ranges[0][1].tensor)]
+    if stream_number is None:
+        return []
     stream = header.streams[stream_number]
-    records, positions = locate(stream_number)
-    origin = header.pack_offset.get(holder, 0)
-    start, end = wanted.start + origin, wanted.start + origin + wanted.units
-    for chunk in range(start // stream.chunk, -(-end // stream.chunk)):
-        low = chunk * stream.chunk
-        units = stream.chunk_units(chunk)
-        a, b = max(low, start), min(low + units, end)
-        cut = Cut(number, wanted.tensor, a - low, a - origin, b - a)
-        length = records[chunk].stored_length
-        yield Job(stream_number, chunk, holder, positions[chunk], length, units, [cut])
+    (records, positions), size = locate(stream_number), stream.chunk
+    found: dict[int, Job] = {}
+    for number, (tensor, start, units) in ranges:
+        holder = header.holder(tensor)
+        origin = header.pack_offset.get(holder, 0)
+        begin, end = start + origin, start + origin + units
+        for chunk in range(begin // size, -(-end // size)):
+            low = chunk * size
+            a, b = max(low, begin), min(low + size, end)
+            cut, known = Cut(number, tensor, a - low, a - origin, b - a), found.get(chunk)
+            if known is not None:
+                known.cuts.append(cut)
+            else:
+                at, length = positions[chunk], records[chunk].stored_length
+                found[chunk] = Job(stream_number, chunk, holder, at, length, stream.chunk_units(chunk), [cut])
+    return [found[chunk] for chunk in sorted(found)]

@@ -22,7 +22,7 @@ from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotF
 from slimtensors.expression import bases_of
 from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.reading.base_units import base_units
-from slimtensors.reading.scheduling import Cut, Destination, Job, Piece, Places, schedule
+from slimtensors.reading.scheduling import Destination, Job, Piece, Places, schedule
 from slimtensors.reading.side_contents import check_contents
 from slimtensors.threads import Pipeline
 
@@ -54,6 +54,13 @@ class BaseSource(Protocol):
 
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
+
+
+class _Own(threading.local):
+    """What a thread keeps from one chunk to the next."""
+
+    last: tuple[int, int, Units] | None = None  # a chunk that was not decoded straight to its place: stream, number
+    buffer: Bytes = np.empty(0, np.uint8)  # for stored bytes
 
 
 class Load(NamedTuple):
@@ -110,7 +117,7 @@ class TensorFile:
         self.bases = bases
         self.header = reader.header
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
-        self._local = threading.local()
+        self._own = _Own()
         self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
         self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
         self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
@@ -192,35 +199,35 @@ class TensorFile:
         if self._last(job) is not None:
             return None
         self.load_sides(job.holder)
-        return self.fetch_chunk(job.stream, job.chunk)
+        return self._read(job.stream, job.chunk, job.offset, job.length)
 
     def decode(self, job: Job, data: Bytes | None, places: Places) -> None:
         """Decode a chunk that this thread has fetched, and put its cuts into their places."""
         whole, direct = self._last(job), None
         if whole is None:
             assert data is not None
-            direct = next((cut for cut in job.cuts if cut.units == job.units and not self._cast(job, cut)), None)
-            whole = None if direct is None else places[direct.wanted].memory(direct.start, direct.units)
+            for cut in job.cuts:
+                if cut.units == job.units and cut.tensor not in self.header.casts:
+                    direct, whole = cut, places[cut.wanted].memory(cut.start, cut.units)
+                    break
             if whole is not None:  # the whole chunk, straight to its place
                 self.decode_stored(job.stream, job.chunk, data, whole)
             else:
                 direct, whole = None, np.empty(job.units, self.header.streams[job.stream].dtype.unit)
                 self.decode_stored(job.stream, job.chunk, data, whole)
-                self._local.last = (job.stream, job.chunk, whole)  # the next part of it is often wanted next
+                self._own.last = (job.stream, job.chunk, whole)  # the next part of it is often wanted next
         for cut in job.cuts:
             if cut is not direct:
-                found, cast = whole[cut.first : cut.first + cut.units], self._cast(job, cut)
-                places[cut.wanted].put(cut.start, found if cast is None else cast_units(found, *cast))
-
-    def _cast(self, job: Job, cut: Cut) -> tuple[DType, DType] | None:
-        """From and to, where the tensor is the cast of the one that has the chunk."""
-        have, want = self.header.streams[job.stream].dtype, self.header.tensors[cut.tensor].dtype
-        return None if have is want or have == want else (have, want)  # mostly the same object, which is quick to see
+                found = whole[cut.first : cut.first + cut.units]
+                if cut.tensor in self.header.casts:
+                    have, want = self.header.streams[job.stream].dtype, self.header.tensors[cut.tensor].dtype
+                    found = cast_units(found, have, want)
+                places[cut.wanted].put(cut.start, found)
 
     def _last(self, job: Job) -> Units | None:
         """The chunk, if it is what this thread decoded last and not straight to its place."""
-        last: tuple[int, int, Units] | None = getattr(self._local, "last", None)
-        return last[2] if last is not None and last[:2] == (job.stream, job.chunk) else None
+        last = self._own.last
+        return last[2] if last is not None and last[0] == job.stream and last[1] == job.chunk else None
 
     def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
         """Read one chunk, decode it into `out` and check it."""
@@ -228,9 +235,12 @@ class TensorFile:
 
     def fetch_chunk(self, number: int, chunk: int) -> Bytes:
         """A chunk's stored bytes, unchecked, in this thread's buffer: good until the thread fetches again."""
-        length = self.reader.records(number)[0][chunk].stored_length
+        records, positions = self.reader.records(number)
+        return self._read(number, chunk, positions[chunk], records[chunk].stored_length)
+
+    def _read(self, number: int, chunk: int, offset: int, length: int) -> Bytes:
         try:
-            return self.reader.fetch(number, chunk, self._scratch(length))
+            return self.reader.source.read(offset, length, self._scratch(length))
         except FormatError as error:
             raise type(error)(f"{self.header.streams[number].label}, chunk {chunk}: {error}") from None
         except Exception as error:  # of the system, or of whoever gave the source: it stays what it is
@@ -360,9 +370,9 @@ class TensorFile:
 
     def _scratch(self, length: int) -> Bytes:
         """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""
-        buffer: Bytes | None = getattr(self._local, "buffer", None)
-        if buffer is None or buffer.size < length:
-            buffer = self._local.buffer = aligned_empty(length + length // 4)
+        buffer = self._own.buffer
+        if buffer.size < length:
+            buffer = self._own.buffer = aligned_empty(length + length // 4)
         return buffer
 
 
@@ -409,6 +419,9 @@ def all_pieces(file: TensorFile, names: Iterable[str]) -> dict[str, tuple[int, U
     found = {}
     for name in names:
         index = file.find(name)
-        tensor = file.header.tensors[index]
-        found[name] = index, lasting_empty(tensor.nbytes).view(tensor.dtype.unit)
+        unit, nbytes = file.header.tensors[index].dtype.unit, file.header.nbytes[index]
+        if index in file.header.pack_offset:  # small, and nothing is decoded straight into it
+            found[name] = index, np.empty(nbytes // unit.itemsize, unit)
+        else:
+            found[name] = index, lasting_empty(nbytes).view(unit)
     return found

@@ -121,7 +121,7 @@ class Ordered:
                 pack = self._pack(each)
                 if pack is None or pack not in packs:
                     packs.add(pack)
-                    for job in jobs_of(file.header, item, each.range, file.reader.records):
+                    for job in jobs_of(file.header, [(item, each.range)], file.reader.records):
                         yield job.stream, job.chunk
 
     @staticmethod
@@ -139,7 +139,7 @@ class Ordered:
             units, place = each.place()
             self._held += each.nbytes
             self._units[item] = units
-            found = list(jobs_of(each.file.header, item, place.wanted, each.file.reader.records)) if units.size else []
+            found = jobs_of(each.file.header, [(item, place.wanted)], each.file.reader.records) if units.size else []
             self._places[item], self._left[item] = place, len(found)
             if not found:
                 self._finish(item)
