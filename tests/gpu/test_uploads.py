@@ -58,8 +58,11 @@ def test_segments_take_turns(tmp_path, monkeypatch, late, keeps, dtype):
     path = saved(tmp_path, monkeypatch, dtype)
     backend = Queued(1 << 21, 1)
     backend.late = late
-    assert all(filled(path, backend, times=2, kept=Kept() if keeps else None, uploads=Uploads(backend)))
-    assert all(filled(path, backend))
+    if keeps:
+        assert all(filled(path, backend, times=2, kept=Kept(), uploads=Uploads(backend)))
+    else:
+        assert all(filled(path, backend, uploads=Uploads(backend)))
+        assert all(filled(path, backend))
 
 
 # What is left out, and the queue that then is too late.

