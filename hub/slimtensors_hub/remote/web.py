@@ -30,8 +30,8 @@ __all__ = ["WebFile", "address_of", "endpoint"]
 MAX_REDIRECTS = 10
 AGAIN = frozenset({408, 429, 500, 502, 503, 504})
 EXPIRED = frozenset({400, 401, 403, 404, 410})  # what stores answer when an address that they signed is too old
-_CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})", re.IGNORECASE)
-_COUNT = re.compile(r"[0-9]{1,18}")  # of bytes or seconds
+_CONTENT_RANGE = re.compile(r"bytes +([0-9]{1,20})-([0-9]{1,20})/([0-9]{1,20})", re.IGNORECASE)
+_COUNT = re.compile(r"[0-9]{1,20}")  # of bytes or seconds
 
 
 class WebFile:
