@@ -446,9 +446,11 @@ def scatter_tail() -> Parts:
 # Beside a file with bases lie its bases as plain vectors: the name of the vector, and of the tensor in it.
 BASES = {
     "delta_base": "w",
+    "delta_base_bytes": "w",
     "delta_base_f32": "w",
     "delta_base_f32_weights": "w",
     "delta_base_i8": "w",
+    "roundings_base": "w",
     "sum_base": "w",
 }
 
@@ -1345,6 +1347,75 @@ def delta_classes() -> Parts:
     code = planes(Plane(CODED, 11, 1), Plane(CONSTANT))
     data = moved(base.data * 2, 2, 9)[:1280] + moved(bytes(1280), 2, 9)
     return one(Source("BF16", (8, 160), data, add(*parts), code, None, sides, base=base))
+
+
+@valid("the base of delta_dtypes, which takes its bytes for numbers of other dtypes")
+def delta_base_bytes() -> Parts:
+    return one(Source("U8", (1024,), little((v % 256 for v in noise(1024, 8)), 1), BYTES))
+
+
+@valid("add: one tensor of each dtype, floats ordered by value and others not")
+def delta_dtypes() -> Parts:
+    writer, content = Writer(), little((v % 256 for v in noise(1024, 8)), 1)
+    for dtype, (width, unit) in DTYPES.items():
+        shape = 8 * len(content) // width - 8 * len(content) // width % 8
+        size = shape * width // 8
+        if size != len(content):
+            continue  # a base is all of its tensor
+        base = BaseTensor(dtype, (shape,), content)
+        code = planes(Plane(RAW), *[Plane(CONSTANT)] * (unit - 1))  # differences are small
+        writer.tensor(dtype, Source(dtype, (shape,), moved(content, unit, 9), add(*[plane(8)] * unit), code, base=base))
+    return writer.parts()
+
+
+def halfway(dtype: str) -> tuple[int, int]:
+    """By its bits an F32 and a place value: above half of the last place of 1.0 in the dtype by less than F32 tells."""
+    return {"BF16": (0x3B800001, 8), "F16": (0x3A000001, 11)}[dtype]
+
+
+@valid("the base of roundings: ones, and NaNs that are not quiet")
+def roundings_base() -> Parts:
+    return one(Source("BF16", (256,), ONES, bits(8, 8, rotate=1)))
+
+
+ONES = little([0x7F81, 0xFFA0] + [0x3F80] * 254, 2)
+
+
+@valid("one rounding where two give another number, two where one does; NaNs that are not quiet stay")
+def roundings() -> Parts:
+    writer, base = Writer(), BaseTensor("BF16", (256,), ONES)
+    # 1 + 2^-(p + 1) + 2^-40 of F64: rounded to F32 first, it would be half way between two numbers of p bits
+    doubles = [0x3FF0000000000000 | 1 << 52 - p | 1 << 12 for p in (8, 11, 24)]
+    own = writer.tensor("doubles", Source("F64", (3,), little(doubles, 8), bits(*[8] * 8), literal))
+    for dtype in ("BF16", "F16", "F32"):
+        writer.cast(f"doubles in {dtype}", own, dtype)
+    entries = {"mul": [{"gather": [0, bits(1)]}, 1]}
+    for dtype in ("BF16", "F16"):
+        number, p = halfway(dtype)
+        plan = [side("I8", (2,), [1, 0]), side("F32", (1,), [number])]
+        codes = [0] * 256
+        source = summed(dtype, (256,), {"base": 0}, entries, codes, plan, Plane(CONSTANT), chunk=256, base=base)
+        writer.tensor(f"base and number in {dtype}", source)
+        ones = Source("I32", (1, 1), little([1 << 30], 4), bits(16, 16), literal)
+        right = Source("I32", (1, 256), little([1] * 256, 4), bits(16, 16), literal)
+        after = {"mul": [{"gather": [2, bits(1)]}, 3]}
+        source = summed(
+            dtype, (256,), {"matmul": [0, 1, 30]}, after, codes, [ones, right, *plan], Plane(CONSTANT), chunk=256
+        )
+        writer.tensor(f"product and number in {dtype}", source)
+        left = Source("I32", (1, 1), little([(1 << 23) + 1], 4), bits(16, 16), literal)
+        nearly = little((casts.cast(u, "BF16", dtype) + (u == 0x3F80) for u in to_units(ONES, 2)), 2)
+        expression = moved_by(23 + p, plane(16))
+        code = planes(Plane(BYPASS))
+        writer.tensor(f"base moved in {dtype}", Source(
+            dtype, (1, 256), nearly, expression, code, None, [left, right], base=replace(base, shape=(1, 256))
+        ))  # fmt: skip
+    return writer.parts()
+
+
+@valid("a mean with a step at 0, which is reached by sums of 1, not by sums of 0")
+def mean_step_0() -> Parts:
+    return one(mean_source(steps=(0, 0, 9, 17)))
 
 
 @valid("a planes chunk with exactly 64 bytes after its last")
