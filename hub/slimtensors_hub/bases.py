@@ -16,6 +16,7 @@ from slimtensors.limits import MAX_BASE_DEPTH
 from slimtensors_hub.errors import HubError
 from slimtensors_hub.fetching import Place, fetch
 from slimtensors_hub.listing import Listing, is_commit, list_repository, parse_name
+from slimtensors_hub.variables import check_variables
 
 if TYPE_CHECKING:
     from slimtensors.bases.resolving import Resolver
@@ -44,6 +45,7 @@ def hub_base(
     A file is fetched if the header names it with its repository and a commit, and it is not in the cache. What it
     holds counts only if it has the digests that the file which needs it states.
     """
+    check_variables()
     place = Place(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
     known: dict[Origin, Path | BaseError] = {}
     lock = threading.Lock()

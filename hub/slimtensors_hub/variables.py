@@ -25,7 +25,7 @@ def check_variables() -> None:
         if not sound:
             raise UsageError(f"{name} is {text!r}; it can be a whole number of seconds")
     address = os.environ.get(ENDPOINT)
-    if not address:
+    if address is None:
         return
     try:
         scheme, host, _ = origin(address)

@@ -15,6 +15,7 @@ from safetensors.numpy import load
 
 import slimtensors
 import slimtensors.numpy as ours
+from gguf_files.made import packed, write
 from slimtensors.reading.tensors import open_file
 
 RNG = np.random.default_rng(5)
@@ -163,37 +164,120 @@ def test_a_damaged_header(sound: bytes, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-class Failing(io.BytesIO):
-    """A file on a disk with a bad block."""
+class Failing:
+    """A file on a disk with bad blocks, some of which are read a few times first."""
 
-    def __init__(self, data: bytes, begin: int, end: int, code: int) -> None:
-        super().__init__(data)
-        self.bad, self.code = (begin, end), code
+    def __init__(self, data: bytes, bad: dict[int, int], code: int = errno.EIO) -> None:
+        self.data, self.bad, self.code = data, dict(bad), code
 
-    def read(self, length: int | None = -1, /) -> bytes:
-        at = self.tell()
-        data = super().read(length)
-        if at < self.bad[1] and at + len(data) > self.bad[0]:
-            raise OSError(self.code, "the disk said no")
-        return data
+    def size(self) -> int:
+        return len(self.data)
 
-    def readinto(self, buffer: Any, /) -> int:
-        data = self.read(len(memoryview(buffer).cast("B")))
-        memoryview(buffer).cast("B")[: len(data)] = data
-        return len(data)
+    def read_range(self, offset: int, length: int) -> bytes:
+        for place in self.bad:
+            if offset <= place < offset + length:
+                self.bad[place] -= 1
+                if self.bad[place] < 0:
+                    raise OSError(self.code, "the disk said no")
+        return self.data[offset : offset + length]
 
 
 def test_a_disk_that_does_not_read_all(sound: bytes) -> None:
-    needs, begin, _ = next(place for place in chunks(sound) if place[0] == {"half"})
-    out = io.BytesIO()
-    report = slimtensors.salvage(Failing(sound, begin + 5, begin + 6, errno.EIO), out)
-    assert {each.name for each in report.lost} == needs
-    assert "disk said no" in report.lost[0].why
-    assert load(out.getvalue()).keys() == TENSORS.keys() - needs
+    for needs, begin, _ in chunks(sound):  # the first lie within what is read ahead of whole files
+        out = io.BytesIO()
+        report = slimtensors.salvage(Failing(sound, {begin + 5: 0}), out)
+        assert {each.name for each in report.lost} == needs
+        assert "disk said no" in report.lost[0].why
+        assert load(out.getvalue()).keys() == TENSORS.keys() - needs
     out = io.BytesIO(b"before")
     with pytest.raises(OSError, match="disk said no"):  # not the file's fault
-        slimtensors.salvage(Failing(sound, begin + 5, begin + 6, errno.EACCES), out)
+        slimtensors.salvage(Failing(sound, {begin + 5: 0}, errno.EACCES), out)
     assert out.getvalue() == b"before"
+
+
+def test_a_bad_block_in_the_table(sound: bytes) -> None:
+    """Only the tensor whose records it holds is lost."""
+    with open_file(sound) as file:
+        at = file.reader.table_at
+    report = slimtensors.salvage(Failing(sound, {at + 1: 0}), io.BytesIO())
+    assert [each.name for each in report.lost] == ["large", "tied"]
+
+
+def test_a_disk_that_gets_worse(sound: bytes) -> None:
+    """What was whole at first, and then is not, is no zeros that nobody is told of."""
+    first, second = [begin for needs, begin, _ in chunks(sound) if needs == {"large", "tied"}][:2]
+    for times in range(1, 8):
+        out = io.BytesIO(b"before")
+        try:
+            report = slimtensors.salvage(Failing(sound, {first: 0, second: times}), out, zeros=True, threads=1)
+        except OSError:
+            assert out.getvalue() == b"before"
+            continue
+        found = load(out.getvalue())
+        for name, spans in {each.name: each.zeros for each in report.lost}.items():
+            expected = TENSORS[name].copy().reshape(-1)
+            for low, high in spans:
+                expected[low:high] = 0
+            assert name not in found or np.array_equal(found[name].reshape(-1), expected)
+
+
+def test_a_table_beyond_the_file() -> None:
+    """Nothing is allocated for records of which a file that was cut off has none."""
+    data = ours.save({"zeros": np.zeros((1 << 20, 64), np.float32), "noise": TENSORS["half"]})
+    with open_file(data) as file:
+        at = file.reader.table_at
+    with pytest.raises(slimtensors.TruncatedError, match="its table"):
+        salvaged(data[: at + 8], zeros=True, max_bytes=1 << 30)
+
+
+def test_elements_that_share_bytes() -> None:
+    """F6: what lies partly in a damaged chunk is lost."""
+    from slimtensors.container.header import Tensor
+    from slimtensors.dtypes import DTYPES
+    from slimtensors.files.salvaging import _elements
+
+    six = Tensor("six", DTYPES["F6_E2M3"], (4096, 1024))
+    assert _elements(six, [(1, 2)]) == ((1, 3),)
+    assert _elements(six, [(0, 3), (3, 4)]) == ((0, 6),)
+    assert _elements(Tensor("four", DTYPES["F4"], (8,)), [(1, 3)]) == ((2, 6),)
+    assert _elements(Tensor("wide", DTYPES["F32"], (8,)), [(1, 3)]) == ((1, 3),)
+
+
+def test_salvaged_once_more(sound: bytes) -> None:
+    """What was lost before stays named."""
+    damaged = bytearray(sound)
+    places = {next(iter(sorted(needs))): begin for needs, begin, _ in chunks(sound)}
+    damaged[places["few"] + 20] ^= 1
+    of_large = [begin for needs, begin, _ in chunks(sound) if needs == {"large", "tied"}]
+    damaged[of_large[0] + 100] ^= 1
+    _, _, first = salvaged(bytes(damaged), zeros=True)
+    out = io.BytesIO()
+    slimtensors.compress(first, out)
+    again = bytearray(out.getvalue())
+    place = next(begin for needs, begin, _ in reversed(chunks(bytes(again))) if "large" in needs)
+    again[place + 100] ^= 1
+    report, _, second = salvaged(bytes(again), zeros=True)
+    (late,) = report.lost[0].zeros
+    metadata = json.loads(second[8 : 8 + int.from_bytes(second[:8], "little")])["__metadata__"]
+    assert json.loads(metadata["slimtensors.lost"]) == ["few"]
+    spans = json.loads(metadata["slimtensors.zeros"])["large"]
+    assert len(spans) == 2
+    assert list(late) == spans[1]
+    _, _, third = salvaged(bytes(again))
+    metadata = json.loads(third[8 : 8 + int.from_bytes(third[:8], "little")])["__metadata__"]
+    assert set(json.loads(metadata["slimtensors.lost"])) == {"few", *report_names(report)}
+    assert report_names(report).isdisjoint(json.loads(metadata.get("slimtensors.zeros", "{}")))
+
+
+def report_names(report: slimtensors.Salvaged) -> set[str]:
+    return {each.name for each in report.lost}
+
+
+def test_blocks_of_gguf(minilm: Path, tmp_path: Path) -> None:
+    write(tmp_path / "model.gguf", {"w": (packed(minilm, "Q4_0"), "Q4_0")})
+    slimtensors.compress(tmp_path / "model.gguf", tmp_path / "model.gguf.slimtensors")
+    _, _, data = salvaged((tmp_path / "model.gguf.slimtensors").read_bytes())
+    assert json.loads(metadata_of(tmp_path / "out", data)["slimtensors.encodings"]) == {"w": "GGUF_Q4_0"}
 
 
 def test_a_base_that_is_not_there() -> None:
@@ -207,3 +291,15 @@ def test_a_base_that_is_not_there() -> None:
     report, found, _ = salvaged(data, base=base)
     assert report.lost == ()
     np.testing.assert_array_equal(found["w"], tuned["w"])
+
+
+def test_a_damaged_base_is_no_damage_of_the_file(tmp_path: Path) -> None:
+    ours.save_file({"w": TENSORS["half"]}, tmp_path / "base.slimtensors")
+    tuned = {"w": TENSORS["half"] + (RNG.random((900, 512)) < 0.01).astype(np.float16)}
+    ours.save_file(tuned, tmp_path / "tuned.slimtensors", base=tmp_path / "base.slimtensors")
+    base = bytearray((tmp_path / "base.slimtensors").read_bytes())
+    base[-300] ^= 1
+    (tmp_path / "base.slimtensors").write_bytes(base)
+    with pytest.raises(slimtensors.BaseError, match="its base cannot be read") as caught:
+        slimtensors.verify(tmp_path / "tuned.slimtensors", base=tmp_path / "base.slimtensors")
+    assert "salvage" not in str(caught.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import NamedTuple
 from unittest.mock import patch
 
@@ -197,3 +198,17 @@ def test_a_base_that_is_read_only_needs_no_kernel_of_its_own():
     case.place.base.flags.writeable = False
     assert straightly(case) == case.units.tobytes()
     assert len(getattr(delta_kernels.decode_u16, "signatures", [None])) == 1
+
+
+def test_lines_of_long_rows_take_no_more_than_the_chunk() -> None:
+    """A class of a row of 2^31 units is repeated for the chunk's 512 Ki alone."""
+    context = BaseContext(7, 100, 4, rows=0, classes=2)
+    place = Place(1 << 32, (1 << 31) - (1 << 18), (np.array([0, 1], np.uint8),))
+    tracemalloc.start()
+    try:
+        lines = straight_delta._lines(context, None, place, 1 << 19)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    assert lines is not None
+    np.testing.assert_array_equal(lines, np.repeat([0, 1], 1 << 13))

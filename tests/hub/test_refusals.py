@@ -286,6 +286,7 @@ def test_hints_of_bases_are_names_or_nothing() -> None:
         ("HF_HUB_DOWNLOAD_TIMEOUT", "soon", "HF_HUB_DOWNLOAD_TIMEOUT is 'soon'; it can be a whole number of seconds"),
         ("HF_HUB_ETAG_TIMEOUT", "-1", "HF_HUB_ETAG_TIMEOUT is '-1'; it can be a whole number of seconds"),
         ("HF_ENDPOINT", "hub.example.org", "it can be an address such as https://huggingface.co"),
+        ("HF_ENDPOINT", "", "HF_ENDPOINT is ''; it can be an address"),
         ("HF_ENDPOINT", "http://[::1", "HF_ENDPOINT: http://[::1 is not an address"),
         ("HF_TOKEN", "hf_\u00fcber", "your token holds characters that no token has: log in with `hf auth login`"),
     ],

@@ -205,6 +205,8 @@ def test_commands(hub: HubServer, client: Client, arrays: dict[str, np.ndarray],
     checked = client.run("slimtensors", "verify", "hf://alice/tiny").stdout
     assert re.fullmatch(rf"hf://alice/tiny@[0-9a-f]{{40}}/{FILE}: sound, 2 tensors, .*\n", checked)
     target = tmp_path / "back.safetensors"
+    saved = client.run("slimtensors", "salvage", f"hf://alice/tiny/{FILE}", tmp_path / "salvaged.safetensors").stdout
+    assert f"hf://alice/tiny/{FILE} -> " in saved
     client.run("slimtensors", "decompress", f"hf://alice/tiny/{FILE}", "-o", target)
     assert target.read_bytes() == plain
 

@@ -108,12 +108,12 @@ def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
     )
 
 
-def check_rewritten(source: Path, target: Path, force: bool) -> None:
-    """Raises UsageError for what would overwrite something."""
+def check_rewritten(source: Path | str, target: Path, force: bool) -> None:
+    """Raises UsageError for what would overwrite something. source: a name if it lies elsewhere."""
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file")
     if target.exists():
-        if source.samefile(target):
+        if isinstance(source, Path) and source.samefile(target):
             raise UsageError(f"{source} would be replaced by what is made from it; name another file")
         if not force:
             raise UsageError(f"{target} is there already; --force replaces it")

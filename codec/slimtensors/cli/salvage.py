@@ -54,13 +54,14 @@ def command(
     from slimtensors.cli.exits import naming
     from slimtensors.cli.output import say, size, table
     from slimtensors.cli.progress import bar
+    from slimtensors.container.remote import is_remote, last_part
     from slimtensors.files.salvaging import salvage
 
-    source, target = Path(file), Path(out)
+    source, target = file if is_remote(file) else Path(file), Path(out)
     check_rewritten(source, target, force)
     with naming(source), open_with(source, None, verify="none", max_bytes=max_bytes, partial=True) as opened:
         total = 2 * opened.header.decoded_bytes
-    with naming(source), bar(total, source.name, quiet=quiet, asked=progress) as advance:
+    with naming(source), bar(total, last_part(file), quiet=quiet, asked=progress) as advance:
         found = salvage(
             source, target, base=[*([base] if base else []), *base_dirs], zeros=zeros, threads=threads,
             max_bytes=max_bytes, progress=advance,
@@ -76,7 +77,7 @@ def command(
         absent = len(found.lost) - parts
         rest = f"; {absent} are lost" if absent else ""
         rest += f"; of {parts} parts are zeros" if parts else ""
-        rest = rest or ", all that there are: decompress gives back the file itself"
+        rest = rest or ", all that there are; if `slimtensors verify` finds no fault, decompress gives back the file"
         say(f"{source} -> {target}: {found.tensors} tensors, {size(found.decoded_bytes)}{rest}")
     if found.lost:
         raise click.exceptions.Exit(WRONG_FILE)

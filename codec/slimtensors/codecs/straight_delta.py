@@ -124,8 +124,13 @@ def _lines(context: BaseContext, rows: Rows | None, place: Place, units: int) ->
     if rows is not None:
         present = rows.present[low:high] != 0
         here, front, back = here[present], front * int(present[0]), back * int(present[-1])
-    found: Bytes = here.repeat(each)
-    found = found[front : found.size - back]
+    if front or back:  # of rows that may be far longer than the chunk
+        counts = np.full(here.size, each)
+        counts[0] -= front
+        counts[-1] -= back
+        found: Bytes = here.repeat(counts)
+    else:
+        found = here.repeat(each)
     if found.size % (GROUP // LANES) == 0:
         return found
     lines = np.zeros(head.up(found.size, GROUP // LANES), np.uint8)

@@ -25,6 +25,9 @@ class Base(NamedTuple):
     identity: bytes  # BLAKE3 of its decoded bytes
     hints: dict[str, str]  # where people may find it; never opened
 
+    def __hash__(self) -> int:
+        return hash((self.dtype, self.shape, self.identity))
+
     @property
     def nbytes(self) -> int:
         return self.dtype.bytes_of(self.shape)

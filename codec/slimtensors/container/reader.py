@@ -42,11 +42,14 @@ class Reader:
     def __init__(
         self, source: ByteSource, *, verify: Verify = "full", max_bytes: int | None = None, partial: bool = False
     ) -> None:
-        """partial: the file may be shorter or longer than it says. What it lacks is found out when it is read."""
+        """partial: the file may be shorter or longer than it says, or its disk may not read all of it: what it lacks is
+        found out when it is read, and nothing is read ahead.
+        """
         self.source = source
         self.verify = verify
         size = source.size()
-        start = source.read(0, min(size, FIRST_READ_BYTES)).tobytes()
+        self._size, self._partial = size, partial
+        start = source.read(0, min(size, PREFIX_BYTES if partial else FIRST_READ_BYTES)).tobytes()
         self.prefix: Prefix = read_prefix(start, None if partial else size)
         index_at = PREFIX_BYTES + self.prefix.header_length
         end = index_at + self.prefix.index_length
@@ -54,7 +57,7 @@ class Reader:
             raise TruncatedError(f"the file has {size} bytes and ends inside its header and index, which have {end}")
         if end > len(start):
             # Every stream has a record in the index and at least one, about as long, in the table.
-            table = self.prefix.index_length + size // TABLE_SHARE
+            table = 0 if partial else self.prefix.index_length + size // TABLE_SHARE
             start += source.read(len(start), max(end, min(size, end + table)) - len(start)).tobytes()
         self._start = start  # in most files it has the table too
         header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
@@ -119,8 +122,9 @@ class Reader:
 
     def read_table(self) -> None:
         """Read the records of all chunks at once; else a stream's are read when it is first used."""
-        with self._lock:
-            self._read_whole_table()
+        if not self._partial:
+            with self._lock:
+                self._read_whole_table()
 
     def _read_whole_table(self) -> None:
         end = self.table_at + self.header.table_length
@@ -131,11 +135,13 @@ class Reader:
         """Bytes of what lies before the chunks, of which the beginning has been read already."""
         if offset + length <= len(self._start):
             return self._start[offset : offset + length]
+        if offset + length > self._size:  # of a partial file
+            raise TruncatedError(f"bytes {offset} to {offset + length} are its table; the file has {self._size}")
         return self.source.read(offset, length).tobytes()
 
     def _read_records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:
         plan, record = self.header.streams[stream], self.stream_records[stream]
-        if self.header.table_length <= WHOLE_TABLE_BYTES:
+        if self.header.table_length <= WHOLE_TABLE_BYTES and not self._partial:
             self._read_whole_table()
         if not hasattr(self, "_positions"):
             self._sum_up()

@@ -261,16 +261,15 @@ def _pieces(file: TensorFile, threads: int, pool: ThreadPoolExecutor | None) -> 
         yield from source_pieces(file, header.image, threads, pool)
         return
     every = range(len(header.tensors))
-    yield plain_front(file, every, {})
+    yield plain_front(file, every, header.metadata)
     yield from checked(file, walk(file, every, threads, pool))
 
 
-def plain_front(file: TensorFile, tensors: Sequence[int], more: Mapping[str, str]) -> bytes:
-    """The front of a safetensors file of these tensors. more: metadata beside the file's own."""
-    header = file.header
-    metadata = dict(header.metadata)
+def plain_front(file: TensorFile, tensors: Sequence[int], metadata: Mapping[str, str]) -> bytes:
+    """The front of a safetensors file of these tensors; of a lossy file the metadata say so."""
+    header, metadata = file.header, dict(metadata)
     if header.source is not None:
         recipes = sorted({tensor.lossy.recipe for tensor in header.tensors if tensor.lossy is not None})
         metadata["slimtensors.lossy"] = f"{' '.join(recipes)}; of the file with SHA-256 {header.source.hex()}"
     chosen = [header.tensors[i] for i in tensors]
-    return plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in chosen], {**metadata, **more})
+    return plain_header([(t.name, t.dtype.name, t.shape, t.nbytes) for t in chosen], metadata)

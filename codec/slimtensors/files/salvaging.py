@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.resolving import open_with
 from slimtensors.codecs.casts import cast_units
+from slimtensors.container.header import Tensor
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
@@ -22,13 +23,16 @@ from slimtensors.reading.walking import walk
 from slimtensors.threads import Pool, thread_count
 from slimtensors.writing.destinations import write_to
 
-__all__ = ["LOST", "ZEROS", "Lost", "Salvaged", "salvage"]
+__all__ = ["ENCODINGS", "LOST", "ZEROS", "Lost", "Salvaged", "salvage"]
 
 # In the metadata of what is written, as JSON.
 LOST = "slimtensors.lost"  # the names of tensors that it lacks
 ZEROS = "slimtensors.zeros"  # by name: pairs [first, end) of elements, in the order of memory, that are zeros by damage
+ENCODINGS = "slimtensors.encodings"  # by name: the type of blocks of GGUF, which are bytes there
 
 Span = tuple[int, int]
+T = TypeVar("T", list[Any], dict[str, Any])
+Units = npt.NDArray[Any]
 
 
 class Lost(NamedTuple):
@@ -65,32 +69,30 @@ def salvage(
     Its prefix, header and index must be whole: they come first and are small. Every tensor is decoded and checked
     against its digests, and left out if any of its chunks is damaged, lies behind the file's end, or cannot be read
     from the disk (EIO), or if its base is not found. zeros: of a large tensor of which some chunks are whole, write
-    these, and zeros for the others. The metadata of what is written name what it lacks ("slimtensors.lost") and what
-    is zeros ("slimtensors.zeros").
+    these, and zeros for the others. The metadata of what is written name what it lacks ("slimtensors.lost"), what is
+    zeros ("slimtensors.zeros"), and the types of blocks of GGUF, which are bytes there ("slimtensors.encodings").
 
     src, base, threads, max_bytes, progress: as for `decompress`; each decoded byte is reported twice. Raises
-    FormatError if nothing is whole; then, and on every other error, `dst` stays as it was.
+    the first tensor's error if nothing is whole; then, and on every other error, `dst` stays as it was.
     """
     count = thread_count(threads)
     with open_with(src, base, max_bytes=max_bytes, partial=True) as file, _pool(count) as pool:
         tensors, faults = file.header.tensors, damage(file, count, pool, progress)
-        holes = {index: _holes(file, index) if zeros else () for index in faults}
+        holes = {index: _holes(file, index) if zeros else () for index in faults}  # in units
         kept = [index for index in range(len(tensors)) if index not in faults or holes[index]]
         if tensors and not kept:
             raise faults[0]
         lost = tuple(
-            Lost(tensors[i].name, tensors[i].dtype.name, tensors[i].shape, str(fault), holes[i])
+            Lost(tensors[i].name, tensors[i].dtype.name, tensors[i].shape, str(fault), _elements(tensors[i], holes[i]))
             for i, fault in faults.items()
         )
-        absent = [each.name for each in lost if not each.zeros]
-        filled = {each.name: each.zeros for each in lost if each.zeros}
-        more = {key: json.dumps(value) for key, value in ((LOST, absent), (ZEROS, filled)) if value}
+        metadata = _told(file.header.metadata, lost) | _encodings(tensors[index] for index in kept)
 
         def write(output: Output) -> None:
-            output.write(plain_front(file, kept, more))
+            output.write(plain_front(file, kept, metadata))
             for index in kept:
                 whole = index not in faults
-                for piece in checked(file, walk(file, [index], count, pool)) if whole else _filled(file, index):
+                for piece in checked(file, walk(file, [index], count, pool)) if whole else _filled(file, index, holes):
                     output.write(piece)
                     if progress is not None:
                         progress(len(piece))
@@ -103,45 +105,98 @@ def _pool(count: int) -> Any:
     return Pool(count) if count > 1 else nullcontext()
 
 
-def _chunks(file: TensorFile, index: int) -> Iterator[tuple[Span, npt.NDArray[Any] | None]]:
-    """Of each chunk of a tensor its span of units, and these; None where they cannot be had."""
-    holder, tensor = file.header.holder(index), file.header.tensors[index]
+def _spans(file: TensorFile, index: int) -> Iterator[tuple[int, int, Span]]:
+    """Of a tensor with chunks of its own: each one's stream, number, and span of units."""
+    holder = file.header.holder(index)
     number = file.header.tensor_stream[holder]
     if number is None or file.header.tensors[holder].pack is not None:
         return
+    file.load_sides(holder)
+    file.reader.records(number)
     stream = file.header.streams[number]
     for chunk in range(stream.chunks):
-        first, units = chunk * stream.chunk, stream.chunk_units(chunk)
-        out: npt.NDArray[Any] = np.empty(units, stream.dtype.unit)
-        try:
-            file.load_sides(holder)
-            file.decode_chunk(number, chunk, out)
-        except (FormatError, OSError) as error:
-            if not is_damage(error):
-                raise
-            yield (first, first + units), None
-        else:
-            yield (first, first + units), cast_units(out, stream.dtype, tensor.dtype)
+        yield number, chunk, (chunk * stream.chunk, chunk * stream.chunk + stream.chunk_units(chunk))
+
+
+def _decoded(file: TensorFile, index: int, number: int, chunk: int) -> Units:
+    stream = file.header.streams[number]
+    out: Units = np.empty(stream.chunk_units(chunk), stream.dtype.unit)
+    file.decode_chunk(number, chunk, out)
+    return cast_units(out, stream.dtype, file.header.tensors[index].dtype)
 
 
 def _holes(file: TensorFile, index: int) -> tuple[Span, ...]:
-    """Spans of a tensor's elements that cannot be had, neighbours as one; none if that is all of it."""
-    dtype = file.header.tensors[index].dtype
-    spans: list[Span] = []
-    some = False
-    for units, found in _chunks(file, index):
-        first, end = (unit * dtype.unit_bits // dtype.bits for unit in units)  # F4 has two elements in a unit
-        if found is not None:
-            some = True
-        elif spans and spans[-1][1] == first:
-            spans[-1] = spans[-1][0], end
-        else:
-            spans.append((first, end))
-    return tuple(spans) if some else ()
+    """Spans of a tensor's units that cannot be had; none if that is all of it."""
+    try:
+        spans = list(_spans(file, index))
+    except (FormatError, OSError) as error:  # of what all its chunks need
+        if not is_damage(error):
+            raise
+        return ()
+    lost = [span for number, chunk, span in spans if not _is_whole(file, index, number, chunk)]
+    return _united(lost) if len(lost) < len(spans) else ()
 
 
-def _filled(file: TensorFile, index: int) -> Iterator[memoryview]:
-    """A tensor's bytes, zeros where they cannot be had."""
+def _is_whole(file: TensorFile, index: int, number: int, chunk: int) -> bool:
+    try:
+        _decoded(file, index, number, chunk)
+    except (FormatError, OSError) as error:
+        if not is_damage(error):
+            raise
+        return False
+    return True
+
+
+def _filled(file: TensorFile, index: int, holes: Mapping[int, tuple[Span, ...]]) -> Iterator[memoryview]:
+    """A tensor's bytes, zeros in its holes. What could be had before and now cannot is an error."""
     unit = file.header.tensors[index].dtype.unit
-    for (first, end), found in _chunks(file, index):
-        yield bytes_of(np.zeros(end - first, unit) if found is None else found)
+    for number, chunk, (first, end) in _spans(file, index):
+        lost = any(low <= first < high for low, high in holes[index])
+        yield bytes_of(np.zeros(end - first, unit) if lost else _decoded(file, index, number, chunk))
+
+
+def _united(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """The same in order, those that touch as one."""
+    found: list[Span] = []
+    for first, end in sorted(spans):
+        if found and first <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((first, end))
+    return tuple(found)
+
+
+def _elements(tensor: Tensor, spans: Iterable[Span]) -> tuple[Span, ...]:
+    """Spans of units as spans of elements, which have other sizes below a byte; one that is partly lost is lost."""
+    bits, unit = tensor.dtype.bits, tensor.dtype.unit_bits
+    return _united((first * unit // bits, -(-end * unit // bits)) for first, end in spans)
+
+
+def _told(metadata: Mapping[str, str], lost: Iterable[Lost]) -> dict[str, str]:
+    """A file's metadata, and what is lost, beside what they said before: it may have been salvaged once already."""
+    absent, filled = _read(metadata.get(LOST), list), _read(metadata.get(ZEROS), dict)
+    for each in lost:
+        if each.zeros:
+            filled[each.name] = _united([*map(tuple, filled.get(each.name, ())), *each.zeros])
+        else:
+            absent.append(each.name)
+            filled.pop(each.name, None)
+    others = {key: value for key, value in metadata.items() if key not in (LOST, ZEROS)}
+    return others | {key: json.dumps(value) for key, value in ((LOST, absent), (ZEROS, filled)) if value}
+
+
+def _read(text: str | None, kind: type[T]) -> T:
+    """A value of ours among the metadata; an empty one for what is none."""
+    try:
+        found = json.loads(text or "null")
+        if isinstance(found, dict):
+            found = {name: [(int(first), int(end)) for first, end in spans] for name, spans in found.items()}
+    except (TypeError, ValueError, RecursionError):
+        return kind()
+    return found if isinstance(found, kind) else kind()
+
+
+def _encodings(tensors: Iterable[Tensor]) -> dict[str, str]:
+    """Of blocks of GGUF, which are written as bytes, the type of each."""
+    found = {tensor.name: tensor.encoding for tensor in tensors if tensor.encoding is not None}
+    return {ENCODINGS: json.dumps(found)} if found else {}

@@ -311,7 +311,12 @@ class TensorFile:
     def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
         base, source = self.header.bases[number], self.bases
         assert source is not None
-        return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
+        try:
+            return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
+        except BaseError:
+            raise
+        except FormatError as error:  # the base's file, not this one
+            raise BaseError(f"its base cannot be read: {error}") from None
 
     def base_of(self, number: int, chunk: int) -> Units | None:
         """What a chunk of a stream is a difference from, if it is one. Raises BaseError."""

@@ -63,6 +63,8 @@ def telling_of_all(file: TensorFile, count: int) -> Iterator[None]:
     except BaseError:
         raise  # the file may be sound
     except FormatError as error:
+        if file.reader.source.remote:
+            raise  # all of it would have to come once more
         with Pool(count) if count > 1 else nullcontext() as pool:
             lost = [file.header.tensors[index].name for index in damage(file, count, pool)]
         total = len(file.header.tensors)
@@ -93,9 +95,8 @@ def damage(
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether an error is about a part of the file: that is wrong, needs a base that is not there, or the disk lost it.
-
-    No part of a file is its being out of reach: a network that fails, a folder that is taken away.
+    """Whether an error is about a part of the file: that is wrong, needs a base that is not to be had, or the disk
+    lost it. It is not where the file itself is out of reach: a network that fails, a folder that is taken away.
     """
     return isinstance(error, FormatError) or (isinstance(error, OSError) and error.errno == errno.EIO)
 

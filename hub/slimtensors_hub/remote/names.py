@@ -80,7 +80,8 @@ def origin(address: str) -> Origin:
             host.encode("idna")  # as the system will, to look it up
     except ValueError as error:
         said = re.sub("//[^/]*@", "//", address.partition("?")[0])
-        raise UsageError(f"{said} is not an address ({error}): check the name") from None
+        why = "" if "@" in str(error) else f" ({error})"  # it may quote a password
+        raise UsageError(f"{said} is not an address{why}: check the name") from None
     return parts.scheme, host, port or {"https": 443, "http": 80}.get(parts.scheme, 0)
 
 
