@@ -23,7 +23,7 @@ from typing import Any
 
 import decode
 import slimtensors.numpy
-from decode import CODED, DESCRIPTOR, HEAD, PLANES, Refused
+from decode import CODED, DESCRIPTOR, HEAD, PLANES, RAW, Refused
 from encode_odd import odd_file
 from format.sides import Refusal, by_library, by_reference, known_bases
 from parts import ChunkParts, Parts, StreamParts
@@ -414,6 +414,8 @@ def payload_spans(stored: bytes) -> list[tuple[int, int]]:
             fixed = [4 * escapes, 2 * escapes, 4 * blocks, 128 * blocks]
             words = length - 2 * (max(0, length - sum(-(-part // 16) * 16 for part in fixed)) // 2)
             spans += [(at, at + 2), (at, at + 24), (at + 16, at + words), (at + 16, min(at + 80, at + length))]
+        elif mode == RAW:
+            spans.append((at + max(0, length - 32), at + length))  # the last step's, some bits of which may be unused
         at += length
     spans.append((at, len(stored)))
     return [(begin, min(end, len(stored))) for begin, end in spans if begin < min(end, len(stored))]
