@@ -227,3 +227,12 @@ print(json.dumps(slimtensors.inspect(sys.argv[1]).tensors[0].base.hints))
     assert said[:2] == [digest(tuned)] * 2
     hints = {"tensor": "a", "file": "model.safetensors", "repository": "alice/base", "revision": commit}
     assert json.loads(said[2]) == hints
+
+
+def test_a_token_that_is_none(hub: HubServer, client: Client) -> None:
+    hub.store.add("alice/there", {FILE: b"never read"})
+    done = client.run("slimtensors", "inspect", f"hf://alice/there/{FILE}", check=False, HF_TOKEN="hf_\u20acuro")  # noqa: S106 # nobody's
+    assert done.returncode == 3
+    assert "your token holds characters that no token has" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "uro" not in done.stderr
