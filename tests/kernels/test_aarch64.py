@@ -8,6 +8,8 @@ import pytest
 
 from kernels import processes
 
+pytestmark = pytest.mark.instruction_sets
+
 PORTABLE = {"SLIMTENSORS_ISA": "portable", "NUMBA_CPU_NAME": "x86-64", "NUMBA_CPU_FEATURES": ""}
 
 
