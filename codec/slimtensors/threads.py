@@ -10,14 +10,14 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Pipeline", "Pool", "given_up", "in_order", "run_all", "run_in_order", "thread_count"]
+__all__ = ["Pipeline", "Pool", "given_up", "in_order", "pool_of", "run_all", "run_in_order", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -283,6 +283,11 @@ class Pool(ThreadPoolExecutor):
         except RuntimeError:
             if not self._threads:
                 raise
+
+
+def pool_of(threads: int) -> AbstractContextManager[Pool | None]:
+    """A pool for `in_order`; none for one thread, which is the caller's own."""
+    return Pool(threads) if threads > 1 else nullcontext()
 
 
 def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[R]:

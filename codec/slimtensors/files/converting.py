@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,7 @@ from slimtensors.reading.walking import walk
 from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, sha256_of
 from slimtensors.sources.recognise import what_is
 from slimtensors.sources.safetensors_file import plain_header, read_safetensors
-from slimtensors.threads import Pool, thread_count
+from slimtensors.threads import pool_of, thread_count
 from slimtensors.writing.destinations import write_to
 from slimtensors.writing.saving import Progress, SourceImage
 from slimtensors.writing.store import refuse_own_base, store, stored_length
@@ -246,7 +245,7 @@ def decompress(
     with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
 
         def write(output: Output) -> None:
-            with Pool(count) if count > 1 else nullcontext() as pool:
+            with pool_of(count) as pool:
                 for piece in _pieces(file, count, pool):
                     output.write(piece)
                     if progress is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -20,7 +19,7 @@ from slimtensors.files.converting import plain_front
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.verifying import checked, damage, is_damage
 from slimtensors.reading.walking import walk
-from slimtensors.threads import Pool, thread_count
+from slimtensors.threads import pool_of, thread_count
 from slimtensors.writing.destinations import write_to
 
 __all__ = ["ENCODINGS", "LOST", "ZEROS", "Lost", "Salvaged", "salvage"]
@@ -76,7 +75,7 @@ def salvage(
     the first tensor's error if nothing is whole; then, and on every other error, `dst` stays as it was.
     """
     count = thread_count(threads)
-    with open_with(src, base, max_bytes=max_bytes, partial=True) as file, _pool(count) as pool:
+    with open_with(src, base, max_bytes=max_bytes, partial=True) as file, pool_of(count) as pool:
         tensors, faults = file.header.tensors, damage(file, count, pool, progress)
         holes = {index: _holes(file, index) if zeros else () for index in faults}  # in units
         kept = [index for index in range(len(tensors)) if index not in faults or holes[index]]
@@ -91,18 +90,14 @@ def salvage(
         def write(output: Output) -> None:
             output.write(plain_front(file, kept, metadata))
             for index in kept:
-                whole = index not in faults
-                for piece in checked(file, walk(file, [index], count, pool)) if whole else _filled(file, index, holes):
+                runs = checked(file, walk(file, [index], count, pool))
+                for piece in _filled(file, index, holes[index]) if index in faults else runs:
                     output.write(piece)
                     if progress is not None:
                         progress(len(piece))
 
         write_to(dst, write, durable=durable, like=src)
         return Salvaged(len(kept), sum(tensors[i].nbytes for i in kept), lost)
-
-
-def _pool(count: int) -> Any:
-    return Pool(count) if count > 1 else nullcontext()
 
 
 def _spans(file: TensorFile, index: int) -> Iterator[tuple[int, int, Span]]:
@@ -147,11 +142,13 @@ def _is_whole(file: TensorFile, index: int, number: int, chunk: int) -> bool:
     return True
 
 
-def _filled(file: TensorFile, index: int, holes: Mapping[int, tuple[Span, ...]]) -> Iterator[memoryview]:
+def _filled(file: TensorFile, index: int, holes: tuple[Span, ...]) -> Iterator[memoryview]:
     """A tensor's bytes, zeros in its holes. What could be had before and now cannot is an error."""
-    unit = file.header.tensors[index].dtype.unit
+    unit, passed = file.header.tensors[index].dtype.unit, 0
     for number, chunk, (first, end) in _spans(file, index):
-        lost = any(low <= first < high for low, high in holes[index])
+        while passed < len(holes) and holes[passed][1] <= first:
+            passed += 1
+        lost = passed < len(holes) and holes[passed][0] <= first
         yield bytes_of(np.zeros(end - first, unit) if lost else _decoded(file, index, number, chunk))
 
 
@@ -177,7 +174,7 @@ def _told(metadata: Mapping[str, str], lost: Iterable[Lost]) -> dict[str, str]:
     absent, filled = _read(metadata.get(LOST), list), _read(metadata.get(ZEROS), dict)
     for each in lost:
         if each.zeros:
-            filled[each.name] = _united([*map(tuple, filled.get(each.name, ())), *each.zeros])
+            filled[each.name] = _united([*filled.get(each.name, ()), *each.zeros])
         else:
             absent.append(each.name)
             filled.pop(each.name, None)

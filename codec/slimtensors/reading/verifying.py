@@ -6,7 +6,7 @@ import errno
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from slimtensors.container.header import Image
 from slimtensors.errors import BaseError, ChecksumError, FormatError
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
-from slimtensors.threads import Pool, thread_count
+from slimtensors.threads import pool_of, thread_count
 
 __all__ = [
     "Verified", "checked", "damage", "is_damage", "source_pieces", "telling_of_all", "verify", "verify_opened",
@@ -65,7 +65,7 @@ def telling_of_all(file: TensorFile, count: int) -> Iterator[None]:
     except FormatError as error:
         if file.reader.source.remote:
             raise  # all of it would have to come once more
-        with Pool(count) if count > 1 else nullcontext() as pool:
+        with pool_of(count) as pool:
             lost = [file.header.tensors[index].name for index in damage(file, count, pool)]
         total = len(file.header.tensors)
         if not lost:
@@ -103,7 +103,7 @@ def is_damage(error: Exception) -> bool:
 
 def verify_opened(file: TensorFile, count: int, progress: Progress | None = None) -> Verified:
     """Check an open file in `count` threads; stops at the first fault."""
-    with Pool(count) if count > 1 else nullcontext() as pool:
+    with pool_of(count) as pool:
         header = file.header
         sha256, seen = None, set()
         if header.image is not None:
