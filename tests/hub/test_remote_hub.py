@@ -199,9 +199,15 @@ def test_commands(hub: HubServer, client: Client, arrays: dict[str, np.ndarray],
         said = client.run("slimtensors", "estimate", "hf://alice/plain", option).stderr
         assert ("estimate: 100%" in said) is bar
     hub.store.add("alice/parts", {"unet/model.safetensors": plain, "text/model.slimtensors": packed})
-    for verb in ("estimate", "verify"):
-        said = client.run("slimtensors", verb, "hf://alice/parts", check=False).stderr
-        assert said.endswith(" file; a folder in it is hf://alice/parts/FOLDER\n")
+    found = json.loads(client.run("slimtensors", "estimate", "hf://alice/parts", "--json").stdout)
+    assert found["source_bytes"] == len(plain)
+    assert found["files"][0]["file"].endswith("/unet/model.safetensors")
+    found = json.loads(client.run("slimtensors", "verify", "hf://alice/parts", "--json").stdout)
+    assert [each["file"].rpartition("@")[2][40:] for each in found["files"]] == [f"/text/{FILE}"]
+    hub.store.add("alice/none", {"README.md": b"# no weights"})
+    for verb, kinds in (("estimate", "*.safetensors or *.gguf"), ("verify", "*.slimtensors")):
+        said = client.run("slimtensors", verb, "hf://alice/none", check=False).stderr
+        assert said == f"slimtensors: wrong file: hf://alice/none holds no {kinds} file\n"
     checked = client.run("slimtensors", "verify", "hf://alice/tiny").stdout
     assert re.fullmatch(rf"hf://alice/tiny@[0-9a-f]{{40}}/{FILE}: sound, 2 tensors, .*\n", checked)
     target = tmp_path / "back.safetensors"

@@ -14,7 +14,10 @@ from api.made import weights
 moto = pytest.importorskip("moto.server", reason="bench/requirements-s3.txt is not installed")
 s3fs = pytest.importorskip("s3fs")
 
+from safetensors.numpy import save as save_plain  # noqa: E402
+
 import slimtensors  # noqa: E402 # what is above may skip the file
+from slimtensors.container.remote import list_remote  # noqa: E402
 from slimtensors.errors import RemoteError  # noqa: E402
 from slimtensors.numpy import load_file, save, stream_tensors  # noqa: E402
 from slimtensors_hub.remote import spans  # noqa: E402
@@ -61,6 +64,20 @@ def test_like_files(bucket: tuple[Any, str], arrays: dict[str, np.ndarray]) -> N
     with slimtensors.safe_open(name) as file:
         assert (file.get_slice("layer1.weight")[500:501] == arrays["layer1.weight"][500:501]).all()
     assert slimtensors.inspect(name).label == name
+
+
+def test_folders(bucket: tuple[Any, str], arrays: dict[str, np.ndarray]) -> None:
+    fs, root = bucket
+    for path in ("inner/unet/model.slimtensors", "inner/model.slimtensors", "innermost/model.slimtensors"):
+        fs.pipe_file(f"{root}/{path}", b"")
+    start = f"s3://{root}/inner"
+    right = {"model.slimtensors": f"{start}/model.slimtensors"}
+    assert {path: name for path, name in list_remote(start).items() if name.endswith("s")} == right
+    assert list_remote(f"{start}/", inner=True) == right | {"unet/model.slimtensors": f"{start}/unet/model.slimtensors"}
+    plain = save_plain(arrays)
+    fs.pipe_file(f"{root}/base/unet/model.safetensors", plain)
+    assert load_file(save(arrays, base=f"s3://{root}/base"), base=plain).keys() == arrays.keys()
+    assert slimtensors.estimate(f"s3://{root}/base").source_bytes == len(plain)
 
 
 def test_a_changed_object(bucket: tuple[Any, str], arrays: dict[str, np.ndarray]) -> None:

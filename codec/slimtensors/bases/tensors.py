@@ -192,13 +192,14 @@ def _remote_weights(name: str) -> list[str]:
     suffix = next((each for each in SUFFIXES if is_index(last_part(name), each)), None)
     if suffix is not None:
         return list(remote_shards(name, suffix))
-    found = list_remote(name)
+    found = list_remote(name, inner=True)
     if found is None:
         return [name]
-    weights = [each for each in found if each.endswith(SUFFIXES)]
-    if not weights:
+    below = [path for path in found if path.endswith(SUFFIXES)]
+    if not below:
         raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
-    return sorted(weights, key=lambda each: SUFFIXES.index("." + each.rpartition(".")[2]))
+    right = [path for path in below if "/" not in path]
+    return [found[path] for path in sorted(right or below, key=lambda each: SUFFIXES.index(Path(each).suffix))]
 
 
 def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None) -> None:

@@ -21,19 +21,26 @@ class Stored(NamedTuple):
 
 
 def stored_files(given: str) -> Stored:
-    """What a path or name stands for: a file, all files of a folder and the folders in it, an index for its folder.
+    """What a path or name stands for: a file, all files of a folder and the folders in it, an index for its folder, or,
+    if it lies elsewhere, for its shards.
 
     Raises NotSlimtensorsError for a folder without any.
     """
     if is_remote(given):
-        return Stored({last_part(name): name for name, _ in weight_files(given)})
+        there = list_remote(given, inner=True)
+        if there is None:  # a file, or an index of shards
+            return Stored({last_part(name): name for name, _ in weight_files(given)})
+        files = {path: name for path, name in there.items() if DECOMPRESS.takes(path)}
+        if not files:
+            raise NotSlimtensorsError(f"{given} holds no *{DECOMPRESS.before} file")
+        return Stored(files)
     path = _folder_of(given)
     if not path.is_dir():
         return Stored({path.name: given})
-    files = {name: path / name for name in walk_folder(path) if DECOMPRESS.takes(name)}
-    if not files:
+    within = {name: path / name for name in walk_folder(path) if DECOMPRESS.takes(name)}
+    if not within:
         raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file")
-    return Stored(files, path)
+    return Stored(within, path)
 
 
 def sources_of(given: str) -> dict[str, Any] | None:
@@ -41,8 +48,8 @@ def sources_of(given: str) -> dict[str, Any] | None:
     is no folder.
     """
     if is_remote(given):
-        names = list_remote(given)
-        return None if names is None else {COMPRESS.renamed(last_part(n)): n for n in names if COMPRESS.takes(n)}
+        there = list_remote(given, inner=True)
+        return None if there is None else {COMPRESS.renamed(n): there[n] for n in there if COMPRESS.takes(n)}
     path = _folder_of(given)
     if not path.is_dir():
         return None

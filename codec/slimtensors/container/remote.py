@@ -41,9 +41,11 @@ def open_remote(name: str) -> NamedSource:
     return source
 
 
-def list_remote(name: str) -> list[str] | None:
-    """Names of the files right in a folder elsewhere, sorted, all of one state of it; None if `name` is a file's."""
-    names: list[str] | None = importlib.import_module("slimtensors_hub.remote").list_remote(name)
+def list_remote(name: str, *, inner: bool = False) -> dict[str, str] | None:
+    """Names of the files right in a folder elsewhere, by path within it, sorted, all of one state of it; None if `name`
+    is a file's. inner: also those of the folders in it.
+    """
+    names: dict[str, str] | None = importlib.import_module("slimtensors_hub.remote").list_remote(name, inner=inner)
     return names
 
 

@@ -24,6 +24,7 @@ from slimtensors.sources.shards import is_index, read_index, weight_map
 __all__ = [
     "COMPRESS",
     "DECOMPRESS",
+    "PLAIN",
     "Direction",
     "FolderPlan",
     "carry_out",

@@ -16,13 +16,14 @@ from slimtensors.codecs.place import Place
 from slimtensors.container.header import Stream
 from slimtensors.container.layout import CHUNK_RECORD_BYTES, DIGEST_BYTES, PREFIX_BYTES, STREAM_RECORD_BYTES
 from slimtensors.container.remote import last_part, list_remote
-from slimtensors.container.source import open_source
+from slimtensors.container.source import ByteSource, open_source
 from slimtensors.dtypes import DType
 from slimtensors.errors import NotSlimtensorsError
 from slimtensors.files.converting import open_weights
+from slimtensors.files.folders import COMPRESS, DECOMPRESS, PLAIN
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.planning.planner import Job, make_plan
-from slimtensors.sources.inputs import ArrayInput, Input, unit_count
+from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, unit_count
 from slimtensors.sources.shards import is_index, remote_shards
 from slimtensors.threads import run_all
 
@@ -33,7 +34,6 @@ Units = npt.NDArray[Any]
 SAMPLE_BYTES = 8 << 20  # of all files together, or a quarter of them
 PIECE_BYTES = 256 * 1024  # of one tensor, in whole rows
 REQUESTS = 8  # at a time
-SUFFIX, GGUF, COMPRESSED = ".safetensors", ".gguf", ".slimtensors"
 
 Alike = tuple[DType, str | None, str, tuple[int, ...]]  # the second says what the elements are, if the dtype does not
 
@@ -66,8 +66,15 @@ def sampled_sizes(
     been compressed: twice SAMPLE_BYTES in all, about.
     """
     with ExitStack() as stack:
-        sources = [stack.enter_context(closing(open_source(each))) for each in _files(name)]
-        found = [open_weights(source) for source in sources]
+        names = _files(name)
+        opened: dict[str, tuple[ByteSource, SourceFile]] = {}
+
+        def open_one(each: str) -> None:
+            source = stack.enter_context(closing(open_source(each)))
+            opened[each] = source, open_weights(source)
+
+        run_all(open_one, names, REQUESTS)
+        sources, found = zip(*(opened[each] for each in names), strict=True)
         groups: dict[Alike, list[Input]] = defaultdict(list)
         for file in found:
             for tensor in file.inputs:
@@ -87,24 +94,19 @@ def sampled_sizes(
 
 
 def _files(name: str) -> list[str]:
-    """The safetensors files that a name stands for, or the GGUF files of a place that has none. Raises
-    NotSlimtensorsError if there is neither.
+    """The files that a name stands for: an index's shards; in a folder or a repository all that can be compressed, as
+    `convert` would. Raises NotSlimtensorsError if there is none.
     """
-    if is_index(last_part(name), SUFFIX):
-        return list(remote_shards(name, SUFFIX))
-    found = list_remote(name)
+    if is_index(last_part(name), COMPRESS.before):
+        return list(remote_shards(name, COMPRESS.before))
+    found = list_remote(name, inner=True)
     if found is None:
         return [name]
-    indexes = [each for each in found if is_index(last_part(each), SUFFIX)]
-    if len(indexes) == 1:
-        return list(remote_shards(indexes[0], SUFFIX))
-    for suffix in (SUFFIX, GGUF):
-        files = [each for each in found if each.endswith(suffix)]
-        if files:
-            return files
-    packed = any(each.endswith(COMPRESSED) for each in found)
-    more = ": it is compressed already" if packed else f"; a folder in it is {name}/FOLDER"
-    raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} or *{GGUF} file{more}")
+    files = [found[path] for path in found if COMPRESS.takes(path)]
+    if files:
+        return files
+    more = ": it is compressed already" if any(map(DECOMPRESS.takes, found)) else ""
+    raise NotSlimtensorsError(f"{name} holds no *{' or *'.join(PLAIN)} file{more}")
 
 
 def _alike(tensor: Input) -> Alike:

@@ -108,12 +108,12 @@ def _remote_files(name: str) -> list[tuple[Any, frozenset[str]]]:
     found = list_remote(name)
     if found is None:
         return [(name, frozenset())]
-    indexes = [each for each in found if is_index(last_part(each), SUFFIX)]
+    indexes = [name for path, name in found.items() if is_index(path, SUFFIX)]
     if len(indexes) > 1:
         raise UsageError(f"{name} has {len(indexes)} indexes: name one of them, such as {indexes[0]}")
     if indexes:
         return _remote_indexed(indexes[0])
-    files = [each for each in found if each.endswith(SUFFIX)]
+    files = [name for path, name in found.items() if path.endswith(SUFFIX)]
     if not files:
         raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} file; a folder in it is {name}/FOLDER")
     return [(each, frozenset()) for each in files]

@@ -52,18 +52,18 @@ def open_remote(name: str) -> NamedSource:
     return RemoteSource(file, file.name, file.size, front)
 
 
-def list_remote(name: str) -> list[str] | None:
-    """Names of the files right in a folder or repository, sorted, all of one commit; None if `name` is a file's."""
+def list_remote(name: str, *, inner: bool) -> dict[str, str] | None:
+    """As `slimtensors.container.remote.list_remote`."""
     if name.startswith("s3://"):
         from slimtensors_hub.remote.s3 import list_objects
 
-        return None if is_file(name) else list_objects(name)
+        return None if is_file(name) else list_objects(name, inner=inner)
     check_variables()
     from slimtensors_hub.remote.repositories import list_repository
     from slimtensors_hub.remote.web import endpoint
 
     hub = hub_name(name, endpoint())
-    return None if hub is None or is_file(hub.path) else list_repository(hub)
+    return None if hub is None or is_file(hub.path) else list_repository(hub, inner=inner)
 
 
 def _one_of(hub: HubName) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from slimtensors.errors import RemoteError
 from slimtensors_hub import listing
 from slimtensors_hub.remote.names import HubName
@@ -24,25 +22,23 @@ def cached(name: HubName) -> str | None:
     return found if isinstance(found, str) else None
 
 
-def list_repository(name: HubName) -> list[str]:
-    """Names of the files right in a folder of a repository, pinned to a commit."""
+def list_repository(name: HubName, *, inner: bool) -> dict[str, str]:
+    """Names of the files in a folder of a repository, pinned to a commit, by path within the folder."""
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
-        return _list_cached(name)
-    found = listing.list_repository(name.repository, name.revision, kind=name.kind)
-    return _within(name._replace(revision=found.commit), found.files)
-
-
-def _within(name: HubName, paths: Iterable[str]) -> list[str]:
-    """Those right in the folder."""
+        commit, files = _list_cached(name)
+    else:
+        found = listing.list_repository(name.repository, name.revision, kind=name.kind)
+        commit, files = found.commit, list(found.files)
     start = f"{name.path}/" if name.path else ""
-    right = [path for path in paths if path.startswith(start) and "/" not in path.removeprefix(start)]
-    return sorted(str(name._replace(path=path)) for path in right)
+    within = [path.removeprefix(start) for path in sorted(files) if path.startswith(start)]
+    pinned = name._replace(revision=commit)
+    return {path: str(pinned._replace(path=start + path)) for path in within if inner or "/" not in path}
 
 
-def _list_cached(name: HubName) -> list[str]:
-    """Files of the cached snapshot of a revision."""
+def _list_cached(name: HubName) -> tuple[str, list[str]]:
+    """Commit and files of the cached snapshot of a revision."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
@@ -56,5 +52,5 @@ def _list_cached(name: HubName) -> list[str]:
             for revision in repository.revisions:
                 if wanted == revision.commit_hash or wanted in revision.refs:
                     here = [each.file_path.relative_to(revision.snapshot_path).as_posix() for each in revision.files]
-                    return _within(name._replace(revision=revision.commit_hash), here)
+                    return revision.commit_hash, here
     raise RemoteError(f"{name} is not in the cache, and HF_HUB_OFFLINE forbids to ask for it; unset that")

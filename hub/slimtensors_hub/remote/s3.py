@@ -103,12 +103,14 @@ class ObjectAnswer:
         """Every piece was a request of its own."""
 
 
-def list_objects(name: str) -> list[str]:
-    """Names of the objects right in a folder."""
+def list_objects(name: str, *, inner: bool) -> dict[str, str]:
+    """Names of the objects in a folder, by path within it."""
     try:
-        found: list[str] = _store().ls(name, detail=False)
+        store = _store()
+        found: list[str] = store.find(name) if inner else store.ls(name, detail=False)
     except FileNotFoundError:
         raise RemoteError(f"{name}: there is no such bucket or folder: check the name") from None
     except OSError as error:
         raise RemoteError(f"{name}: {error}: check your AWS credentials") from None
-    return sorted(f"s3://{each}" for each in found)
+    start = f"{name.removeprefix('s3://').rstrip('/')}/"
+    return {each.removeprefix(start): f"s3://{each}" for each in sorted(found)}
