@@ -626,8 +626,6 @@ def feed_means(
         of_rows, of_columns = rows * mean.numbers_of(rank), (rank + 1) * mean.line_of(width)
         kinds = ((np.uint8, rows), (np.uint8, of_rows), (np.uint16, of_columns), (np.uint16, mean.LOGARITHMS))
         given = fence.arrays(*kinds)
-        factors, columns = fence.arrays((np.uint8, rank * (rows + width)), (np.uint8, width))
-        groups, steps = np.array([0, rank], np.int64), fence.array(np.int64, 16)
         for first in (0, 5):
             size = rows * width - first
             some, steers = fence.arrays((np.uint8, size), (np.uint16, size))
@@ -642,8 +640,6 @@ def feed_means(
                 *pieces, elements,
             )  # fmt: skip
             assert status in (OK, BAD_STREAM)
-        assert mean.prepare(factors, groups, columns, *given[1:3]) == OK
-        assert mean.lift_classes(steps, given[3]) == OK
     fields, steers, out, flips = fence.arrays((np.uint16, n), (np.uint16, n), (np.uint8, n), (np.uint8, n))
     assert mean.sign_contexts(fields, steers, 2, 65535, 256, out, flips) == OK
     assert mean.sign_contexts(selected, steers, 0, 0, 1, out, flips) == OK

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernels import cases, naive
 from kernels.class_checks import PRECISION, tables
+from slimtensors.codecs import mean as codecs_mean
 from slimtensors.kernels.cpu import context_coding, contexts, mean, mean_kernels, table
 from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.status import BAD_ARGUMENT, BAD_STREAM, OK
@@ -41,13 +42,7 @@ def slow_steers(
 
 def prepared(factors: np.ndarray, groups: list[int], steps: list[int], columns: np.ndarray) -> tuple[np.ndarray, ...]:
     """(of_rows, of_columns, lifted)"""
-    rank, rows = len(factors), factors.shape[1] - columns.size
-    of_rows = np.zeros(rows * mean.numbers_of(rank), np.uint8)
-    of_columns = np.ones((rank + 1) * mean.line_of(columns.size), np.uint16)
-    lifted, numbers = np.zeros(mean.LOGARITHMS, np.uint16), np.array(groups, np.int64)
-    assert mean.prepare(factors.reshape(-1), numbers, columns, of_rows, of_columns) == OK
-    assert mean.lift_classes(np.array(steps, np.int64), lifted) == OK
-    return of_rows, of_columns, lifted
+    return *codecs_mean.prepared(factors, groups, columns), codecs_mean.lifted(steps)
 
 
 def check_steers(rng: np.random.Generator) -> None:
@@ -62,15 +57,7 @@ def check_steers(rng: np.random.Generator) -> None:
         if groups == [1]:
             factors[0] = rng.integers(0, 256, factors.shape[1])
             factors[0, count - 1 :] = np.concatenate([[0, 0, 127, 130, 129, 129], factors[0]])[: width + 1]
-        scaled = np.zeros(sum(groups) * width, np.uint16)
-        numbers, flat = np.array(groups, np.int64), factors.reshape(-1)
-        assert mean.scale_columns(flat, numbers, count, width, scaled) == OK
         of_rows, of_columns, lifted = prepared(factors, groups, steps, columns)
-        lines = of_columns.reshape(len(factors) + 1, -1)
-        assert np.array_equal(lines[:, :width], np.concatenate([scaled, columns]).reshape(-1, width))
-        assert not lines[:, width:].any()
-        assert np.array_equal(of_rows.reshape(count, -1)[:, : len(factors)], factors[:, :count].T)
-        assert (of_rows.reshape(count, -1)[:, len(factors) :] == 128).all()
         whole = slow_steers(rows, columns, factors, groups, steps)
         given = (rows, of_rows, of_columns, width, lifted)
         size = count * width
@@ -90,15 +77,6 @@ def check_steers(rng: np.random.Generator) -> None:
             (*given[:3], width - 1, lifted), (*given[:3], 0, lifted), (*given[:4], lifted[1:]),
         ):  # fmt: skip
             assert mean.steer_units(*bad, 0, *out) == BAD_ARGUMENT
-        assert mean.lift_classes(np.zeros(17, np.int64), lifted) == BAD_ARGUMENT
-        assert mean.lift_classes(np.zeros(16, np.int64), lifted[1:]) == BAD_ARGUMENT
-        assert mean.scale_columns(flat[1:], numbers, count, width, scaled) == BAD_ARGUMENT
-        assert mean.scale_columns(flat, numbers, count, width, scaled[1:]) == BAD_ARGUMENT
-        assert mean.scale_columns(flat, -numbers, count, width, scaled) == BAD_ARGUMENT
-        assert mean.prepare(flat, -numbers, columns, of_rows, of_columns) == BAD_ARGUMENT
-        assert mean.prepare(flat, numbers, columns, of_rows[1:], of_columns) == BAD_ARGUMENT
-        assert mean.prepare(flat, numbers, columns, of_rows, of_columns[1:]) == BAD_ARGUMENT
-        assert mean.prepare(flat, 0 * numbers, columns, of_rows, of_columns) == BAD_ARGUMENT
 
 
 def flat(arguments: tuple) -> tuple:

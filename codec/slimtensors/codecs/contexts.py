@@ -22,7 +22,7 @@ from slimtensors.kernels.cpu import contexts as selecting
 from slimtensors.kernels.cpu import merging, payload, table
 from slimtensors.kernels.cpu.encode_signs import encode_signs
 from slimtensors.kernels.status import OK, must
-from slimtensors.limits import ESCAPE_SHARE
+from slimtensors.limits import ESCAPE_SHARE, MAX_CHUNK_BYTES
 
 __all__ = ["Contexts", "coded_length", "contexts_of", "decode", "encode", "read", "tables_length"]
 
@@ -94,8 +94,11 @@ def _factors(context: FactorContext, place: Place, count: int) -> Contexts:
     line[: rows.size] = np.minimum(np.maximum(rows, context.first) - context.first, context.classes - 1)
     first, end = place.first // line.size, -(-(place.first + count) // line.size)
     begin = np.array([t.bit_length() * (context.classes + 1) for t in range(first, end)], np.uint8)
-    values = (begin[:, None] + line).reshape(-1)[place.first - first * line.size :][:count]
-    return Contexts(np.ascontiguousarray(values), context.tables(place.units // line.size))
+    size = begin.size * line.size  # lines of a foreign file may be longer than any chunk
+    whole = work_space("factors' contexts", size, np.uint8) if size <= MAX_CHUNK_BYTES else np.empty(size, np.uint8)
+    np.add.outer(begin, line, out=whole.reshape(begin.size, line.size))
+    values = whole[place.first - first * line.size :][:count]
+    return Contexts(values, context.tables(place.units // line.size))
 
 
 def decode(plane: Plane, width: int, groups: int, contexts: Contexts, out: Fields) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,17 @@ from slimtensors.expression import Bits, ClassContext, SignContext
 from slimtensors.kernels.cpu import mean as kernels
 from slimtensors.kernels.status import must
 
-__all__ = ["Steered", "has_sign", "joined_signs", "sign_contexts", "steer", "steering"]
+__all__ = [
+    "Steered",
+    "has_sign",
+    "joined_signs",
+    "lifted",
+    "prepared",
+    "scaled_columns",
+    "sign_contexts",
+    "steer",
+    "steering",
+]
 
 # Classes of rows, factors of rows, those of columns with their classes, by how much a product lifts: see steer_units.
 Steering = tuple[Bytes, Bytes, npt.NDArray[np.uint16], npt.NDArray[np.uint16]]
@@ -44,15 +55,41 @@ def steering(context: ClassContext, place: Place) -> Steering:
         return last[0].steering
     assert context.mean is not None
     rows, columns = place.sides[context.rows], place.sides[context.columns]
-    factors, rank = place.sides[context.mean.factors].reshape(-1), context.mean.rank
-    groups, steps = np.array(context.mean.groups, np.int64), np.array(context.mean.steps, np.int64)
-    of_rows = np.empty(rows.size * kernels.numbers_of(rank), np.uint8)
-    of_columns = np.empty((rank + 1) * kernels.line_of(columns.size), np.uint16)
-    lifted = np.empty(kernels.LOGARITHMS, np.uint16)
-    must(kernels.prepare(factors, groups, columns, of_rows, of_columns))
-    must(kernels.lift_classes(steps, lifted))
-    last[:] = [_Prepared(context, place.sides, (rows, of_rows, of_columns, lifted))]
+    factors = place.sides[context.mean.factors].reshape(context.mean.rank, -1)
+    made = rows, *prepared(factors, context.mean.groups, columns), lifted(context.mean.steps)
+    last[:] = [_Prepared(context, place.sides, made)]
     return last[0].steering
+
+
+def scaled_columns(factors: Bytes, groups: Sequence[int], columns: int) -> npt.NDArray[np.uint16]:
+    """Factors of columns, times what the group that each is in counts: uint16[rank, columns].
+
+        (factor - 128) * 2^g modulo 2^16
+
+    factors uint8[rank, rows + columns]; groups: how many factors each has
+    """
+    shifts = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
+    of_columns = factors[:, factors.shape[1] - columns :].astype(np.int32)
+    return (of_columns - kernels.ZERO << shifts[:, None]).astype(np.uint16)
+
+
+def prepared(factors: Bytes, groups: Sequence[int], columns: Bytes) -> tuple[Bytes, npt.NDArray[np.uint16]]:
+    """(of_rows, of_columns) as steer_units takes them. columns uint8, their classes; others as for scaled_columns."""
+    rank, rows, width = len(factors), factors.shape[1] - columns.size, columns.size
+    of_rows = np.empty((rows, kernels.numbers_of(rank)), np.uint8)
+    of_rows[:, :rank] = factors[:, :rows].T
+    of_rows[:, rank:] = kernels.ZERO
+    of_columns = np.zeros((rank + 1, kernels.line_of(width)), np.uint16)
+    of_columns[:rank, :width] = scaled_columns(factors, groups, width)
+    of_columns[rank, :width] = columns
+    return of_rows.reshape(-1), of_columns.reshape(-1)
+
+
+def lifted(steps: Sequence[int]) -> npt.NDArray[np.uint16]:
+    """By how much a class is lifted, as steer_units takes it, where the steps are at these logarithms."""
+    logarithms = np.arange(kernels.LOGARITHMS)
+    by = np.searchsorted(np.array(steps, np.int64), logarithms, side="right").astype(np.uint16)
+    return np.roll(by, 4 * kernels.F32_BIAS)
 
 
 def steer(context: ClassContext, place: Place, count: int) -> Steered:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.mean import scaled_columns
 from slimtensors.container.lossy import Lossy
 from slimtensors.detect.classes import MANTISSA, MOST, Classes, fit_classes, upper_median, with_classes
 from slimtensors.detect.subspace import ERROR, form_of, picked_rows, picked_runs, worthy_rank
@@ -29,7 +30,7 @@ from slimtensors.detect.whole_rows import (
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.expression import MAX_GROUPS, MAX_STEP, Bits, ClassContext, Mean, Part, SignContext
 from slimtensors.kernels.cpu import directions
-from slimtensors.kernels.cpu.mean import ZERO, scale_columns
+from slimtensors.kernels.cpu.mean import ZERO
 from slimtensors.kernels.status import must
 from slimtensors.sources.inputs import Input
 
@@ -198,9 +199,8 @@ class _Rest:
     def __init__(self, matrix: _Matrix, means: Means) -> None:
         self.shape: tuple[int, ...] = (matrix.rows, matrix.columns)
         self._matrix = matrix
-        self._factors, groups = means.factors.reshape(-1), np.array(means.groups, np.int64)
-        self._scaled = np.empty(len(means.factors) * matrix.columns, np.uint16)
-        must(scale_columns(self._factors, groups, matrix.rows, matrix.columns, self._scaled))
+        self._factors = means.factors.reshape(-1)
+        self._scaled = scaled_columns(means.factors, means.groups, matrix.columns).reshape(-1)
         powers = 1 / _powers()
         self._of_rows = powers[matrix.classes.rows] * np.float32(means.unit)
         self._of_columns = powers[matrix.classes.columns].view(np.uint32)

@@ -247,7 +247,7 @@ def leave_rests(
 
     units, form, bias, rows, columns, out as in over_scales
     factors  uint8[rank * (R + m)], R at least first + n
-    scaled   uint16[rank * m], as mean.scale_columns makes it
+    scaled   uint16[rank * m], as codecs.mean.scaled_columns makes it
     """
     n, m = rows.size, columns.size
     if m < LANES or units.size != n * m or out.size != n * m or not 0 <= form[0] < 32 or not 0 <= form[1] < 32:

@@ -29,28 +29,6 @@ LOGARITHMS = 2 * LANES  # of products, from 0 on: more than there are
 RUN, SPARE = 2048, 4 * LANES  # units that are told of at once, and room for what goes beyond the last
 
 
-@kernel
-def scale_columns(factors: Array, groups: Array, rows: int, columns: int, out: Array) -> int:
-    """out[t, j] = (factors[t, rows + j] - 128) * 2^g, where g is the group that factor t is in.
-
-    factors uint8[rank * (rows + columns)], groups int64: how many factors each has, out uint16[rank * columns]
-    """
-    rank = 0
-    for g in range(groups.size):
-        if groups[g] < 0:
-            return BAD_ARGUMENT
-        rank += groups[g]
-    if rows < 1 or columns < 1 or factors.size != rank * (rows + columns) or out.size != rank * columns:
-        return BAD_ARGUMENT
-    t = 0
-    for g in range(groups.size):
-        for _ in range(groups[g]):
-            for j in range(columns):
-                out[t * columns + j] = (int(factors[t * (rows + columns) + rows + j]) - ZERO << g) & 0xFFFF
-            t += 1
-    return OK
-
-
 def line_of(columns: int) -> int:
     """Of a line of prepared columns, the length: vectors may begin at any of them, up to four at once."""
     return (columns + 5 * LANES - 2) // LANES * LANES
@@ -62,60 +40,6 @@ def numbers_of(rank: int) -> int:
 
 
 line_length, row_length = inlined(line_of), inlined(numbers_of)
-
-
-@kernel
-def prepare(factors: Array, groups: Array, columns: Array, of_rows: Array, of_columns: Array) -> int:
-    """A mean's factors as steer_units takes them.
-
-    factors, groups  as for scale_columns
-    columns          uint8[C], their classes
-    of_rows          uint8[rows * row_length(rank)]: the factors of each row, 128 after them
-    of_columns       uint16[(rank + 1) * line_length(C)]: lines of scale_columns, then the classes; 0 after each
-    """
-    rank, width = 0, columns.size
-    for g in range(groups.size):
-        if groups[g] < 0:
-            return BAD_ARGUMENT
-        rank += groups[g]
-    if rank < 1 or width < 1 or factors.size % rank != 0:
-        return BAD_ARGUMENT
-    line, number, both = line_length(width), row_length(rank), factors.size // rank
-    rows = both - width
-    if rows < 1 or of_rows.size != rows * number or of_columns.size != (rank + 1) * line:
-        return BAD_ARGUMENT
-    t = 0
-    for g in range(groups.size):
-        for _ in range(groups[g]):
-            for j in range(width):
-                of_columns[t * line + j] = (int(factors[t * both + rows + j]) - ZERO << g) & 0xFFFF
-            t += 1
-    for j in range(width):
-        of_columns[rank * line + j] = columns[j]
-    for t in range(rank + 1):
-        for j in range(width, line):
-            of_columns[t * line + j] = 0
-    for begin in range(0, rows, LANES):  # what is read and written stays in the cache
-        for t in range(number):
-            for row in range(begin, min(begin + LANES, rows)):
-                of_rows[row * number + t] = factors[t * both + row] if t < rank else ZERO
-    return OK
-
-
-@kernel
-def lift_classes(steps: Array, out: Array) -> int:
-    """By how much a class is lifted where the highest bits of the product, as top_bits gives them, are these modulo 64.
-
-    steps int64, up to 16; out uint16[64]
-    """
-    if steps.size > 16 or out.size != LOGARITHMS:
-        return BAD_ARGUMENT
-    for logarithm in range(LOGARITHMS):
-        lifted = 0
-        for i in range(steps.size):
-            lifted += 1 if logarithm >= steps[i] else 0
-        out[(logarithm + 4 * F32_BIAS) % LOGARITHMS] = lifted
-    return OK
 
 
 @inlined
@@ -197,11 +121,14 @@ def steer_units(
         contexts[i] = k + the number of steps up to l(s), for k = rows[row] + columns[column]; k if s is 0
         steers[i] = 2 (l(s) + 256 - k) + (1 if s < 0); 0 if s is 0
 
-    rows                 uint8, their classes
-    of_rows, of_columns  as `prepare` makes them, of `width` columns
-    lifted               uint16[64], as lift_classes makes it
-    contexts             uint8[n]
-    steers               uint16[n]
+    rows        uint8[R], their classes
+    of_rows     uint8[R * row_length(rank)]: the factors of each row, 128 after them
+    of_columns  uint16[(rank + 1) * line_length(width)]: of each factor, those of the columns less 128, times what its
+                group counts; then the classes of the columns; 0 after each
+    lifted      uint16[64]: by how much a class is lifted where the highest bits of the product, as top_bits gives them,
+                are these modulo 64
+    contexts    uint8[n]
+    steers      uint16[n]
     """
     if not can_steer(rows, of_rows, of_columns, width, lifted, first, contexts.size) or steers.size != contexts.size:
         return BAD_ARGUMENT
