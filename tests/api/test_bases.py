@@ -32,7 +32,10 @@ def test_there_and_back(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert equal(load_file(file, base=base.parent), load_plain(source))
 
 
-@pytest.mark.parametrize("kind", ["slimtensors", "bytes", "mapping", "function", "list", "folder", "variable"])
+KINDS = ["slimtensors", "bytes", "mapping", "function", "mappings", "list", "folder", "variable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_kinds_of_bases(pair: tuple[Path, Path], tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     base, source = pair
     file = tmp_path / "tuned.slimtensors"
@@ -44,6 +47,7 @@ def test_kinds_of_bases(pair: tuple[Path, Path], tmp_path: Path, kind: str, monk
         "bytes": compressed.read_bytes(),
         "mapping": load_plain(base),
         "function": lambda needed: compressed if needed.hints["tensor"] else None,
+        "mappings": lambda needed: {needed.hints["tensor"]: load_plain(base)[needed.hints["tensor"]]},
         "list": [model(5), base],
         "folder": BaseDir(tmp_path / "elsewhere"),
         "variable": None,

@@ -55,6 +55,9 @@ class KnownBases:
             raise BaseError("no such base")
         return np.frombuffer(data, base.dtype.unit)[start : start + count]
 
+    def checked(self, base: Base) -> bool:
+        return len(known_bases().get(base.identity, b"")) == base.nbytes
+
     def close(self) -> None:
         """Nothing was opened."""
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import decode
 import slimtensors
 from faults import files, processes
 from slimtensors import limits
+from slimtensors.container import reader
 from slimtensors.numpy import load, save
 
 VECTORS = Path(__file__).parents[2] / "format_spec" / "vectors" / "invalid"
@@ -168,3 +170,35 @@ def test_constants_of_any_size_keep_the_rule_of_1024():
         assert size / 1024 <= len(data) <= size / 970 + 1200  # with their records
         with slimtensors.safe_open(data) as file:
             assert file.get_slice("a")[-1] == 0
+
+
+def test_ties_of_what_takes_hardly_any_bytes_can_be_read():
+    """Each counts, and 1024 times the file would not do: its chunks are longer than they need be."""
+    zeros = np.zeros(128 * MEBIBYTE, np.uint8)
+    zeros[1::MEBIBYTE] = 1
+    data = save({str(i): zeros for i in range(4)})
+    assert 2 / 1024 < len(data) / zeros.nbytes < 2.2 / 1024
+    with slimtensors.safe_open(data) as file:
+        assert file.get_slice("3")[:5].tolist() == [0, 1, 0, 0, 0]
+    few = zeros[:MEBIBYTE]
+    save({str(i): few for i in range(1200)})
+    with pytest.raises(slimtensors.UsageError, match="of which only 1048576 are not those of others over again"):
+        save({str(i): few for i in range(1300)})
+
+
+def test_checked_bases_allow_more(monkeypatch):
+    base = np.random.default_rng(1).integers(0, 256, 3 * MEBIBYTE, np.uint8)
+    changed = base.copy()
+    changed[5] ^= 1
+    data = save({str(i): changed for i in range(20)}, base={"0": base}, self_check=False)
+    monkeypatch.setattr(reader, "EXPANSION_SLACK", 0)
+    monkeypatch.setattr(decode, "FREE_BYTES", 0)
+    by_identity = {decode.digest(base.tobytes()): base.tobytes()}
+    assert len(decode.decode_file(data, bases=by_identity.get).tensors) == 20
+    assert (load(data, base={"0": base})["19"] == changed).all()
+    assert slimtensors.verify(data, base={"0": base}).tensors == 20
+    with pytest.raises(decode.Refused, match="over the limit"):
+        decode.decode_file(data)
+    for bases in ({}, {"base": {"0": changed}}, {"base": {"0": base}, "max_bytes": 10 * changed.nbytes}):
+        with pytest.raises(slimtensors.LimitError, match=f"{20 * changed.nbytes} bytes decoded"):
+            load(data, **bases)

@@ -82,7 +82,8 @@ class Resolver:
         self._given = [each for each in given if not isinstance(each, BaseDir)]
         self._folders = [each for each in given if isinstance(each, BaseDir)] + search_folders()
         self._found: dict[bytes, Found] = {}
-        self._models: dict[object, BaseModel] = {}  # open, by path or by what was given
+        # Open, by path or by the identity of what was given, which is kept: another object could get the same.
+        self._models: dict[object, tuple[Any, BaseModel]] = {}
         self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
         self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
         self._seen: dict[str, list[_Entry]] = {}  # by folder
@@ -98,13 +99,20 @@ class Resolver:
         found = self.find(base).tensor.tensor
         return found.where if isinstance(found, StoredInput) else None
 
+    def checked(self, base: Base) -> bool:
+        """Whether a base is to be had, and has the identity stated."""
+        try:
+            return self.find(base).tensor.identity() == base.identity
+        except BaseError:
+            return False
+
     def close(self) -> None:
         """Close what was opened in the search; the resolver can be used again."""
         with self._lock:
             self._found.clear()
             self._depths.clear()
             self._files.clear()
-            for model in self._models.values():
+            for _, model in self._models.values():
                 model.close()
             self._models.clear()
 
@@ -186,7 +194,7 @@ class Resolver:
     def _model_of(self, given: Any, base: Base) -> BaseModel | None:
         known = self._models.get(id(given))
         if known is not None:  # opened already, as are arrays and open files for each base but the first
-            return known
+            return known[1]
         if callable(given) and not isinstance(given, Mapping):
             given = given(base)
             if given is None:
@@ -196,8 +204,8 @@ class Resolver:
     def _open(self, target: Any) -> BaseModel:
         key: object = str(target) if isinstance(target, (str, os.PathLike)) else id(target)
         if key not in self._models:
-            self._models[key] = open_base(target, self)
-        return self._models[key]
+            self._models[key] = target, open_base(target, self)
+        return self._models[key][1]
 
     def _in_folder(self, folder: BaseDir, base: Base) -> Iterator[BaseTensor]:
         """Stated identities first; then tensors of the right dtype and shape, hashed, the likeliest first."""
@@ -212,7 +220,7 @@ class Resolver:
             if tensor.identity() == base.identity:
                 yield tensor
             elif fresh:  # or a large folder would take all the files that a process may open
-                self._models.pop(str(entry.path)).close()
+                self._models.pop(str(entry.path))[1].close()
 
     def _entries(self, folder: BaseDir) -> list[_Entry]:
         """What the weight files of a folder hold, from their headers. Files that cannot be read are passed over."""
@@ -244,6 +252,10 @@ class KnownBases:
 
     def stored(self, _base: Base) -> None:
         """They are in memory."""
+
+    def checked(self, base: Base) -> bool:
+        """Whether it is among them; whoever gave them has checked that."""
+        return base.identity in self._reads
 
     def close(self) -> None:
         """Nothing was opened."""

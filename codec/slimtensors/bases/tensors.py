@@ -242,7 +242,7 @@ class _Borrowed:
     """A source of bases that does not end with the file that it is lent to."""
 
     def __init__(self, bases: BaseSource) -> None:
-        self.read, self.stored = bases.read, bases.stored
+        self.read, self.stored, self.checked = bases.read, bases.stored, bases.checked
 
     def close(self) -> None:
         """Its owner closes it."""

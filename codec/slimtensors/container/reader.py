@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Literal
 
 from slimtensors.container import schema
@@ -65,7 +66,9 @@ class Reader:
             raise ChecksumError("prefix, header or index do not match the file id: the file is damaged")
         self.header: Header = schema.parse(header_bytes)
         self._check_lengths(index)
-        self._check_budget(size, max_bytes)
+        self.allowed_bytes = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
+        if max_bytes is not None or not self.header.bases:
+            self.check_budget()  # else whoever has the bases checks it
         self._records: dict[int, tuple[list[ChunkRecord], list[int]]] = {}
         self._lock = threading.Lock()
 
@@ -102,12 +105,18 @@ class Reader:
         if self.chunks_at + stored != length:
             raise FormatError(f"the streams have {stored} bytes, the file has room for {length - self.chunks_at}")
 
-    def _check_budget(self, size: int, max_bytes: int | None) -> None:
-        self.allowed_bytes = max_bytes if max_bytes is not None else EXPANSION * size + EXPANSION_SLACK
-        if self.header.limited_bytes > self.allowed_bytes:
+    def check_budget(self, base_bytes: Callable[[], int] = lambda: 0) -> None:
+        """Raises LimitError if all that the file holds takes more than is allowed.
+
+        base_bytes: of bases whose identities were checked, decoded; asked for only if it matters.
+        """
+        taken = self.header.limited_bytes
+        if taken > self.allowed_bytes:
+            self.allowed_bytes += EXPANSION * base_bytes()
+        if taken > self.allowed_bytes:
             raise LimitError(
-                f"the file takes {self.header.limited_bytes} bytes decoded; "
-                f"{self.allowed_bytes} are allowed for a file of {size} bytes. If you trust the file, pass max_bytes"
+                f"the file takes {taken} bytes decoded; {self.allowed_bytes} are allowed for a file of {self._size} "
+                "bytes. If you trust the file, pass max_bytes"
             )
 
     def records(self, stream: int) -> tuple[list[ChunkRecord], list[int]]:

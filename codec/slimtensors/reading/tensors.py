@@ -52,6 +52,9 @@ class BaseSource(Protocol):
     def stored(self, base: Base) -> tuple[TensorFile, int] | None:
         """The slimtensors file that has a base, and its position there; None if it is elsewhere. Raises BaseError."""
 
+    def checked(self, base: Base) -> bool:
+        """Whether a base is to be had, and has the identity stated."""
+
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
 
@@ -121,6 +124,8 @@ class TensorFile:
         self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
         self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
         self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
+        if reader.header.bases:
+            reader.check_budget(self._base_bytes)
 
     def __enter__(self) -> Self:
         return self
@@ -133,6 +138,11 @@ class TensorFile:
         self.reader.close()
         if self.bases is not None:
             self.bases.close()
+
+    def _base_bytes(self) -> int:
+        """Of the bases that are to be had, each read and hashed."""
+        held = () if self.bases is None else filter(self.bases.checked, self.header.bases)
+        return sum(base.dtype.bytes_of(base.shape) for base in held)
 
     def find(self, name: str) -> int:
         """The tensor's position. Raises TensorNotFoundError."""

@@ -14,13 +14,15 @@ from slimtensors.codecs.chunk import decode_chunk, encode_chunk
 from slimtensors.codecs.place import Place
 from slimtensors.codecs.workspace import Buffers
 from slimtensors.container.digest import new_identity
-from slimtensors.container.header import Stream
+from slimtensors.container.header import Header, Stream
+from slimtensors.container.layout import ALIGNMENT, aligned
 from slimtensors.container.lossy import Lossy
 from slimtensors.container.pieces import PieceOutput
 from slimtensors.container.source import ByteSource, aligned_empty
 from slimtensors.container.writer import Chunk, MemoryOutput, Output, Writer, seal
 from slimtensors.dtypes import bytes_of
-from slimtensors.errors import FormatError, SelfCheckError
+from slimtensors.errors import FormatError, SelfCheckError, UsageError
+from slimtensors.limits import EXPANSION, EXPANSION_SLACK
 from slimtensors.planning.planner import Job, Plan, SideMaker
 from slimtensors.quantise.quantiser import QuantisedInput
 from slimtensors.sources.inputs import Input, unit_count
@@ -85,6 +87,7 @@ def write_plan(
     if threads == 1:  # which can make chunks where they are to lie
         output = output if isinstance(output, MemoryOutput) else PieceOutput(output)
         take = output.take
+    share = _least_share(plan.header)
     writer = Writer(output, plan.header, plan.text)
     feed = _Feed(plan, inputs, image, progress)
 
@@ -99,7 +102,8 @@ def write_plan(
             data = encode_chunk(task.units, how, place, try_zstd=job.try_zstd, slow=job.slow, take=take)
         if check:
             _check(data, task, place)
-        return _Made(seal(data, bytes_of(task.units)), task.passed)
+        decoded = bytes_of(task.units)
+        return _Made(seal(_lengthened(data, share, len(decoded)), decoded), task.passed)
 
     def put(made: _Made) -> None:
         chunk, passed = made
@@ -112,6 +116,28 @@ def write_plan(
 
     run_in_order(encode, put, feed.tasks(), threads)
     return writer.finish(feed.identities(), feed.lossy())
+
+
+def _least_share(header: Header) -> int:
+    """How many of 1024 decoded bytes chunks have to store, so that readers allow all that the file decodes to.
+
+    One does for what the streams hold; ties and casts decode it once more each, and a file of hardly any bytes may hold
+    them. Raises UsageError where no length would do.
+    """
+    own = sum(stream.units * stream.dtype.unit_bytes for stream in header.streams)
+    share = max(1, -(-(header.limited_bytes - EXPANSION_SLACK) // own)) if own else 1
+    if share > EXPANSION:
+        raise UsageError(
+            f"the tensors have {header.decoded_bytes} bytes, of which only {own} are not those of others over again; "
+            "no reader would allow that: leave some of them out"
+        )
+    return share
+
+
+def _lengthened(data: bytes | memoryview, share: int, decoded: int) -> bytes | memoryview:
+    """With zeros behind it that make it long enough, or as long as a chunk may be."""
+    least = min(aligned(-(-share * decoded // EXPANSION)), aligned(decoded) + ALIGNMENT)
+    return data if len(data) >= least else bytes(data).ljust(least, b"\0")
 
 
 def _check(data: bytes | memoryview, task: _Task, place: Place) -> None:
