@@ -62,7 +62,7 @@ class Cuda:
         place = (frame.f_code.co_filename, frame.f_lineno)
         if place not in self._arrays:
             name = f"the shared array of line {frame.f_lineno}"
-            self._arrays[place] = Memory(name, [None] * shape, dtype.dtype, self.clock, constant=False)
+            self._arrays[place] = Memory(name, shape, dtype.dtype, self.clock, constant=False)
         return self._arrays[place]
 
     @staticmethod
@@ -108,11 +108,11 @@ def launch(
         if not isinstance(array, np.ndarray):
             given.append(argument)
             continue
-        cells: list[int | None] = [None] * array.size if isinstance(argument, Fresh) else array.tolist()
-        constant = not array.flags.writeable
-        given.append(Memory(name, cells, array.dtype, cuda.clock, constant=constant))
+        before, constant = None if isinstance(argument, Fresh) else array, not array.flags.writeable
+        memory = Memory(name, array.size, array.dtype, cuda.clock, constant=constant, before=before)
+        given.append(memory)
         if not constant:
-            written.append((array, cells))
+            written.append((array, memory))
     assert threads % WARP == 0
     cuda.blockDim.x = threads
     try:
@@ -120,8 +120,8 @@ def launch(
             cuda.begin_block(block)
             _Block(cuda, block, [generator(*given) for _ in range(threads)], order).run()
     finally:
-        for array, cells in written:
-            array[:] = [old if new is None else new for old, new in zip(array.tolist(), cells, strict=True)]
+        for array, memory in written:
+            array[list(memory.cells)] = np.array(list(memory.cells.values()), array.dtype)
 
 
 class _Block:

@@ -40,14 +40,19 @@ class Clock:
 
 
 class Memory:
-    """An array whose cells remember who touched them."""
+    """An array whose cells remember who touched them.
 
-    def __init__(self, name: str, cells: list[int | None], kind: np.dtype, clock: Clock, *, constant: bool) -> None:
-        self._name, self._cells, self._kind, self._clock = name, cells, kind, clock
-        self._constant = constant
+    before: what the cells hold that no thread has written to, as many of them; without it they are not to be read.
+    """
+
+    def __init__(
+        self, name: str, size: int, kind: np.dtype, clock: Clock, *, constant: bool, before: np.ndarray | None = None
+    ) -> None:
+        self.size, self._name, self._kind, self._clock = size, name, kind, clock
+        self._constant, self._before = constant, before
+        self.cells: dict[int, int] = {}  # that were written to
         self._writes: dict[int, Stamp] = {}
         self._reads: dict[int, tuple[Stamp, Stamp]] = {}  # the last, and the last by another thread
-        self.size = len(cells)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
@@ -62,10 +67,7 @@ class Memory:
                 raise KernelError(f"race: {self._name}[{index}] read by {now}, written by {written}")
             last, other = self._reads.get(index, (now, now))
             self._reads[index] = (now, other if last.thread == now.thread else last)
-        value = self._cells[index]
-        if value is None:
-            raise KernelError(f"{self._name}[{index}] is read before it is written")
-        return value
+        return self._held(index)
 
     def __setitem__(self, index: int, value: int) -> None:
         self._check_index(index)
@@ -76,25 +78,30 @@ class Memory:
             if before is not None and not before.is_before(now):
                 raise KernelError(f"race: {self._name}[{index}] written by {now}, touched by {before}")
         self._writes[index] = now
-        self._cells[index] = self._stored(value)
+        self.cells[index] = self._stored(value)
 
     def update(self, index: int, value: int) -> None:
         """By an atomic operation, which races with no other."""
         self._check_index(index)
-        self._cells[index] = self._stored(value)
+        self.cells[index] = self._stored(value)
 
     def peek(self, index: int) -> int:
         self._check_index(index)
-        value = self._cells[index]
+        return self._held(index)
+
+    def _held(self, index: int) -> int:
+        value = self.cells.get(index)
         if value is None:
-            raise KernelError(f"{self._name}[{index}] is read before it is written")
+            if self._before is None:
+                raise KernelError(f"{self._name}[{index}] is read before it is written")
+            value = int(self._before.item(index))
         return value
 
     def _check_index(self, index: int) -> None:
         if not isinstance(index, int):
             raise KernelError(f"{self._name} indexed with {index!r}")
-        if not 0 <= index < len(self._cells):
-            raise KernelError(f"{self._name}[{index}] is out of range, there are {len(self._cells)}")
+        if not 0 <= index < self.size:
+            raise KernelError(f"{self._name}[{index}] is out of range, there are {self.size}")
 
     def _stored(self, value: int) -> int:
         """Cut to the array's type, as a store does."""
