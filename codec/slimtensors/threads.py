@@ -104,6 +104,7 @@ class Pipeline(Generic[T, D]):
         self._ahead: list[T] = []  # the job that was turned away
         self._workers: list[threading.Thread] = []
         self._live = 0
+        self._process = os.getpid()
 
     def run(self) -> None:
         """Until all is done, in the caller's thread too. Raises the first error, when all threads have ended."""
@@ -130,8 +131,15 @@ class Pipeline(Generic[T, D]):
             self.wait()
             raise
 
+    @property
+    def left_behind(self) -> bool:
+        """Whether this is the copy that a forked process has: its threads, and who holds the lock, are not there."""
+        return os.getpid() != self._process
+
     def stop(self, error: BaseException | None = None) -> None:
         """No further jobs. Those in hand are brought to their end, or given up, which `wait` waits for."""
+        if self.left_behind:
+            return
         with self.lock:
             if error is not None:
                 self.errors.append(error)
@@ -140,10 +148,14 @@ class Pipeline(Generic[T, D]):
             self.changed.notify_all()
 
     def wait(self) -> None:
-        """Until all threads have ended, whatever interrupts this: they finish the job in hand and see the error.
+        """Until all threads have ended, whatever interrupts this: they finish the job in hand and see the error. Raises
+        KeyboardInterrupt then, in the end.
 
         Not by Thread.join: once interrupted, that of Python 3.10 to 3.12 takes a running thread for one that has ended.
         """
+        if self.left_behind:
+            return
+        interrupted: KeyboardInterrupt | None = None
         while True:
             try:
                 with self.lock:
@@ -151,9 +163,12 @@ class Pipeline(Generic[T, D]):
                         self.changed.wait()
                 break
             except KeyboardInterrupt as interrupt:
+                interrupted = interrupt
                 self.stop(interrupt)
         for worker in self._workers:  # at their last instruction by now
             worker.join()
+        if interrupted is not None:
+            raise interrupted
 
     def _begin(self) -> None:
         """One thread more. Called under the lock."""

@@ -10,9 +10,11 @@ import ml_dtypes
 import numpy as np
 from click.testing import Result
 
+import slimtensors
 from slimtensors.cli.alike import Reason, figure, grouped, names_together, reason
 from slimtensors.cli.why import explain
-from slimtensors.numpy import save_file
+from slimtensors.numpy import save, save_file
+from slimtensors.reading.tensors import open_file
 
 Invoke = Callable[..., Result]
 
@@ -96,3 +98,19 @@ def test_names_less_what_tensors_share(tmp_path: Path) -> None:
         "has the bytes of weight beside it, which are stored once",
         "has the bytes of copy beside it, which are stored once",
     }
+
+
+def test_damaged_chunks_are_looked_at_all_the_same() -> None:
+    """Nothing of them is decoded, so nothing is found wrong; but nor is what they say of themselves believed."""
+    rng = np.random.default_rng(3)
+    arrays = {"ones": np.ones(5000), "noise": rng.integers(0, 256, 300, np.uint8), "rows": rng.normal(size=(90, 60))}
+    for name, array in arrays.items():
+        whole = save({name: array})
+        with open_file(whole) as file:
+            places = file.reader.records(0)[1]
+        for at in range(places[0], min(places[0] + 48, len(whole))):
+            for value in (0, 1, 2, 255):
+                damaged = bytearray(whole)
+                damaged[at] = value
+                assert slimtensors.inspect(bytes(damaged)).tensors[0].name == name
+                assert explain(bytes(damaged)).keys() == {name}

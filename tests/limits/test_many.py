@@ -14,7 +14,7 @@ import pytest
 import slimtensors
 from faults import files, processes
 from slimtensors import limits
-from slimtensors.numpy import load, save
+from slimtensors.numpy import apply_delta, load, save
 
 
 def seconds(work):
@@ -65,6 +65,14 @@ def test_saving_takes_time_in_proportion_to_the_tensors():
     assert_in_proportion(work, (2**11, 2**12, 2**13))
 
 
+def test_applying_a_difference_takes_little_longer_than_loading_it():
+    count = 2**11
+    base = {f"layers.{i}.bias": np.linspace(i, i + 1, 160, dtype=np.float32) for i in range(count)}
+    data = save({name: array * np.float32(1.001) for name, array in base.items()}, base=base, self_check=False)
+    loading = seconds(lambda: load(data, base=base, threads=1))
+    assert seconds(lambda: apply_delta(data, base, threads=1)) < 3 * loading + 0.5
+
+
 def test_verifying_decodes_a_pack_once():
     """Else 2^17 tensors of 128 bytes, all in one pack of 16 MiB, take 2 TiB of decoding."""
     count, size = 2**8, 2**16
@@ -108,7 +116,7 @@ import gc, json, random
 import numpy as np
 from faults.measured import status
 import slimtensors
-from slimtensors.numpy import load, save
+from slimtensors.numpy import apply_delta, load, save
 generator, choose = np.random.default_rng(1), random.Random(1)
 rows = np.where(np.arange(40)[:, None] % 3, generator.normal(size=(40, 500)), 1.0).astype(np.float32)
 made = [bytearray(save({"a": array, "b": np.arange(5)}, threads=1)) for array in (

@@ -143,6 +143,39 @@ def test_forks_after_use(path):
     assert processes.run(FORK, path, timeout=60) == [0, 0, 0, 0]
 
 
+FORKED_LOADERS = """
+import json, os, sys
+import slimtensors
+from slimtensors.numpy import stream_tensors
+path = sys.argv[1]
+file = slimtensors.safe_open(path, threads=2)
+loader, stream = file.prefetch(), stream_tensors(path, threads=2)
+next(stream)
+found = []
+for use in (list, lambda loader: loader.take("rows"), lambda loader: loader.close(), lambda _: list(stream)):
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        try: said = str(use(loader))
+        except slimtensors.UsageError as error: said = str(error)
+        os.write(write, said.encode()[:4000])
+        sys.exit(0)  # and lets go of both
+    os.close(write)
+    with open(read, "rb") as pipe: found.append(pipe.read().decode())
+    assert os.waitpid(child, 0)[1] == 0
+assert len(list(loader)) == len(file.keys()) and len(list(stream)) == len(file.keys()) - 1
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_loaders_made_before_a_fork(path):
+    """Their threads are not in the child, which waits for none of them and says so."""
+    whole, one, closed, stream = processes.run(FORKED_LOADERS, path, timeout=60)
+    assert closed == "None"
+    for said in (whole, one, stream):
+        assert "the loader was made before this process was forked" in said
+
+
 # ---- Ctrl-C, and errors
 
 
@@ -246,3 +279,32 @@ def test_ctrl_c_while_waiting_for_the_other_threads():
         library_threads.run_all(work, range(3), 3)
     assert len(ended) == 2  # what was begun is brought to an end
     timer.join()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to threads here")
+def test_ctrl_c_while_a_loader_is_closed(path):
+    data, main, held = path.read_bytes(), threading.main_thread().ident, threading.Event()
+
+    class Held:
+        def size(self):
+            return len(data)
+
+        def read_range(self, offset, length):
+            if threading.get_ident() != main:
+                held.wait(30)
+            return data[offset : offset + length]
+
+    def interrupt():
+        time.sleep(0.3)
+        signal.pthread_kill(main, signal.SIGINT)
+        time.sleep(0.1)
+        held.set()
+
+    with slimtensors.safe_open(Held(), threads=2) as file:
+        loader = file.prefetch()
+        timer = threading.Thread(target=interrupt)
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            loader.close()
+        timer.join()
+    assert not [t for t in threading.enumerate() if t.name.startswith("slimtensors")]

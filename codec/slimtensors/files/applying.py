@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from slimtensors.bases.tensors import delta_base
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
-from slimtensors.dtypes import bytes_of
+from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, UsageError
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile, all_pieces, open_file
@@ -108,11 +109,14 @@ def _identified(file: TensorFile, inputs: Mapping[str, ArrayInput], threads: int
     likely = {base.identity: _likely(base.hints.get("tensor"), users.get(base.identity)) for base in file.header.bases}
     names = {name for group in likely.values() for name in group if name in inputs}
     run_all(digest, sorted(names), min(threads, max(1, len(names))))
+    kinds: dict[tuple[DType, tuple[int, ...]], dict[str, None]] = {}
+    for name, held in inputs.items():
+        kinds.setdefault((held.dtype, tuple(held.shape)), {})[name] = None
     known = {}
     for base in file.header.bases:
-        alike = [n for n, held in inputs.items() if held.dtype == base.dtype and tuple(held.shape) == base.shape]
-        first = [n for n in likely[base.identity] if n in alike]
-        for name in [*first, *(n for n in alike if n not in first)]:
+        alike = kinds.get((base.dtype, base.shape), {})
+        first = [name for name in likely[base.identity] if name in alike]
+        for name in chain(first, (name for name in alike if name not in first)):
             if digest(name) == base.identity:
                 known[base.identity] = inputs[name].read
                 break

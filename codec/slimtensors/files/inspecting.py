@@ -125,6 +125,8 @@ def _storage(file: TensorFile, number: int) -> str:
             seen["literal"] += 1
         elif head[0] == AFFINE:
             seen["affine"] += 1
+        elif len(head) < HEAD_BYTES * (1 + planes):
+            seen["?"] += 1  # it is damaged
         else:
             modes = [head[HEAD_BYTES * (1 + i)] for i in range(planes)]
             names = [Mode.NAMES[mode] if mode < len(Mode.NAMES) else "?" for mode in modes]

@@ -204,6 +204,7 @@ class _Builder:
         self._known: list[Known] = []  # what scales tell
         self._scales: set[int] = set()  # inputs that hold the scales of others
         self.bases: list[Base] = []
+        self._base_places: dict[Base, int] = {}
         self._matched = matched
         self.expressions: list[Expression] = []
         self.tensors: list[Tensor] = []
@@ -293,9 +294,10 @@ class _Builder:
 
     def _base(self, matched: MatchedBase) -> int:
         """The base's place in the header's list."""
-        if matched.base not in self.bases:
+        place = self._base_places.setdefault(matched.base, len(self.bases))
+        if place == len(self.bases):
             self.bases.append(matched.base)
-        return self.bases.index(matched.base)
+        return place
 
     def _add_blocks(self, index: int, tensor: Input, block: Block) -> None:
         """A tensor of blocks: each kind of field in a plane of its own."""

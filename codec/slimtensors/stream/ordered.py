@@ -62,6 +62,11 @@ class Ordered:
     def take(self, item: int) -> Units:
         """An item's units, once; waits until they are whole. Raises the first error of all that was to be decoded."""
         work = self._work
+        if work.left_behind:
+            raise UsageError(
+                f"tensor {self.wanted[item].name!r}: the loader was made before this process was forked, and its "
+                "threads are not here; make it in the process that takes from it"
+            )
         with work.lock:
             if item in self._taken:
                 raise UsageError(f"tensor {self.wanted[item].name!r} has been taken already")
@@ -91,9 +96,11 @@ class Ordered:
     def close(self) -> None:
         """Stop, and let go of what was not taken. What is in hand is brought to its end first."""
         self._work.stop()
-        self._work.wait()
-        self._units.clear()
-        self._places.clear()
+        try:
+            self._work.wait()
+        finally:
+            self._units.clear()
+            self._places.clear()
 
     def _loads(self) -> Iterator[_Load]:
         """Chunks in order. A pack is decoded for all its tensors at once, since they are small; a tensor that refers to
