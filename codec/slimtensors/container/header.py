@@ -242,6 +242,16 @@ class Header:
         return max(sizes, default=0)
 
     @cached_property
+    def steered(self) -> dict[int, int]:
+        """By stream, the tensor that has side planes, or another tensor in the place of one."""
+        numbers = enumerate(self.tensor_stream)
+        return {
+            number: index
+            for index, number in numbers
+            if number is not None and (self.side_streams.get(index) or self.tensors[index].scale is not None)
+        }
+
+    @cached_property
     def needed_streams(self) -> dict[int, list[int]]:
         """By the stream of a tensor: those that are read before it, its side planes and the tensor that is one."""
         needed: dict[int, list[int]] = {}

@@ -40,6 +40,7 @@ BASE_ADVICE = (
 )
 VERIFY = ("none", "stored", "full")
 MANY = 8  # ranges, from where on the whole table is read at once
+KEPT_SIDES = 128 << 20  # bytes
 MAX_COMPARED = 100_000  # characters, for a hint at what name was meant
 
 
@@ -121,7 +122,8 @@ class TensorFile:
         self.header = reader.header
         self.index = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
         self._own = _Own()
-        self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes
+        self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes; those that were read last
+        self._sides_bytes = 0
         self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
         self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
         if reader.header.bases:
@@ -280,7 +282,7 @@ class TensorFile:
         try:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
             base = self._base(stream, first, out.size) if data[0] == PLANES else None
-            sides = self._sides.get(number, ()) if sides is None else sides
+            sides = self._sides_for(number, fetched=True) if sides is None else sides
             place = Place(stream.units, first, sides, stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
         except BaseError as error:
@@ -335,25 +337,50 @@ class TensorFile:
 
     def sides_of(self, index: int) -> tuple[Units, ...]:
         """A tensor's side planes, checked."""
-        self.load_sides(index)
         number = self.header.tensor_stream[index]
-        return () if number is None else self._sides.get(number, ())
+        return () if number is None else self._sides_for(number)
 
     def load_sides(self, index: int) -> None:
         """Decode a tensor's side planes before its data need them."""
-        sides, scale = self.header.side_streams.get(index), self.header.tensors[index].scale
-        number = self.header.tensor_stream[index]
-        if (not sides and scale is None) or number is None or number in self._sides:
-            return
+        self.sides_of(index)
+
+    def _sides_for(self, number: int, *, fetched: bool = False) -> tuple[Units, ...]:
+        """Side planes of a stream's tensor. All of a file may be too much to keep: then they are decoded again.
+
+        fetched: this thread's buffer holds a chunk that is still needed.
+        """
+        index = self.header.steered.get(number)
+        if index is None:
+            return ()
+        known = self._sides.get(number)
+        if known is not None:  # asked for at every chunk: without the lock
+            return known
         with self._sides_lock:
-            if number not in self._sides:
-                found: tuple[Units, ...] = ()
-                for side in sides or ():
-                    found += (self._side(side, found),)
-                if scale is not None:
-                    found += (self._whole(scale),)
-                check_contents(self.header.streams[number], found)
-                self._sides[number] = found
+            known = self._sides.get(number)
+            if known is not None:
+                return known
+            buffer = self._own.buffer
+            if fetched:
+                self._own.buffer = np.empty(0, np.uint8)
+            try:
+                found = self._load_sides(index)
+            finally:
+                if fetched:
+                    self._own.buffer = buffer
+            check_contents(self.header.streams[number], found)
+            self._sides[number] = found
+            self._sides_bytes += sum(side.nbytes for side in found)
+            while self._sides_bytes > KEPT_SIDES and len(self._sides) > 1:
+                oldest = next(iter(self._sides))
+                self._sides_bytes -= sum(side.nbytes for side in self._sides.pop(oldest))
+            return found
+
+    def _load_sides(self, index: int) -> tuple[Units, ...]:
+        found: tuple[Units, ...] = ()
+        for side in self.header.side_streams.get(index, ()):
+            found += (self._side(side, found),)
+        scale = self.header.tensors[index].scale
+        return found if scale is None else (*found, self._whole(scale))
 
     def _side(self, side: int, earlier: tuple[Units, ...]) -> Units:
         stream = self.header.streams[side]

@@ -200,6 +200,8 @@ class _Feed:
                 place = Place(stream.units, first, sides, stream.dtype, numbers=numbers, counted=job.counted)
                 yield _Task(stream, units, place, job, passed)
                 first += units.size
+            if job.side is None and len(job.inputs) == 1:
+                self._sides.pop(job.inputs[0], None)  # its own stream comes last
 
     def _numbers(self, job: Job, first: int, count: int) -> Units | None:
         """What codes make of a quantised tensor's units, where that is not all."""
