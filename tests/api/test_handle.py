@@ -106,6 +106,23 @@ def test_arrays_have_native_dtypes() -> None:
 
 
 @pytest.mark.skipif(not DESCRIPTORS.is_dir(), reason="nothing tells how many files are open")
+@pytest.mark.parametrize("mapped", [True, False])
+def test_nothing_comes_from_a_closed_handle(mapped: bool, tmp_path: Path) -> None:
+    """Nor is the file called cut off; what came before stays."""
+    arrays = {"large": np.random.default_rng(1).normal(size=(700, 900)), "small": np.arange(9), "tiny": np.arange(5)}
+    save_file(arrays, tmp_path / "model")
+    file = slimtensors.safe_open(tmp_path / "model", mmap=mapped)
+    part = file.get_slice("large")
+    kept = [file.get_tensor("small"), part[:5]]
+    file.close()
+    for ask in (lambda: file.get_tensor("large"), lambda: part[3:], lambda: part[:5], lambda: file.get_tensor("tiny")):
+        with pytest.raises(ValueError, match="model is closed") as refused:
+            ask()
+        assert not isinstance(refused.value, slimtensors.FormatError)
+    assert np.array_equal(kept[0], arrays["small"])
+    assert np.array_equal(kept[1], arrays["large"][:5])
+
+
 def test_files_are_closed_by_who_opened_them_or_drops_them(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, tensors = saved
 

@@ -202,3 +202,19 @@ def test_checked_bases_allow_more(monkeypatch):
     for bases in ({}, {"base": {"0": changed}}, {"base": {"0": base}, "max_bytes": 10 * changed.nbytes}):
         with pytest.raises(slimtensors.LimitError, match=f"{20 * changed.nbytes} bytes decoded"):
             load(data, **bases)
+
+
+def test_errors_have_a_length_to_be_read():
+    """Whatever they quote."""
+    long = "x" * MEBIBYTE
+    for head in (
+        files.header([empty("t", dtype=long)]),
+        files.header([{**empty("t"), long: 0}]),
+        files.header([empty(long)]),
+        {**one([1]), "expressions": [{"ref": long}]},
+        {**one([1]), "expressions": [{long: 0}]},
+        {**one([1]), "metadata": {long: 0}},
+    ):
+        with pytest.raises(slimtensors.FormatError) as refused:
+            load(files.build(head, [], [files.EMPTY]))
+        assert len(str(refused.value)) < 1200

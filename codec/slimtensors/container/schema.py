@@ -26,7 +26,6 @@ from slimtensors.container.values import (
     check_name,
     dtype_of,
     encoding_of,
-    integer_of,
     object_of,
     shape_of,
 )
@@ -51,6 +50,7 @@ from slimtensors.expression import (
     bases_of,
     values_of,
 )
+from slimtensors.expression.values import integer
 from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_ELEMENTS,
@@ -73,6 +73,9 @@ WITH_SIDES = STORED | {"sides"}
 BASE = frozenset({"dtype", "hints", "identity", "shape"})  # keys of a base
 
 
+LONGEST_ERROR = 1000  # characters
+
+
 class _Known(NamedTuple):
     """What was checked already: many tensors have the same."""
 
@@ -81,8 +84,16 @@ class _Known(NamedTuple):
 
 
 def parse(data: bytes) -> Header:
-    """A header from its bytes. Raises FormatError, LimitError or NewerFormatError."""
-    return check(canonical.loads(data))
+    """A header from its bytes. Raises FormatError, LimitError or NewerFormatError, in words of a length to be read:
+    what they quote may have megabytes.
+    """
+    try:
+        return check(canonical.loads(data))
+    except FormatError as error:
+        said = str(error)
+        if len(said) <= LONGEST_ERROR:
+            raise
+        raise type(error)(f"{said[:LONGEST_ERROR]} ...") from None
 
 
 def check(content: Any) -> Header:
@@ -149,7 +160,7 @@ def _tensor(
             given = array_of(value.get("sides", []), "sides", MAX_SIDES)
             scale = None
             if given and type(given[-1]) is int:  # which tensors that may be is checked when all are known
-                scale = integer_of(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
+                scale = integer(given.pop(), 0, MAX_TENSORS - 1, "the tensor that is a side plane")
             sides = _sides(given, table, known.sides)
             check_sides(table[index], sides, units, "sides" in keys, scale is not None)
             check_palettes(table[index], sides, dtype, units)
@@ -212,7 +223,7 @@ def _check_record(expression: Expression, sides: tuple[Side, ...], chunk: int, s
 
 
 def _pack_of(value: Any, dtype: DType, units: int, packs: list[Pack]) -> int:
-    index = integer_of(value, 0, len(packs) - 1, "pack")
+    index = integer(value, 0, len(packs) - 1, "pack")
     if packs[index].dtype != dtype:
         raise FormatError(f"{dtype.name} in a pack of {packs[index].dtype.name}")
     if units == 0:
@@ -247,7 +258,7 @@ def _stream(
         fitting.add((index, dtype.name))
     if units == 0:
         raise FormatError("chunks for no elements")
-    return integer_of(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
+    return integer(value["chunk"], 1, MAX_CHUNK_BYTES // dtype.unit_bytes, "chunk"), index
 
 
 def _check_fit(found: Expression, dtype: DType) -> None:
@@ -436,12 +447,12 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
         if isinstance(item, list):
             if len(item) != 2:
                 raise FormatError("a segment of the image is not a pair")
-            first = integer_of(item[0], after, len(tensors) - 1, "the first tensor of a segment")
-            count = integer_of(item[1], 1, len(tensors) - first, "the tensors of a segment")
+            first = integer(item[0], after, len(tensors) - 1, "the first tensor of a segment")
+            count = integer(item[1], 1, len(tensors) - first, "the tensors of a segment")
             segments.append((first, count))
             after = first + count
         else:
-            segments.append(integer_of(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
+            segments.append(integer(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
     literal = sum(segment for segment in segments if isinstance(segment, int))
     if literal > MAX_ELEMENTS:
         raise LimitError("the image has too many literal bytes")
@@ -451,5 +462,5 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
 
 
 def _expression(value: Any, table: list[Expression]) -> tuple[int, Expression]:
-    index = integer_of(value, 0, len(table) - 1, "expression")
+    index = integer(value, 0, len(table) - 1, "expression")
     return index, table[index]

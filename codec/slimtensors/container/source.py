@@ -129,6 +129,8 @@ class BufferSource(LocalSource):
     def read(self, offset: int, length: int, scratch: Bytes | None = None) -> Bytes:
         piece = self._array[offset : offset + length]
         if piece.size != length:
+            if self._address < 0:
+                raise ValueError(f"{self.label} is closed")
             raise short(self.label, offset, length, piece.size)
         if length and (self._address + offset) % KERNEL_ALIGNMENT:
             target = buffer(length, scratch)
@@ -137,7 +139,7 @@ class BufferSource(LocalSource):
         return piece
 
     def close(self) -> None:
-        self._array = np.empty(0, np.uint8)
+        self._array, self._address = np.empty(0, np.uint8), -1
         self._data = memoryview(b"")
 
 
@@ -190,8 +192,8 @@ def to_map(mmap: bool, backend: str | None) -> bool:
 
 
 def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
-    """A source for a path, a name such as hf://org/repo/file, a bytes-like object, a seekable file object or an object
-    with ranged reads. Raises RemoteError if a server refuses.
+    """A source for a path, a name such as hf://org/repo/file, bytes (an array of them, too), a seekable file object or
+    an object with ranged reads. Raises RemoteError if a server refuses.
     """
     if is_remote(target):
         if use_mmap:
@@ -207,6 +209,8 @@ def open_source(target: Any, *, use_mmap: bool = False) -> ByteSource:
             return BufferSource(mapped, os.fspath(target))
         return FileSource(target)
     if isinstance(target, (bytes, bytearray, memoryview, mmap.mmap)):
+        return BufferSource(target)
+    if isinstance(target, np.ndarray) and target.dtype == np.uint8 and target.flags.c_contiguous:
         return BufferSource(target)
     if isinstance(target, RangedReads) or (hasattr(target, "seek") and hasattr(target, "read")):
         return RangedSource(target, str(getattr(target, "name", None) or type(target).__name__))

@@ -8,10 +8,11 @@ from typing import Any
 
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, LimitError
+from slimtensors.expression.values import integer
 from slimtensors.limits import MAX_DIMENSIONS, MAX_ELEMENTS, MAX_METADATA_BYTES, MAX_NAME_BYTES
 
 __all__ = [
-    "array_of", "check_metadata", "check_name", "dtype_of", "encoding_of", "integer_of", "object_of", "shape_of",
+    "array_of", "check_metadata", "check_name", "dtype_of", "encoding_of", "object_of", "shape_of",
 ]  # fmt: skip
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -59,7 +60,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
     shape = tuple(array_of(value, "the shape", MAX_DIMENSIONS))
     for n in shape:
         if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
-            integer_of(n, 0, MAX_ELEMENTS, "a dimension")
+            integer(n, 0, MAX_ELEMENTS, "a dimension")
     if math.prod(shape if 0 not in shape else filter(None, shape)) > MAX_ELEMENTS:
         raise LimitError(f"the shape {list(shape)} has more than 2^48 elements")
     return shape
@@ -76,10 +77,4 @@ def array_of(value: Any, what: str, limit: int) -> list[Any]:
         raise FormatError(f"{what} is not a JSON array")
     if len(value) > limit:
         raise LimitError(f"{what}: {len(value)} entries; the limit is {limit}")
-    return value
-
-
-def integer_of(value: Any, low: int, high: int, what: str) -> int:
-    if type(value) is not int or not low <= value <= high:
-        raise FormatError(f"{what} is {value!r:.40}, not an integer from {low} to {high}")
     return value

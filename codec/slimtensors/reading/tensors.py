@@ -138,6 +138,7 @@ class TensorFile:
     def close(self) -> None:
         """Close what was opened for this file; an object that the caller gave stays open."""
         self.reader.close()
+        self._own, self._last_pack = _Own(), (-1, np.empty(0, np.uint8))  # nothing is given from memory any more
         if self.bases is not None:
             self.bases.close()
 

@@ -173,6 +173,7 @@ class _Feed:
         self._plan = plan
         self._progress = progress
         self._told = plan.told  # bytes that were told to `progress` ahead of their chunks
+        self._telling = threading.Lock()
         self._inputs = inputs
         self._hashers: dict[int, Any] = {}
         self._image = _ImageDigest(image, inputs) if image is not None else None
@@ -259,13 +260,15 @@ class _Feed:
     def _tell(self, size: int) -> None:
         """To look for scales takes as long as to encode what they are for: half of it is done."""
         if self._progress is not None and size:
-            self._told += size
+            with self._telling:
+                self._told += size
             self._progress(size)
 
     def not_yet_told(self, size: int) -> int:
         """Of a finished chunk's bytes, those to tell `progress` now."""
-        told = min(self._told, size // 2)
-        self._told -= told
+        with self._telling:
+            told = min(self._told, size // 2)
+            self._told -= told
         return size - told
 
     def _image_pieces(self, stream: Stream) -> Iterator[Units]:
