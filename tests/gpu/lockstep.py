@@ -17,24 +17,11 @@ from typing import Any
 import numpy as np
 
 from gpu.memory import Clock, KernelError, Memory, Stamp
-from gpu.yielding import DeviceFunction, Thread, as_generator
+from gpu.yielding import DeviceFunction, Thread, Wrapping, as_generator
 
 WARP = 32
 ALL = 0xFFFFFFFF
 device = DeviceFunction
-
-
-class Wrapping:
-    """An integer type of Numba: cuts numbers to its width."""
-
-    def __init__(self, bits: int, signed: bool) -> None:
-        self._mask, self._high = (1 << bits) - 1, 1 << bits - 1 if signed else 0
-        self.dtype = np.dtype(f"{'i' if signed else 'u'}{bits // 8}")
-
-    def __call__(self, value: int) -> int:
-        if not isinstance(value, int):
-            raise KernelError(f"{value!r} where an integer is meant")
-        return ((value + self._high) & self._mask) - self._high
 
 
 Types = SimpleNamespace(
@@ -167,7 +154,7 @@ class _Block:
             return self._threads[thread].send(answer)
         except StopIteration:
             return "end"
-        except KernelError as fault:
+        except (KernelError, TypeError) as fault:  # such as a float where an integer is meant
             raise KernelError(f"block {self._block}, thread {thread}: {fault}") from fault
 
 

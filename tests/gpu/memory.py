@@ -55,18 +55,20 @@ class Memory:
         self._reads: dict[int, tuple[Stamp, Stamp]] = {}  # the last, and the last by another thread
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            assert index.stop is None
-            assert index.step is None
-            return From(self, index.start)
-        self._check_index(index)
-        if not self._constant:
-            now = self._clock.now
-            written = self._writes.get(index)
-            if written is not None and not written.is_before(now):
-                raise KernelError(f"race: {self._name}[{index}] read by {now}, written by {written}")
-            last, other = self._reads.get(index, (now, now))
-            self._reads[index] = (now, other if last.thread == now.thread else last)
+        if type(index) is not int or not 0 <= index < self.size:
+            if isinstance(index, slice):
+                assert index.stop is None
+                assert index.step is None
+                return From(self, index.start)
+            self._check_index(index)
+        if self._constant and self._before is not None:
+            return self._before.item(index)
+        now = self._clock.now
+        written = self._writes.get(index)
+        if written is not None and not written.is_before(now):
+            raise KernelError(f"race: {self._name}[{index}] read by {now}, written by {written}")
+        last, other = self._reads.get(index, (now, now))
+        self._reads[index] = (now, other if last.thread == now.thread else last)
         return self._held(index)
 
     def __setitem__(self, index: int, value: int) -> None:

@@ -80,17 +80,40 @@ def test_integers_wrap():
     assert u32(-1) == ALL
     assert u32(1 << 32) == 0
     assert Types.int32(ALL) == -1
-    with pytest.raises(KernelError, match="integer"):
-        u32(1.5)
     result = np.zeros(32, np.uint8)
     run(stores_large, result)
     assert result[0] == 44
+    signed = np.zeros(32, np.int32)
+    run(converts, signed)
+    assert signed.tolist() == [lane - (1 << 31) for lane in range(32)]
+    with pytest.raises(KernelError, match="float"):
+        run(converts_a_float, result)
 
 
 @kernel
 def stores_large(cuda):
     def body(result):
         result[cuda.threadIdx.x] = 300
+
+    return body
+
+
+@kernel
+def converts(cuda):
+    i32, wide = Types.int32, Types.uint64
+
+    def body(result):
+        result[cuda.threadIdx.x] = i32(u32(wide(cuda.threadIdx.x) + (1 << 31)) + wide(1 << 32))
+
+    return body
+
+
+@kernel
+def converts_a_float(cuda):
+    u8 = Types.uint8
+
+    def body(result):
+        result[cuda.threadIdx.x] = u8(1.5)
 
     return body
 
