@@ -13,7 +13,7 @@ import click
 
 from slimtensors.errors import FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
-__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "naming", "printable", "reported"]
+__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "naming", "printable", "reported", "system_error"]
 
 WRONG_FILE, WRONG_USAGE, SYSTEM, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -108,14 +108,15 @@ def _judge(error: BaseException, elsewhere: str) -> tuple[int, str]:
         case SlimtensorsError():
             return WRONG_USAGE, f"wrong usage: {error}"
         case OSError():
-            return SYSTEM, f"the system refused: {_system_error(error, elsewhere)}"
+            return SYSTEM, f"the system refused: {system_error(error, elsewhere)}"
         case MemoryError():
             return SYSTEM, "the system refused: out of memory; use fewer threads (-j 1)"
     words = f"{type(error).__name__}: {error}"
     return FAULT, f"a fault of slimtensors, please report it with the output of -vv: {words}"
 
 
-def _system_error(error: OSError, elsewhere: str) -> str:
+def system_error(error: OSError, elsewhere: str = "") -> str:
+    """What the system refused, where, and what to do. elsewhere: see `_elsewhere`."""
     if error.errno is None or error.strerror is None:
         return str(error)
     advice = [_ADVICE[error.errno]] if error.errno in _ADVICE else []

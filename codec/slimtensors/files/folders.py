@@ -67,6 +67,11 @@ class Direction:
         return stem if stem.endswith(PLAIN) and stem != name else stem + self.after
 
     @property
+    def made(self) -> str | None:
+        """The suffix of what is made, where that does not hang on what is in a file: what is given back may be GGUF."""
+        return self.after if self.before in PLAIN else None
+
+    @property
     def back(self) -> Direction:
         return Direction(self.after, self.before, "")
 
@@ -134,9 +139,14 @@ def _is_of_gguf(path: Path) -> bool:
 
 
 def walk_folder(
-    folder: Path, folders: list[str] | None = None, under: str = "", skip: Skip | None = None
+    folder: Path,
+    folders: list[str] | None = None,
+    under: str = "",
+    skip: Skip | None = None,
+    wrong: Callable[[OSError | UsageError], object] | None = None,
 ) -> Iterator[str]:
     """Files by path within the folder, sorted; adds the folders that it meets to `folders`. skip: what is passed over.
+    wrong: is told of what cannot be looked at, which is raised otherwise.
 
     Links to files are followed, as the Hub's cache is made of them.
     """
@@ -144,18 +154,30 @@ def walk_folder(
         name = f"{under}/{entry.name}" if under else entry.name
         if skip is not None and skip(name, entry):
             continue
-        if entry.is_dir():
-            if entry.is_symlink():
-                raise UsageError(
-                    f"{entry.path} is a link to a folder, which is not followed; convert that folder by itself"
-                )
+        try:
+            if not _is_walked(entry):
+                yield name
+                continue
             if folders is not None:
                 folders.append(name)
-            yield from walk_folder(folder, folders, name, skip)
-        elif stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
-            yield name
-        else:
-            raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+            yield from walk_folder(folder, folders, name, skip, wrong)
+        except (OSError, UsageError) as error:
+            if wrong is None:
+                raise
+            wrong(error)
+
+
+def _is_walked(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a folder, and not a file. Raises UsageError for what is neither, OSError for broken links."""
+    if entry.is_dir():
+        if entry.is_symlink():
+            raise UsageError(
+                f"{entry.path} is a link to a folder, which is not followed; name that folder by itself"
+            )
+        return True
+    if not stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
+        raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+    return False
 
 
 def _others(names: list[str]) -> str:
