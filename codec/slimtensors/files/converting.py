@@ -26,7 +26,7 @@ from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, sha256_of
 from slimtensors.sources.recognise import what_is
 from slimtensors.sources.safetensors_file import plain_header, read_safetensors
 from slimtensors.threads import pool_of, thread_count
-from slimtensors.writing.destinations import write_to
+from slimtensors.writing.destinations import check_destination, write_to
 from slimtensors.writing.saving import Progress, SourceImage
 from slimtensors.writing.store import refuse_own_base, store, stored_length
 
@@ -62,7 +62,8 @@ def compress(
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
     existing file keeps its place, and its mode, until the new one is complete and checked; a symbolic link is followed.
-    A new file can be read by those who can read `src`, as far as the umask allows.
+    `src` itself, by whatever path or link, is refused, and so are names of other kinds of file (model.safetensors). A
+    new file can be read by those who can read `src`, as far as the umask allows.
 
     base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
     "auto", for what the model itself names, found in `base_dirs` or the folders of SLIMTENSORS_BASE_DIR. base_map:
@@ -92,6 +93,7 @@ def compress(
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
     library is faulty.
     """
+    check_destination(dst, src, ".slimtensors")
     target = Target(target_size, target_bpw, target_error)
     target.check()
     if quantise is None and target.asked:
@@ -243,6 +245,8 @@ def decompress(
     count = thread_count(threads)
     verify: Verify = "full"
     with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
+        image = file.header.image
+        check_destination(dst, src, ".safetensors" if image is None else f".{image.format}")
 
         def write(output: Output) -> None:
             with pool_of(count) as pool:

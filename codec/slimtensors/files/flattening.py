@@ -20,6 +20,7 @@ from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes
 from slimtensors.sources.inputs import CopiedInput, Input
+from slimtensors.writing.destinations import check_destination
 from slimtensors.writing.saving import Progress, SourceImage
 from slimtensors.writing.store import refuse_own_base, store
 
@@ -88,6 +89,7 @@ def _convert(
     progress: Progress | None,
     on_match: Callable[[MatchReport], object] | None,
 ) -> None:
+    check_destination(dst, src, ".slimtensors")
     given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *base_dirs]
     with open_with(src, given, max_bytes=max_bytes) as file:
         header = file.header

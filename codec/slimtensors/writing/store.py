@@ -15,7 +15,7 @@ from slimtensors.planning.planner import make_plan
 from slimtensors.reading.tensors import open_file
 from slimtensors.sources.inputs import Input
 from slimtensors.threads import thread_count
-from slimtensors.writing.destinations import write_to
+from slimtensors.writing.destinations import check_destination, write_to
 from slimtensors.writing.saving import Progress, SourceImage, write_plan
 
 __all__ = ["refuse_own_base", "store", "store_bytes", "stored_length"]
@@ -39,6 +39,7 @@ def store(
     """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
     whose tensors some inputs are only near to. like: as for `write_to`.
     """
+    check_destination(target, like)
     refuse_own_base(
         target, bases,
         "holds what would be the base of the new file, or of that base: in its place the new file could not be read, "
