@@ -109,8 +109,8 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
             plan.indexes.append((name, target, renamed_index(folder / name, direction)))
         elif direction is COMPRESS and (name.endswith(direction.after) or is_index(name, direction.after)):
             raise UsageError(
-                f"{folder / name} is compressed already, so decompressing could not give this folder back; "
-                "move it elsewhere"
+                f"{folder / name} is compressed already, and `decompress` could not tell it from what is made of the "
+                "others: move it elsewhere or remove it, or name files to compress, and not the folder"
             )
         else:
             plan.copies.append(name)
