@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slimtensors.bases.matching import MatchReport, matched_bases
-from slimtensors.bases.resolving import open_with
+from slimtensors.bases.resolving import BaseDir, folders_of, open_with
 from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
@@ -54,7 +55,7 @@ def rebase(
     *,
     old_base: Any = None,
     base_map: Mapping[str, str] | None = None,
-    base_dirs: Sequence[Any] = (),
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
@@ -80,7 +81,7 @@ def _convert(
     old_base: Any,
     base: Any,
     base_map: Mapping[str, str] | None,
-    base_dirs: Sequence[Any],
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]],
     preset: str,
     threads: int | None,
     self_check: bool,
@@ -90,7 +91,8 @@ def _convert(
     on_match: Callable[[MatchReport], object] | None,
 ) -> None:
     check_destination(dst, src, ".slimtensors")
-    given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *base_dirs]
+    folders = folders_of(base_dirs)
+    given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *folders]
     with open_with(src, given, max_bytes=max_bytes) as file:
         header = file.header
         inputs = [_input(file, i) for i in range(len(header.tensors))]
@@ -98,7 +100,7 @@ def _convert(
         if header.image is not None:
             image = SourceImage(DecodedSource(file, header.image), header.image.segments, header.image.format)
         with matched_bases(
-            inputs, base, base_map, source=src, metadata=header.metadata, base_dirs=base_dirs
+            inputs, base, base_map, source=src, metadata=header.metadata, base_dirs=folders
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)

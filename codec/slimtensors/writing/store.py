@@ -40,6 +40,7 @@ def store(
     whose tensors some inputs are only near to. like: as for `write_to`.
     """
     check_destination(target, like)
+    _check_metadata(metadata)
     refuse_own_base(
         target, bases,
         "holds what would be the base of the new file, or of that base: in its place the new file could not be read, "
@@ -66,6 +67,11 @@ def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) ->
     files = frozenset[tuple[int, int]]().union(*(each.files for each in bases if each is not None))
     if files and isinstance(path, (str, os.PathLike)) and file_identity(path) in files:
         raise UsageError(f"{os.fspath(path)} {why}")
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise UsageError(f"metadata is {metadata!r:.60}; a mapping from names to texts is needed")
 
 
 class _Nowhere:
@@ -106,6 +112,7 @@ def store_bytes(
     bases: Sequence[MatchedBase | None] = (),
 ) -> bytes:
     """Write a file to memory."""
+    _check_metadata(metadata)
     count = thread_count(threads)
     plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), bases=bases)
     output = MemoryOutput(plan.header.decoded_bytes)
