@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -36,6 +37,15 @@ class Commands(click.Group):
             return None
         found: click.Command = importlib.import_module(f"slimtensors.cli.{cmd_name}").command
         return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With the name that was meant, as click has it for options."""
+        close = get_close_matches(args[0], NAMES, 1)
+        if close and args[0] not in NAMES:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        return super().resolve_command(ctx, args)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with reported():

@@ -96,9 +96,10 @@ def command(
 
 def _words(error: Exception, file: object = "") -> str:
     """What is wrong, as `reported` says it, with the file's name."""
-    from slimtensors.cli.exits import system_error
+    from slimtensors.cli.exits import in_options, system_error
 
-    words = system_error(error) if isinstance(error, OSError) else str(error)
+    command = click.get_current_context().command
+    words = system_error(error) if isinstance(error, OSError) else in_options(error, command)
     return words if str(file) in words else f"{file}: {words}"
 
 

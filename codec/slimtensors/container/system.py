@@ -61,7 +61,7 @@ class RandomAccessFile:
             if stat.S_ISDIR(status.st_mode):
                 advice = (
                     "a folder, not a file; stream_tensors and load_model take folders, as the commands compress, "
-                    "decompress, verify and estimate do, others one file after the other"
+                    "decompress, inspect, verify, estimate, deps and push do, others one file after the other"
                 )
                 raise IsADirectoryError(errno.EISDIR, advice, self.path)
             if not stat.S_ISREG(status.st_mode):
