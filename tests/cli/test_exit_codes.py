@@ -152,6 +152,8 @@ def test_wrong_usage(invoke: Invoke, model: Path) -> None:
         (["compress", model, "-o", os.devnull], "is not a regular file; name another one"),
         (["no-such"], "no-such"),
         (["comprss", model], "No such command 'comprss'. Did you mean 'compress'?"),
+        (["compress", model, "-o", "a", "-q", "--output=b", "-q"], "-o/--output is given 2 times; it takes one value"),
+        (["verify", "--base", "a", model, "--base", "b"], "--base is given 2 times; it takes one value (see `slimten"),
         (["compress", model, "-o", model], "would be replaced by what is made from it; name another file with -o"),
         (["compress", model, "-o", model.with_name("y.gguf")], "is made is a slimtensors file: name it with -o y.sl"),
         (["salvage", model.parent, model.with_name("y")], "as the commands compress, decompress, inspect, verify, "),
@@ -208,6 +210,11 @@ def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.
     assert "report" in result.output
     assert "Traceback" not in result.output
     assert "Traceback" in invoke("compress", model, "-vv").output
+
+
+def test_what_may_be_repeated(invoke: Invoke, model: Path) -> None:
+    once = ["-q", "-q", "-vv", "-v", "--force", "--force", "--progress", "--no-progress"]
+    assert invoke("compress", model, *once, "--quantise", "q8_0", "--keep", "*bias", "--keep", "*half").exit_code == 0
 
 
 def test_advice_is_in_options_that_the_command_has(invoke: Invoke, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion, check_file
 from slimtensors.container.remote import is_remote, last_part
+from slimtensors.container.system import remove_abandoned
 from slimtensors.files.folders import carry_out
 from slimtensors.reading.tensors import open_file
 
@@ -75,6 +76,7 @@ def _convert(each: Conversion, work: Work, advance: Callable[[int], object] | No
 
     each.target.parent.mkdir(parents=True, exist_ok=True)
     if each.plan is None:
+        remove_abandoned(each.target)
         one(each.source, each.target)
     else:
         carry_out(each.plan, each.target, one, force=force)

@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import sys
@@ -20,11 +21,12 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 __all__ = [
     "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
-    "resolve_destination",
+    "remove_abandoned", "resolve_destination", "temporary_place",
 ]  # fmt: skip
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -232,6 +234,58 @@ def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def temporary_place(destination: Path) -> Path:
+    """A new name beside a file or folder, for what is to take its place."""
+    return destination.with_name(f"{_front(destination)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_abandoned(destination: str | os.PathLike[str]) -> None:
+    """Remove what was to take this place and was left by processes that were killed: those of this machine that are no
+    more. What cannot be removed stays.
+    """
+    if os.name != "posix":  # elsewhere, asking for a process can end it
+        return
+    place = Path(os.path.realpath(destination))
+    ours = re.compile(re.escape(_front(place)) + r"([1-9]\d{0,8})-[0-9a-f]{8}\.tmp")
+    with contextlib.suppress(OSError), os.scandir(place.parent) as entries:
+        for entry in entries:
+            found = ours.fullmatch(entry.name)
+            if found is None or _is_alive(int(found[1])):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+
+
+def _front(destination: Path) -> str:
+    """What temporary names begin with: their place's name, this machine's, and its space of process numbers."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
+    # A name has at most 255 bytes, and the destination's may have as many.
+    stem = os.fsencode(destination.name)[:100].decode("utf-8", "ignore")
+    return f".{stem}.{host}-{_process_space()}-"
+
+
+@cache
+def _process_space() -> int:
+    """Which processes have numbers of their own: containers may share a machine's name and disk, but not these."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
+
+
 class TemporaryOutput:
     """A new file beside its destination, which takes the destination's place when it is whole.
 
@@ -243,11 +297,7 @@ class TemporaryOutput:
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         self.destination = resolve_destination(destination)
-        host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
-        # A name has at most 255 bytes, and the destination's may have as many.
-        stem = os.fsencode(self.destination.name)[:100].decode("utf-8", "ignore")
-        name = f".{stem}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        self.path = self.destination.with_name(name)
+        self.path = temporary_place(self.destination)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY | _O_CLOEXEC | _O_NOFOLLOW
         try:
             self._descriptor = os.open(self.path, flags, 0o600)

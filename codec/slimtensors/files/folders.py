@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimtensors.container.system import file_identity
+from slimtensors.container.system import file_identity, remove_abandoned, temporary_place
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.sources.shards import is_index, read_index, weight_map
 
@@ -213,11 +212,13 @@ def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
 def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
     """Make the converted folder. `convert(source, target)` makes a weight file.
 
-    force: into a folder that is not empty, whose files of the same names are replaced; the others stay.
+    force: into a folder that is not empty, whose files of the same names are replaced; the others stay. What a run that
+    was killed has left beside the target is removed.
     """
     target = Path(os.path.realpath(target))
     check_target(plan.source, target, force=force)
-    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    remove_abandoned(target)
+    made = temporary_place(target)
     try:
         made.mkdir(mode=0o700)
         for name in plan.folders:
