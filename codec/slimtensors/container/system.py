@@ -21,7 +21,6 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
 __all__ = [
@@ -264,16 +263,18 @@ def _front(destination: Path) -> str:
     host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
     # A name has at most 255 bytes, and the destination's may have as many.
     stem = os.fsencode(destination.name)[:100].decode("utf-8", "ignore")
-    return f".{stem}.{host}-{_process_space()}-"
+    return f".{stem}.{host}-{_PROCESS_SPACE}-"
 
 
-@cache
 def _process_space() -> int:
     """Which processes have numbers of their own: containers may share a machine's name and disk, but not these."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:
         return 0
+
+
+_PROCESS_SPACE = _process_space()
 
 
 def _is_alive(process: int) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from slimtensors.container.remote import is_remote
-from slimtensors.container.system import TemporaryOutput
+from slimtensors.container.system import TemporaryOutput, file_identity
 from slimtensors.container.writer import Output
 from slimtensors.errors import UsageError
 
@@ -35,8 +34,8 @@ def check_destination(target: Any, source: Any = None, suffix: str | None = None
     named = isinstance(target, (str, os.PathLike))
     if not named:
         _check_object(target)
-    same = _identity(target)
-    if source is not None and (source is target or (same is not None and same == _identity(source))):
+    same = None if source is None else _identity(source)
+    if source is target or (same is not None and same == _identity(target)):
         what = os.fsdecode(source) if isinstance(source, (str, os.PathLike)) else "the source"
         raise UsageError(f"{what} would be replaced by what is made from it; name another file")
     if named and suffix is not None:
@@ -53,16 +52,14 @@ def _check_object(target: Any) -> None:
 
 
 def _identity(place: Any) -> tuple[int, int] | None:
-    """What tells a regular file from all others, whatever path, link or file object leads to it; None of others.
-
-    What is wrong with a path is said where it is opened.
-    """
+    """What tells a file from all others, whatever path, link or file object leads to it; None of what is no file."""
+    if isinstance(place, (str, os.PathLike)):
+        return None if is_remote(place) else file_identity(place)
     try:
-        named = isinstance(place, (str, os.PathLike))
-        found = Path(os.fsdecode(place)).stat() if named else os.fstat(place.fileno())
-    except (AttributeError, TypeError, ValueError, OSError):  # what is no file has no number, and says so in many ways
+        found = os.fstat(place.fileno())
+    except (AttributeError, TypeError, ValueError, io.UnsupportedOperation):  # ways of having no number
         return None
-    return (found.st_dev, found.st_ino) if stat.S_ISREG(found.st_mode) else None
+    return found.st_dev, found.st_ino
 
 
 def _check_name(path: Path, suffix: str) -> None:
