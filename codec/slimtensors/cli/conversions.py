@@ -62,6 +62,7 @@ def run_remote(
     if settings.dry_run:
         say(f"would write {target} from {source}")
         return
+    remove_abandoned(target)
     begin = time.perf_counter()
     with naming(source), bar(total, last_part(source), quiet=settings.quiet, asked=settings.progress) as advance:
         work(advance)
@@ -123,6 +124,7 @@ def rewrite(
     check_file(source, target, ".slimtensors", force=force)
     with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
         total = 2 * file.header.decoded_bytes
+    remove_abandoned(target)
     with naming(source), bar(total, last_part(given), quiet=quiet, asked=asked) as advance:
         work(advance)
     if not quiet:
