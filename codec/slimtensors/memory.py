@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.resolving import open_with
@@ -48,6 +49,8 @@ def decode(
 
     out: a contiguous array of the same dtype and shape to decode into. On an error it holds noise. Raises FormatError.
     """
+    if out is not None and not isinstance(out, np.ndarray):
+        raise UsageError(f"out is a {type(out).__name__}; a NumPy array is needed (of a torch tensor, its .numpy())")
     count = thread_count(threads)
     with open_with(data, _named(base), verify=verify, max_bytes=max_bytes) as file:
         names = list(file.index)

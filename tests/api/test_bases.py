@@ -146,11 +146,11 @@ def test_auto(pair: tuple[Path, Path], tmp_path: Path) -> None:
     assert {each.hints["repository"] for each in slimtensors.dependencies(file)} == {"org/good"}
     assert equal(load_file(file, base=BaseDir(models)), load_plain(source))
     card.write_text("---\nbase_model: ../../etc/base\n---\n")
-    slimtensors.compress(source, file, base="auto", base_dirs=[BaseDir(models)], on_match=reports.append)
+    slimtensors.compress(source, file, base="auto", base_dirs=[str(models)], on_match=reports.append)
     assert reports[1].base is None
     assert deltas(file) == 0
     (tmp_path / "config.json").write_text('{"_name_or_path": "/home/somebody/org/good/"}')
-    slimtensors.compress(source, file, base="auto", base_dirs=[BaseDir(models)], on_match=reports.append)
+    slimtensors.compress(source, file, base="auto", base_dirs=models, on_match=reports.append)
     assert "named by config.json" in reports[2].note
 
 

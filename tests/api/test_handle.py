@@ -218,7 +218,7 @@ def test_file_objects_as_destinations() -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     array = np.zeros(3, np.float32)
-    data = save({"x": array})
+    data, plain = save({"x": array}), safetensors.numpy.save({"x": array})
     cases: list[tuple[Any, str]] = [
         (lambda: save({"x": [1, 2]}), "tensor 'x' is a list"),
         (lambda: save([array]), "a dict from names"),
@@ -236,6 +236,18 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: slimtensors.safe_open(data, framework="np", device="cuda"), "framework='pt'"),
         (lambda: slimtensors.compress(data, tmp_path / "x"), "compressed already; decompress it first"),
         (lambda: save_file({"x": array}, 5), "cannot write to int"),
+        (lambda: save({"x": array}, ["a"]), "metadata is \\['a'\\]; a mapping"),
+        (lambda: save({"x": array}, base={"x": array}, base_map=["a"]), "base_map is \\['a'\\]; a mapping"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", target_size="9kB"), "target_size is '9kB'; a number of"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", target_bpw="4"), "target_bpw is '4'; a number is needed"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", base_dirs=[3]), "base_dirs holds 3; paths of folders"),
+        (lambda: slimtensors.match_base(plain, "auto", base_dirs=3), "base_dirs is 3; a list of folders"),
+        (lambda: slimtensors.estimate(plain, base="auto", base_dirs=[None]), "base_dirs holds None; paths"),
+        (lambda: slimtensors.rebase(data, tmp_path / "x", data, base_dirs=[3]), "base_dirs holds 3; paths of folders"),
+        (lambda: load_file(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
+        (lambda: slimtensors.inspect(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
+        (lambda: slimtensors.dependencies(data, max_bytes=1.5), "max_bytes is 1.5; a whole number of bytes"),
+        (lambda: slimtensors.decode(data, out=[0.0]), "out is a list; a NumPy array is needed"),
     ]
     for call, message in cases:
         with pytest.raises(slimtensors.UsageError, match=message):

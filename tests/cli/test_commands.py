@@ -88,6 +88,19 @@ def test_estimate_of_a_folder(invoke: Invoke, sharded: Path) -> None:
     assert "all" in invoke("estimate", sharded).output
 
 
+def test_estimate_passes_over_what_is_compressed(invoke: Invoke, sharded: Path) -> None:
+    """As the README compresses: beside the source."""
+    before = json.loads(invoke("estimate", sharded, "--json").output)
+    for path in list(sharded.rglob("*.safetensors")):
+        assert invoke("compress", path).exit_code == 0
+    (sharded / "model.slimtensors.index.json").write_text("{}")
+    assert json.loads(invoke("estimate", sharded, "--json").output) == before
+    result = invoke("compress", sharded)
+    assert result.exit_code == 2
+    assert "extra.slimtensors is compressed already" in result.output
+    assert "move it elsewhere or remove it, or name files to compress" in result.output
+
+
 def test_bench(invoke: Invoke, model: Path) -> None:
     found = json.loads(invoke("bench", model, "--json", "-j", 1).output)
     names = [result["codec"] for result in found["results"]]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import Result
 
 import slimtensors
 from cli.processes import run
 from slimtensors.cli.exits import EXIT_CODES
+from slimtensors.numpy import save_file
 
 Invoke = Callable[..., Result]
 
@@ -147,6 +151,12 @@ def test_wrong_usage(invoke: Invoke, model: Path) -> None:
         (["compress", model, "-o", "hf://org/model/model.slimtensors"], "nothing can be saved there"),
         (["compress", model, "-o", os.devnull], "is not a regular file; name another one"),
         (["no-such"], "no-such"),
+        (["comprss", model], "No such command 'comprss'. Did you mean 'compress'?"),
+        (["compress", model, "-o", "a", "-q", "--output=b", "-q"], "-o/--output is given 2 times; it takes one value"),
+        (["verify", "--base", "a", model, "--base", "b"], "--base is given 2 times; it takes one value (see `slimten"),
+        (["compress", model, "-o", model], "would be replaced by what is made from it; name another file with -o"),
+        (["compress", model, "-o", model.with_name("y.gguf")], "is made is a slimtensors file: name it with -o y.sl"),
+        (["salvage", model.parent, model.with_name("y")], "as the commands compress, decompress, inspect, verify, "),
         (["--no-such"], "--no-such"),
     ]:
         result = invoke(*arguments)
@@ -202,10 +212,41 @@ def test_self_check_and_faults(invoke: Invoke, model: Path, monkeypatch: pytest.
     assert "Traceback" in invoke("compress", model, "-vv").output
 
 
+def test_what_may_be_repeated(invoke: Invoke, model: Path) -> None:
+    once = ["-q", "-q", "-vv", "-v", "--force", "--force", "--progress", "--no-progress"]
+    assert invoke("compress", model, *once, "--quantise", "q8_0", "--keep", "*bias", "--keep", "*half").exit_code == 0
+
+
+def test_advice_is_in_options_that_the_command_has(invoke: Invoke, tmp_path: Path) -> None:
+    base, path = {"w": np.arange(1 << 16, dtype=np.float32)}, tmp_path / "tuned.slimtensors"
+    save_file({"w": base["w"] + 1}, path, base=base)
+    for verb in ("inspect", "verify"):
+        result = invoke(verb, path, "--max-bytes", 10)
+        assert result.exit_code == 1
+        assert "If you trust the file, pass --max-bytes" in result.output
+    result = invoke("bench", path)
+    assert result.exit_code == 1
+    assert "was not found; name a folder that holds it in SLIMTENSORS_BASE_DIR\n" in result.output
+    assert "give the base with --base" in invoke("verify", path).output
+
+
+def test_bench_finds_bases(invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As it says."""
+    (tmp_path / "bases").mkdir()
+    base, path = {"w": np.arange(1 << 16, dtype=np.float32)}, tmp_path / "tuned.slimtensors"
+    save_file(base, tmp_path / "bases" / "base.slimtensors")
+    save_file({"w": base["w"] + 1}, path, base=base)
+    monkeypatch.setenv("SLIMTENSORS_BASE_DIR", str(tmp_path / "bases"))
+    result = invoke("bench", path, "--sample", 1, "-j", 1)
+    assert result.exit_code == 0, result.output
+
+
 def test_codes_are_documented(invoke: Invoke) -> None:
     text = invoke("--help").output
     for line in EXIT_CODES.splitlines()[1:]:
         assert line.strip() in text
+    for code in (0, 1, 2, 3, 4, *(128 + number for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)), 141):
+        assert re.search(rf"^ *{code} ", text, re.MULTILINE)
 
 
 def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -269,6 +271,53 @@ def test_verify_goes_on(invoke: Invoke, sharded: Path) -> None:
     assert "lacks 1 of the tensors it should have, such as 'layer1.other'" in result.output
     assert "model-00001-of-00002.slimtensors" in result.output
     assert '"tensors": 8' in result.output
+
+
+def test_verify_goes_on_after_what_cannot_be_read(
+    invoke: Invoke, sharded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    invoke("compress", sharded)
+    slim = sharded.with_name("sharded-slim")
+    (slim / "a.slimtensors").symlink_to("nowhere")
+    (slim / "b").symlink_to(sharded)
+    os.mkfifo(slim / "c.slimtensors")
+    (slim / "d").mkdir()
+    (slim / "d" / "e.slimtensors").symlink_to("e.slimtensors")  # to itself
+    real = os.open
+
+    def refusing(path: Any, *arguments: Any, **options: Any) -> int:
+        if os.fspath(path).endswith("model-00001-of-00002.slimtensors"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", refusing)
+    for arguments in ((), ("--json",)):
+        result = invoke("verify", slim, *arguments)
+        assert result.exit_code == 1
+        problems = [line for line in result.output.splitlines() if line.startswith("slimtensors: wrong file: ")]
+        assert len(problems) == 5
+        for words in ("a.slimtensors: No such file", "b is a link to a folder", "c.slimtensors is neither a file"):
+            assert any(words in line for line in problems), result.output
+        assert any("e.slimtensors: Too many levels of symbolic links" in line for line in problems)
+        assert any("00001-of-00002.slimtensors: Permission denied" in line for line in problems)
+        assert "00002-of-00002.slimtensors" in result.output  # the others were looked at
+        assert "extra.slimtensors" in result.output
+
+
+def test_verify_of_one_damaged_file_prints_json(invoke: Invoke, model: Path) -> None:
+    invoke("compress", model)
+    packed = model.with_suffix(".slimtensors")
+    data = bytearray(packed.read_bytes())
+    data[-200] ^= 1
+    packed.write_bytes(data)
+    result = invoke("verify", packed, "--json")
+    assert result.exit_code == 1
+    found = json.loads(result.stdout)
+    assert not found["sound"]
+    assert found["files"] == []
+    assert len(found["problems"]) == 1
+    assert str(packed) in found["problems"][0]
+    assert result.stderr.count("wrong file") == 1
 
 
 def test_names_of_indexes() -> None:

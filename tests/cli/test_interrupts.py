@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cli.processes import contents, start
+from cli.processes import contents, run, start
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +27,19 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def stopped(large: Path, target: str, number: signal.Signals) -> subprocess.Popen[bytes]:
+    """A command that gets a signal in the middle."""
+    process = start("compress", large / "model-0.safetensors" if target == "file" else large, "-j", 2)
+    deadline = time.monotonic() + 60
+    watched = large if target == "file" else large.parent
+    while not any(path.name.endswith(".tmp") and _size(path) > 1_000_000 for path in watched.iterdir()):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    return process
+
+
 @pytest.mark.parametrize(
     ("target", "number", "code"),
     [
@@ -35,19 +51,37 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_nothing_is_left(large: Path, target: str, number: signal.Signals, code: int) -> None:
     before = list(large.parent.iterdir()), sorted(contents(large))
-    process = start("compress", large / "model-0.safetensors" if target == "file" else large, "-j", 2)
-    deadline = time.monotonic() + 60
-    watched = large if target == "file" else large.parent
-    while not any(path.name.endswith(".tmp") and _size(path) > 1_000_000 for path in watched.iterdir()):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(number)
+    process = stopped(large, target, number)
     out, error = process.communicate(timeout=60)
     assert process.returncode == code
     assert error == b"slimtensors: interrupted; nothing half-written is left\n"
     assert out == b""
     assert (list(large.parent.iterdir()), sorted(contents(large))) == before
+
+
+@pytest.mark.parametrize("target", ["file", "folder"])
+def test_what_a_killed_run_left_is_removed_by_the_next(large: Path, target: str) -> None:
+    watched = large if target == "file" else large.parent
+    before = {path.name for path in watched.iterdir()}
+    stopped(large, target, signal.SIGKILL).communicate(timeout=60)
+    (left,) = {path.name for path in watched.iterdir()} - before
+    front, _, random = left.removesuffix(".tmp").rpartition("-")
+    front, _, dead = front.rpartition("-")
+    living, others = f"{front}-{os.getpid()}-{random}.tmp", f"{front[:-1]}-{dead}-{random}.tmp"
+    strange, longer, linked = f"{front}-{dead}-{random}0.tmp", f"{left}.txt", f"{front}-{dead}-00000000.tmp"
+    for name in (living, others, strange, longer):  # of a process that is there, of another machine, of somebody else
+        (watched / name).mkdir()
+    (watched / linked).symlink_to(watched / living)
+    made = "model-0.slimtensors" if target == "file" else "large-slim"
+    try:
+        source = large / "model-0.safetensors" if target == "file" else large
+        assert run("compress", source, "-q", "-j", 2).returncode == 0
+        assert {path.name for path in watched.iterdir()} - before == {made, living, others, strange, longer, linked}
+    finally:
+        (watched / linked).unlink()
+        for name in {path.name for path in watched.iterdir()} - before:
+            path = watched / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _size(path: Path) -> int:

@@ -23,7 +23,7 @@ from slimtensors.cli.targets import settle_remote
 from slimtensors.container.source import RangedSource
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
 from slimtensors.files.folders import DECOMPRESS
-from slimtensors.numpy import load_file, save, stream_tensors
+from slimtensors.numpy import load_file, save, save_file, stream_tensors
 from slimtensors.reading.tensors import open_file
 from slimtensors.stream import ordered
 from slimtensors_hub.remote import names, spans
@@ -588,6 +588,11 @@ def test_what_is_not_opened() -> None:
     for rest in ("[::1/x", "me:secret@x:99999/y", "x:y/z", "a..b/x", "a" * 99 + "/x"):
         with pytest.raises(UsageError, match=r"^https://[^@]* is not an address \(.*\): check the name$"):
             slimtensors.safe_open("https://" + rest)
+    for lost in (Path("hf://a/b/m.slimtensors"), Path("https://example.org/m"), Path("s3://b/m")):
+        streamed = lambda name: list(stream_tensors(name))  # noqa: E731
+        for verb in (slimtensors.inspect, slimtensors.safe_open, streamed, lambda name: save_file({}, name)):
+            with pytest.raises(UsageError, match=r"(hf|https|s3):// for what lies elsewhere, and give a str"):
+                verb(lost)
     with pytest.raises(UsageError, match="cannot be mapped"):
         slimtensors.safe_open("https://example.org/x.slimtensors", mmap=True)
 

@@ -215,6 +215,11 @@ def test_commands(hub: HubServer, client: Client, arrays: dict[str, np.ndarray],
     assert f"hf://alice/tiny/{FILE} -> " in saved
     client.run("slimtensors", "decompress", f"hf://alice/tiny/{FILE}", "-o", target)
     assert target.read_bytes() == plain
+    for verb, *base in (["flatten"], ["rebase", "--base", target]):
+        made = tmp_path / f"{verb}.slimtensors"
+        said = client.run("slimtensors", verb, f"hf://alice/tiny/{FILE}", made, *base).stdout
+        assert f"hf://alice/tiny/{FILE} -> {made}: " in said
+        client.run("slimtensors", "verify", made, "--against", target, *base)
 
 
 def test_a_base_in_a_repository(hub: HubServer, client: Client) -> None:

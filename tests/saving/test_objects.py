@@ -146,11 +146,25 @@ def test_a_pipe_that_would_block_is_an_error():
         save_file(ARRAYS, pipe)
 
 
+class Unreadable:
+    """An array-like of which nobody may ask anything."""
+
+    def __getattr__(self, name):
+        raise AssertionError(name)
+
+
 def test_what_takes_text_or_nothing_is_an_error(tmp_path):
-    with (tmp_path / "text").open("w") as file, pytest.raises(TypeError):
-        save_file(ARRAYS, file)
+    """Before any work is done."""
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    for mode, words in (("r", "takes text"), ("r+", "takes text"), ("rb", "for reading only")):
+        with path.open(mode) as file:
+            for save in (lambda: save_file(ARRAYS, file), lambda: slimtensors.compress(Unreadable(), file)):
+                with pytest.raises(slimtensors.UsageError, match=words):
+                    save()
     with pytest.raises(slimtensors.UsageError, match="cannot write to int"):
         save_file(ARRAYS, 1)
+    assert path.read_bytes() == b"old"
 
 
 # ---- sources

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -283,11 +284,55 @@ def test_tensors_of_an_open_file_are_saved_over_it(path):
     assert_saved(path)
 
 
+def write_source(name, path):
+    (save_safetensors if name == "compress" else save_file)({"w": np.ones((128, 128), np.float32)}, path)
+
+
+def verb(name, source, target):
+    """One of the functions that make a file of another."""
+    extra = (source,) if name == "rebase" else ()
+    return getattr(slimtensors, name)(source, target, *extra, **({"quantise": "q4_0"} if name == "compress" else {}))
+
+
+@pytest.mark.parametrize("name", ["compress", "decompress", "flatten", "rebase", "salvage"])
+@pytest.mark.parametrize("way", ["path", "soft", "hard", "source object", "target object", "both"])
 @posix
-def test_a_file_is_compressed_and_decompressed_into_its_own_place(path):
-    save_safetensors(ARRAYS, path)
-    source = path.read_bytes()
-    slimtensors.compress(path, path)
-    assert_saved(path)
-    slimtensors.decompress(path, path)
-    assert path.read_bytes() == source
+def test_no_verb_replaces_its_own_source(name, way, path, tmp_path):
+    """Before, `compress` with `quantise` took the only exact copy away, and `salvage` what it could not read."""
+    write_source(name, path)
+    before = path.read_bytes()
+    (tmp_path / "soft").symlink_to(path)
+    os.link(path, tmp_path / "hard")
+    with path.open("r+b") as file:
+        source = file if way in ("source object", "both") else path
+        target = file if way in ("target object", "both") else tmp_path / way if way in ("soft", "hard") else path
+        with pytest.raises(UsageError, match="would be replaced by what is made from it"):
+            verb(name, source, target)
+    assert path.read_bytes() == before
+    assert {each.name for each in tmp_path.iterdir()} == {path.name, "soft", "hard"}
+
+
+def test_an_object_in_memory_is_not_written_over_its_own_source():
+    save_file(ARRAYS, target := io.BytesIO())
+    with pytest.raises(UsageError, match="the source would be replaced"):
+        slimtensors.decompress(target, target)
+
+
+# ---- names that say that a file is something else
+
+
+@pytest.mark.parametrize("name", ["compress", "decompress", "flatten", "salvage"])
+@pytest.mark.parametrize("wrong", [".safetensors", ".slimtensors", ".gguf"])
+def test_names_of_other_kinds_are_refused(name, wrong, path, tmp_path):
+    plain = name in ("decompress", "salvage")
+    right = ".safetensors" if plain else ".slimtensors"
+    if wrong == right:
+        wrong = ".bin"  # which says nothing
+    write_source(name, path)
+    target = tmp_path / f"made{wrong}"
+    if wrong == ".bin":
+        verb(name, path, target)
+        return
+    with pytest.raises(UsageError, match=f"what is made is a {right[1:]} file: name it made{right}"):
+        verb(name, path, os.fspath(target))
+    assert list(tmp_path.iterdir()) == [path]

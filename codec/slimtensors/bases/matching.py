@@ -88,6 +88,7 @@ def matched_bases(
     "auto": what the model itself names, if that is found in `base_dirs` or the folders of the environment. identify:
     False for a report only, which takes no digests.
     """
+    check_map(base_map)
     functions: list[Any] = []
     if isinstance(base, list):
         base_dirs = [*(each for each in base if isinstance(each, BaseDir)), *base_dirs]
@@ -120,6 +121,12 @@ def matched_bases(
         if model is not None:
             model.close()
         resolver.close()
+
+
+def check_map(base_map: Mapping[str, str] | None) -> None:
+    """Raises UsageError for what is no mapping of names."""
+    if base_map is not None and not isinstance(base_map, Mapping):
+        raise UsageError(f"base_map is {base_map!r:.60}; a mapping, from names in the base to names here, is needed")
 
 
 def _is_function(base: Any) -> bool:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
 from slimtensors.container.header import Base
 from slimtensors.container.reader import Verify
-from slimtensors.errors import BaseError, SlimtensorsError
+from slimtensors.errors import BaseError, SlimtensorsError, UsageError
 from slimtensors.limits import MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
 from slimtensors.reading.tensors import TensorFile, open_file
 
-__all__ = ["BASE_DIR_VARIABLE", "BaseDir", "Found", "Resolver", "open_with", "search_folders"]
+__all__ = [
+    "BASE_DIR_VARIABLE",
+    "BaseDir",
+    "Found",
+    "Resolver",
+    "check_max_bytes",
+    "folders_of",
+    "open_with",
+    "search_folders",
+]
 
 Units = npt.NDArray[Any]
 
@@ -49,6 +59,25 @@ def search_folders() -> list[BaseDir]:
     return [BaseDir(path) for path in os.environ.get(BASE_DIR_VARIABLE, "").split(os.pathsep) if path]
 
 
+def folders_of(base_dirs: Any) -> list[BaseDir]:
+    """Folders to search, as callers give them: `BaseDir`s or paths, or one of these. Raises UsageError for others."""
+    given = [base_dirs] if isinstance(base_dirs, (str, os.PathLike, BaseDir)) else base_dirs
+    if not isinstance(given, Iterable):
+        raise UsageError(f"base_dirs is {given!r:.60}; a list of folders is needed")
+    found = []
+    for each in given:
+        if not isinstance(each, (str, os.PathLike, BaseDir)):
+            raise UsageError(f"base_dirs holds {each!r:.60}; paths of folders, or BaseDirs, are needed")
+        found.append(each if isinstance(each, BaseDir) else BaseDir(each))
+    return found
+
+
+def check_max_bytes(max_bytes: int | None) -> None:
+    """Raises UsageError for what is no number of bytes."""
+    if max_bytes is not None and not isinstance(max_bytes, (int, np.integer)):
+        raise UsageError(f"max_bytes is {max_bytes!r:.60}; a whole number of bytes is needed")
+
+
 def open_with(
     target: Any,
     base: Any,
@@ -59,6 +88,7 @@ def open_with(
     partial: bool = False,
 ) -> TensorFile:
     """Open a slimtensors file whose bases come from `base` (see `Resolver`) and from the folders of the environment."""
+    check_max_bytes(max_bytes)
     resolver = Resolver(base)
     try:
         return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver, partial=partial)

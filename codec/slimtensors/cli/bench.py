@@ -146,15 +146,15 @@ def _part(tensor: Any, share: float) -> Any:
 
 
 def _inputs(file: str, source: Any) -> list[Any]:
+    from slimtensors.bases.resolving import open_with
     from slimtensors.files.converting import open_weights
-    from slimtensors.reading.tensors import open_file
     from slimtensors.sources.inputs import ArrayInput
     from slimtensors.sources.recognise import what_is
     from slimtensors.threads import thread_count
 
     if what_is(source)[0] != "slimtensors":
         return list(open_weights(source).inputs)
-    with open_file(file) as opened:
+    with open_with(file, None) as opened:
         tensors = opened.header.tensors
         found = []
         for i, tensor in enumerate(tensors):

@@ -10,13 +10,13 @@ from typing import NamedTuple
 from slimtensors.cli.exits import naming
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
-from slimtensors.cli.targets import Conversion
-from slimtensors.container.remote import last_part
-from slimtensors.errors import UsageError
+from slimtensors.cli.targets import Conversion, check_file
+from slimtensors.container.remote import is_remote, last_part
+from slimtensors.container.system import remove_abandoned
 from slimtensors.files.folders import carry_out
 from slimtensors.reading.tensors import open_file
 
-__all__ = ["Settings", "check_rewritten", "rewrite", "run", "run_remote"]
+__all__ = ["Settings", "rewrite", "run", "run_remote"]
 
 Work = Callable[[Path, Path, Callable[[int], object] | None], object]
 
@@ -62,6 +62,7 @@ def run_remote(
     if settings.dry_run:
         say(f"would write {target} from {source}")
         return
+    remove_abandoned(target)
     begin = time.perf_counter()
     with naming(source), bar(total, last_part(source), quiet=settings.quiet, asked=settings.progress) as advance:
         work(advance)
@@ -76,6 +77,7 @@ def _convert(each: Conversion, work: Work, advance: Callable[[int], object] | No
 
     each.target.parent.mkdir(parents=True, exist_ok=True)
     if each.plan is None:
+        remove_abandoned(each.target)
         one(each.source, each.target)
     else:
         carry_out(each.plan, each.target, one, force=force)
@@ -108,32 +110,23 @@ def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
     )
 
 
-def check_rewritten(source: Path | str, target: Path, force: bool) -> None:
-    """Raises UsageError for what would overwrite something. source: a name if it lies elsewhere."""
-    if target.is_dir():
-        raise UsageError(f"{target} is a folder; name a file")
-    if target.exists():
-        if isinstance(source, Path) and source.samefile(target):
-            raise UsageError(f"{source} would be replaced by what is made from it; name another file")
-        if not force:
-            raise UsageError(f"{target} is there already; --force replaces it")
-
-
 def rewrite(
-    source: Path,
-    target: Path,
+    given: str,
+    out: str,
     force: bool,
     max_bytes: int | None,
     quiet: bool,
     asked: bool | None,
     work: Callable[[Callable[[int], object] | None], object],
 ) -> None:
-    """One slimtensors file into another: `flatten` and `rebase`."""
+    """One slimtensors file, or one elsewhere, into another: `flatten` and `rebase`."""
+    source, target = given if is_remote(given) else Path(given), Path(out)
+    check_file(source, target, ".slimtensors", force=force)
     with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
         total = 2 * file.header.decoded_bytes
-    check_rewritten(source, target, force)
-    with naming(source), bar(total, source.name, quiet=quiet, asked=asked) as advance:
+    remove_abandoned(target)
+    with naming(source), bar(total, last_part(given), quiet=quiet, asked=asked) as advance:
         work(advance)
     if not quiet:
-        before, after = source.stat().st_size, target.stat().st_size
-        say(f"{source} -> {target}: {size(before)} -> {size(after)}")
+        before = f"{size(source.stat().st_size)} -> " if isinstance(source, Path) else ""
+        say(f"{source} -> {target}: {before}{size(target.stat().st_size)}")

@@ -47,7 +47,6 @@ def command(
     from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
-    from slimtensors.errors import UsageError
     from slimtensors.files.converting import decompress
     from slimtensors.files.folders import DECOMPRESS
     from slimtensors.reading.tensors import open_file
@@ -56,15 +55,6 @@ def command(
     settings = Settings(force, dry_run, quiet, verbose, progress)
 
     def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:
-        with open_file(source, verify="none", max_bytes=max_bytes) as file:
-            kind = file.header.image.format if file.header.image else "safetensors"
-        if kind != "safetensors" and target.suffix == ".safetensors":
-            raise UsageError(f"{source} gives back a {kind.upper()} file: name it with -o {target.stem}.{kind}")
-        if kind != "gguf" and target.suffix == ".gguf":
-            raise UsageError(
-                f"{source} makes a safetensors file, which readers of GGUF do not take: name it with "
-                f"-o {target.stem}.safetensors"
-            )
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
     def amount(path: Path | str) -> int:

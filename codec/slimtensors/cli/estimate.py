@@ -99,12 +99,19 @@ def _remote(
     return [(each.name, Estimate(each.before, round(each.after))) for each in found]
 
 
+def _is_compressed(name: str) -> bool:
+    from slimtensors.files.folders import DECOMPRESS
+    from slimtensors.sources.shards import is_index
+
+    return DECOMPRESS.takes(name) or is_index(name, DECOMPRESS.before)
+
+
 def _size(source: Any) -> int:
     return source.stat().st_size if isinstance(source, Path) else 0
 
 
 def _sources(given: str) -> tuple[list[Any], int]:
-    """(weight files, bytes of everything else)."""
+    """(weight files, bytes of everything else), but for what is compressed already."""
     from slimtensors.container.remote import is_remote
     from slimtensors.files.folders import COMPRESS, plan_folder
     from slimtensors.sources.shards import is_index
@@ -117,6 +124,6 @@ def _sources(given: str) -> tuple[list[Any], int]:
         path = path.parent
     if not path.is_dir():
         return [path], 0
-    plan = plan_folder(path, COMPRESS)
+    plan = plan_folder(path, COMPRESS, lambda name, entry: entry.is_file() and _is_compressed(name))
     others = [*plan.copies, *(name for name, _, _ in plan.indexes)]
     return [path / name for name, _ in plan.weights], sum((path / name).stat().st_size for name in others)

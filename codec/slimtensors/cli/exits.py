@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,9 +12,9 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from slimtensors.errors import FormatError, RemoteError, SelfCheckError, SlimtensorsError
+from slimtensors.errors import BaseError, FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
-__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "naming", "printable", "reported"]
+__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "in_options", "naming", "printable", "reported", "system_error"]
 
 WRONG_FILE, WRONG_USAGE, SYSTEM, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -25,6 +26,9 @@ Exit codes:
   3    the system or a server refused: no such file, disk full, no permission, no memory, no network
   4    the self-check failed, or a fault of slimtensors; no result was written
   130  interrupted; nothing half-written is left
+  129  the same, as the terminal went away
+  143  the same, as the process was to end
+  141  what reads the output went away
 """
 
 VERBOSITY = "slimtensors.verbosity"  # in click's meta, where commands put it
@@ -71,26 +75,45 @@ def reported(ctx: click.Context | None = None) -> Iterator[None]:
             raise
         if ctx is not None and ctx.meta.get(VERBOSITY, 0) >= 2:
             traceback.print_exception(error)
-        code, line = _judge(error, _elsewhere(ctx))
+        code, line = _judge(error, _command(ctx))
         click.echo(f"slimtensors: {printable(' '.join(line.split()))}", file=sys.stderr)
         raise click.exceptions.Exit(code) from None
 
 
-def _elsewhere(ctx: click.Context | None) -> str:
+def _command(ctx: click.Context | None) -> click.Command | None:
+    """The command that was called, of the group's context."""
+    if ctx is None or not isinstance(ctx.command, click.Group) or ctx.invoked_subcommand is None:
+        return None
+    return ctx.command.get_command(ctx, ctx.invoked_subcommand)
+
+
+def _has(command: click.Command | None, option: str) -> bool:
+    return command is not None and any(option in each.opts for each in command.params)
+
+
+def _elsewhere(command: click.Command | None) -> str:
     """How the command is told to write to another place."""
-    group = None if ctx is None else ctx.command
-    if ctx is None or not isinstance(group, click.Group) or ctx.invoked_subcommand is None:
-        return ""
-    command = group.get_command(ctx, ctx.invoked_subcommand)
-    if command is None:
-        return ""
-    if any("-o" in each.opts for each in command.params):
+    if _has(command, "-o"):
         return "name another place with -o"
-    return "set TMPDIR and HF_HOME to other places" if command.name in ("push", "convert") else ""
+    return "set TMPDIR and HF_HOME to other places" if command and command.name in ("push", "convert") else ""
 
 
-def _judge(error: BaseException, elsewhere: str) -> tuple[int, str]:
-    """(exit code, what happened and whose fault it is). elsewhere: see `_elsewhere`."""
+def in_options(error: Exception, command: click.Command | None) -> str:
+    """What is wrong, and what to do about it in options of this command, where functions name their arguments."""
+    words = str(error)
+    if _has(command, "--max-bytes"):
+        words = words.replace("pass max_bytes", "pass --max-bytes")
+    if _has(command, "-o"):
+        words = re.sub(r"\bname (it|another file)\b", r"name \1 with -o", words)
+    if isinstance(error, BaseError) and not _has(command, "--base"):
+        from slimtensors.reading.tensors import BASE_ADVICE  # which is loaded by now
+
+        words = words.replace(BASE_ADVICE, "name a folder that holds it in SLIMTENSORS_BASE_DIR")
+    return words
+
+
+def _judge(error: BaseException, command: click.Command | None) -> tuple[int, str]:
+    """(exit code, what happened and whose fault it is)."""
     match error:
         case KeyboardInterrupt() | click.Abort():
             number = error.args[0] if error.args and isinstance(error.args[0], int) else INTERRUPTED - 128
@@ -102,20 +125,23 @@ def _judge(error: BaseException, elsewhere: str) -> tuple[int, str]:
         case SelfCheckError():
             return FAULT, f"self-check failed: {error}"
         case FormatError():
-            return WRONG_FILE, f"wrong file: {error}"
+            return WRONG_FILE, f"wrong file: {in_options(error, command)}"
         case RemoteError():
             return SYSTEM, str(error)
         case SlimtensorsError():
-            return WRONG_USAGE, f"wrong usage: {error}"
+            return WRONG_USAGE, f"wrong usage: {in_options(error, command)}"
+        case IsADirectoryError():
+            return WRONG_USAGE, f"wrong usage: {system_error(error)}"
         case OSError():
-            return SYSTEM, f"the system refused: {_system_error(error, elsewhere)}"
+            return SYSTEM, f"the system refused: {system_error(error, _elsewhere(command))}"
         case MemoryError():
             return SYSTEM, "the system refused: out of memory; use fewer threads (-j 1)"
     words = f"{type(error).__name__}: {error}"
     return FAULT, f"a fault of slimtensors, please report it with the output of -vv: {words}"
 
 
-def _system_error(error: OSError, elsewhere: str) -> str:
+def system_error(error: OSError, elsewhere: str = "") -> str:
+    """What the system refused, where, and what to do. elsewhere: see `_elsewhere`."""
     if error.errno is None or error.strerror is None:
         return str(error)
     advice = [_ADVICE[error.errno]] if error.errno in _ADVICE else []

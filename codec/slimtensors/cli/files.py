@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part, list_remote
-from slimtensors.errors import NotSlimtensorsError
+from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.files.folders import COMPRESS, DECOMPRESS, walk_folder
 from slimtensors.sources.shards import is_index, weight_files
 
@@ -14,15 +15,18 @@ __all__ = ["Stored", "sources_of", "stored_files"]
 
 
 class Stored(NamedTuple):
-    """Compressed files, by path within their folder or by name elsewhere; `folder` if that is a local one."""
+    """Compressed files, by path within their folder or by name elsewhere. Of a local folder, also itself, and the paths
+    of all files in it.
+    """
 
     files: dict[str, Any]
     folder: Path | None = None
+    names: Sequence[str] = ()
 
 
-def stored_files(given: str) -> Stored:
+def stored_files(given: str, wrong: Callable[[OSError | UsageError], object] | None = None) -> Stored:
     """What a path or name stands for: a file, all files of a folder and the folders in it, an index for its folder, or,
-    if it lies elsewhere, for its shards.
+    if it lies elsewhere, for its shards. wrong: as for `walk_folder`.
 
     Raises NotSlimtensorsError for a folder without any.
     """
@@ -37,10 +41,11 @@ def stored_files(given: str) -> Stored:
     path = _folder_of(given)
     if not path.is_dir():
         return Stored({path.name: given})
-    within = {name: path / name for name in walk_folder(path) if DECOMPRESS.takes(name)}
+    names = list(walk_folder(path, wrong=wrong))
+    within = {name: path / name for name in names if DECOMPRESS.takes(name)}
     if not within:
-        raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file")
-    return Stored(within, path)
+        raise NotSlimtensorsError(f"{path} holds no *{DECOMPRESS.before} file that can be read")
+    return Stored(within, path, names)
 
 
 def sources_of(given: str) -> dict[str, Any] | None:

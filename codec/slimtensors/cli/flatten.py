@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -43,7 +42,7 @@ def command(
     from slimtensors.files.flattening import flatten
 
     rewrite(
-        Path(file), Path(out), force, max_bytes, quiet, progress,
+        file, out, force, max_bytes, quiet, progress,
         lambda advance: flatten(
             file, out, base=[*([base] if base else []), *base_dirs], preset=preset, threads=threads,
             max_bytes=max_bytes, progress=advance,

@@ -8,6 +8,7 @@ import signal
 import sys
 import warnings
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any
 
 import click
@@ -37,6 +38,18 @@ class Commands(click.Group):
         found: click.Command = importlib.import_module(f"slimtensors.cli.{cmd_name}").command
         return found
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With the name that was meant, as click has it for options. Refuses options of one value that have several."""
+        close = get_close_matches(args[0], NAMES, 1)
+        if close and args[0] not in NAMES:
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        name, command, rest = super().resolve_command(ctx, args)
+        if command is not None and not ctx.resilient_parsing:
+            _refuse_repeated(command, command.context_class(command, parent=ctx, info_name=name), rest)
+        return name, command, rest
+
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
         with reported():
             return super().make_context(*args, **kwargs)
@@ -44,6 +57,15 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         with reported(ctx):
             return super().invoke(ctx)
+
+
+def _refuse_repeated(command: click.Command, ctx: click.Context, args: list[str]) -> None:
+    """click takes the last of several without a word, and the first may have been the one that was meant."""
+    _, _, given = command.make_parser(ctx).parse_args(list(args))
+    for each in given:
+        one = isinstance(each, click.Option) and not (each.multiple or each.is_flag or each.count)
+        if one and given.count(each) > 1:
+            ctx.fail(f"{'/'.join(each.opts)} is given {given.count(each)} times; it takes one value")
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES, context_settings={"help_option_names": ["-h", "--help"]})

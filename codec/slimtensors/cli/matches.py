@@ -15,7 +15,7 @@ __all__ = ["say_matches"]
 PLAIN = ("same name", "no elements")
 
 
-def say_matches(source: Path, report: MatchReport, *, whole: bool) -> None:
+def say_matches(source: Path | str, report: MatchReport, *, whole: bool) -> None:
     """A line of numbers; the tensors that did not simply match by name; all of them if `whole`."""
     if report.base is None:
         say(f"{source}: no base: {report.note}")

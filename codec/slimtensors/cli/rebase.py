@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -55,10 +54,10 @@ def command(
     from slimtensors.files.flattening import rebase
 
     rewrite(
-        Path(file), Path(out), force, max_bytes, quiet, progress,
+        file, out, force, max_bytes, quiet, progress,
         lambda advance: rebase(
             file, out, base, old_base=old_base, base_map=base_map, base_dirs=base_dirs, preset=preset,
             threads=threads, max_bytes=max_bytes, progress=advance,
-            on_match=None if quiet else lambda report: say_matches(Path(file), report, whole=bool(verbose)),
+            on_match=None if quiet else lambda report: say_matches(file, report, whole=bool(verbose)),
         ),
     )  # fmt: skip

@@ -50,15 +50,15 @@ def command(
     """
     del verbose  # has done its work when it was parsed
     from slimtensors.bases.resolving import open_with
-    from slimtensors.cli.conversions import check_rewritten
     from slimtensors.cli.exits import naming
     from slimtensors.cli.output import say, size, table
     from slimtensors.cli.progress import bar
+    from slimtensors.cli.targets import check_file
     from slimtensors.container.remote import is_remote, last_part
     from slimtensors.files.salvaging import salvage
 
     source, target = file if is_remote(file) else Path(file), Path(out)
-    check_rewritten(source, target, force)
+    check_file(source, target, ".safetensors", force=force)
     with naming(source), open_with(source, None, verify="none", max_bytes=max_bytes, partial=True) as opened:
         total = 2 * opened.header.decoded_bytes
     with naming(source), bar(total, last_part(file), quiet=quiet, asked=progress) as advance:

@@ -12,8 +12,9 @@ from slimtensors.container.remote import is_remote, last_part
 from slimtensors.errors import UsageError
 from slimtensors.files.folders import Direction, FolderPlan, check_target, plan_folder
 from slimtensors.sources.shards import is_index
+from slimtensors.writing.destinations import check_destination
 
-__all__ = ["Conversion", "settle", "settle_remote"]
+__all__ = ["Conversion", "check_file", "settle", "settle_remote"]
 
 
 OPENED = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(\w+)/fd/\d+")  # names of files that a process has open
@@ -47,7 +48,7 @@ def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force
         if plan is not None:
             check_target(source, target, force=force)
         else:
-            _check_file(source, target, force=force, make_parent=into)
+            check_file(source, target, direction.made, force=force, make_parent=into)
     return made
 
 
@@ -61,7 +62,7 @@ def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *
         raise UsageError(f"{name} is not a file that ends in {direction.before}: name one")
     made = direction.renamed(last_part(name))
     target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
-    _check_file(None, target, force=force, make_parent=False)
+    check_file(name, target, direction.made, force=force)
     return name, target
 
 
@@ -104,15 +105,18 @@ def _target(beside: Path, out: str | None, into: bool) -> Path:
     return Path(out) / beside.name if into else Path(out)
 
 
-def _check_file(source: Path | None, target: Path, *, force: bool, make_parent: bool) -> None:
+def check_file(
+    source: Path | str, target: Path, suffix: str | None, *, force: bool, make_parent: bool = False
+) -> None:
+    """Raises UsageError for what would overwrite something. source: a name if it lies elsewhere. suffix: of files of
+    the kind that is made, if that is known.
+    """
     if target.is_dir():
-        raise UsageError(f"{target} is a folder; name a file with -o")
-    if target.exists():
-        if not target.is_file():  # /dev/stdout, say
-            raise UsageError(f"{target} is not a regular file; name another one with -o")
-        if source is not None and source.samefile(target):
-            raise UsageError(f"{source} would be replaced by what is made from it; name another file with -o")
-        if not force:
-            raise UsageError(f"{target} is there already; --force replaces it, -o names another file")
+        raise UsageError(f"{target} is a folder; name a file")
+    if target.exists() and not target.is_file():  # /dev/stdout, say
+        raise UsageError(f"{target} is not a regular file; name another one")
+    check_destination(target, source, suffix)
+    if target.exists() and not force:
+        raise UsageError(f"{target} is there already; --force replaces it, or name another file")
     if not make_parent and not target.parent.is_dir():
         raise UsageError(f"there is no folder {target.parent}; make it first")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,8 @@ def command(
 
     Of a folder, every file is looked at, also after a damaged one; the indexes of shards, whose tensors must be where
     they say; manifests of checkpoints, whose files must be the ones that were committed; and latest.json beside
-    checkpoints: the one it names must be there.
+    checkpoints: the one it names must be there. What is wrong is listed, files that cannot be read and links that lead
+    nowhere too, and the exit code is 1 then; of a single file that cannot be read it is 3.
 
     A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
     stated, and every tensor's error is computed again. A folder's files are compared with those that `compress` makes
@@ -57,21 +59,23 @@ def command(
     from slimtensors.cli.exits import printable
     from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, size
-    from slimtensors.errors import FormatError
+    from slimtensors.errors import FormatError, RemoteError
 
-    stored = stored_files(path)
-    files = list(stored.files.values())
-    problems = [] if stored.folder is None else _check_folder(stored.folder)
+    problems = list[str]()
+    stored = stored_files(path, lambda error: problems.append(_words(error)))
+    if stored.folder is not None:
+        problems += _check_folder(stored.folder, stored.names)
     sources = _sources(stored, path, against, problems)
     bases = [*([base] if base else []), *base_dirs]
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
         try:
             results.append(_verify(file, threads, bases, max_bytes, quiet, progress, sources.get(name)))
-        except FormatError as error:  # noqa: PERF203 # one damaged file must not stop the others
-            if len(files) == 1 and not problems:
+        except (FormatError, OSError) as error:  # noqa: PERF203 # one damaged file must not stop the others
+            alone = len(stored.files) == 1 and not problems and not as_json
+            if alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError):
                 raise
-            problems.append(str(error))
+            problems.append(_words(error, file))
     if as_json:
         print_json({"sound": not problems, "files": results, "problems": problems})
     elif not quiet:
@@ -88,6 +92,15 @@ def command(
         click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
     if problems:
         raise click.exceptions.Exit(1)
+
+
+def _words(error: Exception, file: object = "") -> str:
+    """What is wrong, as `reported` says it, with the file's name."""
+    from slimtensors.cli.exits import in_options, system_error
+
+    command = click.get_current_context().command
+    words = system_error(error) if isinstance(error, OSError) else in_options(error, command)
+    return words if str(file) in words else f"{file}: {words}"
 
 
 def _errors(found: dict[str, Any]) -> str:
@@ -122,12 +135,11 @@ def _sources(stored: Stored, path: str, against: str | None, problems: list[str]
     return sources
 
 
-def _check_folder(path: Path) -> list[str]:
+def _check_folder(path: Path, names: Sequence[str]) -> list[str]:
     """What is wrong with indexes and checkpoints."""
-    from slimtensors.files.folders import DECOMPRESS, walk_folder
+    from slimtensors.files.folders import DECOMPRESS
     from slimtensors.sources.shards import is_index
 
-    names = list(walk_folder(path))
     problems: list[str] = []
     for name in names:
         if is_index(name, DECOMPRESS.before):
@@ -135,7 +147,7 @@ def _check_folder(path: Path) -> list[str]:
     return problems + _check_checkpoints(path, names)
 
 
-def _check_checkpoints(path: Path, names: list[str]) -> list[str]:
+def _check_checkpoints(path: Path, names: Sequence[str]) -> list[str]:
     """Of each folder in `path` that holds a checkpoint, or several, what is wrong with its manifest or their list."""
     from slimtensors.checkpoint.checking import check_folder, check_latest
     from slimtensors.checkpoint.ledger import LATEST
@@ -165,14 +177,14 @@ def _check_index(index: Path) -> list[str]:
 
     try:
         _, places = read_index(index, DECOMPRESS.before)
-    except FormatError as error:
-        return [str(error)]
+    except (FormatError, OSError) as error:
+        return [_words(error, index)]
     problems = []
     for shard in sorted(set(places.values())):
         try:
             with open_file(index.parent / shard, verify="none") as file:
                 missing = [name for name, place in places.items() if place == shard and name not in file.index]
-        except FormatError:
+        except (FormatError, OSError):
             continue  # the file itself is looked at too
         if missing:
             problems.append(

@@ -7,6 +7,7 @@ name, when a name with a scheme is first met, so that whoever reads local files 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from typing import TYPE_CHECKING, Any, TypeGuard
 
@@ -18,11 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["is_remote", "last_part", "list_remote", "open_remote", "sibling"]
 
 SCHEMES = ("hf", "https", "http", "s3")
+_OF_A_PATH = re.compile(r"(hf|https?|s3):[/\\]")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 
 
 def is_remote(target: Any) -> TypeGuard[str]:
-    """Whether this is the name of a file elsewhere. Raises UsageError for a scheme that is not understood."""
+    """Whether this is the name of a file elsewhere. Raises UsageError for a scheme that is not understood, and for a
+    Path, which has one slash where such a name has two.
+    """
+    if isinstance(target, os.PathLike) and (lost := _OF_A_PATH.match(str(target))) is not None:
+        raise UsageError(f"{target} is a path: write {lost[1]}:// for what lies elsewhere, and give a str, not a Path")
     scheme = _SCHEME.match(target) if isinstance(target, str) else None
     if scheme is None:
         return False

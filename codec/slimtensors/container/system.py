@@ -13,6 +13,7 @@ import mmap
 import os
 import re
 import secrets
+import shutil
 import socket
 import stat
 import sys
@@ -24,7 +25,7 @@ from pathlib import Path
 
 __all__ = [
     "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
-    "resolve_destination",
+    "remove_abandoned", "resolve_destination", "temporary_place",
 ]  # fmt: skip
 
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -61,7 +62,7 @@ class RandomAccessFile:
             if stat.S_ISDIR(status.st_mode):
                 advice = (
                     "a folder, not a file; stream_tensors and load_model take folders, as the commands compress, "
-                    "decompress, verify and estimate do, others one file after the other"
+                    "decompress, inspect, verify, estimate, deps and push do, others one file after the other"
                 )
                 raise IsADirectoryError(errno.EISDIR, advice, self.path)
             if not stat.S_ISREG(status.st_mode):
@@ -232,6 +233,60 @@ def file_identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def temporary_place(destination: Path) -> Path:
+    """A new name beside a file or folder, for what is to take its place."""
+    return destination.with_name(f"{_front(destination)}{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_abandoned(destination: str | os.PathLike[str]) -> None:
+    """Remove what was to take this place and was left by processes that were killed: those of this machine that are no
+    more. What cannot be removed stays.
+    """
+    if os.name != "posix":  # elsewhere, asking for a process can end it
+        return
+    place = Path(os.path.realpath(destination))
+    ours = re.compile(re.escape(_front(place)) + r"([1-9]\d{0,8})-[0-9a-f]{8}\.tmp")
+    with contextlib.suppress(OSError), os.scandir(place.parent) as entries:
+        for entry in entries:
+            found = ours.fullmatch(entry.name)
+            if found is None or _is_alive(int(found[1])):
+                continue
+            with contextlib.suppress(OSError):
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    os.unlink(entry.path)
+
+
+def _front(destination: Path) -> str:
+    """What temporary names begin with: their place's name, this machine's, and its space of process numbers."""
+    host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
+    # A name has at most 255 bytes, and the destination's may have as many.
+    stem = os.fsencode(destination.name)[:100].decode("utf-8", "ignore")
+    return f".{stem}.{host}-{_PROCESS_SPACE}-"
+
+
+def _process_space() -> int:
+    """Which processes have numbers of their own: containers may share a machine's name and disk, but not these."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+_PROCESS_SPACE = _process_space()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # asks
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is another user's
+        pass
+    return True
+
+
 class TemporaryOutput:
     """A new file beside its destination, which takes the destination's place when it is whole.
 
@@ -243,11 +298,7 @@ class TemporaryOutput:
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
         self.destination = resolve_destination(destination)
-        host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
-        # A name has at most 255 bytes, and the destination's may have as many.
-        stem = os.fsencode(self.destination.name)[:100].decode("utf-8", "ignore")
-        name = f".{stem}.{host}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
-        self.path = self.destination.with_name(name)
+        self.path = temporary_place(self.destination)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _O_BINARY | _O_CLOEXEC | _O_NOFOLLOW
         try:
             self._descriptor = os.open(self.path, flags, 0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from slimtensors.bases.matching import MatchReport, StrayRuleError, matched_bases
-from slimtensors.bases.resolving import BaseDir, open_with
+from slimtensors.bases.matching import MatchReport, StrayRuleError, check_map, matched_bases
+from slimtensors.bases.resolving import BaseDir, folders_of, open_with
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import ByteSource, open_source
 from slimtensors.container.writer import Output
@@ -26,7 +27,7 @@ from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, sha256_of
 from slimtensors.sources.recognise import what_is
 from slimtensors.sources.safetensors_file import plain_header, read_safetensors
 from slimtensors.threads import pool_of, thread_count
-from slimtensors.writing.destinations import write_to
+from slimtensors.writing.destinations import check_destination, write_to
 from slimtensors.writing.saving import Progress, SourceImage
 from slimtensors.writing.store import refuse_own_base, store, stored_length
 
@@ -48,10 +49,10 @@ def compress(
     progress: Progress | None = None,
     base: Any = None,
     base_map: Mapping[str, str] | None = None,
-    base_dirs: Sequence[BaseDir] = (),
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
     on_match: Callable[[MatchReport], object] | None = None,
     quantise: str | Quantiser | None = None,
-    keep: Sequence[str] = (),
+    keep: str | Sequence[str] = (),
     embeddings: bool = False,
     importance: Any = None,
     target_size: int | None = None,
@@ -62,12 +63,13 @@ def compress(
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
     existing file keeps its place, and its mode, until the new one is complete and checked; a symbolic link is followed.
-    A new file can be read by those who can read `src`, as far as the umask allows.
+    `src` itself, by whatever path or link, is refused, and so are names of other kinds of file (model.safetensors). A
+    new file can be read by those who can read `src`, as far as the umask allows.
 
     base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
-    "auto", for what the model itself names, found in `base_dirs` or the folders of SLIMTENSORS_BASE_DIR. base_map:
-    name in the base -> name in the source, for tensors (or prefixes that end in a dot) whose names changed. on_match
-    is told what matched. Where a difference is not smaller the tensor is stored as it is.
+    "auto", for what the model itself names, found in `base_dirs`, paths of folders, or in those of
+    SLIMTENSORS_BASE_DIR. base_map: name in the base -> name in the source, for tensors (or prefixes that end in a dot)
+    whose names changed. on_match is told what matched. Where a difference is not smaller the tensor is stored as it is.
 
     quantise: the name of a format (`slimtensors.quantise.recipes`) to which matrices are quantised first. The file is
     lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in the source's
@@ -92,6 +94,8 @@ def compress(
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
     library is faulty.
     """
+    check_destination(dst, src, ".slimtensors")
+    folders, keep = folders_of(base_dirs), [keep] if isinstance(keep, str) else keep
     target = Target(target_size, target_bpw, target_error)
     target.check()
     if quantise is None and target.asked:
@@ -102,7 +106,7 @@ def compress(
     try:
         found = open_weights(source)
         with matched_bases(
-            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=folders
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)
@@ -167,14 +171,19 @@ def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quant
 
 
 def match_base(
-    src: Any, base: Any, *, base_map: Mapping[str, str] | None = None, base_dirs: Sequence[BaseDir] = ()
+    src: Any,
+    base: Any,
+    *,
+    base_map: Mapping[str, str] | None = None,
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
 ) -> MatchReport:
     """What `compress` would compare with what, without compressing anything. Arguments as there."""
+    folders = folders_of(base_dirs)
     source = open_source(src)
     try:
         found = open_weights(source)
         with matched_bases(
-            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=base_dirs, identify=False
+            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=folders, identify=False
         ) as matched:
             if matched.report is None:
                 raise UsageError("no base to compare with")
@@ -190,6 +199,7 @@ def maps_of_each(
 
     Raises UsageError for a rule that fits none of any, before any of them is compressed.
     """
+    check_map(base_map)
     if not base_map or len(sources) == 1:
         return dict.fromkeys(sources, base_map)
     found: dict[Path, Mapping[str, str]] = {}
@@ -243,6 +253,8 @@ def decompress(
     count = thread_count(threads)
     verify: Verify = "full"
     with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:
+        image = file.header.image
+        check_destination(dst, src, ".safetensors" if image is None else f".{image.format}")
 
         def write(output: Output) -> None:
             with pool_of(count) as pool:

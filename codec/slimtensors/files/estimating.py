@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.matching import matched_bases
+from slimtensors.bases.resolving import BaseDir, folders_of
 from slimtensors.container.header import Stream
 from slimtensors.container.layout import PREFIX_BYTES
 from slimtensors.container.remote import is_remote
@@ -48,7 +50,7 @@ def estimate(
     progress: Callable[[int], object] | None = None,
     base: Any = None,
     base_map: Mapping[str, str] | None = None,
-    base_dirs: Sequence[Any] = (),
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
 ) -> Estimate:
     """Predict what `compress` would make of a .safetensors or .gguf file, by compressing an even sample of its chunks.
 
@@ -67,7 +69,7 @@ def estimate(
     try:
         file = open_weights(source)
         with matched_bases(
-            file.inputs, base, base_map, source=src, metadata=file.metadata, base_dirs=base_dirs
+            file.inputs, base, base_map, source=src, metadata=file.metadata, base_dirs=folders_of(base_dirs)
         ) as matched:
             return _estimate(source, file, matched.bases, preset, thread_count(threads), progress)
     finally:

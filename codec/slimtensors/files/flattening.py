@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slimtensors.bases.matching import MatchReport, matched_bases
-from slimtensors.bases.resolving import open_with
+from slimtensors.bases.resolving import BaseDir, folders_of, open_with
 from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
@@ -20,6 +21,7 @@ from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes
 from slimtensors.sources.inputs import CopiedInput, Input
+from slimtensors.writing.destinations import check_destination
 from slimtensors.writing.saving import Progress, SourceImage
 from slimtensors.writing.store import refuse_own_base, store
 
@@ -53,7 +55,7 @@ def rebase(
     *,
     old_base: Any = None,
     base_map: Mapping[str, str] | None = None,
-    base_dirs: Sequence[Any] = (),
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
@@ -79,7 +81,7 @@ def _convert(
     old_base: Any,
     base: Any,
     base_map: Mapping[str, str] | None,
-    base_dirs: Sequence[Any],
+    base_dirs: Sequence[BaseDir | str | os.PathLike[str]],
     preset: str,
     threads: int | None,
     self_check: bool,
@@ -88,7 +90,9 @@ def _convert(
     progress: Progress | None,
     on_match: Callable[[MatchReport], object] | None,
 ) -> None:
-    given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *base_dirs]
+    check_destination(dst, src, ".slimtensors")
+    folders = folders_of(base_dirs)
+    given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *folders]
     with open_with(src, given, max_bytes=max_bytes) as file:
         header = file.header
         inputs = [_input(file, i) for i in range(len(header.tensors))]
@@ -96,7 +100,7 @@ def _convert(
         if header.image is not None:
             image = SourceImage(DecodedSource(file, header.image), header.image.segments, header.image.format)
         with matched_bases(
-            inputs, base, base_map, source=src, metadata=header.metadata, base_dirs=base_dirs
+            inputs, base, base_map, source=src, metadata=header.metadata, base_dirs=folders
         ) as matched:
             if on_match is not None and matched.report is not None:
                 on_match(matched.report)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimtensors.container.system import file_identity
+from slimtensors.container.system import file_identity, remove_abandoned, temporary_place
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.sources.shards import is_index, read_index, weight_map
 
@@ -67,6 +66,11 @@ class Direction:
         return stem if stem.endswith(PLAIN) and stem != name else stem + self.after
 
     @property
+    def made(self) -> str | None:
+        """The suffix of what is made, where that does not hang on what is in a file: what is given back may be GGUF."""
+        return self.after if self.before in PLAIN else None
+
+    @property
     def back(self) -> Direction:
         return Direction(self.after, self.before, "")
 
@@ -104,8 +108,8 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
             plan.indexes.append((name, target, renamed_index(folder / name, direction)))
         elif direction is COMPRESS and (name.endswith(direction.after) or is_index(name, direction.after)):
             raise UsageError(
-                f"{folder / name} is compressed already, so decompressing could not give this folder back; "
-                "move it elsewhere"
+                f"{folder / name} is compressed already, and `decompress` could not tell it from what is made of the "
+                "others: move it elsewhere or remove it, or name files to compress, and not the folder"
             )
         else:
             plan.copies.append(name)
@@ -134,9 +138,14 @@ def _is_of_gguf(path: Path) -> bool:
 
 
 def walk_folder(
-    folder: Path, folders: list[str] | None = None, under: str = "", skip: Skip | None = None
+    folder: Path,
+    folders: list[str] | None = None,
+    under: str = "",
+    skip: Skip | None = None,
+    wrong: Callable[[OSError | UsageError], object] | None = None,
 ) -> Iterator[str]:
     """Files by path within the folder, sorted; adds the folders that it meets to `folders`. skip: what is passed over.
+    wrong: is told of what cannot be looked at, which is raised otherwise.
 
     Links to files are followed, as the Hub's cache is made of them.
     """
@@ -144,18 +153,30 @@ def walk_folder(
         name = f"{under}/{entry.name}" if under else entry.name
         if skip is not None and skip(name, entry):
             continue
-        if entry.is_dir():
-            if entry.is_symlink():
-                raise UsageError(
-                    f"{entry.path} is a link to a folder, which is not followed; convert that folder by itself"
-                )
+        try:
+            if not _is_walked(entry):
+                yield name
+                continue
             if folders is not None:
                 folders.append(name)
-            yield from walk_folder(folder, folders, name, skip)
-        elif stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
-            yield name
-        else:
-            raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+            yield from walk_folder(folder, folders, name, skip, wrong)
+        except (OSError, UsageError) as error:
+            if wrong is None:
+                raise
+            wrong(error)
+
+
+def _is_walked(entry: os.DirEntry[str]) -> bool:
+    """Whether this is a folder, and not a file. Raises UsageError for what is neither, OSError for broken links."""
+    if entry.is_dir():
+        if entry.is_symlink():
+            raise UsageError(
+                f"{entry.path} is a link to a folder, which is not followed; name that folder by itself"
+            )
+        return True
+    if not stat.S_ISREG(entry.stat().st_mode):  # a link that leads nowhere raises here
+        raise UsageError(f"{entry.path} is neither a file nor a folder; move it elsewhere")
+    return False
 
 
 def _others(names: list[str]) -> str:
@@ -191,11 +212,13 @@ def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
 def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
     """Make the converted folder. `convert(source, target)` makes a weight file.
 
-    force: into a folder that is not empty, whose files of the same names are replaced; the others stay.
+    force: into a folder that is not empty, whose files of the same names are replaced; the others stay. What a run that
+    was killed has left beside the target is removed.
     """
     target = Path(os.path.realpath(target))
     check_target(plan.source, target, force=force)
-    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    remove_abandoned(target)
+    made = temporary_place(target)
     try:
         made.mkdir(mode=0o700)
         for name in plan.folders:

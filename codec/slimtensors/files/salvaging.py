@@ -20,7 +20,7 @@ from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.verifying import checked, damage, is_damage
 from slimtensors.reading.walking import walk
 from slimtensors.threads import pool_of, thread_count
-from slimtensors.writing.destinations import write_to
+from slimtensors.writing.destinations import check_destination, write_to
 
 __all__ = ["ENCODINGS", "LOST", "ZEROS", "Lost", "Salvaged", "salvage"]
 
@@ -74,6 +74,7 @@ def salvage(
     src, base, threads, max_bytes, progress: as for `decompress`; each decoded byte is reported twice. Raises
     the first tensor's error if nothing is whole; then, and on every other error, `dst` stays as it was.
     """
+    check_destination(dst, src, ".safetensors")
     count = thread_count(threads)
     with open_with(src, base, max_bytes=max_bytes, partial=True) as file, pool_of(count) as pool:
         tensors, faults = file.header.tensors, damage(file, count, pool, progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import NamedTuple
 
 from slimtensors.errors import UsageError
@@ -31,6 +32,10 @@ class Target(NamedTuple):
 
     def check(self) -> None:
         """Raises UsageError for more than one, and for numbers that cannot be meant."""
+        for name, value in zip(("target_size", "target_bpw", "target_error"), self, strict=True):
+            if value is not None and not isinstance(value, Real):
+                of = " of bytes" if name == "target_size" else ""
+                raise UsageError(f"{name} is {value!r:.60}; a number{of} is needed")
         if sum(each is not None for each in self) > 1:
             raise UsageError("a target is a size, a number of bits or an error; only one of them can be asked for")
         if self.size is not None and self.size <= 0:

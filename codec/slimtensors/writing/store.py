@@ -15,7 +15,7 @@ from slimtensors.planning.planner import make_plan
 from slimtensors.reading.tensors import open_file
 from slimtensors.sources.inputs import Input
 from slimtensors.threads import thread_count
-from slimtensors.writing.destinations import write_to
+from slimtensors.writing.destinations import check_destination, write_to
 from slimtensors.writing.saving import Progress, SourceImage, write_plan
 
 __all__ = ["refuse_own_base", "store", "store_bytes", "stored_length"]
@@ -39,6 +39,8 @@ def store(
     """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
     whose tensors some inputs are only near to. like: as for `write_to`.
     """
+    check_destination(target, like)
+    _check_metadata(metadata)
     refuse_own_base(
         target, bases,
         "holds what would be the base of the new file, or of that base: in its place the new file could not be read, "
@@ -65,6 +67,11 @@ def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) ->
     files = frozenset[tuple[int, int]]().union(*(each.files for each in bases if each is not None))
     if files and isinstance(path, (str, os.PathLike)) and file_identity(path) in files:
         raise UsageError(f"{os.fspath(path)} {why}")
+
+
+def _check_metadata(metadata: Mapping[str, str] | None) -> None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise UsageError(f"metadata is {metadata!r:.60}; a mapping from names to texts is needed")
 
 
 class _Nowhere:
@@ -105,6 +112,7 @@ def store_bytes(
     bases: Sequence[MatchedBase | None] = (),
 ) -> bytes:
     """Write a file to memory."""
+    _check_metadata(metadata)
     count = thread_count(threads)
     plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), bases=bases)
     output = MemoryOutput(plan.header.decoded_bytes)
