@@ -48,6 +48,8 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     What is larger than `max_shard_size` once it is compressed is split into several files with an index.
     """
 
+    _slimtensors_options: dict[str, Any] | None = None  # of the save at work
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -58,7 +60,7 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         **kwargs: Any,
     ) -> str | None:
         """Save weights, config.json and README.md. preset, base: as for `slimtensors.torch.save_file`; the other
-        arguments: huggingface_hub's.
+        arguments: huggingface_hub's. With push_to_hub=True they count for what is pushed, too.
 
         Weights that an earlier save left in the folder are removed once the new ones are there, plain ones too: whoever
         loads from it, with whatever library, gets the new ones or an error, never the old ones. Raises UsageError if
@@ -67,16 +69,17 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         target = Path(save_directory)
         check_base_stays(base, [target / SINGLE, *earlier_weights([SINGLE], target, plain=True)])
         # The class that is derived from hands no options to `_save_pretrained`.
-        self._slimtensors_options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
+        options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
+        around = self._slimtensors_options  # of a save that this one is part of: `push_to_hub` saves once more
+        self._slimtensors_options = options
         try:
-            return super().save_pretrained(target, **kwargs)
+            return super().save_pretrained(target, **kwargs, **(options if kwargs.get("push_to_hub") else {}))
         finally:
-            del self._slimtensors_options
+            self._slimtensors_options = around
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        options = getattr(self, "_slimtensors_options", {})
         with tempfile.TemporaryDirectory(prefix=".slimtensors-", dir=save_directory) as made:
-            save_shards(_module(self).state_dict(), Path(made), **options)
+            save_shards(_module(self).state_dict(), Path(made), **self._slimtensors_options or {})
             put_in_place(Path(made), save_directory, plain=True)
 
     @classmethod

@@ -50,6 +50,12 @@ SCRIPT = """if True:
     model.push_to_hub("alice/tuned", base="alice/sharded")
     assert same(Model.from_pretrained("alice/tuned", force_download=True).bfloat16(), model)
     assert same(Model.from_pretrained("alice/tuned", local_files_only=True).bfloat16(), model)
+
+    # Saved and pushed at once, with the same options twice.
+    options = {"preset": "small", "base": "hf://alice/sharded", "max_shard_size": "1KB"}
+    model.save_pretrained(here / "both", push_to_hub=True, repo_id="alice/both", **options)
+    assert same(Model.from_pretrained("alice/both").bfloat16(), model)
+    assert model._slimtensors_options is None
     print("done")
 """
 
@@ -70,6 +76,10 @@ def test_a_module_is_saved_pushed_and_loaded(hub: HubServer, client: Client, tmp
     assert "It is private: who may not read it cannot read this." in card
     tuned, sharded = (hub.store.files(name) for name in ("alice/tuned", "alice/sharded"))
     assert len(tuned["model.slimtensors"]) < 0.3 * sum(len(sharded[shard]) for shard in shards)
+    pushed = {name: data for name, data in hub.store.files("alice/both").items() if ".slimtensors" in name}
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "both").glob("*.slimtensors*")}
+    assert pushed == saved
+    assert len(saved) > 2
 
 
 PLAIN = SCRIPT.partition("    model.push_to_hub")[0] + """
