@@ -15,6 +15,7 @@ from slimtensors.files.folders import check_base_stays
 from slimtensors.files.inspecting import inspect
 from slimtensors.sources.shards import read_index
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
+from slimtensors_hub.both_kinds import check_folder, check_repository
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import LIBRARY, parse_name
 from slimtensors_hub.pulling import pinned, snapshot
@@ -95,6 +96,7 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     ) -> Self:
         """As huggingface_hub's; one commit counts for config and weights, and bases are fetched into the cache too.
         Where there are no compressed weights, plain ones are loaded: model.safetensors, or the shards of its index.
+        Raises UsageError for a folder that has both, of one name, and warns of such a repository.
         The module is in evaluation mode. strict, map_location: as for PyTorchModelHubMixin; names must fit by default.
         """
         name = os.fspath(pretrained_model_name_or_path)
@@ -129,14 +131,17 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
 
         find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = Path(model_id)
-        if not folder.is_dir():
+        if folder.is_dir():
+            check_folder(_ours(folder))
+        else:
             place = Place(cache_dir, None, token, force_download, local_files_only)
             folder = snapshot(model_id, revision, place, OURS)
-            if _has_ours(folder):
+            if _ours(folder):
+                check_repository(_ours(folder), model_id, revision, place)
                 fetch_bases(sorted(folder.glob("*.slimtensors")), find)
             else:
                 folder = snapshot(model_id, revision, place, PLAIN_FILES)
-        plain = [] if _has_ours(folder) else _plain_files(folder, model_id)
+        plain = [] if _ours(folder) else _plain_files(folder, model_id)
         model = cls(**model_kwargs)
         module = _module(model).to(map_location)
         if plain:
@@ -188,9 +193,9 @@ def _module(model: Any) -> torch.nn.Module:
     return inner
 
 
-def _has_ours(folder: Path) -> bool:
-    """Whether there are compressed weights, or an index that names some."""
-    return any(next(folder.glob(pattern), None) is not None for pattern in OURS[:2])
+def _ours(folder: Path) -> list[Path]:
+    """Compressed weights, and indexes that name some."""
+    return [path for pattern in OURS[:2] for path in sorted(folder.glob(pattern))]
 
 
 def _plain_files(folder: Path, name: str) -> list[Path]:
