@@ -44,7 +44,7 @@ def save_pretrained(
     from slimtensors_hub.fetching import Place
     from slimtensors_hub.progress import bar
 
-    check_arguments(preset, kwargs)
+    check_arguments(model, preset, kwargs)
     found, _ = named_base(base, Place())
     target = Path(save_directory)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,15 @@ def save_pretrained(
             path.unlink(missing_ok=True)
 
 
-def check_arguments(preset: str, kwargs: dict[str, Any]) -> None:
+def check_arguments(model: Any, preset: str, kwargs: dict[str, Any]) -> None:
     """Raises UsageError before anything is written."""
     from slimtensors.planning.planner import check_preset
 
+    if not hasattr(model, "save_pretrained"):
+        raise UsageError(
+            f"a {type(model).__name__} has no save_pretrained of its own, whose files would be compressed: save a "
+            "module with slimtensors.torch.save_model, or derive its class from slimtensors_hub.ModelHubMixin"
+        )
     check_preset(preset)
     if kwargs.get("safe_serialization") is False:
         raise UsageError("safe_serialization=False writes pickles, which are not compressed; leave it out")

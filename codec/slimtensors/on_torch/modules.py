@@ -51,21 +51,25 @@ def save_model(
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
+    durable: bool = True,
     base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> None:
     """Save a module's state dict, tied tensors and all.
 
     force_contiguous: as in safetensors; tensors that are not contiguous are stored contiguous. If False they are
-    refused.
+    refused. The other arguments: see `slimtensors.numpy.save_file`; base may be a module, too.
     """
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"a {type(model).__name__} has no state_dict(): save_file saves a dict of tensors")
     state = model.state_dict()
     if not force_contiguous:
         for name, tensor in state.items():
             if not tensor.is_contiguous():
                 raise UsageError(f"tensor {name!r} is not contiguous; pass force_contiguous=True to store it so")
     inputs = tensor_inputs(state)
-    with matched_bases(inputs, as_base(base), None, source=filename, metadata=metadata) as matched:
-        store(inputs, filename, metadata, preset, threads, self_check, True, bases=matched.bases)
+    with matched_bases(inputs, as_base(base), base_map, source=filename, metadata=metadata) as matched:
+        store(inputs, filename, metadata, preset, threads, self_check, durable, bases=matched.bases)
 
 
 def load_model(
@@ -94,6 +98,10 @@ def load_model(
     that can only be read, whose elements share memory, or of which this rank has a part (DTensor): before a parameter
     is touched. If the file turns out to be damaged on the way, the error says which parameters are not whole.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(
+            f"a {type(model).__name__} is no torch.nn.Module, which comes first, then the file: load_file gives a dict"
+        )
     check_device(device)
     count = thread_count(threads)
     with ExitStack() as stack:
