@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakSet
 
 import numpy as np
@@ -24,6 +24,7 @@ from slimtensors.stream.plan import Plan, plan_items
 from slimtensors.threads import thread_count
 
 if TYPE_CHECKING:
+    import torch
     from typing_extensions import Self
 
     from slimtensors.device.backend import Backend
@@ -48,7 +49,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     are read, in both files. dequantise: "F32", "F16" or "BF16" for numbers where a tensor's elements are blocks of
     GGUF, computed as gguf-py computes them in F32 and rounded once, and where bitsandbytes, compressed-tensors, GPTQ,
     AWQ or HQQ packed a weight into several tensors, as these compute it: under the name that it has in the unquantised
-    model. False for what the file holds.
+    model; of torch tensors also torch's dtypes of these names. False for what the file holds.
     """
 
     def __init__(
@@ -63,9 +64,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         backend: str | None = None,
         max_bytes: int | None = None,
         base: Any = None,
-        dequantise: Wanted = False,
+        dequantise: Wanted | torch.dtype = False,
     ) -> None:
-        self._numbers = wanted_numbers(dequantise, filename)
         if framework not in _FRAMEWORKS:
             raise UsageError(f"framework is {framework!r}; it can be np or pt")
         self._threads = thread_count(threads)
@@ -76,6 +76,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
             torch_tensors.check_device(device)
             base = torch_tensors.as_base(base)
+            dequantise = torch_tensors.numbers_wanted(dequantise)
             self._there = _backend(device)
             self._convert: Callable[..., Any] = lambda array, tensor: torch_tensors.from_array(
                 array, tensor.dtype if self._numbers is None else self._numbers.dtype_of(tensor), device
@@ -89,6 +90,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             self._convert = lambda array, _tensor: array
             self._convert_numbers = lambda array: array
         self._torch, self._device = _FRAMEWORKS[framework] == "torch", device
+        self._numbers = wanted_numbers(dequantise, filename)
         self._loaders: WeakSet[PrefetchLoader] = WeakSet()
         mapped = to_map(mmap, backend)
         self._file: TensorFile = open_with(filename, base, verify=verify, mmap=mapped, max_bytes=max_bytes)
@@ -105,6 +107,9 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("an open file can be neither copied nor pickled: keep its path, and open it in each worker")
 
     def close(self) -> None:
         """Close the file, and stop what is loaded from it."""

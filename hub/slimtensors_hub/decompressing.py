@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from slimtensors.errors import NotSlimtensorsError
+from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.files.converting import decompress
 from slimtensors.files.folders import DECOMPRESS, plan_folder
 from slimtensors_hub.bases import hub_base, named_base
@@ -44,10 +44,16 @@ def decompressed(
     given as it is. base: what differences are from, a repository or as for `slimtensors.safe_open`. The other arguments
     are those of `huggingface_hub.snapshot_download`.
 
-    Raises FormatError for damaged weights, of these BaseError for a base that is missing; HubError.
+    Raises FormatError for damaged weights, of these BaseError for a base that is missing; HubError; UsageError for a
+    file.
     """
     place = Place(cache_dir, None, token, force_download, local_files_only)
     folder = Path(name)
+    if folder.is_file():
+        raise UsageError(
+            f"{folder} is a file, and what is wanted is a folder or a repository: name {folder.parent}, or make the "
+            "plain file with slimtensors.decompress"
+        )
     if not folder.is_dir():
         repo_id, revision = parse_name(os.fspath(name), revision)
         folder = snapshot(repo_id, revision, place)

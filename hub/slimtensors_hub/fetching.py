@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from slimtensors_hub.errors import HubError, retried, told
 from slimtensors_hub.listing import IDENTITY, Listing, RemoteFile
 
-__all__ = ["Place", "check_files", "fetch", "matches", "remember"]
+__all__ = ["Place", "by_cache", "check_files", "fetch", "matches", "remember"]
 
 
 class Place(NamedTuple):
@@ -116,13 +116,13 @@ def check_files(folder: Path, names: list[str] | None, listing: Listing | None) 
 
     def sound(name: str) -> bool:
         path = folder / name
-        return matches(path, known.get(name) or _by_cache(path))
+        return matches(path, known.get(name) or by_cache(path))
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # hashing leaves the interpreter to others
         return [name for name, good in zip(names, pool.map(sound, names), strict=True) if not good]
 
 
-def _by_cache(path: Path) -> RemoteFile | None:
+def by_cache(path: Path) -> RemoteFile | None:
     """The cache keeps each file under its digest, and links to it."""
     name = path.resolve().name if path.is_symlink() else ""
     if re.fullmatch(r"[0-9a-f]{64}", name):

@@ -15,6 +15,7 @@ from slimtensors.files.folders import check_base_stays
 from slimtensors.files.inspecting import inspect
 from slimtensors.sources.shards import read_index
 from slimtensors_hub.bases import fetch_bases, hub_base, named_base
+from slimtensors_hub.both_kinds import check_folder, check_repository
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import LIBRARY, parse_name
 from slimtensors_hub.pulling import pinned, snapshot
@@ -48,6 +49,8 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     What is larger than `max_shard_size` once it is compressed is split into several files with an index.
     """
 
+    _slimtensors_options: dict[str, Any] | None = None  # of the save at work
+
     def save_pretrained(
         self,
         save_directory: str | os.PathLike[str],
@@ -58,7 +61,7 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         **kwargs: Any,
     ) -> str | None:
         """Save weights, config.json and README.md. preset, base: as for `slimtensors.torch.save_file`; the other
-        arguments: huggingface_hub's.
+        arguments: huggingface_hub's. With push_to_hub=True they count for what is pushed, too.
 
         Weights that an earlier save left in the folder are removed once the new ones are there, plain ones too: whoever
         loads from it, with whatever library, gets the new ones or an error, never the old ones. Raises UsageError if
@@ -67,16 +70,17 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
         target = Path(save_directory)
         check_base_stays(base, [target / SINGLE, *earlier_weights([SINGLE], target, plain=True)])
         # The class that is derived from hands no options to `_save_pretrained`.
-        self._slimtensors_options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
+        options = {"max_shard_size": max_shard_size, "preset": preset, "base": base}
+        around = self._slimtensors_options  # of a save that this one is part of: `push_to_hub` saves once more
+        self._slimtensors_options = options
         try:
-            return super().save_pretrained(target, **kwargs)
+            return super().save_pretrained(target, **kwargs, **(options if kwargs.get("push_to_hub") else {}))
         finally:
-            del self._slimtensors_options
+            self._slimtensors_options = around
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        options = getattr(self, "_slimtensors_options", {})
         with tempfile.TemporaryDirectory(prefix=".slimtensors-", dir=save_directory) as made:
-            save_shards(_module(self).state_dict(), Path(made), **options)
+            save_shards(_module(self).state_dict(), Path(made), **self._slimtensors_options or {})
             put_in_place(Path(made), save_directory, plain=True)
 
     @classmethod
@@ -92,6 +96,7 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     ) -> Self:
         """As huggingface_hub's; one commit counts for config and weights, and bases are fetched into the cache too.
         Where there are no compressed weights, plain ones are loaded: model.safetensors, or the shards of its index.
+        Raises UsageError for a folder that has both, of one name, and warns of such a repository.
         The module is in evaluation mode. strict, map_location: as for PyTorchModelHubMixin; names must fit by default.
         """
         name = os.fspath(pretrained_model_name_or_path)
@@ -126,14 +131,17 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
 
         find = hub_base(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
         folder = Path(model_id)
-        if not folder.is_dir():
+        if folder.is_dir():
+            check_folder(_ours(folder))
+        else:
             place = Place(cache_dir, None, token, force_download, local_files_only)
             folder = snapshot(model_id, revision, place, OURS)
-            if _has_ours(folder):
+            if _ours(folder):
+                check_repository(_ours(folder), model_id, revision, place)
                 fetch_bases(sorted(folder.glob("*.slimtensors")), find)
             else:
                 folder = snapshot(model_id, revision, place, PLAIN_FILES)
-        plain = [] if _has_ours(folder) else _plain_files(folder, model_id)
+        plain = [] if _ours(folder) else _plain_files(folder, model_id)
         model = cls(**model_kwargs)
         module = _module(model).to(map_location)
         if plain:
@@ -185,9 +193,9 @@ def _module(model: Any) -> torch.nn.Module:
     return inner
 
 
-def _has_ours(folder: Path) -> bool:
-    """Whether there are compressed weights, or an index that names some."""
-    return any(next(folder.glob(pattern), None) is not None for pattern in OURS[:2])
+def _ours(folder: Path) -> list[Path]:
+    """Compressed weights, and indexes that name some."""
+    return [path for pattern in OURS[:2] for path in sorted(folder.glob(pattern))]
 
 
 def _plain_files(folder: Path, name: str) -> list[Path]:

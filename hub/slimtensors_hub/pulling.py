@@ -65,11 +65,17 @@ def pull(
     if local_dir is not None and not os.fspath(local_dir):
         raise UsageError("local_dir is empty; the folder that you are in is '.'")
     target = Path(local_dir or repo_id.rpartition("/")[2])
+    another = "local_dir= (on the command line -o)"
+    if (decompress or local_dir is not None) and target.exists() and not target.is_dir():
+        raise UsageError(f"{target} is not a folder; name another one with {another}")
     if decompress:
-        check_target(Path(os.devnull), target, force=overwrite)  # before anything is downloaded
+        check_target(Path(os.devnull), target, force=True)  # before anything is downloaded
+        if target.is_dir() and any(target.iterdir()) and not overwrite:
+            raise UsageError(
+                f"{target} is there already and not empty; overwrite=True (--force) replaces files in it, {another} "
+                "names another folder"
+            )
     elif local_dir is not None:
-        if target.exists() and not target.is_dir():
-            raise UsageError(f"{target} is not a folder; name another one with -o")
         place = place._replace(local_dir=local_dir)
     folder = snapshot(
         repo_id, revision, place, allow_patterns, ignore_patterns, check_cached=True, compressed=decompress

@@ -10,12 +10,9 @@ from typing import Any
 
 from slimtensors.errors import UsageError
 from slimtensors.files.folders import COMPRESS, carry_out, check_base_stays, plan_folder, walk_folder
+from slimtensors_hub.both_kinds import family_of, kind_of
 
 __all__ = ["check_arguments", "earlier_weights", "put_in_place", "save_pretrained"]
-
-# model-00001-of-00002.safetensors, model.safetensors.index.fp16.json: the name without what tells shards and kind.
-_SHARD = re.compile(r"(?P<stem>.+?)(-\d{5}-of-\d{5})?\.(?P<kind>safetensors|slimtensors)")
-_INDEX = re.compile(r"(?P<stem>.+)\.(?P<kind>safetensors|slimtensors)\.index(?P<variant>\.[A-Za-z0-9_-]+)?\.json")
 
 # What stands for model.safetensors in folders of an earlier day.
 _PICKLE = re.compile(r"pytorch_model(-\d{5}-of-\d{5})?\.bin(\.index\.json)?")
@@ -47,7 +44,7 @@ def save_pretrained(
     from slimtensors_hub.fetching import Place
     from slimtensors_hub.progress import bar
 
-    check_arguments(preset, kwargs)
+    check_arguments(model, preset, kwargs)
     found, _ = named_base(base, Place())
     target = Path(save_directory)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -68,10 +65,15 @@ def save_pretrained(
             path.unlink(missing_ok=True)
 
 
-def check_arguments(preset: str, kwargs: dict[str, Any]) -> None:
+def check_arguments(model: Any, preset: str, kwargs: dict[str, Any]) -> None:
     """Raises UsageError before anything is written."""
     from slimtensors.planning.planner import check_preset
 
+    if not hasattr(model, "save_pretrained"):
+        raise UsageError(
+            f"a {type(model).__name__} has no save_pretrained of its own, whose files would be compressed: save a "
+            "module with slimtensors.torch.save_model, or derive its class from slimtensors_hub.ModelHubMixin"
+        )
     check_preset(preset)
     if kwargs.get("safe_serialization") is False:
         raise UsageError("safe_serialization=False writes pickles, which are not compressed; leave it out")
@@ -99,32 +101,19 @@ def earlier_weights(names: Iterable[str], target: Path, plain: bool = False) -> 
 
     Raises UsageError for those of the other kind, unless `plain` asks for them.
     """
-    new = {Path(name): _family(name) for name in names}
-    kinds = {(path.parent, family): _kind(path.name) for path, family in new.items() if family is not None}
+    new = {Path(name): family_of(name) for name in names}
+    kinds = {(path.parent, family): kind_of(path.name) for path, family in new.items() if family is not None}
     found = []
     for (folder, family), kind in kinds.items():
         there = target / folder
         for path in sorted(there.iterdir()) if there.is_dir() else []:
             if plain and family == "model" and _PICKLE.fullmatch(path.name):
                 found.append(path)
-            if _family(path.name) != family or folder / path.name in new:
+            if family_of(path.name) != family or folder / path.name in new:
                 continue
-            if _kind(path.name) != kind and not plain:
+            if kind_of(path.name) != kind and not plain:
                 raise UsageError(
                     f"{path} holds weights of the same name, which would be out of date; remove it, or save elsewhere"
                 )
             found.append(path)
     return found
-
-
-def _kind(name: str) -> str:
-    return ".slimtensors" if ".slimtensors" in name else ".safetensors"
-
-
-def _family(name: str) -> str | None:
-    """Weights of one model and variant have one name: that of their shards and index, without number and kind."""
-    name = Path(name).name
-    index, shard = _INDEX.fullmatch(name), _SHARD.fullmatch(name)
-    if index is not None:
-        return index["stem"] + (index["variant"] or "")
-    return None if shard is None else shard["stem"]

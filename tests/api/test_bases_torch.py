@@ -7,7 +7,7 @@ import torch
 
 import slimtensors
 from slimtensors import BaseError, UsageError
-from slimtensors.torch import apply_delta, load_file, save, save_file
+from slimtensors.torch import apply_delta, load, load_file, save, save_file
 
 
 def model(seed: int) -> torch.nn.Module:
@@ -31,6 +31,17 @@ def state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_module_as_base() -> None:
+    base, tuned = model(0), model(0)
+    train(tuned)
+    saved = save(tuned.state_dict(), base=base)
+    assert len(saved) < 0.5 * len(save(tuned.state_dict()))
+    for given in (base, [base, model(1)]):
+        assert equal(load(saved, base=given), state(tuned))
+    with slimtensors.safe_open(saved, "pt", base=base) as file:
+        assert torch.equal(file.get_tensor("1.weight"), tuned[1].weight)
 
 
 def test_from_a_trainer_to_a_server() -> None:

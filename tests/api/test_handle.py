@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,13 @@ def test_files_are_closed_by_who_opened_them_or_drops_them(saved: tuple[Path, di
     assert opened() <= before
     with pytest.raises(ValueError, match="closed"):
         file.get_tensor("tall")
+
+
+def test_an_open_file_is_neither_pickled_nor_copied(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    with slimtensors.safe_open(saved[0]) as file:
+        for give in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="open it in each worker"):
+                give(file)
 
 
 def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:

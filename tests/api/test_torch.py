@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 
 import slimtensors
+from slimtensors import UsageError
 from slimtensors import torch as st
 from slimtensors.dtypes import DTYPES
 from slimtensors.on_torch import tensors as torch_tensors
@@ -88,6 +89,31 @@ def test_models_with_ties(tmp_path: Path) -> None:
     assert st.load_model(other, path) == ([], [])
     assert all(same(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values(), strict=True))
     assert other.head.weight.data_ptr() == other.embedding.weight.data_ptr()
+
+
+def test_a_model_takes_the_options_of_a_file(tmp_path: Path) -> None:
+    """Flushed to the disk or not; as the difference from one that has other names."""
+    base, path = Tied(), tmp_path / "x.slimtensors"
+    renamed = {"old." + name: tensor for name, tensor in base.state_dict().items()}
+    st.save_model(base, path, durable=False, base=renamed, base_map={"old.": ""})
+    assert path.stat().st_size < 20_000
+    loaded = Tied()
+    assert st.load_model(loaded, path, base=renamed) == ([], [])
+    assert same(loaded.norm.weight, base.norm.weight)
+    with pytest.raises(UsageError, match="no tensor"):
+        st.save_model(base, path, base=renamed, base_map={"new.": ""})
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.slimtensors"
+    state = {"weight": torch.ones(2, 2)}
+    with pytest.raises(UsageError, match=r"a dict has no state_dict\(\).*save_file"):
+        st.save_model(state, path)  # type: ignore[arg-type]
+    st.save_file(state, path)
+    with pytest.raises(UsageError, match=r"a dict is no torch\.nn\.Module.*load_file"):
+        st.load_model(state, path)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"a str is no torch\.nn\.Module"):
+        st.load_model(str(path), torch.nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
 def test_names_that_do_not_match(tmp_path: Path) -> None:

@@ -73,6 +73,9 @@ def rounded(numbers: np.ndarray, dtype: str) -> np.ndarray:
     return out
 
 
+TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
 @pytest.mark.parametrize("dtype", AS)
 def test_files(model: Path, dtype: str) -> None:
     with safe_open(model, dequantise=dtype) as file, safe_open(model) as plain:
@@ -115,10 +118,11 @@ def test_load_file(model: Path, tmp_path: Path) -> None:
         for tensors_ in (
             slimtensors.torch.load_file(tmp_path / "m", dequantise=dtype),
             slimtensors.torch.load((tmp_path / "m").read_bytes(), dequantise=dtype),
+            slimtensors.torch.load_file(tmp_path / "m", dequantise=TORCH[dtype]),
         ):
-            assert tensors_["a"].dtype == {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[dtype]
+            assert tensors_["a"].dtype == TORCH[dtype]
             assert tensors_["a"].view(torch.uint8).numpy().tobytes() == numbers.tobytes()
-    with safe_open(tmp_path / "m", "pt", dequantise="BF16") as file:
+    with safe_open(tmp_path / "m", "pt", dequantise=torch.bfloat16) as file:
         assert file.get_tensor("a").dtype == torch.bfloat16
         assert file.get_slice("a")[3:5].shape == (2, 2048)
     assert slimtensors.numpy.load_file(tmp_path / "m")["a"].dtype == np.uint8
@@ -129,9 +133,9 @@ def test_load_file(model: Path, tmp_path: Path) -> None:
                 ask()
 
 
-@pytest.mark.parametrize("wrong", ["F64", "f32", True, None, ""])
+@pytest.mark.parametrize("wrong", ["F64", "f32", True, None, "", torch.bfloat16])
 def test_what_is_not_a_dtype(model: Path, wrong: object) -> None:
-    with pytest.raises(UsageError, match="dequantise is"):
+    with pytest.raises(UsageError, match=r"dequantise is .*'F32', 'F16', 'BF16', or of torch tensors torch\.float32"):
         slimtensors.numpy.load_file(model, dequantise=wrong)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 from hub import Client, HubServer
+from slimtensors import compress
 
 SCRIPT = """if True:
     import json, sys, warnings
@@ -50,6 +52,12 @@ SCRIPT = """if True:
     model.push_to_hub("alice/tuned", base="alice/sharded")
     assert same(Model.from_pretrained("alice/tuned", force_download=True).bfloat16(), model)
     assert same(Model.from_pretrained("alice/tuned", local_files_only=True).bfloat16(), model)
+
+    # Saved and pushed at once, with the same options twice.
+    options = {"preset": "small", "base": "hf://alice/sharded", "max_shard_size": "1KB"}
+    model.save_pretrained(here / "both", push_to_hub=True, repo_id="alice/both", **options)
+    assert same(Model.from_pretrained("alice/both").bfloat16(), model)
+    assert model._slimtensors_options is None
     print("done")
 """
 
@@ -70,6 +78,10 @@ def test_a_module_is_saved_pushed_and_loaded(hub: HubServer, client: Client, tmp
     assert "It is private: who may not read it cannot read this." in card
     tuned, sharded = (hub.store.files(name) for name in ("alice/tuned", "alice/sharded"))
     assert len(tuned["model.slimtensors"]) < 0.3 * sum(len(sharded[shard]) for shard in shards)
+    pushed = {name: data for name, data in hub.store.files("alice/both").items() if ".slimtensors" in name}
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "both").glob("*.slimtensors*")}
+    assert pushed == saved
+    assert len(saved) > 2
 
 
 PLAIN = SCRIPT.partition("    model.push_to_hub")[0] + """
@@ -115,6 +127,15 @@ PLAIN = SCRIPT.partition("    model.push_to_hub")[0] + """
     (sharded / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
     (sharded / "config.json").write_text('{"width": 256}')
     assert same(Model.from_pretrained(sharded).bfloat16(), model)
+    both = here / "both"
+    model.save_pretrained(both)
+    save_model(model, both / "model.safetensors")
+    try:
+        Model.from_pretrained(both)
+        raise AssertionError
+    except ValueError as error:
+        assert "model.safetensors is the newer file" in str(error), error
+
     def error(path):
         try:
             Model.from_pretrained(path)
@@ -138,13 +159,24 @@ FROM_HUB = SCRIPT.partition("    torch.manual_seed")[0] + """
     for name in ("alice/plain", "alice/sharded"):
         assert same(Model.from_pretrained(name), expected)
         assert same(Model.from_pretrained(name, local_files_only=True), expected)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert same(Model.from_pretrained("alice/both"), expected)
+    assert sum("model.safetensors, weights of one name" in str(each.message) for each in seen) == 1
+    warnings.simplefilter("error")
+    assert same(Model.from_pretrained("alice/both", local_files_only=True), expected)
+    assert same(Model.from_pretrained("alice/made"), expected)  # of the plain file beside it
+    from slimtensors_hub import pull
+    assert same(Model.from_pretrained(pull("alice/made")), expected)
     print("done")
 """
 
 
 def test_plain_weights_are_loaded_and_none_are_left_behind(hub: HubServer, client: Client, tmp_path: Path) -> None:
     assert client.run("python", "-c", PLAIN, tmp_path).stdout.strip().endswith("done")
-    for name in ("plain", "sharded"):
+    shutil.copytree(tmp_path / "plain", tmp_path / "made")
+    compress(tmp_path / "made" / "model.safetensors", tmp_path / "made" / "model.slimtensors")
+    for name in ("plain", "sharded", "both", "made"):
         hub.store.create(f"alice/{name}")
         hub.store.add_folder(f"alice/{name}", tmp_path / name)
     assert client.run("python", "-c", FROM_HUB, tmp_path).stdout.strip().endswith("done")

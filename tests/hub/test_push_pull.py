@@ -105,6 +105,31 @@ def test_a_difference_names_its_base_and_fetches_it(hub: HubServer, client: Clie
     assert names == "['layers.0.bias', 'layers.0.weight']"
 
 
+def test_commands_look_for_bases_in_the_cache(hub: HubServer, client: Client, tmp_path: Path) -> None:
+    """As `pull` leaves them; what is not there is not downloaded, but it is said how to."""
+    base = hub.store.add_folder("bob/base", plain_model(tmp_path / "base"))
+    slim(client, "push", fine_tune(tmp_path / "in"), "alice/tuned", "--base", "bob/base")
+    reader, place = Client(hub, tmp_path / "reader"), f"hf://bob/base@{base}"
+    folder = Path(slim(reader, "pull", "alice/tuned").stdout.strip())
+    (copy := tmp_path / "copy").mkdir()
+    file = copy / "model.slimtensors"
+    file.write_bytes((folder / file.name).read_bytes())
+    hub.requests.clear()
+    for command in (
+        ("verify", folder), ("verify", file), ("deps", file), ("decompress", file),
+        ("flatten", file, copy / "flat.slimtensors"), ("salvage", file, copy / "whole.safetensors"),
+    ):  # fmt: skip
+        slim(reader, *command)
+    assert contents(copy)["model.safetensors"] == contents(tmp_path / "in")["model.safetensors"]
+    other = Client(hub, tmp_path / "other")
+    for command in ("verify", "deps"):
+        missing = slim(other, command, file, check=False)
+        assert missing.returncode == 1
+        assert f"--base {place}" in missing.stdout + missing.stderr
+    assert hub.requests.paths() == []
+    slim(other, "verify", file, "--base", place)
+
+
 def test_a_map_of_what_lies_in_one_shard(hub: HubServer, client: Client, tmp_path: Path) -> None:
     folder, base = sharded_model(tmp_path / "in"), plain_model(tmp_path / "base")
     shard = folder / "model-00001-of-00002.safetensors"

@@ -10,6 +10,8 @@ import pytest
 from hub import ALICE, BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
 from hub.models import contents, fine_tune, plain_model
+from slimtensors import UsageError
+from slimtensors_hub import decompressed, save_pretrained
 
 
 def refused(outcome: Outcome, *words: str, error: str = "HubError") -> None:
@@ -34,6 +36,9 @@ def test_what_cannot_be_pulled(hub: HubServer, talk: Talk, tmp_path: Path) -> No
     refused(talk("pull('../there')"), "name one as OWNER/NAME", error="UsageError")
     refused(talk("pull('alice/there@')"), "name one as OWNER/NAME", error="UsageError")
     refused(talk("pull('alice/there', decompress=True, local_dir='/')"), "contain each other", error="UsageError")
+    here = f"pull('alice/there', decompress=True, local_dir={str(Path(__file__).parent)!r})"
+    refused(talk(here), "overwrite=True (--force) replaces", "local_dir= (on the command line -o)", error="UsageError")
+    refused(talk(f"pull('alice/there', decompress=True, local_dir={__file__!r})"), "local_dir=", error="UsageError")
     out = str(tmp_path / "out")
     refused(
         talk(f"pull('alice/there', decompress=True, local_dir={out!r})"), "no .slimtensors file", error="UsageError"
@@ -262,6 +267,15 @@ def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path
     base = str(tmp_path / "base")
     assert talk(pull + f", base={base!r})").error == ""
     assert contents(Path(out))["model.safetensors"] == contents(folder)["model.safetensors"]
+
+
+def test_what_is_neither_a_folder_nor_a_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "model.slimtensors").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"model\.slimtensors is a file, .*slimtensors\.decompress"):
+        decompressed(tmp_path / "model.slimtensors").__enter__()
+    with pytest.raises(UsageError, match=r"a dict has no save_pretrained of its own.*save_model"):
+        save_pretrained({}, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_hints_of_bases_are_names_or_nothing() -> None:

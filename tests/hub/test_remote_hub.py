@@ -163,6 +163,8 @@ print(said(lambda: slimtensors.inspect('hf://alice/open/none.slimtensors')))
         assert found.stderr.count("\n") == 1
     assert "hf_" not in re.sub("hf_[a-z]+_writes", "", "".join(said)).replace("HF_TOKEN", "")
     assert missing.endswith("the repository has no such file at this revision: check the path (404)")
+    found = client.run("slimtensors", "inspect", f"hf://datasets/alice/open/{FILE}", check=False)
+    assert "there is no dataset alice/open, or it is private (404)" in found.stderr
 
 
 def test_the_cache(hub: HubServer, client: Client, arrays: dict[str, np.ndarray], packed: bytes) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,21 @@ def test_plain_folders_go_to_transformers(folders: tuple[Path, Path]) -> None:
     (plain / "model.safetensors.index.json").unlink()
     with pytest.raises(OSError, match=r"model\.safetensors"):
         ours.AutoModelForCausalLM.from_pretrained(plain)
+
+
+def test_a_folder_with_weights_of_both_kinds_is_refused(tmp_path: Path) -> None:
+    """As when a model is loaded, trained, and saved by transformers to where it came from."""
+    for name, sizes in {"whole": {}, "shards": {"max_shard_size": "100KB"}}.items():
+        folder = tmp_path / name
+        ours.save_pretrained(llama(), folder, **sizes)
+        model = ours.AutoModelForCausalLM.from_pretrained(folder)
+        torch.nn.init.ones_(model.lm_head.weight)
+        model.save_pretrained(folder)
+        for load in (ours.AutoModelForCausalLM.from_pretrained, partial(ours.from_pretrained, type(model))):
+            with pytest.raises(UsageError, match=r"model\.slimtensors.* and model\.safetensors .* newer file; remove"):
+                load(folder)
+        (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")  # another variant
+        assert same(ours.AutoModelForCausalLM.from_pretrained(folder), llama())
 
 
 def test_what_the_caller_names_himself_is_left_to_transformers(folders: tuple[Path, Path]) -> None:
@@ -263,5 +279,4 @@ def test_a_folder_with_an_adapter_beside_the_weights(folders: tuple[Path, Path],
 def test_one_changed_line_of_a_compressed_file(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "model")
     compress(tmp_path / "model" / "model.safetensors", tmp_path / "model" / "model.slimtensors")
-    (tmp_path / "model" / "model.safetensors").write_bytes(b"never read where a compressed one lies beside it")
     assert same(ours.AutoModelForCausalLM.from_pretrained(tmp_path / "model"), llama())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 import slimtensors
+import slimtensors.torch
 from slimtensors.torch import load_model, save_file, save_model, stream_tensors
 
 
@@ -105,6 +107,60 @@ def test_an_old_batch_norm_is_not_missing_its_counter(tmp_path: Path) -> None:
     state = {name: tensor for name, tensor in Model().state_dict().items() if "num_batches" not in name}
     save_file(state, tmp_path / "x")
     assert load_model(Model(1), tmp_path / "x") == ([], [])
+
+
+class Expanded(torch.nn.Module):
+    """With a buffer whose elements are all at one place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(4, 4)
+        self.register_buffer("mask", torch.ones(1, 4).expand(10, 4))
+
+
+def test_shared_elements_are_refused_before_anything_is_changed(tmp_path: Path) -> None:
+    save_model(Expanded(), tmp_path / "m.slimtensors")
+    model = Expanded()
+    before = model.linear.weight.clone()
+    with pytest.raises(slimtensors.UsageError, match=r"tensor 'mask' cannot be written to.*nothing was changed"):
+        load_model(model, tmp_path / "m.slimtensors")
+    assert torch.equal(model.linear.weight, before)
+    model.mask = model.mask.clone()
+    assert load_model(model, tmp_path / "m.slimtensors") == ([], [])
+
+
+def test_distributed_tensors_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    from torch import distributed
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+    from torch.distributed.tensor import distribute_module, init_device_mesh
+
+    whole = torch.nn.Linear(4, 4)
+    save_model(whole, tmp_path / "m.slimtensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, of a group of one
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        try:
+            model = distribute_module(torch.nn.Linear(4, 4), init_device_mesh("cpu", (1,)))
+            with pytest.raises(slimtensors.UsageError, match=r"'weight' is a DTensor.*full_state_dict=True"):
+                load_model(model, tmp_path / "m.slimtensors")
+            state = slimtensors.torch.load_file(tmp_path / "m.slimtensors")
+            set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+            assert torch.equal(model.weight.full_tensor(), whole.weight)
+        finally:
+            distributed.destroy_process_group()
+
+
+def test_modules_of_inference_mode_are_loaded(tmp_path: Path) -> None:
+    def make() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4))
+
+    model = make()
+    model[1].num_batches_tracked += 7
+    save_model(model, tmp_path / "m.slimtensors")
+    with torch.inference_mode():
+        loaded = make()
+    assert load_model(loaded, tmp_path / "m.slimtensors") == ([], [])
+    assert all(torch.equal(each, model.state_dict()[name]) for name, each in loaded.state_dict().items())
 
 
 def test_an_error_says_what_the_model_is_now(path: Path) -> None:

@@ -44,6 +44,7 @@ def command(
     before it takes its name. A folder, or the index of its shards, becomes FOLDER-restored. Of a file elsewhere
     (hf://owner/name/file, https://, s3://) it is written into the current folder. Nothing is deleted.
     """
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
@@ -51,7 +52,7 @@ def command(
     from slimtensors.files.folders import DECOMPRESS
     from slimtensors.reading.tensors import open_file
 
-    bases = [*([base] if base else []), *base_dirs]
+    bases = bases_of(base, base_dirs)
     settings = Settings(force, dry_run, quiet, verbose, progress)
 
     def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:

@@ -9,6 +9,7 @@ import click
 
 from slimtensors.cli import options
 from slimtensors.cli.exits import WRONG_FILE
+from slimtensors.container.hints import pinned_name
 
 __all__ = ["command"]
 
@@ -26,9 +27,10 @@ def command(
     """List every base tensor that a .slimtensors file needs, or those of a folder: its digest, where it came from, and
     whether it is found. The index of a folder's shards stands for the folder.
 
-    Bases are looked for in --base, then by digest in --base-dir and in the folders of SLIMTENSORS_BASE_DIR. Exits with
-    1 if one is not found: the file cannot be read then.
+    Bases are looked for in --base, at their commit in the hub's cache, then by digest in --base-dir and in the folders
+    of SLIMTENSORS_BASE_DIR. Exits with 1 if one is not found: the file cannot be read then.
     """
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.exits import naming
     from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, table
@@ -38,7 +40,7 @@ def command(
     files: list[dict[str, Any]] = []
     for name, file in stored_files(path).files.items():
         with naming(file):
-            found = dependencies(file, base=[*([base] if base else []), *base_dirs], max_bytes=max_bytes)
+            found = dependencies(file, base=bases_of(base, base_dirs), max_bytes=max_bytes)
         needed += [(name, each) for each in found]
         lacking = sum(each.found is None for each in found)
         files.append({"file": str(file), "missing": lacking, "bases": [asdict(each) for each in found]})
@@ -72,4 +74,8 @@ def _leave(missing: list[Any]) -> None:
 
 
 def _advice(missing: list[Any]) -> str:
-    return "; name the base with --base, or a folder that holds it with --base-dir" if missing else ""
+    if not missing:
+        return ""
+    place = pinned_name(missing[0].hints)
+    there = "" if place is None else f" (--base {place} reads it from the hub)"
+    return f"; name the base with --base{there}, or a folder that holds it with --base-dir"

@@ -38,13 +38,14 @@ def command(
 ) -> None:
     """Write to OUT the tensors of FILE without bases. OUT gives back the same source file."""
     del verbose  # has done its work when it was parsed
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.conversions import rewrite
     from slimtensors.files.flattening import flatten
 
     rewrite(
         file, out, force, max_bytes, quiet, progress,
         lambda advance: flatten(
-            file, out, base=[*([base] if base else []), *base_dirs], preset=preset, threads=threads,
+            file, out, base=bases_of(base, base_dirs), preset=preset, threads=threads,
             max_bytes=max_bytes, progress=advance,
         ),
     )  # fmt: skip

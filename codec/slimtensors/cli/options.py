@@ -93,7 +93,8 @@ base = click.option(
     "--base",
     metavar="BASE",
     callback=no_empty,
-    help="File or folder that tensors are differences from; else searched for by digest.",
+    help="File, folder or repository (hf://OWNER/NAME@REVISION) that tensors are differences from; else looked for in "
+    "the hub's cache, and searched for by digest.",
 )
 base_dirs = click.option(
     "--base-dir",

@@ -50,6 +50,7 @@ def command(
     """
     del verbose  # has done its work when it was parsed
     from slimtensors.bases.resolving import open_with
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.exits import naming
     from slimtensors.cli.output import say, size, table
     from slimtensors.cli.progress import bar
@@ -63,7 +64,7 @@ def command(
         total = 2 * opened.header.decoded_bytes
     with naming(source), bar(total, last_part(file), quiet=quiet, asked=progress) as advance:
         found = salvage(
-            source, target, base=[*([base] if base else []), *base_dirs], zeros=zeros, threads=threads,
+            source, target, base=bases_of(base, base_dirs), zeros=zeros, threads=threads,
             max_bytes=max_bytes, progress=advance,
         )  # fmt: skip
     if found.lost:

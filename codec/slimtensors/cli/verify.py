@@ -56,6 +56,7 @@ def command(
     stated, and every tensor's error is computed again. A folder's files are compared with those that `compress` makes
     them of, in the folder SOURCE.
     """
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.exits import printable
     from slimtensors.cli.files import stored_files
     from slimtensors.cli.output import print_json, say, size
@@ -66,7 +67,7 @@ def command(
     if stored.folder is not None:
         problems += _check_folder(stored.folder, stored.names)
     sources = _sources(stored, path, against, problems)
-    bases = [*([base] if base else []), *base_dirs]
+    bases = bases_of(base, base_dirs)
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from slimtensors.expression import Expression, bases_of
@@ -10,9 +11,10 @@ from slimtensors.expression import Expression, bases_of
 if TYPE_CHECKING:
     from slimtensors.container.header import Base, Pack, Tensor
 
-__all__ = ["complete", "first_users", "shorten"]
+__all__ = ["complete", "first_users", "pinned_name", "shorten"]
 
 INHERITED = ("file", "repository", "revision")  # absent: as of the base before
+_PINNED = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[0-9a-f]{40}")
 
 
 def first_users(tensors: Sequence[Tensor], packs: Sequence[Pack], expressions: Sequence[Expression]) -> dict[int, str]:
@@ -46,6 +48,12 @@ def complete(bases: list[Base], users: dict[int, str]) -> None:
         if hints != base.hints:
             bases[i] = base._replace(hints=hints)
         before = {key: hints[key] for key in INHERITED if key in hints}
+
+
+def pinned_name(hints: Mapping[str, str]) -> str | None:
+    """What to call a base's repository by, at its commit; None if the hints, which may say anything, name none."""
+    name = f"hf://{hints.get('repository', '')}@{hints.get('revision', '')}"
+    return name if _PINNED.fullmatch(name) else None
 
 
 def _wanted(base: Base) -> dict[str, str]:

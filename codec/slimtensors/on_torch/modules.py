@@ -19,6 +19,7 @@ from slimtensors.device.choice import backend_for
 from slimtensors.errors import SlimtensorsError, UsageError, note
 from slimtensors.numpy import array_shape
 from slimtensors.on_torch.device import read_into
+from slimtensors.on_torch.kinds import why_not_plain
 from slimtensors.on_torch.tensors import (
     as_base,
     check_device,
@@ -50,21 +51,25 @@ def save_model(
     preset: str = "balanced",
     threads: int | None = None,
     self_check: bool = True,
+    durable: bool = True,
     base: Any = None,
+    base_map: Mapping[str, str] | None = None,
 ) -> None:
     """Save a module's state dict, tied tensors and all.
 
     force_contiguous: as in safetensors; tensors that are not contiguous are stored contiguous. If False they are
-    refused.
+    refused. The other arguments: see `slimtensors.numpy.save_file`; base may be a module, too.
     """
+    if not hasattr(model, "state_dict"):
+        raise UsageError(f"a {type(model).__name__} has no state_dict(): save_file saves a dict of tensors")
     state = model.state_dict()
     if not force_contiguous:
         for name, tensor in state.items():
             if not tensor.is_contiguous():
                 raise UsageError(f"tensor {name!r} is not contiguous; pass force_contiguous=True to store it so")
     inputs = tensor_inputs(state)
-    with matched_bases(inputs, as_base(base), None, source=filename, metadata=metadata) as matched:
-        store(inputs, filename, metadata, preset, threads, self_check, True, bases=matched.bases)
+    with matched_bases(inputs, as_base(base), base_map, source=filename, metadata=metadata) as matched:
+        store(inputs, filename, metadata, preset, threads, self_check, durable, bases=matched.bases)
 
 
 def load_model(
@@ -90,9 +95,13 @@ def load_model(
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`, or shapes differ, UsageError for a parameter in memory
-    that can only be read: before a parameter is touched. If the file turns out to be damaged on the way, the error says
-    which parameters are not whole.
+    that can only be read, whose elements share memory, or of which this rank has a part (DTensor): before a parameter
+    is touched. If the file turns out to be damaged on the way, the error says which parameters are not whole.
     """
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(
+            f"a {type(model).__name__} is no torch.nn.Module, which comes first, then the file: load_file gives a dict"
+        )
     check_device(device)
     count = thread_count(threads)
     with ExitStack() as stack:
@@ -102,8 +111,10 @@ def load_model(
         held = model.state_dict()
         there = [(name, each) for name, each in held.items() if name in homes and isinstance(each, torch.Tensor)]
         check_writable_tensors(there)
+        _check_whole(there)
         if not _is_plain(model, held):
             return _by_state_dict(model, homes, strict, device, count)
+        _check_apart(there)
         missing, unexpected = _names(model, held, homes)
         _refuse(model, missing if strict else [], unexpected if strict else [], _mismatches(held, homes))
         names = {_storage(held[name]): name for name in homes if name in held}  # of tied ones the last, as in torch
@@ -263,6 +274,29 @@ def _is_plain(model: torch.nn.Module, held: Mapping[str, Any]) -> bool:
     return True
 
 
+def _check_whole(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raises UsageError for a DTensor, as FSDP2 and tensor parallelism make them."""
+    for name, tensor in tensors:
+        if hasattr(type(tensor), "full_tensor"):
+            raise UsageError(
+                f"tensor {name!r} is a {type(tensor).__name__}, of which this rank has a part: load the model before "
+                "it is sharded, or give load_file's tensors to torch.distributed.checkpoint.state_dict's "
+                "set_model_state_dict with full_state_dict=True; nothing was changed"
+            )
+
+
+def _check_apart(tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raises UsageError for what torch does not write to, since several elements are at one place."""
+    for name, tensor in tensors:
+        if why_not_plain(tensor) is None and any(
+            length > 1 and step == 0 for length, step in zip(tensor.shape, tensor.stride(), strict=True)
+        ):
+            raise UsageError(
+                f"tensor {name!r} cannot be written to: several of its elements share memory, as after expand(): put a "
+                "copy in its place, made by clone(); nothing was changed"
+            )
+
+
 def _names(model: torch.nn.Module, held: Tensors, homes: Mapping[str, TensorFile]) -> tuple[list[str], list[str]]:
     """(missing, unexpected)."""
     meta = [name for name, tensor in held.items() if tensor.is_meta]
@@ -271,7 +305,9 @@ def _names(model: torch.nn.Module, held: Tensors, homes: Mapping[str, TensorFile
             f"{_some(meta)}: on the meta device, where nothing can be loaded to; "
             "call model.to_empty(device=...) first, and set what its files do not hold"
         )
-    expected = model.load_state_dict({}, strict=False).missing_keys  # what torch would miss: not all that there is
+    # What torch would miss: not all that there is. Some modules copy counters to themselves at that.
+    with torch.inference_mode(any(tensor.is_inference() for tensor in held.values())):
+        expected = model.load_state_dict({}, strict=False).missing_keys
     loaded = {_storage(tensor) for name, tensor in held.items() if name in homes}
     missing = [name for name in expected if name not in homes and _storage(held[name]) not in loaded]
     return missing, [name for name in homes if name not in held]

@@ -15,12 +15,13 @@ from slimtensors.errors import UsageError
 from slimtensors.files.overlaps import check_writable
 from slimtensors.numpy import as_array
 from slimtensors.on_torch.kinds import why_not_plain
+from slimtensors.reading.quantised import Wanted
 from slimtensors.sources.inputs import ArrayInput
 from slimtensors.stream.loader import Convert
 
 __all__ = [
-    "as_base", "check_device", "check_writable_tensors", "converter", "from_array", "our_dtype", "tensor_inputs",
-    "torch_dtype",
+    "as_base", "check_device", "check_writable_tensors", "converter", "from_array", "numbers_wanted", "our_dtype",
+    "tensor_inputs", "torch_dtype",
 ]  # fmt: skip
 
 # Names as torch has them; those that this torch lacks are left out.
@@ -92,12 +93,19 @@ def converter(device: Any) -> Convert:
 
 
 def as_base(base: Any) -> Any:
-    """A base in which torch tensors, if it is a mapping to such, are what the library takes."""
+    """A base in which torch tensors, if it is a mapping to such or a module, are what the library takes."""
     if isinstance(base, list):
         return [as_base(each) for each in base]
+    if isinstance(base, torch.nn.Module):  # which may hold values that are no tensors
+        base = {name: value for name, value in base.state_dict().items() if isinstance(value, torch.Tensor)}
     if isinstance(base, Mapping) and any(isinstance(value, torch.Tensor) for value in base.values()):
         return tuple(tensor_inputs(base, lazy=True))
     return base
+
+
+def numbers_wanted(dequantise: Wanted | torch.dtype) -> Wanted:
+    """The name of the dtype, where torch's own is given."""
+    return our_dtype(dequantise) or str(dequantise) if isinstance(dequantise, torch.dtype) else dequantise
 
 
 def check_writable_tensors(tensors: Iterable[tuple[str, torch.Tensor]], so: str = "; nothing was changed") -> None:

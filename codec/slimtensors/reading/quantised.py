@@ -68,12 +68,15 @@ class Numbers:
         return tensor.shape if block is None else block.shape(tensor.shape)
 
 
-def wanted_numbers(dequantise: Wanted, filename: Any) -> Numbers | None:
+def wanted_numbers(dequantise: Any, filename: Any) -> Numbers | None:
     """For what a caller asks for of a file. Raises UsageError."""
     if dequantise is False:
         return None
     if dequantise not in NUMBERS:
-        raise UsageError(f"dequantise is {dequantise!r}; it can be False or {', '.join(NUMBERS)}")
+        raise UsageError(
+            f"dequantise is {dequantise!r}; it can be False or {', '.join(map(repr, NUMBERS))}, or of torch tensors "
+            "torch.float32, torch.float16 or torch.bfloat16"
+        )
     return Numbers(DTYPES[dequantise], _config_beside(filename))
 
 

@@ -15,6 +15,7 @@ from slimtensors.codecs.head import PLANES
 from slimtensors.codecs.place import Place
 from slimtensors.container.digest import decoded_digest
 from slimtensors.container.header import Base, Stream, Tensor
+from slimtensors.container.hints import pinned_name
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, lasting_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
@@ -307,7 +308,11 @@ class TensorFile:
         others = f" and {len(needed) - 1} more for the tensors that share its chunk" if len(needed) > 1 else ""
         known = any(base.identity.hex() in said for base in needed)
         named = "" if known else f". Needed is {needed[0]}{others}"
-        return named if BASE_ADVICE in said else f"{named}; {BASE_ADVICE}"
+        if BASE_ADVICE in said:
+            return named
+        place = pinned_name(needed[0].hints)
+        there = "" if place is None else f"--base {place}, or base={place!r}, reads it from the hub; or "
+        return f"{named}; {there}{BASE_ADVICE}"
 
     def _base(self, stream: Stream, first: int, count: int) -> Units | None:
         """The base's units in the range of a chunk, if its tensor has a base."""

@@ -26,7 +26,7 @@ from slimtensors.on_torch.ahead import as_decoded, source_there
 from slimtensors.on_torch.device import read_there
 from slimtensors.on_torch.importance import importance
 from slimtensors.on_torch.modules import load_model, save_model
-from slimtensors.on_torch.tensors import as_base, check_device, converter, from_array, tensor_inputs
+from slimtensors.on_torch.tensors import as_base, check_device, converter, from_array, numbers_wanted, tensor_inputs
 from slimtensors.reading.quantised import Wanted, wanted_numbers
 from slimtensors.stream.loader import Convert, Progress, Source, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
@@ -89,7 +89,7 @@ def load_file(
     backend: str | None = None,
     max_bytes: int | None = None,
     base: Any = None,
-    dequantise: Wanted = False,
+    dequantise: Wanted | torch.dtype = False,
 ) -> Tensors:
     """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
 
@@ -97,11 +97,11 @@ def load_file(
     the CPU and copied, with a `DecodedOnCpuWarning` once; so are tensors that no kernel is for, with one for each kind
     of them. SLIMTENSORS_DECODE=cpu decodes on the CPU in any case, SLIMTENSORS_DECODE=cuda raises UsageError where
     kernels cannot be used. Numbers of `dequantise` are computed on the CPU. A base that is given as a mapping to
-    tensors on that device is used where it is. Raises FormatError if the file is damaged; see `slimtensors.safe_open`
-    for the other arguments.
+    tensors on that device is used where it is; it may be a module, too. dequantise: also torch.float32, torch.float16
+    or torch.bfloat16. Raises FormatError if the file is damaged; see `slimtensors.safe_open` for the other arguments.
     """
     check_device(device)
-    numbers = wanted_numbers(dequantise, filename)
+    numbers = wanted_numbers(numbers_wanted(dequantise), filename)
     there = backend_for(torch.device(device))
     with open_with(filename, as_base(base), verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
         if there is not None and numbers is None:
@@ -126,7 +126,7 @@ def load(
     threads: int | None = None,
     max_bytes: int | None = None,
     base: Any = None,
-    dequantise: Wanted = False,
+    dequantise: Wanted | torch.dtype = False,
 ) -> Tensors:
     """Load all tensors from bytes."""
     return load_file(data, verify=verify, threads=threads, max_bytes=max_bytes, base=base, dequantise=dequantise)

@@ -21,6 +21,11 @@ def explained(status: int, headers: Mapping[str, str], hub: HubName | None) -> s
     """A refusal in a line."""
     if hub is not None and "invalid" in headers.get("x-error-message", "").lower() and status in (401, 403):
         return f"the token is not valid, or not any more ({status}): {LOGIN}"
+    if hub is not None and hub.kind == "dataset" and headers.get("x-error-code", "") == "RepoNotFound":
+        return (
+            f"there is no dataset {hub.repository}, or it is private ({status}): check the name (the one of a model is "
+            f"without datasets/), and {LOGIN}"
+        )
     known = _ERRORS.get(headers.get("x-error-code", "")) if hub is not None else None
     if known is not None:
         return f"{known} ({status})"

@@ -24,7 +24,8 @@ class _Compressed:
         Where it holds model.slimtensors, or its index, these are loaded; otherwise the call goes to transformers as it
         is. base: what the weights are differences from, if they are: a repository, or as for `slimtensors.safe_open`;
         those that the files name themselves come from the Hub, or from the folders of SLIMTENSORS_BASE_DIR, without.
-        Raises FormatError for damaged weights, BaseError for a base that is missing.
+        Raises FormatError for damaged weights, BaseError for a base that is missing, UsageError for a folder that
+        holds plain weights of the same name too, of which one may be out of date; of such a repository it warns.
         """
         name = pretrained_model_name_or_path
         hub = hub_arguments(name, kwargs)

@@ -12,6 +12,7 @@ from transformers.utils.hub import resolve_revision
 
 from slimtensors.errors import UsageError
 from slimtensors_hub.bases import hub_base, named_base
+from slimtensors_hub.both_kinds import check_folder, check_repository
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.transformers.lazy import first_float, open_lazily
 from slimtensors_hub.transformers.locating import HUB_ARGUMENTS, find_weights
@@ -29,7 +30,8 @@ def from_pretrained(
 
     pretrained_model_name_or_path: a folder or a repository. Where it holds model.slimtensors, or its index, these
     weights are loaded; otherwise the call goes to transformers as it is. base: what the weights are differences from,
-    if they are: a repository, or as for `slimtensors.safe_open`. All other arguments are transformers'.
+    if they are: a repository, or as for `slimtensors.safe_open`. All other arguments are transformers'. Raises
+    UsageError for a folder that holds plain weights of the same name too, and warns of such a repository.
     """
     name = pretrained_model_name_or_path
     hub = hub_arguments(name, kwargs)
@@ -73,9 +75,14 @@ def check_no_base(name: Any, base: Any) -> None:
 
 def bases(base: Any, hub: Mapping[str, Any]) -> list[Any]:
     """Where bases are looked for: what the caller names, then the repositories that the files' headers name."""
-    place = {key: hub[key] for key in ("cache_dir", "token", "local_files_only") if key in hub}
-    given, _ = named_base(base, Place(**place))
-    return [*(given if isinstance(given, list) else [] if given is None else [given]), hub_base(**place)]
+    place = _place(hub)
+    given, _ = named_base(base, place)
+    find = hub_base(cache_dir=place.cache_dir, token=place.token, local_files_only=place.local_files_only)
+    return [*(given if isinstance(given, list) else [] if given is None else [given]), find]
+
+
+def _place(hub: Mapping[str, Any]) -> Place:
+    return Place(**{key: hub[key] for key in ("cache_dir", "token", "local_files_only") if key in hub})
 
 
 def load(
@@ -90,6 +97,10 @@ def load(
     for handled in ("variant", "use_safetensors", "tqdm_class"):
         kwargs.pop(handled, None)
     adapter = dict(kwargs.pop("adapter_kwargs", None) or {})
+    if Path(str(name)).is_dir():
+        check_folder([weights])
+    else:
+        check_repository([weights], str(name), hub.get("revision"), _place(hub), hub.get("subfolder", ""))
     with open_lazily(weights, bases(base, hub)) as tensors:
         if kwargs.get("dtype", kwargs.get("torch_dtype", "auto")) in (None, "auto") and config.dtype is None:
             kwargs.pop("torch_dtype", None)

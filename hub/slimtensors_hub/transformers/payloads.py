@@ -132,7 +132,7 @@ def save_payloads(
     model: Any, save_directory: Any, *, preset: str, threads: int | None, self_check: bool, **kwargs: Any
 ) -> None:
     """See `saving.save_pretrained`. Takes memory for the compressed bytes of one shard."""
-    check_arguments(preset, kwargs)
+    check_arguments(model, preset, kwargs)
     if getattr(model.config, "quantization_config", None) is not None:
         raise UsageError("the model is quantised, and config.json has room for one quantiser; use layout 'slimtensors'")
     target = Path(save_directory)

@@ -75,7 +75,7 @@ def push_to_hub(
     layout, preset, base, threads and kwargs: as for `save_pretrained`; base may be a repository. The others, and what
     is raised: as for `slimtensors_hub.push`, which uploads the layout "slimtensors"; verify is for that layout.
     """
-    check_arguments(preset, kwargs)
+    check_arguments(model, preset, kwargs)
     repo_id, revision = parse_name(repo_id, revision)
     check_destination(repo_id, revision, token)
     with tempfile.TemporaryDirectory(prefix="slimtensors-") as made:

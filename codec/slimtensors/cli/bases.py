@@ -1,0 +1,37 @@
+"""Where commands look for bases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slimtensors.container.hints import pinned_name
+from slimtensors.errors import SlimtensorsError
+
+if TYPE_CHECKING:
+    from slimtensors.container.header import Base
+
+__all__ = ["bases_of"]
+
+
+def bases_of(base: str | None, base_dirs: list[Any]) -> list[Any]:
+    """What the options name, and what the hub's cache holds of it already, as after `pull`: nothing is downloaded."""
+    return [*([base] if base else []), *base_dirs, _cached]
+
+
+def _cached(base: Base) -> Path | None:
+    if pinned_name(base.hints) is None:
+        return None
+    try:
+        return _finder()(base)
+    except SlimtensorsError:  # not in the cache; what could be done is said where no place has it
+        return None
+
+
+@cache
+def _finder() -> Callable[[Base], Path | None]:
+    from slimtensors_hub import hub_base
+
+    return hub_base(local_files_only=True)
