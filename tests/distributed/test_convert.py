@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 import slimtensors
 from distributed.states import blank, load, same, save
 from slimtensors.torch.distributed import StorageReader, convert_checkpoint
-from slimtensors.torch.distributed.stock import read_metadata
+from slimtensors.torch.distributed.stock_metadata import read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
