@@ -28,6 +28,8 @@ def state() -> dict[str, Any]:
         "complex": torch.randn(30, 2, dtype=torch.complex64),
         "scalar": torch.tensor(1.5),
         "empty": torch.zeros(0, 3),
+        "no columns": torch.zeros(3, 0),
+        "no blocks": torch.zeros(2, 0, 3, dtype=torch.int8),
         "step": 7,
         "betas": (0.9, 0.95),
     }
@@ -49,6 +51,8 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert sum(told) >= state()["w"].nbytes
     assert same(load(tmp_path / "ours", state()), state())
     assert len(list((tmp_path / "ours").glob("rank-*"))) > 1
+    convert_checkpoint(tmp_path / "ours", tmp_path / "stock-again", "dcp")
+    assert same(load_stock(tmp_path / "stock-again"), state())
     before = tmp_path / "ours"
     for kind in ("safetensors", "slimtensors"):
         for most in (200_000, 1 << 30):
