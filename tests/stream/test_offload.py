@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import json
 import pickle
 import threading
 import time
@@ -21,7 +22,7 @@ import slimtensors
 from faults import processes
 from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
-from slimtensors.torch import load_file, save_model
+from slimtensors.torch import load_file, save_file, save_model
 
 
 class Block(torch.nn.Module):
@@ -221,7 +222,7 @@ PEAK = """
 import json, sys
 import torch
 from slimtensors.offload import offload
-from slimtensors.torch import load_file, save_model
+from slimtensors.torch import load_file, save_file, save_model
 
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -260,6 +261,27 @@ def test_peak_memory_is_two_layers(tmp_path: Path, host: str) -> None:
     layer = sum(parameter.nbytes for parameter in model.layers[0].parameters())
     assert buffers < 2 * layer + 1024
     assert above < 2 * layer + (16 << 20), above
+
+
+@pytest.mark.parametrize("host", ["disk", "memory"])
+def test_a_shard_that_lacks_what_its_index_names(tmp_path: Path, host: Any) -> None:
+    model = Model(3)
+    state = model.state_dict()
+    late = {name: tensor for name, tensor in state.items() if name.startswith("layers.2.")}
+    save_file({name: tensor for name, tensor in state.items() if name not in late}, tmp_path / "1.slimtensors")
+    save_file(late, tmp_path / "2.slimtensors")
+    places = {name: f"{1 + (name in late)}.slimtensors" for name in state}
+    index = tmp_path / "model.slimtensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for target in (tmp_path, index, [index]):
+        offload(Model(3), target, host=host).close()
+    index.write_text(json.dumps({"weight_map": {**places, "extra": "2.slimtensors"}}))
+    for target in (tmp_path, index, [index]):
+        for opened in (offload, keep_compressed):
+            with pytest.raises(slimtensors.FormatError, match="lacks 1 tensors that its index names, such as 'extra'"):
+                opened(Model(3), target, host=host)
+        with pytest.raises(slimtensors.FormatError, match="lacks 1 tensors"):
+            LazyState(target, host=host)
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

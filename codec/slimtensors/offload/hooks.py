@@ -22,7 +22,7 @@ from slimtensors.offload.slots import Slots
 from slimtensors.on_torch.modules import load_model
 from slimtensors.on_torch.tensors import as_base, check_device, torch_dtype
 from slimtensors.reading.tensors import TensorFile
-from slimtensors.sources.shards import weight_files
+from slimtensors.sources.shards import Shard, weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
@@ -162,7 +162,8 @@ def hosted(path: Any, host: str) -> Any:
         raise UsageError(f"host is {host!r}; on the CPU it can be {' or '.join(map(repr, HOSTS))}")
     if host == "disk":
         return path
-    return [_held(one) if isinstance(one, (str, os.PathLike)) else one for one, _ in weight_files(path)]
+    found = weight_files(path)
+    return [Shard(_held(file) if isinstance(file, (str, os.PathLike)) else file, names) for file, names in found]
 
 
 def _held(path: Any) -> bytes | memoryview:
