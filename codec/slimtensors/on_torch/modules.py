@@ -34,7 +34,7 @@ from slimtensors.stream.plan import want
 from slimtensors.threads import thread_count
 from slimtensors.writing.store import store
 
-__all__ = ["load_model", "load_state", "save_model"]
+__all__ = ["load_model", "load_state", "missing_names", "save_model"]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -109,6 +109,12 @@ def load_model(
         names = {_storage(held[name]): name for name in homes if name in held}  # of tied ones the last, as in torch
         _load_into(names.values(), held, files, count, progress)
         return missing, unexpected
+
+
+def missing_names(model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> list[str]:
+    """What `load_model` will return as missing, without loading. Nothing of a model that loads in a way of its own."""
+    held = model.state_dict()
+    return _names(model, held, homes)[0] if _is_plain(model, held) else []
 
 
 class _Parameter:
