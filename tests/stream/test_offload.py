@@ -413,6 +413,17 @@ def test_after_an_error_the_model_is_as_it_was(
     copy.deepcopy(model)
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell what is open")
+@pytest.mark.parametrize("opened", [LazyState, partial(offload, Model(3)), partial(keep_compressed, Model(3))])
+def test_no_file_is_left_open_by_an_error(tmp_path: Path, opened: Any) -> None:
+    save_model(Model(3), tmp_path / "1.slimtensors")
+    (tmp_path / "2.slimtensors").write_bytes(b"no such file")
+    with pytest.raises(slimtensors.FormatError) as told:
+        opened(tmp_path)
+    left = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert not [each for each in left if str(tmp_path) in each], told
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     save_model(Model(3), tmp_path / "x")
     model = Model(3, 1)

@@ -116,9 +116,12 @@ class StockCheckpoint:
                 index = MetadataIndex(name, chunk.offsets, number)
                 zeros = torch.Size([0] * len(chunk.sizes))
                 items.append(ReadItem(LoadItemType.TENSOR, index, chunk.offsets, index, zeros, chunk.sizes))
+            wrong = FormatError(f"{self.label}: the parts of tensor {name!r} do not cover it, or overlap")
             if sum(chunk.sizes.numel() for chunk in entry.chunks) != made.numel():
-                raise FormatError(f"{self.label}: the parts of tensor {name!r} do not cover it, or overlap")
+                raise wrong
             self._read(items, _Into(made))
+            if len(entry.chunks) > 1 and not _covered(entry):
+                raise wrong
             self._last = name, made
         return self._last[1]
 
@@ -128,6 +131,14 @@ class StockCheckpoint:
         except (KeyError, OSError, RuntimeError, ValueError, AssertionError, pickle.UnpicklingError) as error:
             name = items[0].storage_index.fqn if items else ""
             raise FormatError(f"{self.label}: {name!r} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _covered(entry: TensorStorageMetadata) -> bool:
+    """Whether each element is in a part."""
+    found = torch.zeros(entry.size, dtype=torch.bool)
+    for chunk in entry.chunks:
+        found[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))] = True
+    return bool(found.all())
 
 
 class StockInput:
