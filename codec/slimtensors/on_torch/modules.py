@@ -90,8 +90,9 @@ def load_model(
 
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`, or shapes differ, UsageError for a parameter in memory
-    that can only be read: before a parameter is touched. If the file turns out to be damaged on the way, the error says
-    which parameters are not whole.
+    that can only be read: before a parameter is touched, but where a module loads its state in a way of its own: what
+    that lacks is only known then. If the file turns out to be damaged on the way, the error says which parameters are
+    not whole.
     """
     check_device(device)
     count = thread_count(threads)
