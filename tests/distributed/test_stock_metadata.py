@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import pickle
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
+from safetensors.torch import load_file
 from torch.distributed.checkpoint import filesystem, metadata
 
 import slimtensors
@@ -268,3 +270,29 @@ def test_a_tensor_of_which_no_memory_has_room(tmp_path: Path) -> None:
     with pytest.raises(slimtensors.FormatError, match="'x'"):
         convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
     assert [each.name for each in tmp_path.iterdir()] == ["a"]
+
+
+def saved(value: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(value, stream)
+    return stream.getvalue()
+
+
+ITEMS_THAT_ARE = {
+    "what it should be": saved(torch.ones(2, 3)), "a tuple": saved((1, 2)), "another size": saved(torch.ones(3)),
+    "nothing": b"", "no stack": b"\x80\x02.", "no end": b"\x80\x02", "no state": b"\x80\x02}b.", "zeros": bytes(99),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ITEMS_THAT_ARE.values(), ids=ITEMS_THAT_ARE)
+def test_items_that_are_no_tensors(tmp_path: Path, data: bytes) -> None:
+    folder = tmp_path / "a"
+    folder.mkdir()
+    (folder / ".metadata").write_bytes(stock(length=len(data), objects=()))
+    (folder / "__0_0.distcp").write_bytes(data)
+    if data == saved(torch.ones(2, 3)):
+        convert_checkpoint(folder, tmp_path / "b", "safetensors")
+        assert torch.equal(load_file(tmp_path / "b" / "model.safetensors")["x"], torch.ones(2, 3))
+        return
+    with pytest.raises(slimtensors.FormatError, match="'x' cannot be read"):
+        convert_checkpoint(folder, tmp_path / "b", "safetensors")
