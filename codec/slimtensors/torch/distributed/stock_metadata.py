@@ -116,7 +116,8 @@ def _follow(data: bytes) -> Any:
             memo[argument] = stack[-1]
         elif name in _TUPLES:
             at = len(stack) - _TUPLES[name]
-            stack[at:] = [_several(stack[at:], _TUPLES[name])]
+            need(at >= 0, "it takes more than there is")
+            stack[at:] = [tuple(stack[at:])]
         elif name in _CONSTANTS:
             stack.append(_CONSTANTS[name])
         elif name == "MARK":
@@ -154,11 +155,6 @@ def _follow(data: bytes) -> Any:
         elif name not in ("PROTO", "FRAME"):
             raise FormatError(f"it has a {name}, which torch does not write there")
     raise FormatError("it does not end")  # genops raises before
-
-
-def _several(items: list[Any], count: int) -> tuple[Any, ...]:
-    need(len(items) == count, "it takes more than there is")
-    return tuple(items)
 
 
 def _set(target: Any, items: list[Any]) -> None:
