@@ -359,9 +359,33 @@ def long_message(_: Path) -> Any:
     return [each.value for each in run(work, 3)]
 
 
+def joined_again(root: Path) -> Any:
+    """Ranks that leave their group and join another one, twice, and save in each: by a writer that they had, and by a
+    new one. Groups are of a backend that a barrier cannot watch, so that one of gloo is made beside them.
+    """
+
+    def work(rank: int) -> list[int]:
+        writer, found = None, []
+        for turn, ranks in enumerate((2, 2, 2, 1), 1):
+            dist.barrier()
+            dist.destroy_process_group()
+            if rank >= ranks:
+                break
+            store = dist.FileStore(str(root / f"join-{turn}"), ranks)
+            dist.init_process_group("cpu:gloo", store=store, rank=rank, world_size=ranks)
+            writer = writer or StorageWriter(threads=1, timeout=30)
+            for number_, each in enumerate((writer, StorageWriter(threads=1, timeout=30))):
+                seed = 10 * turn + number_
+                dcp.save(state(seed), storage_writer=each, checkpoint_id=root / f"step-{seed}")
+                found.append(load(root))
+        return found
+
+    return [[each.how, each.value] for each in run(work, 2, seconds=60)]
+
+
 CASES = {
     each.__name__: each
-    for each in (alone, long_message, resharding, two_dimensions, fsdp, disk_full, hanging, killed)
+    for each in (alone, long_message, resharding, two_dimensions, fsdp, joined_again, disk_full, hanging, killed)
 }
 
 

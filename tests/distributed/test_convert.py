@@ -11,11 +11,13 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from safetensors.torch import load_file
+from torch.distributed.checkpoint import metadata
+from torch.distributed.checkpoint.api import CheckpointException
 
 import slimtensors
 from distributed.states import blank, load, same, save
 from slimtensors.torch.distributed import StorageReader, convert_checkpoint
-from slimtensors.torch.distributed.stock import read_metadata
+from slimtensors.torch.distributed.stock_metadata import read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -28,6 +30,8 @@ def state() -> dict[str, Any]:
         "complex": torch.randn(30, 2, dtype=torch.complex64),
         "scalar": torch.tensor(1.5),
         "empty": torch.zeros(0, 3),
+        "no columns": torch.zeros(3, 0),
+        "no blocks": torch.zeros(2, 0, 3, dtype=torch.int8),
         "step": 7,
         "betas": (0.9, 0.95),
     }
@@ -49,6 +53,8 @@ def test_there_and_back(tmp_path: Path) -> None:
     assert sum(told) >= state()["w"].nbytes
     assert same(load(tmp_path / "ours", state()), state())
     assert len(list((tmp_path / "ours").glob("rank-*"))) > 1
+    convert_checkpoint(tmp_path / "ours", tmp_path / "stock-again", "dcp")
+    assert same(load_stock(tmp_path / "stock-again"), state())
     before = tmp_path / "ours"
     for kind in ("safetensors", "slimtensors"):
         for most in (200_000, 1 << 30):
@@ -101,6 +107,48 @@ def test_nothing_but_the_new_folder(tmp_path: Path) -> None:
     assert same(load(tmp_path / "another", state()), old)
     with pytest.raises(slimtensors.UsageError, match="is no name for a checkpoint"):
         convert_checkpoint(tmp_path / "as-dcp", tmp_path / "a name", "checkpoint")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell what is open")
+def test_no_file_is_left_open_by_an_error(tmp_path: Path) -> None:
+    save(tmp_path / "a", {f"{i}": torch.randn(100, 100) for i in range(8)})
+    convert_checkpoint(tmp_path / "a", tmp_path / "b", "checkpoint", max_shard_bytes=1)
+    first, *others = sorted((tmp_path / "b").glob("rank-*"))
+    assert len(others) == 7
+    first.write_bytes(b"")
+    with pytest.raises(CheckpointException) as told:
+        load(tmp_path / "b", {f"{i}": torch.zeros(100, 100) for i in range(8)})
+    left = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert not [each for each in left if str(tmp_path) in each], told
+
+
+def test_no_folder_is_left_by_an_error(tmp_path: Path) -> None:
+    save(tmp_path / "a", state())
+    (file,) = (tmp_path / "a").glob("rank-*")
+    data = bytearray(file.read_bytes())
+    data[-300] ^= 1
+    file.write_bytes(data)
+    (tmp_path / "there").mkdir()
+    for kind in ("checkpoint", "dcp", "safetensors"):
+        for target in ("made/on/the way", "there/or/not"):
+            with pytest.raises((slimtensors.ChecksumError, slimtensors.UsageError)):
+                convert_checkpoint(tmp_path / "a", tmp_path / target, kind)  # type: ignore[arg-type] # one of a list
+            assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "latest.json", "there"]
+            assert not [*(tmp_path / "there").iterdir()]
+
+
+def test_stock_parts_that_leave_something_out(tmp_path: Path) -> None:
+    """As many elements as the tensor has, some of them twice: the others would be what memory held before."""
+    dcp.save({"x": torch.arange(12.0).reshape(4, 3)}, storage_writer=dcp.FileSystemWriter(tmp_path / "a"))
+    path = tmp_path / "a" / ".metadata"
+    found = pickle.loads(path.read_bytes())  # noqa: S301 # torch has just written it
+    half = metadata.ChunkStorageMetadata(torch.Size([1, 0]), torch.Size([2, 3]))
+    found.state_dict_metadata["x"].chunks = [half, half]
+    ((_, place),) = found.storage_data.items()
+    found.storage_data = {metadata.MetadataIndex("x", half.offsets): place}
+    path.write_bytes(pickle.dumps(found))
+    with pytest.raises(slimtensors.FormatError, match="do not cover it, or overlap"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
 
 
 class Odd:

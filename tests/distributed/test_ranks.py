@@ -54,6 +54,11 @@ def test_fsdp_resumes_where_it_was(crew: Any) -> None:
         assert losses == pytest.approx(trained[0], rel=1e-5), "sums over other numbers of ranks round otherwise"
 
 
+def test_ranks_that_join_another_group(crew: Any) -> None:
+    both = [10, 11, 20, 21, 30, 31]
+    assert crew["joined_again"] == [["done", [*both, 40, 41]], ["done", both]]
+
+
 def test_a_full_disk_is_told_to_all_ranks(crew: Any) -> None:
     found = crew["disk_full"]
     for kind, text in found["errors"]:

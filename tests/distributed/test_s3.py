@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from faults import processes
 from slimtensors.checkpoint import remote
+from slimtensors.checkpoint.manifest import file_name
 from slimtensors.torch.distributed import StorageReader, StorageWriter
 
 moto = pytest.importorskip("moto.server", reason="bench/requirements-s3.txt is not installed")
@@ -112,6 +113,7 @@ import json, os, signal, sys, warnings
 warnings.simplefilter("ignore")
 import torch.distributed.checkpoint as dcp
 from slimtensors.checkpoint import remote
+from slimtensors.checkpoint.manifest import file_name
 from slimtensors.torch.distributed import StorageWriter
 from distributed.test_s3 import state
 
@@ -141,3 +143,30 @@ def test_an_upload_whose_process_was_killed(server: dict[str, Any], root: str) -
     save(f"{root}/b", state(2, 3), server)
     assert not uploads(fs, root)
     assert load(root, server, 3)["step"] == 2
+
+
+class Paged(s3fs.S3FileSystem):  # type: ignore[misc] # has no types
+    """Of an S3 that lists two uploads at once, where others list a thousand."""
+
+    def call_s3(self, method: str, **given: Any) -> Any:
+        found = super().call_s3(method, **given)
+        if method == "list_multipart_uploads":
+            after = given.get("KeyMarker", ""), given.get("UploadIdMarker", "")
+            every = sorted(found.get("Uploads", []), key=lambda each: (each["Key"], each["UploadId"]))
+            left = [each for each in every if (each["Key"], each["UploadId"]) > after]
+            found |= {"Uploads": left[:2], "IsTruncated": len(left) > 2}
+            if len(left) > 2:
+                found |= {"NextKeyMarker": left[1]["Key"], "NextUploadIdMarker": left[1]["UploadId"]}
+        return found
+
+
+def test_more_uploads_than_a_page_lists(server: dict[str, Any], root: str) -> None:
+    fs = Paged(**server)
+    place = remote.RemotePlace(fs, f"{root[5:]}/a")
+    bucket, ours, other = root.split("/")[2], 32 * "a", 32 * "7"
+    names = [file_name(rank, run) for rank in range(3) for run in (ours, other)] + ["something else"]
+    for name in [*names, names[1]]:  # of one file twice
+        fs.call_s3("create_multipart_upload", Bucket=bucket, Key=f"run/a/{name}")
+    place.abandon(ours)
+    left = s3fs.S3FileSystem(**server).call_s3("list_multipart_uploads", Bucket=bucket)["Uploads"]
+    assert sorted(each["Key"][len("run/a/") :] for each in left) == sorted([*names[0:6:2], "something else"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -129,4 +131,38 @@ def test_what_is_ahead_is_bounded(tmp_path):
         tensors.take("w0")
         assert made.count(2 * SIZE) == 1 + torch_ahead.UNDER_WAY
         assert torch.equal(tensors.take("w1"), given["w1"])
+        tensors.close()
+
+
+class Full(Runner):
+    """Has room for so many tensors."""
+
+    def __init__(self, room):
+        super().__init__(1 << 21)
+        self._room = room
+
+    def fresh(self, length):
+        if length == 2 * SIZE:
+            self._room -= 1
+            if self._room < 0:
+                raise MemoryError("full")
+        return super().fresh(length)
+
+
+def test_a_device_without_room_for_the_first_ones(tmp_path):
+    path, _given = saved(tmp_path, 4)
+    with open_file(path) as file:
+        with pytest.raises(MemoryError) as told:
+            loader(file, Full(1))
+        assert not [each for each in threading.enumerate() if "slimtensors-device" in each.name], told
+
+
+def test_a_device_without_room_for_a_later_one(tmp_path):
+    path, given = saved(tmp_path, 4)
+    with open_file(path) as file:
+        tensors = loader(file, Full(3))
+        assert torch.equal(tensors.take("w0"), given["w0"])
+        for name in ("w1", "w2", "w3"):
+            with pytest.raises(MemoryError, match="full"):
+                tensors.take(name)
         tensors.close()

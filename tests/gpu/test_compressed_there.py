@@ -10,8 +10,8 @@ import torch
 
 from gpu.backend import Runner
 from slimtensors.errors import ChecksumError, UsageError
-from slimtensors.offload import hooks, keep_compressed
-from slimtensors.torch import save_model
+from slimtensors.offload import hooks, keep_compressed, offload
+from slimtensors.torch import save_file, save_model
 
 
 class Small(torch.nn.Module):
@@ -99,3 +99,38 @@ def test_a_layer_by_itself_is_checked_at_its_end(tmp_path, monkeypatch):
         model.up(torch.ones(24))
     assert torch.equal(model.up(torch.ones(24)), plain.up(torch.ones(24)))
     held.close()
+
+
+class Moved(Small):
+    """Writes down where it is sent, and stays."""
+
+    def __init__(self, seed):
+        super().__init__(seed)
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(24, 24) for _ in range(3))
+        self.norm = torch.nn.LayerNorm(24)
+        self.places = []
+
+    def to(self, place):
+        self.places.append(place)
+        return self
+
+
+@pytest.mark.parametrize("opened", [keep_compressed, offload])
+def test_after_an_error_a_model_comes_back_from_the_device(tmp_path, monkeypatch, opened):
+    backend = Counting()
+    monkeypatch.setattr(hooks, "why_cpu", lambda _device: None)
+    monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
+    model, state = Moved(0), Moved(1).state_dict()
+    state["norm.weight"] = torch.randn(24)
+    save_file(state, tmp_path / "x")
+    data = bytearray((tmp_path / "x").read_bytes())
+    data[data.index(state["norm.weight"].numpy().tobytes()[:16])] ^= 1
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ChecksumError):
+        opened(model, tmp_path / "x", device="cuda")
+    assert model.places == ["cuda", "cpu"]
+    del state["norm.bias"]
+    save_file(state, tmp_path / "y")
+    with pytest.raises(UsageError, match="lack"):
+        opened(model, tmp_path / "y", device="cuda")
+    assert model.places == ["cuda", "cpu"], "nor is it moved for what can be known before"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import json
 import pickle
 import threading
 import time
@@ -21,7 +22,7 @@ import slimtensors
 from faults import processes
 from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
-from slimtensors.torch import load_file, save_model
+from slimtensors.torch import load_file, save_file, save_model
 
 
 class Block(torch.nn.Module):
@@ -221,7 +222,7 @@ PEAK = """
 import json, sys
 import torch
 from slimtensors.offload import offload
-from slimtensors.torch import load_file, save_model
+from slimtensors.torch import load_file, save_file, save_model
 
 def peak():
     return next(int(line.split()[1]) << 10 for line in open("/proc/self/status") if line.startswith("VmHWM"))
@@ -260,6 +261,167 @@ def test_peak_memory_is_two_layers(tmp_path: Path, host: str) -> None:
     layer = sum(parameter.nbytes for parameter in model.layers[0].parameters())
     assert buffers < 2 * layer + 1024
     assert above < 2 * layer + (16 << 20), above
+
+
+@pytest.mark.parametrize("host", ["disk", "memory"])
+def test_a_shard_that_lacks_what_its_index_names(tmp_path: Path, host: Any) -> None:
+    model = Model(3)
+    state = model.state_dict()
+    late = {name: tensor for name, tensor in state.items() if name.startswith("layers.2.")}
+    save_file({name: tensor for name, tensor in state.items() if name not in late}, tmp_path / "1.slimtensors")
+    save_file(late, tmp_path / "2.slimtensors")
+    places = {name: f"{1 + (name in late)}.slimtensors" for name in state}
+    index = tmp_path / "model.slimtensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    for target in (tmp_path, index, [index]):
+        offload(Model(3), target, host=host).close()
+    index.write_text(json.dumps({"weight_map": {**places, "extra": "2.slimtensors"}}))
+    for target in (tmp_path, index, [index]):
+        for opened in (offload, keep_compressed):
+            with pytest.raises(slimtensors.FormatError, match="lacks 1 tensors that its index names, such as 'extra'"):
+                opened(Model(3), target, host=host)
+        with pytest.raises(slimtensors.FormatError, match="lacks 1 tensors"):
+            LazyState(target, host=host)
+
+
+class Tied(torch.nn.Module):
+    """A layer that uses one weight twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(40, 40), torch.nn.Linear(40, 40)
+        self.down.weight = self.up.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(torch.relu(self.up(x)))
+
+
+class Chain(torch.nn.Module):
+    """Layers one after another, and a last one that stays."""
+
+    def __init__(self, *layers: torch.nn.Module) -> None:
+        super().__init__()
+        self.layers, self.last = torch.nn.ModuleList(layers), torch.nn.Linear(40, 40)
+        self.eval()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.last(x)
+
+
+@pytest.mark.parametrize("lacks", ["up.weight", "down.weight", "nothing"])
+def test_weights_that_a_layer_has_twice(tmp_path: Path, lacks: str) -> None:
+    """Files may have them by either name."""
+    model, other = (Chain(*(Tied() for _ in range(3))) for _ in range(2))
+    save_file({n: t for n, t in model.state_dict().items() if not n.endswith(lacks)}, tmp_path / "x")
+    x = torch.ones(2, 40)
+    with torch.no_grad():
+        held = offload(other, tmp_path / "x")
+        for _ in range(2):
+            assert torch.equal(other(x), model(x))
+        held.close()
+        with pytest.raises(slimtensors.UsageError, match="closed"):
+            other(x)
+        held = offload(other, tmp_path / "x")
+        assert torch.equal(other(x), model(x))
+        held.close()
+    assert len(other.layers[0]._forward_pre_hooks) == 1, "what refuses, once"
+
+
+@pytest.mark.parametrize("resident", [0, 2])
+def test_a_layer_without_weights_that_is_there_twice(tmp_path: Path, resident: int) -> None:
+    relu = torch.nn.ReLU()
+    model = Chain(*(each for _ in range(4) for each in (torch.nn.Linear(40, 40), relu)))
+    other = copy.deepcopy(model)
+    save_model(model, tmp_path / "x")
+    x = torch.ones(2, 40)
+    with torch.no_grad():
+        held = offload(other, tmp_path / "x", resident=resident)
+        for _ in range(3):
+            assert torch.equal(other(x), model(x))
+        held.close()
+    twice = Chain(*[torch.nn.Linear(40, 40)] * 2, torch.nn.Linear(40, 40))
+    save_model(twice, tmp_path / "x")
+    with pytest.raises(slimtensors.UsageError, match="is shared"):
+        offload(twice, tmp_path / "x")
+
+
+def made_of(model: torch.nn.Module) -> Any:
+    """All that a model has, in order."""
+    return [
+        (name, type(module), vars(module).keys(), [(own, id(each)) for own, each in module._parameters.items()],
+         list(module._forward_pre_hooks), list(module._state_dict_pre_hooks))
+        for name, module in model.named_modules()
+    ]  # fmt: skip
+
+
+class Sealed(torch.nn.Linear):
+    """Takes no method in the place of its own."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_apply":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+def no_memory(_nbytes: int) -> Any:
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("opened", "why"),
+    [
+        *((one, why) for one in (offload, keep_compressed) for why in ("no room", "one is missing", "one is damaged")),
+        (offload, "a layer is sealed"),
+    ],
+)
+def test_after_an_error_the_model_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opened: Any, why: str
+) -> None:
+    model = Chain(torch.nn.Linear(40, 40), Sealed(40, 40), torch.nn.Linear(40, 40))
+    model.norm = torch.nn.LayerNorm(40)
+    state = {name: torch.full_like(each, 2.5) for name, each in model.state_dict().items()}
+    state["norm.weight"] = torch.randn(40)
+    if why == "one is missing":
+        del state["norm.bias"]
+    save_file(state, tmp_path / "x")
+    if why == "one is damaged":
+        data = bytearray((tmp_path / "x").read_bytes())
+        data[data.index(state["norm.weight"].numpy().tobytes()[:16])] ^= 1
+        (tmp_path / "x").write_bytes(data)
+    if why == "no room":
+        module = "memory" if opened is offload else "stored"
+        monkeypatch.setattr(f"slimtensors.offload.{module}.aligned_empty", no_memory)
+    if why != "a layer is sealed":
+        model.layers[1] = torch.nn.Linear(40, 40)
+    x = torch.ones(2, 40)
+    before, values, expected = made_of(model), [each.clone() for each in model.parameters()], model(x)
+    errors = {
+        "no room": MemoryError, "one is missing": slimtensors.UsageError, "one is damaged": slimtensors.ChecksumError,
+        "a layer is sealed": AttributeError,
+    }  # fmt: skip
+    with pytest.raises(errors[why]):
+        opened(model, tmp_path / "x")
+    assert made_of(model) == before
+    if why in ("no room", "one is missing"):  # and else what stays is loaded, or some of it
+        assert all(map(torch.equal, model.parameters(), values))
+        assert torch.equal(model(x), expected)
+    assert torch.equal(model.layers[0].weight, values[0])
+    model(x)
+    model.state_dict()
+    copy.deepcopy(model)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the system does not tell what is open")
+@pytest.mark.parametrize("opened", [LazyState, partial(offload, Model(3)), partial(keep_compressed, Model(3))])
+def test_no_file_is_left_open_by_an_error(tmp_path: Path, opened: Any) -> None:
+    save_model(Model(3), tmp_path / "1.slimtensors")
+    (tmp_path / "2.slimtensors").write_bytes(b"no such file")
+    with pytest.raises(slimtensors.FormatError) as told:
+        opened(tmp_path)
+    left = [str(each.readlink()) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert not [each for each in left if str(tmp_path) in each], told
 
 
 def test_what_is_refused(tmp_path: Path) -> None:

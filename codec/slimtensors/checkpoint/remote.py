@@ -78,13 +78,18 @@ class RemotePlace:
         if not hasattr(self._fs, "call_s3"):
             return
         bucket, prefix, _ = self._fs.split_path(self._path + "/")
-        listed = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix)
-        for upload in listed.get("Uploads", []):
-            run = run_of(upload["Key"].rpartition("/")[2])
-            if run is not None and run != keep:
-                self._fs.call_s3(
-                    "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                )
+        marks: dict[str, str] = {}
+        while True:
+            listed = self._fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix, **marks)
+            for upload in listed.get("Uploads", []):
+                run = run_of(upload["Key"].rpartition("/")[2])
+                if run is not None and run != keep:
+                    self._fs.call_s3(
+                        "abort_multipart_upload", Bucket=bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+            before, marks = marks, {name: listed.get(f"Next{name}") or "" for name in ("KeyMarker", "UploadIdMarker")}
+            if not listed.get("IsTruncated") or marks == before:  # a store that has no marks would list for ever
+                return
 
     def remove_if_empty(self) -> None:
         if _is_file_system(self._fs):

@@ -20,6 +20,7 @@ from slimtensors.offload.hooks import Host, check_fits, compressed_backend, host
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
 from slimtensors.on_torch.tensors import as_base
+from slimtensors.reading.tensors import TensorFile
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
@@ -65,6 +66,7 @@ def keep_compressed(
 
     Outputs have the bits that they have with plain layers. Weights are frozen; gradients of inputs and biases are
     computed, once (no gradients of gradients). `state_dict` decodes the weights; converting them is refused.
+    After an error the model is as after one of `offload`.
     """
     backend = compressed_backend(device)
     layers = _layers(model)
@@ -73,30 +75,45 @@ def keep_compressed(
     try:
         homes = files_of(open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base)))
         known = _names_in_files(layers, homes)
-        held = [layer._parameters.pop("weight") for layer in layers.values()]
-        try:
-            load_others(model, path, verify, base, threads, device)
-        except BaseException:
-            for layer, weight in zip(layers.values(), held, strict=True):
-                layer._parameters["weight"] = weight
-            raise
         linear = [known[name] for name, layer in layers.items() if type(layer) is torch.nn.Linear]
         most, count = max((homes[name].tensor(name).nbytes for name in linear), default=0), thread_count(threads)
         buffer: Buffer | DeviceBuffer
-        checked = None
         if backend is None:
             buffer = shared = Buffer(most, count)
             stored = {name: StoredWeight(homes[name], name, shared) for name in set(known.values())}
         else:
             buffer = there = DeviceBuffer(most, count, backend)
             stored = {name: WeightThere(homes[name], name, there) for name in set(known.values())}
-            checked = Checked(model, there.check)
+        _load_others(model, list(layers.values()), path, homes, verify, base, threads, device)
+        checked = None if isinstance(buffer, Buffer) else Checked(model, buffer.check)
         for name, layer in layers.items():
             layer.stored, layer.checked = stored[known[name]], checked
             layer.__class__ = CompressedLinear if type(layer) is torch.nn.Linear else CompressedEmbedding
         return CompressedLayers(stack, buffer, list(layers), checked)
     except BaseException:
         stack.close()
+        raise
+
+
+def _load_others(
+    model: torch.nn.Module,
+    layers: list[Any],
+    path: Any,
+    homes: dict[str, TensorFile],
+    verify: Verify,
+    base: Any,
+    threads: int | None,
+    device: Any,
+) -> None:
+    """Load all but the layers' weights, and take these out of the model, if that succeeds."""
+    before = [layer._parameters.copy() for layer in layers]
+    try:
+        for layer in layers:
+            del layer._parameters["weight"]
+        load_others(model, path, homes, verify, base, threads, device)
+    except BaseException:
+        for layer, parameters in zip(layers, before, strict=True):
+            layer._parameters = parameters
         raise
 
 

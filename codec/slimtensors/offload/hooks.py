@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 
@@ -19,10 +19,10 @@ from slimtensors.errors import UsageError
 from slimtensors.offload.checked import Checked, Run, replace_forward
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
-from slimtensors.on_torch.modules import load_model
+from slimtensors.on_torch.modules import load_model, missing_names
 from slimtensors.on_torch.tensors import as_base, check_device, torch_dtype
 from slimtensors.reading.tensors import TensorFile
-from slimtensors.sources.shards import weight_files
+from slimtensors.sources.shards import Shard, weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
@@ -38,10 +38,10 @@ class Offloaded:
     until they are given some: by `model.load_state_dict(..., assign=True)`, or by another `offload`.
     """
 
-    def __init__(self, stack: ExitStack, slots: Slots, undo: list[Callable[[], None]], names: list[str]) -> None:
+    def __init__(self, stack: ExitStack, slots: Slots, names: list[str]) -> None:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
         self.nbytes = slots.nbytes  # of the two buffers
-        self._stack, self._slots, self._undo = stack, slots, undo
+        self._stack, self._slots = stack, slots  # the stack undoes what was done to the model
 
     def __reduce__(self) -> NoReturn:
         raise UsageError("it holds files open and can neither be copied nor pickled: call `offload` in each process")
@@ -52,9 +52,6 @@ class Offloaded:
             try:
                 self._slots.close()
             finally:
-                for undo in self._undo:
-                    undo()
-                self._undo = []
                 self._stack.close()
 
 
@@ -90,45 +87,50 @@ def offload(
     end of the model's `forward`, or of the layer's if that is called by itself. An error is raised there, before
     outputs are handed out; hooks inside the model may have seen what was computed with wrong weights.
     Inference only: training, `state_dict`, `to`, copies (`copy.deepcopy`, pickles), and parameters that a layer shares
-    with another module are refused.
+    with another module are refused. After an error the model is as it was, but for values of what stays where a file
+    turns out to be damaged as that is loaded.
     """
     home = _home(device, host == PINNED)
     name, every = _layers(model, layers)
-    turns = _turns([f"{name}.{i}" for i in range(len(every))], resident)
+    first = {id(layer): i for i, layer in reversed(list(enumerate(every)))}  # of one that is there again
+    turns = [i for i in _turns([f"{name}.{i}" for i in range(len(every))], resident) if first[id(every[i])] == i]
     if len(turns) < 2:
         raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
     found, prefixes = [every[i] for i in turns], [f"{name}.{i}." for i in turns]
     path = path if host == PINNED else hosted(path, host)
-    stack = ExitStack()
+    stack, before = ExitStack(), ExitStack()  # what ends with the files; what puts back the weights that were there
     try:
         files = open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base))
         homes = files_of(files)
-        _check(model, found, prefixes, homes)
-        _load_resident(model, found, path, verify, base, threads, device)
-        units = [
-            [(prefix + own, homes[prefix + own]) for own, _ in layer.named_parameters()]
-            for prefix, layer in zip(prefixes, found, strict=True)
-        ]
+        known = [_known(layer, prefix, homes) for prefix, layer in zip(prefixes, found, strict=True)]
+        _check(model, prefixes, known, homes)
         if isinstance(home, DeviceMemory) and ahead is None:
             ahead = True  # the device decodes beside what it computes; its times are not seen here
+        units = [[(name, homes[name]) for name in each] for each in known]
         slots = Slots(units, thread_count(threads), ahead, home)
         if host == PINNED:
             slots.keep()
+        _load_resident(model, found, path, homes, verify, base, threads, device)
         checked = Checked(model, slots.leave, slots.lock)
-        undo = [checked.remove]
-        for i, (prefix, layer) in enumerate(zip(prefixes, found, strict=True)):
-            for own, tensor in slots.tensors(i).items():
-                _put(layer, own[len(prefix) :], tensor)
-            undo.append(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
-            undo.append(replace_forward(layer, partial(_run, slots, i, checked)))
-            undo.append(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
-            undo.append(partial(_take, layer))
+        stack.callback(checked.remove)
+        for i, layer in enumerate(found):
+            for name, tensor in slots.tensors(i).items():
+                parameter = torch.nn.Parameter(tensor, requires_grad=False)
+                for own in known[i][name].names:
+                    before.callback(_put, layer, own, _put(layer, own, parameter))
+            stack.callback(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
+            stack.callback(replace_forward(layer, partial(_run, slots, i, checked)))
+            stack.callback(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
+            stack.callback(_allow, layer)
             layer._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
             for module in layer.modules():  # also parts of a layer: theirs may be another layer's weights by now
                 module.__reduce_ex__ = _refuse_copy  # type: ignore[method-assign] # deepcopy's and pickle's
-        return Offloaded(stack, slots, undo, [prefix[:-1] for prefix in prefixes])
+        for layer in found:
+            stack.callback(_empty, layer)
+        return Offloaded(stack, slots, [prefix[:-1] for prefix in prefixes])
     except BaseException:
-        stack.close()
+        with before:
+            stack.close()
         raise
 
 
@@ -162,7 +164,8 @@ def hosted(path: Any, host: str) -> Any:
         raise UsageError(f"host is {host!r}; on the CPU it can be {' or '.join(map(repr, HOSTS))}")
     if host == "disk":
         return path
-    return [_held(one) if isinstance(one, (str, os.PathLike)) else one for one, _ in weight_files(path)]
+    found = weight_files(path)
+    return [Shard(_held(file) if isinstance(file, (str, os.PathLike)) else file, names) for file, names in found]
 
 
 def _held(path: Any) -> bytes | memoryview:
@@ -209,14 +212,22 @@ def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
         return outputs
 
 
-def _take(layer: torch.nn.Module) -> None:
-    """Take the weights away, which are views of the buffers."""
-    del layer._apply
+def _allow(layer: torch.nn.Module) -> None:
+    """What is refused of an offloaded layer."""
+    vars(layer).pop("_apply", None)
     for module in layer.modules():
         vars(module).pop("__reduce_ex__", None)
-    for name, parameter in list(layer.named_parameters()):
-        _put(layer, name, parameter.to("meta"))
-    layer.register_forward_pre_hook(_refuse_closed)
+
+
+def _empty(layer: torch.nn.Module) -> None:
+    """Take the weights away, which are views of the buffers."""
+    gone: dict[int, torch.nn.Parameter] = {}
+    for name, parameter in list(layer.named_parameters(remove_duplicate=False)):
+        if id(parameter) not in gone:
+            gone[id(parameter)] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+        _put(layer, name, gone[id(parameter)])
+    if _refuse_closed not in layer._forward_pre_hooks.values():  # of a time before
+        layer.register_forward_pre_hook(_refuse_closed)
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator] # as above
@@ -266,8 +277,26 @@ def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.
     return asked, list(found)
 
 
+class _Known(NamedTuple):
+    """A parameter of a layer, and its names there: several, if it is tied."""
+
+    parameter: torch.nn.Parameter
+    names: list[str]
+
+
+def _known(layer: torch.nn.Module, prefix: str, homes: dict[str, TensorFile]) -> dict[str, _Known]:
+    """A layer's parameters by what the files call them; of several names any that they have will do."""
+    found: dict[int, _Known] = {}
+    for own, parameter in layer.named_parameters(remove_duplicate=False):
+        found.setdefault(id(parameter), _Known(parameter, [])).names.append(own)
+    return {
+        prefix + next((own for own in each.names if prefix + own in homes), each.names[0]): each
+        for each in found.values()
+    }
+
+
 def _check(
-    model: torch.nn.Module, found: list[torch.nn.Module], prefixes: list[str], homes: dict[str, TensorFile]
+    model: torch.nn.Module, prefixes: list[str], known: list[dict[str, _Known]], homes: dict[str, TensorFile]
 ) -> None:
     """Refuse what would go wrong, before anything is changed."""
     owners: dict[int, int] = {}
@@ -275,9 +304,9 @@ def _check(
         owner = next((i for i, prefix in enumerate(prefixes) if name.startswith(prefix)), -1)
         if owners.setdefault(id(parameter), owner) != owner:
             raise UsageError(f"{name!r} is shared with another layer, or with what stays resident; refused")
-    for prefix, layer in zip(prefixes, found, strict=True):
-        for own, parameter in layer.named_parameters():
-            check_fits(prefix + own, parameter, homes)
+    for layer in known:
+        for name, each in layer.items():
+            check_fits(name, each.parameter, homes)
 
 
 def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile]) -> None:
@@ -296,6 +325,7 @@ def _load_resident(
     model: torch.nn.Module,
     found: list[torch.nn.Module],
     path: Any,
+    homes: dict[str, TensorFile],
     verify: Verify,
     base: Any,
     threads: int | None,
@@ -306,27 +336,45 @@ def _load_resident(
     try:
         for module, _ in held:
             module._parameters = {}
-        load_others(model, path, verify, base, threads, device)
+        load_others(model, path, homes, verify, base, threads, device)
     finally:
         for module, parameters in held:
             module._parameters = parameters
 
 
 def load_others(
-    model: torch.nn.Module, path: Any, verify: Verify, base: Any, threads: int | None, device: Any = "cpu"
+    model: torch.nn.Module,
+    path: Any,
+    homes: dict[str, TensorFile],
+    verify: Verify,
+    base: Any,
+    threads: int | None,
+    device: Any,
 ) -> None:
-    """Load what the model has at this moment, whatever else the files hold."""
+    """Load what the model has at this moment, whatever else the files hold. After an error it is on the CPU again."""
     unset = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
     if unset:
         raise UsageError(f"{unset[0]!r} stays, and is on the meta device: make room for it with to_empty() first")
-    if torch.device(device).type != "cpu":
-        model.to(device)
-    missing, _ = load_model(model, path, strict=False, verify=verify, base=base, threads=threads)
-    if missing:
-        raise UsageError(f"the files lack {len(missing)} tensors of the model, such as {missing[0]!r}")
+    _refuse_missing(missing_names(model, homes))
+    try:
+        if torch.device(device).type != "cpu":
+            model.to(device)
+        _refuse_missing(load_model(model, path, strict=False, verify=verify, base=base, threads=threads)[0])
+    except BaseException:
+        if torch.device(device).type != "cpu":
+            model.to("cpu")
+        raise
 
 
-def _put(layer: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+def _refuse_missing(names: list[str]) -> None:
+    if names:
+        raise UsageError(f"the files lack {len(names)} tensors of the model, such as {names[0]!r}")
+
+
+def _put(layer: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> torch.nn.Parameter:
+    """Returns the one that was there."""
     parent, _, last = name.rpartition(".")
-    module = layer.get_submodule(parent)
-    module._parameters[last] = torch.nn.Parameter(tensor, requires_grad=False)
+    parameters: dict[str, Any] = layer.get_submodule(parent)._parameters
+    before: torch.nn.Parameter = parameters[last]
+    parameters[last] = parameter
+    return before

@@ -31,10 +31,10 @@ class LazyState(Mapping[str, torch.Tensor]):
         self, path: Any, *, host: Host = "disk", threads: int | None = None, verify: Verify = "full", base: Any = None
     ) -> None:
         self._threads = thread_count(threads)
-        self._stack = ExitStack()
-        self._homes = files_of(
-            open_all(hosted(path, host), self._stack, verify=verify, max_bytes=None, base=as_base(base))
-        )
+        path = hosted(path, host)
+        with ExitStack() as stack:
+            self._homes = files_of(open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base)))
+            self._stack = stack.pop_all()
 
     def __getitem__(self, name: str) -> torch.Tensor:
         file = self._homes[name]

@@ -62,8 +62,12 @@ class AheadThere:
         self._error: BaseException | None = None
         self._closed = False
         self._lock = threading.Lock()
-        for _ in range(UNDER_WAY):
-            self._start()
+        try:
+            for _ in range(UNDER_WAY):
+                self._start()
+        except BaseException:
+            self.close()
+            raise
 
     def take(self, item: int) -> torch.Tensor:
         """An item's tensor, once. What this thread asks its queue for from now on sees it whole. Raises the first error
@@ -106,14 +110,13 @@ class AheadThere:
         """Wait for the next batch, and start one more."""
         batch = self._under_way.popleft()
         try:
-            mark = batch.decoded.result()
+            self._backend.follow(batch.decoded.result())
+            self._made |= zip(batch.items, batch.tensors, strict=True)
+            self._start()
         except BaseException as error:
             self._error = error
             self.stop()
             raise
-        self._backend.follow(mark)
-        self._made |= zip(batch.items, batch.tensors, strict=True)
-        self._start()
 
     def _start(self) -> None:
         items = next(self._batches, None)

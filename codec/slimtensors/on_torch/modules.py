@@ -35,7 +35,7 @@ from slimtensors.stream.plan import want
 from slimtensors.threads import thread_count
 from slimtensors.writing.store import store
 
-__all__ = ["load_model", "load_state", "save_model"]
+__all__ = ["load_model", "load_state", "missing_names", "save_model"]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -96,7 +96,8 @@ def load_model(
     A name that is missing in the file, but whose tensor is tied to one that is there, does not count. Raises
     RuntimeError if names are missing or unexpected and `strict`, or shapes differ, UsageError for a parameter in memory
     that can only be read, whose elements share memory, or of which this rank has a part (DTensor): before a parameter
-    is touched. If the file turns out to be damaged on the way, the error says which parameters are not whole.
+    is touched, but where a module loads its state in a way of its own: what that lacks is only known then. If the file
+    turns out to be damaged on the way, the error says which parameters are not whole.
     """
     if not isinstance(model, torch.nn.Module):
         raise UsageError(
@@ -120,6 +121,12 @@ def load_model(
         names = {_storage(held[name]): name for name in homes if name in held}  # of tied ones the last, as in torch
         _load_into(names.values(), held, files, count, progress)
         return missing, unexpected
+
+
+def missing_names(model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> list[str]:
+    """What `load_model` will return as missing, without loading. Nothing of a model that loads in a way of its own."""
+    held = model.state_dict()
+    return _names(model, held, homes)[0] if _is_plain(model, held) else []
 
 
 class _Parameter:

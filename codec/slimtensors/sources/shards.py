@@ -7,16 +7,23 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part, list_remote, open_remote, sibling
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 
-__all__ = ["is_index", "read_index", "remote_shards", "shard_names", "weight_files", "weight_map"]
+__all__ = ["Shard", "is_index", "read_index", "remote_shards", "shard_names", "weight_files", "weight_map"]
 
 SUFFIX = ".slimtensors"
 MAX_INDEX_BYTES = 100_000_000
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Shard(NamedTuple):
+    """A file to open, or what it holds, and the names that an index says are in it (none without an index)."""
+
+    file: Any
+    names: frozenset[str] = frozenset()
 
 
 def is_index(name: str, suffix: str) -> bool:
@@ -65,23 +72,25 @@ def weight_map(data: bytes, label: str) -> dict[str, str]:
     return places
 
 
-def weight_files(target: Any) -> list[tuple[Any, frozenset[str]]]:
-    """Files to open, in order, and the names that an index says are in each (none without an index).
+def weight_files(target: Any) -> list[Shard]:
+    """Files to open, in order.
 
-    target: what `safe_open` takes; a folder or repository, whose index is used if it has one; an index; or a list of
-    these.
+    target: what `safe_open` takes; a folder or repository, whose index is used if it has one; an index; what this
+    gives; or a list of these.
     """
+    if isinstance(target, Shard):
+        return [target]
     if isinstance(target, Sequence) and not isinstance(target, (str, bytes, bytearray, memoryview)):
         return [each for one in target for each in weight_files(one)]
     if not isinstance(target, (str, os.PathLike)):
-        return [(target, frozenset())]
+        return [Shard(target)]
     if is_remote(target):
         return _remote_files(target)
     path = Path(target)
     if is_index(path.name, SUFFIX):
         return _indexed(path)
     if not path.is_dir():
-        return [(target, frozenset())]
+        return [Shard(target)]
     indexes = sorted(each for each in path.iterdir() if is_index(each.name, SUFFIX))
     if len(indexes) > 1:
         raise UsageError(f"{path} has {len(indexes)} indexes: name one of them, such as {indexes[0]}")
@@ -90,24 +99,24 @@ def weight_files(target: Any) -> list[tuple[Any, frozenset[str]]]:
     files = sorted(each for each in path.iterdir() if each.name.endswith(SUFFIX) and each.is_file())
     if not files:
         raise NotSlimtensorsError(f"{path} holds no *{SUFFIX} file")
-    return [(each, frozenset()) for each in files]
+    return [Shard(each) for each in files]
 
 
-def _indexed(path: Path) -> list[tuple[Any, frozenset[str]]]:
+def _indexed(path: Path) -> list[Shard]:
     _, places = read_index(path, SUFFIX)
-    return [(path.parent / shard, _held(places, shard)) for shard in _shards(places, SUFFIX, str(path))]
+    return [Shard(path.parent / shard, _held(places, shard)) for shard in _shards(places, SUFFIX, str(path))]
 
 
 def _held(places: dict[str, str], shard: str) -> frozenset[str]:
     return frozenset(name for name, place in places.items() if place == shard)
 
 
-def _remote_files(name: str) -> list[tuple[Any, frozenset[str]]]:
+def _remote_files(name: str) -> list[Shard]:
     if is_index(last_part(name), SUFFIX):
         return _remote_indexed(name)
     found = list_remote(name)
     if found is None:
-        return [(name, frozenset())]
+        return [Shard(name)]
     indexes = [name for path, name in found.items() if is_index(path, SUFFIX)]
     if len(indexes) > 1:
         raise UsageError(f"{name} has {len(indexes)} indexes: name one of them, such as {indexes[0]}")
@@ -116,11 +125,11 @@ def _remote_files(name: str) -> list[tuple[Any, frozenset[str]]]:
     files = [name for path, name in found.items() if path.endswith(SUFFIX)]
     if not files:
         raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} file; a folder in it is {name}/FOLDER")
-    return [(each, frozenset()) for each in files]
+    return [Shard(each) for each in files]
 
 
-def _remote_indexed(name: str) -> list[tuple[Any, frozenset[str]]]:
-    return list(remote_shards(name, SUFFIX).items())
+def _remote_indexed(name: str) -> list[Shard]:
+    return [Shard(*found) for found in remote_shards(name, SUFFIX).items()]
 
 
 def remote_shards(name: str, suffix: str) -> dict[str, frozenset[str]]:

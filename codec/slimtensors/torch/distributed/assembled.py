@@ -75,6 +75,8 @@ class AssembledInput:
         return None
 
     def read(self, start: int, count: int) -> Units:
+        if not count:  # a row may have no units
+            return units_of(np.empty(0, self.dtype.numpy()), self.dtype)
         each = self.dtype.bits // self.dtype.unit_bits
         row = math.prod(self.shape[1:]) * each
         first, end = start // row, -(-(start + count) // row)

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -79,21 +79,19 @@ def convert_checkpoint(
     if target.exists():
         raise UsageError(f"{target} is there already; name a folder that is not")
     count = thread_count(threads)
+    missing = [each for each in target.parents if not each.exists()]  # nearest first
     with ExitStack() as stack:
         content = _open(Path(src), stack)
-        if kind == "checkpoint":
-            _write_checkpoint(target, content, preset, count, max_shard_bytes, progress)
-            return
-        made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
         try:
-            made.mkdir(parents=True)
-            if kind == "dcp":
-                _write_dcp(made, content, progress)
+            if kind == "checkpoint":
+                _write_checkpoint(target, content, preset, count, max_shard_bytes, progress)
             else:
-                _write_files(made, content, kind, preset, count, max_shard_bytes, progress)
-            made.rename(target)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+                _write_folder(target, content, kind, preset, count, max_shard_bytes, progress)
+        except BaseException:
+            for each in missing:
+                with suppress(OSError):
+                    each.rmdir()
+            raise
 
 
 def _open(path: Path, stack: ExitStack) -> _Content:
@@ -137,6 +135,21 @@ def _shards(tensors: Sequence[Input], most: int) -> list[list[Input]]:
         made[-1].append(tensor)
         filled += size
     return made
+
+
+def _write_folder(
+    target: Path, content: _Content, kind: str, preset: str, threads: int, most: int, progress: Progress | None
+) -> None:
+    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        made.mkdir(parents=True)
+        if kind == "dcp":
+            _write_dcp(made, content, progress)
+        else:
+            _write_files(made, content, kind, preset, threads, most, progress)
+        made.rename(target)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def _write_files(

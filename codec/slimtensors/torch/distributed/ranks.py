@@ -14,6 +14,7 @@ from slimtensors.errors import SlimtensorsError, UsageError
 __all__ = ["Ranks", "RanksMissingError"]
 
 _groups: dict[tuple[int, ...], Any] = {}  # of gloo, by their ranks; made once for each set
+_groups_of: Any = None  # the default group that they were made beside, and end with
 
 
 class RanksMissingError(SlimtensorsError):
@@ -27,11 +28,28 @@ class RanksMissingError(SlimtensorsError):
         raise self
 
 
+def _world() -> Any:
+    """The default group; None where there is none."""
+    return dist.group.WORLD if dist.is_available() and dist.is_initialized() else None
+
+
+def _gloo_group(members: tuple[int, ...], timeout: float) -> Any:
+    global _groups_of
+    if _groups_of is not _world():
+        _groups.clear()
+        _groups_of = _world()
+    if members not in _groups:
+        limit = datetime.timedelta(seconds=timeout)
+        _groups[members] = dist.new_group(list(members), limit, "gloo", use_local_synchronization=True)
+    return _groups[members]
+
+
 class Ranks:
     """The ranks that take part in a save, or this process alone."""
 
     def __init__(self, process_group: Any, timeout: float) -> None:
-        self.distributed = dist.is_available() and dist.is_initialized()
+        self._world = _world()
+        self.distributed = self._world is not None
         self.rank, self.count = 0, 1
         if not self.distributed:
             return
@@ -41,19 +59,20 @@ class Ranks:
         self._group = process_group
         if dist.get_backend(process_group) != "gloo":  # what watches over a barrier is gloo's
             members = tuple(dist.get_process_group_ranks(process_group or dist.group.WORLD))
-            if members not in _groups:
-                _groups[members] = dist.new_group(
-                    list(members), datetime.timedelta(seconds=timeout), "gloo", use_local_synchronization=True
-                )
-            self._group = _groups[members]
+            self._group = _gloo_group(members, timeout)
         self._first = 0 if self._group is None else dist.get_global_rank(self._group, 0)
 
     @classmethod
     def alone(cls) -> Ranks:
         """This process, whatever group it is in."""
         made = cls.__new__(cls)
-        made.distributed, made.rank, made.count = False, 0, 1
+        made._world, made.distributed, made.rank, made.count = _world(), False, 0, 1
         return made
+
+    @property
+    def current(self) -> bool:
+        """Whether the process is still in the group that it was in; it may have left that, and joined another."""
+        return self._world is _world()
 
     def agree(self, message: dict[str, Any] | None) -> dict[str, Any]:
         """Rank 0's message, on all ranks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from concurrent.futures import Future as OpenedLater
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
@@ -132,11 +133,11 @@ class StorageReader(TorchStorageReader):
         with ThreadPoolExecutor(OPEN_AT_ONCE, "slimtensors-open") as pool:
             while some := list(islice(numbers, OPEN_AT_ONCE)):
                 with ExitStack() as stack:
-                    opened = [pool.submit(self._open, number) for number in some]
-                    files = {}
-                    for number, each in zip(some, opened, strict=True):
-                        files[number] = stack.enter_context(each.result())
-                    self._read(files, by_file, planner)
+                    opened = {}
+                    for number in some:
+                        opened[number] = pool.submit(self._open, number)
+                        stack.callback(_close, opened[number])  # also where one before it cannot be opened
+                    self._read({number: each.result() for number, each in opened.items()}, by_file, planner)
         done: Future[None] = Future()
         done.set_result(None)
         return done
@@ -214,6 +215,11 @@ class _Read(NamedTuple):
     item: ReadItem
     file: int
     name: str
+
+
+def _close(opened: OpenedLater[TensorFile]) -> None:
+    if opened.exception() is None:
+        opened.result().close()
 
 
 def _tensor_metadata(entry: Entry) -> TensorStorageMetadata:

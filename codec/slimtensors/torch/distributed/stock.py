@@ -1,16 +1,12 @@
 """Checkpoints of DCP's own FileSystemWriter, read and written tensor by tensor.
 
-Their `.metadata` is a pickle. It is read by an unpickler that knows the classes that DCP's metadata are made of and
-nothing else: none of these does anything but hold what it is given, so what a hostile file can build is nonsense, but
-not code. There is no other way to read such a checkpoint. Its items are read by torch with weights_only=True.
+Their `.metadata` is a pickle, and is not unpickled (stock_metadata.py). Items are read by torch with weights_only=True.
 """
 
 from __future__ import annotations
 
 import io
 import pathlib
-import pickle
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
@@ -25,59 +21,14 @@ from torch.distributed.checkpoint.state_dict_saver import save
 
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, DType
-from slimtensors.errors import FormatError, LimitError, UsageError
+from slimtensors.errors import FormatError, UsageError
 from slimtensors.on_torch.tensors import our_dtype, tensor_inputs
 from slimtensors.torch.distributed import values
+from slimtensors.torch.distributed.stock_metadata import read_metadata
 
 __all__ = ["METADATA", "StockCheckpoint", "StockInput", "write_stock"]
 
 METADATA = ".metadata"
-MAX_METADATA_BYTES = 1 << 30
-
-_KNOWN: dict[tuple[str, str], Any] = {
-    **{
-        (metadata.__name__, name): getattr(metadata, name)
-        for name in (
-            "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta",
-            "TensorProperties", "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
-        )
-    },
-    (filesystem.__name__, "_StorageInfo"): filesystem._StorageInfo,
-    ("torch", "Size"): torch.Size,
-    ("torch.serialization", "_get_layout"): lambda name: {"torch.strided": torch.strided}[name],
-    ("collections", "OrderedDict"): OrderedDict,
-    **{
-        (module, name): pathlib.PurePosixPath
-        for module in ("pathlib", "pathlib._local")
-        for name in ("PosixPath", "PurePosixPath", "WindowsPath", "PureWindowsPath")
-    },
-}  # fmt: skip
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Knows DCP's metadata, and torch's dtypes."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = _KNOWN.get((module, name))
-        if found is None and module == "torch" and isinstance(getattr(torch, name, None), torch.dtype):
-            found = getattr(torch, name)
-        if found is None:
-            raise FormatError(f"it names {module}.{name}, which is no part of DCP's metadata: it is not read further")
-        return found
-
-
-def read_metadata(path: pathlib.Path) -> metadata.Metadata:
-    """A stock checkpoint's metadata. Raises FormatError for anything else."""
-    data = path.read_bytes() if path.stat().st_size <= MAX_METADATA_BYTES else None
-    if data is None:
-        raise LimitError(f"{path} has {path.stat().st_size} bytes; the limit is {MAX_METADATA_BYTES}")
-    try:
-        found = _MetadataUnpickler(io.BytesIO(data)).load()
-    except Exception as error:  # whatever such bytes make of the unpickler
-        raise FormatError(f"{path} is not what torch writes there: {error}") from None
-    if not isinstance(found, metadata.Metadata):
-        raise FormatError(f"{path} holds a {type(found).__name__}, not DCP's metadata")
-    return found
 
 
 class _Reader(filesystem.FileSystemReader):
@@ -123,10 +74,6 @@ class StockCheckpoint:
     def __init__(self, folder: pathlib.Path) -> None:
         self.label = str(folder)
         self.metadata = read_metadata(folder / METADATA)
-        for index, info in (self.metadata.storage_data or {}).items():
-            name = getattr(info, "relative_path", None)
-            if not isinstance(index, MetadataIndex) or not isinstance(name, str) or pathlib.PurePath(name).name != name:
-                raise FormatError(f"{folder / METADATA}: {name!r} is no plain file name")
         self._reader = _Reader(folder, self.metadata)
         self._last: tuple[str, torch.Tensor] | None = None  # one tensor in memory at a time
 
@@ -159,24 +106,38 @@ class StockCheckpoint:
             self._last = None
             entry = self.metadata.state_dict_metadata[name]
             assert isinstance(entry, TensorStorageMetadata)
-            made = torch.empty(entry.size, dtype=entry.properties.dtype)
+            try:
+                made = torch.empty(entry.size, dtype=entry.properties.dtype)
+            except RuntimeError as error:  # sizes are what the metadata say
+                raise FormatError(f"{self.label}: no memory has room for {name!r}: {error}") from None
             items = []
             for number, chunk in enumerate(entry.chunks):
                 index = MetadataIndex(name, chunk.offsets, number)
                 zeros = torch.Size([0] * len(chunk.sizes))
                 items.append(ReadItem(LoadItemType.TENSOR, index, chunk.offsets, index, zeros, chunk.sizes))
+            wrong = FormatError(f"{self.label}: the parts of tensor {name!r} do not cover it, or overlap")
             if sum(chunk.sizes.numel() for chunk in entry.chunks) != made.numel():
-                raise FormatError(f"{self.label}: the parts of tensor {name!r} do not cover it, or overlap")
+                raise wrong
             self._read(items, _Into(made))
+            if len(entry.chunks) > 1 and not _covered(entry):
+                raise wrong
             self._last = name, made
         return self._last[1]
 
     def _read(self, items: list[ReadItem], into: _Into) -> None:
         try:
             self._reader.read_data(LoadPlan(items), into).wait()
-        except (KeyError, OSError, RuntimeError, ValueError, AssertionError, pickle.UnpicklingError) as error:
+        except Exception as error:  # whatever torch makes of damaged or hostile items
             name = items[0].storage_index.fqn if items else ""
             raise FormatError(f"{self.label}: {name!r} cannot be read: {type(error).__name__}: {error}") from None
+
+
+def _covered(entry: TensorStorageMetadata) -> bool:
+    """Whether each element is in a part."""
+    found = torch.zeros(entry.size, dtype=torch.bool)
+    for chunk in entry.chunks:
+        found[tuple(slice(o, o + n) for o, n in zip(chunk.offsets, chunk.sizes, strict=True))] = True
+    return bool(found.all())
 
 
 class StockInput:

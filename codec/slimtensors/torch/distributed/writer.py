@@ -134,7 +134,7 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
         if not kwargs.get("use_collectives", True):
             raise UsageError("use_collectives=False: ranks that do not talk cannot commit a checkpoint as a whole")
         self._coordinator = is_coordinator
-        if not self._all_ranks.distributed:  # they may have come together since
+        if not self._all_ranks.current:
             self._all_ranks = Ranks(self._process_group, self._timeout)
         self._ranks = self._all_ranks
         place = self._at()
