@@ -11,15 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.checkpoint.ledger import find_checkpoint
-from slimtensors.checkpoint.manifest import OBJECTS, Entry, part_name
-from slimtensors.checkpoint.opening import open_rank
+from slimtensors.checkpoint.manifest import Entry
+from slimtensors.checkpoint.opening import find_part, open_rank, read_objects
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, units_of
-from slimtensors.numpy import whole_array
 from slimtensors.reading.slicing import read_slice
 from slimtensors.reading.tensors import TensorFile
-from slimtensors.torch.distributed import values
 
 __all__ = ["AssembledInput", "OpenCheckpoint"]
 
@@ -51,8 +49,8 @@ class OpenCheckpoint:
         """What is no tensor, encoded."""
         found: dict[str, Any] = {}
         for number in sorted(set(self.manifest.objects.values())):
-            held = values.loads(whole_array(self.file(number), OBJECTS, 1).tobytes())
-            found |= {name: held[name] for name, at in self.manifest.objects.items() if at == number and name in held}
+            names = [name for name, at in self.manifest.objects.items() if at == number]
+            found |= read_objects(self.file(number), names, 1)
         return found
 
     def close(self) -> None:
@@ -95,6 +93,5 @@ class AssembledInput:
         return out
 
     def _part(self, part: list[int], index: Any) -> Units:
-        number, offsets, sizes = self._entry.split(part)
-        name = part_name(self.name, self.shape, offsets, sizes)
-        return read_slice(self._checkpoint.file(number), name, index, 1)
+        file = self._checkpoint.file(part[0])
+        return read_slice(file, find_part(file, self.name, self._entry, part), index, 1)
