@@ -13,7 +13,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.errors import BaseError, FormatError, TensorNotFoundError
 from slimtensors.reading.tensors import TensorFile
 
-__all__ = ["find_part", "open_rank", "read_objects"]
+__all__ = ["check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
 
 
 def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Verify = "full") -> TensorFile:
@@ -60,6 +60,21 @@ def find_part(file: TensorFile, name: str, entry: Entry, part: list[int]) -> str
             f"{entry.dtype}{list(sizes)}"
         )
     return called
+
+
+def parts_by_file(manifest: Manifest) -> list[list[tuple[str, list[int]]]]:
+    """For each file, the parts that it holds: the tensor's name, and where it is."""
+    found: list[list[tuple[str, list[int]]]] = [[] for _ in manifest.files]
+    for name, entry in manifest.tensors.items():
+        for part in entry.parts:
+            found[part[0]].append((name, part))
+    return found
+
+
+def check_parts(file: TensorFile, manifest: Manifest, parts: Iterable[tuple[str, list[int]]]) -> None:
+    """Raises FormatError unless a file holds these, as the manifest says. Reads nothing of it."""
+    for name, part in parts:
+        find_part(file, name, manifest.tensors[name], part)
 
 
 def read_objects(file: TensorFile, names: Iterable[str], threads: int) -> dict[str, Any]:

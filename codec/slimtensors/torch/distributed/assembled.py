@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from slimtensors.checkpoint.ledger import find_checkpoint
 from slimtensors.checkpoint.manifest import Entry
-from slimtensors.checkpoint.opening import find_part, open_rank, read_objects
+from slimtensors.checkpoint.opening import check_parts, find_part, open_rank, parts_by_file, read_objects
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, units_of
@@ -43,6 +43,9 @@ class OpenCheckpoint:
         return self._files[number]
 
     def inputs(self) -> list[AssembledInput]:
+        """Its tensors. Raises FormatError unless all of their parts are in its files."""
+        for number, parts in enumerate(parts_by_file(self.manifest)):
+            check_parts(self.file(number), self.manifest, parts)
         return [AssembledInput(self, name, entry) for name, entry in self.manifest.tensors.items()]
 
     def objects(self) -> dict[str, Any]:

@@ -1,0 +1,107 @@
+"""Checkpoints: the reference reader and the library over every vector, and over manifests changed at random."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import decode
+from format.folders import Held, by_library, by_reference, by_torch
+from format.sides import Refusal
+from slimtensors.checkpoint.manifest import seal
+
+pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+
+VECTORS = Path(__file__).resolve().parents[2] / "format_spec" / "vectors"
+VALID = sorted(path.with_suffix("") for path in VECTORS.glob("valid/checkpoints/*.json"))
+INVALID = sorted(path for path in VECTORS.glob("invalid/checkpoints/*") if path.is_dir())
+
+NOT_IN_TORCH = {"dtypes", "stream"}  # dtypes that it lacks; bytes that its own planner does not understand
+MUTATED = ["two_ranks", "blocks", "empty_parts", "names", "planner", "values", "chain_of_three/s2"]
+MUTATIONS = 100  # of each
+
+
+def test_vectors_are_there() -> None:
+    assert len(VALID) >= 15
+    assert len(INVALID) >= 300
+    assert {path.name for path in VALID} == {path.name for path in VECTORS.glob("valid/checkpoints/*") if path.is_dir()}
+
+
+@pytest.mark.parametrize("path", VALID, ids=lambda path: path.name)
+def test_valid(path: Path) -> None:
+    held = by_library(path)
+    assert held == by_reference(path)
+    assert isinstance(held, Held)
+    expected = json.loads(path.with_suffix(".json").read_text())
+    assert (held.objects, held.planner) == (expected["objects"], expected["planner"])
+    found = {
+        name: {"blake3": decode.digest(data).hex(), "dtype": dtype, "shape": list(shape)}
+        for name, (dtype, shape, data) in held.tensors.items()
+    }
+    for name, told in expected["tensors"].items():
+        assert told.pop("bytes", held.tensors[name][2].hex()) == held.tensors[name][2].hex()
+    assert found == expected["tensors"]
+    if path.name not in NOT_IN_TORCH:
+        assert by_torch(path) == held
+
+
+@pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
+def test_invalid(path: Path) -> None:
+    for read in (by_reference, by_library, by_torch):
+        refusal = read(path)
+        assert isinstance(refusal, Refusal), read.__name__
+        assert refusal.newer == path.name.startswith("newer_"), refusal.reason
+
+
+def places(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a value: what holds it, and its key there."""
+    keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
+    return [found for key in keys for found in ((value, key), *places(value[key]))]
+
+
+def mutate(value: Any, dice: random.Random) -> None:
+    """One change somewhere; as a rule a small one, so that many are legal."""
+    holder, key = dice.choice(places(value))
+    held = holder[key]
+    kind = dice.randrange(6)
+    if kind == 0 and type(held) is int:
+        holder[key] = dice.choice([held + 1, held - 1, 2 * held, 0, 1, 1 << dice.randrange(70)])
+    elif kind == 1:
+        holder[key] = dice.choice([None, True, False, 0, 1, -1, "", "a", "0" * 32, [], [0], {}, {"float": "1"}])
+    elif kind == 2:
+        del holder[key]
+    elif kind == 3:
+        other, its = dice.choice(places(value))
+        holder[key], other[its] = deepcopy(other[its]), deepcopy(held)
+    elif kind == 4 and isinstance(held, str) and held:
+        at = dice.randrange(len(held))
+        holder[key] = held[:at] + dice.choice(["", "0", "A", "@", ".", "\u00e9", "\n"]) + held[at + 1 :]
+    elif isinstance(holder, list):
+        dice.choice([lambda: holder.insert(key, deepcopy(held)), holder.reverse, lambda: dice.shuffle(holder)])()
+    else:
+        holder[dice.choice(["", "a", "w@0", key + "0"])] = deepcopy(held)
+
+
+@pytest.mark.parametrize("name", MUTATED)
+def test_mutations(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "root"
+    shutil.copytree(VECTORS / "valid" / "checkpoints" / name.partition("/")[0], root)
+    folder = root / name.partition("/")[2]
+    sound = json.loads((folder / "manifest.json").read_bytes())["value"]
+    dice = random.Random(name)
+    for number in range(MUTATIONS):
+        value = deepcopy(sound)
+        for _ in range(dice.choice([1, 1, 2])):
+            mutate(value, dice)
+        (folder / "manifest.json").write_bytes(seal(value))
+        ours, theirs = by_library(folder), by_reference(folder)
+        if isinstance(ours, Refusal) and isinstance(theirs, Refusal):
+            assert ours.newer == theirs.newer, (number, value)
+        else:
+            assert ours == theirs, (number, value)
