@@ -209,15 +209,22 @@ def chain(bases: Sequence[Sequence[str]] = (("s1", OTHER_RUN),), first: Draft | 
 
 
 def deep(differences: int) -> Folder:
-    """`w` is this many differences above plain bytes, all but one in the base's file."""
+    """`t` is this many differences above plain bytes, which are in the farthest of eight bases, or above that again in
+    the nearest.
+    """
+    runs = [f"{i:032x}" for i in range(8)]
     steps = [above(BASE, i) for i in range(differences + 1)]
-    below = {f"t{i}": (steps[i], steps[i - 1] if i else None) for i in range(differences)}
-    made = with_differences({"w": (steps[-1], steps[-2])})
-    first = Draft([with_differences(below)], {name: ["U8", [128], 0] for name in below}, run=OTHER_RUN)
-    return listed(
-        latest("s2", ("s1", OTHER_RUN), ("s2", RUN)),
-        inside(s1=first, s2=one_tensor(made, RUN, [["s1", OTHER_RUN]])),
-    )
+    folder: Folder = {}
+    for i, run in enumerate(runs, differences - 8):  # from the farthest
+        held: dict[str, tuple[bytes, bytes | None]] = {"t": (steps[i], steps[i - 1] if i else None)}
+        if run == runs[-1] and differences > 8:
+            held["u"] = steps[0], None
+        folder[f"s{i}/{name_of(0, run)}"] = with_differences(held)
+    names = [f"s{i}" for i in range(differences - 8, differences)]
+    bases = list(zip(names[::-1], runs[::-1], strict=True))
+    last = Draft([with_differences({"t": (steps[-1], steps[-2])})], {"t": ["U8", [128], 0]})
+    last.bases = [list(base) for base in bases]
+    return listed(latest("last", ("last", RUN), bases=names[::-1]), {**folder, **inside(last=last)})
 
 
 # -- valid -----------------------------------------------------------------------------------------------------------
@@ -296,6 +303,11 @@ add(
     lambda: chain_of_three(),
 )
 add("chain_of_eight", "eight differences on each other", lambda: deep(8))
+add(
+    "chain_back",
+    "a difference from a checkpoint of which a tensor is a difference from bytes that it has as another tensor, too",
+    lambda: chain_back(),
+)
 add("bases_eight", "eight bases, names of 1 and 200 characters, one of which is needed", lambda: many_bases(8))
 
 
@@ -344,7 +356,7 @@ def encoded(data: bytes) -> str:
 def values() -> Folder:
     floats = ["0.1", "-0.0", "1e-320", "1.7976931348623157e+308", "nan", "inf", "-inf", "1e0", "007", "1e4"]
     objects = {
-        "z plain": [None, True, False, 0, -1, 1 << 70, -(1 << 70), "", "\u00e4\ud800\ud83d\udc00\n\x7f/\"\\", []],
+        "z plain": [None, True, False, 0, -1, 1 << 70, -(1 << 70), "", "\u00e4\udc00\ud800\n\x7f/\"\\", []],
         "floats": [{"float": text} for text in floats],
         "tuple": {"tuple": [1, {"tuple": []}, [{"tuple": ["a"]}]]},
         "size": {"size": [2, 0, (1 << 63) - 1]},
@@ -419,6 +431,24 @@ def chain_of_three() -> Folder:
             s2=Draft([with_differences(two)], both, bases=bases),
         ),
     )
+
+
+def chain_back() -> Folder:
+    """As where two tensors began as zeros, and one stayed so."""
+    zeros = bytes(128)
+    held = [
+        {"a": (zeros, None), "b": (zeros, None)},
+        {"a": (zeros, None), "b": (above(zeros, 1), zeros)},
+        {"a": (zeros, zeros), "b": (above(zeros, 3), above(zeros, 1))},
+    ]
+    bases = [["s1", OTHER_RUN], ["s0", THIRD_RUN]]
+    folder = {
+        f"{name}/{name_of(0, run)}": with_differences(tensors)
+        for (name, run), tensors in zip(bases, held[1::-1], strict=True)
+    }
+    both = {"a": ["U8", [128], 0], "b": ["U8", [128], 0]}
+    last = Draft([with_differences(held[2])], both, bases=bases)
+    return listed(latest("s2", ("s2", RUN), bases=["s1", "s0"]), {**folder, **inside(s2=last)})
 
 
 def many_bases(count: int) -> Folder:

@@ -116,7 +116,7 @@ def by_torch(folder: Path) -> Held | Refusal:
         for name, each in found.state_dict_metadata.items():
             whole = isinstance(each, TensorStorageMetadata)
             state[name] = torch.zeros(each.size, dtype=each.properties.dtype) if whole else None
-        dcp.load(state, storage_reader=reader, planner=dcp.DefaultLoadPlanner(flatten_state_dict=False), no_dist=True)
+        dcp.load(state, storage_reader=reader, no_dist=True)
     except (FormatError, FileNotFoundError) as error:
         return Refusal(str(error), isinstance(error, NewerFormatError))
     except CheckpointException as error:

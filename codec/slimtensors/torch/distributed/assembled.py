@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.bases.tensors import StoredInput
 from slimtensors.checkpoint.ledger import find_checkpoint
 from slimtensors.checkpoint.manifest import Entry
 from slimtensors.checkpoint.opening import check_parts, find_part, open_rank, parts_by_file, read_objects
@@ -76,6 +77,10 @@ class AssembledInput:
         return None
 
     def read(self, start: int, count: int) -> Units:
+        if isinstance(self._entry.told, int):  # of elements that are no whole bytes, too
+            part = self._entry.parts[0]
+            file = self._checkpoint.file(part[0])
+            return StoredInput(file, file.find(find_part(file, self.name, self._entry, part))).read(start, count)
         each = self.dtype.bits // self.dtype.unit_bits
         row = math.prod(self.shape[1:]) * each
         first, end = start // row, -(-(start + count) // row)
@@ -83,8 +88,6 @@ class AssembledInput:
         return units_of(rows, self.dtype)[start - first * row : start - first * row + count]
 
     def _rows(self, first: int, end: int) -> Units:
-        if not self.shape:
-            return self._part(self._entry.parts[0], ...)
         out = np.empty((end - first, *self.shape[1:]), self.dtype.numpy())
         for part in self._entry.parts:
             _, offsets, sizes = self._entry.split(part)
