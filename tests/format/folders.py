@@ -18,6 +18,7 @@ import checkpoint
 import decode
 from format.sides import Refusal
 from slimtensors.checkpoint.places import LocalPlace
+from slimtensors.checkpoint.plain import check_named, parse_objects
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, NewerFormatError
 from slimtensors.on_torch.tensors import tensor_inputs
@@ -105,6 +106,24 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, dict) and "stream" in value:
         return checkpoint.Tagged("stream", values.decode({"bytes": value["stream"]}))
     return values.decode(value)
+
+
+def values_by_reference(text: bytes) -> dict[str, Any] | Refusal:
+    """Of what `__objects__` holds."""
+    try:
+        return {name: told(value) for name, value in checkpoint.read_objects(text).items()}
+    except decode.Refused as refused:
+        return Refusal(str(refused), newer=False)
+
+
+def values_by_library(text: bytes) -> dict[str, Any] | Refusal:
+    try:
+        found = parse_objects(text)
+        for value in found.values():
+            check_named(value)
+        return {name: told(_decoded(value)) for name, value in found.items()}
+    except FormatError as error:
+        return Refusal(str(error), newer=False)
 
 
 def by_torch(folder: Path) -> Held | Refusal:

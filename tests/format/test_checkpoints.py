@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 import decode
-from format.folders import Held, by_library, by_reference, by_torch
+from format.folders import Held, by_library, by_reference, by_torch, values_by_library, values_by_reference
 from format.sides import Refusal
 from slimtensors.checkpoint.manifest import seal
+from slimtensors.checkpoint.plain import dumps
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -25,6 +26,7 @@ INVALID = sorted(path for path in VECTORS.glob("invalid/checkpoints/*") if path.
 NOT_IN_TORCH = {"dtypes", "stream"}  # dtypes that it lacks; bytes that its own planner does not understand
 MUTATED = ["two_ranks", "blocks", "empty_parts", "names", "planner", "values", "chain_of_three/s2"]
 MUTATIONS = 100  # of each
+MUTATED_VALUES = 1500
 
 
 def test_vectors_are_there() -> None:
@@ -105,3 +107,31 @@ def test_mutations(tmp_path: Path, name: str) -> None:
             assert ours.newer == theirs.newer, (number, value)
         else:
             assert ours == theirs, (number, value)
+
+
+def test_mutated_values() -> None:
+    """What `__objects__` holds: changed as values, and now and then as bytes."""
+    (path,) = (VECTORS / "valid" / "checkpoints" / "values").glob("rank-*")
+    text = decode.decode_file(path.read_bytes()).tensors["__objects__"][2]
+    sound = {**json.loads(text.decode(errors="surrogatepass")), "stream": {"stream": "AAEC"}}
+    dice = random.Random(1)
+    taken = 0
+    for number in range(MUTATED_VALUES):
+        name = dice.choice(list(sound))
+        value = {name: deepcopy(sound[name])}
+        for _ in range(dice.choice([1, 1, 2])):
+            if value:
+                mutate(value, dice)
+        data = dumps(value)
+        if number % 8 == 0:
+            at = dice.randrange(len(data))
+            data = data[:at] + bytes([dice.choice([0x20, 0x22, 0x5C, 0x30, 0x2D, 0x80, 0xED])]) + data[at + 1 :]
+        ours, theirs = values_by_library(data), values_by_reference(data)
+        if isinstance(ours, Refusal) and "is not known here" in ours.reason:
+            continue  # a reader may refuse the name of a dtype or device
+        if isinstance(ours, Refusal):
+            assert isinstance(theirs, Refusal), (number, data, ours.reason)
+        else:
+            assert ours == theirs, (number, data)
+            taken += 1
+    assert taken > MUTATED_VALUES // 10
