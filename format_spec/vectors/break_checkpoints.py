@@ -96,6 +96,9 @@ sealed(
     "seal_sha", "a digest that is V's SHA-256", lambda value: seal(value, hashlib.sha256(value).hexdigest().encode())
 )
 sealed("seal_upper", "a digest in capital letters", lambda value: seal(value, digest(value).hex().upper().encode()))
+sealed("seal_begin", "a digest under another key", lambda value: seal(value).replace(b"digest", b"blake3", 1))
+sealed("seal_middle", "V under another key", lambda value: seal(value).replace(b"value", b"Value", 1))
+sealed("seal_end", "the manifest's last byte is another", lambda value: seal(value)[:-1] + b"]")
 sealed("seal_bare", "V without a seal", lambda value: value)
 sealed(
     "seal_order",
@@ -404,6 +407,7 @@ for name, what, value in [
     ("dict_text", "a dict of a string of two", {"dict": ["ab"]}),
     ("dict_twice", "a dict with a key twice", {"dict": [["a", 1], ["a", 1]]}),
     ("dict_twice_tuple", "a dict with a tuple as a key twice", {"dict": [[{"tuple": [1]}, 1], [{"tuple": [1]}, 2]]}),
+    ("dict_twice_nan", "a dict with nan as a key twice", {"dict": [[{"float": "nan"}, 1], [{"float": "nan"}, 2]]}),
     ("dict_key_list", "a dict with a list as a key", {"dict": [[[1], 1]]}),
     ("dict_key_dict", "a dict with a dict as a key", {"dict": [[{"dict": []}, 1]]}),
     ("dict_key_paths", "a dict with paths as a key", {"dict": [[{"paths": []}, 1]]}),

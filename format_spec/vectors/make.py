@@ -171,6 +171,9 @@ def main(arguments: list[str]) -> int:
         return 1 if wrong else 0
     for path in there - made.keys():
         (HERE / path).unlink()
+    for folder in sorted(HERE.glob("*/checkpoints/**/"), reverse=True):
+        if not any(folder.iterdir()):
+            folder.rmdir()
     for path, data in made.items():
         (HERE / path).parent.mkdir(parents=True, exist_ok=True)
         (HERE / path).write_bytes(data)
