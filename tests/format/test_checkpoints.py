@@ -61,6 +61,26 @@ def test_invalid(path: Path) -> None:
         assert refusal.newer == path.name.startswith("newer_"), refusal.reason
 
 
+def latest_of(size: int) -> bytes:
+    """A `latest.json` of so many bytes: one checkpoint with many bases, whose names take 200 bytes each."""
+
+    def named(names: list[str]) -> bytes:
+        known = {"bases": names, "name": "s1", "number": 1, "run": "0" * 32}
+        return seal({"format": 0, "known": [known], "latest": "s1"})
+
+    count, rest = divmod(size - len(named(["b"])), 200)
+    return named(["b" * 197] * count + ["b" * (1 + rest)])
+
+
+def test_length_of_latest(tmp_path: Path) -> None:
+    shutil.copytree(VECTORS / "valid" / "checkpoints" / "least", tmp_path / "s1")
+    for size, taken in ((1 << 24, True), ((1 << 24) + 1, False)):
+        (tmp_path / "latest.json").write_bytes(latest_of(size))
+        assert (tmp_path / "latest.json").stat().st_size == size
+        for read in (by_reference, by_library):
+            assert isinstance(read(tmp_path), Held) == taken
+
+
 def places(value: Any) -> list[tuple[Any, Any]]:
     """Every place in a value: what holds it, and its key there."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []
