@@ -441,7 +441,7 @@ def read_number(content: object) -> tuple[str, tuple[int, ...], bytes]:
 
 
 def read_device(content: object) -> str:
-    name = text_of(content, "[a-z]{1,32}(:(0|[1-9][0-9]{0,2}))?", "device")
+    name = text_of(content, "[a-z][a-z0-9_]{0,31}(:(0|[1-9][0-9]{0,2}))?", "device")
     check(int(name.partition(":")[2] or 0) <= 127, "device: a number above 127")
     return name
 

@@ -458,6 +458,8 @@ for name, what, value in [
     ("dtype_empty", "a dtype of no name", {"dtype": ""}),
     ("dtype_long", "a dtype of 65 letters", {"dtype": "a" * 65}),
     ("device_number", "a device that is a number", {"device": 0}),
+    ("device_digit", "a device that begins with a digit", {"device": "0cpu"}),
+    ("device_long", "a device of 33 letters", {"device": "a" * 33}),
     ("device_capital", "a device in capital letters", {"device": "CPU"}),
     ("device_zeros", "a device's number with a zero in front", {"device": "cuda:01"}),
     ("device_no_number", "a device without the number behind its colon", {"device": "cuda:"}),

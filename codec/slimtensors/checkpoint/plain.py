@@ -23,7 +23,7 @@ MAX_ENTRIES = 1 << 28
 _FLOAT = re.compile(r"-?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?")
 _ARRAY = re.compile(r"\|b1|\|[iu]1|<[iu][248]|<f(2|4|8|16)|<c(8|16|32)")
 _DTYPE = re.compile("[a-z0-9_]{1,64}")
-_DEVICE = re.compile("[a-z]{1,32}(:(0|[1-9][0-9]?|1[01][0-9]|12[0-7]))?")
+_DEVICE = re.compile("[a-z][a-z0-9_]{0,31}(:(0|[1-9][0-9]?|1[01][0-9]|12[0-7]))?")
 _NO_KEYS = {"dict", "ordered", "counter", "paths", "array"}
 
 
