@@ -217,16 +217,16 @@ def canonical(value: object) -> bytes:
     return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
 
 
-def parse_json(text: bytes) -> object:
+def parse_json(text: bytes, what: str = "header") -> object:
     def no_floats(number: str) -> object:
-        raise Refused(f"header: the number {number}")
+        raise Refused(f"{what}: the number {number}")
 
     try:
         value = json.loads(text.decode(), parse_float=no_floats, parse_constant=no_floats)
         # "A reader re-encodes what it parsed and refuses the file unless the bytes are the same."
-        check(canonical(value) == text, "header: not canonical")
+        check(canonical(value) == text, f"{what}: not canonical")
     except (ValueError, RecursionError) as error:  # ValueError: bad UTF-8, bad JSON, lone surrogates, endless numbers
-        raise Refused(f"header: {error}") from None
+        raise Refused(f"{what}: {error}") from None
     return value
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,20 @@ def test_other_files_than_were_committed(invoke: Invoke, checkpoint: Path) -> No
     (problem,) = problems(invoke, checkpoint)
     assert str(first) in problem
     assert "manifest" not in problem
+
+
+def test_parts_that_are_not_there(invoke: Invoke, checkpoint: Path) -> None:
+    manifest = Manifest.parse((checkpoint / MANIFEST).read_bytes(), "")
+    name, entry = next(iter(manifest.tensors.items()))
+    other = "I32" if entry.dtype != "I32" else "F32"
+    for tensors, said in (
+        ({name: entry._replace(dtype=other)}, f"the manifest says {other}"),
+        ({"none": entry}, "there is no tensor 'none"),
+    ):
+        changed = replace(manifest, tensors={**manifest.tensors, **tensors})
+        (checkpoint / MANIFEST).write_bytes(changed.to_bytes())
+        (problem, *_) = problems(invoke, checkpoint)
+        assert said in problem
 
 
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")

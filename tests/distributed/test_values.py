@@ -17,6 +17,7 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 import slimtensors
 from distributed.states import save
+from slimtensors.checkpoint import plain
 from slimtensors.torch.distributed import StorageWriter, values
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -35,7 +36,7 @@ def test_values_come_back_as_they_were() -> None:
         "number": np.float32(0.1),
         "paths": [{"a.b.c": ("a", "b.c"), "d": ("d",), "..": ("", "", "")}, {"a.b": ("a", 0)}, {"a": ("b",)}, {"": ()}],
     }
-    again = values.decode(values.loads(values.dumps({"x": values.encode(made, "x")}))["x"])
+    again = read(plain.dumps({"x": values.encode(made, "x")}))["x"]
     assert str(again) == str(made)
     assert type(again["odd"][3]) is OrderedDict
     assert type(again["odd"][4]) is Counter
@@ -43,9 +44,11 @@ def test_values_come_back_as_they_were() -> None:
     assert values.encode(made["paths"][0], "x") == {"paths": [["a.b.c", 1], "d", ["..", 0, 1]]}
     nan = values.decode(values.encode(float("nan"), "x"))
     assert nan != nan  # which is what it is
-    for wrong in (Colour.RED, {1, 2}, object(), np.array([object()]), print, complex(1, 2)):
+    for wrong in (Colour.RED, {1, 2}, object(), np.array([object()]), print, complex(1, 2), 10**4300, nested(256)):
         with pytest.raises(slimtensors.UsageError, match="state x"):
             values.encode({"a": wrong}, "x")
+    deep = nested(256)
+    assert values.decode(values.encode(deep, "x")) == deep
 
 
 @pytest.mark.parametrize(
@@ -58,15 +61,27 @@ def test_values_come_back_as_they_were() -> None:
 )  # fmt: skip
 def test_values_that_nobody_wrote(text: str) -> None:
     with pytest.raises(slimtensors.FormatError):
-        {key: values.decode(each) for key, each in values.loads(text.encode()).items()}
+        read(text.encode())
+
+
+def read(data: bytes) -> dict[str, Any]:
+    found = plain.parse_objects(data)
+    for each in found.values():
+        plain.check_named(each)
+    return {name: values.decode(each) for name, each in found.items()}
+
+
+def nested(deep: int) -> object:
+    value: object = None
+    for _ in range(deep):
+        value = [value]
+    return value
 
 
 def test_values_nested_deeply() -> None:
-    nested: object = None
-    for _ in range(5000):
-        nested = [nested]
-    with pytest.raises(slimtensors.FormatError, match="nested too deeply"):
-        values.decode(nested)
+    for deep in (257, 5000):
+        with pytest.raises(slimtensors.FormatError, match="nested too deeply"):
+            plain.check_value(nested(deep))
 
 
 def test_no_pickle_is_written_or_asked_for(tmp_path: Path) -> None:

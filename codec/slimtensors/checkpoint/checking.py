@@ -6,7 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 from slimtensors.checkpoint.ledger import LATEST, read_ledger, read_manifest
-from slimtensors.checkpoint.manifest import MANIFEST, File, run_of
+from slimtensors.checkpoint.manifest import MANIFEST, Manifest, run_of
+from slimtensors.checkpoint.opening import check_parts, parts_by_file
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.errors import FormatError
 from slimtensors.reading.tensors import open_file
@@ -29,13 +30,14 @@ def check_folder(folder: Path, names: Collection[str]) -> list[str]:
         manifest = read_manifest(LocalPlace(folder))
     except FormatError as error:
         return [str(error)] if ranks else []
-    files = [] if manifest is None else manifest.files
-    found = [_problem(folder, file) if file.name in names else "is not there" for file in files]
-    return [
-        f"{folder}/{file.name} {problem}; {MANIFEST} names it"
-        for file, problem in zip(files, found, strict=True)
-        if problem
-    ]
+    found = []
+    for number, parts in enumerate(parts_by_file(manifest) if manifest else []):
+        assert manifest is not None
+        name = manifest.files[number].name
+        problem = _problem(folder, manifest, number, parts) if name in names else "is not there"
+        if problem:
+            found.append(f"{folder}/{name} {problem}; {MANIFEST} names it")
+    return found
 
 
 def check_latest(folder: Path) -> list[str]:
@@ -58,12 +60,18 @@ def check_latest(folder: Path) -> list[str]:
     return []
 
 
-def _problem(folder: Path, expected: File) -> str:
+def _problem(folder: Path, manifest: Manifest, number: int, parts: list[tuple[str, list[int]]]) -> str:
+    expected = manifest.files[number]
     try:
-        with open_file(folder / expected.name, verify="none") as file:
-            size, file_id = file.reader.prefix.file_length, file.reader.file_id.hex()
+        opened = open_file(folder / expected.name, verify="none")
     except FormatError:
         return ""  # said by who looks at the file itself
-    if (size, file_id) == (expected.size, expected.file_id):
-        return ""
+    with opened as file:
+        size, file_id = file.reader.prefix.file_length, file.reader.file_id.hex()
+        if (size, file_id) == (expected.size, expected.file_id):
+            try:
+                check_parts(file, manifest, parts)
+            except FormatError as error:
+                return f"is not what the manifest says: {error}"
+            return ""
     return f"has {size} bytes and id {file_id}, not {expected.size} and {expected.file_id}"

@@ -11,6 +11,7 @@ from slimtensors.checkpoint.manifest import (
     Manifest,
     check_checkpoint,
     check_run,
+    check_version,
     need,
     number,
     run_of,
@@ -80,7 +81,9 @@ def read_ledger(above: StorePlace) -> Ledger:
     except (FileNotFoundError, NotADirectoryError):
         return Ledger("")
     try:
-        found = with_keys(unseal(data), "format known latest", "the list of checkpoints")
+        value = unseal(data)
+        check_version(value, "the list of checkpoints")
+        found = with_keys(value, "format known latest", "the list of checkpoints")
         need(isinstance(found["known"], list), "known is not an array")
         known = [_known(each) for each in found["known"]]
         need(len({each.name for each in known}) == len(known), "a checkpoint is named twice")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from slimtensors.checkpoint.plain import check_value
 from slimtensors.container import canonical
 from slimtensors.container.digest import new_identity
-from slimtensors.container.values import check_name
+from slimtensors.container.values import check_name, shape_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
-from slimtensors.limits import MAX_BASE_DEPTH, MAX_DIMENSIONS, MAX_ELEMENTS
+from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS
 
 __all__ = [
     "MANIFEST",
@@ -27,6 +29,7 @@ __all__ = [
     "Manifest",
     "check_checkpoint",
     "check_run",
+    "check_version",
     "file_name",
     "need",
     "number",
@@ -45,7 +48,7 @@ OBJECTS = "__objects__"  # the tensor of a file that holds what is no tensor
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")  # of a checkpoint beside others
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"rank-(\d{5,7})\.([0-9a-f]{32})\.slimtensors")
+_FILE = re.compile(r"rank-([0-9]{5,7})\.([0-9a-f]{32})\.slimtensors")
 _HEAD = b'{"digest":"'
 _MIDDLE = b'","value":'
 
@@ -163,10 +166,17 @@ def need(condition: object, message: str) -> None:
         raise FormatError(message)
 
 
+def check_version(value: Any, what: str) -> None:
+    """What a newer version holds is its own affair: this comes first. Raises NewerFormatError, FormatError."""
+    version = value.get("format") if isinstance(value, dict) else None
+    if type(version) is not int or version < VERSION:
+        raise FormatError(f"{what} has no version")
+    if version > VERSION:
+        raise NewerFormatError(f"{what} has version {version}, this reader knows {VERSION}")
+
+
 def with_keys(value: Any, keys: str, what: str) -> dict[str, Any]:
     need(isinstance(value, dict), f"{what} is not an object")
-    if "format" in value and value["format"] != VERSION:
-        raise NewerFormatError(f"{what} has version {value['format']!r}, this reader knows {VERSION}")
     need(set(value) == set(keys.split()), f"{what} has the keys {sorted(value)}; expected are {keys}")
     found: dict[str, Any] = value
     return found
@@ -194,16 +204,19 @@ def check_checkpoint(value: Any) -> str:
 
 
 def _manifest(value: Any) -> Manifest:
+    check_version(value, "the manifest")
     found = with_keys(value, "bases files format objects planner run tensors", "the manifest")
     run = check_run(found["run"])
-    need(isinstance(found["files"], list), "files is not an array")
+    need(isinstance(found["files"], list) and found["files"], "files is not an array, or is empty")
     files = [_file(each, rank, run) for rank, each in enumerate(found["files"])]
     need(isinstance(found["tensors"], dict), "tensors is not an object")
     tensors = {name: _entry(name, each, len(files)) for name, each in found["tensors"].items()}
+    _check_names(tensors)
     need(isinstance(found["objects"], dict), "objects is not an object")
     for name, at in found["objects"].items():
         need(name not in tensors, f"{name!r} is a tensor and an object")
         number(at, len(files), f"the file of object {name!r}")
+    check_value(found["planner"])
     bases = found["bases"]
     need(isinstance(bases, list) and len(bases) <= MAX_BASE_DEPTH, f"bases is no array of at most {MAX_BASE_DEPTH}")
     for base in bases:
@@ -224,6 +237,7 @@ def _file(value: Any, rank: int, run: str) -> File:
 
 def _entry(name: str, value: Any, files: int) -> Entry:
     check_name(name)
+    need(name != OBJECTS, f"the name {OBJECTS!r} is kept for what is no tensor")
     try:
         return _entry_of(value, files)
     except FormatError as error:
@@ -235,10 +249,8 @@ def _entry_of(value: Any, files: int) -> Entry:
     dtype, shape, parts = value
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"unknown dtype {dtype!r}")
-    need(isinstance(shape, list) and len(shape) <= MAX_DIMENSIONS, "bad shape")
-    for size in shape:
-        number(size, MAX_ELEMENTS + 1, "a dimension")
-    need(math.prod(size for size in shape if size) <= MAX_ELEMENTS, "too many elements")
+    shape_of(shape)
+    need(math.prod(shape) * DTYPES[dtype].bits % 8 == 0, f"its elements of {dtype} do not fill whole bytes")
     if type(parts) is int:  # all of it
         number(parts, files, "the file that holds it")
         return Entry(dtype, tuple(shape), [[parts, *[0] * len(shape), *shape]])
@@ -256,7 +268,24 @@ def _entry_of(value: Any, files: int) -> Entry:
         raise FormatError("a part has a number above 2^63") from None
     entry = Entry(dtype, tuple(shape), parts)
     need(entry.told is parts, "a part that is all of it, told as a box")
+    need(not DTYPES[dtype].packed, f"elements of {dtype} are no whole bytes, and it is in parts")
     return entry
+
+
+def _check_names(tensors: Mapping[str, Entry]) -> None:
+    """No two parts are called the same in a file. Of one tensor, `_check_parts` has seen to that; of two, one has to be
+    called as a part of the other is.
+    """
+    for name, entry in tensors.items():
+        stem = name.rpartition("@")[0]
+        if stem not in tensors:
+            continue
+        other, whole = tensors[stem], [0] * len(entry.shape) + list(entry.shape)
+        here = {part[0] for part in entry.parts if part[1:] == whole}
+        for part in other.parts:
+            number, offsets, sizes = other.split(part)
+            clash = number in here and part_name(stem, other.shape, offsets, sizes) == name
+            need(not clash, f"tensor {name!r} and a part of {stem!r} are called the same in file {number}")
 
 
 def _check_parts(parts: Any, shape: Any, files: int) -> None:
@@ -269,6 +298,10 @@ def _check_parts(parts: Any, shape: Any, files: int) -> None:
     volumes = (high - low).prod(axis=1)
     need(sum(volumes.tolist()) == math.prod(shape.tolist()), "its parts do not cover it, or overlap")
     some = volumes > 0
+    if len(parts) > 1 and not some.all():  # those with elements overlap if they begin at the same place
+        whole = (high - low == shape).all(axis=1)
+        begins = np.column_stack([parts[:, : 1 + n], whole])
+        need(len(np.unique(begins, axis=0)) == len(parts), "two parts are called the same in a file")
     low, high = low[some], high[some]
     if len(low) < 2 or _is_grid(low, high):
         return

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from slimtensors.bases.resolving import open_with
-from slimtensors.checkpoint.manifest import Manifest, file_name
+from slimtensors.checkpoint.manifest import OBJECTS, Entry, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace
+from slimtensors.checkpoint.plain import check_named, parse_objects
 from slimtensors.container.reader import Verify
-from slimtensors.errors import BaseError, FormatError
+from slimtensors.errors import BaseError, FormatError, TensorNotFoundError
 from slimtensors.reading.tensors import TensorFile
 
-__all__ = ["open_rank"]
+__all__ = ["check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
 
 
 def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Verify = "full") -> TensorFile:
@@ -18,7 +22,8 @@ def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Ver
     above = place.parent()
     bases = []
     for name, run in manifest.bases:
-        assert above is not None
+        if above is None:
+            raise BaseError(f"{place.label} is stored as differences from {name} beside it, and nothing is beside it")
         base = above.child(name)
         if file_name(number, run) not in base.sizes():
             raise BaseError(
@@ -39,3 +44,51 @@ def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Ver
             f"manifest says {expected.size} bytes, id {expected.file_id}"
         )
     return file
+
+
+def find_part(file: TensorFile, name: str, entry: Entry, part: list[int]) -> str:
+    """What a part is called in its file. Raises FormatError unless that file holds it as the manifest says."""
+    _, offsets, sizes = entry.split(part)
+    called = part_name(name, entry.shape, offsets, sizes)
+    try:
+        found = file.tensor(called)
+    except TensorNotFoundError as error:
+        raise FormatError(f"{error}; the manifest says that it is there") from None
+    if (found.dtype.name, found.shape) != (entry.dtype, sizes):
+        raise FormatError(
+            f"tensor {called!r} is {found.dtype.name}{list(found.shape)} in its file; the manifest says "
+            f"{entry.dtype}{list(sizes)}"
+        )
+    return called
+
+
+def parts_by_file(manifest: Manifest) -> list[list[tuple[str, list[int]]]]:
+    """For each file, the parts that it holds: the tensor's name, and where it is."""
+    found: list[list[tuple[str, list[int]]]] = [[] for _ in manifest.files]
+    for name, entry in manifest.tensors.items():
+        for part in entry.parts:
+            found[part[0]].append((name, part))
+    return found
+
+
+def check_parts(file: TensorFile, manifest: Manifest, parts: Iterable[tuple[str, list[int]]]) -> None:
+    """Raises FormatError unless a file holds these, as the manifest says. Reads nothing of it."""
+    for name, part in parts:
+        find_part(file, name, manifest.tensors[name], part)
+
+
+def read_objects(file: TensorFile, names: Iterable[str], threads: int) -> dict[str, Any]:
+    """Those of a file that the manifest says are in it, encoded. Raises FormatError."""
+    try:
+        found = file.tensor(OBJECTS)
+    except TensorNotFoundError as error:
+        raise FormatError(f"{error}; the manifest says that it holds what is no tensor") from None
+    if found.dtype.name != "U8" or len(found.shape) != 1:
+        raise FormatError(f"tensor {OBJECTS!r} is {found.dtype.name}{list(found.shape)}; bytes in a row are expected")
+    held = parse_objects(file.read(file.find(OBJECTS), threads).tobytes())
+    for value in held.values():
+        check_named(value)
+    for name in names:
+        if name not in held:
+            raise FormatError(f"the file does not hold {name!r}, which the manifest says is in it")
+    return {name: held[name] for name in names}

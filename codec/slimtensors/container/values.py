@@ -56,8 +56,8 @@ def dtype_of(value: Any) -> DType:
     return found
 
 
-def shape_of(value: Any) -> tuple[int, ...]:
-    shape = tuple(array_of(value, "the shape", MAX_DIMENSIONS))
+def shape_of(value: Any, dimensions: int = MAX_DIMENSIONS) -> tuple[int, ...]:
+    shape = tuple(array_of(value, "the shape", dimensions))
     for n in shape:
         if type(n) is not int or not 0 <= n <= MAX_ELEMENTS:
             integer(n, 0, MAX_ELEMENTS, "a dimension")

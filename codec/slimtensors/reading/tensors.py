@@ -321,10 +321,15 @@ class TensorFile:
             return None
         if self.bases is None:
             raise BaseError("a difference from a base, which was not given")
-        if not stream.members:
-            return self._base_units(bases[0], stream.dtype, first, count)
-        held = zip(bases, stream.members, strict=True)  # a pack is one chunk
-        return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
+        # Where this file is a base itself, a base of its own may be found in it, and is fetched meanwhile.
+        fetched, self._own.buffer = self._own.buffer, np.empty(0, np.uint8)
+        try:
+            if not stream.members:
+                return self._base_units(bases[0], stream.dtype, first, count)
+            held = zip(bases, stream.members, strict=True)  # a pack is one chunk
+            return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
+        finally:
+            self._own.buffer = fetched
 
     def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
         base, source = self.header.bases[number], self.bases

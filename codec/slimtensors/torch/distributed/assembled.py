@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.bases.tensors import StoredInput
 from slimtensors.checkpoint.ledger import find_checkpoint
-from slimtensors.checkpoint.manifest import OBJECTS, Entry, part_name
-from slimtensors.checkpoint.opening import open_rank
+from slimtensors.checkpoint.manifest import Entry
+from slimtensors.checkpoint.opening import check_parts, find_part, open_rank, parts_by_file, read_objects
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, units_of
-from slimtensors.numpy import whole_array
 from slimtensors.reading.slicing import read_slice
 from slimtensors.reading.tensors import TensorFile
-from slimtensors.torch.distributed import values
 
 __all__ = ["AssembledInput", "OpenCheckpoint"]
 
@@ -45,14 +44,17 @@ class OpenCheckpoint:
         return self._files[number]
 
     def inputs(self) -> list[AssembledInput]:
+        """Its tensors. Raises FormatError unless all of their parts are in its files."""
+        for number, parts in enumerate(parts_by_file(self.manifest)):
+            check_parts(self.file(number), self.manifest, parts)
         return [AssembledInput(self, name, entry) for name, entry in self.manifest.tensors.items()]
 
     def objects(self) -> dict[str, Any]:
         """What is no tensor, encoded."""
         found: dict[str, Any] = {}
         for number in sorted(set(self.manifest.objects.values())):
-            held = values.loads(whole_array(self.file(number), OBJECTS, 1).tobytes())
-            found |= {name: held[name] for name, at in self.manifest.objects.items() if at == number and name in held}
+            names = [name for name, at in self.manifest.objects.items() if at == number]
+            found |= read_objects(self.file(number), names, 1)
         return found
 
     def close(self) -> None:
@@ -77,6 +79,10 @@ class AssembledInput:
     def read(self, start: int, count: int) -> Units:
         if not count:  # a row may have no units
             return units_of(np.empty(0, self.dtype.numpy()), self.dtype)
+        if isinstance(self._entry.told, int):  # of elements that are no whole bytes, too
+            part = self._entry.parts[0]
+            file = self._checkpoint.file(part[0])
+            return StoredInput(file, file.find(find_part(file, self.name, self._entry, part))).read(start, count)
         each = self.dtype.bits // self.dtype.unit_bits
         row = math.prod(self.shape[1:]) * each
         first, end = start // row, -(-(start + count) // row)
@@ -84,8 +90,6 @@ class AssembledInput:
         return units_of(rows, self.dtype)[start - first * row : start - first * row + count]
 
     def _rows(self, first: int, end: int) -> Units:
-        if not self.shape:
-            return self._part(self._entry.parts[0], ...)
         out = np.empty((end - first, *self.shape[1:]), self.dtype.numpy())
         for part in self._entry.parts:
             _, offsets, sizes = self._entry.split(part)
@@ -97,6 +101,5 @@ class AssembledInput:
         return out
 
     def _part(self, part: list[int], index: Any) -> Units:
-        number, offsets, sizes = self._entry.split(part)
-        name = part_name(self.name, self.shape, offsets, sizes)
-        return read_slice(self._checkpoint.file(number), name, index, 1)
+        file = self._checkpoint.file(part[0])
+        return read_slice(file, find_part(file, self.name, self._entry, part), index, 1)

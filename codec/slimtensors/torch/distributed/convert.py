@@ -17,8 +17,10 @@ from slimtensors.bases.tensors import StoredInput, weight_files
 from slimtensors.checkpoint.commit import check_place
 from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, Entry, Manifest, file_name
 from slimtensors.checkpoint.places import LocalPlace
+from slimtensors.checkpoint.plain import check_named, check_value, dumps, parse_objects
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.container.source import open_source
+from slimtensors.container.values import object_of
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, UsageError
@@ -108,8 +110,12 @@ def _open(path: Path, stack: ExitStack) -> _Content:
             if inputs.setdefault(tensor.name, tensor) is not tensor:
                 raise FormatError(f"{each}: tensor {tensor.name!r} is in another file too: name the files of one model")
     held = path / VALUES if path.is_dir() else path.with_name(VALUES)
-    found = values.loads(held.read_bytes()) if held.is_file() else {}
-    return _Content(list(inputs.values()), found.get("objects", {}), found.get("planner"))
+    found = parse_objects(held.read_bytes(), canonical=False) if held.is_file() else {}
+    objects, planner = object_of(found.get("objects", {}), "objects"), found.get("planner")
+    check_value(planner)
+    for value in objects.values():
+        check_named(value)
+    return _Content(list(inputs.values()), objects, planner)
 
 
 def _weights(path: Path, stack: ExitStack) -> Iterator[Input]:
@@ -168,7 +174,7 @@ def _write_files(
         index = {"metadata": {"total_size": total}, "weight_map": places}
         (folder / f"model.{kind}.index.json").write_text(json.dumps(index, indent=2) + "\n")
     if content.objects or content.planner is not None:
-        (folder / VALUES).write_bytes(values.dumps({"objects": content.objects, "planner": content.planner}))
+        (folder / VALUES).write_bytes(dumps({"objects": content.objects, "planner": content.planner}))
 
 
 def _write_safetensors(path: Path, tensors: Sequence[Input], progress: Progress | None) -> None:
@@ -195,13 +201,15 @@ def _write_checkpoint(
 ) -> None:
     place, run = LocalPlace(target), secrets.token_hex(16)
     check_place(place)
+    if any(tensor.name == OBJECTS for tensor in content.tensors):
+        raise UsageError(f"a tensor is called {OBJECTS!r}, which a checkpoint keeps for what is no tensor: rename it")
     entries, files = {}, []
     shards = _shards(content.tensors, most)
     try:
         for number, shard in enumerate(shards):
             inputs = list(shard)
             if number == 0 and content.objects:
-                text = bytearray(values.dumps(content.objects))
+                text = bytearray(dumps(content.objects))
                 inputs.append(ArrayInput(OBJECTS, torch.frombuffer(text, dtype=torch.uint8).numpy()))
             metadata = {"rank": str(number), "ranks": str(len(shards)), "run": run}
             files.append(

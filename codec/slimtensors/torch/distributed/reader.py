@@ -25,13 +25,12 @@ from torch.distributed.checkpoint.storage import StorageReader as TorchStorageRe
 from torch.futures import Future
 
 from slimtensors.checkpoint.ledger import find_checkpoint
-from slimtensors.checkpoint.manifest import OBJECTS, Entry, Manifest, part_name
-from slimtensors.checkpoint.opening import open_rank
+from slimtensors.checkpoint.manifest import Entry, Manifest
+from slimtensors.checkpoint.opening import find_part, open_rank, read_objects
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import FormatError, UsageError
-from slimtensors.numpy import whole_array
 from slimtensors.on_torch.tensors import check_writable_tensors, from_array, our_dtype, torch_dtype
 from slimtensors.reading.scheduling import Destination
 from slimtensors.reading.slicing import read_slice
@@ -154,11 +153,9 @@ class StorageReader(TorchStorageReader):
     def _locate(self, item: ReadItem) -> _Read:
         found, name = self._known(), item.storage_index.fqn
         if item.type == LoadItemType.BYTE_IO:
-            return _Read(item, found.objects[name], OBJECTS)
-        entry = found.tensors[name]
-        part = self._part(entry, item)
-        number, offsets, sizes = entry.split(part)
-        return _Read(item, number, part_name(name, entry.shape, offsets, sizes))
+            return _Read(item, found.objects[name])
+        part = self._part(found.tensors[name], item)
+        return _Read(item, part[0], part)
 
     def _part(self, entry: Entry, item: ReadItem) -> list[int]:
         wanted = [*(item.storage_index.offset or [0] * len(entry.shape))]
@@ -174,19 +171,23 @@ class StorageReader(TorchStorageReader):
         """The reads of some open files: in place where that can be, all at once; then the others one by one."""
         places: dict[int, list[Destination]] = {number: [] for number in files}
         filled: list[tuple[ReadItem, torch.Tensor]] = []
-        others: list[tuple[TensorFile, _Read, torch.Tensor]] = []
+        others: list[tuple[TensorFile, str, ReadItem, torch.Tensor]] = []
         for number, file in files.items():
-            objects: dict[str, Any] | None = None
+            wanted = [read.item for read in by_file[number] if read.part is None]
+            objects = {}
+            if wanted:
+                objects = read_objects(file, [item.storage_index.fqn for item in wanted], self._threads)
+            for item in wanted:
+                planner.load_bytes(item, _as_stream(objects[item.storage_index.fqn]))
             for read in by_file[number]:
-                if read.item.type == LoadItemType.BYTE_IO:
-                    if objects is None:
-                        objects = values.loads(whole_array(file, OBJECTS, self._threads).tobytes())
-                    planner.load_bytes(read.item, _as_stream(objects, read.item.storage_index.fqn))
+                if read.part is None:
                     continue
+                fqn = read.item.storage_index.fqn
+                name = find_part(file, fqn, self._known().tensors[fqn], read.part)
                 target = planner.resolve_tensor(read.item).detach()
-                place = _place(file, read, target)
+                place = _place(file, name, read.item, target)
                 if place is None:
-                    others.append((file, read, target))
+                    others.append((file, name, read.item, target))
                 else:
                     places[number].append(place)
                 filled.append((read.item, target))
@@ -198,23 +199,22 @@ class StorageReader(TorchStorageReader):
         for item, target in filled:
             planner.commit_tensor(item, target)
 
-    def _copy(self, file: TensorFile, read: _Read, target: torch.Tensor) -> None:
+    def _copy(self, file: TensorFile, name: str, item: ReadItem, target: torch.Tensor) -> None:
         """By way of memory of its own: to a device, to another dtype, to where memory is scattered."""
-        item = read.item
         index = tuple(slice(o, o + n) for o, n in zip(item.storage_offsets, item.lengths, strict=True))
-        array: npt.NDArray[Any] = read_slice(file, read.name, index, self._threads)
-        found = from_array(array, file.tensor(read.name).dtype, "cpu")
+        array: npt.NDArray[Any] = read_slice(file, name, index, self._threads)
+        found = from_array(array, file.tensor(name).dtype, "cpu")
         if found.shape != target.shape:
-            raise UsageError(f"tensor {read.name!r}: {list(found.shape)} is read for {list(target.shape)}")
+            raise UsageError(f"tensor {name!r}: {list(found.shape)} is read for {list(target.shape)}")
         target.copy_(found)
 
 
 class _Read(NamedTuple):
-    """What DCP asks for, the number of the file that has it, and what it is called there."""
+    """What DCP asks for, the number of the file that has it, and the part that it is in; None if it is no tensor."""
 
     item: ReadItem
     file: int
-    name: str
+    part: list[int] | None = None
 
 
 def _close(opened: OpenedLater[TensorFile]) -> None:
@@ -231,11 +231,8 @@ def _tensor_metadata(entry: Entry) -> TensorStorageMetadata:
     return TensorStorageMetadata(properties, torch.Size(entry.shape), chunks)
 
 
-def _as_stream(objects: dict[str, Any], name: str) -> io.BytesIO:
+def _as_stream(stored: Any) -> io.BytesIO:
     """As DCP's planner expects it, which unpickles: a pickle of what was just made from JSON, and of nothing else."""
-    if name not in objects:
-        raise FormatError(f"the file does not hold {name!r}, which the manifest says is in it")
-    stored = objects[name]
     if isinstance(stored, dict) and set(stored) == {"stream"}:
         return io.BytesIO(values.decode({"bytes": stored["stream"]}))
     stream = io.BytesIO()
@@ -244,10 +241,10 @@ def _as_stream(objects: dict[str, Any], name: str) -> io.BytesIO:
     return stream
 
 
-def _place(file: TensorFile, read: _Read, target: torch.Tensor) -> Destination | None:
+def _place(file: TensorFile, name: str, item: ReadItem, target: torch.Tensor) -> Destination | None:
     """Where the chunks go, if they can go straight into the target's memory."""
-    index = file.find(read.name)
-    tensor, item = file.header.tensors[index], read.item
+    index = file.find(name)
+    tensor = file.header.tensors[index]
     if target.device.type != "cpu" or our_dtype(target.dtype) != tensor.dtype.name or not target.numel():
         return None
     if tensor.dtype.bits != tensor.dtype.unit_bits or target.is_conj() or target.is_neg():

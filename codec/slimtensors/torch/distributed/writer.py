@@ -22,6 +22,7 @@ from slimtensors.bases.matching import matched_bases
 from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing_ranks
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, File, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace, open_place
+from slimtensors.checkpoint.plain import dumps
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 from slimtensors.limits import MAX_BASE_DEPTH
@@ -230,7 +231,7 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
             numbers.extend((len(sizes), *offsets, *sizes))
         inputs: list[Input] = [*tensor_inputs(tensors, lazy=True)]
         if objects:
-            text = torch.frombuffer(bytearray(values.dumps(objects)), dtype=torch.uint8)
+            text = torch.frombuffer(bytearray(dumps(objects)), dtype=torch.uint8)
             inputs.append(ArrayInput(OBJECTS, text.numpy()))
         above, label = place.parent(), file_name(rank, run)
         assert above is not None
