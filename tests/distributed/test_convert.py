@@ -16,7 +16,9 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 import slimtensors
 from distributed.states import blank, load, same, save
-from slimtensors.torch.distributed import StorageReader, convert_checkpoint
+from slimtensors.errors import UsageError
+from slimtensors.torch import load_model, stream_tensors
+from slimtensors.torch.distributed import StorageReader, StorageWriter, convert_checkpoint
 from slimtensors.torch.distributed.stock_metadata import read_metadata
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
@@ -247,3 +249,35 @@ def test_the_command(tmp_path: Path) -> None:
     assert torch.equal(load_file(tmp_path / "b" / "model.safetensors")["w"], state()["w"])
     done = CliRunner().invoke(command, [str(tmp_path / "a"), "--as", "safetensors"])
     assert "name the folder to make" in str(done.exception)
+
+
+def test_a_folder_with_checkpoints_of_both_kinds(tmp_path: Path) -> None:
+    """Else either reader takes its own, however old that is."""
+    place, other = tmp_path / "a", tmp_path / "b"
+    old, new = {"w": torch.ones(3)}, {"w": torch.full((3,), 2.0)}
+    dcp.save(old, checkpoint_id=place)
+    with pytest.raises((UsageError, CheckpointException), match=r"holds a checkpoint that torch wrote.*remove one"):
+        dcp.save(new, storage_writer=StorageWriter(place))
+    dcp.save(old, storage_writer=StorageWriter(other))
+    dcp.save(new, checkpoint_id=other)
+    for use in (
+        lambda: dcp.load(dict(new), storage_reader=StorageReader(other)),
+        lambda: convert_checkpoint(other, tmp_path / "c", "safetensors"),
+    ):
+        with pytest.raises((UsageError, CheckpointException), match=r"holds manifest\.json and torch's own \.metadata"):
+            use()
+    assert not (tmp_path / "c").exists()
+
+
+def test_what_an_unfinished_save_left_is_no_model(tmp_path: Path) -> None:
+    dcp.save({"w": torch.ones(30)}, storage_writer=StorageWriter(tmp_path / "a"))
+    model = torch.nn.Linear(2, 2)
+    for use in (lambda: dict(stream_tensors(tmp_path / "a")), lambda: load_model(model, tmp_path / "a")):
+        with pytest.raises(UsageError, match="holds what ranks of a job saved"):
+            use()
+    (tmp_path / "a" / "manifest.json").unlink()
+    with pytest.raises(slimtensors.FormatError, match="the save did not finish"):
+        convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
+    with pytest.raises(UsageError, match="holds what ranks of a job saved"):
+        dict(stream_tensors(tmp_path / "a"))
+    assert not (tmp_path / "b").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 
 from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, read_ledger, read_manifest
-from slimtensors.checkpoint.manifest import MANIFEST, NAME, Manifest, file_name, run_of
+from slimtensors.checkpoint.manifest import BOTH_KINDS, MANIFEST, NAME, STOCK, Manifest, file_name, run_of
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 
@@ -25,6 +25,8 @@ def check_free(place: StorePlace, *, overwrite: bool) -> None:
     needing = read_ledger(above).needing(place.name)
     if needing:
         raise UsageError(f"{place.label} is the base of {', '.join(needing)}: save under another name")
+    if STOCK in place.sizes():
+        raise UsageError(f"{place.label} holds a checkpoint that torch wrote ({STOCK}): {BOTH_KINDS}")
     if not overwrite and read_manifest(place) is not None:
         raise UsageError(f"{place.label} holds a checkpoint already: name another place, or pass overwrite=True")
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from slimtensors.checkpoint.manifest import (
+    BOTH_KINDS,
     MANIFEST,
     MAX_BYTES,
+    STOCK,
     Manifest,
     check_checkpoint,
     check_run,
@@ -119,6 +121,8 @@ def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
     found = read_manifest(place)
     if found is not None:
+        if STOCK in place.sizes():
+            raise UsageError(f"{place.label} holds {MANIFEST} and torch's own {STOCK}: {BOTH_KINDS}")
         return place, found
     ledger = read_ledger(place)
     if not ledger.latest:

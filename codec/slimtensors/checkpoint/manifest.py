@@ -18,6 +18,7 @@ from slimtensors.container.values import check_name, shape_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
 from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS
+from slimtensors.sources.shards import RANK_FILE
 
 __all__ = [
     "MANIFEST",
@@ -41,6 +42,8 @@ __all__ = [
 ]  # fmt: skip
 
 MANIFEST = "manifest.json"
+STOCK = ".metadata"  # the manifest of checkpoints that torch writes itself
+BOTH_KINDS = "each kind of reader would take its own; remove one, or name another place"
 VERSION = 0
 MAX_BYTES = 1 << 28
 MAX_LOOSE_PARTS = 8192  # of one tensor, where they are no grid: compared pair by pair
@@ -48,7 +51,6 @@ OBJECTS = "__objects__"  # the tensor of a file that holds what is no tensor
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")  # of a checkpoint beside others
 
 _RUN = re.compile(r"[0-9a-f]{32}")
-_FILE = re.compile(r"rank-([0-9]{5,7})\.([0-9a-f]{32})\.slimtensors")
 _HEAD = b'{"digest":"'
 _MIDDLE = b'","value":'
 
@@ -61,7 +63,7 @@ def file_name(rank: int, run: str) -> str:
 def run_of(name: str) -> str | None:
     """The run that a file of ours, or the temporary file of one, belongs to; None for any other file."""
     stem = name[1:] if name.startswith(".") and name.endswith(".tmp") else name
-    found = _FILE.match(stem)
+    found = RANK_FILE.match(stem)
     if found is None or (stem is name and found.end() != len(name)):
         return None
     return found[2]

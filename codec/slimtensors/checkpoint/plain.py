@@ -11,8 +11,9 @@ import re
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from slimtensors.container.values import array_of, integer_of, object_of, shape_of
+from slimtensors.container.values import array_of, object_of, shape_of
 from slimtensors.errors import FormatError
+from slimtensors.expression.values import integer
 
 __all__ = ["check_named", "check_value", "dumps", "parse_objects"]
 
@@ -110,7 +111,7 @@ def _tuple(content: Any) -> None:
 
 def _size(content: Any) -> None:
     for each in _items(content, "a size"):
-        integer_of(each, 0, (1 << 63) - 1, "a dimension")
+        integer(each, 0, (1 << 63) - 1, "a dimension")
 
 
 def _pairs(content: Any) -> None:
@@ -147,7 +148,7 @@ def _paths(content: Any) -> None:
             _refuse("paths", "not a name and places in it")
         before = -1
         for dot in dots:
-            if name[integer_of(dot, before + 1, len(name) - 1, "the place of a dot")] != ".":
+            if name[integer(dot, before + 1, len(name) - 1, "the place of a dot")] != ".":
                 _refuse("paths", f"no dots of {name!r:.80} in order")
             before = dot
         names.add(name)

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 from slimtensors.container.remote import is_remote, last_part, list_remote, open_remote, sibling
 from slimtensors.errors import FormatError, NotSlimtensorsError, UsageError
 
-__all__ = ["Shard", "is_index", "read_index", "remote_shards", "shard_names", "weight_files", "weight_map"]
+__all__ = ["RANK_FILE", "Shard", "is_index", "read_index", "remote_shards", "shard_names", "weight_files", "weight_map"]
 
 SUFFIX = ".slimtensors"
 MAX_INDEX_BYTES = 100_000_000
+RANK_FILE = re.compile(r"rank-([0-9]{5,7})\.([0-9a-f]{32})\.slimtensors")  # format_spec/checkpoint.md, section 1
 SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -99,7 +100,17 @@ def weight_files(target: Any) -> list[Shard]:
     files = sorted(each for each in path.iterdir() if each.name.endswith(SUFFIX) and each.is_file())
     if not files:
         raise NotSlimtensorsError(f"{path} holds no *{SUFFIX} file")
+    _refuse_ranks(str(path), [each.name for each in files])
     return [Shard(each) for each in files]
+
+
+def _refuse_ranks(label: str, names: list[str]) -> None:
+    """Raises UsageError for a checkpoint of many ranks, or what a save that did not finish left of one."""
+    if any(map(RANK_FILE.fullmatch, names)):
+        raise UsageError(
+            f"{label} holds what ranks of a job saved, which are parts of tensors: read the checkpoint with "
+            "slimtensors.torch.distributed.StorageReader, or make a model's files of it with `slimtensors convert`"
+        )
 
 
 def _indexed(path: Path) -> list[Shard]:
@@ -125,6 +136,7 @@ def _remote_files(name: str) -> list[Shard]:
     files = [name for path, name in found.items() if path.endswith(SUFFIX)]
     if not files:
         raise NotSlimtensorsError(f"{name} itself holds no *{SUFFIX} file; a folder in it is {name}/FOLDER")
+    _refuse_ranks(name, list(found))
     return [Shard(each) for each in files]
 
 

@@ -14,8 +14,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from slimtensors.bases.tensors import StoredInput, weight_files
+from slimtensors.checkpoint.checking import check_folder
 from slimtensors.checkpoint.commit import check_place
-from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, Entry, Manifest, file_name
+from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, STOCK, Entry, Manifest, file_name
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.plain import check_named, check_value, dumps, parse_objects
 from slimtensors.checkpoint.writing import write_file
@@ -32,7 +33,7 @@ from slimtensors.sources.safetensors_file import plain_header, read_safetensors
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.assembled import OpenCheckpoint
-from slimtensors.torch.distributed.stock import METADATA, StockCheckpoint, write_stock
+from slimtensors.torch.distributed.stock import StockCheckpoint, write_stock
 from slimtensors.writing.destinations import write_to
 from slimtensors.writing.store import store
 
@@ -97,13 +98,16 @@ def convert_checkpoint(
 
 
 def _open(path: Path, stack: ExitStack) -> _Content:
-    if (path / METADATA).is_file():
-        stock = StockCheckpoint(path)
-        return _Content(stock.inputs(), stock.objects(), values.encode(stock.metadata.planner_data, "of the planner"))
     if path.is_dir() and any((path / name).is_file() for name in (MANIFEST, "latest.json")):
         ours = OpenCheckpoint(LocalPlace(path))
         stack.callback(ours.close)
         return _Content(ours.inputs(), ours.objects(), ours.manifest.planner)
+    if (path / STOCK).is_file():
+        stock = StockCheckpoint(path)
+        return _Content(stock.inputs(), stock.objects(), values.encode(stock.metadata.planner_data, "of the planner"))
+    unfinished = check_folder(path, [each.name for each in path.iterdir()]) if path.is_dir() else []
+    if unfinished:
+        raise FormatError(unfinished[0])
     inputs: dict[str, Input] = {}
     for each in weight_files(path):
         for tensor in _weights(each, stack):

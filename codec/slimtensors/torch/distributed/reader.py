@@ -25,7 +25,7 @@ from torch.distributed.checkpoint.storage import StorageReader as TorchStorageRe
 from torch.futures import Future
 
 from slimtensors.checkpoint.ledger import find_checkpoint
-from slimtensors.checkpoint.manifest import Entry, Manifest
+from slimtensors.checkpoint.manifest import STOCK, Entry, Manifest
 from slimtensors.checkpoint.opening import find_part, open_rank, read_objects
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.container.reader import Verify
@@ -94,9 +94,7 @@ class StorageReader(TorchStorageReader):
         try:
             self._place, self._manifest = find_checkpoint(place)
         except FileNotFoundError as error:
-            from slimtensors.torch.distributed.stock import METADATA
-
-            if METADATA in place.sizes():
+            if STOCK in place.sizes():
                 raise UsageError(
                     f"{self._path} is a checkpoint of DCP's own FileSystemWriter: read it with FileSystemReader, or "
                     "make one of ours of it with convert_checkpoint (`slimtensors convert`)"

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMe
 from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPlanner, ReadItem, WriteItem, WriteItemType
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from slimtensors.checkpoint.manifest import STOCK
 from slimtensors.container.lossy import Lossy
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import FormatError, UsageError
@@ -26,9 +27,7 @@ from slimtensors.on_torch.tensors import our_dtype, tensor_inputs
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.stock_metadata import read_metadata
 
-__all__ = ["METADATA", "StockCheckpoint", "StockInput", "write_stock"]
-
-METADATA = ".metadata"
+__all__ = ["StockCheckpoint", "StockInput", "write_stock"]
 
 
 class _Reader(filesystem.FileSystemReader):
@@ -73,7 +72,7 @@ class StockCheckpoint:
 
     def __init__(self, folder: pathlib.Path) -> None:
         self.label = str(folder)
-        self.metadata = read_metadata(folder / METADATA)
+        self.metadata = read_metadata(folder / STOCK)
         self._reader = _Reader(folder, self.metadata)
         self._last: tuple[str, torch.Tensor] | None = None  # one tensor in memory at a time
 

@@ -75,7 +75,8 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
     that are left raise RanksMissingError, which names the others. process_group: the one given to `dcp.save`.
     storage_options: for fsspec.
 
-    All ranks make one alike, as for any collective. One job at a time saves into the folder above.
+    All ranks make one alike, as for any collective. One job at a time saves into the folder above:
+    what `keep` removes may be any job's.
 
     `dcp.async_save` has the state copied by the writer, unless it is given a stager: as DCP's own FileSystemWriter
     copies it, each tensor by itself, before the call returns.
