@@ -213,9 +213,12 @@ def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
     with pytest.raises(RuntimeError, match=r"up\.weight stays compressed"):
         model.load_state_dict(state)
     model.to("cpu").to(dtype).train().eval()
-    with pytest.raises(UsageError, match="cannot become"):
-        model.double()
+    for each in (model, copied):
+        with pytest.raises(UsageError, match="cannot become"):
+            each.double()
+        assert each.norm.weight.dtype == dtype  # nor was what comes before the layer that refuses
     held.close()
+    model.norm.double()
 
 
 def test_what_stays_as_it_is(tmp_path: Path) -> None:

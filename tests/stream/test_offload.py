@@ -436,7 +436,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
         model.state_dict()
     with pytest.raises(slimtensors.UsageError, match="moved"):
         model.double()
+    before, others = model.embedding.weight.clone(), Model(3, 2)
+    assert before.dtype == torch.float32  # nothing beside the layers was converted, nor is it loaded
+    for part, other in ((model, others), (model.layers[1], others.layers[1])):
+        with pytest.raises(slimtensors.UsageError, match="assign=True"):
+            part.load_state_dict(other.state_dict())
+    assert torch.equal(model.embedding.weight, before)
+    rest = {name: tensor for name, tensor in others.state_dict().items() if "layers." not in name}
+    model.load_state_dict(rest, strict=False)
+    assert torch.equal(model.embedding.weight, others.embedding.weight)
     held.close()
+    model.load_state_dict(others.state_dict(), assign=True)
+    assert torch.equal(model.double()(TOKENS), others.double()(TOKENS))
     shared, smaller = Model(3), Model(3)
     shared.layers[2].up.weight = shared.layers[0].up.weight
     smaller.layers[1].up = torch.nn.Linear(200, 600)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.autograd.function import once_differentiable
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.offload.checked import Checked
-from slimtensors.offload.hooks import Host, check_fits, compressed_backend, hosted, load_others
+from slimtensors.offload.hooks import Host, check_fits, compressed_backend, holders, hosted, load_others
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
 from slimtensors.on_torch.tensors import as_base
@@ -89,10 +90,22 @@ def keep_compressed(
         for name, layer in layers.items():
             layer.stored, layer.checked = stored[known[name]], checked
             layer.__class__ = CompressedLinear if type(layer) is torch.nn.Linear else CompressedEmbedding
+        for module in holders(model, {id(layer): ("weight",) for layer in layers.values()}):
+            if not isinstance(module, _Compressed):
+                stack.callback(vars(module).pop, "_apply", None)
+                module._apply = partial(_apply_to_all, module)  # type: ignore[method-assign] # what .to() and .half() call
         return CompressedLayers(stack, buffer, list(layers), checked)
     except BaseException:
         stack.close()
         raise
+
+
+def _apply_to_all(module: torch.nn.Module, convert: Any, *arguments: Any) -> Any:
+    """Convert a module, unless a layer in it refuses: before anything beside that is changed."""
+    for layer in module.modules():
+        if isinstance(layer, _Compressed):
+            layer.check_apply(convert)
+    return type(module)._apply(module, convert, *arguments)  # type: ignore[no-untyped-call] # torch's
 
 
 def _load_others(
@@ -175,8 +188,8 @@ class _Compressed:
             state, prefix, local, strict, missing, unexpected, errors
         )
 
-    def _apply(self, convert: Any, recurse: bool = True) -> Any:
-        """What .to() and .half() call."""
+    def check_apply(self, convert: Any) -> None:
+        """Raises UsageError if a conversion would change the weight."""
         like = torch.empty(0, dtype=self.stored.dtype, device=self.stored.device)
         made = convert(like)
         if (made.dtype, made.device) != (like.dtype, like.device):
@@ -184,6 +197,10 @@ class _Compressed:
                 f"a layer that stays compressed is {like.dtype} on {like.device} and cannot become {made.dtype} on "
                 f"{made.device}: convert the model before its weights are saved"
             )
+
+    def _apply(self, convert: Any, recurse: bool = True) -> Any:
+        """What .to() and .half() call."""
+        self.check_apply(convert)
         return super()._apply(convert, recurse)  # type: ignore[misc] # as above
 
     def extra_repr(self) -> str:

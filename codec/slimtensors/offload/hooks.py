@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from slimtensors.sources.shards import Shard, weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
-__all__ = ["Host", "Offloaded", "check_fits", "compressed_backend", "hosted", "load_others", "offload"]
+__all__ = ["Host", "Offloaded", "check_fits", "compressed_backend", "holders", "hosted", "load_others", "offload"]
 
 Host = Literal["disk", "memory"]
 HOSTS: tuple[Host, ...] = ("disk", "memory")
@@ -122,9 +122,15 @@ def offload(
             stack.callback(replace_forward(layer, partial(_run, slots, i, checked)))
             stack.callback(layer.register_state_dict_pre_hook(_refuse_state).remove)  # type: ignore[no-untyped-call] # torch's
             stack.callback(_allow, layer)
-            layer._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
             for module in layer.modules():  # also parts of a layer: theirs may be another layer's weights by now
                 module.__reduce_ex__ = _refuse_copy  # type: ignore[method-assign] # deepcopy's and pickle's
+        owned = {id(layer): [own for each in known[i].values() for own in each.names] for i, layer in enumerate(found)}
+        for module, names in holders(model, owned).items():
+            # Asked of whatever holds a layer, so that nothing beside it is changed before it refuses.
+            hook = module._register_load_state_dict_pre_hook(partial(_refuse_load, names))  # type: ignore[no-untyped-call] # torch's
+            stack.callback(hook.remove)
+            stack.callback(vars(module).pop, "_apply", None)
+            module._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
         for layer in found:
             stack.callback(_empty, layer)
         return Offloaded(stack, slots, [prefix[:-1] for prefix in prefixes])
@@ -214,7 +220,6 @@ def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
 
 def _allow(layer: torch.nn.Module) -> None:
     """What is refused of an offloaded layer."""
-    vars(layer).pop("_apply", None)
     for module in layer.modules():
         vars(module).pop("__reduce_ex__", None)
 
@@ -246,6 +251,31 @@ def _refuse_training(training: bool) -> None:
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:
     raise UsageError("an offloaded layer has no state of its own: its file has it; load that instead")
+
+
+def _refuse_load(names: frozenset[str], state: Any, prefix: str, local: Any, *_: Any) -> None:
+    if not local.get("assign_to_params_buffers", False) and any(f"{prefix}{name}" in state for name in names):
+        raise UsageError(
+            "an offloaded layer's weights are what its file holds: pass assign=True to give layers weights of their "
+            "own, which stay in memory, or leave theirs out of the state"
+        )
+
+
+def holders(model: torch.nn.Module, own: Mapping[int, Sequence[str]]) -> dict[torch.nn.Module, frozenset[str]]:
+    """Every module that is one of some layers or holds one, and what it calls their weights.
+
+    own: by the id of a layer, its own names of these.
+    """
+    found = {}
+    for module in model.modules():
+        names = [
+            f"{path}.{name}" if path else name
+            for path, each in module.named_modules(remove_duplicate=False)
+            for name in own.get(id(each), ())
+        ]
+        if names:
+            found[module] = frozenset(names)
+    return found
 
 
 def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
