@@ -116,11 +116,12 @@ def _array(content: Any) -> Any:
     return np.frombuffer(base64.b64decode(data), np.dtype(dtype)).reshape(shape).copy()
 
 
+# Not looked up by name in torch, which imports modules to find some.
+_DTYPES = {str(each): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
+
+
 def _dtype(content: Any) -> torch.dtype:
-    found = getattr(torch, content)
-    if not isinstance(found, torch.dtype) or str(found) != f"torch.{content}":
-        raise ValueError(content)
-    return found
+    return _DTYPES[f"torch.{content}"]
 
 
 _DECODERS: dict[str, Callable[[Any], Any]] = {
