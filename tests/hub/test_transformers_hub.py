@@ -88,4 +88,8 @@ def test_pushed_and_loaded(hub: HubServer, client: Client, tmp_path: Path) -> No
     stranger = Client(hub, tmp_path / "stranger").run("python", "-c", LOAD, state, elsewhere, check=False, token=BOB)
     assert stranger.returncode == 1
     assert "alice/base" in stranger.stderr.splitlines()[-1]
+    hub.store.add("alice/tuned", {"model.safetensors": b"of another day"})
+    load = "from slimtensors_hub.transformers import AutoModel; AutoModel.from_pretrained('alice/tuned')"
+    said = reader.run("python", "-c", load).stderr
+    assert "alice/tuned holds model.slimtensors and model.safetensors, weights of one name that may differ" in said
     assert BOB not in stranger.stderr

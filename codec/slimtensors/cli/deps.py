@@ -9,7 +9,6 @@ import click
 
 from slimtensors.cli import options
 from slimtensors.cli.exits import WRONG_FILE
-from slimtensors.container.hints import pinned_name
 
 __all__ = ["command"]
 
@@ -74,6 +73,8 @@ def _leave(missing: list[Any]) -> None:
 
 
 def _advice(missing: list[Any]) -> str:
+    from slimtensors.container.hints import pinned_name
+
     if not missing:
         return ""
     place = pinned_name(missing[0].hints)
