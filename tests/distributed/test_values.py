@@ -53,7 +53,8 @@ def test_values_come_back_as_they_were() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[]", '{"a":', '{"x":{"array":["O",[1],"AA=="]}}', '{"x":{"array":["<f4",[5],"AA=="]}}', '{"x":{"dtype":"save"}}', '{"x":{"dtype":"_inductor"}}',
+    ["[]", '{"a":', '{"x":{"array":["O",[1],"AA=="]}}', '{"x":{"array":["<f4",[5],"AA=="]}}', '{"x":{"dtype":"save"}}',
+     '{"x":{"dtype":"_inductor"}}',
      '{"x":{"float":[]}}', '{"x":{"a":1,"b":2}}', '{"x":{"dict":[[{"dict":[]},1]]}}', '{"x":{"device":"nowhere"}}',
      '{"x":{"bytes":"?"}}', "[" * 100_000, '{"x":{"paths":[["a.b",2]]}}', '{"x":{"paths":[["a.b.c",3,1]]}}',
      '{"x":{"paths":[["a.b",-2]]}}', '{"x":{"paths":[["a.b",9]]}}', '{"x":{"paths":[["a.b",true]]}}',
