@@ -10,7 +10,7 @@ from slimtensors.bases.resolving import open_with
 from slimtensors.device import loader, loading, results
 from slimtensors.device.loading import Kept, Resident, begin_fill, fill_device
 from slimtensors.device.results import digests_of, launch_digests, list_digests
-from slimtensors.device.segments import joined
+from slimtensors.device.segments import bundled
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.digests import decoded_digest
 from slimtensors.errors import BaseError, ChecksumError
@@ -141,7 +141,7 @@ def test_digests(monkeypatch, reach):
     buffers = [backend.upload(rng.integers(0, 256, size).astype(np.uint8)) for size in sizes]
     out, places = backend.window(buffers)
     digesting, arrays = list_digests(np.array(places), sizes)
-    here = joined(backend, arrays)
+    here = bundled(backend, arrays)
     lists = here.there(backend.upload(here.host))
     into = backend.fresh(digesting.length)
     launch_digests(backend, digesting, lists, out, into, buffers.__getitem__)

@@ -18,7 +18,7 @@ from slimtensors.device.chunks import Chunk
 from slimtensors.device.layouts import Planes, planes_of
 from slimtensors.device.lookups import divided
 from slimtensors.device.planes import list_planes
-from slimtensors.device.segments import ask, joined, listed
+from slimtensors.device.segments import ask, bundled, listed
 from slimtensors.dtypes import DTYPES
 from slimtensors.expression import (
     BaseContext,
@@ -84,7 +84,7 @@ def run(expression, dtype, units, *, sides=(), base=None, parts=2, change=None, 
     bases = bases_there(backend, chunks)
     work = list_planes(segment, chunks, (bases.places // kind.unit_bytes).tolist(), layout)
     given = listed(*work, np.zeros(0), np.zeros(0), digests=False)
-    here = joined(backend, given.arrays)
+    here = bundled(backend, given.arrays)
     lists = here.there(backend.upload(here.host))
     stored = backend.upload(segment)
     pending = ask(backend, given, stored, lists, out, lambda i: target[chunks[i].place :], bases)

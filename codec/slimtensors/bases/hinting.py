@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from slimtensors.bases.resolving import BASE_DIR_VARIABLE, search_folders
-from slimtensors.bases.tensors import weight_files
+from slimtensors.bases.tensors import base_files
 from slimtensors.errors import NotSlimtensorsError
 
 __all__ = ["Hinted", "find_hinted"]
@@ -128,6 +128,6 @@ def _places(folder: Path, names: list[str]) -> Iterator[Path]:
 
 def _holds_weights(place: Path) -> bool:
     try:
-        return place.exists() and bool(weight_files(place))
+        return place.exists() and bool(base_files(place))
     except (OSError, NotSlimtensorsError):
         return False

@@ -28,7 +28,7 @@ from slimtensors.sources.recognise import what_is
 from slimtensors.sources.safetensors_file import read_safetensors
 from slimtensors.sources.shards import is_index, remote_shards
 
-__all__ = ["BaseModel", "BaseTensor", "StoredInput", "delta_base", "open_base", "weight_files"]
+__all__ = ["BaseModel", "BaseTensor", "StoredInput", "base_files", "delta_base", "open_base"]
 
 Units = npt.NDArray[Any]
 
@@ -160,7 +160,7 @@ def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
             for name in _remote_weights(target):
                 _add_file(model, name, name, bases)
         elif isinstance(target, (str, os.PathLike)):
-            for path in weight_files(Path(target)):
+            for path in base_files(Path(target)):
                 _add_file(model, path, path, bases)
         else:
             _add_file(model, target, None, bases)
@@ -170,7 +170,7 @@ def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
     return model
 
 
-def weight_files(path: Path) -> list[Path]:
+def base_files(path: Path) -> list[Path]:
     """The weight files that a path stands for; those of a folder's top level, or if it has none those below it.
 
     Where both kinds hold a model, .safetensors come first: no decoding.
@@ -188,7 +188,7 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _remote_weights(name: str) -> list[str]:
-    """As `weight_files`, of a name elsewhere."""
+    """As `base_files`, of a name elsewhere."""
     suffix = next((each for each in SUFFIXES if is_index(last_part(name), each)), None)
     if suffix is not None:
         return list(remote_shards(name, suffix))

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from slimtensors.device.backend import Buffer
 from slimtensors.device.bases import Wanted
-from slimtensors.device.segments import Joined, Listed
+from slimtensors.device.segments import Bundle, Listed
 from slimtensors.device.tasks import Segment
 
 __all__ = ["Held", "Kept", "Lists", "Plan"]
@@ -22,7 +22,7 @@ class Lists(NamedTuple):
     at: list[int]  # the first byte of each part
     bases_at: list[int]  # of each part's base
     given: Listed
-    here: Joined
+    here: Bundle
     there: dict[str, Buffer] | None  # on the device, if they stay there
 
 

@@ -22,7 +22,7 @@ from slimtensors.device.kept import Held, Kept, Lists
 from slimtensors.device.layouts import Planes
 from slimtensors.device.planes import list_planes
 from slimtensors.device.read_ahead import ReadAhead
-from slimtensors.device.segments import Listed, Pending, Work, ask, joined, list_segment, listed
+from slimtensors.device.segments import Listed, Pending, Work, ask, bundled, list_segment, listed
 from slimtensors.device.split import split
 from slimtensors.device.tasks import Segment, Task
 from slimtensors.device.telling import tell
@@ -104,7 +104,7 @@ class Loader:
         bases_at = [] if bases is None else bases.at
         if lists is None or not are_there or (lists.at, lists.bases_at) != (at, bases_at):
             given, bases = self._listed(segment, held, at, bases)
-            lists = Lists(at, bases_at, given._replace(arrays={}), joined(self._backend, given.arrays), None)
+            lists = Lists(at, bases_at, given._replace(arrays={}), bundled(self._backend, given.arrays), None)
         there = lists.there or lists.here.there(self._backend.upload(lists.here.host))
         if self._kept is not None and held.lists is None and are_there:
             is_small = lists.here.host.size <= LIST_SHARE * segment.length

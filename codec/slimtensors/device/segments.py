@@ -18,7 +18,7 @@ from slimtensors.kernels.cuda.catalogue import decode_name, plain_name
 from slimtensors.kernels.cuda.decode import LAYOUTS, Layout
 from slimtensors.kernels.status import must
 
-__all__ = ["Joined", "Listed", "Pending", "Work", "ask", "joined", "layout_of", "list_segment", "listed"]
+__all__ = ["Bundle", "Listed", "Pending", "Work", "ask", "bundled", "layout_of", "list_segment", "listed"]
 
 Array = npt.NDArray[Any]
 ALIGNMENT = 16
@@ -178,7 +178,7 @@ def list_segment(segment: Array, asked: Array, layout: Layout) -> tuple[Work, di
     return _Fused(layout, left, owners, count[worklist.PLAIN]), lists
 
 
-class Joined(NamedTuple):
+class Bundle(NamedTuple):
     """Several arrays in memory that uploads are fast from."""
 
     host: Array
@@ -189,7 +189,7 @@ class Joined(NamedTuple):
         return {name: buffer[begin:end] for name, (begin, end) in self.ranges.items()}
 
 
-def joined(backend: Backend, arrays: Mapping[str, Array]) -> Joined:
+def bundled(backend: Backend, arrays: Mapping[str, Array]) -> Bundle:
     ranges, end = dict[str, tuple[int, int]](), 0
     for name, array in arrays.items():
         ranges[name] = end, end + array.nbytes
@@ -197,4 +197,4 @@ def joined(backend: Backend, arrays: Mapping[str, Array]) -> Joined:
     host = backend.staging(max(end, ALIGNMENT))
     for name, array in arrays.items():
         host[slice(*ranges[name])] = array.view(np.uint8)
-    return Joined(host, ranges)
+    return Bundle(host, ranges)

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 
-from slimtensors.bases.tensors import StoredInput, weight_files
+from slimtensors.bases.tensors import StoredInput, base_files
 from slimtensors.checkpoint.checking import check_folder
 from slimtensors.checkpoint.commit import check_place
 from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, STOCK, Entry, Manifest, file_name
@@ -109,7 +109,7 @@ def _open(path: Path, stack: ExitStack) -> _Content:
     if unfinished:
         raise FormatError(unfinished[0])
     inputs: dict[str, Input] = {}
-    for each in weight_files(path):
+    for each in base_files(path):
         for tensor in _weights(each, stack):
             if inputs.setdefault(tensor.name, tensor) is not tensor:
                 raise FormatError(f"{each}: tensor {tensor.name!r} is in another file too: name the files of one model")
