@@ -57,7 +57,7 @@ def check_folder(weights: Iterable[Path]) -> None:
         newer = max(path, *map(path.with_name, plain), key=lambda each: each.stat().st_mtime_ns)
         raise UsageError(
             f"{path} and {plain[0]} beside it hold weights of one name that differ: one of them is out of date. "
-            f"{newer.name} is the newer file; remove the other one, with its index and shards"
+            f"{newer.name} is the newer file; remove the one that you do not want, with its index and shards"
         )
 
 

@@ -126,6 +126,8 @@ def test_commands_look_for_bases_in_the_cache(hub: HubServer, client: Client, tm
         missing = slim(other, command, file, check=False)
         assert missing.returncode == 1
         assert f"--base {place}" in missing.stdout + missing.stderr
+    short = slim(other, "verify", file, "--base", "bob/base", check=False)
+    assert (short.returncode, short.stderr.count("--base hf://bob/base")) == (2, 1)
     assert hub.requests.paths() == []
     slim(other, "verify", file, "--base", place)
 

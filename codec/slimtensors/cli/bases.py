@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimtensors.container.hints import pinned_name
-from slimtensors.errors import SlimtensorsError
+from slimtensors.errors import SlimtensorsError, UsageError
 
 if TYPE_CHECKING:
     from slimtensors.container.header import Base
@@ -17,7 +18,12 @@ __all__ = ["bases_of"]
 
 
 def bases_of(base: str | None, base_dirs: list[Any]) -> list[Any]:
-    """What the options name, and what the hub's cache holds of it already, as after `pull`: nothing is downloaded."""
+    """What the options name, and what the hub's cache holds of it already, as after `pull`: nothing is downloaded.
+
+    Raises UsageError for a repository without its hf://, which would be a path.
+    """
+    if base and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", base) and not Path(base).exists():
+        raise UsageError(f"there is no file or folder {base}; if a repository is meant, it is --base hf://{base}")
     return [*([base] if base else []), *base_dirs, _cached]
 
 
