@@ -16,6 +16,7 @@ import slimtensors
 from api.made import same
 from api.tuned import deltas, equal, model, tuned
 from slimtensors import BaseDir, BaseError, NotSlimtensorsError, UsageError
+from slimtensors.bases.resolving import LastResort
 from slimtensors.numpy import load_file, save, save_file
 
 
@@ -249,3 +250,16 @@ def test_the_real_model(minilm: Path, tmp_path: Path) -> None:
     assert (tmp_path / "t.slimtensors").stat().st_size < 0.3 * (tmp_path / "tuned.safetensors").stat().st_size
     slimtensors.decompress(tmp_path / "t.slimtensors", tmp_path / "again", base=tmp_path / "base.safetensors")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "tuned.safetensors").read_bytes()
+
+
+def test_a_last_resort(pair: tuple[Path, Path], tmp_path: Path) -> None:
+    """It is asked when no other place has a base, and what is wrong with it ends nothing."""
+    base, source = pair
+    file, junk = tmp_path / "tuned.slimtensors", tmp_path / "junk.safetensors"
+    slimtensors.compress(source, file, base=base)
+    junk.write_bytes(b"cut off")
+    for ask in (lambda _: junk, lambda _: tmp_path / "none"):
+        assert equal(load_file(file, base=[LastResort(ask), BaseDir(base.parent)]), load_plain(source))
+        with pytest.raises(slimtensors.BaseError, match="was not found"):
+            load_file(file, base=LastResort(ask))
+    assert equal(load_file(file, base=LastResort(lambda _: base)), load_plain(source))

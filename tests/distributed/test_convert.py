@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -270,14 +271,24 @@ def test_a_folder_with_checkpoints_of_both_kinds(tmp_path: Path) -> None:
 
 
 def test_what_an_unfinished_save_left_is_no_model(tmp_path: Path) -> None:
-    dcp.save({"w": torch.ones(30)}, storage_writer=StorageWriter(tmp_path / "a"))
+    """What one rank saved, whole, is."""
+    place = tmp_path / "a"
+    dcp.save({"weight": torch.ones(2, 2), "bias": torch.ones(2)}, storage_writer=StorageWriter(place))
     model = torch.nn.Linear(2, 2)
-    for use in (lambda: dict(stream_tensors(tmp_path / "a")), lambda: load_model(model, tmp_path / "a")):
-        with pytest.raises(UsageError, match="holds what ranks of a job saved"):
-            use()
-    (tmp_path / "a" / "manifest.json").unlink()
+    load_model(model, place)
+    assert torch.equal(model.weight, torch.ones(2, 2))
+
+    def refused() -> None:
+        for use in (lambda: dict(stream_tensors(place)), lambda: load_model(model, place)):
+            with pytest.raises(UsageError, match="ranks of a job saved"):
+                use()
+
+    (file,) = place.glob("rank-*")
+    shutil.copy(file, file.with_name(file.name.replace("rank-00000", "rank-00001")))
+    refused()
+    file.unlink()
+    (place / "manifest.json").unlink()
+    refused()
     with pytest.raises(slimtensors.FormatError, match="the save did not finish"):
-        convert_checkpoint(tmp_path / "a", tmp_path / "b", "safetensors")
-    with pytest.raises(UsageError, match="holds what ranks of a job saved"):
-        dict(stream_tensors(tmp_path / "a"))
+        convert_checkpoint(place, tmp_path / "b", "safetensors")
     assert not (tmp_path / "b").exists()

@@ -186,7 +186,7 @@ def test_ties_of_what_takes_hardly_any_bytes_can_be_read():
         save({str(i): few for i in range(1300)})
 
 
-def test_checked_bases_allow_more(monkeypatch):
+def test_checked_bases_allow_more(monkeypatch, tmp_path):
     base = np.random.default_rng(1).integers(0, 256, 3 * MEBIBYTE, np.uint8)
     changed = base.copy()
     changed[5] ^= 1
@@ -197,6 +197,9 @@ def test_checked_bases_allow_more(monkeypatch):
     assert len(decode.decode_file(data, bases=by_identity.get).tensors) == 20
     assert (load(data, base={"0": base})["19"] == changed).all()
     assert slimtensors.verify(data, base={"0": base}).tensors == 20
+    for name, content in (("tuned.slimtensors", data), ("base.slimtensors", save({"0": base}))):
+        (tmp_path / name).write_bytes(content)  # the search meets the file itself, which is passed over
+    assert (load(data, base=slimtensors.BaseDir(tmp_path))["19"] == changed).all()
     with pytest.raises(decode.Refused, match="over the limit"):
         decode.decode_file(data)
     for bases in ({}, {"base": {"0": changed}}, {"base": {"0": base}, "max_bytes": 10 * changed.nbytes}):

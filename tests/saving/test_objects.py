@@ -6,6 +6,7 @@ import gzip
 import io
 import os
 import socket
+import tempfile
 import threading
 
 import numpy as np
@@ -165,6 +166,24 @@ def test_what_takes_text_or_nothing_is_an_error(tmp_path):
     with pytest.raises(slimtensors.UsageError, match="cannot write to int"):
         save_file(ARRAYS, 1)
     assert path.read_bytes() == b"old"
+
+
+def test_what_says_less_of_itself_than_a_file():
+    class Bare(io.RawIOBase):  # which says that it is not writable
+        def __init__(self):
+            self.written = bytearray()
+
+        def write(self, data):
+            self.written += data
+            return len(data)
+
+    bare = Bare()
+    save_file(ARRAYS, bare)
+    assert load_file(bytes(bare.written)).keys() == ARRAYS.keys()
+    with tempfile.SpooledTemporaryFile(1 << 30) as spool:
+        slimtensors.compress(SOURCE, spool)
+        assert not spool._rolled
+        assert load_file(spool).keys() == ARRAYS.keys()
 
 
 # ---- sources

@@ -22,6 +22,7 @@ __all__ = [
     "BASE_DIR_VARIABLE",
     "BaseDir",
     "Found",
+    "LastResort",
     "Resolver",
     "check_max_bytes",
     "folders_of",
@@ -38,6 +39,12 @@ class BaseDir(NamedTuple):
     """A folder that is searched, at any depth, for tensors with the digests wanted; as one of the bases given."""
 
     path: str | os.PathLike[str]
+
+
+class LastResort(NamedTuple):
+    """A function from a `Base` to what has it or None, asked if no other place does; as one of the bases given."""
+
+    ask: Callable[[Base], Any]
 
 
 class Found(NamedTuple):
@@ -101,7 +108,8 @@ class Resolver:
     """Finds bases, and reads them. Safe to use from several threads.
 
     base: a file or folder of either kind, bytes, a file object, an object with ranged reads, a mapping from names to
-    arrays, a `BaseDir`, a function from a `Base` to one of these or None; or a list of such, tried in order.
+    arrays, a `BaseDir`, a function from a `Base` to one of these or None, a `LastResort`; or a list of such, tried in
+    order, folders after what was named and last resorts after these.
 
     What is found by name in a base that was given is not hashed as a whole: every chunk of a delta states the digest
     of what it needs.
@@ -109,7 +117,8 @@ class Resolver:
 
     def __init__(self, base: Any = None) -> None:
         given = base if isinstance(base, list) else [] if base is None else [base]
-        self._given = [each for each in given if not isinstance(each, BaseDir)]
+        self._given = [each for each in given if not isinstance(each, (BaseDir, LastResort))]
+        self._last = [each.ask for each in given if isinstance(each, LastResort)]
         self._folders = [each for each in given if isinstance(each, BaseDir)] + search_folders()
         self._found: dict[bytes, Found] = {}
         # Open, by path or by the identity of what was given, which is kept: another object could get the same.
@@ -220,6 +229,14 @@ class Resolver:
                 yield from _in_model(model, base, notes)
         for folder in self._folders:
             yield from self._in_folder(folder, base)
+        for ask in self._last:
+            try:
+                model = self._model_of(ask, base)
+            except (SlimtensorsError, OSError) as error:  # nobody named it
+                notes.append(str(error))
+                continue
+            if model is not None:
+                yield from _in_model(model, base, notes)
 
     def _model_of(self, given: Any, base: Base) -> BaseModel | None:
         known = self._models.get(id(given))

@@ -192,14 +192,14 @@ def _remote_weights(name: str) -> list[str]:
     suffix = next((each for each in SUFFIXES if is_index(last_part(name), each)), None)
     if suffix is not None:
         return list(remote_shards(name, suffix))
-    found = list_remote(name, inner=True)
-    if found is None:
-        return [name]
-    below = [path for path in found if path.endswith(SUFFIXES)]
-    if not below:
-        raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
-    right = [path for path in below if "/" not in path]
-    return [found[path] for path in sorted(right or below, key=lambda each: SUFFIXES.index(Path(each).suffix))]
+    for inner in (False, True):
+        found = list_remote(name, inner=inner)
+        if found is None:
+            return [name]
+        weights = [path for path in found if path.endswith(SUFFIXES)]
+        if weights:
+            return [found[path] for path in sorted(weights, key=lambda each: SUFFIXES.index(Path(each).suffix))]
+    raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
 
 
 def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None) -> None:
@@ -242,7 +242,11 @@ class _Borrowed:
     """A source of bases that does not end with the file that it is lent to."""
 
     def __init__(self, bases: BaseSource) -> None:
-        self.read, self.stored, self.checked = bases.read, bases.stored, bases.checked
+        self.read, self.stored = bases.read, bases.stored
+
+    def checked(self, _base: Base) -> bool:
+        """False: it is asked of a candidate that is being opened, and looking for bases of that would have no end."""
+        return False
 
     def close(self) -> None:
         """Its owner closes it."""

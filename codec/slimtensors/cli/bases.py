@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from slimtensors.bases.resolving import LastResort
 from slimtensors.container.hints import pinned_name
 from slimtensors.errors import SlimtensorsError, UsageError
 
@@ -18,13 +19,13 @@ __all__ = ["bases_of"]
 
 
 def bases_of(base: str | None, base_dirs: list[Any]) -> list[Any]:
-    """What the options name, and what the hub's cache holds of it already, as after `pull`: nothing is downloaded.
+    """What the options name, then what the hub's cache holds already, as after `pull`: nothing is downloaded.
 
     Raises UsageError for a repository without its hf://, which would be a path.
     """
     if base and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", base) and not Path(base).exists():
         raise UsageError(f"there is no file or folder {base}; if a repository is meant, it is --base hf://{base}")
-    return [*([base] if base else []), *base_dirs, _cached]
+    return [*([base] if base else []), *base_dirs, LastResort(_cached)]
 
 
 def _cached(base: Base) -> Path | None:

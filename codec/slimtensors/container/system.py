@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import hashlib
 import mmap
 import os
 import re
@@ -21,6 +22,7 @@ import threading
 import weakref
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "remove_abandoned", "resolve_destination", "temporary_place",
 ]  # fmt: skip
 
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: which machine this is, since it was started
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -242,7 +245,7 @@ def remove_abandoned(destination: str | os.PathLike[str]) -> None:
     """Remove what was to take this place and was left by processes that were killed: those of this machine that are no
     more. What cannot be removed stays.
     """
-    if os.name != "posix":  # elsewhere, asking for a process can end it
+    if not _BOOT.exists():  # then nothing tells machines of one name apart, and asking for a process may end it
         return
     place = Path(os.path.realpath(destination))
     ours = re.compile(re.escape(_front(place)) + r"([1-9]\d{0,8})-[0-9a-f]{8}\.tmp")
@@ -260,21 +263,20 @@ def remove_abandoned(destination: str | os.PathLike[str]) -> None:
 
 def _front(destination: Path) -> str:
     """What temporary names begin with: their place's name, this machine's, and its space of process numbers."""
-    host = "".join(c for c in socket.gethostname() if c.isalnum() or c == "-")[:40]
     # A name has at most 255 bytes, and the destination's may have as many.
     stem = os.fsencode(destination.name)[:100].decode("utf-8", "ignore")
-    return f".{stem}.{host}-{_PROCESS_SPACE}-"
+    return f".{stem}.{_process_space()}-"
 
 
-def _process_space() -> int:
-    """Which processes have numbers of their own: containers may share a machine's name and disk, but not these."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-_PROCESS_SPACE = _process_space()
+@cache
+def _process_space() -> str:
+    """Which processes have numbers of their own: those of one container, on one machine, since it was started. Machines
+    that share a disk may have one name, and containers of two of them numbers that are alike.
+    """
+    known: list[object] = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        known += [_BOOT.read_text(), os.stat("/proc/self/ns/pid").st_ino]
+    return hashlib.sha256(repr(known).encode()).hexdigest()[:16]
 
 
 def _is_alive(process: int) -> bool:

@@ -145,8 +145,8 @@ class TensorFile:
 
     def _base_bytes(self) -> int:
         """Of the bases that are to be had, each read and hashed."""
-        held = () if self.bases is None else filter(self.bases.checked, self.header.bases)
-        return sum(base.dtype.bytes_of(base.shape) for base in held)
+        each = {base.identity: base for base in self.header.bases}  # counted once, however often it is listed
+        return 0 if self.bases is None else sum(base.nbytes for base in filter(self.bases.checked, each.values()))
 
     def find(self, name: str) -> int:
         """The tensor's position. Raises TensorNotFoundError."""
@@ -381,7 +381,8 @@ class TensorFile:
             check_contents(self.header.streams[number], found)
             self._sides[number] = found
             self._sides_bytes += sum(side.nbytes for side in found)
-            while self._sides_bytes > KEPT_SIDES and len(self._sides) > 1:
+            # Of a walk, threads are in two tensors where one ends.
+            while self._sides_bytes > KEPT_SIDES and len(self._sides) > 2:
                 oldest = next(iter(self._sides))
                 self._sides_bytes -= sum(side.nbytes for side in self._sides.pop(oldest))
             return found

@@ -100,15 +100,18 @@ def weight_files(target: Any) -> list[Shard]:
     files = sorted(each for each in path.iterdir() if each.name.endswith(SUFFIX) and each.is_file())
     if not files:
         raise NotSlimtensorsError(f"{path} holds no *{SUFFIX} file")
-    _refuse_ranks(str(path), [each.name for each in files])
+    _refuse_ranks(str(path), [each.name for each in path.iterdir()])
     return [Shard(each) for each in files]
 
 
 def _refuse_ranks(label: str, names: list[str]) -> None:
-    """Raises UsageError for a checkpoint of many ranks, or what a save that did not finish left of one."""
-    if any(map(RANK_FILE.fullmatch, names)):
+    """Raises UsageError for a checkpoint of many ranks, or what a save that did not finish left of one. What a single
+    rank saved whole is a model's file like others.
+    """
+    ranks = sum(RANK_FILE.fullmatch(name) is not None for name in names)
+    if ranks > 1 or (ranks and "manifest.json" not in names):
         raise UsageError(
-            f"{label} holds what ranks of a job saved, which are parts of tensors: read the checkpoint with "
+            f"{label} holds what {ranks} ranks of a job saved, which may be parts of tensors: read the checkpoint with "
             "slimtensors.torch.distributed.StorageReader, or make a model's files of it with `slimtensors convert`"
         )
 

@@ -47,7 +47,8 @@ def _check_object(target: Any) -> None:
         raise UsageError(f"cannot write to {type(target).__name__}: give a path or a binary file object")
     if isinstance(target, io.TextIOBase):
         raise UsageError("cannot write to a file object that takes text: open it with mode 'wb'")
-    if isinstance(target, io.IOBase) and not target.writable():
+    # Of others that derive from io's classes, `writable` may be none of theirs.
+    if isinstance(target, (io.FileIO, io.BufferedReader)) and not target.writable():
         raise UsageError("cannot write to a file object that is open for reading only: open it with mode 'wb'")
 
 
@@ -55,6 +56,8 @@ def _identity(place: Any) -> tuple[int, int] | None:
     """What tells a file from all others, whatever path, link or file object leads to it; None of what is no file."""
     if isinstance(place, (str, os.PathLike)):
         return None if is_remote(place) else file_identity(place)
+    if isinstance(place, tempfile.SpooledTemporaryFile):
+        return None  # whose number would take it out of memory
     try:
         found = os.fstat(place.fileno())
     except (AttributeError, TypeError, ValueError, io.UnsupportedOperation):  # ways of having no number

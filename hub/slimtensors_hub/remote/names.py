@@ -15,7 +15,7 @@ _HUB = re.compile(
 )
 # What the Hub's pages link to: /[datasets/]owner/name/resolve/revision/path.
 _PAGE = re.compile(r"/(?:(datasets)/)?([^/]+/[^/]+)/(?:resolve|blob)/(refs/(?:pr|convert)/[^/]+|[^/]+)/(.+)")
-_FILES = (".slimtensors", ".safetensors", ".json")  # what else a name ends with, it is a folder's
+_FILES = (".slimtensors", ".safetensors", ".gguf", ".json")  # what else a name ends with, it is a folder's
 _LOCAL = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
 
 Origin = tuple[str, str, int]

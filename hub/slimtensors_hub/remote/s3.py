@@ -108,7 +108,9 @@ def list_objects(name: str, *, inner: bool) -> dict[str, str]:
     try:
         store = _store()
         found: list[str] = store.find(name) if inner else store.ls(name, detail=False)
-    except FileNotFoundError:
+        if not found:
+            raise FileNotFoundError
+    except (FileNotFoundError, ValueError):  # the second of no bucket at all
         raise RemoteError(f"{name}: there is no such bucket or folder: check the name") from None
     except OSError as error:
         raise RemoteError(f"{name}: {error}: check your AWS credentials") from None

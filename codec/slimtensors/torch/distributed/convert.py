@@ -21,6 +21,7 @@ from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.plain import check_named, check_value, dumps, parse_objects
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.container.source import open_source
+from slimtensors.container.system import remove_abandoned, temporary_place
 from slimtensors.container.values import object_of
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
@@ -150,7 +151,8 @@ def _shards(tensors: Sequence[Input], most: int) -> list[list[Input]]:
 def _write_folder(
     target: Path, content: _Content, kind: str, preset: str, threads: int, most: int, progress: Progress | None
 ) -> None:
-    made = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    remove_abandoned(target)
+    made = temporary_place(target)
     try:
         made.mkdir(parents=True)
         if kind == "dcp":
