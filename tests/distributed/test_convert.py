@@ -187,7 +187,7 @@ def test_metadata_that_try_to_run_something(tmp_path: Path) -> None:
     ):
         path = tmp_path / f"{number}"
         path.write_bytes(pickle.dumps(Hostile(*call)))
-        with pytest.raises(slimtensors.FormatError, match="which is no part of DCP's metadata"):
+        with pytest.raises(slimtensors.FormatError, match=r"no part of DCP's metadata|asks for what is no memory format"):
             read_metadata(path)
     for data in (
         b"",
@@ -263,6 +263,7 @@ def test_a_folder_with_checkpoints_of_both_kinds(tmp_path: Path) -> None:
     dcp.save(new, checkpoint_id=other)
     for use in (
         lambda: dcp.load(dict(new), storage_reader=StorageReader(other)),
+        lambda: dcp.load(dict(new), storage_reader=StorageReader(tmp_path)),
         lambda: convert_checkpoint(other, tmp_path / "c", "safetensors"),
     ):
         with pytest.raises((UsageError, CheckpointException), match=r"holds manifest\.json and torch's own \.metadata"):

@@ -58,7 +58,11 @@ HARMLESS = {
 TWICE = b")q\x00" + b"h\x00h\x00\x86q\x00" * 60  # the last of them has 2 ** 60 parts
 STATE, CALLS, KEYS = "sets the state", "calls what is no class", "neither text nor an index"
 ITEMS, APPENDS, OPCODE = "sets items of what has none", "appends to what is no list", "which torch does not write there"
+GETATTR, FORMATS = b"cbuiltins\ngetattr\n", f"c{metadata.__name__}\n_MEM_FORMAT_ENCODING\n".encode()
+HARMLESS["a member, as Python 3.11.2 pickles it"] = GETATTR + FORMATS + text("TORCH_CONTIGUOUS_FORMAT") + b"\x86R"
 HARMFUL = {
+    "an attribute of something else": (GETATTR + CLASS + text("name") + b"\x86R", "no memory format"),
+    "an attribute with a default": (GETATTR + FORMATS + text("x") + b"N\x87R", "no memory format"),
     "an attribute of a class": (CLASS + SLOT, STATE),
     "an attribute of a class of DCP's": (INDEX + SLOT, STATE),
     "an attribute of a function": (LAYOUT + b"N}" + text("__defaults__") + b")s\x86b", STATE),

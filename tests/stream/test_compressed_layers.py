@@ -217,6 +217,7 @@ def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
         with pytest.raises(UsageError, match="cannot become"):
             each.double()
         assert each.norm.weight.dtype == dtype  # nor was what comes before the layer that refuses
+    copied.to_empty(device="cpu")  # calls the same with a keyword
     held.close()
     model.norm.double()
 

@@ -442,10 +442,17 @@ def test_what_is_refused(tmp_path: Path) -> None:
         with pytest.raises(slimtensors.UsageError, match="assign=True"):
             part.load_state_dict(other.state_dict())
     assert torch.equal(model.embedding.weight, before)
+    with pytest.raises(slimtensors.UsageError, match="moved"):
+        model.layers[1].up.double()
+    with pytest.raises(slimtensors.UsageError, match="assign=True"):
+        model.layers[1].up.load_state_dict(others.layers[1].up.state_dict())
+    model.layers[0].up.added = torch.nn.Linear(3, 3)  # as an adapter is
     rest = {name: tensor for name, tensor in others.state_dict().items() if "layers." not in name}
     model.load_state_dict(rest, strict=False)
     assert torch.equal(model.embedding.weight, others.embedding.weight)
     held.close()
+    assert not model.layers[0].up.added.weight.is_meta
+    del model.layers[0].up.added
     model.load_state_dict(others.state_dict(), assign=True)
     assert torch.equal(model.double()(TOKENS), others.double()(TOKENS))
     shared, smaller = Model(3), Model(3)

@@ -121,8 +121,7 @@ def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
     found = read_manifest(place)
     if found is not None:
-        if STOCK in place.sizes():
-            raise UsageError(f"{place.label} holds {MANIFEST} and torch's own {STOCK}: {BOTH_KINDS}")
+        _check_one_kind(place)
         return place, found
     ledger = read_ledger(place)
     if not ledger.latest:
@@ -138,7 +137,18 @@ def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
             f"{place.label}/{LATEST} names {ledger.latest}, which is not there"
             + (f"; name another one: {', '.join(reversed(others))}" if others else "")
         )
+    _check_one_kind(inner)
     return inner, found
+
+
+def _check_one_kind(place: StorePlace) -> None:
+    """Raises UsageError if torch's own manifest lies beside ours."""
+    try:
+        there = place.sizes()
+    except OSError:  # who may read need not be allowed to list
+        return
+    if STOCK in there:
+        raise UsageError(f"{place.label} holds {MANIFEST} and torch's own {STOCK}: {BOTH_KINDS}")
 
 
 def remove(place: StorePlace, *, durable: bool = True) -> None:

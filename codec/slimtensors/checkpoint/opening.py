@@ -80,15 +80,16 @@ def check_parts(file: TensorFile, manifest: Manifest, parts: Iterable[tuple[str,
 def read_objects(file: TensorFile, names: Iterable[str], threads: int) -> dict[str, Any]:
     """Those of a file that the manifest says are in it, encoded. Raises FormatError."""
     try:
-        found = file.tensor(OBJECTS)
+        tensor = file.tensor(OBJECTS)
     except TensorNotFoundError as error:
         raise FormatError(f"{error}; the manifest says that it holds what is no tensor") from None
-    if found.dtype.name != "U8" or len(found.shape) != 1:
-        raise FormatError(f"tensor {OBJECTS!r} is {found.dtype.name}{list(found.shape)}; bytes in a row are expected")
+    if tensor.dtype.name != "U8" or len(tensor.shape) != 1:
+        raise FormatError(f"tensor {OBJECTS!r} is {tensor.dtype.name}{list(tensor.shape)}; bytes in a row are expected")
     held = parse_objects(file.read(file.find(OBJECTS), threads).tobytes())
-    for value in held.values():
-        check_named(value)
+    found = {}
     for name in names:
         if name not in held:
             raise FormatError(f"the file does not hold {name!r}, which the manifest says is in it")
-    return {name: held[name] for name in names}
+        check_named(held[name])
+        found[name] = held[name]
+    return found

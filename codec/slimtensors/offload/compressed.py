@@ -100,12 +100,12 @@ def keep_compressed(
         raise
 
 
-def _apply_to_all(module: torch.nn.Module, convert: Any, *arguments: Any) -> Any:
+def _apply_to_all(module: torch.nn.Module, convert: Any, recurse: bool = True) -> Any:
     """Convert a module, unless a layer in it refuses: before anything beside that is changed."""
     for layer in module.modules():
         if isinstance(layer, _Compressed):
             layer.check_apply(convert)
-    return type(module)._apply(module, convert, *arguments)  # type: ignore[no-untyped-call] # torch's
+    return type(module)._apply(module, convert, recurse)  # type: ignore[no-untyped-call] # torch's
 
 
 def _load_others(

@@ -113,9 +113,11 @@ def offload(
         _load_resident(model, found, path, homes, verify, base, threads, device)
         checked = Checked(model, slots.leave, slots.lock)
         stack.callback(checked.remove)
+        views: dict[int, torch.nn.Parameter] = {}
         for i, layer in enumerate(found):
             for name, tensor in slots.tensors(i).items():
                 parameter = torch.nn.Parameter(tensor, requires_grad=False)
+                views[id(parameter)] = parameter
                 for own in known[i][name].names:
                     before.callback(_put, layer, own, _put(layer, own, parameter))
             stack.callback(layer.register_forward_pre_hook(partial(_enter, slots, i)).remove)
@@ -124,7 +126,10 @@ def offload(
             stack.callback(_allow, layer)
             for module in layer.modules():  # also parts of a layer: theirs may be another layer's weights by now
                 module.__reduce_ex__ = _refuse_copy  # type: ignore[method-assign] # deepcopy's and pickle's
-        owned = {id(layer): [own for each in known[i].values() for own in each.names] for i, layer in enumerate(found)}
+        owned: dict[int, list[str]] = {}  # by the module that has a weight itself
+        for i, layer in enumerate(found):
+            for path, _, own in (name.rpartition(".") for each in known[i].values() for name in each.names):
+                owned.setdefault(id(layer.get_submodule(path)), []).append(own)
         for module, names in holders(model, owned).items():
             # Asked of whatever holds a layer, so that nothing beside it is changed before it refuses.
             hook = module._register_load_state_dict_pre_hook(partial(_refuse_load, names))  # type: ignore[no-untyped-call] # torch's
@@ -132,7 +137,7 @@ def offload(
             stack.callback(vars(module).pop, "_apply", None)
             module._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
         for layer in found:
-            stack.callback(_empty, layer)
+            stack.callback(_empty, layer, views)
         return Offloaded(stack, slots, [prefix[:-1] for prefix in prefixes])
     except BaseException:
         with before:
@@ -224,10 +229,15 @@ def _allow(layer: torch.nn.Module) -> None:
         vars(module).pop("__reduce_ex__", None)
 
 
-def _empty(layer: torch.nn.Module) -> None:
-    """Take the weights away, which are views of the buffers."""
+def _empty(layer: torch.nn.Module, views: dict[int, torch.nn.Parameter]) -> None:
+    """Take the weights away, which are views of the buffers; others, that it was given since, are its own.
+
+    views: by id.
+    """
     gone: dict[int, torch.nn.Parameter] = {}
     for name, parameter in list(layer.named_parameters(remove_duplicate=False)):
+        if id(parameter) not in views:
+            continue
         if id(parameter) not in gone:
             gone[id(parameter)] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
         _put(layer, name, gone[id(parameter)])
@@ -262,9 +272,9 @@ def _refuse_load(names: frozenset[str], state: Any, prefix: str, local: Any, *_:
 
 
 def holders(model: torch.nn.Module, own: Mapping[int, Sequence[str]]) -> dict[torch.nn.Module, frozenset[str]]:
-    """Every module that is one of some layers or holds one, and what it calls their weights.
+    """Every module that has some weights, or holds one that has, and what it calls these.
 
-    own: by the id of a layer, its own names of these.
+    own: by the id of a module, its own names of its weights.
     """
     found = {}
     for module in model.modules():

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary, ref
 
 import torch
 import torch.distributed as dist
@@ -13,8 +15,9 @@ from slimtensors.errors import SlimtensorsError, UsageError
 
 __all__ = ["Ranks", "RanksMissingError"]
 
-_groups: dict[tuple[int, ...], Any] = {}  # of gloo, by their ranks; made once for each set
-_groups_of: Any = None  # the default group that they were made beside, and end with
+# Of gloo, by their ranks, made once for each set beside a default group; they end with that. Nothing here holds it: one
+# that is joined later, at the same address, would meet what it left there.
+_groups: WeakKeyDictionary[Any, dict[tuple[int, ...], Any]] = WeakKeyDictionary()
 
 
 class RanksMissingError(SlimtensorsError):
@@ -34,21 +37,24 @@ def _world() -> Any:
 
 
 def _gloo_group(members: tuple[int, ...], timeout: float) -> Any:
-    global _groups_of
-    if _groups_of is not _world():
-        _groups.clear()
-        _groups_of = _world()
-    if members not in _groups:
+    groups = _groups.setdefault(_world(), {})
+    if members not in groups:
         limit = datetime.timedelta(seconds=timeout)
-        _groups[members] = dist.new_group(list(members), limit, "gloo", use_local_synchronization=True)
-    return _groups[members]
+        groups[members] = dist.new_group(list(members), limit, "gloo", use_local_synchronization=True)
+    return groups[members]
+
+
+def _noted() -> Callable[[], Any] | None:
+    """The default group that this process is in, without holding it."""
+    world = _world()
+    return None if world is None else ref(world)
 
 
 class Ranks:
     """The ranks that take part in a save, or this process alone."""
 
     def __init__(self, process_group: Any, timeout: float) -> None:
-        self._world = _world()
+        self._world = _noted()
         self.distributed = self._world is not None
         self.rank, self.count = 0, 1
         if not self.distributed:
@@ -66,13 +72,14 @@ class Ranks:
     def alone(cls) -> Ranks:
         """This process, whatever group it is in."""
         made = cls.__new__(cls)
-        made._world, made.distributed, made.rank, made.count = _world(), False, 0, 1
+        made._world, made.distributed, made.rank, made.count = _noted(), False, 0, 1
         return made
 
     @property
     def current(self) -> bool:
         """Whether the process is still in the group that it was in; it may have left that, and joined another."""
-        return self._world is _world()
+        world = _world()
+        return self._world is None if world is None else self._world is not None and self._world() is world
 
     def agree(self, message: dict[str, Any] | None) -> dict[str, Any]:
         """Rank 0's message, on all ranks."""

@@ -28,7 +28,9 @@ MAX_SIZE = 1 << 62  # of a dimension, a file
 
 _DTYPES = {str(each): each for each in vars(torch).values() if isinstance(each, torch.dtype)}
 _METADATA, _STORAGE = metadata.__name__, filesystem.__name__
+_FORMATS, _GETATTR = f"{_METADATA}._MEM_FORMAT_ENCODING", "builtins.getattr"  # as Python 3.11.2 pickles its members
 _KNOWN = {
+    _GETATTR,
     *(
         f"{_METADATA}.{name}"
         for name in (
@@ -67,6 +69,9 @@ class _Call:
 
     def __init__(self, name: Any, arguments: Any) -> None:
         need(type(name) is _Name and type(arguments) is tuple, "it calls what is no class, or without arguments")
+        if name.name == _GETATTR:
+            member = len(arguments) == 2 and type(arguments[0]) is _Name and type(arguments[1]) is str
+            need(member and arguments[0].name == _FORMATS, "it asks for what is no memory format")
         self.name, self.arguments, self.state = name.name, arguments, None
 
 

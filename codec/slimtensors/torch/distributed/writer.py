@@ -223,7 +223,7 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
             assert data is not None
             offsets, sizes = tuple(data.chunk.offsets), tuple(data.chunk.sizes)
             name = part_name(item.index.fqn, tuple(data.size), offsets, sizes)
-            if name in tensors or name == OBJECTS:
+            if name in tensors or item.index.fqn == OBJECTS:
                 raise UsageError(f"tensor {name!r}: a file can hold only one of that name; rename it")
             found = planner.resolve_data(item)
             assert isinstance(found, torch.Tensor)
