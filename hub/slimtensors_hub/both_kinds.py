@@ -51,18 +51,10 @@ def check_folder(weights: Iterable[Path]) -> None:
             continue
         latest = max(there[name].stat().st_mtime_ns for name in ours)
         for name in plain:
-            path, cached = there[name], by_cache(there[name])
-            if cached is None and path.stat().st_mtime_ns <= latest:
+            path, cached = there[name], by_cache(there[name]) is not None
+            if (not cached and path.stat().st_mtime_ns <= latest) or _is_source(path):
                 continue
-
-            def same(source: RemoteFile, path: Path = path, cached: RemoteFile | None = cached) -> bool:
-                if cached is not None and cached.sha256 is not None:
-                    return cached.sha256 == source.sha256
-                return matches(path, source)
-
-            if any(map(same, _sources(folder / COMPRESS.renamed(name)))):
-                continue
-            if cached is not None:
+            if cached:
                 warnings.warn(_both_held(folder, ours[0], name), stacklevel=4)
                 break
             raise UsageError(
@@ -112,9 +104,19 @@ def _both(there: Iterable[str], family: str | None) -> tuple[list[str], list[str
     return [name for name in named if kind_of(name) == ".slimtensors"], [name for name in named if COMPRESS.takes(name)]
 
 
+def _is_source(plain: Path) -> bool:
+    """Whether the compressed file of that name says that it was made of this one, which is read only if need be."""
+    known = by_cache(plain)
+    return any(
+        matches(plain, source) if known is None or known.sha256 is None else source.sha256 == known.sha256
+        for source in _sources(plain.with_name(COMPRESS.renamed(plain.name)))
+    )
+
+
 def _sources(path: Path) -> list[RemoteFile]:
     """What a compressed file says that it was made of: the file that it gives back, and if it is lossy the one that it
-    is near to. None if it says nothing, as of weights that were saved from memory."""
+    is near to. Nothing of weights that were saved from memory.
+    """
     if not path.is_file():
         return []
     found = []
