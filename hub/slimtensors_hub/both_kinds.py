@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,78 +38,93 @@ def family_of(name: str) -> str | None:
 
 
 def check_folder(weights: Iterable[Path]) -> None:
-    """Raises UsageError if plain weights of the same name lie beside compressed ones, or their index, and are not just
-    what these give back.
+    """Raises UsageError if plain weights of the same name lie beside compressed ones, or their index, are newer than
+    all of these, and are not known to be what these were made of.
 
-    Whatever trains a model and saves it by its library's own save_pretrained leaves such a folder.
+    weights: compressed ones, or their index. Whatever trains a model and saves it by its library's own save_pretrained
+    leaves such a folder. In the hub's cache times are those of downloads: there it is a warning, as of a repository.
     """
-    for path in weights:
-
-        def same(name: str, source: RemoteFile, folder: Path = path.parent) -> bool:
-            known = by_cache(folder / name)  # or as much would have to be read as is loaded
-            if known is not None and known.sha256 is not None:
-                return known.sha256 == source.sha256
-            return matches(folder / name, source)
-
-        plain = _plain_beside(path.name, (each.name for each in path.parent.iterdir()))
-        if not plain or _gives_back(path.parent, plain, same):
+    for folder, family in dict.fromkeys((path.parent, family_of(path.name)) for path in weights):
+        there = {each.name: each for each in folder.iterdir() if each.is_file()}
+        ours, plain = _both(there, family)
+        if not ours or not plain:
             continue
-        newer = max(path, *map(path.with_name, plain), key=lambda each: each.stat().st_mtime_ns)
-        raise UsageError(
-            f"{path} and {plain[0]} beside it hold weights of one name that differ: one of them is out of date. "
-            f"{newer.name} is the newer file; remove the one that you do not want, with its index and shards"
-        )
+        latest = max(there[name].stat().st_mtime_ns for name in ours)
+        for name in plain:
+            path, cached = there[name], by_cache(there[name]) is not None
+            if (not cached and path.stat().st_mtime_ns <= latest) or _is_source(path):
+                continue
+            if cached:
+                warnings.warn(_both_held(folder, ours[0], name), stacklevel=4)
+                break
+            raise UsageError(
+                f"{path} was written after {ours[0]} beside it, weights of one name that may differ, and it is not "
+                "known which are wanted: move the others, with their index and shards, to another folder. Delete none "
+                "unless you know what it holds: each may be the only copy, and compressed ones may be quantised"
+            )
 
 
 def check_repository(
     weights: Iterable[Path], repo_id: str, revision: str | None, place: Place, subfolder: str = ""
 ) -> None:
-    """Warns if a repository holds plain weights of the same name, unless they are just what its compressed ones give
-    back: there may be both on purpose, and who loads them cannot remove any.
+    """Warns if a repository holds plain weights of the same name, unless they are known to be what its compressed ones
+    were made of: there may be both on purpose, and who loads them cannot remove any.
 
-    weights: compressed ones, or their index, downloaded. Says nothing where the hub is not to be asked, or cannot be.
+    weights: compressed ones, or their index, downloaded. Says nothing where the hub is not to be asked, or cannot be;
+    it is asked once, since the cache may do without it.
     """
     from huggingface_hub import constants
 
     if place.local_files_only or constants.HF_HUB_OFFLINE:
         return
     with suppress(HubError):
-        listing = list_repository(repo_id, revision, place.token)
+        listing = list_repository(repo_id, revision, place.token, tries=1)
         here = {Path(name).name: file for name, file in listing.files.items() if Path(name).parent == Path(subfolder)}
-        for path in weights:
-            plain = _plain_beside(path.name, here)
-            if plain and not _gives_back(path.parent, plain, lambda name, source: here[name].sha256 == source.sha256):
-                warnings.warn(
-                    f"{repo_id} holds {path.name} and {plain[0]}, weights of one name that may differ: the compressed "
-                    "ones are loaded. Whoever may write there should remove what is out of date; the plain ones are "
-                    "loaded by the library's own classes",
-                    stacklevel=4,
-                )
-                return
+        for folder, family in dict.fromkeys((path.parent, family_of(path.name)) for path in weights):
+            ours, plain = _both(here, family)
+            for name in plain if ours else ():
+                known = {source.sha256 for source in _sources(folder / COMPRESS.renamed(name))}
+                if here[name].sha256 not in known:
+                    warnings.warn(_both_held(repo_id, ours[0], name), stacklevel=4)
+                    return
 
 
-def _plain_beside(name: str, there: Iterable[str]) -> list[str]:
-    """Plain files of the same name as a compressed one, or as its index; those of its folder are given."""
-    family = family_of(name)
-    return sorted(each for each in there if family_of(each) == family and kind_of(each) != kind_of(name))
-
-
-def _gives_back(folder: Path, plain: Iterable[str], same: Callable[[str, RemoteFile], bool]) -> bool:
-    """Whether each of these files is one that a compressed file of the folder was made of. same: tells that."""
-    weights = [name for name in plain if COMPRESS.takes(name)]
-    sources = [_source(folder / COMPRESS.renamed(name)) for name in weights]
-    return bool(weights) and all(
-        source is not None and same(name, source) for name, source in zip(weights, sources, strict=True)
+def _both_held(where: object, ours: str, plain: str) -> str:
+    return (
+        f"{where} holds {ours} and {plain}, weights of one name that may differ: the compressed ones are loaded; the "
+        "library's own classes load the plain ones"
     )
 
 
-def _source(path: Path) -> RemoteFile | None:
-    """The file that a compressed one gives back, if it does."""
+def _both(there: Iterable[str], family: str | None) -> tuple[list[str], list[str]]:
+    """(compressed weights and indexes, plain weights) of one name among a folder's files."""
+    if family is None:
+        return [], []
+    named = sorted(name for name in there if family_of(name) == family)
+    return [name for name in named if kind_of(name) == ".slimtensors"], [name for name in named if COMPRESS.takes(name)]
+
+
+def _is_source(plain: Path) -> bool:
+    """Whether the compressed file of that name says that it was made of this one, which is read only if need be."""
+    known = by_cache(plain)
+    return any(
+        matches(plain, source) if known is None or known.sha256 is None else source.sha256 == known.sha256
+        for source in _sources(plain.with_name(COMPRESS.renamed(plain.name)))
+    )
+
+
+def _sources(path: Path) -> list[RemoteFile]:
+    """What a compressed file says that it was made of: the file that it gives back, and if it is lossy the one that it
+    is near to. Nothing of weights that were saved from memory.
+    """
     if not path.is_file():
-        return None
+        return []
+    found = []
     with open_file(path, verify="none") as file:
-        image = file.header.image
-        if image is None:
-            return None
-        size = image.literal_bytes + sum(file.header.nbytes[i] for i in image_tensors(image))
-        return RemoteFile(size, None, LiteralBytes(file).sha256.hex())
+        image, near = file.header.image, file.header.source
+        if image is not None:
+            size = image.literal_bytes + sum(file.header.nbytes[i] for i in image_tensors(image))
+            found.append(RemoteFile(size, None, LiteralBytes(file).sha256.hex()))
+        if near is not None:
+            found.append(RemoteFile(-1, None, near.hex()))
+    return found

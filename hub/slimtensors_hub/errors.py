@@ -46,9 +46,9 @@ def told(repo_id: str, revision: str | None = None) -> Iterator[None]:
         raise HubError(words, passing=passing) from error
 
 
-def retried(call: Callable[[], T], repo_id: str, revision: str | None = None) -> T:
-    """What only reads is tried again where that may help. Raises HubError."""
-    for tried in range(1, TRIES):
+def retried(call: Callable[[], T], repo_id: str, revision: str | None = None, tries: int = TRIES) -> T:
+    """What only reads is tried again where that may help, `tries` times in all. Raises HubError."""
+    for tried in range(1, tries):
         try:
             with told(repo_id, revision):
                 return call()

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from slimtensors._version import __version__
 from slimtensors.errors import UsageError
-from slimtensors_hub.errors import HubError, retried
+from slimtensors_hub.errors import TRIES, HubError, retried
 from slimtensors_hub.variables import check_variables
 
 __all__ = [
@@ -74,19 +74,28 @@ def is_commit(revision: str | None) -> bool:
 
 
 def list_repository(
-    repo_id: str, revision: str | None = None, token: str | bool | None = None, kind: str = "model"
+    repo_id: str,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    kind: str = "model",
+    *,
+    tries: int = TRIES,
 ) -> Listing:
-    """One request, whose answer pins the commit for all that follows. kind: or "dataset". Raises HubError."""
+    """One request, whose answer pins the commit for all that follows. kind: or "dataset"; tries: see `retried`. Raises
+    HubError.
+    """
 
     def ask() -> Any:
         return api(token).repo_info(repo_id, revision=revision, repo_type=kind, files_metadata=True)
 
-    info = retried(ask, repo_id, revision)
+    info = retried(ask, repo_id, revision, tries)
     if not is_commit(info.sha):
         raise HubError(f"{repo_id}: the hub states no commit; check HF_ENDPOINT")
     entries = [(each.rfilename, each) for each in info.siblings or []]
     if len(entries) > RELIABLE:
-        tree = retried(lambda: list(api(token).list_repo_tree(repo_id, recursive=True, revision=info.sha)), repo_id)
+        tree = retried(
+            lambda: list(api(token).list_repo_tree(repo_id, recursive=True, revision=info.sha)), repo_id, tries=tries
+        )
         entries = [(each.path, each) for each in tree if hasattr(each, "blob_id")]
     if len(entries) > MAX_FILES:
         raise HubError(f"{repo_id} lists {len(entries)} files; {MAX_FILES} are allowed")

@@ -96,7 +96,8 @@ class ModelHubMixin(huggingface_hub.ModelHubMixin, library_name=LIBRARY, tags=[L
     ) -> Self:
         """As huggingface_hub's; one commit counts for config and weights, and bases are fetched into the cache too.
         Where there are no compressed weights, plain ones are loaded: model.safetensors, or the shards of its index.
-        Raises UsageError for a folder that has both, of one name, and warns of such a repository.
+        Raises UsageError for a folder that has both, of one name, if the plain ones are newer and not known to be what
+        the others were made of; warns of a repository with both that may differ.
         The module is in evaluation mode. strict, map_location: as for PyTorchModelHubMixin; names must fit by default.
         """
         name = os.fspath(pretrained_model_name_or_path)

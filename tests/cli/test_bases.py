@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save_file
 
 from cli.conftest import SHARDS, weights
 from cli.processes import contents
+from slimtensors.container import reader
 
 Invoke = Callable[..., Result]
 
@@ -210,3 +211,27 @@ def test_a_folder_is_not_its_bases_own_base(named: str, invoke: Invoke, model: P
     assert f"{base / 'model.slimtensors'} is what the base {middle} is made from" in result.stderr
     assert contents(base) == before
     assert invoke("compress", tmp_path / "tuned", "-o", tmp_path / "new", *ask).exit_code == 0
+
+
+def test_bases_at_hand_allow_more_in_a_small_file(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They count towards the limit of decoded bytes from the first look at a file on."""
+    base, tuned, file = tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", tmp_path / "tuned.slimtensors"
+    array = np.random.default_rng(1).integers(0, 256, 1 << 20, np.uint8)
+    save_file({"0": array}, base)
+    array[5] ^= 1
+    save_file({str(i): array for i in range(20)}, tuned)
+    assert invoke("compress", tuned, "--base", base).exit_code == 0
+    monkeypatch.setattr(reader, "EXPANSION_SLACK", 0)
+    for verb, option, arguments in (
+        ("decompress", "--base", ["-o", tmp_path / "back.safetensors"]),
+        ("flatten", "--base", [tmp_path / "flat.slimtensors"]),
+        ("rebase", "--old-base", [tmp_path / "other.slimtensors", "--base", base]),
+    ):
+        refused = invoke(verb, file, *arguments)
+        assert refused.exit_code == 1
+        assert "pass --max-bytes" in refused.stderr
+        result = invoke(verb, file, *arguments, option, base)
+        assert result.exit_code == 0, result.output
+    assert (tmp_path / "back.safetensors").read_bytes() == tuned.read_bytes()

@@ -134,7 +134,7 @@ PLAIN = SCRIPT.partition("    model.push_to_hub")[0] + """
         Model.from_pretrained(both)
         raise AssertionError
     except ValueError as error:
-        assert "model.safetensors is the newer file" in str(error), error
+        assert "model.safetensors was written after model.slimtensors" in str(error), error
 
     def error(path):
         try:

@@ -118,6 +118,8 @@ def test_commands_look_for_bases_in_the_cache(hub: HubServer, client: Client, tm
     for command in (
         ("verify", folder), ("verify", file), ("deps", file), ("decompress", file),
         ("flatten", file, copy / "flat.slimtensors"), ("salvage", file, copy / "whole.safetensors"),
+        ("rebase", file, copy / "moved.slimtensors", "--base", tmp_path / "base"),
+        ("bench", file, "--sample", "1", "-j", "1", "-q"),
     ):  # fmt: skip
         slim(reader, *command)
     assert contents(copy)["model.safetensors"] == contents(tmp_path / "in")["model.safetensors"]
@@ -126,6 +128,14 @@ def test_commands_look_for_bases_in_the_cache(hub: HubServer, client: Client, tm
         missing = slim(other, command, file, check=False)
         assert missing.returncode == 1
         assert f"--base {place}" in missing.stdout + missing.stderr
+    missing = slim(other, "rebase", file, copy / "no.slimtensors", "--base", tmp_path / "in", check=False)
+    assert f"--old-base {place}" in missing.stderr
+    assert "--base " not in missing.stderr.replace("--old-base ", "")
+    missing = slim(other, "bench", file, check=False)
+    assert "Needed is" in missing.stderr or "was not found" in missing.stderr
+    assert "SLIMTENSORS_BASE_DIR" in missing.stderr
+    assert "base=" not in missing.stderr
+    assert "--base" not in missing.stderr
     short = slim(other, "verify", file, "--base", "bob/base", check=False)
     assert (short.returncode, short.stderr.count("--base hf://bob/base")) == (2, 1)
     assert hub.requests.paths() == []

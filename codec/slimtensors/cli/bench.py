@@ -147,6 +147,7 @@ def _part(tensor: Any, share: float) -> Any:
 
 def _inputs(file: str, source: Any) -> list[Any]:
     from slimtensors.bases.resolving import open_with
+    from slimtensors.cli.bases import bases_of
     from slimtensors.files.converting import open_weights
     from slimtensors.sources.inputs import ArrayInput
     from slimtensors.sources.recognise import what_is
@@ -154,7 +155,7 @@ def _inputs(file: str, source: Any) -> list[Any]:
 
     if what_is(source)[0] != "slimtensors":
         return list(open_weights(source).inputs)
-    with open_with(file, None) as opened:
+    with open_with(file, bases_of(None, [])) as opened:
         tensors = opened.header.tensors
         found = []
         for i, tensor in enumerate(tensors):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from slimtensors.bases.resolving import open_with
 from slimtensors.cli.exits import naming
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
@@ -14,7 +15,6 @@ from slimtensors.cli.targets import Conversion, check_file
 from slimtensors.container.remote import is_remote, last_part
 from slimtensors.container.system import remove_abandoned
 from slimtensors.files.folders import carry_out
-from slimtensors.reading.tensors import open_file
 
 __all__ = ["Settings", "rewrite", "run", "run_remote"]
 
@@ -113,16 +113,17 @@ def _say_result(each: Conversion, elapsed: float, verbose: int) -> None:
 def rewrite(
     given: str,
     out: str,
+    bases: list[Any],
     force: bool,
     max_bytes: int | None,
     quiet: bool,
     asked: bool | None,
     work: Callable[[Callable[[int], object] | None], object],
 ) -> None:
-    """One slimtensors file, or one elsewhere, into another: `flatten` and `rebase`."""
+    """One slimtensors file, or one elsewhere, into another: `flatten` and `rebase`. bases: where it finds its own."""
     source, target = given if is_remote(given) else Path(given), Path(out)
     check_file(source, target, ".slimtensors", force=force)
-    with naming(source), open_file(source, verify="none", max_bytes=max_bytes) as file:
+    with naming(source), open_with(source, bases, verify="none", max_bytes=max_bytes) as file:
         total = 2 * file.header.decoded_bytes
     remove_abandoned(target)
     with naming(source), bar(total, last_part(given), quiet=quiet, asked=asked) as advance:

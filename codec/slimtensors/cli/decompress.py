@@ -44,13 +44,13 @@ def command(
     before it takes its name. A folder, or the index of its shards, becomes FOLDER-restored. Of a file elsewhere
     (hf://owner/name/file, https://, s3://) it is written into the current folder. Nothing is deleted.
     """
+    from slimtensors.bases.resolving import open_with
     from slimtensors.cli.bases import bases_of
     from slimtensors.cli.conversions import Settings, run, run_remote
     from slimtensors.cli.targets import settle, settle_remote
     from slimtensors.container.remote import is_remote
     from slimtensors.files.converting import decompress
     from slimtensors.files.folders import DECOMPRESS
-    from slimtensors.reading.tensors import open_file
 
     bases = bases_of(base, base_dirs)
     settings = Settings(force, dry_run, quiet, verbose, progress)
@@ -59,7 +59,7 @@ def command(
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
 
     def amount(path: Path | str) -> int:
-        with open_file(path, max_bytes=max_bytes) as file:
+        with open_with(path, bases, max_bytes=max_bytes) as file:
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
     if any(map(is_remote, paths)):

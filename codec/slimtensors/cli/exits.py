@@ -105,9 +105,12 @@ def in_options(error: Exception, command: click.Command | None) -> str:
         words = words.replace("pass max_bytes", "pass --max-bytes")
     if _has(command, "-o"):
         words = re.sub(r"\bname (it|another file)\b", r"name \1 with -o", words)
-    if isinstance(error, BaseError) and not _has(command, "--base"):
+    if isinstance(error, BaseError) and _has(command, "--old-base"):  # there --base is another one
+        words = re.sub(r"--base(?= hf://| or base=)", "--old-base", words)
+    elif isinstance(error, BaseError) and not _has(command, "--base"):
         from slimtensors.reading.tensors import BASE_ADVICE  # which is loaded by now
 
+        words = re.sub(r"--base hf://\S+, or base=\S+, reads it from the hub; or ", "", words)
         words = words.replace(BASE_ADVICE, "name a folder that holds it in SLIMTENSORS_BASE_DIR")
     return words
 

@@ -42,10 +42,11 @@ def command(
     from slimtensors.cli.conversions import rewrite
     from slimtensors.files.flattening import flatten
 
+    bases = bases_of(base, base_dirs)
     rewrite(
-        file, out, force, max_bytes, quiet, progress,
+        file, out, bases, force, max_bytes, quiet, progress,
         lambda advance: flatten(
-            file, out, base=bases_of(base, base_dirs), preset=preset, threads=threads,
+            file, out, base=bases, preset=preset, threads=threads,
             max_bytes=max_bytes, progress=advance,
         ),
     )  # fmt: skip

@@ -49,14 +49,16 @@ def command(
     verbose: int,
 ) -> None:
     """Write to OUT the tensors of FILE as differences from NEW. OUT gives back the same source file."""
+    from slimtensors.cli.bases import bases_of
     from slimtensors.cli.conversions import rewrite
     from slimtensors.cli.matches import say_matches
     from slimtensors.files.flattening import rebase
 
+    old = [*([old_base] if old_base else []), *bases_of(None, base_dirs)]
     rewrite(
-        file, out, force, max_bytes, quiet, progress,
+        file, out, old, force, max_bytes, quiet, progress,
         lambda advance: rebase(
-            file, out, base, old_base=old_base, base_map=base_map, base_dirs=base_dirs, preset=preset,
+            file, out, base, old_base=old, base_map=base_map, base_dirs=base_dirs, preset=preset,
             threads=threads, max_bytes=max_bytes, progress=advance,
             on_match=None if quiet else lambda report: say_matches(file, report, whole=bool(verbose)),
         ),

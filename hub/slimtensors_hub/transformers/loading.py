@@ -31,7 +31,8 @@ def from_pretrained(
     pretrained_model_name_or_path: a folder or a repository. Where it holds model.slimtensors, or its index, these
     weights are loaded; otherwise the call goes to transformers as it is. base: what the weights are differences from,
     if they are: a repository, or as for `slimtensors.safe_open`. All other arguments are transformers'. Raises
-    UsageError for a folder that holds plain weights of the same name too, and warns of such a repository.
+    UsageError for a folder that holds newer plain weights of the same name, not known to be what these were made of,
+    and warns of a repository with both that may differ.
     """
     name = pretrained_model_name_or_path
     hub = hub_arguments(name, kwargs)
