@@ -187,7 +187,7 @@ def test_metadata_that_try_to_run_something(tmp_path: Path) -> None:
     ):
         path = tmp_path / f"{number}"
         path.write_bytes(pickle.dumps(Hostile(*call)))
-        with pytest.raises(slimtensors.FormatError, match=r"no part of DCP's metadata|asks for what is no memory format"):
+        with pytest.raises(slimtensors.FormatError, match=r"no part of DCP's metadata|what is no memory format"):
             read_metadata(path)
     for data in (
         b"",
