@@ -28,8 +28,8 @@ def find_duplicates(inputs: Sequence[Input]) -> dict[int, int]:
     # What is equal has equal units anywhere: a few of them tell most tensors apart, for next to nothing.
     for group in _told_apart(_told_apart(alike.values(), sources, _few), sources, _sample):
         first: dict[Hashable, int] = {}
-        for i in group:
-            target = first.setdefault(_whole(sources[i], [sources[k] for k in group]), i)
+        for i, content in zip(group, _contents([sources[i] for i in group]), strict=True):
+            target = first.setdefault(content, i)
             if target != i:
                 found[i] = target
     return found
@@ -59,10 +59,24 @@ def _sample(tensor: Input) -> bytes:
     return b"" if find_affine(sample) is not None else bytes(new_identity(bytes_of(sample)).digest())
 
 
-def _whole(tensor: Input, group: Sequence[Input]) -> Hashable:
-    """What two tensors share only if their bytes are equal: their place, if all of a group share one, else a digest."""
-    if tensor.place is not None and all(other.place == tensor.place for other in group):
-        return tensor.place
+def _contents(group: Sequence[Input]) -> Iterator[Hashable]:
+    """What two tensors share only if their bytes are equal: their place, if all of a group share one, else a digest.
+    Each place is read once.
+    """
+    places = [tensor.place for tensor in group]
+    if None not in places and len(set(places)) == 1:
+        yield from places
+        return
+    known: dict[Hashable, bytes] = {}
+    for tensor, place in zip(group, places, strict=True):
+        digest = None if place is None else known.get(place)
+        if digest is None:
+            digest = _digest(tensor)
+            known[place] = digest
+        yield digest
+
+
+def _digest(tensor: Input) -> bytes:
     hasher, units = new_identity(), unit_count(tensor)
     step = MAX_CHUNK_BYTES // tensor.dtype.unit_bytes
     for start in range(0, units, step):
