@@ -139,7 +139,6 @@ def test_commands_look_for_bases_in_the_cache(hub: HubServer, client: Client, tm
     short = slim(other, "verify", file, "--base", "bob/base", check=False)
     assert (short.returncode, short.stderr.count("--base hf://bob/base")) == (2, 1)
     assert hub.requests.paths() == []
-    slim(other, "verify", file, "--base", place)
 
 
 def test_a_map_of_what_lies_in_one_shard(hub: HubServer, client: Client, tmp_path: Path) -> None:

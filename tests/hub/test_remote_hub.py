@@ -240,6 +240,10 @@ print(json.dumps(slimtensors.inspect(sys.argv[1]).tensors[0].base.hints))
     assert said[:2] == [digest(tuned)] * 2
     hints = {"tensor": "a", "file": "model.safetensors", "repository": "alice/base", "revision": commit}
     assert json.loads(said[2]) == hints
+    file = client.home.parent / "x.slimtensors"
+    missing = client.run("slimtensors", "verify", file, check=False)
+    assert f"--base hf://alice/base@{commit}" in missing.stderr
+    client.run("slimtensors", "verify", file, "--base", f"hf://alice/base@{commit}")
 
 
 def test_a_token_that_is_none(hub: HubServer, client: Client) -> None:
