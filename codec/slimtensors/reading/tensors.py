@@ -212,7 +212,8 @@ class TensorFile:
         """A chunk's stored bytes; None if this thread has it decoded still. Side planes are seen to on the way."""
         if self._last(job) is not None:
             return None
-        self.load_sides(job.holder)
+        if job.stream in self.header.steered:
+            self._sides_for(job.stream)
         return self._read(job.stream, job.chunk, job.offset, job.length)
 
     def decode(self, job: Job, data: Bytes | None, places: Places) -> None:
@@ -284,7 +285,8 @@ class TensorFile:
         try:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
             base = self._base(stream, first, out.size) if data[0] == PLANES else None
-            sides = self._sides_for(number, fetched=True) if sides is None else sides
+            if sides is None:
+                sides = self._sides_for(number, fetched=True) if number in self.header.steered else ()
             place = Place(stream.units, first, sides, stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
         except BaseError as error:
