@@ -107,7 +107,7 @@ def _spans(file: TensorFile, index: int) -> Iterator[tuple[int, int, Span]]:
     number = file.header.tensor_stream[holder]
     if number is None or file.header.tensors[holder].pack is not None:
         return
-    file.load_sides(holder)
+    file.sides_of(holder)
     file.reader.records(number)
     stream = file.header.streams[number]
     for chunk in range(stream.chunks):

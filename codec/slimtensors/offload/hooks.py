@@ -128,8 +128,8 @@ def offload(
                 module.__reduce_ex__ = _refuse_copy  # type: ignore[method-assign] # deepcopy's and pickle's
         owned: dict[int, list[str]] = {}  # by the module that has a weight itself
         for i, layer in enumerate(found):
-            for path, _, own in (name.rpartition(".") for each in known[i].values() for name in each.names):
-                owned.setdefault(id(layer.get_submodule(path)), []).append(own)
+            for inner, _, own in (name.rpartition(".") for each in known[i].values() for name in each.names):
+                owned.setdefault(id(layer.get_submodule(inner)), []).append(own)
         for module, names in holders(model, owned).items():
             # Asked of whatever holds a layer, so that nothing beside it is changed before it refuses.
             hook = module._register_load_state_dict_pre_hook(partial(_refuse_load, names))  # type: ignore[no-untyped-call] # torch's

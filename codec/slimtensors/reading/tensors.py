@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -323,15 +324,11 @@ class TensorFile:
             return None
         if self.bases is None:
             raise BaseError("a difference from a base, which was not given")
-        # Where this file is a base itself, a base of its own may be found in it, and is fetched meanwhile.
-        fetched, self._own.buffer = self._own.buffer, np.empty(0, np.uint8)
-        try:
+        with self._other_buffer():  # where this file is a base itself, a base of its own may be found in it
             if not stream.members:
                 return self._base_units(bases[0], stream.dtype, first, count)
             held = zip(bases, stream.members, strict=True)  # a pack is one chunk
             return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
-        finally:
-            self._own.buffer = fetched
 
     def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
         base, source = self.header.bases[number], self.bases
@@ -353,10 +350,6 @@ class TensorFile:
         number = self.header.tensor_stream[index]
         return () if number is None else self._sides_for(number)
 
-    def load_sides(self, index: int) -> None:
-        """Decode a tensor's side planes before its data need them."""
-        self.sides_of(index)
-
     def _sides_for(self, number: int, *, fetched: bool = False) -> tuple[Units, ...]:
         """Side planes of a stream's tensor. All of a file may be too much to keep: then they are decoded again.
 
@@ -372,14 +365,8 @@ class TensorFile:
             known = self._sides.get(number)
             if known is not None:
                 return known
-            buffer = self._own.buffer
-            if fetched:
-                self._own.buffer = np.empty(0, np.uint8)
-            try:
+            with self._other_buffer() if fetched else nullcontext():
                 found = self._load_sides(index)
-            finally:
-                if fetched:
-                    self._own.buffer = buffer
             check_contents(self.header.streams[number], found)
             self._sides[number] = found
             self._sides_bytes += sum(side.nbytes for side in found)
@@ -407,7 +394,7 @@ class TensorFile:
 
     def _whole(self, index: int) -> Units:
         """A tensor that is a side plane, in this thread: others may wait for it."""
-        self.load_sides(index)
+        self.sides_of(index)  # which its chunks need
         number, tensor = self.header.tensor_stream[index], self.header.tensors[index]
         assert number is not None  # the schema sees to it
         stream = self.header.streams[number]
@@ -423,6 +410,15 @@ class TensorFile:
         begin, pack = self.header.pack_offset[index], self._last_pack[1]
         units: Units = pack[begin : begin + tensor.units].copy()
         return units
+
+    @contextmanager
+    def _other_buffer(self) -> Iterator[None]:
+        """What this thread has fetched stays, while it fetches something else."""
+        fetched, self._own.buffer = self._own.buffer, np.empty(0, np.uint8)
+        try:
+            yield
+        finally:
+            self._own.buffer = fetched
 
     def _scratch(self, length: int) -> Bytes:
         """This thread's buffer for stored bytes, so that not every chunk touches fresh memory."""

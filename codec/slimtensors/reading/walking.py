@@ -50,7 +50,7 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
             if file.header.tensors[target].pack is not None:
                 yield _Job(visit, tensor, None, 0)
                 continue
-            file.load_sides(target)
+            file.sides_of(target)
             for chunk in range(file.header.streams[number].chunks):
                 yield _Job(visit, tensor, number, chunk)
 
