@@ -18,7 +18,8 @@ from slimtensors.container.writer import MemoryOutput
 from slimtensors.dtypes import DTYPES, bytes_of, from_numpy, units_of
 from slimtensors.errors import BaseError
 from slimtensors.expression import BaseContext, Bits, ClassContext, Delta, Part
-from slimtensors.planning.planner import MatchedBase, make_plan
+from slimtensors.planning.differing import MatchedBase
+from slimtensors.planning.planner import make_plan
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import open_file
 from slimtensors.sources.inputs import ArrayInput

@@ -93,7 +93,7 @@ def test_smaller(minilm: Path, tmp_path: Path, kind: str) -> None:
 
 def test_codes_given_their_scale_beside_its_rows(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks begin and end within rows; both decoders have the same means, and a slice has those of its chunks."""
-    monkeypatch.setattr("slimtensors.planning.planner.CHUNK_BYTES", 60_000)
+    monkeypatch.setattr("slimtensors.planning.building.CHUNK_BYTES", 60_000)
     array = gguf.quants.quantize(made.weights(minilm, made.WEIGHTS)[:405], GGMLQuantizationType.Q4_0)
     source = made.write(tmp_path / "model.gguf", {"w": (array, "Q4_0")}, metadata=False)
     slimtensors.compress(source, tmp_path / "model", preset="small")

@@ -22,7 +22,7 @@ SIZE = 1536  # numbers of a tensor
 
 @pytest.fixture(autouse=True)
 def one_tensor_a_batch(monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(torch_ahead, "BATCH_BYTES", 1)
 
 

@@ -26,7 +26,7 @@ BROKEN = "numba-cuda is not installed; pip install 'slimtensors[cuda13]'"
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(telling, "_told", set())
     slimtensors.torch.save_file(weights(), tmp_path / "a.slimtensors")
     return tmp_path / "a.slimtensors"

@@ -47,7 +47,7 @@ class Counting(Runner):
 
 def compressed(folder, monkeypatch, backend):
     """(plain, with weights on the device, what holds them)"""
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 4096)
     monkeypatch.setattr(hooks, "backend_for", lambda _device: backend)
     plain, model = Small(0), Small(1)

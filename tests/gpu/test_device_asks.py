@@ -6,7 +6,7 @@ from bench.device_asks import table
 
 
 def test_all_cases(monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 512)
     found = table(1 / 32, 2, 2)  # what the device leaves is checked by `begin_fill`'s verdict
     assert list(found) == [
         "BF16, fast", "BF16, balanced", "F32, balanced", "BF16, chunks with ends, balanced",

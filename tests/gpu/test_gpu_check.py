@@ -15,7 +15,7 @@ from slimtensors.device import telling
 @pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
 def test_correctness(tmp_path, monkeypatch):
     monkeypatch.setattr(telling, "_told", set())
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))
     monkeypatch.setattr(gpu_files, "PRESETS", ("balanced",))
     backend = Runner(1 << 21)
@@ -38,7 +38,7 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
 def test_quantisers(tmp_path, monkeypatch, right):
     monkeypatch.setattr(gpu_files, "QUANTISED", (("slim", "balanced"),))
     monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(gpu_files, "DIFFERENCES", (("bitdelta", "balanced"),))
     monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))
     backend = Runner(1 << 20)

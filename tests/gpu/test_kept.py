@@ -23,7 +23,7 @@ from slimtensors.reading.tensors import open_file
 def file(tmp_path, monkeypatch):
     """Two kinds of tensors that kernels decode, in several segments of several, and one that the CPU decodes."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 2500)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 512)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 2 * 1024)
     rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
     given = {f"w{i}": (rng.standard_normal(700 + 600 * i) * 0.02).astype(np.float16) for i in range(3)}
@@ -71,7 +71,7 @@ def test_bases_on_the_device(tmp_path, monkeypatch, reach):
     """Lists are good while bases lie as they did to one another; what lies there is looked at each time."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 1500)
     monkeypatch.setattr(results, "MOST_WORDS", reach)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 512)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 2 * 1024)
     rng, path = np.random.default_rng(0), tmp_path / "a.slimtensors"
     base = {f"w{i}": (rng.standard_normal(700 + 601 * i) * 0.02).astype(np.float16) for i in range(2)}
@@ -168,7 +168,7 @@ def test_what_is_read_at_once():
 
 
 def test_neighbours_are_read_by_one_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 512)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 512)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 1024)
     given = np.random.default_rng(3).integers(0, 256, 5000).astype(np.uint8)
     save_file({"w": given}, tmp_path / "a")

@@ -25,7 +25,7 @@ from slimtensors.reading.tensors import open_file
 def small_segments(monkeypatch):
     """Several segments and slots, of tensors that the runner can do in a second."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 8192)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 20 * 1024)
     monkeypatch.setattr(telling, "_told", set())
 

@@ -18,7 +18,7 @@ from slimtensors.torch import save_model
 @pytest.fixture(autouse=True)
 def no_packs(monkeypatch):
     """The weights are small, and kernels decode them all the same."""
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
 
 
 class Layer(torch.nn.Module):

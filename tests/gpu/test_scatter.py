@@ -76,7 +76,7 @@ def pruned(path, **options):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 16 * 1024)
     monkeypatch.setattr(telling, "_told", set())
 

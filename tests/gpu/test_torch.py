@@ -26,7 +26,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def test_load_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(telling, "_told", set())
     backend = Runner(1 << 19)
     monkeypatch.setattr(slimtensors.torch, "backend_for", lambda _device: backend)
@@ -44,7 +44,7 @@ def test_load_file(tmp_path, monkeypatch):
 def backend(monkeypatch):
     """The runner, as the device that decodes whatever is asked for."""
     made = Runner(1 << 21)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 2048)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 8 * 1024)
     monkeypatch.setattr(telling, "_told", set())
     for place in ("slimtensors.torch", "slimtensors.device.choice", "slimtensors.on_torch.modules"):

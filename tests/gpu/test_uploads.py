@@ -26,7 +26,7 @@ BESIDE, FUSED = np.uint16, np.uint8  # whose segments are decoded beside each ot
 def saved(tmp_path, monkeypatch, dtype):
     """Tensors of a segment each."""
     monkeypatch.setattr(loading, "SEGMENT_BYTES", 1)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 256)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 256)
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (SEGMENTS, 300)).astype(np.uint8)
     save_file({f"w{i}": noise[i].view(dtype) for i in range(SEGMENTS)}, tmp_path / "a")
@@ -175,7 +175,7 @@ def test_a_kept_segment_is_decoded_by_the_queue_that_has_its_lists(path, monkeyp
 def test_what_is_kept_is_there_for_another_queue(tmp_path, monkeypatch, marked):
     """The first fill's queue uploads lists and stored bytes, the second one's reads them."""
     monkeypatch.setattr(loader, "LIST_SHARE", 1000)
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 256)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 256)
     w = (np.random.default_rng(0).standard_normal(350) * 0.02).astype(np.float16)
     save_file({"w": w}, tmp_path / "a")
 

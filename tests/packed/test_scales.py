@@ -103,8 +103,8 @@ def test_slices_and_streams_decode_the_scales_first(tmp_path: Path, monkeypatch:
 
 
 def test_scales_of_a_tensor_that_has_chunks_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 4096)
-    monkeypatch.setattr("slimtensors.planning.planner.chunk_units", lambda units, *_: min(units, 1000))
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 4096)
+    monkeypatch.setattr("slimtensors.planning.building.chunk_units", lambda units, *_: min(units, 1000))
     data = save({"layer.weight": CODES, "layer.weight.absmax": SCALES}, preset="small")
     assert given(data) == "layer.weight.absmax"
     with open_file(data) as file:
@@ -117,7 +117,7 @@ def test_scales_of_a_tensor_that_has_chunks_of_its_own(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("first", [True, False])
 def test_scales_of_scales_lead_to_no_third_tensor(first: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The scales are codes that have scales: one of both is named, whichever is asked for first."""
-    monkeypatch.setattr("slimtensors.planning.planner.PACK_TENSOR_BYTES", 4096)
+    monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 4096)
     monkeypatch.setattr("slimtensors.detect.packed.FEWEST", 4096)
     random = np.random.default_rng(2)
     nested = np.exp2(random.normal(0, 1, 4 * ROWS * COLUMNS // BLOCK // 16)).astype(np.float32)

@@ -20,7 +20,9 @@ from slimtensors.container.source import ByteSource, open_source
 from slimtensors.errors import UsageError
 from slimtensors.files.converting import open_weights
 from slimtensors.files.sampling import sampled_sizes, stream_size
-from slimtensors.planning.planner import Job, MatchedBase, make_plan
+from slimtensors.planning.differing import MatchedBase
+from slimtensors.planning.plan import Job
+from slimtensors.planning.planner import make_plan
 from slimtensors.sources.inputs import SourceFile
 from slimtensors.threads import run_all, thread_count
 

@@ -22,7 +22,8 @@ from slimtensors.errors import NotSlimtensorsError
 from slimtensors.files.converting import open_weights
 from slimtensors.files.folders import COMPRESS, DECOMPRESS, PLAIN
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.planning.planner import Job, make_plan
+from slimtensors.planning.plan import Job
+from slimtensors.planning.planner import make_plan
 from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, unit_count
 from slimtensors.sources.shards import is_index, remote_shards
 from slimtensors.threads import run_all

@@ -23,7 +23,7 @@ from slimtensors.container.writer import Chunk, MemoryOutput, Output, Writer, se
 from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError, SelfCheckError, UsageError
 from slimtensors.limits import EXPANSION, EXPANSION_SLACK
-from slimtensors.planning.planner import Job, Plan, SideMaker
+from slimtensors.planning.plan import Job, Plan, SideMaker
 from slimtensors.quantise.quantiser import QuantisedInput
 from slimtensors.sources.inputs import Input, unit_count
 from slimtensors.threads import run_in_order
