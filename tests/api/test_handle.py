@@ -19,7 +19,7 @@ import safetensors.numpy
 import slimtensors
 from api.made import same, structured, weights
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.numpy import load, load_file, save, save_file
+from slimtensors.numpy import apply_delta, load, load_file, save, save_file
 
 DESCRIPTORS = Path("/proc/self/fd")
 
@@ -255,6 +255,7 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: slimtensors.rebase(data, tmp_path / "x", data, base_dirs=[3]), "base_dirs holds 3; paths of folders"),
         (lambda: load_file(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
         (lambda: slimtensors.inspect(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
+        (lambda: apply_delta(data, {"x": array}, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
         (lambda: slimtensors.dependencies(data, max_bytes=1.5), "max_bytes is 1.5; a whole number of bytes"),
         (lambda: slimtensors.decode(data, out=[0.0]), "out is a list; a NumPy array is needed"),
     ]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
@@ -24,7 +23,6 @@ __all__ = [
     "Found",
     "LastResort",
     "Resolver",
-    "check_max_bytes",
     "folders_of",
     "open_with",
     "search_folders",
@@ -79,12 +77,6 @@ def folders_of(base_dirs: Any) -> list[BaseDir]:
     return found
 
 
-def check_max_bytes(max_bytes: int | None) -> None:
-    """Raises UsageError for what is no number of bytes."""
-    if max_bytes is not None and not isinstance(max_bytes, (int, np.integer)):
-        raise UsageError(f"max_bytes is {max_bytes!r:.60}; a whole number of bytes is needed")
-
-
 def open_with(
     target: Any,
     base: Any,
@@ -95,7 +87,6 @@ def open_with(
     partial: bool = False,
 ) -> TensorFile:
     """Open a slimtensors file whose bases come from `base` (see `Resolver`) and from the folders of the environment."""
-    check_max_bytes(max_bytes)
     resolver = Resolver(base)
     try:
         return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver, partial=partial)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from slimtensors.bases.resolving import Resolver, check_max_bytes
+from slimtensors.bases.resolving import Resolver
 from slimtensors.bases.tensors import delta_base
 from slimtensors.container.header import Base
 from slimtensors.errors import BaseError
@@ -33,7 +33,6 @@ def dependencies(target: Any, *, base: Any = None, max_bytes: int | None = None)
     base: where to look, as for `safe_open`; folders of the environment are searched too. A base given by name is
     hashed here, so that what is said to be found is the one needed. Raises FormatError for a damaged file.
     """
-    check_max_bytes(max_bytes)
     resolver = Resolver(base)
     try:
         with open_file(target, verify="none", max_bytes=max_bytes) as file:

@@ -7,7 +7,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from slimtensors.bases.resolving import check_max_bytes
 from slimtensors.bases.tensors import delta_base
 from slimtensors.codecs.head import AFFINE, HEAD_BYTES, LITERAL, Mode
 from slimtensors.container.header import Base
@@ -71,7 +70,6 @@ def inspect(target: Any, *, max_bytes: int | None = None) -> FileReport:
     from slimtensors.container.layout import FORMAT_VERSION
 
     # Nothing is decoded, so nothing needs a digest; header, index and table are always checked.
-    check_max_bytes(max_bytes)
     with open_file(target, verify="none", max_bytes=max_bytes) as file:
         header = file.header
         tensors = [_tensor(file, i) for i in range(len(header.tensors))]

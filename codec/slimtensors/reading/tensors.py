@@ -89,6 +89,8 @@ def open_file(
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
         raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
+    if max_bytes is not None and not isinstance(max_bytes, (int, np.integer)):
+        raise UsageError(f"max_bytes is {max_bytes!r:.60}; a whole number of bytes is needed")
     source = open_source(target, use_mmap=mmap)
     return open_from(source, verify=verify, max_bytes=max_bytes, bases=bases, partial=partial)
 
