@@ -597,8 +597,11 @@ def test_what_is_not_opened() -> None:
         slimtensors.safe_open("https://example.org/x.slimtensors", mmap=True)
 
 
-@pytest.mark.parametrize("command", ["verify", "estimate"])
-def test_an_interrupt_while_threads_wait_for_a_server(web: Web, arrays: dict[str, np.ndarray], command: str) -> None:
+# `verify` gets all chunks of so small a file at once: there is one thread that waits.
+@pytest.mark.parametrize(("command", "waiting"), [("verify", 1), ("estimate", 2)])
+def test_an_interrupt_while_threads_wait_for_a_server(
+    web: Web, arrays: dict[str, np.ndarray], command: str, waiting: int
+) -> None:
     """They need not get what nobody waits for any more: before, it took all their tries, minutes."""
     from safetensors.numpy import save as save_plain
 
@@ -607,7 +610,7 @@ def test_an_interrupt_while_threads_wait_for_a_server(web: Web, arrays: dict[str
     web.odd = [Odd(skip=2, times=99, head_drip=0.1)]
     process = processes.start(command, address, "-j", 2)
     deadline = time.monotonic() + 60
-    while len(web.asked) < 4:
+    while len(web.asked) < 2 + waiting:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
