@@ -11,6 +11,7 @@ Importing this package loads neither Numba nor torch; what a name needs is impor
 
 from __future__ import annotations
 
+import concurrent.futures.thread  # noqa: F401 # which cannot be imported after the main thread has ended
 import importlib
 from typing import TYPE_CHECKING, Any
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import operator
 import os
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from time import perf_counter, thread_time
 from types import TracebackType
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from slimtensors.errors import UsageError
 
-__all__ = ["Pipeline", "Pool", "given_up", "in_order", "pool_of", "run_all", "run_in_order", "thread_count"]
+__all__ = ["Pipeline", "Pool", "given_up", "in_order", "pool_of", "run_all", "run_in_order", "submit", "thread_count"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -171,7 +172,9 @@ class Pipeline(Generic[T, D]):
             raise interrupted
 
     def _begin(self) -> None:
-        """One thread more. Called under the lock."""
+        """One thread more. Called under the lock. Raises RuntimeError if there is none to be had."""
+        if sys.is_finalizing():  # none would run any more, and up to Python 3.11 its start is waited for, for ever
+            raise RuntimeError("can't start new thread: the interpreter ends")
         worker = threading.Thread(target=self._help, name=f"slimtensors-{len(self._workers)}", daemon=True)
         worker.start()
         self._workers.append(worker)
@@ -300,6 +303,21 @@ class Pool(ThreadPoolExecutor):
                 raise
 
 
+def submit(pool: ThreadPoolExecutor, work: Callable[..., R], *arguments: Any) -> Future[R]:
+    """As the pool's. What it does not take is done here and now: when the main thread has ended, pools take nothing any
+    more, and other threads may still have to save what was trained.
+    """
+    try:
+        return pool.submit(work, *arguments)
+    except RuntimeError:
+        done: Future[R] = Future()
+        try:
+            done.set_result(work(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
 def pool_of(threads: int) -> AbstractContextManager[Pool | None]:
     """A pool for `in_order`; none for one thread, which is the caller's own."""
     return Pool(threads) if threads > 1 else nullcontext()
@@ -317,7 +335,7 @@ def in_order(work: Callable[[T], R], jobs: Iterable[T], threads: int, pool: Thre
     waiting: deque[Future[R]] = deque()
     try:
         for job in jobs:
-            waiting.append(pool.submit(work, job))
+            waiting.append(submit(pool, work, job))
             if len(waiting) > 2 * threads:
                 yield waiting.popleft().result()
         while waiting:

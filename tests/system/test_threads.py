@@ -176,6 +176,53 @@ def test_loaders_made_before_a_fork(path):
         assert "the loader was made before this process was forked" in said
 
 
+# ---- the end of the interpreter
+
+
+AT_THE_END = """
+import atexit, json, sys, threading
+import slimtensors
+how, path, target = sys.argv[1:]
+
+def work():
+    from slimtensors.numpy import load_file, save_file
+    if how != "atexit": threading.main_thread().join()
+    arrays = load_file(path, threads=2)
+    save_file(arrays, target, threads=2)
+    slimtensors.decompress(target, target + ".safetensors", threads=2)
+    print(json.dumps(len(arrays)), flush=True)
+
+if how == "thread": slimtensors.verify(path, threads=2)
+if how == "atexit": atexit.register(work)
+else: threading.Thread(target=work).start()
+"""
+
+
+@pytest.mark.parametrize("how", ["thread", "thread, first use", "atexit"])
+def test_a_save_when_the_main_thread_has_ended(path, tmp_path, how):
+    """As of a checkpoint in the background, or of what is saved in any case: pools take nothing then."""
+    target = tmp_path / "target"
+    assert processes.run(AT_THE_END, how, path, target, timeout=60) == len(ARRAYS)
+    assert target.read_bytes() == save(ARRAYS)
+
+
+FINALIZED = """
+import sys
+from slimtensors.numpy import load_file
+class Dropped:
+    def __del__(self, load=load_file, path=sys.argv[1]):
+        load(path, threads=2)
+dropped = Dropped()
+load_file(sys.argv[1], threads=2)
+print(1, flush=True)
+"""
+
+
+def test_a_load_while_the_interpreter_is_finalized(path):
+    """It need not succeed, since nothing can be imported any more; but no thread would ever start."""
+    assert processes.run(FINALIZED, path, timeout=30) == 1
+
+
 # ---- Ctrl-C, and errors
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from slimtensors.checkpoint.manifest import run_of
 from slimtensors.checkpoint.places import Finishable
 from slimtensors.errors import LimitError, UsageError
+from slimtensors.threads import submit
 
 __all__ = ["RemotePlace"]
 
@@ -220,7 +221,7 @@ class MultipartOutput:
             self._upload = self._call("create_multipart_upload", **self._object)["UploadId"]
         if len(self._sent) >= UPLOADS:
             self._sent[-UPLOADS].result()  # raises what went wrong
-        self._sent.append(self._pool.submit(self._put, len(self._sent) + 2, data))
+        self._sent.append(submit(self._pool, self._put, len(self._sent) + 2, data))
 
     def _put(self, number: int, data: bytes) -> str:
         answer = self._call("upload_part", **self._object, UploadId=self._upload, PartNumber=number, Body=data)
