@@ -22,7 +22,7 @@ from parts import Parts
 from slimtensors.errors import FormatError
 from writer import BYTES, Place, Source, Writer, affine, literal, planes
 
-MUTATIONS = 24_000
+MUTATIONS = 20_000
 PROCESSES = 2
 
 
