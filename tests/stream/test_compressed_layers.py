@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import io
+import operator
 import pickle
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +225,51 @@ def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
     model.norm.double()
 
 
+def test_a_weight_cannot_be_changed(pair: tuple[Any, Path]) -> None:
+    """It is a copy: what is done to it would be lost. What is made from it is a tensor like others."""
+    model = Model(1, pair[0].up.weight.dtype)
+    held = keep_compressed(model, pair[1])
+    weight, expected = model.up.weight, pair[0].up.weight.detach()
+    for change in (
+        lambda: weight.mul_(2), lambda: weight.data.mul_(2), lambda: weight[1:].t().add_(1),
+        lambda: torch.nn.init.zeros_(weight), lambda: weight.copy_(expected), lambda: setattr(weight, "data", expected),
+        lambda: operator.setitem(weight, 0, 1), lambda: operator.iadd(weight.detach(), 1),
+        lambda: torch.add(expected, 1, out=weight),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="cannot be changed"):
+            change()
+    assert torch.equal(weight, expected)
+    assert torch.equal(torch.zeros_like(expected).copy_(weight), expected)
+    written = io.BytesIO()
+    torch.save(weight, written)
+    written.seek(0)
+    for plain in (weight + 0, weight.clone(), copy.deepcopy(weight), torch.load(written)):
+        assert type(plain) is torch.Tensor
+        assert torch.equal(plain.mul_(1), expected)
+    held.close()
+
+
+def test_compiled_where_weights_are_looked_at(tmp_path: Path) -> None:
+    """As T5 does for its dtype, and heads that share the embedding's weight."""
+
+    class Looks(torch.nn.Module):  # type: ignore[name-defined, misc] # torch is imported late
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.up = torch.nn.Embedding(600, 512), torch.nn.Linear(512, 512)
+
+        def forward(self, tokens: Any) -> Any:
+            x = self.up(self.words(tokens)).to(self.up.weight.dtype)
+            return torch.nn.functional.linear(x, self.words.weight)
+
+    plain, model = Looks(), Looks()
+    save_model(plain, tmp_path / "x")
+    held = keep_compressed(model, tmp_path / "x")
+    tokens = torch.arange(12)[None]
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend="eager")(tokens), plain(tokens))
+    held.close()
+
+
 def test_what_stays_as_it_is(tmp_path: Path) -> None:
     class Own(torch.nn.Linear):  # type: ignore[name-defined, misc] # as above
         pass
@@ -281,6 +329,10 @@ def test_peft_trains_beside_compressed_layers(tmp_path: Path) -> None:
     losses = []
     for each in (plain, model):
         torch.manual_seed(3)
-        losses.append(train(peft.get_peft_model(each, peft.LoraConfig(r=4, target_modules=["up", "down"]))))
+        tuned = peft.get_peft_model(each, peft.LoraConfig(r=4, target_modules=["up", "down"]))
+        losses.append(train(tuned))
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
+    for merge in (tuned.merge_adapter, partial(tuned.merge_and_unload, safe_merge=True)):
+        with pytest.raises(UsageError, match="load the model without keep_compressed"):
+            merge()
     held.close()

@@ -17,6 +17,7 @@ from torch.autograd.function import once_differentiable
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
 from slimtensors.offload.checked import Checked
+from slimtensors.offload.frozen import FrozenWeight
 from slimtensors.offload.hooks import Host, check_fits, compressed_backend, holders, hosted, load_others
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
@@ -170,13 +171,14 @@ class _Compressed:
     checked: Checked | None  # of a model on a device
 
     @property
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
     def weight(self) -> torch.Tensor:
-        """A copy of the weight, decoded at each look-up."""
-        return self.stored.fresh()
+        """A copy of the weight, decoded at each look-up. It cannot be changed."""
+        return self.stored.fresh().as_subclass(FrozenWeight)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc] # of the module beside it
-        destination[f"{prefix}weight"] = self.weight
+        destination[f"{prefix}weight"] = self.stored.fresh()
 
     def _load_from_state_dict(
         self, state: Any, prefix: str, local: Any, strict: bool, missing: Any, unexpected: Any, errors: list[str]
