@@ -63,6 +63,50 @@ def test_only_what_is_known_is_pruned(tmp_path: Path) -> None:
         remove_checkpoint(tmp_path / "mine")
 
 
+def test_what_somebody_removed_is_not_among_those_kept(tmp_path: Path) -> None:
+    for seed in (1, 2, 3):
+        save(tmp_path / f"step-{seed}", state(seed), keep=3)
+    shutil.rmtree(tmp_path / "step-2")
+    shutil.rmtree(tmp_path / "step-3")
+    shutil.copytree(tmp_path / "step-1", tmp_path / "step-2")  # of another run than step-2 was
+    save(tmp_path / "step-4", state(4), keep=2)
+    assert names(tmp_path) == ["latest.json", "step-1", "step-2", "step-4"]
+    assert same(load(tmp_path / "step-1", state(1)), state(1))
+    shutil.rmtree(tmp_path / "step-4")
+    with pytest.raises(CheckpointException, match="names step-4, which is not there; name another one: step-1$"):
+        load(tmp_path, state(1))
+    (tmp_path / "step-1" / "manifest.json").unlink()
+    with pytest.raises(CheckpointException, match="names step-4, which is not there$"):
+        load(tmp_path, state(1))
+
+
+def test_a_base_that_is_no_checkpoint_any_more_is_kept(tmp_path: Path) -> None:
+    """Its manifest is gone: it is not counted, and stays as long as another one needs its files."""
+    made = state(1, rows=2000)
+    for step in (0, 1, 2):
+        made = {**made, "step": step}
+        save(tmp_path / f"step-{step}", made, full_every=3)
+    (tmp_path / "step-0" / "manifest.json").unlink()
+    save(tmp_path / "step-3", state(3), keep=2, full_every=3)
+    assert names(tmp_path) == ["latest.json", "step-0", "step-1", "step-2", "step-3"]
+    assert same(load(tmp_path / "step-2", made), made)
+    save(tmp_path / "step-4", state(4), keep=1)
+    assert names(tmp_path) == ["latest.json", "step-4"], "nothing of it is left when nothing needs it"
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_files_of_another_run_beside_a_known_checkpoint(tmp_path: Path, before: bool) -> None:
+    for seed in (1, 2, 3):
+        save(tmp_path / f"step-{seed}", state(seed))
+    if before:  # what somebody put there counts for nothing, and is left alone
+        shutil.copy(tmp_path / "step-1" / "manifest.json", tmp_path / "step-2")
+    (file,) = (tmp_path / "step-1").glob("rank-*")
+    shutil.copy(file, tmp_path / "step-2")
+    save(tmp_path / "step-4", state(4), keep=3)
+    assert ("step-1" in names(tmp_path)) == before
+    assert file.name in names(tmp_path / "step-2")
+
+
 def test_old_files_that_cannot_be_removed_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "a", state(1))
 

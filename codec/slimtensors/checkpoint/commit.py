@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, read_ledger, read_manifest
+from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, is_there, read_ledger, read_manifest
 from slimtensors.checkpoint.manifest import BOTH_KINDS, MANIFEST, NAME, STOCK, Manifest, file_name, run_of
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
@@ -68,8 +68,8 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     """Write the manifest, when all its files are there, then `latest.json`; then remove what is not needed any more.
 
     Raises SlimtensorsError if a file is not as it was reported. An error after the manifest was written says so: the
-    checkpoint can be loaded by its own name. keep: how many checkpoints to keep; all if None. Only those that
-    `latest.json` knows are ever removed, and none that a kept one needs.
+    checkpoint can be loaded by its own name. keep: how many checkpoints to keep, of those that are still
+    there; all if None. Only those that `latest.json` knows are ever removed, and none that a kept one needs.
     """
     there = place.sizes()
     for rank, file in enumerate(manifest.files):
@@ -115,7 +115,8 @@ def _is_temporary(name: str, of: str) -> bool:
 
 
 def _retain(above: StorePlace, ledger: Ledger, keep: int, durable: bool) -> None:
-    gone = ledger.beyond(keep)
+    new = ledger.latest
+    gone = ledger.beyond(keep, lambda each: each.name == new or is_there(above, each))
     for each in gone:
         old = above.child(each.name)
         manifest = read_manifest(old)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from slimtensors.checkpoint.manifest import (
@@ -24,11 +26,12 @@ from slimtensors.checkpoint.manifest import (
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, UsageError
 
-__all__ = ["LATEST", "Known", "Ledger", "find_checkpoint", "read_ledger", "read_manifest", "remove"]
+__all__ = ["LATEST", "Known", "Ledger", "find_checkpoint", "is_there", "read_ledger", "read_manifest", "remove"]
 
 LATEST = "latest.json"
 VERSION = 0
 MAX_LEDGER_BYTES = 1 << 24
+MAX_OFFERED = 5  # names of checkpoints that are there, where the latest is not
 
 
 class Known(NamedTuple):
@@ -65,9 +68,9 @@ class Ledger:
         if self.latest == name:
             self.latest = self.known[-1].name if self.known else ""
 
-    def beyond(self, keep: int) -> list[Known]:
-        """Those that are neither among the newest `keep` nor a base of one of these."""
-        kept = self.known[-keep:]
+    def beyond(self, keep: int, there: Callable[[Known], bool]) -> list[Known]:
+        """Those that are neither among the newest `keep` of those that are there, nor a base of one of these."""
+        kept = islice(filter(there, reversed(self.known)), keep)
         needed = {name for each in kept for name in (each.name, *each.bases)}
         return [each for each in self.known if each.name not in needed]
 
@@ -117,6 +120,22 @@ def read_manifest(place: StorePlace) -> Manifest | None:
     return Manifest.parse(data, f"{place.label}/{MANIFEST}")
 
 
+def is_there(above: StorePlace, known: Known) -> bool:
+    """Whether a known checkpoint is still there. Raises FormatError if another run wrote there too, and it is damaged.
+
+    One listing, as a rule: manifests of many ranks are large, and this is asked at each save.
+    """
+    place = above.child(known.name)
+    there = place.sizes()
+    runs = {run_of(name) for name in there} - {None}
+    if MANIFEST not in there or known.run not in runs:
+        return False
+    if len(runs) == 1:
+        return True
+    found = read_manifest(place)
+    return found is not None and found.run == known.run
+
+
 def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
     found = read_manifest(place)
@@ -132,10 +151,11 @@ def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     inner = place.child(ledger.latest)
     found = read_manifest(inner)
     if found is None:
-        others = [each.name for each in ledger.known if each.name != ledger.latest]
+        before = (each for each in reversed(ledger.known) if each.name != ledger.latest and is_there(place, each))
+        others = [each.name for each in islice(before, MAX_OFFERED)]
         raise FileNotFoundError(
             f"{place.label}/{LATEST} names {ledger.latest}, which is not there"
-            + (f"; name another one: {', '.join(reversed(others))}" if others else "")
+            + (f"; name another one: {', '.join(others)}" if others else "")
         )
     _check_one_kind(inner)
     return inner, found
