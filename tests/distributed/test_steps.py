@@ -73,10 +73,10 @@ def test_what_somebody_removed_is_not_among_those_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest.json", "step-1", "step-2", "step-4"]
     assert same(load(tmp_path / "step-1", state(1)), state(1))
     shutil.rmtree(tmp_path / "step-4")
-    with pytest.raises(CheckpointException, match="names step-4, which is not there; name another one: step-1$"):
+    with pytest.raises(CheckpointException, match=r"names step-4, which is not there; name another one: step-1$"):
         load(tmp_path, state(1))
     (tmp_path / "step-1" / "manifest.json").unlink()
-    with pytest.raises(CheckpointException, match="names step-4, which is not there$"):
+    with pytest.raises(CheckpointException, match=r"names step-4, which is not there$"):
         load(tmp_path, state(1))
 
 

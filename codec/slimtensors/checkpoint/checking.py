@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from slimtensors.checkpoint.commit import missing_ranks
 from slimtensors.checkpoint.ledger import LATEST, read_ledger, read_manifest
-from slimtensors.checkpoint.manifest import MANIFEST, Manifest, run_of
+from slimtensors.checkpoint.manifest import MANIFEST, Manifest, file_name, run_of
 from slimtensors.checkpoint.opening import check_parts, parts_by_file
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.errors import FormatError
@@ -37,7 +38,7 @@ def check_folder(folder: Path, names: Collection[str]) -> list[str]:
         problem = _problem(folder, manifest, number, parts) if name in names else "is not there"
         if problem:
             found.append(f"{folder}/{name} {problem}; {MANIFEST} names it")
-    return found
+    return found + (_check_bases(LocalPlace(folder), manifest) if manifest else [])
 
 
 def check_latest(folder: Path) -> list[str]:
@@ -58,6 +59,17 @@ def check_latest(folder: Path) -> list[str]:
     if manifest.run != latest.run:
         return [f"{folder}/{LATEST} names {latest.name} of run {latest.run}; what is there is of run {manifest.run}"]
     return []
+
+
+def _check_bases(place: LocalPlace, manifest: Manifest) -> list[str]:
+    """A reader refuses a checkpoint unless all of these files are there."""
+    above, found = place.parent(), []
+    for name, run in manifest.bases:
+        lacking = missing_ranks(above.child(name), run, len(manifest.files)) if above else [0]
+        if lacking:
+            lost = f"{place.path.parent / name}/{file_name(lacking[0], run)}"
+            found.append(f"{place.label} is stored as differences from {name} beside it, and {lost} is not there")
+    return found
 
 
 def _problem(folder: Path, manifest: Manifest, number: int, parts: list[tuple[str, list[int]]]) -> str:

@@ -67,11 +67,11 @@ def command(
     if stored.folder is not None:
         problems += _check_folder(stored.folder, stored.names)
     sources = _sources(stored, path, against, problems)
-    bases = bases_of(base, base_dirs)
+    bases_of(base, base_dirs)  # raises, if it is no name of a base
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
         try:
-            results.append(_verify(file, threads, bases, max_bytes, quiet, progress, sources.get(name)))
+            results.append(_verify(file, threads, bases_of(base, base_dirs, file), max_bytes, quiet, progress, sources.get(name)))
         except (FormatError, OSError) as error:  # noqa: PERF203 # one damaged file must not stop the others
             alone = len(stored.files) == 1 and not problems and not as_json
             if alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError):
