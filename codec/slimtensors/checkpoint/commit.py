@@ -9,7 +9,7 @@ from slimtensors.checkpoint.manifest import BOTH_KINDS, MANIFEST, NAME, STOCK, M
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 
-__all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks"]
+__all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks", "withdraw"]
 
 
 class RetentionWarning(UserWarning):
@@ -99,6 +99,21 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     except Exception as error:
         text = f"{place.label} is saved, but old files could not be removed: {error}"
         warnings.warn(text, RetentionWarning, stacklevel=2)
+
+
+def withdraw(place: StorePlace, run: str, *, new: bool) -> None:
+    """Remove what a save wrote that could not be committed, and the folder if it was new. Nothing, if its manifest is
+    there all the same, or in a store, where a request that failed may have an effect later.
+    """
+    if not place.reads_back:
+        return
+    found = read_manifest(place)
+    if found is None or found.run != run:
+        for name in place.sizes():
+            if run_of(name) == run:
+                place.remove(name)
+        if new:
+            place.remove_if_empty()
 
 
 def _reclaim(place: StorePlace, there: dict[str, int], run: str) -> None:
