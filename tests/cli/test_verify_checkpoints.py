@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from click.testing import Result
 from safetensors.torch import load_file
 
 from hub.web import serving
+from slimtensors.checkpoint import checking
 from slimtensors.checkpoint.manifest import MANIFEST, Manifest
-from slimtensors.torch.distributed import StorageReader, StorageWriter, convert_checkpoint
+from slimtensors.cli import files
+from slimtensors.torch.distributed import StorageReader, StorageWriter, convert_checkpoint, remove_checkpoint
 
 Invoke = Callable[..., Result]
 
@@ -188,3 +191,64 @@ def test_a_base_that_is_gone(invoke: Invoke, steps: Path) -> None:
     assert found[0] == f"{steps}/step-3 is stored as differences from step-1 beside it, and {lost} is not there"
     assert len(found) == 2
     assert "was not found" in found[1]
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+@pytest.mark.parametrize("when", ["listed", "looked at"])
+@pytest.mark.parametrize("what", ["removed", "replaced", "committed", "half removed", "damaged"])
+def test_a_job_that_goes_on_meanwhile(
+    invoke: Invoke, steps: Path, monkeypatch: pytest.MonkeyPatch, when: str, what: str
+) -> None:
+    """What happens to step-3 between the listing of the folder, a look at manifests and a look at files."""
+    dcp.save({"x": torch.ones(9)}, storage_writer=StorageWriter(steps / "step-4"), no_dist=True)
+    step = steps / "step-3"
+    (file,), manifest = step.glob("rank-*"), step / MANIFEST
+    data = manifest.read_bytes()
+    if what in ("committed", "half removed"):
+        manifest.unlink()
+
+    def change() -> None:
+        if what == "removed":
+            remove_checkpoint(step)
+        elif what == "replaced":
+            dcp.save({"x": torch.ones(9)}, storage_writer=StorageWriter(step), no_dist=True)
+        elif what == "committed":
+            manifest.write_bytes(data)
+        else:
+            file.unlink()
+
+    def and_then(name: str) -> None:
+        doing = getattr(files if name == "walk_folder" else checking, name)
+
+        def done(*given: Any, **options: Any) -> Any:
+            found = doing(*given, **options)
+            found = list(found) if name == "walk_folder" else found
+            if name == "walk_folder" or given[0] == step:
+                change()
+            return found
+
+        monkeypatch.setattr(files if name == "walk_folder" else checking, name, done)
+
+    and_then({"listed": "walk_folder", "looked at": "check_folder"}[when])
+    result = invoke("verify", steps)
+    assert result.exit_code == (what == "damaged"), result.output
+    assert result.output.count("sound") >= 2
+    assert (f"{step}: removed, replaced or committed meanwhile" in result.output) == (what != "damaged")
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_latest_that_is_replaced_meanwhile(
+    invoke: Invoke, steps: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = checking.read_ledger
+
+    def late(*given: Any) -> Any:
+        found = reading(*given)
+        if found.latest == "step-3":
+            dcp.save({"x": torch.ones(9)}, storage_writer=StorageWriter(steps / "step-4", keep=1), no_dist=True)
+        return found
+
+    monkeypatch.setattr(checking, "read_ledger", late)
+    result = invoke("verify", steps)
+    assert result.exit_code == 0, result.output
+    assert not (steps / "step-3").exists()

@@ -130,9 +130,10 @@ def test_a_failed_save_leaves_nothing_in_a_folder(tmp_path: Path, monkeypatch: p
     before = {path.name: names(path) for path in tmp_path.iterdir() if path.is_dir()}
     for broken in ("create", "replace"):  # before anything is written, and when all is but the manifest
         for name in ("a", "mine", "new"):
-            with monkeypatch.context() as patch, pytest.raises(CheckpointException, match="No space left"):
+            with monkeypatch.context() as patch:
                 patch.setattr(places.LocalPlace, broken, full)
-                save(tmp_path / name, state(2))
+                with pytest.raises(CheckpointException, match="No space left"):
+                    save(tmp_path / name, state(2))
             assert {path.name: names(path) for path in tmp_path.iterdir() if path.is_dir()} == before
     assert same(load(tmp_path, state(1)), state(1))
 
@@ -142,9 +143,10 @@ def test_a_failed_save_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
         raise KeyboardInterrupt
 
     for failing in (full, stopped):
-        with monkeypatch.context() as patch, pytest.raises(CheckpointException):
+        with monkeypatch.context() as patch:
             patch.setattr(system.TemporaryOutput, "commit", failing)
-            save(tmp_path / "b", state(2))
+            with pytest.raises(CheckpointException):
+                save(tmp_path / "b", state(2))
         assert names(tmp_path) == []
 
 
@@ -157,9 +159,10 @@ def test_a_save_that_is_committed_though_an_error_says_otherwise(
         replacing(*given, **options)
         full()
 
-    with monkeypatch.context() as patch, pytest.raises(CheckpointException, match="No space left"):
+    with monkeypatch.context() as patch:
         patch.setattr(places.LocalPlace, "replace", late)
-        save(tmp_path / "b", state(2))
+        with pytest.raises(CheckpointException, match="No space left"):
+            save(tmp_path / "b", state(2))
     assert same(load(tmp_path / "b", state(2)), state(2))
 
 

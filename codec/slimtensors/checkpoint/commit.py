@@ -132,7 +132,7 @@ def _is_temporary(name: str, of: str) -> bool:
 def _retain(above: StorePlace, ledger: Ledger, keep: int, durable: bool) -> None:
     new = ledger.latest
     gone = ledger.beyond(keep, lambda each: each.name == new or is_there(above, each))
-    for each in gone:
+    for each in reversed(gone):  # what is made from another one first
         old = above.child(each.name)
         manifest = read_manifest(old)
         if manifest is None or manifest.run == each.run:  # else somebody else's is there now
