@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 
-from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, is_there, read_ledger, read_manifest
+from slimtensors.checkpoint.ledger import LATEST, MAX_LEDGER_BYTES, Ledger, clear, is_there, read_ledger, read_manifest
 from slimtensors.checkpoint.manifest import BOTH_KINDS, MANIFEST, NAME, STOCK, Manifest, file_name, run_of
 from slimtensors.checkpoint.places import StorePlace
-from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
+from slimtensors.errors import FormatError, LimitError, NewerFormatError, SlimtensorsError, UsageError, note
 
 __all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks", "withdraw"]
+
+
+DAMAGED = f"{LATEST}.damaged"
 
 
 class RetentionWarning(UserWarning):
@@ -17,18 +21,36 @@ class RetentionWarning(UserWarning):
 
 
 def check_free(place: StorePlace, *, overwrite: bool) -> None:
-    """Raises UsageError if a checkpoint may not be saved there; FormatError if `latest.json` is damaged."""
+    """Raises UsageError if a checkpoint may not be saved there; NewerFormatError if `latest.json` is a newer one."""
     above = place.parent()
     if above is None:
         raise UsageError(f"{place.label} is no place for a checkpoint: name a folder in it")
     check_place(place)
-    needing = read_ledger(above).needing(place.name)
+    needing = _known_above(above)[0].needing(place.name)
     if needing:
         raise UsageError(f"{place.label} is the base of {', '.join(needing)}: save under another name")
     if STOCK in place.sizes():
         raise UsageError(f"{place.label} holds a checkpoint that torch wrote ({STOCK}): {BOTH_KINDS}")
     if not overwrite and read_manifest(place) is not None:
         raise UsageError(f"{place.label} holds a checkpoint already: name another place, or pass overwrite=True")
+
+
+def _known_above(above: StorePlace) -> tuple[Ledger, str]:
+    """`latest.json` above a checkpoint, and what is wrong with it; then an empty one takes its place: a job must not
+    lose what it does now because what it saved before is damaged. Raises NewerFormatError.
+    """
+    try:
+        return read_ledger(above), ""
+    except NewerFormatError:
+        raise
+    except FormatError as error:
+        return Ledger(""), str(error)
+
+
+def _set_aside(above: StorePlace, durable: bool) -> None:
+    """A copy, which stores can make too, for who wants to look; of one beyond all bounds none."""
+    with suppress(LimitError):
+        above.replace(DAMAGED, above.read(LATEST, MAX_LEDGER_BYTES), durable=durable)
 
 
 def check_place(place: StorePlace) -> None:
@@ -42,7 +64,7 @@ def bases_for(place: StorePlace, ranks: int, full_every: int) -> list[tuple[str,
     above = place.parent()
     if full_every == 1 or above is None:
         return []
-    latest = read_ledger(above).latest
+    latest = _known_above(above)[0].latest
     if not latest or latest == place.name:
         return []
     try:
@@ -83,12 +105,17 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     assert above is not None
     place.replace(MANIFEST, manifest.to_bytes(), durable=durable)
     try:
-        ledger = read_ledger(above)
+        ledger, damage = _known_above(above)
+        if damage:
+            _set_aside(above, durable)
         ledger.add(place.name, manifest.run, tuple(name for name, _ in manifest.bases))
         above.replace(LATEST, ledger.to_bytes(), durable=durable)
     except Exception as error:
         note(error, f"the checkpoint {place.label} is whole, but {above.label}/{LATEST} does not name it")
         raise
+    if damage:  # and so is which files others are made from: all stay
+        warnings.warn(f"{place.label} is saved, and a new list of checkpoints begun: {damage}", stacklevel=2)
+        return
     try:
         _reclaim(place, there, manifest.run)
         for name in above.sizes():

@@ -24,9 +24,20 @@ from slimtensors.checkpoint.manifest import (
     with_keys,
 )  # fmt: skip
 from slimtensors.checkpoint.places import StorePlace
-from slimtensors.errors import FormatError, UsageError
+from slimtensors.errors import FormatError, NewerFormatError, UsageError
 
-__all__ = ["LATEST", "Known", "Ledger", "find_checkpoint", "is_there", "read_ledger", "read_manifest", "remove"]
+__all__ = [
+    "LATEST",
+    "MAX_LEDGER_BYTES",
+    "Known",
+    "Ledger",
+    "find_any",
+    "find_checkpoint",
+    "is_there",
+    "read_ledger",
+    "read_manifest",
+    "remove",
+]  # fmt: skip
 
 LATEST = "latest.json"
 VERSION = 0
@@ -82,11 +93,7 @@ class Ledger:
 def read_ledger(above: StorePlace) -> Ledger:
     """Empty if there is none. Raises FormatError for a damaged one."""
     try:
-        data = above.read(LATEST, MAX_LEDGER_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return Ledger("")
-    try:
-        value = unseal(data)
+        value = unseal(above.read(LATEST, MAX_LEDGER_BYTES))
         check_version(value, "the list of checkpoints")
         found = with_keys(value, "format known latest", "the list of checkpoints")
         need(isinstance(found["known"], list), "known is not an array")
@@ -95,10 +102,13 @@ def read_ledger(above: StorePlace) -> Ledger:
         need([each.number for each in known] == sorted({each.number for each in known}), "numbers do not rise")
         latest = found["latest"]
         need(latest == "" if not known else latest in [each.name for each in known], "the latest is not known")
+    except (FileNotFoundError, NotADirectoryError):
+        return Ledger("")
     except FormatError as error:
         raise type(error)(
             f"{above.label}/{LATEST}: {error}. Checkpoints can still be loaded by their own names; "
-            "delete the file, and the next save makes a new one"
+            + ("delete the file, and " if isinstance(error, NewerFormatError) else "")
+            + "the next save makes a new one"
         ) from None
     return Ledger(latest, known)
 
@@ -138,25 +148,35 @@ def is_there(above: StorePlace, known: Known) -> bool:
 
 def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
+    found = find_any(place)
+    if found is None:
+        raise FileNotFoundError(
+            f"{place.label} holds no checkpoint: neither {MANIFEST} nor {LATEST} is there. "
+            "A save that did not finish leaves none: name an earlier one"
+        )
+    return found
+
+
+def find_any(place: StorePlace) -> tuple[StorePlace, Manifest] | None:
+    """As `find_checkpoint`, but None where there never was one. Raises FileNotFoundError if the latest one is gone."""
     found = read_manifest(place)
     if found is not None:
         _check_one_kind(place)
         return place, found
     ledger = read_ledger(place)
     if not ledger.latest:
-        raise FileNotFoundError(
-            f"{place.label} holds no checkpoint: neither {MANIFEST} nor {LATEST} is there. "
-            "A save that did not finish leaves none: name an earlier one"
-        )
-    inner = place.child(ledger.latest)
-    found = read_manifest(inner)
-    if found is None:
+        return None
+    while (found := read_manifest(place.child(ledger.latest))) is None:
+        seen, ledger = ledger.latest, read_ledger(place)
+        if ledger.latest != seen:  # a job went on meanwhile, and kept few
+            continue
         before = (each for each in reversed(ledger.known) if each.name != ledger.latest and is_there(place, each))
         others = [each.name for each in islice(before, MAX_OFFERED)]
         raise FileNotFoundError(
             f"{place.label}/{LATEST} names {ledger.latest}, which is not there"
             + (f"; name another one: {', '.join(others)}" if others else "")
         )
+    inner = place.child(ledger.latest)
     _check_one_kind(inner)
     return inner, found
 
