@@ -267,7 +267,7 @@ def disk_full(root: Path) -> Any:
         attempt()
 
     ended = run(limited, 4)
-    left = sorted(each.name.split(".")[0] for each in (root / "step-2").iterdir())
+    left = sorted(each.name for each in root.iterdir())
     before = loads(root, 1)
     again = run(lambda _: saver(root, 2)(), 4)
     return {

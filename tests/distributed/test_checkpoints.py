@@ -16,9 +16,10 @@ from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.distributed.checkpoint.staging import AsyncStager
 
 import slimtensors
-from distributed.states import load, same, save, state
-from slimtensors.checkpoint import ledger
+from distributed.states import load, names, same, save, state
+from slimtensors.checkpoint import ledger, places
 from slimtensors.checkpoint.places import open_place
+from slimtensors.container import system
 from slimtensors.torch.distributed import SavePlanner, StorageReader, StorageWriter
 from slimtensors.torch.distributed.boxes import destination, lay_out
 
@@ -111,15 +112,58 @@ def test_a_failed_save_leaves_nothing_in_a_store(monkeypatch: pytest.MonkeyPatch
     root = f"memory://{uuid.uuid4().hex}"
     save(f"{root}/a", state(1))
 
-    def full(*_: Any) -> None:
-        raise OSError(28, "No space left on device")
-
     monkeypatch.setattr(remote.StreamOutput, "write", full)
     with pytest.raises(CheckpointException, match="No space left"):
         save(f"{root}/b", state(2))
     monkeypatch.undo()
     assert open_place(f"{root}/b").sizes() == {}
     assert same(load(root, state(1)), state(1))
+
+
+def full(*_: Any, **__: Any) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_a_failed_save_leaves_nothing_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path / "a", state(1))
+    (tmp_path / "mine").mkdir()
+    before = {path.name: names(path) for path in tmp_path.iterdir() if path.is_dir()}
+    for broken in ("create", "replace"):  # before anything is written, and when all is but the manifest
+        for name in ("a", "mine", "new"):
+            with monkeypatch.context() as patch:
+                patch.setattr(places.LocalPlace, broken, full)
+                with pytest.raises(CheckpointException, match="No space left"):
+                    save(tmp_path / name, state(2))
+            assert {path.name: names(path) for path in tmp_path.iterdir() if path.is_dir()} == before
+    assert same(load(tmp_path, state(1)), state(1))
+
+
+def test_a_failed_save_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for failing in (full, stopped):
+        with monkeypatch.context() as patch:
+            patch.setattr(system.TemporaryOutput, "commit", failing)
+            with pytest.raises(CheckpointException):
+                save(tmp_path / "b", state(2))
+        assert names(tmp_path) == []
+
+
+def test_a_save_that_is_committed_though_an_error_says_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replacing = places.LocalPlace.replace
+
+    def late(*given: Any, **options: Any) -> None:
+        replacing(*given, **options)
+        full()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(places.LocalPlace, "replace", late)
+        with pytest.raises(CheckpointException, match="No space left"):
+            save(tmp_path / "b", state(2))
+    assert same(load(tmp_path / "b", state(2)), state(2))
 
 
 def test_a_plan_of_many_ranks() -> None:

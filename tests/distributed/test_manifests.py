@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
 
 import slimtensors
-from distributed.states import load, save, state
+from distributed.states import load, same, save, state
 from slimtensors.checkpoint import ledger, manifest
 from slimtensors.checkpoint.places import LocalPlace
+from slimtensors.torch.distributed import latest_checkpoint, remove_checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 
@@ -102,8 +104,34 @@ def test_where_there_is_nothing(tmp_path: Path) -> None:
     with pytest.raises(CheckpointException, match="names b, which is not there; name another one: a"):
         load(tmp_path, state(1))
     (tmp_path / "latest.json").write_text("{}")
-    with pytest.raises(CheckpointException, match="delete the file"):
-        save(tmp_path / "c", state(1))
+    with pytest.raises(CheckpointException, match="can still be loaded by their own names; the next save makes"):
+        load(tmp_path, state(1))
+
+
+def test_whether_there_is_one(tmp_path: Path) -> None:
+    """A job starts anew if there is none, and only then."""
+    run = tmp_path / "run"
+    for empty in (run, tmp_path):
+        assert latest_checkpoint(empty) is None
+    for name in ("a", "b"):
+        save(run / name, state(1))
+        assert latest_checkpoint(run) == str(run / name) == latest_checkpoint(f"file://{run}/{name}")
+    assert same(load(latest_checkpoint(run), state(1)), state(1))
+    remove_checkpoint(run / "b")
+    assert latest_checkpoint(run) == str(run / "a")
+    shutil.rmtree(run / "a")
+    with pytest.raises(FileNotFoundError, match="names a, which is not there"):
+        latest_checkpoint(run)
+    (run / "latest.json").write_text("")
+    with pytest.raises(slimtensors.FormatError, match="cut off"):
+        latest_checkpoint(run)
+    dcp.save({"a": torch.ones(3)}, checkpoint_id=tmp_path / "stock")
+    with pytest.raises(slimtensors.UsageError, match="read it with FileSystemReader"):
+        latest_checkpoint(tmp_path / "stock")
+    root = f"memory://{uuid.uuid4().hex}"
+    assert latest_checkpoint(root) is None
+    save(f"{root}/a", state(1))
+    assert same(load(latest_checkpoint(root), state(1)), state(1))
 
 
 def test_advice(tmp_path: Path) -> None:

@@ -4,17 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
+from typing import NamedTuple
 
-from slimtensors.checkpoint.ledger import LATEST, read_ledger, read_manifest
-from slimtensors.checkpoint.manifest import MANIFEST, Manifest, run_of
+from slimtensors.checkpoint.commit import missing_ranks
+from slimtensors.checkpoint.ledger import LATEST, Ledger, read_ledger, read_manifest
+from slimtensors.checkpoint.manifest import MANIFEST, Manifest, file_name, run_of
 from slimtensors.checkpoint.opening import check_parts, parts_by_file
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.errors import FormatError
 from slimtensors.reading.tensors import open_file
 
-__all__ = ["check_folder", "check_latest"]
+__all__ = ["Seen", "check_folder", "check_latest"]
 
-MISSING = "the save did not finish, or the manifest was removed. They are no checkpoint without it"
+MISSING = "the save did not finish, or has not yet, or the manifest was removed. They are no checkpoint without it"
+SEAL_BYTES = 75  # the start of a manifest, up to its digest's end
+
+
+class Seen(NamedTuple):
+    """A checkpoint as it was when its folder was listed: a job that goes on saving may remove it, or replace it."""
+
+    folder: Path
+    names: Collection[str]
+    seal: bytes  # the start of its manifest; none if that was not there
+
+    @classmethod
+    def now(cls, folder: Path, names: Collection[str]) -> Seen:
+        """names: of the folder's files."""
+        return cls(folder, names, _seal(folder) if MANIFEST in names else b"")
+
+    def changed(self) -> bool:
+        """Whether it has been removed, replaced or committed since: what was found then is not wrong with it."""
+        now, ranks = _seal(self.folder), [name for name in self.names if run_of(name) is not None]
+        gone = [name for name in ranks if not (self.folder / name).exists()]
+        if now != self.seal or not now:
+            return now != self.seal or len(gone) == len(ranks)
+        try:
+            manifest = read_manifest(LocalPlace(self.folder))
+        except FormatError:
+            return False
+        return manifest is None or (bool(gone) and manifest.run not in map(run_of, ranks))
+
+
+def _seal(folder: Path) -> bytes:
+    try:
+        with (folder / MANIFEST).open("rb") as file:
+            return file.read(SEAL_BYTES)
+    except OSError:
+        return b""
 
 
 def check_folder(folder: Path, names: Collection[str]) -> list[str]:
@@ -37,15 +73,25 @@ def check_folder(folder: Path, names: Collection[str]) -> list[str]:
         problem = _problem(folder, manifest, number, parts) if name in names else "is not there"
         if problem:
             found.append(f"{folder}/{name} {problem}; {MANIFEST} names it")
-    return found
+    return found + (_check_bases(LocalPlace(folder), manifest) if manifest else [])
 
 
 def check_latest(folder: Path) -> list[str]:
     """What is wrong with the list of the checkpoints in a folder that holds some; nothing if it has no list."""
-    try:
-        ledger = read_ledger(LocalPlace(folder))
-    except FormatError as error:
-        return [str(error)]
+    before, found = None, list[str]()
+    while True:
+        try:
+            ledger = read_ledger(LocalPlace(folder))
+        except FormatError as error:
+            return [str(error)]
+        if ledger == before:
+            return found
+        before, found = ledger, _wrong_latest(folder, ledger)
+        if not found:
+            return []  # else it is looked at once more: the latest may have gone when a new one came
+
+
+def _wrong_latest(folder: Path, ledger: Ledger) -> list[str]:
     latest = ledger.find(ledger.latest)
     if latest is None:
         return []
@@ -60,10 +106,23 @@ def check_latest(folder: Path) -> list[str]:
     return []
 
 
+def _check_bases(place: LocalPlace, manifest: Manifest) -> list[str]:
+    """A reader refuses a checkpoint unless all of these files are there."""
+    above, found = place.parent(), []
+    for name, run in manifest.bases:
+        lacking = missing_ranks(above.child(name), run, len(manifest.files)) if above else [0]
+        if lacking:
+            lost = f"{place.path.parent / name}/{file_name(lacking[0], run)}"
+            found.append(f"{place.label} is stored as differences from {name} beside it, and {lost} is not there")
+    return found
+
+
 def _problem(folder: Path, manifest: Manifest, number: int, parts: list[tuple[str, list[int]]]) -> str:
     expected = manifest.files[number]
     try:
         opened = open_file(folder / expected.name, verify="none")
+    except FileNotFoundError:
+        return "is not there"
     except FormatError:
         return ""  # said by who looks at the file itself
     with opened as file:

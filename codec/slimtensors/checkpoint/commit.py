@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 
-from slimtensors.checkpoint.ledger import LATEST, Ledger, clear, read_ledger, read_manifest
+from slimtensors.checkpoint.ledger import LATEST, MAX_LEDGER_BYTES, Ledger, clear, is_there, read_ledger, read_manifest
 from slimtensors.checkpoint.manifest import BOTH_KINDS, MANIFEST, NAME, STOCK, Manifest, file_name, run_of
 from slimtensors.checkpoint.places import StorePlace
-from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
+from slimtensors.errors import FormatError, LimitError, NewerFormatError, SlimtensorsError, UsageError, note
 
-__all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks"]
+__all__ = ["RetentionWarning", "bases_for", "check_free", "check_place", "commit", "missing_ranks", "withdraw"]
+
+
+DAMAGED = f"{LATEST}.damaged"
 
 
 class RetentionWarning(UserWarning):
@@ -17,18 +21,36 @@ class RetentionWarning(UserWarning):
 
 
 def check_free(place: StorePlace, *, overwrite: bool) -> None:
-    """Raises UsageError if a checkpoint may not be saved there; FormatError if `latest.json` is damaged."""
+    """Raises UsageError if a checkpoint may not be saved there; NewerFormatError if `latest.json` is a newer one."""
     above = place.parent()
     if above is None:
         raise UsageError(f"{place.label} is no place for a checkpoint: name a folder in it")
     check_place(place)
-    needing = read_ledger(above).needing(place.name)
+    needing = _known_above(above)[0].needing(place.name)
     if needing:
         raise UsageError(f"{place.label} is the base of {', '.join(needing)}: save under another name")
     if STOCK in place.sizes():
         raise UsageError(f"{place.label} holds a checkpoint that torch wrote ({STOCK}): {BOTH_KINDS}")
     if not overwrite and read_manifest(place) is not None:
         raise UsageError(f"{place.label} holds a checkpoint already: name another place, or pass overwrite=True")
+
+
+def _known_above(above: StorePlace) -> tuple[Ledger, str]:
+    """`latest.json` above a checkpoint, and what is wrong with it; then an empty one takes its place: a job must not
+    lose what it does now because what it saved before is damaged. Raises NewerFormatError.
+    """
+    try:
+        return read_ledger(above), ""
+    except NewerFormatError:
+        raise
+    except FormatError as error:
+        return Ledger(""), str(error)
+
+
+def _set_aside(above: StorePlace, durable: bool) -> None:
+    """A copy, which stores can make too, for who wants to look; of one beyond all bounds none."""
+    with suppress(LimitError):
+        above.replace(DAMAGED, above.read(LATEST, MAX_LEDGER_BYTES), durable=durable)
 
 
 def check_place(place: StorePlace) -> None:
@@ -42,7 +64,7 @@ def bases_for(place: StorePlace, ranks: int, full_every: int) -> list[tuple[str,
     above = place.parent()
     if full_every == 1 or above is None:
         return []
-    latest = read_ledger(above).latest
+    latest = _known_above(above)[0].latest
     if not latest or latest == place.name:
         return []
     try:
@@ -68,8 +90,8 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     """Write the manifest, when all its files are there, then `latest.json`; then remove what is not needed any more.
 
     Raises SlimtensorsError if a file is not as it was reported. An error after the manifest was written says so: the
-    checkpoint can be loaded by its own name. keep: how many checkpoints to keep; all if None. Only those that
-    `latest.json` knows are ever removed, and none that a kept one needs.
+    checkpoint can be loaded by its own name. keep: how many checkpoints to keep, of those that are still
+    there; all if None. Only those that `latest.json` knows are ever removed, and none that a kept one needs.
     """
     there = place.sizes()
     for rank, file in enumerate(manifest.files):
@@ -83,12 +105,17 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     assert above is not None
     place.replace(MANIFEST, manifest.to_bytes(), durable=durable)
     try:
-        ledger = read_ledger(above)
+        ledger, damage = _known_above(above)
+        if damage:
+            _set_aside(above, durable)
         ledger.add(place.name, manifest.run, tuple(name for name, _ in manifest.bases))
         above.replace(LATEST, ledger.to_bytes(), durable=durable)
     except Exception as error:
         note(error, f"the checkpoint {place.label} is whole, but {above.label}/{LATEST} does not name it")
         raise
+    if damage:  # and so is which files others are made from: all stay
+        warnings.warn(f"{place.label} is saved, and a new list of checkpoints begun: {damage}", stacklevel=2)
+        return
     try:
         _reclaim(place, there, manifest.run)
         for name in above.sizes():
@@ -99,6 +126,21 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     except Exception as error:
         text = f"{place.label} is saved, but old files could not be removed: {error}"
         warnings.warn(text, RetentionWarning, stacklevel=2)
+
+
+def withdraw(place: StorePlace, run: str, *, new: bool) -> None:
+    """Remove what a save wrote that could not be committed, and the folder if it was new. Nothing, if its manifest is
+    there all the same, or in a store, where a request that failed may have an effect later.
+    """
+    if not place.reads_back:
+        return
+    found = read_manifest(place)
+    if found is None or found.run != run:
+        for name in place.sizes():
+            if run_of(name) == run:
+                place.remove(name)
+        if new:
+            place.remove_if_empty()
 
 
 def _reclaim(place: StorePlace, there: dict[str, int], run: str) -> None:
@@ -115,8 +157,9 @@ def _is_temporary(name: str, of: str) -> bool:
 
 
 def _retain(above: StorePlace, ledger: Ledger, keep: int, durable: bool) -> None:
-    gone = ledger.beyond(keep)
-    for each in gone:
+    new = ledger.latest
+    gone = ledger.beyond(keep, lambda each: each.name == new or is_there(above, each))
+    for each in reversed(gone):  # what is made from another one first
         old = above.child(each.name)
         manifest = read_manifest(old)
         if manifest is None or manifest.run == each.run:  # else somebody else's is there now

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 from slimtensors.checkpoint.manifest import (
@@ -22,13 +24,25 @@ from slimtensors.checkpoint.manifest import (
     with_keys,
 )  # fmt: skip
 from slimtensors.checkpoint.places import StorePlace
-from slimtensors.errors import FormatError, UsageError
+from slimtensors.errors import FormatError, NewerFormatError, UsageError
 
-__all__ = ["LATEST", "Known", "Ledger", "find_checkpoint", "read_ledger", "read_manifest", "remove"]
+__all__ = [
+    "LATEST",
+    "MAX_LEDGER_BYTES",
+    "Known",
+    "Ledger",
+    "find_any",
+    "find_checkpoint",
+    "is_there",
+    "read_ledger",
+    "read_manifest",
+    "remove",
+]  # fmt: skip
 
 LATEST = "latest.json"
 VERSION = 0
 MAX_LEDGER_BYTES = 1 << 24
+MAX_OFFERED = 5  # names of checkpoints that are there, where the latest is not
 
 
 class Known(NamedTuple):
@@ -65,9 +79,9 @@ class Ledger:
         if self.latest == name:
             self.latest = self.known[-1].name if self.known else ""
 
-    def beyond(self, keep: int) -> list[Known]:
-        """Those that are neither among the newest `keep` nor a base of one of these."""
-        kept = self.known[-keep:]
+    def beyond(self, keep: int, there: Callable[[Known], bool]) -> list[Known]:
+        """Those that are neither among the newest `keep` of those that are there, nor a base of one of these."""
+        kept = islice(filter(there, reversed(self.known)), keep)
         needed = {name for each in kept for name in (each.name, *each.bases)}
         return [each for each in self.known if each.name not in needed]
 
@@ -79,11 +93,7 @@ class Ledger:
 def read_ledger(above: StorePlace) -> Ledger:
     """Empty if there is none. Raises FormatError for a damaged one."""
     try:
-        data = above.read(LATEST, MAX_LEDGER_BYTES)
-    except (FileNotFoundError, NotADirectoryError):
-        return Ledger("")
-    try:
-        value = unseal(data)
+        value = unseal(above.read(LATEST, MAX_LEDGER_BYTES))
         check_version(value, "the list of checkpoints")
         found = with_keys(value, "format known latest", "the list of checkpoints")
         need(isinstance(found["known"], list), "known is not an array")
@@ -92,10 +102,13 @@ def read_ledger(above: StorePlace) -> Ledger:
         need([each.number for each in known] == sorted({each.number for each in known}), "numbers do not rise")
         latest = found["latest"]
         need(latest == "" if not known else latest in [each.name for each in known], "the latest is not known")
+    except (FileNotFoundError, NotADirectoryError):
+        return Ledger("")
     except FormatError as error:
         raise type(error)(
             f"{above.label}/{LATEST}: {error}. Checkpoints can still be loaded by their own names; "
-            "delete the file, and the next save makes a new one"
+            + ("delete the file, and " if isinstance(error, NewerFormatError) else "")
+            + "the next save makes a new one"
         ) from None
     return Ledger(latest, known)
 
@@ -117,26 +130,53 @@ def read_manifest(place: StorePlace) -> Manifest | None:
     return Manifest.parse(data, f"{place.label}/{MANIFEST}")
 
 
+def is_there(above: StorePlace, known: Known) -> bool:
+    """Whether a known checkpoint is still there. Raises FormatError if another run wrote there too, and it is damaged.
+
+    One listing, as a rule: manifests of many ranks are large, and this is asked at each save.
+    """
+    place = above.child(known.name)
+    there = place.sizes()
+    runs = {run_of(name) for name in there} - {None}
+    if MANIFEST not in there or known.run not in runs:
+        return False
+    if len(runs) == 1:
+        return True
+    found = read_manifest(place)
+    return found is not None and found.run == known.run
+
+
 def find_checkpoint(place: StorePlace) -> tuple[StorePlace, Manifest]:
     """The checkpoint at a place, or the latest of those in it. Raises FileNotFoundError if there is neither."""
+    found = find_any(place)
+    if found is None:
+        raise FileNotFoundError(
+            f"{place.label} holds no checkpoint: neither {MANIFEST} nor {LATEST} is there. "
+            "A save that did not finish leaves none: name an earlier one"
+        )
+    return found
+
+
+def find_any(place: StorePlace) -> tuple[StorePlace, Manifest] | None:
+    """As `find_checkpoint`, but None where there never was one. Raises FileNotFoundError if the latest one is gone."""
     found = read_manifest(place)
     if found is not None:
         _check_one_kind(place)
         return place, found
     ledger = read_ledger(place)
     if not ledger.latest:
-        raise FileNotFoundError(
-            f"{place.label} holds no checkpoint: neither {MANIFEST} nor {LATEST} is there. "
-            "A save that did not finish leaves none: name an earlier one"
-        )
-    inner = place.child(ledger.latest)
-    found = read_manifest(inner)
-    if found is None:
-        others = [each.name for each in ledger.known if each.name != ledger.latest]
+        return None
+    while (found := read_manifest(place.child(ledger.latest))) is None:
+        seen, ledger = ledger.latest, read_ledger(place)
+        if ledger.latest != seen:  # a job went on meanwhile, and kept few
+            continue
+        before = (each for each in reversed(ledger.known) if each.name != ledger.latest and is_there(place, each))
+        others = [each.name for each in islice(before, MAX_OFFERED)]
         raise FileNotFoundError(
             f"{place.label}/{LATEST} names {ledger.latest}, which is not there"
-            + (f"; name another one: {', '.join(reversed(others))}" if others else "")
+            + (f"; name another one: {', '.join(others)}" if others else "")
         )
+    inner = place.child(ledger.latest)
     _check_one_kind(inner)
     return inner, found
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
-from slimtensors.bases.resolving import open_with
-from slimtensors.checkpoint.manifest import OBJECTS, Entry, Manifest, file_name, part_name
-from slimtensors.checkpoint.places import StorePlace
+from slimtensors.bases.resolving import LastResort, open_with
+from slimtensors.checkpoint.ledger import read_manifest
+from slimtensors.checkpoint.manifest import MANIFEST, MAX_BYTES, OBJECTS, Entry, Manifest, file_name, part_name
+from slimtensors.checkpoint.places import LocalPlace, StorePlace
 from slimtensors.checkpoint.plain import check_named, parse_objects
 from slimtensors.container.reader import Verify
-from slimtensors.errors import BaseError, FormatError, TensorNotFoundError
+from slimtensors.container.remote import is_remote, last_part, open_remote, sibling
+from slimtensors.errors import BaseError, FormatError, LimitError, SlimtensorsError, TensorNotFoundError
 from slimtensors.reading.tensors import TensorFile
 
-__all__ = ["check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
+__all__ = ["bases_beside", "check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
 
 
 def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Verify = "full") -> TensorFile:
@@ -44,6 +48,49 @@ def open_rank(place: StorePlace, manifest: Manifest, number: int, *, verify: Ver
             f"manifest says {expected.size} bytes, id {expected.file_id}"
         )
     return file
+
+
+def bases_beside(file: str) -> list[Any]:
+    """What a rank's file is made from, as the manifest beside it says; nothing if there is none that names this file.
+
+    file: a path, or a name elsewhere. Only what is there: whoever wants another base is told that it is not found.
+    """
+    name, elsewhere = last_part(file), is_remote(file)
+    try:
+        folder = sibling(file, "") if elsewhere else str(Path(file).absolute().parent)
+        manifest = _manifest_of(folder, 0 if elsewhere else (Path(folder) / MANIFEST).stat().st_mtime_ns)
+    except (SlimtensorsError, OSError):  # said by who looks at the folder
+        return []
+    for number, each in enumerate(manifest.files):
+        if each.name == name:
+            wanted = [(base, file_name(number, run)) for base, run in manifest.bases]
+            if elsewhere:
+                above = sibling(folder[:-1], "")
+                return [LastResort(partial(_ask, f"{above}{base}/{own}")) for base, own in wanted]
+            paths = [Path(folder).parent / base / own for base, own in wanted]
+            return [path for path in paths if path.is_file()]
+    return []
+
+
+def _ask(name: str, _base: object) -> str:
+    return name
+
+
+@lru_cache(maxsize=1)  # as many files as ranks are looked at in turn
+def _manifest_of(folder: str, _state: int) -> Manifest:
+    """folder: with a slash behind it, if it is elsewhere."""
+    if is_remote(folder):
+        source = open_remote(folder + MANIFEST)
+        try:
+            if source.size() > MAX_BYTES:
+                raise LimitError(f"{folder}{MANIFEST} has more than {MAX_BYTES} bytes")
+            return Manifest.parse(source.read(0, source.size()).tobytes(), folder + MANIFEST)
+        finally:
+            source.close()
+    found = read_manifest(LocalPlace(folder))
+    if found is None:
+        raise FileNotFoundError(folder)
+    return found
 
 
 def find_part(file: TensorFile, name: str, entry: Entry, part: list[int]) -> str:

@@ -50,6 +50,9 @@ class StorePlace(Protocol):
     def abandon(self, keep: str) -> None:
         """End uploads that a process of another run than `keep` left unfinished."""
 
+    def exists(self) -> bool:
+        """Whether there is such a folder; stores without folders have all."""
+
     def remove_if_empty(self) -> None: ...
 
     def child(self, name: str) -> StorePlace: ...
@@ -107,6 +110,9 @@ class LocalPlace:
 
     def abandon(self, _keep: str) -> None:
         """A local upload is a temporary file, and is among the files."""
+
+    def exists(self) -> bool:
+        return self.path.exists()
 
     def remove_if_empty(self) -> None:
         with contextlib.suppress(OSError):

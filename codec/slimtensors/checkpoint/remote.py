@@ -92,6 +92,9 @@ class RemotePlace:
             if not listed.get("IsTruncated") or marks == before:  # a store that has no marks would list for ever
                 return
 
+    def exists(self) -> bool:
+        return not _is_file_system(self._fs) or bool(self._fs.exists(self._path))
+
     def remove_if_empty(self) -> None:
         if _is_file_system(self._fs):
             with contextlib.suppress(OSError):

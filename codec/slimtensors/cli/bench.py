@@ -155,7 +155,7 @@ def _inputs(file: str, source: Any) -> list[Any]:
 
     if what_is(source)[0] != "slimtensors":
         return list(open_weights(source).inputs)
-    with open_with(file, bases_of(None, [])) as opened:
+    with open_with(file, bases_of(None, [], file)) as opened:
         tensors = opened.header.tensors
         found = []
         for i, tensor in enumerate(tensors):

@@ -52,14 +52,16 @@ def command(
     from slimtensors.files.converting import decompress
     from slimtensors.files.folders import DECOMPRESS
 
-    bases = bases_of(base, base_dirs)
     settings = Settings(force, dry_run, quiet, verbose, progress)
 
+    def needed(source: Path | str) -> list[Any]:
+        return bases_of(base, base_dirs, source)
+
     def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:
-        decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=bases)
+        decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=needed(source))
 
     def amount(path: Path | str) -> int:
-        with open_with(path, bases, max_bytes=max_bytes) as file:
+        with open_with(path, needed(path), max_bytes=max_bytes) as file:
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
     if any(map(is_remote, paths)):

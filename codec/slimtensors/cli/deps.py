@@ -39,7 +39,7 @@ def command(
     files: list[dict[str, Any]] = []
     for name, file in stored_files(path).files.items():
         with naming(file):
-            found = dependencies(file, base=bases_of(base, base_dirs), max_bytes=max_bytes)
+            found = dependencies(file, base=bases_of(base, base_dirs, file), max_bytes=max_bytes)
         needed += [(name, each) for each in found]
         lacking = sum(each.found is None for each in found)
         files.append({"file": str(file), "missing": lacking, "bases": [asdict(each) for each in found]})

@@ -42,7 +42,7 @@ def command(
     from slimtensors.cli.conversions import rewrite
     from slimtensors.files.flattening import flatten
 
-    bases = bases_of(base, base_dirs)
+    bases = bases_of(base, base_dirs, file)
     rewrite(
         file, out, bases, force, max_bytes, quiet, progress,
         lambda advance: flatten(

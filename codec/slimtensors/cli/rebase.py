@@ -54,7 +54,7 @@ def command(
     from slimtensors.cli.matches import say_matches
     from slimtensors.files.flattening import rebase
 
-    old = [*([old_base] if old_base else []), *bases_of(None, base_dirs)]
+    old = [*([old_base] if old_base else []), *bases_of(None, base_dirs, file)]
     rewrite(
         file, out, old, force, max_bytes, quiet, progress,
         lambda advance: rebase(

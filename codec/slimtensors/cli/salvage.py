@@ -64,7 +64,7 @@ def command(
         total = 2 * opened.header.decoded_bytes
     with naming(source), bar(total, last_part(file), quiet=quiet, asked=progress) as advance:
         found = salvage(
-            source, target, base=bases_of(base, base_dirs), zeros=zeros, threads=threads,
+            source, target, base=bases_of(base, base_dirs, file), zeros=zeros, threads=threads,
             max_bytes=max_bytes, progress=advance,
         )  # fmt: skip
     if found.lost:

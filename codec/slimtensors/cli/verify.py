@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from slimtensors.cli import options
 
 if TYPE_CHECKING:
+    from slimtensors.checkpoint.checking import Seen
     from slimtensors.cli.files import Stored
 
 __all__ = ["command"]
@@ -56,6 +58,7 @@ def command(
     stated, and every tensor's error is computed again. A folder's files are compared with those that `compress` makes
     them of, in the folder SOURCE.
     """
+    from slimtensors.checkpoint.checking import check_folder
     from slimtensors.cli.bases import bases_of
     from slimtensors.cli.exits import printable
     from slimtensors.cli.files import stored_files
@@ -63,20 +66,31 @@ def command(
     from slimtensors.errors import FormatError, RemoteError
 
     problems = list[str]()
-    stored = stored_files(path, lambda error: problems.append(_words(error)))
+    stored = stored_files(path, lambda error: None if _is_gone(error) else problems.append(_words(error)))
+    seen: dict[Path | None, Seen] = {}
+    of_checkpoints: dict[Path | None, list[str]] = {}
     if stored.folder is not None:
-        problems += _check_folder(stored.folder, stored.names)
+        problems += _check_indexes(stored.folder, stored.names)
+        seen = _checkpoints(stored.folder, stored.names)
+        of_checkpoints = {folder: check_folder(each.folder, each.names) for folder, each in seen.items()}
     sources = _sources(stored, path, against, problems)
-    bases = bases_of(base, base_dirs)
+    bases_of(base, base_dirs)  # raises, if it is no name of a base
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
+        folder = Path(file).parent if stored.folder is not None else None
         try:
-            results.append(_verify(file, threads, bases, max_bytes, quiet, progress, sources.get(name)))
-        except (FormatError, OSError) as error:  # noqa: PERF203 # one damaged file must not stop the others
-            alone = len(stored.files) == 1 and not problems and not as_json
-            if alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError):
+            needed = bases_of(base, base_dirs, file)
+            results.append(_verify(file, threads, needed, max_bytes, quiet, progress, sources.get(name)))
+        except (FormatError, OSError) as error:
+            alone = len(stored.files) == 1 and not as_json and not problems and not any(of_checkpoints.values())
+            ends = alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError)
+            if ends and not (folder in seen and seen[folder].changed()):
                 raise
-            problems.append(_words(error, file))
+            of_checkpoints.get(folder, problems).append(_words(error, file))
+    removed = [folder for folder, found in of_checkpoints.items() if found and seen[folder].changed()]
+    problems += [each for folder, found in of_checkpoints.items() if folder not in removed for each in found]
+    if stored.folder is not None:
+        problems += _check_lists(stored.folder, stored.names, seen.values())
     if as_json:
         print_json({"sound": not problems, "files": results, "problems": problems})
     elif not quiet:
@@ -89,6 +103,8 @@ def command(
             if against:
                 found = each["against"]
                 say(f"  against {found['source']}: {found['equal']} tensors are equal" + _errors(found))
+        for folder in removed:
+            say(f"{folder}: removed, replaced or committed meanwhile")
     for problem in problems:
         click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
     if problems:
@@ -136,37 +152,46 @@ def _sources(stored: Stored, path: str, against: str | None, problems: list[str]
     return sources
 
 
-def _check_folder(path: Path, names: Sequence[str]) -> list[str]:
-    """What is wrong with indexes and checkpoints."""
+def _is_gone(error: Exception) -> bool:
+    """Whether something was removed since its folder was listed; of a link that leads nowhere, the link is there."""
+    return isinstance(error, FileNotFoundError) and not os.path.lexists(error.filename)
+
+
+def _check_indexes(path: Path, names: Sequence[str]) -> list[str]:
     from slimtensors.files.folders import DECOMPRESS
     from slimtensors.sources.shards import is_index
 
-    problems: list[str] = []
-    for name in names:
-        if is_index(name, DECOMPRESS.before):
-            problems += _check_index(path / name)
-    return problems + _check_checkpoints(path, names)
+    return [each for name in names if is_index(name, DECOMPRESS.before) for each in _check_index(path / name)]
 
 
-def _check_checkpoints(path: Path, names: Sequence[str]) -> list[str]:
-    """Of each folder in `path` that holds a checkpoint, or several, what is wrong with its manifest or their list."""
-    from slimtensors.checkpoint.checking import check_folder, check_latest
-    from slimtensors.checkpoint.ledger import LATEST
-    from slimtensors.checkpoint.manifest import MANIFEST, run_of
-
+def _by_folder(path: Path, names: Sequence[str]) -> dict[Path, list[str]]:
     folders: dict[Path, list[str]] = {}
     for name in names:
         place = path / name
         folders.setdefault(place.parent, []).append(place.name)
-    problems, above = list[str](), set()
-    for folder, there in folders.items():
-        problems += check_folder(folder, there)
-        if MANIFEST in there or any(run_of(name) is not None for name in there):
-            above.add(folder.parent)
-    for folder in above & folders.keys():
-        if LATEST in folders[folder]:
-            problems += check_latest(folder)
-    return problems
+    return folders
+
+
+def _checkpoints(path: Path, names: Sequence[str]) -> dict[Path | None, Seen]:
+    """The folders in `path` that hold a checkpoint, or files of one."""
+    from slimtensors.checkpoint.checking import Seen
+    from slimtensors.checkpoint.manifest import MANIFEST, run_of
+
+    return {
+        folder: Seen.now(folder, there)
+        for folder, there in _by_folder(path, names).items()
+        if MANIFEST in there or any(run_of(name) is not None for name in there)
+    }
+
+
+def _check_lists(path: Path, names: Sequence[str], seen: Iterable[Seen]) -> list[str]:
+    """What is wrong with the lists of checkpoints beside these."""
+    from slimtensors.checkpoint.checking import check_latest
+    from slimtensors.checkpoint.ledger import LATEST
+
+    above = {each.folder.parent for each in seen}
+    listed = [folder for folder, there in _by_folder(path, names).items() if folder in above and LATEST in there]
+    return [each for folder in listed for each in check_latest(folder)]
 
 
 def _check_index(index: Path) -> list[str]:

@@ -14,7 +14,7 @@ from slimtensors.checkpoint.commit import RetentionWarning
 from slimtensors.torch.distributed.convert import convert_checkpoint
 from slimtensors.torch.distributed.planning import SavePlanner
 from slimtensors.torch.distributed.ranks import RanksMissingError
-from slimtensors.torch.distributed.reader import StorageReader
+from slimtensors.torch.distributed.reader import StorageReader, latest_checkpoint
 from slimtensors.torch.distributed.removing import remove_checkpoint
 from slimtensors.torch.distributed.writer import StorageWriter
 
@@ -25,5 +25,6 @@ __all__ = [
     "StorageReader",
     "StorageWriter",
     "convert_checkpoint",
+    "latest_checkpoint",
     "remove_checkpoint",
 ]

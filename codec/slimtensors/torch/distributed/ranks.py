@@ -1,4 +1,4 @@
-"""What the ranks of a save tell each other: which run it is, and that all of them have finished."""
+"""What the ranks of a save tell each other: which run it is, that all of them have finished, and whether well."""
 
 from __future__ import annotations
 
@@ -103,3 +103,11 @@ class Ranks:
         except RuntimeError as error:
             return str(error).splitlines()[0]
         return None
+
+    def all_well(self, well: bool) -> bool:
+        """Whether it went well on all ranks. Raises RuntimeError if one has ended meanwhile."""
+        if not self.distributed:
+            return well
+        failed = torch.tensor([0 if well else 1])
+        dist.all_reduce(failed, group=self._group)
+        return not failed.item()

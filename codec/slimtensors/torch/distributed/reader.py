@@ -24,13 +24,13 @@ from torch.distributed.checkpoint.planner import LoadItemType, LoadPlan, LoadPla
 from torch.distributed.checkpoint.storage import StorageReader as TorchStorageReader
 from torch.futures import Future
 
-from slimtensors.checkpoint.ledger import find_checkpoint
+from slimtensors.checkpoint.ledger import find_any, find_checkpoint
 from slimtensors.checkpoint.manifest import STOCK, Entry, Manifest
 from slimtensors.checkpoint.opening import find_part, open_rank, read_objects
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DTYPES
-from slimtensors.errors import FormatError, UsageError
+from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.on_torch.tensors import check_writable_tensors, from_array, our_dtype, torch_dtype
 from slimtensors.reading.scheduling import Destination
 from slimtensors.reading.slicing import read_slice
@@ -39,10 +39,33 @@ from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.boxes import destination, lay_out
 
-__all__ = ["StorageReader"]
+__all__ = ["StorageReader", "latest_checkpoint"]
 
+MAX_FOUND = 4  # checkpoints, one after the other removed while they are read
 OPEN_AT_ONCE = 16  # files; a header in memory may take as much as its file's smallest tensors
 _SAME_SIZE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def latest_checkpoint(path: str | os.PathLike[str], *, storage_options: dict[str, Any] | None = None) -> str | None:
+    """The checkpoint at a path or URL, or the latest of those in it, as StorageReader finds it; None if there is none.
+
+    A job asks before it loads: `dcp.load` says of a missing checkpoint only that its metadata is None. Raises
+    FileNotFoundError if `latest.json` names one that is gone, FormatError for a damaged one, UsageError for what torch
+    wrote: a job that began anew then would lose what was saved.
+    """
+    found = _find(path, storage_options)
+    return None if found is None else found[0].label
+
+
+def _find(path: str | os.PathLike[str], options: dict[str, Any] | None) -> tuple[StorePlace, Manifest] | None:
+    place = open_place(path, options)
+    found = find_any(place)
+    if found is None and STOCK in place.sizes():
+        raise UsageError(
+            f"{path} is a checkpoint of DCP's own FileSystemWriter: read it with FileSystemReader, or "
+            "make one of ours of it with convert_checkpoint (`slimtensors convert`)"
+        )
+    return found
 
 
 class StorageReader(TorchStorageReader):
@@ -52,8 +75,10 @@ class StorageReader(TorchStorageReader):
     of `dcp.load` takes its place. Of each file, only the chunks that a rank needs are read and decoded, straight into
     contiguous tensors on the CPU. verify, threads: as for `slimtensors.safe_open`; storage_options: for fsspec.
 
-    Raises FileNotFoundError where no checkpoint was committed, FormatError if one is damaged. DCP hands both on within
-    a CheckpointException that names the ranks.
+    Where no checkpoint was committed, `read_metadata` raises FileNotFoundError, and FormatError if one is damaged; DCP
+    hands on that in a CheckpointException that names the ranks, but as no type to catch: `latest_checkpoint` tells
+    beforehand whether there is one. Where one process loads the latest, and the job that saves removes it meanwhile,
+    the next one is read if its tensors lie alike; else FormatError says to load again.
     """
 
     def __init__(
@@ -69,6 +94,7 @@ class StorageReader(TorchStorageReader):
         self._path = path
         self._place: StorePlace | None = None
         self._manifest: Manifest | None = None
+        self._alone = False
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
@@ -85,21 +111,14 @@ class StorageReader(TorchStorageReader):
         if checkpoint_id is not None:
             self._path = checkpoint_id
         self._place = self._manifest = None
+        self._alone = False
 
     def read_metadata(self) -> Metadata:
         """What the manifest says. Raises FileNotFoundError, FormatError."""
         if self._path is None:
             raise UsageError("nothing to read: give StorageReader a path, or dcp.load a checkpoint_id")
-        place = open_place(self._path, self._storage_options)
-        try:
-            self._place, self._manifest = find_checkpoint(place)
-        except FileNotFoundError as error:
-            if STOCK in place.sizes():
-                raise UsageError(
-                    f"{self._path} is a checkpoint of DCP's own FileSystemWriter: read it with FileSystemReader, or "
-                    "make one of ours of it with convert_checkpoint (`slimtensors convert`)"
-                ) from error
-            raise
+        there = _find(self._path, self._storage_options)
+        self._place, self._manifest = there or find_checkpoint(open_place(self._path, self._storage_options))
         found = self._manifest
         state: dict[str, Any] = {name: _tensor_metadata(entry) for name, entry in found.tensors.items()}
         state |= {name: BytesStorageMetadata() for name in found.objects}
@@ -116,12 +135,48 @@ class StorageReader(TorchStorageReader):
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
         """Raises FormatError if a save came between, so that ranks would load different checkpoints."""
+        self._alone = len(plans) == 1
         if len({plan.storage_data for plan in plans}) != 1:
             raise FormatError(f"{self._path}: the latest checkpoint changed while ranks looked for it; load again")
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
         """Fill the planner's tensors, each chunk of a file decoded once."""
+        for _ in range(MAX_FOUND):
+            try:
+                self._read_all(plan, planner)
+            except (FormatError, FileNotFoundError) as error:  # noqa: PERF203 # of four at most
+                if not self._find_again(error):
+                    raise
+            else:
+                done: Future[None] = Future()
+                done.set_result(None)
+                return done
+        raise FormatError(self._went())
+
+    def _went(self) -> str:
+        return f"{self._path}: the latest checkpoint was removed while it was read; load again"
+
+    def _find_again(self, error: Exception) -> bool:
+        """Whether the checkpoint went while it was read, as a job that goes on saving removes it, and the latest one
+        now can be read in its place: by one process, since others may have read all of theirs. Raises FormatError.
+        """
+        assert self._path is not None
+        try:
+            found = find_any(open_place(self._path, self._storage_options))
+        except (SlimtensorsError, OSError):  # the first one says more
+            return False
+        before = self._known()
+        if found is None or found[1].run == before.run:
+            return False
+        now = found[1]
+        alike = (now.tensors, now.objects, now.planner) == (before.tensors, before.objects, before.planner)
+        if not self._alone or not alike:
+            raise FormatError(self._went()) from error
+        self._place, self._manifest = found
+        return True
+
+    def _read_all(self, plan: LoadPlan, planner: LoadPlanner) -> None:
         by_file: dict[int, list[_Read]] = {}
         for item in plan.items:
             read = self._locate(item)
@@ -135,9 +190,6 @@ class StorageReader(TorchStorageReader):
                         opened[number] = pool.submit(self._open, number)
                         stack.callback(_close, opened[number])  # also where one before it cannot be opened
                     self._read({number: each.result() for number, each in opened.items()}, by_file, planner)
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
 
     def _known(self) -> Manifest:
         if self._manifest is None:

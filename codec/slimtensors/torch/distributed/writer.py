@@ -8,6 +8,7 @@ import time
 import warnings
 from array import array
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import torch
@@ -19,7 +20,7 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from slimtensors.bases.matching import matched_bases
-from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing_ranks
+from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing_ranks, withdraw
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, File, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace, open_place
 from slimtensors.checkpoint.plain import dumps
@@ -112,7 +113,7 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
         self._storage_options = storage_options
         self._process_group = process_group
         self._ranks = self._all_ranks = Ranks(process_group, timeout)
-        self._path, self._coordinator = path, True
+        self._path, self._coordinator, self._new = path, True, False
         self._place: StorePlace | None = None if path is None else open_place(path, storage_options)
 
     @classmethod
@@ -164,19 +165,21 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
         if self._coordinator:
             try:
                 bases = bases_for(self._at(), self._ranks.count, self._full_every)
-                message = {"run": secrets.token_hex(16), "bases": bases}
+                message = {"run": secrets.token_hex(16), "bases": bases, "new": not self._at().exists()}
             except Exception as error:
                 message = {"error": f"{type(error).__name__}: {error}"}
         agreed = self._ranks.agree(message)
         if "error" in agreed:
             raise SlimtensorsError(agreed["error"])
-        run = agreed["run"]
+        run, self._new = agreed["run"], agreed["new"]
         try:
             written = self._write(plan, planner, run, [(name, base) for name, base in agreed["bases"]])
         except BaseException:
-            self._wait(run, begin)
+            self._wait(run, begin, False)
+            self._take_back(run)
             raise
-        self._wait(run, begin)
+        if not self._wait(run, begin, True):
+            self._take_back(run)  # and DCP raises what the others have raised
         result = WriteResult(MetadataIndex(written.file.name), written.file.size, written)
         done: Future[list[WriteResult]] = Future()
         done.set_result([result])
@@ -188,18 +191,36 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
         if [each.rank for each in written] != list(range(len(results))) or len({each.run for each in written}) != 1:
             raise SlimtensorsError(f"of {len(results)} ranks, {[each.rank for each in written]} reported one run")
         manifest = _manifest(metadata, written)
-        commit(self._at(), manifest, keep=self._keep, durable=self._durable)
+        try:
+            commit(self._at(), manifest, keep=self._keep, durable=self._durable)
+        except Exception:
+            with suppress(Exception):  # the first one matters more
+                withdraw(self._at(), manifest.run, new=self._new)
+            raise
 
     def _at(self) -> StorePlace:
         if self._place is None:
             raise UsageError("no place to save to: give StorageWriter a path, or dcp.save a checkpoint_id")
         return self._place
 
-    def _wait(self, run: str, begin: float) -> None:
-        """For the other ranks. Raises RanksMissingError."""
+    def _take_back(self, run: str) -> None:
+        """Remove what this rank wrote, if that can be done, and the folder if it was new: the save has failed."""
+        place = self._at()
+        with suppress(Exception):  # whatever led here matters more
+            place.remove(file_name(self._ranks.rank, run))
+            if self._new:
+                place.remove_if_empty()  # the last rank's attempt succeeds
+
+    def _wait(self, run: str, begin: float, well: bool) -> bool:
+        """For the other ranks. Whether all wrote their files. Raises RanksMissingError; files stay, which tell who is
+        missing.
+        """
         wrong = self._ranks.wait_for_all(max(1.0, self._timeout - (time.monotonic() - begin)))
         if wrong is None:
-            return
+            try:
+                return self._ranks.all_well(well)
+            except RuntimeError as error:
+                wrong = str(error).splitlines()[0]
         try:
             missing = missing_ranks(self._at(), run, self._ranks.count)
         except Exception as error:
