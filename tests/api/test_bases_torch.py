@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save as save_safetensors
 
 import slimtensors
 from slimtensors import BaseError, UsageError
@@ -42,6 +45,34 @@ def test_a_module_as_base() -> None:
         assert equal(load(saved, base=given), state(tuned))
     with slimtensors.safe_open(saved, "pt", base=base) as file:
         assert torch.equal(file.get_tensor("1.weight"), tuned[1].weight)
+
+
+def test_what_is_no_base(tmp_path: Path) -> None:
+    """Verbs for NumPy take no module, and above all do not call it; an empty path is not the current folder."""
+    base, tuned = model(0), model(0)
+    train(tuned)
+    saved = save(tuned.state_dict(), base=base)
+    plain = save_safetensors(state(tuned))
+
+    def called(*_: object) -> None:
+        raise AssertionError("forward")
+
+    base.forward = called  # type: ignore[assignment]
+    for given, said in (
+        (base, "the base is a Sequential, which verbs of slimtensors.torch take"),
+        (state(base), "those of torch are for verbs of slimtensors.torch"),
+        ("", "the base's path is empty"),
+    ):
+        for verb in (
+            lambda base: slimtensors.verify(saved, base=base),
+            lambda base: slimtensors.decompress(saved, tmp_path / "x", base=base),
+            lambda base: slimtensors.dependencies(saved, base=base),
+            lambda base: slimtensors.compress(plain, tmp_path / "x", base=base),
+            lambda base: slimtensors.estimate(plain, base=base),
+        ):
+            with pytest.raises(UsageError, match=said):
+                verb(given)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_from_a_trainer_to_a_server() -> None:

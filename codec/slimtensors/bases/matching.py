@@ -130,7 +130,7 @@ def check_map(base_map: Mapping[str, str] | None) -> None:
 
 
 def _is_function(base: Any) -> bool:
-    return callable(base) and not isinstance(base, Mapping)
+    return callable(base) and not isinstance(base, Mapping) and not hasattr(base, "state_dict")
 
 
 def _as_matched(tensor: Input, pair: BaseTensor | None, resolver: Resolver) -> MatchedBase | None:

@@ -233,7 +233,7 @@ class Resolver:
         known = self._models.get(id(given))
         if known is not None:  # opened already, as are arrays and open files for each base but the first
             return known[1]
-        if callable(given) and not isinstance(given, Mapping):
+        if callable(given) and not isinstance(given, Mapping) and not hasattr(given, "state_dict"):
             given = given(base)
             if given is None:
                 return None

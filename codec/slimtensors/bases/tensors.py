@@ -142,11 +142,21 @@ def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
 
     Raises UsageError for anything else, NotSlimtensorsError for a file of another kind.
     """
+    if isinstance(target, str) and not target:
+        raise UsageError("the base's path is empty")
+    if hasattr(target, "state_dict"):
+        raise UsageError(
+            f"the base is a {type(target).__name__}, which verbs of slimtensors.torch take; here give its file, or "
+            "{name: tensor.numpy()} of its state_dict()"
+        )
     if isinstance(target, Mapping):
         model = BaseModel("the arrays given as base")
         for name, array in target.items():
             if not isinstance(array, (np.ndarray, np.generic)):
-                raise UsageError(f"base tensor {name!r} is a {type(array).__name__}, not a NumPy array")
+                raise UsageError(
+                    f"base tensor {name!r} is a {type(array).__name__}, not a NumPy array; those of torch are for "
+                    "verbs of slimtensors.torch"
+                )
             model.add(BaseTensor(ArrayInput(name, np.asarray(array)), model.label, {}))
         return model
     if isinstance(target, tuple) and all(isinstance(item, ArrayInput) for item in target):
