@@ -1339,9 +1339,9 @@ add(
 
 @invalid("a tail that leaves the chunk")
 def planes_tail_cut() -> bytes:
-    values = [*VALUES[:128], *range(1, 128)]
-    stored = chunk_of(values, TWELVE, Plane(RAW)).bytes()
-    return planes_file(stored[:448], values)  # the tail, of 254 bytes, begins at 224
+    values = [v % 256 for v in noise(128)] + [*range(1, 128)]
+    stored = chunk_of(values, BYTES, Plane(RAW), unit=1).bytes()
+    return planes_file(stored[:256], values, BYTES, "U8")  # the tail, of 127 bytes, begins at 160
 
 
 def cut_read_ahead() -> bytes:
@@ -1682,13 +1682,19 @@ def low_state(parts: CodedParts) -> None:
 carve("words_left", "a word more than the block reads", words_left)
 carve("words_few", "a word less than the block reads", words_few)
 carve("words_none", "a payload that ends before the words", lambda p: put(p, words=[]))
-carve("states_cut", "a payload that ends within the states", lambda p: put(p, words=[], states=p.states[:-1]))
 carve("words_of_neighbour", "a word counted with the wrong block", words_to_neighbour, blocks=2)
 carve("words_uncounted", "a word that no block counts", lambda p: p.words.append(0))
 carve("words_count_more", "a word count beyond the payload", lambda p: put(p, counts=[p.counts[0] + 1000]))
 carve("states_final", "final states that are not 2^16", final_state)
 carve("states_low", "a state below 2^16 from which decoding would go on", low_state)
 carve("coded_padding", "padding between the parts of a plane that is not zero", lambda p: put(p, padding=255))
+
+
+@invalid("a payload that ends within the states")
+def states_cut() -> bytes:
+    chunk = chunk_of(VALUES, TWELVE, Plane(CODED))
+    whole = replace(chunk.planes[0].parts, words=[]).payload()
+    return planes_file(chunk.replace(0, parts=None, payload=whole[:-4]))
 
 
 @invalid("word counts of two blocks that sum to the right number modulo 2^32")
