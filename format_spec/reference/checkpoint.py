@@ -1,7 +1,7 @@
 """A reference reader of checkpoints: chapter `checkpoint.md`, section by section. Quotations are from that text.
 
-It is written from the specification alone, as `decode.py` is, which reads the files. It reads everything: every file,
-every part of every tensor, every object, and of other checkpoints the bases that these need.
+It is written from the specification alone, as `decode.py` is, which reads the files. It reads all that the manifest
+names: every file, every part of every tensor, every object, and of other checkpoints the bases that these need.
 
     python format_spec/reference/checkpoint.py FOLDER        lists the tensors and objects
 """
@@ -14,7 +14,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from math import prod
@@ -253,26 +253,41 @@ class Bases:
             for i, found in enumerate(decode.read_layout(data)[2]):
                 if found == identity:
                     try:
-                        return decode_tensor(data, i, lambda base: self.get(base, (*above, identity)))
+                        return OpenFile(data, lambda base: self.get(base, (*above, identity))).decode(i)
                     except Refused:
                         continue  # another one of this identity may be had
         return None
 
 
-def decode_tensor(data: bytes, i: int, bases: Callable[[bytes], bytes | None]) -> bytes:
-    """One tensor of a file, and no stream that it does not need."""
-    header, records, identities, _ = decode.read_layout(data)
-    decode.put_bases(header, bases)
-    needed = streams_of(header, i)
-    decoded = [b""] * len(header.streams)
-    for s in decode.decoding_order(header.streams):
-        if s in needed:
-            sides = decode.sides_of(header, s, decoded)
-            decode.check_side(header.streams[s], sides)
-            decoded[s] = decode.decode_stream(header.streams[s], records[s], sides)
-    found = decode.assemble(header, decoded)[i]
-    check(digest(found) == identities[i], "base: identity")
-    return found
+class OpenFile:
+    """A file of which tensors are decoded one by one, and for each no stream that it does not need:
+    "chunks are checked only of tensors that parts, objects or differences need"
+    """
+
+    def __init__(self, data: bytes, bases: Callable[[bytes], bytes | None]) -> None:
+        self.header, self.streams, self.identities, self.file_id = decode.read_layout(data)
+        decode.check_total(self.header, len(data) + decode.put_bases(self.header, bases))
+        self.places = {tensor.name: i for i, tensor in enumerate(self.header.tensors)}
+
+    def decode(self, i: int) -> bytes:
+        needed = streams_of(self.header, i)
+        decoded = [b""] * len(self.header.streams)
+        for s in decode.decoding_order(self.header.streams):
+            if s in needed:
+                sides = decode.sides_of(self.header, s, decoded)
+                decode.check_side(self.header.streams[s], sides)
+                decoded[s] = decode.decode_stream(self.streams[s], sides)
+        found = decode.assemble(self.header, decoded)[i]
+        check(digest(found) == self.identities[i], "tensor: identity")
+        return found
+
+    def stated(self, name: str) -> tuple[str, tuple[int, ...]] | None:
+        """A tensor's dtype and shape; None: no such tensor."""
+        tensor = self.header.tensors[self.places[name]] if name in self.places else None
+        return tensor and (tensor.dtype, tensor.shape)
+
+    def get(self, name: str) -> bytes:
+        return self.decode(self.places[name])
 
 
 def streams_of(header: decode.Header, i: int) -> set[int]:
@@ -298,9 +313,12 @@ class Tagged:
     content: object
 
 
-def read_objects(text: bytes) -> dict[str, object]:
-    """ "holds JSON: an object from names to values" """
-    return {name: read_named(value) for name, value in any_object(parse_objects(text), "objects").items()}
+def read_objects(text: bytes, names: Collection[str] | None = None) -> dict[str, object]:
+    """ "holds JSON: an object from names to values"; `names`: those wanted, which are there. None: all."""
+    held = any_object(parse_objects(text), "objects")
+    check(held.keys() >= set(names or ()), "object: not in its file")
+    # "what a value contains is checked only of names that `objects` of the manifest gives to this file"
+    return {name: read_named(value) for name, value in held.items() if names is None or name in names}
 
 
 def parse_objects(text: bytes) -> object:
@@ -476,41 +494,42 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     tensors = {}
     for name, tensor in manifest.tensors.items():
         tensors[name] = tensor.dtype, tensor.shape, assemble(name, tensor, files)
-    held = {rank: read_held(files[rank]) for rank in set(manifest.objects.values())}
-    objects = {}
-    for name, rank in manifest.objects.items():
-        check(name in held[rank], "object: not in its file")
-        objects[name] = held[rank][name]
-    return Checkpoint(manifest, tensors, objects)
+    objects: dict[str, object] = {}
+    for rank in set(manifest.objects.values()):
+        objects |= read_held(files[rank], {name for name, holder in manifest.objects.items() if holder == rank})
+    return Checkpoint(manifest, tensors, {name: objects[name] for name in manifest.objects})
 
 
-def read_rank(folder: Path, manifest: Manifest, rank: int) -> decode.File:
+def read_rank(folder: Path, manifest: Manifest, rank: int) -> OpenFile:
+    """ "Every file in `files` is there with this length and file id, used or not" """
     stated = manifest.files[rank]
     bases = Bases(folder, manifest, rank)
     check((folder / stated.name).is_file(), "file: not there")
     data = (folder / stated.name).read_bytes()
     check(len(data) == stated.size, "file: of another length")
-    file = decode.decode_file(data, bases=bases.get)
+    file = OpenFile(data, bases.get)
     check(file.file_id.hex() == stated.file_id, "file: of another id")
     return file
 
 
-def read_held(file: decode.File) -> dict[str, object]:
-    check(OBJECTS in file.tensors, "objects: none in the file")
-    dtype, shape, data = file.tensors[OBJECTS]
+def read_held(file: OpenFile, names: Collection[str]) -> dict[str, object]:
+    stated = file.stated(OBJECTS)
+    check(stated is not None, "objects: none in the file")
+    dtype, shape = stated
     check(dtype == "U8" and len(shape) == 1, "objects: not U8 of one dimension")
-    return read_objects(data)
+    return read_objects(file.get(OBJECTS), names)
 
 
-def assemble(name: str, tensor: Tensor, files: Sequence[decode.File]) -> bytes:
+def assemble(name: str, tensor: Tensor, files: Sequence[OpenFile]) -> bytes:
     """A tensor from its parts, row by row of each."""
     found = []
     for part in tensor.parts:
-        stored = files[part.file].tensors.get(tensor.name_of(part, name))
-        check(stored is not None, "part: not in its file")
+        file, stored_name = files[part.file], tensor.name_of(part, name)
+        stated = file.stated(stored_name)
+        check(stated is not None, "part: not in its file")
         # "It has the tensor's dtype and the box's sizes as shape."
-        check(stored[:2] == (tensor.dtype, part.sizes), "part: of another dtype or shape")
-        found.append((part, stored[2]))
+        check(stated == (tensor.dtype, part.sizes), "part: of another dtype or shape")
+        found.append((part, file.get(stored_name)))
     if len(found) == 1:
         return found[0][1]
     each = DTYPES[tensor.dtype][0] // 8

@@ -585,8 +585,38 @@ class Record:
     stored: bytes
 
 
-def read_index(data: bytes, begin: int, index_length: int, header: Header) -> tuple[list[list[Record]], list[bytes]]:
-    """The records of each stream, and the tensors' identities."""
+@dataclass
+class StoredStream:
+    """A stream as it lies in the file, nothing of it checked yet."""
+
+    stream: Stream
+    table: bytes
+    table_digest: bytes
+    stored: bytes  # its chunks, one after another
+
+    def records(self) -> list[Record]:
+        """Step 5 of section 10, and the digests of the stored bytes."""
+        check(digest(self.table) == self.table_digest, "digest of the table records")
+        records = []
+        at, left = 0, self.stream.bytes()
+        for stored_length, decoded_length, stored_digest, decoded_digest in TABLE_RECORD.iter_unpack(self.table):
+            check(decoded_length == min(left, self.stream.chunk * self.stream.unit), "decoded length of a chunk")
+            left -= decoded_length
+            check(stored_length % ALIGNMENT == 0, "stored length is not a multiple of 64")
+            # "at least decoded length / 1024 ... at most decoded length rounded up to a multiple of 64, plus 128"
+            check(MAX_RATIO * stored_length >= decoded_length, "stored length too small for what it decodes to")
+            check(stored_length <= round_up(decoded_length, ALIGNMENT) + 128, "stored length too large")
+            check(at + stored_length <= len(self.stored), "chunks leave their stream")
+            stored = self.stored[at : at + stored_length]
+            at += stored_length
+            check(digest(stored) == stored_digest, "digest of the stored bytes")
+            records.append(Record(decoded_length, decoded_digest, stored))
+        check(at == len(self.stored), "stored length of a stream")
+        return records
+
+
+def read_index(data: bytes, begin: int, index_length: int, header: Header) -> tuple[list[StoredStream], list[bytes]]:
+    """The streams, and the tensors' identities."""
     streams = header.streams
     implied = STREAM_RECORD.size * len(streams) + IDENTITY_BYTES * len(header.tensors)
     check(index_length == implied, "index_length is not what the header implies")
@@ -599,29 +629,14 @@ def read_index(data: bytes, begin: int, index_length: int, header: Header) -> tu
     lengths_and_digests = [STREAM_RECORD.unpack_from(index, STREAM_RECORD.size * i) for i in range(len(streams))]
     check(chunk_at + sum(length for length, _ in lengths_and_digests) == len(data), "streams and file differ in length")
 
-    records = []
+    stored = []
     for stream, (length, table_digest) in zip(streams, lengths_and_digests, strict=True):
         table = data[table_at : table_at + TABLE_RECORD.size * stream.chunks]
+        stored.append(StoredStream(stream, table, table_digest, data[chunk_at : chunk_at + length]))
         table_at += len(table)
-        check(digest(table) == table_digest, "digest of the table records")
-        records.append([])
-        stream_end = chunk_at + length
-        left = stream.bytes()
-        for stored_length, decoded_length, stored_digest, decoded_digest in TABLE_RECORD.iter_unpack(table):
-            check(decoded_length == min(left, stream.chunk * stream.unit), "decoded length of a chunk")
-            left -= decoded_length
-            check(stored_length % ALIGNMENT == 0, "stored length is not a multiple of 64")
-            # "at least decoded length / 1024 ... at most decoded length rounded up to a multiple of 64, plus 128"
-            check(MAX_RATIO * stored_length >= decoded_length, "stored length too small for what it decodes to")
-            check(stored_length <= round_up(decoded_length, ALIGNMENT) + 128, "stored length too large")
-            check(chunk_at + stored_length <= stream_end, "chunks leave their stream")
-            stored = data[chunk_at : chunk_at + stored_length]
-            chunk_at += stored_length
-            check(digest(stored) == stored_digest, "digest of the stored bytes")
-            records[-1].append(Record(decoded_length, decoded_digest, stored))
-        check(chunk_at == stream_end, "stored length of a stream")
+        chunk_at += length
     at = STREAM_RECORD.size * len(streams)
-    return records, [index[i : i + IDENTITY_BYTES] for i in range(at, len(index), IDENTITY_BYTES)]
+    return stored, [index[i : i + IDENTITY_BYTES] for i in range(at, len(index), IDENTITY_BYTES)]
 
 
 # -- section 6: chunks -----------------------------------------------------------------------------------------------
@@ -985,12 +1000,12 @@ def decoded_digest(decoded: bytes) -> int:
 # -- sections 8 to 10: the whole file --------------------------------------------------------------------------------
 
 
-def decode_stream(stream: Stream, records: list[Record], sides: list[bytes], *, check_digest: bool = True) -> bytes:
-    out = []
-    for c, record in enumerate(records):
+def decode_stream(stored: StoredStream, sides: list[bytes]) -> bytes:
+    out, stream = [], stored.stream
+    for c, record in enumerate(stored.records()):
         n = record.decoded_length // stream.unit
         decoded = decode_chunk(record.stored, stream, c * stream.chunk, n, sides)
-        check(not check_digest or decoded_digest(decoded) == record.decoded_digest, "digest of the decoded bytes")
+        check(decoded_digest(decoded) == record.decoded_digest, "digest of the decoded bytes")
         out.append(decoded)
     return b"".join(out)
 
@@ -1020,12 +1035,12 @@ def check_side(stream: Stream, sides: list[bytes]) -> None:
         lookup.check_steps(stream.lookup, sides)
 
 
-def read_layout(data: bytes) -> tuple[Header, list[list[Record]], list[bytes], bytes]:
-    """Steps 1 to 5 of section 10, and the digests of the stored bytes."""
+def read_layout(data: bytes) -> tuple[Header, list[StoredStream], list[bytes], bytes]:
+    """Steps 1 to 4 of section 10."""
     header_length, index_length, file_id = read_prefix(data)
     header = HeaderReader(data[64 : 64 + header_length]).result()
-    records, identities = read_index(data, 64 + header_length, index_length, header)
-    return header, records, identities, file_id
+    streams, identities = read_index(data, 64 + header_length, index_length, header)
+    return header, streams, identities, file_id
 
 
 def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> int:
@@ -1058,13 +1073,13 @@ def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> 
     return sum(len(data) for data in found if data is not None)
 
 
-def decode_streams(header: Header, records: list[list[Record]]) -> list[bytes]:
+def decode_streams(header: Header, streams: list[StoredStream]) -> list[bytes]:
     """The decoded streams, in their order."""
     decoded: list[bytes] = [b""] * len(header.streams)
     for i in decoding_order(header.streams):
         sides = sides_of(header, i, decoded)
         check_side(header.streams[i], sides)
-        decoded[i] = decode_stream(header.streams[i], records[i], sides)
+        decoded[i] = decode_stream(streams[i], sides)
     return decoded
 
 
@@ -1130,19 +1145,23 @@ def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:
     return source
 
 
-def decode_file(
-    data: bytes, max_decoded: int | None = None, bases: Callable[[bytes], bytes | None] | None = None
-) -> File:
-    header, records, identities, file_id = read_layout(data)
-    base_bytes = put_bases(header, bases)
-    limit = MAX_RATIO * (len(data) + base_bytes) + FREE_BYTES if max_decoded is None else max_decoded
+def check_total(header: Header, given: int, most: int | None = None) -> None:
+    """What the file decodes to, of `given` bytes: it and the bases that were had. `most`: what the caller allows."""
     # "tensors (ties each time), side planes, literal bytes of the image"
     total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
     total += sum(header.tensors[tensor.scale].bytes for tensor in header.tensors if tensor.scale is not None)
     total += header.image.literal_bytes if header.image else 0
+    limit = MAX_RATIO * given + FREE_BYTES if most is None else most
     check(total <= limit, "decoded bytes of the file over the limit")
 
-    decoded = decode_streams(header, records)
+
+def decode_file(
+    data: bytes, max_decoded: int | None = None, bases: Callable[[bytes], bytes | None] | None = None
+) -> File:
+    header, streams, identities, file_id = read_layout(data)
+    check_total(header, len(data) + put_bases(header, bases), max_decoded)
+
+    decoded = decode_streams(header, streams)
     tensors = assemble(header, decoded)
     for tensor, data_, identity in zip(header.tensors, tensors, identities, strict=True):
         check(digest(data_) == identity, f"identity of {tensor.name}")

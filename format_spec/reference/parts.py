@@ -100,11 +100,11 @@ class Parts:
     @classmethod
     def split(cls, data: bytes) -> Parts:
         """Of a sound file."""
-        header, records, identities, _ = decode.read_layout(data)
+        header, stored, identities, _ = decode.read_layout(data)
         header_length = PREFIX.unpack_from(data)[4]
         streams = [
-            StreamParts([ChunkParts(r.stored, r.decoded_length, r.decoded_digest) for r in of_stream])
-            for of_stream in records
+            StreamParts([ChunkParts(r.stored, r.decoded_length, r.decoded_digest) for r in stream.records()])
+            for stream in stored
         ]
         assert len(header.streams) == len(streams)
         assert all(len(identity) == IDENTITY_BYTES for identity in identities)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 
 from make_checkpoints import (
     BASE,
@@ -202,6 +203,19 @@ changed(
 )
 changed("file_id_short", "a file id of 63 digits", (["files", 0, "file_id"], "0" * 63))
 add("file_missing", "a file is not there", lambda: without(basic().folder(), name_of(1, RUN)))
+add(
+    "file_missing_unnamed",
+    "a file is not there, of which the manifest names nothing",
+    lambda: without(replace(small(), files=[*small().files, rank_file({})]).folder(), name_of(1, RUN)),
+)
+add(
+    "file_other_unnamed",
+    "another file of the same length, of which the manifest names nothing",
+    lambda: {
+        **replace(small(), files=[*small().files, rank_file({"u": ("U8", (1,), b"1")})]).folder(),
+        name_of(1, RUN): rank_file({"u": ("U8", (1,), b"2")}),
+    },
+)
 add(
     "file_other",
     "a file of the same length has taken another's place",

@@ -279,6 +279,18 @@ add(
 )
 add("stream", "a value of bytes that only a planner understands", lambda: valued({"stream": "AAEC"}).folder())
 add(
+    "unnamed_values",
+    "values that the manifest does not name, beside one that it does: no sense in one, a `stream` in a list in another",
+    lambda: named_text(
+        text_of({"a": {"nonsense": 1}, "x": 1, "y": [{"stream": "AAEC"}], "z": {"float": "x", "tuple": 1}})
+    ).folder(),
+)
+add(
+    "unnamed_damaged",
+    "a file with a damaged chunk, of a tensor that the manifest does not name; and a file of which it names nothing",
+    lambda: damaged_unnamed(),
+)
+add(
     "planner",
     "a planner's values: negative numbers, keys sorted, tuples that their names tell",
     lambda: planned(
@@ -309,6 +321,13 @@ add(
     lambda: chain_back(),
 )
 add("bases_eight", "eight bases, names of 1 and 200 characters, one of which is needed", lambda: many_bases(8))
+
+
+def damaged_unnamed() -> Folder:
+    """`other` lies last in the first file; in the second, `__objects__` is no JSON."""
+    file = rank_file({"v": ("U8", (2,), b"\1\2"), "other": ("U8", (64,), b"o" * 64)})
+    at = file.rindex(b"o")
+    return Draft([file[:at] + b"p" + file[at + 1 :], rank_file({}, b"{")], small().tensors).folder()
 
 
 def two_tensors(*drafts: Draft) -> Draft:

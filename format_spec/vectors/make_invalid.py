@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from math import prod
 
@@ -66,7 +67,8 @@ from encode import (
     to_units,
 )
 from expressions import DTYPES, RESERVED, parse_expression
-from parts import Parts
+from parts import Parts, StreamParts
+from parts import chunk_of as chunk_of_bytes
 from writer import BYTES, BaseTensor, Place, Scale, Source, Writer, affine, literal, planes
 
 INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
@@ -465,6 +467,28 @@ for reserved in sorted(RESERVED):
         (["expressions", 0], {reserved: [0, 1]}),
     )
 header("newer_part_hadamard", "a reserved name for a part", (["expressions", 0, "bits", 0], {"hadamard": [0, 1]}))
+RAND = {"rand": [0, 1]}
+for name, words, expression in (
+    ("newer_mul", "the first argument of a `mul`", {"mul": [RAND, 1]}),
+    ("newer_gather", "the codes of a `gather`", {"gather": [0, RAND]}),
+    ("newer_mul_gather", "the codes of a `gather` within a `mul`", {"mul": [{"gather": [0, RAND]}, 1]}),
+    ("newer_decimal", "the codes of a `decimal`", {"decimal": [2, RAND]}),
+    ("newer_trellis", "the codes of a `trellis`", {"trellis": [1, 0x3F800000, 0, RAND]}),
+    ("newer_mask", "a mask", {"scatter": [RAND, bits(8)]}),
+    ("newer_scatter", "the plane of a `scatter` by rows", {"bits": [{"scatter": [0, RAND]}], "rotate": 0}),
+    ("newer_add_first", "the first argument of an `add`", {"add": [RAND, bits(8)]}),
+    ("rand_gather", "the side plane of a `gather`", {"gather": [RAND, bits(8)]}),
+    ("rand_mul", "the scale of a `mul`", {"mul": [{"gather": [0, bits(8)]}, RAND]}),
+    ("rand_mul_two", "the second scale of a `mul`", {"mul": [{"gather": [0, bits(8)]}, [1, RAND]]}),
+    ("rand_offset", "the offset of a `mul`", {"add": [{"mul": [{"gather": [0, bits(8)]}, 1]}, RAND]}),
+    ("rand_scatter", "the side plane of a `scatter`", {"bits": [{"scatter": [RAND, {"plane": 8}]}], "rotate": 0}),
+    ("rand_trellis", "rows of a `trellis`", {"trellis": [1, 0x3F800000, 0, bits(8), RAND, 1]}),
+    ("rand_decimal", "the power of a `decimal`", {"decimal": [RAND, bits(8)]}),
+    ("rand_base", "the number of a base", {"add": [{"base": RAND}, bits(8)]}),
+    ("rand_ref", "the number of a `ref`", {"ref": RAND}),
+):
+    header(name, f"an expression that is not used, with the reserved name `rand` for {words}",
+           (["expressions"], [bits(8, 8), BYTES, {"ref": 0}, expression]))  # fmt: skip
 header("part_mul", "`mul` for a part", (["expressions", 0, "bits", 0], {"mul": [0, 1]}))
 for name, words, expression in (
     ("side", "side plane 6", {"bits": [{"scatter": [6, {"plane": 8}]}], "rotate": 0}),
@@ -1313,6 +1337,13 @@ add(
 )
 
 
+@invalid("a tail that leaves the chunk")
+def planes_tail_cut() -> bytes:
+    values = [v % 256 for v in noise(128)] + [*range(1, 128)]
+    stored = chunk_of(values, BYTES, Plane(RAW), unit=1).bytes()
+    return planes_file(stored[:256], values, BYTES, "U8")  # the tail, of 127 bytes, begins at 160
+
+
 def cut_read_ahead() -> bytes:
     parts = read_ahead()
     chunk = parts.chunks()[0]
@@ -1650,12 +1681,20 @@ def low_state(parts: CodedParts) -> None:
 
 carve("words_left", "a word more than the block reads", words_left)
 carve("words_few", "a word less than the block reads", words_few)
+carve("words_none", "a payload that ends before the words", lambda p: put(p, words=[]))
 carve("words_of_neighbour", "a word counted with the wrong block", words_to_neighbour, blocks=2)
 carve("words_uncounted", "a word that no block counts", lambda p: p.words.append(0))
 carve("words_count_more", "a word count beyond the payload", lambda p: put(p, counts=[p.counts[0] + 1000]))
 carve("states_final", "final states that are not 2^16", final_state)
 carve("states_low", "a state below 2^16 from which decoding would go on", low_state)
 carve("coded_padding", "padding between the parts of a plane that is not zero", lambda p: put(p, padding=255))
+
+
+@invalid("a payload that ends within the states")
+def states_cut() -> bytes:
+    chunk = chunk_of(VALUES, TWELVE, Plane(CODED))
+    whole = replace(chunk.planes[0].parts, words=[]).payload()
+    return planes_file(chunk.replace(0, parts=None, payload=whole[:-4]))
 
 
 @invalid("word counts of two blocks that sum to the right number modulo 2^32")
@@ -1807,6 +1846,13 @@ def classes() -> Parts:
     return one(classes_source(4, CODED))
 
 
+def second_base(parts: Parts, number: int) -> bytes:
+    """An expression names a base more than there are; one that is not used names the base that is there."""
+    expressions = parts.json["expressions"]
+    expressions.append(deepcopy(expressions[number]))
+    return edit(literals(parts), (["expressions", number, "add", 0, "base"], 1))
+
+
 MATMUL = {"matmul": [0, 1, 18]}
 header("add_three", "add of a base and twice planes", (ADD, [{"base": 0}, bits(16), bits(16)]), base=delta)
 header("add_object", "add that is no array", (ADD, {"base": 0}), base=delta)
@@ -1817,13 +1863,14 @@ header("add_second_ref", "add whose second argument is a ref", ([*ADD, 1], {"ref
 header("add_rotated", "differences that are rotated", ([*ADD, 1, "rotate"], 1), base=delta)
 header("add_wide", "differences of more bits than the unit", ([*PART, "plane"], 9), base=lambda: two_parts())
 header("base_missing", "an expression that names a base, and no bases", (["bases"], DROP), base=delta)
-header("base_out_of_range", "the second base of one", ([*ADD, 0, "base"], 1), base=delta)
+add("base_out_of_range", "the second base of one", lambda: second_base(delta(), 0))
 header("bases_empty", "an empty list of bases", (["bases"], []))
 header("bases_object", "bases that are no array", (["bases"], {}), base=delta)
 header("base_unused", "a base that no expression uses", (["expressions", 0], bits(16)), base=delta)
 header("base_key", "a base with a key too many", (["bases", 0, "path"], "/tmp"), base=delta)  # noqa: S108 - a word
+header("base_hints_array", "hints that are an array", (["bases", 0, "hints"], []), base=delta)
 header("base_no_hints", "a base without hints", (["bases", 0, "hints"], DROP), base=delta)
-header("base_hint_number", "a hint that is no string", (["bases", 0, "hints", "name"], 1), base=delta)
+header("base_hint_number", "a hint that is no string", (["bases", 0, "hints", "tensor"], 1), base=delta)
 header("base_identity_short", "an identity of 63 digits", (["bases", 0, "identity"], "0" * 63), base=delta)
 header("base_identity_upper", "an identity in capitals", (["bases", 0, "identity"], "A" * 64), base=delta)
 header("base_identity_number", "an identity that is a number", (["bases", 0, "identity"], 0), base=delta)
@@ -1923,6 +1970,9 @@ header("factor_more", "a context of factors that is a sign's too", ([*FACTOR, "s
 header("factor_itself", "factors given the side plane that they are", ([*FACTOR, "factor", 1], 2), base=factor_file)
 header("factor_columns", "factors given rows twice, which do not fit", ([*FACTOR, "factor", 1], 0), base=factor_file)
 header("factor_class", "classes in a side plane's own expression", (FACTOR, {"class": [0, 1, 0]}), base=factor_file)
+header("factor_beside", "factors beside classes, in a side plane's expression", (["expressions", 2, "bits"], [
+    {"context": {"factor": [0, 1, 1, 3]}, "plane": 4}, {"context": {"class": [0, 1, 0]}, "plane": 4},
+]), base=factor_file)  # fmt: skip
 header("factor_scatter", "factors under scatter", (["expressions", 2, "bits", 0], {
     "scatter": [0, {"context": {"factor": [0, 1, 1, 3]}, "plane": 8}],
 }), base=factor_file)  # fmt: skip
@@ -2108,7 +2158,6 @@ for name, words, *changes in (
     ("list", "a list of bases", ([*SUM, 0, "base"], [0])),
     ("key", "a key beside the base", ([*SUM, 0, "ref"], 0)),
     ("value_key", "a key beside the numbers", ([*SUM, 1, "bits"], [])),
-    ("base_out_of_range", "the second base of one", ([*SUM, 0, "base"], 1)),
     ("base_shape", "a base of other rows", (["bases", 0, "shape"], [160, 4])),
     ("base_dtype", "a base of integers", (["bases", 0, "dtype"], "I16")),
     ("dtype", "numbers from codes in F64", (["tensors", 0, "dtype"], "F64")),
@@ -2116,6 +2165,7 @@ for name, words, *changes in (
     ("side_unused", "side planes that a grid lacks", ([*SUM, 1], {"trellis": [1, 1, 0, bits(1)]})),
 ):
     header(f"sum_{name}", words, *changes, base=signs)
+add("sum_base_out_of_range", "the second base of one", lambda: second_base(signs(), 1))
 header("newer_sum", "the reserved name `rand` plus numbers", ([*SUM, 0], {"rand": 0}), NO_BASES, base=signs)
 for name, words, changes in (
     ("matmul_side", "a factor that is a scale too", ([*PRODUCT_SUM, 0, "matmul", 0], 2)),
@@ -2534,13 +2584,24 @@ def bomb_ties() -> bytes:
     return writer.parts().join()
 
 
-@invalid("an image that takes a tensor of 8 MiB 41 times")
+@invalid("ties and an image of 8 KiB of literal bytes: with all of these one byte over the limit of bomb_ties")
 def bomb_image() -> bytes:
-    size = 8 << 20
-    writer = Writer()
-    writer.tensor("t", Source("U8", (size,), bytes(size), BYTES, affine(0, 0)))
-    writer.image([(0, 1)] * 41, BYTES, literal)
-    return writer.parts().join()
+    def made(size: int, more: int) -> Parts:
+        writer = Writer()
+        for name, n in (("t", size), ("u", more)):
+            writer.tensor(name, Source("U8", (n,), bytes(n), BYTES, affine(0, 0)))
+        for i in range(ties):
+            writer.ref(f"{i}", 0)
+        writer.image([bytes(8192), (0, 1)], BYTES, literal)
+        return writer.parts()
+
+    ties, size, more, over = 34, 8 << 20, 20000, 0
+    while over != 1:
+        data = made(size, more).join()
+        over = (ties + 1) * size + more + 8192 - (len(data) << 10) - (256 << 20)
+        size += -((over - 1) // (ties + 1)) if abs(over) > 1000 else 0
+        more += 1 - over if abs(over) <= 1000 else 0
+    return data
 
 
 @invalid("a chunk of 16 MiB in 64 stored bytes")
@@ -2571,6 +2632,19 @@ header(
     (["image", "segments", 0], 2**48),
     (["image", "chunk"], 16 << 20),
 )
+@invalid("a pack of 8192 tensors of 2^48 elements of 8 bytes, and one of one: 8 bytes modulo 2^64")
+def bomb_pack_wrap() -> bytes:
+    data = bytes(8)
+    shapes = [[2**48]] * 8192 + [[1]]
+    tensors = [{"dtype": "U64", "name": f"{i}", "pack": 0, "shape": shape} for i, shape in enumerate(shapes)]
+    value = {
+        "expressions": [bits(16, 16, 16, 16)], "metadata": {}, "packs": [{"dtype": "U64", "expression": 0}],
+        "tensors": tensors,
+    }  # fmt: skip
+    stream = StreamParts([chunk_of_bytes(literal_chunk(data, 8), data)])
+    return Parts(decode.canonical(value), [stream], [bytes(32)] * 8192 + [digest(data)]).join()
+
+
 header("bomb_side", "a side plane of 2^40 rows", (ROW_SHAPE, [2**40]), base=rows)
 
 
@@ -2737,6 +2811,13 @@ header("record_lines_two", "lines without a number of tables", (LINES, [0, 120])
 header("record_lines_columns_0", "lines of no columns", ([*LINES, 1], 0), base=joined)
 header("record_lines_columns", "columns that leave other rows than there are", ([*LINES, 1], 100), base=joined)
 header("record_lines_all", "columns that leave no rows", ([*LINES, 1], 160), base=joined)
+@invalid("2^32 + 16 columns of 32 lines: rows times columns are the fields modulo 2^64")
+def record_lines_wrap() -> bytes:
+    plane = {"context": {"lines": [0, 2**32 + 16, 4]}, "plane": 8, "spans": [[1, 0, 0, 8]]}
+    sides = [side("U8", (32,), [1] * 32)]
+    return one(Source("U8", (256,), bytes(256), {"record": [1, plane]}, literal, None, sides)).join()
+
+
 header("record_lines_tables_1", "lines that select one table", ([*LINES, 2], 1), base=joined)
 header("record_lines_tables_65", "lines that select 65 tables", ([*LINES, 2], 65), base=joined)
 header("record_lines_dtype", "lines that are I8", ([*CLASSED_SIDE, 0, "dtype"], "I8"), base=joined)
@@ -2779,6 +2860,12 @@ scale_header("run_class", "a scale's class of 64", ([*SCALE, 3, 1], 64))
 scale_header("one_table", "a scale that selects one table", ([*SCALE, 3], [4, 0]))
 scale_header("class", "a scale beside two side planes of classes", ([*SCALED, "class"], [0, 0, 5]))
 scale_header("mean", "a scale beside a mean", ([*SCALED, "mean"], 3))
+header(
+    "record_scale_two_sides", "an expression, not used, of two fields with scales in two side planes",
+    (["expressions"], [bits(8, 8), BYTES, {"ref": 0}, {"record": [1, *(
+        {"context": {"scale": [k, 0, 0, [1, 0, 1, 1]]}, "plane": 4, "spans": [[1, 4 * k, 0, 4]]} for k in (0, 1)
+    )]}]),
+)  # fmt: skip
 scale_header("none", "a number for a side plane, and no scale", (SCALED, {"lines": [0, 64, 4]}))
 scale_header("plane", "a scale of a side plane that is not there", ([*SCALE, 0], 1))
 scale_header("missing", "a side plane that is a tensor that is not there", (OF_SCALE, [2]))
@@ -2951,7 +3038,7 @@ header("lossy_source_empty", "a source of no digits", (["lossy", "source"], ""),
 header("lossy_source_upper", "a source in capital letters", (["lossy", "source"], "A" * 64), base=lossy)
 header("lossy_source_number", "a source that is a number", (["lossy", "source"], 1), base=lossy)
 header("lossy_array", "`lossy` of a file is an array", (["lossy"], []), base=lossy)
-header("lossy_nothing", "a lossy file of which no tensor is", (["lossy"], {"source": "0" * 64}))
+header("lossy_nothing", "a lossy file of which no tensor is", (["lossy"], {"source": "0" * 64}), base=rows)
 header(
     "lossy_image",
     "a lossy file that claims to give back its source",

@@ -397,6 +397,12 @@ def scatter() -> Parts:
     return one(rows_source(bytes([1, 0, 1, 1, 0, 0, 1, 0]), 100, Plane(RAW), Plane(CODED)))
 
 
+@valid("scatter: 100 fields in a group, as many escapes as its 128 allow, one of them among the zeros behind")
+def scatter_escaped_zero() -> Parts:
+    escaped = Plane(CODED, escape=frozenset([0, 9, 22, 37, 58, 81, 99, 120]))
+    return one(rows_source(bytes([1, 0, 0, 0]), 100, Plane(RAW), escaped))
+
+
 @valid("scatter with all rows present")
 def scatter_all() -> Parts:
     return one(rows_source(bytes([1] * 4), 64, Plane(RAW), Plane(RAW)))
@@ -480,8 +486,14 @@ def add(*parts: dict) -> dict:
     return {"add": [{"base": 0}, {"bits": list(parts), "rotate": 0}]}
 
 
+HINTS = {
+    "file": "weights/model.slimtensors", "name": "means nothing", "repository": "someone/model", "revision": "main",
+    "tensor": "w",
+}  # fmt: skip
+
+
 def bf16_base(rows: int = 4) -> BaseTensor:
-    return BaseTensor("BF16", (rows, 160), base_weights(rows * 160), {"repo": "someone/model", "name": "w"})
+    return BaseTensor("BF16", (rows, 160), base_weights(rows * 160), HINTS)
 
 
 def f32_weights() -> bytes:
@@ -1594,6 +1606,13 @@ def record_scale_lines() -> Parts:
     return with_scales(lined_scales())
 
 
+@valid("records given row and column, and a unit of another tensor whose classes are all 0")
+def record_scale_lines_0() -> Parts:
+    source = lined_scales()
+    source.expression["record"][1]["context"]["scale"][3] = [2, 0, 3, 0]
+    return with_scales(source)
+
+
 @valid("records of which one plane is constant, and one that fills its groups, and is not 0")
 def record_constant() -> Parts:
     data = bytes(v for x in blocks(1024, 1) for v in (x, 7))
@@ -1650,4 +1669,19 @@ def lossy() -> Parts:
     for tensor in (2, 3):
         writer.header["tensors"][tensor]["lossy"] = writer.header["tensors"][own]["lossy"]
     writer.header["lossy"] = {"source": sha256(b"the source").hexdigest()}
+    return writer.parts()
+
+
+@valid("expressions not used: contexts of a base outside `add`, factors beside classes, under scatter, in `add`")
+def expressions_unused() -> Parts:
+    writer = Writer()
+    factor = plane(8, factor=[0, 1, 1, 3])
+    for expression in (
+        {"bits": [plane(8, base=[8, 0, 2])], "rotate": 0},
+        {"bits": [factor, plane(8, **{"class": [0, 1, 4]})], "rotate": 0},
+        {"bits": [{"scatter": [0, factor]}], "rotate": 0},
+        add(factor),
+    ):
+        writer.expression(expression)
+    writer.tensor("w", Source("U8", (3,), b"abc", BYTES))
     return writer.parts()

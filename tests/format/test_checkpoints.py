@@ -24,6 +24,7 @@ VALID = sorted(path.with_suffix("") for path in VECTORS.glob("valid/checkpoints/
 INVALID = sorted(path for path in VECTORS.glob("invalid/checkpoints/*") if path.is_dir())
 
 NOT_IN_TORCH = {"dtypes", "stream"}  # dtypes that it lacks; bytes that its own planner does not understand
+NOT_OPENED = {"file_missing_unnamed", "file_other_unnamed"}  # files of which `dcp.load` wants nothing
 MUTATED = ["two_ranks", "blocks", "empty_parts", "names", "planner", "values", "chain_of_three/s2"]
 MUTATIONS = 100  # of each
 MUTATED_VALUES = 1500
@@ -55,7 +56,7 @@ def test_valid(path: Path) -> None:
 
 @pytest.mark.parametrize("path", INVALID, ids=lambda path: path.name)
 def test_invalid(path: Path) -> None:
-    for read in (by_reference, by_library, by_torch):
+    for read in (by_reference, by_library, *([] if path.name in NOT_OPENED else [by_torch])):
         refusal = read(path)
         assert isinstance(refusal, Refusal), read.__name__
         assert refusal.newer == path.name.startswith("newer_"), refusal.reason
