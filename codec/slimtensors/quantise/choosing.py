@@ -22,6 +22,7 @@ __all__ = ["Quantise", "chosen", "none_can", "quantised"]
 
 MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
+EMBEDDING_MODULES = ("shared", "emb", "position", "positions")  # whole names of such modules, as T5, BART and RWKV have
 DTYPES = ("F32", "BF16", "F16")
 ERROR_OF_DIFFERENCES = 0.1  # NMSE, of what differs, where nothing is said; weights' own would leave out nearly all
 
@@ -73,7 +74,8 @@ def nothing_fits(quantiser: Quantiser) -> NoneFitsError:
     """That no tensor is quantised."""
     return NoneFitsError(
         f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
-        f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings"
+        f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings (told by "
+        "their names; --embeddings, embeddings=True, takes these too)"
     )
 
 
@@ -116,4 +118,8 @@ def _chosen(tensor: Input, asked: Quantise) -> bool:
         return False
     if any(fnmatchcase(tensor.name, pattern) for pattern in asked.keep):
         return False
-    return asked.embeddings or not any(part in tensor.name.lower() for part in EMBEDDINGS)
+    return asked.embeddings or not _is_embedding(tensor.name.lower())
+
+
+def _is_embedding(name: str) -> bool:
+    return any(part in name for part in EMBEDDINGS) or name.removesuffix(".weight").split(".")[-1] in EMBEDDING_MODULES
