@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
+from slimtensors import stopping
 from slimtensors.errors import BaseError, FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
 __all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "in_options", "naming", "printable", "reported", "system_error"]
@@ -75,7 +76,8 @@ def reported(ctx: click.Context | None = None) -> Iterator[None]:
             raise
         if ctx is not None and ctx.meta.get(VERBOSITY, 0) >= 2:
             traceback.print_exception(error)
-        code, line = _judge(error, _command(ctx))
+        # What code makes of a signal that is lost within it, such as an import that fails, is no fault of anybody's.
+        code, line = _judge(stopping.asked() or error, _command(ctx))
         click.echo(f"slimtensors: {printable(' '.join(line.split()))}", file=sys.stderr)
         raise click.exceptions.Exit(code) from None
 

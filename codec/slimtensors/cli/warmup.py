@@ -30,6 +30,7 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
     from slimtensors.cli.output import say
     from slimtensors.cli.progress import bar
     from slimtensors.kernels._jit import cache_folder
+    from slimtensors.stopping import end_if_asked
 
     work = list(jobs())
     begin = time.perf_counter()
@@ -37,6 +38,7 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
         for name, job in work:
             started = time.perf_counter()
             job()
+            end_if_asked()
             if verbose and not quiet:
                 say(f"{name}: {time.perf_counter() - started:.2f} s")
             if advance is not None:

@@ -25,6 +25,8 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from slimtensors import stopping
+
 __all__ = [
     "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
     "remove_abandoned", "resolve_destination", "temporary_place",
@@ -313,6 +315,7 @@ class TemporaryOutput:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
+        stopping.end_if_asked()
         view = memoryview(data).cast("B")
         while len(view):
             count = os.write(self._descriptor, view[:_MOST_AT_ONCE])
@@ -336,6 +339,7 @@ class TemporaryOutput:
             _flush(self._descriptor)
         self._copy_mode(like)
         self._close()
+        stopping.end_if_asked()
         os.replace(self.path, self.destination)
         if durable:
             _flush_folder(self.destination.parent)

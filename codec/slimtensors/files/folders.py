@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from slimtensors import stopping
 from slimtensors.container.system import file_identity, remove_abandoned, temporary_place
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.sources.shards import is_index, read_index, weight_map
@@ -290,6 +291,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
     """One rename, where there is nothing yet; else file by file."""
+    stopping.end_if_asked()
     if target.is_dir() and any(target.iterdir()):
         for name in plan.folders:
             (target / name).mkdir(exist_ok=True)
