@@ -128,7 +128,7 @@ def _clean_up_on_signals() -> None:
 
 
 def _leave_signals() -> None:
-    """The command is done, and there is nothing to clean up: a first signal ends the process as if it had no handler."""
+    """The command is done, with nothing to clean up: a first signal ends the process as if it had no handler."""
     if stopping.asked() is None:
         for number in _handled():
             signal.signal(number, signal.SIG_DFL)
