@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -323,3 +324,34 @@ def test_names_outside_of_the_encoding_of_the_system(tmp_path: Path, model: Path
     folder = (tmp_path / "folder").rename(tmp_path / "\u00f6")
     done = run("compress", os.fsencode(folder), **ascii_only)
     assert done.returncode == 0, done.stderr
+
+
+def test_verify_looks_at_every_path(invoke: Invoke, tmp_path: Path, sharded: Path, model: Path) -> None:
+    """The exit code is the highest; what is wrong with one does not stop others."""
+    sound, folder = tmp_path / "model.slimtensors", tmp_path / "sharded-slim"
+    assert invoke("compress", model, "-q").exit_code == invoke("compress", sharded, "-q").exit_code == 0
+    damaged = tmp_path / "damaged.slimtensors"
+    data = bytearray(sound.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    absent = tmp_path / "absent.slimtensors"
+
+    good = invoke("verify", sound, folder)
+    assert good.exit_code == 0
+    assert good.stdout == invoke("verify", sound).stdout + invoke("verify", folder).stdout
+    one_damaged = invoke("verify", damaged, sound)
+    assert one_damaged.exit_code == 1
+    assert one_damaged.stderr == invoke("verify", damaged).stderr
+    assert one_damaged.stdout == invoke("verify", sound).stdout
+    worst = invoke("verify", absent, damaged, folder, "-q")
+    assert worst.exit_code == 3
+    assert worst.stdout == ""
+    assert worst.stderr == invoke("verify", absent).stderr + invoke("verify", damaged).stderr
+
+    found = json.loads(invoke("verify", "--json", absent, damaged, sound, folder).stdout)
+    assert [each.pop("path") for each in found] == list(map(str, (absent, damaged, sound, folder)))
+    assert [each["sound"] for each in found] == [False, False, True, True]
+    assert found[1:] == [json.loads(invoke("verify", "--json", each).stdout) for each in (damaged, sound, folder)]
+    assert "No such file" in found[0]["problems"][0]
+    assert invoke("verify", sound, folder, "--against", model).exit_code == 2
+    assert invoke("verify").exit_code == 2
