@@ -81,20 +81,20 @@ main()
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
-)
-@pytest.mark.parametrize(
-    ("name", "module", "function"),
+    ("number", "code", "name", "module", "function"),
     [
-        ("compress", "slimtensors.container.system", "temporary_place"),  # before anything is written
-        ("compress", "slimtensors.container.system", "_flush"),  # before the file takes its name
-        ("folder", "slimtensors.files.folders", "_copy"),  # before all files that are written our way
-        ("verify", "slimtensors.reading.verifying", "verify_opened"),
-        ("help", "click.formatting", "wrap_text"),
+        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "temporary_place"),  # before it writes
+        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "_flush"),  # before the file takes its name
+        (signal.SIGINT, 130, "compress", "slimtensors.container.system", "_flush"),
+        (signal.SIGHUP, 129, "compress", "slimtensors.container.system", "_flush"),
+        (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_copy"),
+        (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_put_in_place"),  # all is written
+        (signal.SIGTERM, 143, "verify", "slimtensors.reading.verifying", "verify_opened"),
+        (signal.SIGTERM, 143, "help", "click.formatting", "wrap_text"),
     ],
 )
 def test_a_signal_whose_exception_is_lost_ends_the_command_too(
-    model: Path, name: str, module: str, function: str, number: signal.Signals, code: int
+    model: Path, number: signal.Signals, code: int, name: str, module: str, function: str
 ) -> None:
     """As in llvmlite's cache of machine code, where a command is in its first second."""
     packed = model.with_suffix(".slimtensors")
