@@ -21,7 +21,7 @@ import sys
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -148,9 +148,9 @@ class _Descriptor:
     def __init__(self, number: int) -> None:
         self.number = number
 
-    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+    def __del__(self) -> None:
         with contextlib.suppress(OSError):
-            close(self.number)
+            os.close(self.number)
 
 
 def advise_huge_pages(memory: memoryview) -> None:
