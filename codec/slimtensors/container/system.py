@@ -79,19 +79,22 @@ class RandomAccessFile:
     @property
     def descriptor(self) -> int:
         """Its number, for who does not let others close the file meanwhile."""
-        if self._opened is None:
+        return self._held().number
+
+    def _held(self) -> _Descriptor:
+        """Whose number stays this file's for as long as the caller has it, whoever closes the file meanwhile."""
+        if (opened := self._opened) is None:
             raise ValueError(f"{self.path} is closed")
-        return self._opened.number
+        return opened
 
     def size(self) -> int:
         """Bytes in the file now."""
-        return os.fstat(self.descriptor).st_size
+        opened = self._held()
+        return os.fstat(opened.number).st_size
 
     def read_into(self, offset: int, target: memoryview) -> int:
         """Fill `target` from `offset`; returns the bytes read, fewer only at the end of the file."""
-        opened = self._opened  # so that its number stays this file's until the end, whoever closes the file meanwhile
-        if opened is None:
-            raise ValueError(f"{self.path} is closed")
+        opened = self._held()
         try:
             done = self._read_cached(opened.number, offset, target)
             while done < len(target):
