@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -83,14 +85,18 @@ print(json.dumps({"folder": str(cache_folder()), "warnings": [str(each.message) 
 @pytest.fixture
 def here(tmp_path: Path) -> Path:
     """A folder with three kernels and a copy of what they need, so that no edit of other kernels changes the hash."""
-    copy = tmp_path / "slimtensors" / "kernels"
+    return copied(tmp_path)
+
+
+def copied(place: Path) -> Path:
+    copy = place / "slimtensors" / "kernels"
     copy.mkdir(parents=True)
     for name in ("__init__.py", "_jit.py", "instruction_set.py"):
         shutil.copy(KERNELS / name, copy)
     shutil.copy(slimtensors.errors.__file__, copy.parent)
     (copy.parent / "__init__.py").touch()  # else an installed package would come before this one
-    (tmp_path / "three_kernels.py").write_text(THREE_KERNELS)
-    return tmp_path
+    (place / "three_kernels.py").write_text(THREE_KERNELS)
+    return place
 
 
 def start(script: str, here: Path, **environment: str) -> subprocess.Popen[str]:
@@ -322,6 +328,168 @@ def test_a_folder_of_another_user_is_refused(here):
 def test_a_read_only_folder_gives_one_warning(here):
     (here / "cache").mkdir(mode=0o500)
     assert_compiled_in_memory(run(FOLDER, here), because=str(here / "cache"))
+
+
+def test_kernels_of_an_archive_are_not_kept_and_no_folder_is_blamed(here):
+    archive = shutil.make_archive(str(here / "zipped"), "zip", here, "slimtensors")
+    (here / "outside").mkdir()
+    shutil.move(here / "three_kernels.py", here / "outside")
+    outcome = run(USE_THEM, here, PYTHONPATH=os.pathsep.join([archive, str(here / "outside")]))
+    assert (outcome["folder"], outcome["compiled"]) == ("None", SPECIALISATIONS)
+    [warning] = outcome["warnings"]
+    assert "is run from an archive" in warning
+    assert "SLIMTENSORS_CACHE_DIR" not in warning
+
+
+# ---- a cache that can only be read
+
+OWNER, READER, THIRD = 0, 12345, 12346
+
+# Python itself may lie where only the superuser can read: all that is imported has to be there before.
+LOOK = f"""
+import os
+from slimtensors.kernels import _jit
+os.setgroups([]); os.setgid({READER}); os.setuid({READER})
+"""
+AS_READER = (
+    """
+import numba, three_kernels
+numbers = three_kernels.np.arange(3)
+numba.njit(three_kernels.double_all.py_func)(numbers, numbers)
+numba.njit(three_kernels.total.py_func)(numbers)
+"""
+    + LOOK
+)
+
+
+@pytest.fixture(scope="module")
+def images() -> Iterator[tuple[Path, Path]]:
+    """A place as `here`, in which the superuser has compiled all kernels; and a copy of it."""
+    if os.name != "posix" or os.geteuid() != OWNER:
+        pytest.skip("needs several users")
+    with tempfile.TemporaryDirectory() as name, tempfile.TemporaryDirectory() as other:
+        place = copied(Path(name))
+        assert run(USE_THEM, place)["compiled"] == SPECIALISATIONS
+        yield place, Path(shutil.copytree(place, other, dirs_exist_ok=True))
+
+
+@pytest.fixture
+def image(images: tuple[Path, Path]) -> Path:
+    """That place, as it was, for all users to read."""
+    place, copy = images
+    for each in place.iterdir():
+        shutil.rmtree(each) if each.is_dir() and not each.is_symlink() else each.unlink()
+    shutil.copytree(copy, place, dirs_exist_ok=True)
+    os.chown(place, OWNER, 0)
+    for each in (place, *place.rglob("*")):
+        each.chmod(0o755 if each.is_dir() else 0o644)
+    return place
+
+
+def kept(place: Path) -> set[Path]:
+    return set((place / "cache").rglob("*"))
+
+
+def test_other_users_load_what_the_superuser_compiled(image):
+    before = kept(image)
+    outcome = run(AS_READER + USE_THEM, image)
+    assert (outcome["compiled"], outcome["loaded"], outcome["warnings"]) == (0, SPECIALISATIONS, [])
+    assert Path(outcome["folder"]).parent == image / "cache"
+    assert kept(image) == before
+
+
+def test_a_cache_of_ones_own_may_be_read_only(image):
+    for each in ((image / "cache"), *kept(image)):
+        os.chown(each, READER, READER)
+        each.chmod(0o555 if each.is_dir() else 0o444)
+    outcome = run(AS_READER + USE_THEM, image)
+    assert (outcome["compiled"], outcome["loaded"], outcome["warnings"]) == (0, SPECIALISATIONS, [])
+
+
+def test_what_a_cache_lacks_that_can_only_be_read_is_compiled_in_memory(image):
+    [index] = (image / "cache").rglob("three_kernels.double_all-*.nbi")
+    index.unlink()
+    before = kept(image)
+    outcome = run(AS_READER + USE_THEM, image)
+    assert (outcome["compiled"], outcome["loaded"]) == (1, SPECIALISATIONS - 1)
+    [warning] = outcome["warnings"]
+    assert "is not writable, and does not give three_kernels.double_all" in warning
+    assert kept(image) == before
+
+
+def test_times_of_sources_do_not_matter(here):
+    """Images of containers round them."""
+    inside = here / "slimtensors" / "kernels" / "three_kernels.py"
+    shutil.move(here / "three_kernels.py", inside)
+    script = USE_THEM.replace("import three_kernels", "from slimtensors.kernels import three_kernels")
+    assert run(script, here)["compiled"] == SPECIALISATIONS
+    os.utime(inside, (0, 0))
+    assert run(script, here)["compiled"] == 0
+
+
+def test_a_cache_of_another_version_that_can_only_be_read_is_told_as_that(image):
+    (image / "slimtensors" / "kernels" / "another.py").touch()
+    because = f"{image / 'cache'} is not writable, and has no kernels of this version"
+    assert_compiled_in_memory(run(LOOK + FOLDER, image), because)
+
+
+@pytest.mark.parametrize("which", ["cache", "its subfolder"])
+def test_a_cache_that_only_the_superuser_may_read_is_told_as_that(image, which):
+    folder = image / "cache" if which == "cache" else Path(run(FOLDER, image)["folder"])
+    folder.chmod(0o700)
+    assert_compiled_in_memory(run(LOOK + FOLDER, image), f"{folder} cannot be read (chmod -R a+rX")
+
+
+def _linked(path: Path) -> None:
+    shutil.move(path, path.parent.parent.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent.parent.parent / "elsewhere")
+
+
+@pytest.mark.parametrize(
+    ("which", "spoil", "because"),
+    [
+        ("*.nbc", lambda path: path.chmod(0o646), "others can write to {}"),
+        ("*.nbi", lambda path: path.chmod(0o664), "others can write to {}"),
+        ("*.nbi", lambda path: os.chown(path, THIRD, 0), "{} belongs to another user"),
+        ("*.nbc", _linked, "{} is a link"),
+        ("kernels-*", lambda path: path.chmod(0o757), "others can write to {}"),
+        ("kernels-*", lambda path: path.chmod(0o1757), "others can write to {}"),
+        ("kernels-*/*_*", lambda path: path.chmod(0o775), "others can write to {}"),
+        ("kernels-*/*_*", lambda path: os.chown(path, THIRD, 0), "{} belongs to another user"),
+        (".", lambda path: path.chmod(0o777), "others can write to {}"),
+        (".", lambda path: os.chown(path, THIRD, 0), "{} belongs to another user"),
+        ("..", lambda path: path.chmod(0o777), "others can write to {}"),
+        ("..", lambda path: os.chown(path, THIRD, 0), "{} belongs to another user"),
+    ],
+)
+def test_a_cache_that_a_third_user_could_change_is_refused(
+    image: Path, which: str, spoil: Callable[[Path], None], because: str
+) -> None:
+    """It holds pickles and machine code."""
+    cache = image / "cache"
+    spoilt = {".": cache, "..": image}.get(which) or sorted(cache.rglob(which))[0]
+    spoil(spoilt)
+    assert_compiled_in_memory(run(LOOK + FOLDER, image), because.format(spoilt))
+
+
+def test_nothing_is_loaded_from_a_cache_that_is_refused(image):
+    [index] = (image / "cache").rglob("three_kernels.double_all-*.nbi")
+    index.chmod(0o666)
+    outcome = run(AS_READER + USE_THEM, image)
+    assert (outcome["compiled"], outcome["loaded"]) == (SPECIALISATIONS, 0)
+
+
+def test_folders_above_may_be_shared_where_nobody_can_move_what_others_have(image):
+    image.chmod(0o1777)
+    assert run(AS_READER + USE_THEM, image)["loaded"] == SPECIALISATIONS
+
+
+def test_a_link_to_a_cache_is_followed_once(image):
+    """What it leads to is what was checked, whoever changes the link later."""
+    (image / "theirs").symlink_to(image / "cache")
+    outcome = run(AS_READER + USE_THEM, image, SLIMTENSORS_CACHE_DIR=str(image / "theirs"))
+    assert Path(outcome["folder"]).parent == image / "cache"
+    assert outcome["loaded"] == SPECIALISATIONS
 
 
 def test_a_full_disk_gives_one_warning(here):

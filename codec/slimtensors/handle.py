@@ -236,6 +236,11 @@ class TensorSlice:
         self._tensor: Tensor = file.tensor(name)
         self._read = read
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a slice of an open file can be neither copied nor pickled: keep the path, and open it in each worker"
+        )
+
     def get_shape(self) -> list[int]:
         """The tensor's shape."""
         return list(self._tensor.shape)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import gc
 import io
+import os
 import pickle
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import ml_dtypes
 import numpy as np
@@ -153,6 +154,42 @@ def test_an_open_file_is_neither_pickled_nor_copied(saved: tuple[Path, dict[str,
         for give in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="open it in each worker"):
                 give(file)
+            with pytest.raises(TypeError, match="open it in each worker"):
+                give(file.get_slice("tall"))
+
+
+@pytest.mark.skipif(not hasattr(os, "preadv"), reason="reads by another call there")
+def test_a_read_that_has_begun_is_of_its_own_file_whoever_closes_that(
+    monkeypatch: pytest.MonkeyPatch, saved: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
+    """Between asking for the number and reading, as another thread may."""
+    path, tensors = saved
+    other = tmp_path / "other"
+    other.write_bytes(bytes(path.stat().st_size))
+    file = slimtensors.safe_open(path, threads=1)
+    real, opened = os.preadv, list[IO[bytes]]()
+
+    def closed_before(descriptor: int, *rest: Any) -> int:
+        if not opened:
+            file.close()
+            opened.extend(other.open("rb") for _ in range(20))  # one of which takes a number that is free
+        return real(descriptor, *rest)
+
+    monkeypatch.setattr(os, "preadv", closed_before)
+    outcome: Any
+    try:
+        outcome = file.get_tensor("tall")
+    except (ValueError, OSError) as error:
+        outcome = error
+    for each in opened:
+        each.close()
+    if isinstance(outcome, Exception):  # of what was to be read after that
+        assert (type(outcome), "is closed" in str(outcome)) == (ValueError, True)
+    else:
+        assert same(outcome, tensors["tall"])
+    assert opened
+    with pytest.raises(ValueError, match="is closed"):
+        file.get_tensor("tall")
 
 
 def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:

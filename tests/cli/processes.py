@@ -17,8 +17,9 @@ def environment(**variables: str) -> dict[str, str]:
     return kept | variables
 
 
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "slimtensors.cli.main", *map(str, args)]
+def command(*args: object) -> list[str | bytes]:
+    given = [each if isinstance(each, bytes) else str(each) for each in args]
+    return [sys.executable, "-m", "slimtensors.cli.main", *given]
 
 
 def start(*args: object, **variables: str) -> subprocess.Popen[bytes]:

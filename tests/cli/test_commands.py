@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -132,6 +133,18 @@ def test_env(invoke: Invoke) -> None:
     assert found["instruction_set"]["asked_for"] in ("auto", "avx512", "avx2", "portable")
     assert found["packages"]["numba"]
     assert "numba" in invoke("env").output
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_warmup_says_before_it_compiles_that_nothing_can_be_kept(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    begin = time.monotonic()
+    done = run("warmup", "-v", SLIMTENSORS_CACHE_DIR=str(tmp_path))
+    assert time.monotonic() - begin < 20  # all kernels take minutes
+    assert (done.returncode, done.stdout) == (3, b"")
+    said = f"slimtensors: the system refused: kernels cannot be kept: others can write to {tmp_path} (chmod"
+    assert done.stderr.decode().startswith(said)
+    assert b"Set SLIMTENSORS_CACHE_DIR to" in done.stderr
 
 
 def test_warmup(model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -254,3 +255,103 @@ def test_control_characters_do_not_reach_the_terminal(tmp_path: Path) -> None:
     assert result.returncode == 3
     assert b"\x1b" not in result.stderr
     assert result.stderr.count(b"\n") == 1
+
+
+LIMITED = """
+import resource, sys
+from slimtensors.cli.main import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+sys.argv[1:] = {arguments!r}
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit of file sizes there")
+@pytest.mark.parametrize("folders", [False, True])
+def test_a_file_that_the_system_does_not_take_whole_is_named(tmp_path: Path, folders: bool) -> None:
+    """As of a full disk; and of several sources, which failed and which were not tried."""
+    random = np.random.default_rng(0)
+    for name, count in (("a", 1000), ("b", 100_000), ("c", 1000)):
+        (tmp_path / name).mkdir()
+        slimtensors.decompress(
+            slimtensors.numpy.save({"w": random.random(count)}), tmp_path / name / "model.safetensors"
+        )
+    sources = [tmp_path / name if folders else tmp_path / name / f"{name}.safetensors" for name in "abc"]
+    if not folders:
+        for each in sources:
+            (each.parent / "model.safetensors").rename(each)
+    (tmp_path / "out").mkdir()
+    arguments = ["compress", *map(str, sources), "-o", str(tmp_path / "out")]
+    script = LIMITED.format(arguments=arguments)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, text=True)
+    assert done.returncode == 3
+    made = sorted(each.name for each in (tmp_path / "out").iterdir())
+    assert len(made) == 1
+    failed = tmp_path / "out" / ("b-slim/model.slimtensors" if folders else "b.slimtensors")
+    assert done.stderr.splitlines() == [
+        f"slimtensors: {sources[1]} failed; not tried: {sources[2]}",
+        f"slimtensors: the system refused: {failed}: File too large",
+    ]
+
+
+def test_what_needs_torch_says_so(tmp_path: Path, model: Path) -> None:
+    script = """
+import sys
+sys.modules["torch"] = None
+from slimtensors.cli.main import main
+main()
+"""
+    arguments = ["convert", str(model.parent), str(tmp_path / "new"), "--as", "checkpoint"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, check=False, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == 'slimtensors: wrong usage: --as needs PyTorch: pip install "slimtensors[torch]"\n'
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+@pytest.mark.parametrize("name", ["\u00e9.safetensors", "\u00e9" * 100 + "x.safetensors"])
+def test_names_outside_of_the_encoding_of_the_system(tmp_path: Path, model: Path, name: str) -> None:
+    source = model.rename(tmp_path / name)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    for verb, given in (("compress", source), ("verify", source.with_suffix(".slimtensors"))):
+        done = run(verb, os.fsencode(given), **ascii_only)
+        assert done.returncode == 0, done.stderr
+    back = tmp_path / "\u00fc.safetensors"
+    done = run("decompress", os.fsencode(source.with_suffix(".slimtensors")), "-o", os.fsencode(back), **ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert back.read_bytes() == source.read_bytes()
+    (tmp_path / "folder").mkdir()
+    source.rename(tmp_path / "folder" / name)
+    folder = (tmp_path / "folder").rename(tmp_path / "\u00f6")
+    done = run("compress", os.fsencode(folder), **ascii_only)
+    assert done.returncode == 0, done.stderr
+
+
+def test_verify_looks_at_every_path(invoke: Invoke, tmp_path: Path, sharded: Path, model: Path) -> None:
+    """The exit code is the highest; what is wrong with one does not stop others."""
+    sound, folder = tmp_path / "model.slimtensors", tmp_path / "sharded-slim"
+    assert invoke("compress", model, "-q").exit_code == invoke("compress", sharded, "-q").exit_code == 0
+    damaged = tmp_path / "damaged.slimtensors"
+    data = bytearray(sound.read_bytes())
+    data[-1] ^= 1
+    damaged.write_bytes(data)
+    absent = tmp_path / "absent.slimtensors"
+
+    good = invoke("verify", sound, folder)
+    assert good.exit_code == 0
+    assert good.stdout == invoke("verify", sound).stdout + invoke("verify", folder).stdout
+    one_damaged = invoke("verify", damaged, sound)
+    assert one_damaged.exit_code == 1
+    assert one_damaged.stderr == invoke("verify", damaged).stderr
+    assert one_damaged.stdout == invoke("verify", sound).stdout
+    worst = invoke("verify", absent, damaged, folder, "-q")
+    assert worst.exit_code == 3
+    assert worst.stdout == ""
+    assert worst.stderr == invoke("verify", absent).stderr + invoke("verify", damaged).stderr
+
+    found = json.loads(invoke("verify", "--json", absent, damaged, sound, folder).stdout)
+    assert [each.pop("path") for each in found] == list(map(str, (absent, damaged, sound, folder)))
+    assert [each["sound"] for each in found] == [False, False, True, True]
+    assert found[1:] == [json.loads(invoke("verify", "--json", each).stdout) for each in (damaged, sound, folder)]
+    assert "No such file" in found[0]["problems"][0]
+    assert invoke("verify", sound, folder, "--against", model).exit_code == 2
+    assert invoke("verify").exit_code == 2

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cli.processes import contents, run, start
+from cli.processes import contents, environment, run, start
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,62 @@ def test_nothing_is_left(large: Path, target: str, number: signal.Signals, code:
     assert error == b"slimtensors: interrupted; nothing half-written is left\n"
     assert out == b""
     assert (list(large.parent.iterdir()), sorted(contents(large))) == before
+
+
+LOST = """
+import ctypes, importlib, os, sys
+from slimtensors.cli.main import main
+
+@ctypes.CFUNCTYPE(None)
+def signalled():  # called by C code, which drops what is raised in it
+    os.kill(os.getpid(), {number})
+
+module = importlib.import_module({module!r})
+real = module.{function}
+def after_a_lost_signal(*args, **options):
+    signalled()
+    return real(*args, **options)
+
+module.{function} = after_a_lost_signal
+sys.argv[1:] = {arguments!r}
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "name", "module", "function"),
+    [
+        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "temporary_place"),  # before it writes
+        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "_flush"),  # before the file takes its name
+        (signal.SIGINT, 130, "compress", "slimtensors.container.system", "_flush"),
+        (signal.SIGHUP, 129, "compress", "slimtensors.container.system", "_flush"),
+        (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_copy"),
+        (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_put_in_place"),  # all is written
+        (signal.SIGTERM, 143, "verify", "slimtensors.reading.verifying", "verify_opened"),
+        (signal.SIGTERM, 143, "help", "click.formatting", "wrap_text"),
+    ],
+)
+def test_a_signal_whose_exception_is_lost_ends_the_command_too(
+    model: Path, number: signal.Signals, code: int, name: str, module: str, function: str
+) -> None:
+    """As in llvmlite's cache of machine code, where a command is in its first second."""
+    packed = model.with_suffix(".slimtensors")
+    arguments = {"compress": ["compress", model, "-q"], "verify": ["verify", packed, "-q"], "help": ["--help"]}
+    if name == "verify":
+        assert run("compress", model, "-q").returncode == 0
+    if name == "folder":
+        (model.parent / "config.json").write_text("{}")
+        arguments["folder"] = ["compress", model.parent, "-q"]
+    before = sorted(model.parent.parent.iterdir()), contents(model.parent)
+    given = [str(each) for each in arguments[name]]
+    script = LOST.format(number=int(number), module=module, function=function, arguments=given)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, env=environment(), check=False, timeout=60
+    )
+    assert done.returncode == code
+    if name != "help":
+        assert (done.stdout, done.stderr) == (b"", b"slimtensors: interrupted; nothing half-written is left\n")
+    assert (sorted(model.parent.parent.iterdir()), contents(model.parent)) == before
 
 
 @pytest.mark.parametrize("target", ["file", "folder"])

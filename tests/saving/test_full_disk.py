@@ -28,7 +28,7 @@ def save_with_room_for(place, sizes, limit, expected):
         try:
             save_file(arrays, path, threads=1)
         except OSError as error:
-            assert error.errno == expected, (size, error)
+            assert (error.errno, error.filename) == (expected, str(path)), (size, error)
             refused += 1
         else:
             raise AssertionError(f"{size} bytes were enough")

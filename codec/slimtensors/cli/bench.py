@@ -45,7 +45,7 @@ class Result(NamedTuple):
 @options.as_json
 @options.threads
 @options.progress
-@options.quiet
+@options.quiet_but_result
 @options.verbose
 def command(
     file: str, sample: int, as_json: bool, threads: int | None, progress: bool | None, quiet: bool, verbose: int

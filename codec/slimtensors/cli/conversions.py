@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
+
 from slimtensors.bases.resolving import open_with
-from slimtensors.cli.exits import naming
+from slimtensors.cli.exits import naming, printable
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
 from slimtensors.cli.targets import Conversion, check_file
@@ -41,12 +45,27 @@ def run(conversions: Sequence[Conversion], work: Work, amount: Callable[[Path], 
         for each in conversions:
             _say_plan(each)
         return
-    for each, total in zip(conversions, totals, strict=True):
+    for number, (each, total) in enumerate(zip(conversions, totals, strict=True)):
         begin = time.perf_counter()
-        with bar(total, each.source.name, quiet=settings.quiet, asked=settings.progress) as advance:
+        with (
+            _telling_of_the_rest(each, conversions[number + 1 :]),
+            bar(total, each.source.name, quiet=settings.quiet, asked=settings.progress) as advance,
+        ):
             _convert(each, work, advance, settings.force)
         if not settings.quiet:
             _say_result(each, time.perf_counter() - begin, settings.verbose)
+
+
+@contextmanager
+def _telling_of_the_rest(each: Conversion, rest: Sequence[Conversion]) -> Iterator[None]:
+    """An error ends the command: of several sources, which it was, and what is left."""
+    try:
+        yield
+    except Exception:
+        if rest:
+            names = ", ".join(str(other.source) for other in rest)
+            click.echo(f"slimtensors: {printable(f'{each.source} failed; not tried: {names}')}", file=sys.stderr)
+        raise
 
 
 def run_remote(

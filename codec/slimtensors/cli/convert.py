@@ -65,7 +65,12 @@ def _convert_here(
 
     if to is None:
         raise UsageError("name the folder to make, after SOURCE")
-    from slimtensors.torch.distributed import convert_checkpoint
+    try:
+        from slimtensors.torch.distributed import convert_checkpoint
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise UsageError('--as needs PyTorch: pip install "slimtensors[torch]"') from error
 
     with naming(Path(source)):
         convert_checkpoint(source, to, kind, preset=preset, threads=threads)  # type: ignore[arg-type] # one of a list

@@ -26,7 +26,7 @@ __all__ = ["command"]
 @options.as_json
 @options.threads
 @options.progress
-@options.quiet
+@options.quiet_but_result
 @options.verbose
 def command(
     path: str,

@@ -12,9 +12,12 @@ from contextlib import contextmanager, suppress
 
 import click
 
+from slimtensors import stopping
 from slimtensors.errors import BaseError, FormatError, RemoteError, SelfCheckError, SlimtensorsError
 
-__all__ = ["EXIT_CODES", "VERBOSITY", "WRONG_FILE", "in_options", "naming", "printable", "reported", "system_error"]
+__all__ = [
+    "EXIT_CODES", "VERBOSITY", "WRONG_FILE", "in_options", "judge", "naming", "printable", "reported", "system_error",
+]  # fmt: skip
 
 WRONG_FILE, WRONG_USAGE, SYSTEM, FAULT, INTERRUPTED, BROKEN_PIPE = 1, 2, 3, 4, 130, 141
 
@@ -75,7 +78,8 @@ def reported(ctx: click.Context | None = None) -> Iterator[None]:
             raise
         if ctx is not None and ctx.meta.get(VERBOSITY, 0) >= 2:
             traceback.print_exception(error)
-        code, line = _judge(error, _command(ctx))
+        # What code makes of a signal that is lost within it, such as an import that fails, is no fault of anybody's.
+        code, line = judge(stopping.asked() or error, _command(ctx))
         click.echo(f"slimtensors: {printable(' '.join(line.split()))}", file=sys.stderr)
         raise click.exceptions.Exit(code) from None
 
@@ -115,7 +119,7 @@ def in_options(error: Exception, command: click.Command | None) -> str:
     return words
 
 
-def _judge(error: BaseException, command: click.Command | None) -> tuple[int, str]:
+def judge(error: BaseException, command: click.Command | None) -> tuple[int, str]:
     """(exit code, what happened and whose fault it is)."""
     match error:
         case KeyboardInterrupt() | click.Abort():

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from slimtensors import stopping
 from slimtensors._version import __version__
 from slimtensors.cli.exits import EXIT_CODES, printable, reported
 from slimtensors.container.layout import FORMAT_VERSION
@@ -56,7 +57,9 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         with reported(ctx):
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            stopping.end_if_asked()
+            return result
 
 
 def _refuse_repeated(command: click.Command, ctx: click.Context, args: list[str]) -> None:
@@ -82,7 +85,10 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr] # a stream put in its place may lack it
     warnings.formatwarning = lambda message, *_args, **_kwargs: f"slimtensors: {printable(str(message))}\n"
     _clean_up_on_signals()
-    cli(prog_name="slimtensors")
+    try:
+        cli(prog_name="slimtensors")
+    finally:
+        _leave_signals()
 
 
 def _open_closed_streams() -> None:
@@ -109,13 +115,32 @@ def _clean_up_on_signals() -> None:
         elif seen > 2:
             os._exit(128 + number)  # whoever waits for threads would wait on
         else:
-            raise Stopped(number)
+            error = Stopped(number)
+            stopping.ask(error)
+            raise error
 
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)  # Windows has no terminals that end
-        # A shell that starts a job in the background has it ignore the interrupt key; nohup, the end of the terminal.
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, stop)
+    for number in _handled():
+        signal.signal(number, stop)
+    # What is lost on its way, or printed by C code that cannot hand it on, `stopping` knows.
+    unraisable, uncaught = sys.unraisablehook, sys.excepthook
+    sys.unraisablehook = lambda lost: None if isinstance(lost.exc_value, Stopped) else unraisable(lost)
+    sys.excepthook = lambda kind, *rest: None if kind is Stopped else uncaught(kind, *rest)
+
+
+def _leave_signals() -> None:
+    """The command is done, with nothing to clean up: a first signal ends the process as if it had no handler."""
+    if stopping.asked() is None:
+        for number in _handled():
+            signal.signal(number, signal.SIG_DFL)
+    if isinstance(error := stopping.asked(), Stopped) and isinstance(done := sys.exc_info()[1], SystemExit):
+        done.code = done.code or 128 + error.args[0]  # it came after the command had looked for the last time
+
+
+def _handled() -> list[int]:
+    """The signals that ask for an end."""
+    found = [getattr(signal, name, None) for name in ("SIGINT", "SIGTERM", "SIGHUP")]  # Windows has no third one
+    # A shell that starts a job in the background has it ignore the interrupt key; nohup, the end of the terminal.
+    return [each for each in found if each is not None and signal.getsignal(each) is not signal.SIG_IGN]
 
 
 class Stopped(KeyboardInterrupt):

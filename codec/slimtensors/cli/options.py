@@ -29,6 +29,7 @@ __all__ = [
     "private",
     "progress",
     "quiet",
+    "quiet_but_result",
     "size",
     "threads",
     "verbose",
@@ -125,6 +126,7 @@ create_pr = click.option("--create-pr", is_flag=True, help="Open a pull request 
 message = click.option("-m", "--message", metavar="TEXT", help="The commit's message.")
 no_verify = click.option("--no-verify", is_flag=True, help="Do not download what was uploaded to compare it.")
 quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors only.")
+quiet_but_result = click.option("-q", "--quiet", is_flag=True, help="Print the result and errors only.")
 verbose = click.option(
     "-v", "--verbose", count=True, callback=_note_verbosity, help="Say more; -vv also shows tracebacks."
 )

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 
-@click.command("verify", short_help="Check every byte of a file or folder.")
-@options.path("path")
+@click.command("verify", short_help="Check every byte of files or folders.")
+@options.path("paths", many=True)
 @click.option(
     "--against",
     metavar="SOURCE",
@@ -36,18 +36,16 @@ __all__ = ["command"]
 @options.quiet
 @options.verbose
 def command(
-    path: str,
+    paths: tuple[str, ...],
     against: str | None,
     as_json: bool,
-    threads: int | None,
     base: str | None,
     base_dirs: list[Any],
-    max_bytes: int | None,
-    progress: bool | None,
     quiet: bool,
     verbose: int,
+    **settings: Any,
 ) -> None:
-    """Decode a .slimtensors file, or all of a folder, and check every byte against its digests.
+    """Decode .slimtensors files, or all of a folder, and check every byte against its digests.
 
     Of a folder, every file is looked at, also after a damaged one; the indexes of shards, whose tensors must be where
     they say; manifests of checkpoints, whose files must be the ones that were committed; and latest.json beside
@@ -57,12 +55,53 @@ def command(
     A lossy file is sound if it is what its writer wrote. With --against, its source's SHA-256 is compared with the one
     stated, and every tensor's error is computed again. A folder's files are compared with those that `compress` makes
     them of, in the folder SOURCE.
+
+    Of several PATHS each is looked at, whatever is wrong with others; the exit code is the highest of theirs, and
+    --json prints a list.
+    """
+    from slimtensors.cli.bases import bases_of
+    from slimtensors.cli.exits import judge, printable
+    from slimtensors.cli.output import print_json
+    from slimtensors.errors import SlimtensorsError, UsageError
+
+    alone = len(paths) == 1
+    if against is not None and not alone:
+        raise UsageError("--against compares one file or folder with its source: name one PATH")
+    bases_of(base, base_dirs)  # raises, if it is no name of a base
+    settings = {**settings, "quiet": quiet}
+    every, worst = list[dict[str, Any]](), 0
+    for path in paths:
+        try:
+            found, removed = _check(path, against, base, base_dirs, settings, raising=alone and not as_json)
+            code, lines = int(not found["sound"]), [f"wrong file: {each}" for each in found["problems"]]
+        except (SlimtensorsError, OSError) as error:
+            if alone:
+                raise
+            code, line = judge(error, click.get_current_context().command)
+            found, removed, lines = {"sound": False, "files": [], "problems": [line]}, [], [line]
+        worst = max(worst, code)
+        every.append({"path": path, **found})
+        if as_json and alone:
+            print_json(found)
+        elif not (as_json or quiet):
+            _say(found, removed, against, verbose=bool(verbose))
+        for line in lines:
+            click.echo(f"slimtensors: {printable(line)}", file=sys.stderr)
+    if as_json and not alone:
+        print_json(every)
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _check(
+    path: str, against: str | None, base: str | None, base_dirs: list[Any], settings: dict[str, Any], *, raising: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """What --json prints of a file or folder; and folders of checkpoints that went, or came, meanwhile. raising: of a
+    file that is damaged, raise its error.
     """
     from slimtensors.checkpoint.checking import check_folder
     from slimtensors.cli.bases import bases_of
-    from slimtensors.cli.exits import printable
     from slimtensors.cli.files import stored_files
-    from slimtensors.cli.output import print_json, say, size
     from slimtensors.errors import FormatError, RemoteError
 
     problems = list[str]()
@@ -74,15 +113,14 @@ def command(
         seen = _checkpoints(stored.folder, stored.names)
         of_checkpoints = {folder: check_folder(each.folder, each.names) for folder, each in seen.items()}
     sources = _sources(stored, path, against, problems)
-    bases_of(base, base_dirs)  # raises, if it is no name of a base
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
         folder = Path(file).parent if stored.folder is not None else None
         try:
             needed = bases_of(base, base_dirs, file)
-            results.append(_verify(file, threads, needed, max_bytes, quiet, progress, sources.get(name)))
+            results.append(_verify(file, needed, sources.get(name), **settings))
         except (FormatError, OSError) as error:
-            alone = len(stored.files) == 1 and not as_json and not problems and not any(of_checkpoints.values())
+            alone = len(stored.files) == 1 and raising and not problems and not any(of_checkpoints.values())
             ends = alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError)
             if ends and not (folder in seen and seen[folder].changed()):
                 raise
@@ -91,24 +129,23 @@ def command(
     problems += [each for folder, found in of_checkpoints.items() if folder not in removed for each in found]
     if stored.folder is not None:
         problems += _check_lists(stored.folder, stored.names, seen.values())
-    if as_json:
-        print_json({"sound": not problems, "files": results, "problems": problems})
-    elif not quiet:
-        for each in results:
-            source = f", source SHA-256 {each['source_sha256']}" if each["source_sha256"] and verbose else ""
-            count = f"{each['tensors']} tensors, {size(each['decoded_bytes'])}"
-            say(f"{each['file']}: sound, {count}, file id {each['file_id']}{source}")
-            if each["lossy"] and not against:
-                say(f"  lossy: {each['lossy']} tensors are not their source's; --against SOURCE compares them with it")
-            if against:
-                found = each["against"]
-                say(f"  against {found['source']}: {found['equal']} tensors are equal" + _errors(found))
-        for folder in removed:
-            say(f"{folder}: removed, replaced or committed meanwhile")
-    for problem in problems:
-        click.echo(f"slimtensors: wrong file: {printable(problem)}", file=sys.stderr)
-    if problems:
-        raise click.exceptions.Exit(1)
+    return {"sound": not problems, "files": results, "problems": problems}, [f"{folder}" for folder in removed]
+
+
+def _say(found: dict[str, Any], removed: list[str], against: str | None, *, verbose: bool) -> None:
+    from slimtensors.cli.output import say, size
+
+    for each in found["files"]:
+        source = f", source SHA-256 {each['source_sha256']}" if each["source_sha256"] and verbose else ""
+        count = f"{each['tensors']} tensors, {size(each['decoded_bytes'])}"
+        say(f"{each['file']}: sound, {count}, file id {each['file_id']}{source}")
+        if each["lossy"] and not against:
+            say(f"  lossy: {each['lossy']} tensors are not their source's; --against SOURCE compares them with it")
+        if against:
+            compared = each["against"]
+            say(f"  against {compared['source']}: {compared['equal']} tensors are equal" + _errors(compared))
+    for folder in removed:
+        say(f"{folder}: removed, replaced or committed meanwhile")
 
 
 def _words(error: Exception, file: object = "") -> str:
@@ -221,12 +258,13 @@ def _check_index(index: Path) -> list[str]:
 
 def _verify(
     file: Any,
-    threads: int | None,
     bases: list[Any],
+    against: Any,
+    *,
+    threads: int | None,
     max_bytes: int | None,
     quiet: bool,
     progress: bool | None,
-    against: Any,
 ) -> dict[str, Any]:
     from slimtensors.bases.resolving import open_with
     from slimtensors.cli.exits import naming

@@ -29,22 +29,27 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
     """
     from slimtensors.cli.output import say
     from slimtensors.cli.progress import bar
-    from slimtensors.kernels._jit import cache_folder
+    from slimtensors.kernels._jit import given_up, settled
+    from slimtensors.stopping import end_if_asked
 
+    folder, why_not, advice = settled()
+    if why_not is not None:
+        raise OSError(f"kernels cannot be kept: {why_not}. {advice}")
     work = list(jobs())
     begin = time.perf_counter()
     with bar(len(work), "compile", quiet=quiet, asked=progress, unit="kind") as advance:
         for name, job in work:
             started = time.perf_counter()
             job()
+            end_if_asked()
             if verbose and not quiet:
                 say(f"{name}: {time.perf_counter() - started:.2f} s")
             if advance is not None:
                 advance(1)
-    folder = cache_folder()
+    if given_up():  # which a warning has told of
+        raise OSError(f"kernels are not kept in {folder}")
     if not quiet:
-        where = f"kept in {folder}" if folder else "for this process only, as there is no folder to keep them in"
-        say(f"all kernels are ready after {time.perf_counter() - begin:.1f} s, {where}")
+        say(f"all kernels are ready after {time.perf_counter() - begin:.1f} s, kept in {folder}")
 
 
 def jobs() -> Iterator[tuple[str, Callable[[], object]]]:

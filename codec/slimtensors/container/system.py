@@ -21,13 +21,15 @@ import sys
 import threading
 import weakref
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
+from slimtensors import stopping
+
 __all__ = [
     "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
-    "remove_abandoned", "resolve_destination", "temporary_place",
+    "naming_of", "remove_abandoned", "resolve_destination", "temporary_place",
 ]  # fmt: skip
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: which machine this is, since it was started
@@ -35,7 +37,7 @@ _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
 _O_CLOEXEC = getattr(os, "O_CLOEXEC", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
 # Reading a FIFO or a device could block for ever; O_NONBLOCK lets us look at what it is first.
-_O_NONBLOCK = getattr(os, "O_NONBLOCK", 0)
+_READ = os.O_RDONLY | _O_BINARY | _O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in memory
 
@@ -59,7 +61,7 @@ class RandomAccessFile:
         self.path = os.fspath(path)
         self._can_tell = bool(_RWF_NOWAIT)
         self._lock = threading.Lock()
-        self.descriptor = os.open(self.path, os.O_RDONLY | _O_BINARY | _O_CLOEXEC | _O_NONBLOCK)
+        self._opened: _Descriptor | None = _Descriptor(os.open(self.path, _READ))
         try:
             status = os.fstat(self.descriptor)
             if stat.S_ISDIR(status.st_mode):
@@ -74,27 +76,45 @@ class RandomAccessFile:
             self.close()
             raise
 
+    @property
+    def descriptor(self) -> int:
+        """Its number, for who does not let others close the file meanwhile."""
+        return self._held().number
+
+    def _held(self) -> _Descriptor:
+        """Whose number stays this file's for as long as the caller has it, whoever closes the file meanwhile."""
+        if (opened := self._opened) is None:
+            raise ValueError(f"{self.path} is closed")
+        return opened
+
     def size(self) -> int:
         """Bytes in the file now."""
-        return os.fstat(self.descriptor).st_size
+        opened = self._held()
+        return os.fstat(opened.number).st_size
 
     def read_into(self, offset: int, target: memoryview) -> int:
         """Fill `target` from `offset`; returns the bytes read, fewer only at the end of the file."""
-        done = self._read_cached(offset, target)
-        while done < len(target):
-            count = self._read_some(offset + done, target[done : done + _MOST_AT_ONCE])
-            if count == 0:
-                break
-            done += count
+        opened = self._held()
+        try:
+            done = self._read_cached(opened.number, offset, target)
+            while done < len(target):
+                if self._opened is None:
+                    raise ValueError(f"{self.path} is closed")
+                count = self._read_some(opened.number, offset + done, target[done : done + _MOST_AT_ONCE])
+                if count == 0:
+                    break
+                done += count
+        finally:
+            del opened  # an error that somebody keeps would keep it
         return done
 
-    def _read_cached(self, offset: int, target: memoryview) -> int:
+    def _read_cached(self, descriptor: int, offset: int, target: memoryview) -> int:
         """What there is in the page cache from `offset` on."""
-        if not self._can_tell or self.descriptor < 0 or not hasattr(os, "preadv"):
+        if not self._can_tell or not hasattr(os, "preadv"):
             return 0
         done = 0
         try:
-            done = os.preadv(self.descriptor, [target[:_MOST_AT_ONCE]], offset, _RWF_NOWAIT)
+            done = os.preadv(descriptor, [target[:_MOST_AT_ONCE]], offset, _RWF_NOWAIT)
         except BlockingIOError:
             pass
         except OSError as error:
@@ -104,30 +124,36 @@ class RandomAccessFile:
         self.waited = done < len(target)
         return done
 
-    def _read_some(self, offset: int, target: memoryview) -> int:
-        if self.descriptor < 0:
-            raise ValueError(f"{self.path} is closed")
+    def _read_some(self, descriptor: int, offset: int, target: memoryview) -> int:
         if hasattr(os, "preadv"):
-            return os.preadv(self.descriptor, [target], offset)
+            return os.preadv(descriptor, [target], offset)
         if hasattr(os, "pread"):
-            data = os.pread(self.descriptor, len(target), offset)
+            data = os.pread(descriptor, len(target), offset)
         else:
             with self._lock:  # the position belongs to the descriptor, not to the thread
-                os.lseek(self.descriptor, offset, os.SEEK_SET)
-                data = os.read(self.descriptor, len(target))
+                os.lseek(descriptor, offset, os.SEEK_SET)
+                data = os.read(descriptor, len(target))
         target[: len(data)] = data
         return len(data)
 
     def close(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+        """Nothing more is read. Reads that have begun come to their end, and then the system closes the file."""
+        self._opened = None
+
+
+class _Descriptor:
+    """An open file's number, given back when nobody holds this any more: neither a file nor who reads from it. A number
+    that was given back may be another file's.
+    """
+
+    __slots__ = ("number",)
+
+    def __init__(self, number: int) -> None:
+        self.number = number
 
     def __del__(self) -> None:
-        """For who drops an open file: what Python opens is closed then, too."""
-        if hasattr(self, "descriptor"):  # it was opened
-            with contextlib.suppress(OSError):
-                self.close()
+        with contextlib.suppress(OSError):
+            os.close(self.number)
 
 
 def advise_huge_pages(memory: memoryview) -> None:
@@ -264,7 +290,7 @@ def remove_abandoned(destination: str | os.PathLike[str]) -> None:
 def _front(destination: Path) -> str:
     """What temporary names begin with: their place's name, this machine's, and its space of process numbers."""
     # A name has at most 255 bytes, and the destination's may have as many.
-    stem = os.fsencode(destination.name)[:100].decode("utf-8", "ignore")
+    stem = os.fsdecode(os.fsencode(destination.name)[:100].decode("utf-8", "ignore").encode())
     return f".{stem}.{_process_space()}-"
 
 
@@ -313,9 +339,11 @@ class TemporaryOutput:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append."""
+        stopping.end_if_asked()
         view = memoryview(data).cast("B")
         while len(view):
-            count = os.write(self._descriptor, view[:_MOST_AT_ONCE])
+            with naming_of(self.destination):
+                count = os.write(self._descriptor, view[:_MOST_AT_ONCE])
             view = view[count:]
             self._position += count
 
@@ -333,9 +361,11 @@ class TemporaryOutput:
         like: the file that it is made from.
         """
         if durable:
-            _flush(self._descriptor)
+            with naming_of(self.destination):
+                _flush(self._descriptor)
         self._copy_mode(like)
         self._close()
+        stopping.end_if_asked()
         os.replace(self.path, self.destination)
         if durable:
             _flush_folder(self.destination.parent)
@@ -365,6 +395,17 @@ class TemporaryOutput:
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             os.close(descriptor)
+
+
+@contextlib.contextmanager
+def naming_of(destination: Path) -> Iterator[None]:
+    """What is refused of a descriptor is told of the file that it is for."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(destination)
+        raise
 
 
 def _flush(descriptor: int) -> None:

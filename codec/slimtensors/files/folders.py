@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from slimtensors.container.system import file_identity, remove_abandoned, temporary_place
+from slimtensors import stopping
+from slimtensors.container.system import file_identity, naming_of, remove_abandoned, temporary_place
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.sources.shards import is_index, read_index, weight_map
 
@@ -230,6 +231,10 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
         for name, to in plan.weights:
             convert(plan.source / name, made / to)
         _put_in_place(plan, made, target)
+    except OSError as error:
+        if isinstance(error.filename, str):  # what is made has a name of its own only until it is whole
+            error.filename = error.filename.replace(str(made), str(target))
+        raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -281,7 +286,7 @@ def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] 
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("xb") as writer:
+    with naming_of(target), source.open("rb") as reader, target.open("xb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
         writer.flush()
         os.fsync(writer.fileno())
@@ -290,6 +295,7 @@ def _copy(source: Path, target: Path) -> None:
 
 def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
     """One rename, where there is nothing yet; else file by file."""
+    stopping.end_if_asked()
     if target.is_dir() and any(target.iterdir()):
         for name in plan.folders:
             (target / name).mkdir(exist_ok=True)

@@ -5,8 +5,10 @@ cache would not do: it lies beside the source, notices neither changes in import
 lets each of several starting processes compile the same kernel. Ours is a folder per user, with a subfolder named by a
 hash of everything that shapes the machine code; one process compiles, and the others wait for its result.
 
-The cache holds pickles, so it is used only where nobody else can write. Where there is no such folder, kernels are
-compiled in memory, with one warning. After the first call nothing of this is in the way: `@kernel` returns Numba's own
+The cache holds pickles, so it is used only where nobody else can write but the superuser. One that this user cannot
+write to either, such as what an image of a container brings, is loaded from if all of it, and the way there, belongs to
+the superuser or this user; what is not in it is compiled in memory. So is everything where there is no such folder,
+with one warning. After the first call nothing of this is in the way: `@kernel` returns Numba's own
 dispatcher. NUMBA_DISABLE_JIT=1 makes kernels plain functions.
 """
 
@@ -23,7 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from slimtensors.kernels import instruction_set
 
@@ -33,7 +35,7 @@ instruction_set.force()  # before Numba is imported: it reads its variables then
 import filelock  # noqa: E402
 import llvmlite  # type: ignore[import-untyped,unused-ignore]  # noqa: E402
 import numba  # noqa: E402
-from numba.core.caching import FunctionCache  # noqa: E402
+from numba.core.caching import CompileResultCacheImpl, FunctionCache  # noqa: E402
 from numba.core.compiler_lock import global_compiler_lock  # noqa: E402
 from numba.core.runtime.nrt import rtsys  # noqa: E402
 
@@ -48,6 +50,8 @@ _CONFIG: Any = numba.config
 # Nobody calls kernels from C; a wrapper for that would be a quarter of the time to compile them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
+_ADVICE = "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own and only you can write to."
+_UNREADABLE = "cannot be read (chmod -R a+rX, of the folder of the cache, would let all users read it)"
 _follows = False  # whether another process compiled what this one lacked last
 
 
@@ -93,20 +97,58 @@ def spliced(function: F) -> F:
     return cast(F, njit(inline="always", no_cpython_wrapper=True, **_OPTIONS)(function))
 
 
-@cache
+class Settled(NamedTuple):
+    """folder: from which kernels are loaded, if there is one; why_not: why none can be kept there, or None if they can;
+    advice: what helps.
+    """
+
+    folder: Path | None
+    why_not: str | None = None
+    advice: str = _ADVICE
+
+
 def cache_folder() -> Path | None:
-    """Where this process keeps compiled kernels; None, after a warning, if it compiles them in memory."""
+    """Where this process looks for compiled kernels; None, after a warning, if it compiles all in memory."""
+    found = settled()
+    if found.folder is None:
+        _warn_once(str(found.why_not), found.advice)
+    return found.folder
+
+
+@cache
+def settled() -> Settled:
+    """Where kernels are, and whether they can be kept there, for this process."""
+    if not _SOURCES.is_dir():
+        advice = "Of slimtensors installed as files they are kept."
+        return Settled(None, f"slimtensors is run from an archive ({_SOURCES})", advice)
     try:
         root = _root()
         folder = root / _key()
-        for each in (root, folder):
-            each.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _refuse_if_others_can_write(each)
-        _refuse_if_unwritable(folder)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _refuse_if_others_can_write(root)
+        _make(folder)
+        _refuse_if_others_can_write(folder)
+        unwritable = None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
+        if sys.platform == "win32":
+            return Settled(None if unwritable else folder, unwritable)
+        if unwritable or any(each.stat().st_uid != os.geteuid() for each in (root, folder)):
+            folder = folder.resolve()  # as what is checked now is used later, whatever links lead elsewhere by then
+            _refuse_if_others_can_change(folder)
     except (OSError, RuntimeError) as error:
-        _warn_once(str(error))
-        return None
-    return folder
+        return Settled(None, str(error))
+    return Settled(folder, unwritable)
+
+
+def _make(folder: Path) -> None:
+    """A folder of kernels of this version, where there is none yet."""
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        if not os.access(folder.parent, os.X_OK):
+            raise PermissionError(f"{folder.parent} {_UNREADABLE}") from error
+        if not os.access(folder.parent, os.W_OK):
+            raise PermissionError(f"{folder.parent} is not writable, and has no kernels of this version") from error
+        raise
 
 
 def _root() -> Path:
@@ -138,26 +180,53 @@ def _refuse_if_others_can_write(folder: Path) -> None:
     if sys.platform == "win32":  # no owner to see here; a profile is private unless someone opened it
         return
     status = folder.stat()
-    if status.st_uid != os.geteuid():
-        raise PermissionError(f"{folder} belongs to another user")
+    _refuse_status(folder, status)
+
+
+def _refuse_status(place: Path, status: os.stat_result) -> None:
+    """What another user owns or can write to, but for the superuser, who can change everything."""
+    if status.st_uid not in (os.geteuid(), 0):
+        raise PermissionError(f"{place} belongs to another user")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise PermissionError(f"others can write to {folder} (chmod go-w would keep them out)")
+        raise PermissionError(f"others can write to {place} (chmod go-w would keep them out)")
 
 
-def _refuse_if_unwritable(folder: Path) -> None:
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"{folder} is not writable")
+def _refuse_if_others_can_change(folder: Path) -> None:
+    """As above, of all that is in a folder and of the folders above it, where others may write if they can move only
+    what is theirs (the sticky bit).
+    """
+    if not os.access(folder, os.R_OK | os.X_OK):
+        raise PermissionError(f"{folder} {_UNREADABLE}")
+    for above in folder.parents:
+        status = above.stat()
+        if not status.st_mode & stat.S_ISVTX or status.st_uid not in (os.geteuid(), 0):
+            _refuse_status(above, status)
+    for place, folders, files in os.walk(folder, onerror=_raise):
+        for name in folders + files:
+            path = Path(place, name)
+            status = path.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                raise PermissionError(f"{path} is a link")
+            _refuse_status(path, status)
 
 
-def _warn_once(why: str) -> None:
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _warn_once(why: str, advice: str = _ADVICE) -> None:
     if "cache" in _given_up:
         return
     _given_up.add("cache")
     message = (
-        f"compiled kernels are not kept on disk: {why}. Every process compiles them anew, which takes seconds. "
-        "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own and only you can write to."
+        f"compiled kernels are not kept on disk: {why}. Every process compiles them anew, which takes seconds. {advice}"
     )
     warnings.warn(message, KernelCacheWarning, stacklevel=2)
+
+
+def given_up() -> bool:
+    """Whether a kernel could not be kept, of which a warning has told."""
+    return "cache" in _given_up
 
 
 def _compile_once(dispatcher: Any) -> Callable[[Any], Any]:
@@ -209,7 +278,7 @@ class _SharedCache:
     def of(cls, function: Callable[..., Any]) -> _SharedCache | None:
         if not (folder := cache_folder()):
             return None
-        make: Any = FunctionCache
+        make: Any = FunctionCache if settled().why_not is None else _reading_cache()
         try:
             with _numba_caches_in(folder):
                 numbas = make(function)
@@ -219,13 +288,21 @@ class _SharedCache:
         if folder not in Path(numbas.cache_path).parents:  # Numba has gone elsewhere
             _warn_once(f"Numba cannot use {folder}")
             return None
+        if _SOURCES in Path(function.__code__.co_filename).parents:
+            # The folder's name says what the source is. Some Numbas take its time, which layers of images round.
+            numbas._cache_file._source_stamp = ""
         return cls(numbas, folder / f"{function.__module__}.{function.__qualname__}.lock")
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         found = self._load(sig, target_context)
+        if found is None and settled().why_not is not None:
+            _warn_once(f"{settled().why_not}, and does not give {Path(self._lock).stem}")
+            return None
         return self._awaited(sig, target_context) if found is None else found
 
     def save_overload(self, sig: Any, data: Any) -> None:
+        if settled().why_not is not None:
+            return
         try:
             self._numbas.save_overload(sig, data)
         except OSError as error:  # a full disk, for one
@@ -285,6 +362,24 @@ def _loaded(numbas: Any, sig: Any, target_context: Any) -> Any:
     rtsys.initialize(target_context)  # of all these imports, what machine code calls: reference counts
     with guard():
         return load(sig, target_context)
+
+
+@cache
+def _reading_cache() -> Any:
+    """Numba's cache, but for what it does to see whether it can write there."""
+    theirs: Any = next(each for each in CompileResultCacheImpl._locator_classes if "UserProvided" in each.__name__)
+
+    class Locator(theirs):  # type: ignore[misc] # only known now
+        def ensure_cache_path(self) -> None:
+            """What is not there is not found."""
+
+    class Implementation(CompileResultCacheImpl):
+        _locator_classes = [Locator]  # noqa: RUF012 # as theirs
+
+    class ReadingCache(FunctionCache):
+        _impl_class = Implementation
+
+    return ReadingCache
 
 
 @contextmanager
