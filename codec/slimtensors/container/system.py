@@ -137,8 +137,10 @@ class RandomAccessFile:
         return len(data)
 
     def close(self) -> None:
-        """Nothing more is read. Reads that have begun come to their end, and then the system closes the file."""
-        self._opened = None
+        """Nothing more is read. Reads that have begun come to their end, and then the file is closed."""
+        opened, self._opened = self._opened, None
+        if opened is not None and sys.getrefcount(opened) == _NO_READER:  # an error is raised, where there is somebody
+            opened.close()
 
 
 class _Descriptor:
@@ -151,9 +153,23 @@ class _Descriptor:
     def __init__(self, number: int) -> None:
         self.number = number
 
+    def close(self) -> None:
+        number, self.number = self.number, -1
+        if number >= 0:
+            os.close(number)
+
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
-            os.close(self.number)
+            self.close()
+
+
+def _references_of_one_variable() -> int:
+    """What Python counts where nobody else holds it, which depends on Python's version."""
+    opened = _Descriptor(-1)
+    return sys.getrefcount(opened)
+
+
+_NO_READER = _references_of_one_variable()
 
 
 def advise_huge_pages(memory: memoryview) -> None:
