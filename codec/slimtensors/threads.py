@@ -304,12 +304,14 @@ class Pool(ThreadPoolExecutor):
 
 
 def submit(pool: ThreadPoolExecutor, work: Callable[..., R], *arguments: Any) -> Future[R]:
-    """As the pool's. What it does not take is done here and now: when the main thread has ended, pools take nothing any
-    more, and other threads may still have to save what was trained.
+    """As the pool's. When the main thread has ended, pools take nothing any more, and other threads may still have to
+    save what was trained: it is done here and now.
     """
     try:
         return pool.submit(work, *arguments)
-    except RuntimeError:
+    except RuntimeError as error:
+        if "interpreter shutdown" not in str(error):
+            raise
         done: Future[R] = Future()
         try:
             done.set_result(work(*arguments))

@@ -261,7 +261,7 @@ class Bases:
 
 class OpenFile:
     """A file of which tensors are decoded one by one, and for each no stream that it does not need:
-    "chunks are checked only of tensors that parts, objects or differences need"
+    "chunks are checked of the tensors that parts, objects or differences need"
     """
 
     def __init__(self, data: bytes, bases: Callable[[bytes], bytes | None]) -> None:
@@ -317,7 +317,7 @@ def read_objects(text: bytes, names: Collection[str] | None = None) -> dict[str,
     """ "holds JSON: an object from names to values"; `names`: those wanted, which are there. None: all."""
     held = any_object(parse_objects(text), "objects")
     check(held.keys() >= set(names or ()), "object: not in its file")
-    # "what a value contains is checked only of names that `objects` of the manifest gives to this file"
+    # "what a value holds is checked of the names only that the manifest gives to this file"
     return {name: read_named(value) for name, value in held.items() if names is None or name in names}
 
 
@@ -501,7 +501,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_rank(folder: Path, manifest: Manifest, rank: int) -> OpenFile:
-    """ "Every file in `files` is there with this length and file id, used or not" """
+    """ "a file that is not there, or whose length or file id is not the manifest's" """
     stated = manifest.files[rank]
     bases = Bases(folder, manifest, rank)
     check((folder / stated.name).is_file(), "file: not there")

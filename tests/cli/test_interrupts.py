@@ -90,6 +90,7 @@ main()
         (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_copy"),
         (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_put_in_place"),  # all is written
         (signal.SIGTERM, 143, "verify", "slimtensors.reading.verifying", "verify_opened"),
+        (signal.SIGTERM, 143, "verify all", "slimtensors.reading.verifying", "verify_opened"),
         (signal.SIGTERM, 143, "help", "click.formatting", "wrap_text"),
     ],
 )
@@ -99,8 +100,13 @@ def test_a_signal_whose_exception_is_lost_ends_the_command_too(
     """As in llvmlite's cache of machine code, where a command is in its first second."""
     packed = model.with_suffix(".slimtensors")
     arguments = {"compress": ["compress", model, "-q"], "verify": ["verify", packed, "-q"], "help": ["--help"]}
-    if name == "verify":
+    if name.startswith("verify"):
         assert run("compress", model, "-q").returncode == 0
+    if name == "verify all":  # the first of which is damaged
+        data = bytearray(packed.read_bytes())
+        data[-200] ^= 1
+        (model.parent / "a.slimtensors").write_bytes(data)
+        arguments[name] = ["verify", model.parent, "-q"]
     if name == "folder":
         (model.parent / "config.json").write_text("{}")
         arguments["folder"] = ["compress", model.parent, "-q"]

@@ -40,6 +40,19 @@ def problems(invoke: Invoke, path: Path) -> list[str]:
     return found["problems"]
 
 
+def test_a_manifest_that_cannot_be_read(invoke: Invoke, checkpoint: Path) -> None:
+    """It is a problem like others, and no reason to take damage for a change that a job made meanwhile."""
+    (checkpoint / MANIFEST).unlink()
+    (checkpoint / MANIFEST).symlink_to(MANIFEST)  # to itself
+    names = [each.name for each in checkpoint.iterdir()]
+    seen = checking.Seen.now(checkpoint, names)
+    assert not seen.changed()
+    assert not seen._replace(seal=b"before").changed()
+    (said,) = checking.check_folder(checkpoint, names)
+    assert said.startswith(f"{checkpoint}/{MANIFEST} cannot be read: ")
+    assert problems(invoke, checkpoint)
+
+
 def test_a_whole_one(invoke: Invoke, checkpoint: Path) -> None:
     assert len(list(checkpoint.glob("rank-*"))) > 1
     assert problems(invoke, checkpoint) == []

@@ -234,7 +234,9 @@ def test_a_weight_cannot_be_changed(pair: tuple[Any, Path]) -> None:
         lambda: weight.mul_(2), lambda: weight.data.mul_(2), lambda: weight[1:].t().add_(1),
         lambda: torch.nn.init.zeros_(weight), lambda: weight.copy_(expected), lambda: setattr(weight, "data", expected),
         lambda: operator.setitem(weight, 0, 1), lambda: operator.iadd(weight.detach(), 1),
-        lambda: torch.add(expected, 1, out=weight),
+        lambda: torch.add(expected, 1, out=weight), lambda: torch.nn.init.kaiming_uniform_(weight),
+        lambda: weight.split(80)[1].add_(1), lambda: next(iter(weight)).zero_(), model.up.reset_parameters,
+        lambda: torch.nn.functional.dropout(weight, inplace=True), lambda: torch._foreach_add_([weight], 1),
     ):  # fmt: skip
         with pytest.raises(UsageError, match="cannot be changed"):
             change()
@@ -243,6 +245,7 @@ def test_a_weight_cannot_be_changed(pair: tuple[Any, Path]) -> None:
     written = io.BytesIO()
     torch.save(weight, written)
     written.seek(0)
+    assert torch.equal(weight.to_sparse().to_dense(), expected)
     for plain in (weight + 0, weight.clone(), copy.deepcopy(weight), torch.load(written)):
         assert type(plain) is torch.Tensor
         assert torch.equal(plain.mul_(1), expected)

@@ -25,7 +25,7 @@ class Seen(NamedTuple):
 
     folder: Path
     names: Collection[str]
-    seal: bytes  # the start of its manifest; none if that was not there
+    seal: bytes | None  # the start of its manifest; empty if that was not there, None if it could not be read
 
     @classmethod
     def now(cls, folder: Path, names: Collection[str]) -> Seen:
@@ -33,24 +33,30 @@ class Seen(NamedTuple):
         return cls(folder, names, _seal(folder) if MANIFEST in names else b"")
 
     def changed(self) -> bool:
-        """Whether it has been removed, replaced or committed since: what was found then is not wrong with it."""
+        """Whether it has been removed, replaced or committed since: what was found then is not wrong with it. It has
+        not, as far as is known, if its manifest cannot be read.
+        """
         now, ranks = _seal(self.folder), [name for name in self.names if run_of(name) is not None]
+        if now is None or self.seal is None:
+            return False
         gone = [name for name in ranks if not (self.folder / name).exists()]
         if now != self.seal or not now:
             return now != self.seal or len(gone) == len(ranks)
         try:
             manifest = read_manifest(LocalPlace(self.folder))
-        except FormatError:
+        except (FormatError, OSError):
             return False
         return manifest is None or (bool(gone) and manifest.run not in map(run_of, ranks))
 
 
-def _seal(folder: Path) -> bytes:
+def _seal(folder: Path) -> bytes | None:
     try:
         with (folder / MANIFEST).open("rb") as file:
             return file.read(SEAL_BYTES)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return b""
+    except OSError:
+        return None
 
 
 def check_folder(folder: Path, names: Collection[str]) -> list[str]:
@@ -66,6 +72,8 @@ def check_folder(folder: Path, names: Collection[str]) -> list[str]:
         manifest = read_manifest(LocalPlace(folder))
     except FormatError as error:
         return [str(error)] if ranks else []
+    except OSError as error:
+        return [f"{folder}/{MANIFEST} cannot be read: {error.strerror}"]
     found = []
     for number, parts in enumerate(parts_by_file(manifest) if manifest else []):
         assert manifest is not None
@@ -123,7 +131,7 @@ def _problem(folder: Path, manifest: Manifest, number: int, parts: list[tuple[st
         opened = open_file(folder / expected.name, verify="none")
     except FileNotFoundError:
         return "is not there"
-    except FormatError:
+    except (FormatError, OSError):
         return ""  # said by who looks at the file itself
     with opened as file:
         size, file_id = file.reader.prefix.file_length, file.reader.file_id.hex()

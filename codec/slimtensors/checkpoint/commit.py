@@ -48,9 +48,13 @@ def _known_above(above: StorePlace) -> tuple[Ledger, str]:
 
 
 def _set_aside(above: StorePlace, durable: bool) -> None:
-    """A copy, which stores can make too, for who wants to look; of one beyond all bounds none."""
+    """A copy, which stores can make too, for who wants to look; of one beyond all bounds nothing but the name. As long
+    as it is there, files of runs that the new list does not know are not removed: others may be made from them.
+    """
+    data = b""
     with suppress(LimitError):
-        above.replace(DAMAGED, above.read(LATEST, MAX_LEDGER_BYTES), durable=durable)
+        data = above.read(LATEST, MAX_LEDGER_BYTES)
+    above.replace(DAMAGED, data, durable=durable)
 
 
 def check_place(place: StorePlace) -> None:
@@ -106,6 +110,7 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
     place.replace(MANIFEST, manifest.to_bytes(), durable=durable)
     try:
         ledger, damage = _known_above(above)
+        runs = {each.run for each in ledger.known}
         if damage:
             _set_aside(above, durable)
         ledger.add(place.name, manifest.run, tuple(name for name, _ in manifest.bases))
@@ -117,8 +122,9 @@ def commit(place: StorePlace, manifest: Manifest, *, keep: int | None = None, du
         warnings.warn(f"{place.label} is saved, and a new list of checkpoints begun: {damage}", stacklevel=2)
         return
     try:
-        _reclaim(place, there, manifest.run)
-        for name in above.sizes():
+        beside = above.sizes()
+        _reclaim(place, there, manifest.run, runs if DAMAGED in beside else None)
+        for name in beside:
             if _is_temporary(name, LATEST):
                 above.remove(name)
         if keep is not None:
@@ -143,10 +149,13 @@ def withdraw(place: StorePlace, run: str, *, new: bool) -> None:
             place.remove_if_empty()
 
 
-def _reclaim(place: StorePlace, there: dict[str, int], run: str) -> None:
-    """What saves to this place left behind that did not finish, or that this one replaces."""
+def _reclaim(place: StorePlace, there: dict[str, int], run: str, known: set[str] | None) -> None:
+    """What saves to this place left behind that did not finish, or that this one replaces. known: the only runs whose
+    files may be removed, if not all are.
+    """
     for name in there:
-        if run_of(name) not in (None, run) or _is_temporary(name, MANIFEST):
+        old = run_of(name) not in (None, run) and (known is None or run_of(name) in known)
+        if old or _is_temporary(name, MANIFEST):
             place.remove(name)
     place.abandon(run)
 

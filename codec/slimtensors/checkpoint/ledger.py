@@ -168,6 +168,8 @@ def find_any(place: StorePlace) -> tuple[StorePlace, Manifest] | None:
         return None
     while (found := read_manifest(place.child(ledger.latest))) is None:
         seen, ledger = ledger.latest, read_ledger(place)
+        if not ledger.latest:  # the last one was removed meanwhile
+            return None
         if ledger.latest != seen:  # a job went on meanwhile, and kept few
             continue
         before = (each for each in reversed(ledger.known) if each.name != ledger.latest and is_there(place, each))

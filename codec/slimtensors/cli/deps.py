@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from slimtensors import stopping
 from slimtensors.cli import options
 from slimtensors.cli.exits import WRONG_FILE
 
@@ -38,6 +39,7 @@ def command(
     needed: list[tuple[str, Any]] = []  # with the file's name
     files: list[dict[str, Any]] = []
     for name, file in stored_files(path).files.items():
+        stopping.end_if_asked()
         with naming(file):
             found = dependencies(file, base=bases_of(base, base_dirs, file), max_bytes=max_bytes)
         needed += [(name, each) for each in found]

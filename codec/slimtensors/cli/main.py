@@ -129,11 +129,13 @@ def _clean_up_on_signals() -> None:
 
 def _leave_signals() -> None:
     """The command is done, with nothing to clean up: a first signal ends the process as if it had no handler."""
-    if stopping.asked() is None:
-        for number in _handled():
-            signal.signal(number, signal.SIG_DFL)
-    if isinstance(error := stopping.asked(), Stopped) and isinstance(done := sys.exc_info()[1], SystemExit):
-        done.code = done.code or 128 + error.args[0]  # it came after the command had looked for the last time
+    done = sys.exc_info()[1]
+    with suppress(Stopped):  # `stopping` knows
+        if stopping.asked() is None:
+            for number in _handled():
+                signal.signal(number, signal.SIG_DFL)
+    if isinstance(error := stopping.asked(), Stopped) and isinstance(done, SystemExit):
+        done.code = 128 + error.args[0]  # whatever came of the command, such as of code in which the signal was lost
 
 
 def _handled() -> list[int]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from slimtensors import stopping
 from slimtensors.cli import options
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ def _check(
     sources = _sources(stored, path, against, problems)
     results: list[dict[str, Any]] = []
     for name, file in stored.files.items():
+        stopping.end_if_asked()
         folder = Path(file).parent if stored.folder is not None else None
         try:
             needed = bases_of(base, base_dirs, file)

@@ -139,8 +139,9 @@ class RandomAccessFile:
     def close(self) -> None:
         """Nothing more is read. Reads that have begun come to their end, and then the file is closed."""
         opened, self._opened = self._opened, None
-        if opened is not None and sys.getrefcount(opened) == _NO_READER:  # an error is raised, where there is somebody
-            opened.close()
+        unread = object()
+        if opened is not None and sys.getrefcount(opened) == sys.getrefcount(unread):
+            opened.close()  # raises what went wrong, where there is somebody to hear of it
 
 
 class _Descriptor:
@@ -161,15 +162,6 @@ class _Descriptor:
     def __del__(self) -> None:
         with contextlib.suppress(OSError):
             self.close()
-
-
-def _references_of_one_variable() -> int:
-    """What Python counts where nobody else holds it, which depends on Python's version."""
-    opened = _Descriptor(-1)
-    return sys.getrefcount(opened)
-
-
-_NO_READER = _references_of_one_variable()
 
 
 def advise_huge_pages(memory: memoryview) -> None:

@@ -286,10 +286,12 @@ def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] 
 
 
 def _copy(source: Path, target: Path) -> None:
-    with naming_of(target), source.open("rb") as reader, target.open("xb") as writer:
-        shutil.copyfileobj(reader, writer, 1 << 20)
-        writer.flush()
-        os.fsync(writer.fileno())
+    with source.open("rb") as reader, target.open("xb", buffering=0) as writer:
+        while piece := reader.read(1 << 20):
+            with naming_of(target):
+                writer.write(piece)
+        with naming_of(target):
+            os.fsync(writer.fileno())
     shutil.copymode(source, target)
 
 

@@ -197,6 +197,7 @@ def _refuse_if_others_can_change(folder: Path) -> None:
     """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PermissionError(f"{folder} {_UNREADABLE}")
+    _refuse_status(folder, folder.lstat())
     for above in folder.parents:
         status = above.stat()
         if not status.st_mode & stat.S_ISVTX or status.st_uid not in (os.geteuid(), 0):
@@ -204,7 +205,10 @@ def _refuse_if_others_can_change(folder: Path) -> None:
     for place, folders, files in os.walk(folder, onerror=_raise):
         for name in folders + files:
             path = Path(place, name)
-            status = path.lstat()
+            try:
+                status = path.lstat()
+            except FileNotFoundError:  # whose owner compiles just now
+                continue
             if stat.S_ISLNK(status.st_mode):
                 raise PermissionError(f"{path} is a link")
             _refuse_status(path, status)
@@ -278,8 +282,8 @@ class _SharedCache:
     def of(cls, function: Callable[..., Any]) -> _SharedCache | None:
         if not (folder := cache_folder()):
             return None
-        make: Any = FunctionCache if settled().why_not is None else _reading_cache()
         try:
+            make: Any = FunctionCache if settled().why_not is None else _reading_cache()
             with _numba_caches_in(folder):
                 numbas = make(function)
         except (OSError, RuntimeError) as error:  # a zipped or frozen package has no source files
@@ -367,7 +371,9 @@ def _loaded(numbas: Any, sig: Any, target_context: Any) -> Any:
 @cache
 def _reading_cache() -> Any:
     """Numba's cache, but for what it does to see whether it can write there."""
-    theirs: Any = next(each for each in CompileResultCacheImpl._locator_classes if "UserProvided" in each.__name__)
+    theirs: Any = next((each for each in CompileResultCacheImpl._locator_classes if "User" in each.__name__), None)
+    if theirs is None:
+        raise RuntimeError("this Numba has no cache of which the folder can be named")
 
     class Locator(theirs):  # type: ignore[misc] # only known now
         def ensure_cache_path(self) -> None:

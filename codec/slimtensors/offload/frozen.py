@@ -18,8 +18,9 @@ PLAIN = {"__deepcopy__", "__reduce_ex__"}  # ask what class it is
 
 
 class FrozenWeight(torch.Tensor):
-    """What changes it in place would be lost without a word, as when an adapter is merged, and is refused. What is
-    computed from it is a plain tensor.
+    """What changes it in place would be lost without a word, as when an adapter is merged, and is refused: as far as
+    torch tells of it, which it does not of `set_`, of `torch.ops`, and of arrays that `numpy` makes. What is computed
+    from it is a plain tensor.
     """
 
     @classmethod
@@ -31,11 +32,12 @@ class FrozenWeight(torch.Tensor):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        name = func.__name__
-        first = args[0] if args else None
+        name, given = func.__name__, kwargs or {}
+        first = args[0] if args else next(iter(given.values()), None)
         in_place = name.endswith("_") and not name.endswith("__") and name not in HARMLESS
-        changes = in_place or name in CHANGES or func == torch.Tensor.data.__set__  # type: ignore[attr-defined] # torch's
-        if isinstance(first if changes else (kwargs or {}).get("out"), cls):
+        sets = name in CHANGES or func == torch.Tensor.data.__set__  # type: ignore[attr-defined] # torch's
+        changed = first if in_place or sets or given.get("inplace") else given.get("out")
+        if any(isinstance(each, cls) for each in _each(changed)):
             raise UsageError(
                 "the weight of a layer that stays compressed cannot be changed: this is a copy of what its file holds. "
                 "To merge adapters, or to change weights, load the model without keep_compressed"
@@ -43,11 +45,20 @@ class FrozenWeight(torch.Tensor):
         if isinstance(first, cls) and name in PLAIN:
             args = (first.as_subclass(torch.Tensor), *args[1:])
         with torch._C.DisableTorchFunctionSubclass():
-            made = func(*args, **(kwargs or {}))
-            if isinstance(first, cls) and type(made) is torch.Tensor and made.data_ptr() and _shares(made, first):
-                return made.as_subclass(cls)  # .data, .detach(), a view
-        return made
+            made = func(*args, **given)
+            if not isinstance(first, cls):
+                return made
+            if isinstance(made, (tuple, list)):  # of views, as those of split
+                wrapped = [each.as_subclass(cls) if _shares(each, first) else each for each in made]
+                return wrapped if type(made) is list else tuple(wrapped) if type(made) is tuple else made
+            return made.as_subclass(cls) if _shares(made, first) else made  # .data, .detach(), a view
 
 
-def _shares(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _each(given: Any) -> Sequence[Any]:
+    return given if isinstance(given, (list, tuple)) else [given]
+
+
+def _shares(one: Any, other: torch.Tensor) -> bool:
+    if type(one) is not torch.Tensor or one.layout != torch.strided or not one.data_ptr():
+        return False
     return one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()

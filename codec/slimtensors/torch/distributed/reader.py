@@ -35,7 +35,7 @@ from slimtensors.on_torch.tensors import check_writable_tensors, from_array, our
 from slimtensors.reading.scheduling import Destination
 from slimtensors.reading.slicing import read_slice
 from slimtensors.reading.tensors import TensorFile, load_all
-from slimtensors.threads import thread_count
+from slimtensors.threads import submit, thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.boxes import destination, lay_out
 
@@ -187,7 +187,7 @@ class StorageReader(TorchStorageReader):
                 with ExitStack() as stack:
                     opened = {}
                     for number in some:
-                        opened[number] = pool.submit(self._open, number)
+                        opened[number] = submit(pool, self._open, number)
                         stack.callback(_close, opened[number])  # also where one before it cannot be opened
                     self._read({number: each.result() for number, each in opened.items()}, by_file, planner)
 
