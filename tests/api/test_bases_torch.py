@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save as save_safetensors
+from safetensors.torch import save_file as save_safetensors_file
 
 import slimtensors
 from slimtensors import BaseError, UsageError
@@ -73,6 +74,20 @@ def test_what_is_no_base(tmp_path: Path) -> None:
             with pytest.raises(UsageError, match=said):
                 verb(given)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("against", ["model.safetensors", "model.bf16.safetensors", "older.slimtensors"])
+def test_a_folder_that_has_names_twice(tmp_path: Path, against: str) -> None:
+    """A model in two dtypes, or two of its versions: the base is the one that has the digest."""
+    base, tuned = state(model(0)), model(0)
+    train(tuned)
+    save_safetensors_file({name: tensor.double() for name, tensor in base.items()}, tmp_path / "model.safetensors")
+    save_safetensors_file(base, tmp_path / "model.bf16.safetensors")
+    save_file({name: tensor.half() for name, tensor in base.items()}, tmp_path / "older.slimtensors")
+    saved = save(tuned.state_dict(), base=tmp_path / against)
+    assert slimtensors.dependencies(saved)
+    for given in (tmp_path, [tmp_path], slimtensors.BaseDir(tmp_path)):
+        assert equal(load(saved, base=given), state(tuned))
 
 
 def test_from_a_trainer_to_a_server() -> None:

@@ -302,13 +302,17 @@ class KnownBases:
 def _in_model(model: BaseModel, base: Base, notes: list[str]) -> Iterator[BaseTensor]:
     """A tensor of a base that the caller named: by stated identity, else by name, else by hashing."""
     yield from model.stating.get(base.identity, ())
-    namesake = model.tensors.get(base.hints.get("tensor", ""))
-    if namesake is not None and namesake.stored is None and _alike(namesake, base):
+    name = base.hints.get("tensor", "")
+    # A compressed file beside the plain one is of the same model, as a rule, and would have to be decoded.
+    plain = [each for each in model.namesakes if each.stored is None]
+    namesake, several = model.tensors.get(name), any(each.name == name for each in plain)
+    if namesake is not None and namesake.stored is None and _alike(namesake, base) and not several:
         yield namesake
         return
-    for tensor in model.tensors.values():
+    for tensor in sorted((*model.tensors.values(), *plain), key=lambda each: each.name != name):
         if tensor.stored is None and _alike(tensor, base) and tensor.identity() == base.identity:
             yield tensor
+    yield from (each for each in model.namesakes if each.stored == base.identity)
     if namesake is None:
         notes.append(f"{model.label} does not hold it")
     elif not _alike(namesake, base):

@@ -117,15 +117,18 @@ class BaseModel:
     def __init__(self, label: str) -> None:
         self.label = label
         self.tensors: dict[str, BaseTensor] = {}
+        self.namesakes: list[BaseTensor] = []  # of other files, as where a folder has a model in two dtypes
         self.stating: dict[bytes, list[BaseTensor]] = {}  # those whose file states their identity, by it
         self._close: list[Callable[[], None]] = []
 
     def add(self, tensor: BaseTensor) -> None:
-        """The first tensor of a name counts."""
-        if tensor.name not in self.tensors:
-            self.tensors[tensor.name] = tensor
-            if tensor.stored is not None:
-                self.stating.setdefault(tensor.stored, []).append(tensor)
+        """The first tensor of a name is the one of that name; the others are found by what they hold."""
+        if tensor.name in self.tensors:
+            self.namesakes.append(tensor)
+            return
+        self.tensors[tensor.name] = tensor
+        if tensor.stored is not None:
+            self.stating.setdefault(tensor.stored, []).append(tensor)
 
     def on_close(self, close: Callable[[], None]) -> None:
         self._close.append(close)
