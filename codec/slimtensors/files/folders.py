@@ -286,12 +286,14 @@ def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] 
 
 
 def _copy(source: Path, target: Path) -> None:
-    with source.open("rb") as reader, target.open("xb", buffering=0) as writer:
-        while piece := reader.read(1 << 20):
-            with naming_of(target):
-                writer.write(piece)
-        with naming_of(target):
-            os.fsync(writer.fileno())
+    with naming_of(target), source.open("rb") as reader, target.open("xb") as writer:
+        piece = b"more"
+        while piece:
+            with naming_of(source):
+                piece = reader.read(1 << 20)
+            writer.write(piece)
+        writer.flush()
+        os.fsync(writer.fileno())
     shutil.copymode(source, target)
 
 
