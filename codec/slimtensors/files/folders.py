@@ -286,11 +286,12 @@ def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] 
 
 
 def _copy(source: Path, target: Path) -> None:
+    def read() -> bytes:
+        with naming_of(source):
+            return reader.read(1 << 20)
+
     with naming_of(target), source.open("rb") as reader, target.open("xb") as writer:
-        piece = b"more"
-        while piece:
-            with naming_of(source):
-                piece = reader.read(1 << 20)
+        for piece in iter(read, b""):
             writer.write(piece)
         writer.flush()
         os.fsync(writer.fileno())
