@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.bases.hinting import find_hinted
-from slimtensors.bases.resolving import BaseDir, Resolver
+from slimtensors.bases.resolving import BaseDir, Resolver, is_function
 from slimtensors.bases.tensors import BaseModel, BaseTensor, open_base
 from slimtensors.codecs.casts import cast_units
 from slimtensors.dtypes import CASTABLE, DType
@@ -92,8 +92,8 @@ def matched_bases(
     functions: list[Any] = []
     if isinstance(base, list):
         base_dirs = [*(each for each in base if isinstance(each, BaseDir)), *base_dirs]
-        functions = [each for each in base if _is_function(each)]
-        named = [each for each in base if not (isinstance(each, BaseDir) or _is_function(each))]
+        functions = [each for each in base if is_function(each)]
+        named = [each for each in base if not (isinstance(each, BaseDir) or is_function(each))]
         if len(named) != 1:
             raise UsageError(f"{len(named)} bases are named; a file is made against one")
         base = named[0]
@@ -107,7 +107,7 @@ def matched_bases(
     try:
         if isinstance(base, str) and base == AUTO:
             model, matched = _auto(inputs, base_map, source, metadata, base_dirs, resolver)
-        elif _is_function(base):
+        elif is_function(base):
             raise UsageError("a function can give the base of a file that is read; name the base itself to write one")
         else:
             model = open_base(base, resolver)
@@ -127,10 +127,6 @@ def check_map(base_map: Mapping[str, str] | None) -> None:
     """Raises UsageError for what is no mapping of names."""
     if base_map is not None and not isinstance(base_map, Mapping):
         raise UsageError(f"base_map is {base_map!r:.60}; a mapping, from names in the base to names here, is needed")
-
-
-def _is_function(base: Any) -> bool:
-    return callable(base) and not isinstance(base, Mapping) and not hasattr(base, "state_dict")
 
 
 def _as_matched(tensor: Input, pair: BaseTensor | None, resolver: Resolver) -> MatchedBase | None:

@@ -24,6 +24,7 @@ __all__ = [
     "LastResort",
     "Resolver",
     "folders_of",
+    "is_function",
     "open_with",
     "search_folders",
 ]
@@ -62,6 +63,11 @@ class _Entry(NamedTuple):
 def search_folders() -> list[BaseDir]:
     """Those of the environment."""
     return [BaseDir(path) for path in os.environ.get(BASE_DIR_VARIABLE, "").split(os.pathsep) if path]
+
+
+def is_function(base: Any) -> bool:
+    """Whether what a caller gives as base is to be called: mappings and modules can be, too."""
+    return callable(base) and not isinstance(base, Mapping) and not hasattr(base, "state_dict")
 
 
 def folders_of(base_dirs: Any) -> list[BaseDir]:
@@ -233,7 +239,7 @@ class Resolver:
         known = self._models.get(id(given))
         if known is not None:  # opened already, as are arrays and open files for each base but the first
             return known[1]
-        if callable(given) and not isinstance(given, Mapping) and not hasattr(given, "state_dict"):
+        if is_function(given):
             given = given(base)
             if given is None:
                 return None

@@ -29,7 +29,7 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
     """
     from slimtensors.cli.output import say
     from slimtensors.cli.progress import bar
-    from slimtensors.kernels._jit import given_up, settled
+    from slimtensors.kernels._jit import settled, warned
     from slimtensors.stopping import end_if_asked
 
     folder, why_not, advice = settled()
@@ -46,7 +46,7 @@ def command(progress: bool | None, quiet: bool, verbose: int) -> None:
                 say(f"{name}: {time.perf_counter() - started:.2f} s")
             if advance is not None:
                 advance(1)
-    if given_up():  # which a warning has told of
+    if warned():  # why they are not
         raise OSError(f"kernels are not kept in {folder}")
     if not quiet:
         say(f"all kernels are ready after {time.perf_counter() - begin:.1f} s, kept in {folder}")

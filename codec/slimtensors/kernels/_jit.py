@@ -228,7 +228,7 @@ def _warn_once(why: str, advice: str = _ADVICE) -> None:
     warnings.warn(message, KernelCacheWarning, stacklevel=2)
 
 
-def given_up() -> bool:
+def warned() -> bool:
     """Whether a kernel could not be kept, of which a warning has told."""
     return "cache" in _given_up
 

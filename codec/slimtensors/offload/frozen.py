@@ -48,9 +48,8 @@ class FrozenWeight(torch.Tensor):
             made = func(*args, **given)
             if not isinstance(first, cls):
                 return made
-            if isinstance(made, (tuple, list)):  # of views, as those of split
-                wrapped = [each.as_subclass(cls) if _shares(each, first) else each for each in made]
-                return wrapped if type(made) is list else tuple(wrapped) if type(made) is tuple else made
+            if type(made) in (tuple, list):  # of views, as those of split
+                return type(made)(each.as_subclass(cls) if _shares(each, first) else each for each in made)
             return made.as_subclass(cls) if _shares(made, first) else made  # .data, .detach(), a view
 
 
