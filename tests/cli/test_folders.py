@@ -17,7 +17,9 @@ from safetensors.numpy import load_file, save_file
 import slimtensors
 from cli.conftest import SHARDS
 from cli.processes import contents
+from slimtensors.expression import Trellis
 from slimtensors.files.folders import COMPRESS, DECOMPRESS, renamed_index
+from slimtensors.reading.tensors import open_file
 from slimtensors.sources.shards import is_index
 
 Invoke = Callable[..., Result]
@@ -54,6 +56,60 @@ def test_shards_are_quantised_as_one_model(invoke: Invoke, sharded: Path, how: t
         assert result.exit_code == 2
         assert words in result.output
         assert not slim.with_name("other").exists()
+
+
+def steps(folder: Path) -> list[set[int]]:
+    """Of each shard, those of the grids that tensors have."""
+    found = []
+    for path in sorted(folder.glob("model-*.slimtensors")):
+        with open_file(path) as file:
+            expressions = [stream.expression for stream in file.header.streams]
+            found.append({each.step for each in expressions if isinstance(each, Trellis)})
+    return found
+
+
+def weight_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*.slimtensors"))
+
+
+def test_a_size_for_a_whole_folder(invoke: Invoke, sharded: Path) -> None:
+    """One step for all shards, which have that size together, though one may have nothing to quantise."""
+    slim, rng = sharded.with_name("sharded-slim"), np.random.default_rng(8)
+    for k, name in enumerate(SHARDS):
+        matrix = (rng.standard_normal((96 << k, 512)) / (1 + k)).astype(np.float32)
+        save_file({f"layer{k}.weight": matrix, f"layer{k}.norm": matrix[0]}, sharded / name)
+    result = invoke("compress", sharded, "--target-size", "130kB", "--progress")
+    assert result.exit_code == 0, result.output
+    assert 129_000 < weight_bytes(slim) <= 130_000
+    first, second = steps(slim)
+    assert len(first) == len(second) == 1
+    assert first == second
+    assert f"{slim}: {weight_bytes(slim)} bytes, " in result.output
+    assert "% less than asked for" in result.output
+    assert "choosing a step for all" in result.stderr
+    for name in SHARDS:
+        against = invoke("verify", slim / name.replace("safetensors", "slimtensors"), "--against", sharded / name)
+        assert against.exit_code == 0, against.output
+    kept = invoke("compress", sharded, "--target-size", "300kB", "--keep", "layer0.*", "-o", slim.with_name("kept"))
+    assert kept.exit_code == 0, kept.output
+    assert 298_000 < weight_bytes(slim.with_name("kept")) <= 300_000
+    assert steps(slim.with_name("kept"))[0] == set()
+
+
+def test_a_size_that_a_folder_cannot_have(invoke: Invoke, sharded: Path) -> None:
+    slim = sharded.with_name("sharded-slim")
+    result = invoke("compress", sharded, "--target-size", "1kB")
+    assert result.exit_code == 2
+    assert "a file of 1000 bytes cannot be had" in result.output
+    (sharded / "copy.safetensors").write_bytes((sharded / SHARDS[0]).read_bytes())
+    result = invoke("compress", sharded, "--target-size", "200kB")
+    assert result.exit_code == 2
+    assert f"{sharded / 'copy.safetensors'} and {sharded / SHARDS[0]} both have a tensor 'layer0." in result.output
+    result = invoke("compress", sharded / SHARDS[0], sharded / SHARDS[1], "--target-size", "200kB")
+    assert result.exit_code == 2
+    assert "--target-size is for one file or folder" in result.output
+    assert not slim.exists()
+    assert invoke("compress", sharded, "--target-size", "200kB", "--dry-run").exit_code == 0
 
 
 @pytest.mark.parametrize("named", ["", "model.slimtensors.index.json"])

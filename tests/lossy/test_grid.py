@@ -179,7 +179,7 @@ def test_any_weights(seed: int) -> None:
     structure = grid.structure(tensor)
     if structure is None:
         return
-    made = QuantisedInput(tensor, grid, structure)
+    made = QuantisedInput(tensor, grid, structure, tensor.shape)
     found = made.read(0, array.size).view(array.dtype).reshape(array.shape).astype(np.float64)
     # The nearest allowed level is at most a step away; of a path, a level may be passed over for its neighbours' sake.
     slack = np.abs(array.astype(np.float64)) * 2.0**-8

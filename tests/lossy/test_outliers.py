@@ -37,7 +37,7 @@ def quantised(array: np.ndarray) -> tuple[QuantisedInput, Quantised]:
     tensor = ArrayInput("w", array)
     structure = SpQR().structure(tensor)
     assert structure is not None
-    made = QuantisedInput(tensor, SpQR(), structure)
+    made = QuantisedInput(tensor, SpQR(), structure, tensor.shape)
     return made, made.made
 
 

@@ -43,7 +43,7 @@ def quantised(array: np.ndarray, recipe: str) -> np.ndarray:
     tensor = ArrayInput("w", array)
     structure = RECIPES[recipe].structure(tensor)
     assert structure is not None
-    made = QuantisedInput(tensor, RECIPES[recipe], structure)
+    made = QuantisedInput(tensor, RECIPES[recipe], structure, tensor.shape)
     return made.read(0, array.size).view(array.dtype).reshape(array.shape)
 
 

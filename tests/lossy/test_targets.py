@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from safetensors.numpy import load_file as plain_load
 from safetensors.numpy import save_file as plain_save
 
 import slimtensors
@@ -145,6 +146,16 @@ def test_command(source: Path, tmp_path: Path) -> None:
     done = run(cli, ["compress", *both, "--target-size", "1MB"])
     assert done.exit_code != 0
     assert not list(source.parent.glob("*.slimtensors"))
+
+
+def test_what_is_there_twice_takes_nothing(source: Path, tmp_path: Path) -> None:
+    tensors = plain_load(source)
+    plain_save(tensors | {"tied": tensors["a"]}, tmp_path / "t.safetensors")
+    for size in (600_000, 900_000):
+        slimtensors.compress(tmp_path / "t.safetensors", tmp_path / "m", target_size=size, embeddings=True)
+        assert 0.995 * size <= (tmp_path / "m").stat().st_size <= size
+    slimtensors.compress(tmp_path / "t.safetensors", tmp_path / "m", target_bpw=3.0, embeddings=True)
+    assert bits(tmp_path / "m") == pytest.approx(3.0, rel=0.01)
 
 
 def far_out(tmp_path: Path, number: float) -> Path:

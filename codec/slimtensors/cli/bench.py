@@ -148,7 +148,7 @@ def _part(tensor: Any, share: float) -> Any:
 def _inputs(file: str, source: Any) -> list[Any]:
     from slimtensors.bases.resolving import open_with
     from slimtensors.cli.bases import bases_of
-    from slimtensors.files.converting import open_weights
+    from slimtensors.files.weights import open_weights
     from slimtensors.sources.inputs import ArrayInput
     from slimtensors.sources.recognise import what_is
     from slimtensors.threads import thread_count

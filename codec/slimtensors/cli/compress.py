@@ -42,7 +42,7 @@ __all__ = ["command"]
     callback=options.no_empty,
     help="Of our own: how much errors count (.safetensors, .gguf).",
 )
-@click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for a file of this size: 4GB.")
+@click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for files of this size: 4GB.")
 @click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")
 @click.option("--target-error", type=float, metavar="NMSE", help="Quantise each matrix with at most this error: 0.005.")
 @options.threads
@@ -83,15 +83,16 @@ def command(
 
     With a target, slim (our own quantiser, with a trellis; slim-fast: without; lqer: beside a product of low rank for
     each matrix of which that makes less) is as coarse as it asks for: a file's size in bytes, kB, MB, GB or KiB, MiB,
-    GiB, never exceeded and hit within 0.5 % where that can be (up to 5 % of small files); bits a quantised weight,
-    within 1 %; or each matrix's error, at most.
+    GiB (of a folder, all its weight files' together), never exceeded and hit within 0.5 % where that can be (up to 5 %
+    of small files); bits a quantised weight, within 1 %; or each matrix's error, at most.
 
     --importance names a file with numbers for weights `w` of shape [R, C]: `w` [R, C], mean squared gradients;
     `w.rows` [R] and `w.columns` [C], means of these; or `w` [C], or an imatrix of llama.cpp, mean squares of inputs.
     Steps are finer where they are larger, of rows and columns, and with --target-size and --target-bpw of tensors.
 
-    With --quantise the weights change: matrices become what the format named makes of them, and load in their own
-    dtypes. What has one dimension, is small, is an embedding or fits --keep stays exact. `inspect` shows each error.
+    With --quantise the weights change: matrices, and stacks of them such as experts, become what the format named makes
+    of them, and load in their own dtypes. What has one dimension, is small, is a convolution, an embedding or fits
+    --keep stays exact. `inspect` shows each error.
 
     With both, each matrix's difference from its base is what is quantised, to bitdelta (its sign, and one scale) or any
     other; sizes and errors asked for are the difference's. Tensors that are not quantised stay exact.
@@ -99,6 +100,7 @@ def command(
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.output import lossy_summary, say, under_target
+    from slimtensors.cli.progress import bar
     from slimtensors.cli.targets import settle
     from slimtensors.errors import UsageError
     from slimtensors.files.converting import compress, maps_of_each, match_base
@@ -135,8 +137,10 @@ def command(
         if quantise is None:
             return store(source, target, advance, {})
         fitting = [pattern for pattern in keep if pattern in patterns[source]]
+        how = asked | {"keep": fitting, "importance": importances[source]}
         try:
-            store(source, target, advance, asked | {"keep": fitting, "importance": importances[source]})
+            with bar(None, "choosing steps", quiet=quiet, asked=progress) as look:
+                store(source, target, advance, how | {"look": look})
         except NoneFitsError:  # such as the shard of the embeddings; an error if it is so of all
             if not left and not done:
                 raise
@@ -144,21 +148,19 @@ def command(
             return None if quiet else say(f"{source}: nothing in it can be quantised ({quantise}); stored exactly")
         done.append(source)
         if not quiet:
-            report = inspect(target)
-            under = "" if target_size is None else f"; {under_target(report.file_bytes, target_size)}"
-            say(f"{source}: {lossy_summary(report)}{under}")
+            say(f"{source}: {lossy_summary(inspect(target))}")
         return None
 
     conversions = settle(paths, out, COMPRESS, force=force)
     sources = [source for each in conversions for source, _ in each.files]
     left, done = list(sources), list[Path]()
     patterns = _fitting(keep, sources)
-    asked = {
+    asked: dict[str, Any] = {
         "quantise": quantise, "embeddings": embeddings,
         "target_size": target_size, "target_bpw": target_bpw, "target_error": target_error,
     }  # fmt: skip
-    if target_size is not None and sum(len(each.files) for each in conversions) != 1:
-        raise UsageError("--target-size is for one file; for several, --target-bpw gives each its share")
+    if target_size is not None and len(conversions) > 1:
+        raise UsageError("--target-size is for one file or folder; for several, --target-bpw gives each its share")
     importances = _importances(importance, sources, quiet=quiet)
     roots = [each.source for each in conversions if each.plan is not None]
     going = [target for each in conversions if each.plan is not None for _, target in each.files]
@@ -171,7 +173,22 @@ def command(
         named[found] = None
     for each in named:
         check_base_stays(each, going, base_dirs)
+    if target_size is not None and len(sources) > 1 and not dry_run:
+        from slimtensors.files.quantising import Shard, quantiser_for
+        from slimtensors.quantise.choosing import Quantise
+
+        assert quantise is not None
+        shards = [Shard(source, _base_of(base, source, roots), maps[source]) for source in sources]
+        with bar(None, "choosing a step for all", quiet=quiet, asked=progress) as look:
+            recipe = quantiser_for(
+                shards, target_size, Quantise(quantise, keep, embeddings), importance=importance, preset=preset,
+                threads=threads, base_dirs=base_dirs, look=look,
+            )  # fmt: skip
+        asked, importances = {"quantise": recipe, "embeddings": embeddings}, dict.fromkeys(sources)
     run(conversions, work, _amount, Settings(force, dry_run, quiet, verbose, progress))
+    if target_size is not None and not (quiet or dry_run):
+        (one,) = conversions
+        say(f"{one.target}: {under_target(sum(made.stat().st_size for _, made in one.files), target_size)}")
     if dry_run and base is not None:
         for source in sources:
             found = _base_of(base, source, roots)
@@ -227,7 +244,7 @@ def _importances(path: str | None, sources: Sequence[Path], *, quiet: bool) -> d
 
 def _names(path: Path | str) -> list[str]:
     from slimtensors.container.source import open_source
-    from slimtensors.files.converting import open_weights
+    from slimtensors.files.weights import open_weights
 
     source = open_source(path)
     try:
@@ -239,7 +256,7 @@ def _names(path: Path | str) -> list[str]:
 def _amount(path: Path) -> int:
     """The file is encoded, then decoded to check it."""
     from slimtensors.container.source import open_source
-    from slimtensors.files.converting import open_weights
+    from slimtensors.files.weights import open_weights
 
     source = open_source(path)
     try:

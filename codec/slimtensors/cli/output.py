@@ -28,13 +28,14 @@ def say(text: str) -> None:
 
 
 def lossy_summary(report: FileReport) -> str:
-    """How many tensors of a lossy file are quantised, how, and their worst errors."""
+    """How many tensors of a lossy file are quantised, how, their worst errors, and what the others take."""
+    exact = sum(t.stored_bytes for t in report.tensors if t.lossy is None)
     lossy = [t.lossy for t in report.tensors if t.lossy is not None]
     recipes = ", ".join(sorted({each.recipe for each in lossy}))
     worst, largest = max(each.nmse for each in lossy), max(each.max for each in lossy)
     return (
         f"{len(lossy)} of {len(report.tensors)} tensors are quantised ({recipes}), NMSE at most {worst:.3g}, "
-        f"largest error {largest:.3g}"
+        f"largest error {largest:.3g}; exact ones take {percent(exact, report.file_bytes)} of the file"
     )
 
 

@@ -28,9 +28,11 @@ def wanted(quiet: bool, asked: bool | None) -> bool:
 
 @contextmanager
 def bar(
-    total: int, label: str, *, quiet: bool, asked: bool | None, unit: str = "B"
+    total: int | None, label: str, *, quiet: bool, asked: bool | None, unit: str = "B"
 ) -> Iterator[Callable[[int], object] | None]:
-    """What to call with each amount done, from any thread; None if no bar is wanted."""
+    """What to call with each amount done, from any thread; None if no bar is wanted. total: None where it is not known:
+    the amount is shown then, and goes with the work.
+    """
     if not wanted(quiet, asked):
         yield None
         return
@@ -50,12 +52,13 @@ def bar(
         unit_scale=unit == "B",
         unit_divisor=1000,
         file=sys.stderr,
+        leave=total is not None,
         **options,
     ) as shown:
 
         def advance(done: int) -> None:
             with lock:
-                shown.update(min(done, total - shown.n))
+                shown.update(done if total is None else min(done, total - shown.n))
 
         yield advance
-        advance(total)  # what is stored once is done once, so the sum may fall short
+        advance(total or 0)  # what is stored once is done once, so the sum may fall short

@@ -10,7 +10,7 @@ import numpy as np
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.source import aligned_empty, open_source
 from slimtensors.errors import ChecksumError, UsageError
-from slimtensors.files.converting import open_weights
+from slimtensors.files.weights import open_weights
 from slimtensors.quantise.errors import Errors, nmse_of
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile

@@ -5,37 +5,31 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from slimtensors.bases.matching import MatchReport, StrayRuleError, check_map, matched_bases
 from slimtensors.bases.resolving import BaseDir, folders_of, open_with
 from slimtensors.container.reader import Verify
-from slimtensors.container.source import ByteSource, open_source
+from slimtensors.container.source import open_source
 from slimtensors.container.writer import Output
-from slimtensors.errors import NotSlimtensorsError, UsageError
-from slimtensors.gguf.file import read_gguf
-from slimtensors.planning.differing import MatchedBase
+from slimtensors.errors import UsageError
+from slimtensors.files.weights import open_weights
 from slimtensors.quantise.asking import Target
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.verifying import checked, source_pieces
 from slimtensors.reading.walking import walk
-from slimtensors.sources.inputs import ArrayInput, Input, SourceFile, sha256_of
-from slimtensors.sources.recognise import what_is
-from slimtensors.sources.safetensors_file import plain_header, read_safetensors
+from slimtensors.sources.inputs import Input, sha256_of
+from slimtensors.sources.safetensors_file import plain_header
 from slimtensors.threads import pool_of, thread_count
 from slimtensors.writing.destinations import check_destination, write_to
 from slimtensors.writing.saving import Progress, SourceImage
-from slimtensors.writing.store import refuse_own_base, store, stored_length
+from slimtensors.writing.store import refuse_own_base, store
 
 if TYPE_CHECKING:
-    from slimtensors.quantise.choosing import Quantise
     from slimtensors.quantise.quantiser import Quantiser
 
-__all__ = ["compress", "decompress", "maps_of_each", "match_base", "open_weights", "plain_front"]
+__all__ = ["compress", "decompress", "maps_of_each", "match_base", "plain_front"]
 
 
 def compress(
@@ -58,6 +52,7 @@ def compress(
     target_size: int | None = None,
     target_bpw: float | None = None,
     target_error: float | None = None,
+    look: Progress | None = None,
 ) -> None:
     """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
@@ -88,7 +83,8 @@ def compress(
     1 %; target_error: of each tensor, the squared differences' sum over the sum of squares (NMSE), at most; with a base
     the squares are those of what differs from it, and 0.1 is usual. One of the three, for quantise="slim" (what is
     meant without `quantise`), "slim-fast" or "lqer". UsageError is raised where it cannot be had, or only by spoiling a
-    tensor that has numbers far out (name it in `keep`).
+    tensor that has numbers far out (name it in `keep`). look: called with numbers of bytes that were looked at
+    to find how they are quantised, before anything is encoded; how many there will be is not known.
 
     Raises
     NotSlimtensorsError for a source of another kind, FormatError for a damaged one, SelfCheckError if this machine or
@@ -116,56 +112,17 @@ def compress(
             if quantise is None:
                 image = SourceImage(source, found.segments, found.kind)
             else:
-                from slimtensors.quantise.choosing import Quantise
+                from slimtensors.files.quantising import OpenFile, settled
+                from slimtensors.quantise.choosing import Quantise, quantised
 
                 near = sha256_of(source)
-                asked = Quantise(quantise, keep, embeddings)
-                inputs = _quantised(found, asked, importance, target, matched.bases, preset, threads, near)
+                asked, files = Quantise(quantise, keep, embeddings), [OpenFile(source, found, matched.bases)]
+                asked = settled(files, asked, importance, target, preset, threads, look)
+                inputs = quantised(found.inputs, asked, matched.bases, look)
             store(
                 inputs, dst, found.metadata, preset, threads, self_check, durable, image, progress,
                 bases=matched.bases, near=near, like=src,
             )  # fmt: skip
-    finally:
-        source.close()
-
-
-def _quantised(
-    found: SourceFile,
-    asked: Quantise,
-    importance: Any,
-    target: Target,
-    bases: Sequence[MatchedBase | None],
-    preset: str,
-    threads: int | None,
-    near: bytes,
-) -> list[Input]:
-    from slimtensors.quantise.choosing import quantised
-    from slimtensors.quantise.recipes import smaller
-
-    if preset == "small" and not any(bases):
-        asked = replace(asked, recipe=smaller(asked.recipe))
-    if importance is not None:
-        asked = _weighed(asked, found.inputs, importance)
-
-    def length_with(tried: Quantise) -> int:
-        inputs = quantised(found.inputs, tried, bases)
-        return stored_length(inputs, found.metadata, preset, threads, bases=bases, near=near)
-
-    if target.asked:
-        from slimtensors.quantise.target import aimed
-
-        asked = aimed(found.inputs, asked, target, length_with, bases)
-    return quantised(found.inputs, asked, bases)
-
-
-def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quantise:
-    from slimtensors.quantise.importance import weighed
-
-    if isinstance(importance, Mapping):
-        return weighed(asked, inputs, [ArrayInput(str(name), np.asarray(each)) for name, each in importance.items()])
-    source = open_source(importance)
-    try:
-        return weighed(asked, inputs, open_weights(source).inputs)
     finally:
         source.close()
 
@@ -218,20 +175,6 @@ def maps_of_each(
         if not any(old in rules for rules in found.values()):
             raise stray
     return found
-
-
-def open_weights(source: ByteSource) -> SourceFile:
-    """The tensors of a safetensors or GGUF source. Raises NotSlimtensorsError for one of another kind, with advice."""
-    kind, advice = what_is(source)
-    if kind == "slimtensors":
-        raise UsageError(f"{source.label} is compressed already; decompress it first, to store it another way")
-    if kind == "gguf":
-        return read_gguf(source)
-    if kind not in ("safetensors", "of an unknown kind"):
-        raise NotSlimtensorsError(
-            f"{source.label} is neither safetensors nor GGUF but {kind}" + (f"; {advice}" if advice else "")
-        )
-    return read_safetensors(source)
 
 
 def decompress(

@@ -18,8 +18,8 @@ from slimtensors.container.layout import PREFIX_BYTES
 from slimtensors.container.remote import is_remote
 from slimtensors.container.source import ByteSource, open_source
 from slimtensors.errors import UsageError
-from slimtensors.files.converting import open_weights
 from slimtensors.files.sampling import sampled_sizes, stream_size
+from slimtensors.files.weights import open_weights
 from slimtensors.planning.differing import MatchedBase
 from slimtensors.planning.plan import Job
 from slimtensors.planning.planner import make_plan

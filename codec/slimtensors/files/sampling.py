@@ -19,8 +19,8 @@ from slimtensors.container.remote import last_part, list_remote
 from slimtensors.container.source import ByteSource, open_source
 from slimtensors.dtypes import DType
 from slimtensors.errors import NotSlimtensorsError
-from slimtensors.files.converting import open_weights
 from slimtensors.files.folders import COMPRESS, DECOMPRESS, PLAIN
+from slimtensors.files.weights import open_weights
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.planning.plan import Job
 from slimtensors.planning.planner import make_plan

@@ -31,19 +31,23 @@ def importance(
       Jacobian, and says by how much the output changes (squared distance).
 
     Returns, of each parameter `w` of two dimensions that requires a gradient, F32 on the CPU, `w.rows` [rows] and
-    `w.columns` [columns]: means over the batches, and over each row and each column, of squared gradients. Save them
-    with `safetensors.torch.save_file` for `slimtensors compress --importance`.
+    `w.columns` [columns]: means over the batches, and over each row and each column, of squared gradients; of one of
+    three, such as a layer's experts, rows are those of all its matrices. Save them with
+    `safetensors.torch.save_file` for `slimtensors compress --importance`.
 
     The module is in evaluation mode meanwhile; gradients that it has are put aside, and come back. Memory: one gradient
     at a time beside what `loss` takes. Raises UsageError for a loss that is no finite scalar.
     """
-    weights = {weight: name for name, weight in model.named_parameters() if weight.dim() == 2 and weight.requires_grad}
-    if not weights:
-        raise UsageError("the module has no parameter of two dimensions that requires a gradient")
     sums = {
-        weight: [torch.zeros(size, dtype=torch.float32, device=weight.device) for size in weight.shape]
-        for weight in weights
+        weight: [
+            torch.zeros(size, dtype=torch.float32, device=weight.device)
+            for size in (weight.shape[:-1].numel(), weight.shape[-1])
+        ]
+        for weight in model.parameters()
+        if weight.dim() in (2, 3) and weight.requires_grad
     }
+    if not sums:
+        raise UsageError("the module has no parameter of two or three dimensions that requires a gradient")
     every = list(model.parameters())
     with ExitStack() as stack:
         stack.callback(_put_back, [(each, each.grad) for each in every])
@@ -80,7 +84,7 @@ def _add(sums: list[torch.Tensor] | None, weight: torch.Tensor) -> None:
     gradient, weight.grad = weight.grad, None
     if sums is None or gradient is None:
         return
-    squares = gradient.to_dense().float().square()
+    squares = gradient.to_dense().float().square().flatten(0, -2)
     sums[0] += squares.sum(1)
     sums[1] += squares.sum(0)
 

@@ -23,7 +23,7 @@ def find_duplicates(inputs: Sequence[Input]) -> dict[int, int]:
     sources = [tensor.source if isinstance(tensor, QuantisedInput) else tensor for tensor in inputs]
     alike: dict[Hashable, list[int]] = defaultdict(list)
     for i, tensor in enumerate(sources):
-        alike[tensor.dtype.name, tuple(tensor.shape), inputs[i].lossy].append(i)
+        alike[tensor.dtype.name, tuple(inputs[i].shape), inputs[i].lossy].append(i)
     found: dict[int, int] = {}
     # What is equal has equal units anywhere: a few of them tell most tensors apart, for next to nothing.
     for group in _told_apart(_told_apart(alike.values(), sources, _few), sources, _sample):

@@ -1,8 +1,10 @@
-"""Which tensors are quantised: matrices of linear layers, as bitsandbytes, torchao and compressed-tensors have it."""
+"""Which tensors are quantised: matrices of linear layers, as bitsandbytes, torchao and compressed-tensors have it, and
+stacks of such matrices.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
@@ -16,11 +18,11 @@ from slimtensors.quantise.grid import Grid
 from slimtensors.quantise.low_rank import LQER
 from slimtensors.quantise.quantiser import QuantisedInput, Quantiser
 from slimtensors.quantise.recipes import grid_of, quantisers_of
-from slimtensors.sources.inputs import Input, unit_count
+from slimtensors.quantise.stacks import MIN_ELEMENTS, matrix_of
+from slimtensors.sources.inputs import Input
 
 __all__ = ["Quantise", "chosen", "none_can", "quantised"]
 
-MIN_ELEMENTS = 1 << 14  # smaller matrices save next to nothing
 EMBEDDINGS = ("embed", "wte", "wpe", "lm_head")  # in the names of embeddings and of what turns them back into words
 EMBEDDING_MODULES = ("shared", "emb", "position", "positions")  # whole names of such modules, as T5, BART and RWKV have
 DTYPES = ("F32", "BF16", "F16")
@@ -41,30 +43,39 @@ class Quantise:
     aimed: bool = False
 
 
-def quantised(inputs: Sequence[Input], asked: Quantise, bases: Sequence[MatchedBase | None] = ()) -> list[Input]:
-    """The inputs, of which some are quantised; of those with a base, their difference from it.
+def quantised(
+    inputs: Sequence[Input],
+    asked: Quantise,
+    bases: Sequence[MatchedBase | None] = (),
+    look: Callable[[int], object] | None = None,
+) -> list[Input]:
+    """The inputs, of which some are quantised; of those with a base, their difference from it. look: called with the
+    bytes of each once it is known how it will be.
 
     Raises NoneFitsError if none is, UsageError if a pattern to keep fits no tensor.
     """
     quantisers = quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe]
-    names = {tensor.name for tensor in chosen(inputs, asked)}
+    matrices = {matrix.name: matrix for matrix in chosen(inputs, asked)}
     if isinstance(quantisers[0], BitDelta) and not any(bases):
         raise NoneFitsError(NO_BASE)
-    out = [
-        (_quantised(tensor, _of_difference(quantisers, base, asked)) if tensor.name in names else None) or tensor
-        for tensor, base in zip_longest(inputs, bases)
-    ]
+    out = list(inputs)
+    for i, (tensor, base) in enumerate(zip_longest(inputs, bases)):
+        if tensor.name in matrices:
+            made = _quantised(matrices[tensor.name], tensor.shape, _of_difference(quantisers, base, asked))
+            out[i] = made or tensor
+            if look is not None:
+                look(tensor.dtype.bytes_of(tensor.shape))
     if out == list(inputs):
-        raise none_can(quantisers[0], len(names))
+        raise none_can(quantisers[0], len(matrices))
     return out
 
 
 def chosen(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
-    """What is to be quantised, if its quantiser can. Raises UsageError as above."""
+    """What is to be quantised, if its quantiser can, as matrices. Raises UsageError as above."""
     for pattern in asked.keep:
         if not any(fnmatchcase(tensor.name, pattern) for tensor in inputs):
             raise UsageError(f"--keep {pattern}: there is no such tensor")
-    found = [tensor for tensor in inputs if _chosen(tensor, asked)]
+    found = [matrix for tensor in inputs if _chosen(tensor, asked) and (matrix := matrix_of(tensor)) is not None]
     if not found:
         raise nothing_fits((quantisers_of(asked.recipe) if isinstance(asked.recipe, str) else [asked.recipe])[0])
     return found
@@ -73,9 +84,9 @@ def chosen(inputs: Sequence[Input], asked: Quantise) -> list[Input]:
 def nothing_fits(quantiser: Quantiser) -> NoneFitsError:
     """That no tensor is quantised."""
     return NoneFitsError(
-        f"no tensor can be quantised to {quantiser.name}, which takes matrices of F32, BF16 or F16 with "
-        f"{MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings (told by "
-        "their names; --embeddings, embeddings=True, takes these too)"
+        f"no tensor can be quantised to {quantiser.name}, which takes matrices, and stacks of them, of F32, BF16 or "
+        f"F16 with {MIN_ELEMENTS} elements or more, and rows of whole blocks, that are neither kept nor embeddings "
+        "(told by their names; --embeddings, embeddings=True, takes these too)"
     )
 
 
@@ -105,16 +116,17 @@ def _of_difference(quantisers: Sequence[Quantiser], base: MatchedBase | None, as
     return [OfDifference(each, base, bound=asked.aimed) for each in quantisers]
 
 
-def _quantised(tensor: Input, quantisers: Sequence[Quantiser]) -> QuantisedInput | None:
+def _quantised(matrix: Input, shape: Sequence[int], quantisers: Sequence[Quantiser]) -> QuantisedInput | None:
+    """shape: the tensor's own."""
     for quantiser in quantisers:
-        structure = quantiser.structure(tensor)
+        structure = quantiser.structure(matrix)
         if structure is not None:
-            return QuantisedInput(tensor, quantiser, structure)
+            return QuantisedInput(matrix, quantiser, structure, shape)
     return None
 
 
 def _chosen(tensor: Input, asked: Quantise) -> bool:
-    if tensor.dtype.name not in DTYPES or len(tensor.shape) != 2 or unit_count(tensor) < MIN_ELEMENTS:
+    if tensor.dtype.name not in DTYPES:
         return False
     if any(fnmatchcase(tensor.name, pattern) for pattern in asked.keep):
         return False

@@ -7,7 +7,8 @@ Of a weight `w` of shape [R, C] a file may hold
     w                     [C]         of each column the mean square of what it is multiplied by
     w.in_sum2, w.counts   [1, C], [1] sums of such squares and what they are divided by, as llama.cpp's imatrix has them
 
-in F16, BF16, F32 or F64, in any unit. An error e of a weight is taken to cost importance * e^2.
+in F16, BF16, F32 or F64, in any unit. Of a stack of E matrices [E, R, C] rows are E * R, the whole is [E, R, C], sums
+are [E, C]. An error e of a weight is taken to cost importance * e^2.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from slimtensors.errors import UsageError
 from slimtensors.quantise.choosing import Quantise, chosen
 from slimtensors.quantise.grid import Steps
 from slimtensors.quantise.recipes import grid_of, quantisers_of, with_grid
+from slimtensors.quantise.stacks import Stack
 from slimtensors.sources.inputs import Input, unit_count
 
 __all__ = ["Importance", "importances", "stray", "weighed"]
@@ -87,18 +89,20 @@ def importances(weights: Iterable[Input], told: Sequence[Input]) -> dict[str, Im
     by_name = {each.name: each for each in told}
     found = {}
     for weight in weights:
-        each = _of_one(weight.name, weight.shape, by_name)
+        each = _of_one(weight, by_name)
         if each is not None and each.rows.any() and each.columns.any():
             found[weight.name] = each
     return found
 
 
-def _of_one(name: str, shape: Sequence[int], told: Mapping[str, Input]) -> Importance | None:
-    rows, columns = shape
+def _of_one(weight: Input, told: Mapping[str, Input]) -> Importance | None:
+    name, (rows, columns) = weight.name, weight.shape
+    stack = weight.stacked if isinstance(weight, Stack) else (1, rows, columns)
     parts = [told.get(name + end) for end in (ROWS, COLUMNS)]
     if name in told:
-        numbers = _read(told[name], [(rows, columns), (columns,)])
-        if numbers.ndim == 2:
+        numbers = _read(told[name], [stack if isinstance(weight, Stack) else (rows, columns), (columns,)])
+        if numbers.ndim > 1:
+            numbers = numbers.reshape(rows, columns)
             return Importance(numbers.mean(1), numbers.mean(0), absolute=True)
         return Importance(np.ones(rows), numbers, absolute=False)
     if parts[0] is not None and parts[1] is not None:
@@ -107,9 +111,9 @@ def _of_one(name: str, shape: Sequence[int], told: Mapping[str, Input]) -> Impor
         if part is not None:
             raise UsageError(f"importance of {name!r}: there is {name + end!r} without {name + other!r}")
     if name + SUMS in told:
-        # Of experts there is more than one row, and they share what they count.
-        sums = _read(told[name + SUMS], [(columns,), (1, columns)])
-        return Importance(np.ones(rows), sums.reshape(-1), absolute=False)
+        # Of one matrix the count is a common factor; of a stack experts that were asked more often count for more.
+        sums = _read(told[name + SUMS], [(columns,), (stack[0], columns)]).reshape(-1, columns)
+        return Importance(np.repeat(sums.mean(1), rows // len(sums)), sums.mean(0), absolute=False)
     return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -72,16 +72,19 @@ def floats_of(tensor: Input, first: int = 0, count: int | None = None) -> Floats
 
 
 class QuantisedInput:
-    """A tensor that is quantised when it is first read, and forgotten once all of it has been read."""
+    """A tensor that is quantised when it is first read, and forgotten once all of it has been read.
+
+    source: as a matrix; shape: the tensor's own.
+    """
 
     encoding: str | None = None
 
-    def __init__(self, source: Input, quantiser: Quantiser, structure: Structure) -> None:
+    def __init__(self, source: Input, quantiser: Quantiser, structure: Structure, shape: Sequence[int]) -> None:
         self.source = source
         self.structure = structure
         self.name: str = source.name
         self.dtype: DType = source.dtype
-        self.shape: tuple[int, ...] = tuple(source.shape)
+        self.shape: tuple[int, ...] = tuple(shape)
         self.lossy: Lossy | None = Lossy(quantiser.name)  # its errors are known once it has been read
         self.quantiser = quantiser
         self._made: Quantised | None = None

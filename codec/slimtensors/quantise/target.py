@@ -45,8 +45,10 @@ def aimed(
     target: Target,
     length_with: Measure,
     bases: Sequence[MatchedBase | None] = (),
+    look: Callable[[int], object] | None = None,
 ) -> Quantise:
-    """What must be asked for to get the target. length_with: of a file that is written to nowhere.
+    """What must be asked for to get the target. length_with: of files that are written to nowhere. look: called with
+    numbers of bytes that were encoded to see what they take.
 
     Raises UsageError if it cannot be had, or the quantiser has no grid.
     """
@@ -64,7 +66,7 @@ def aimed(
     ]
     if isinstance(own, LQER):
         own = replace(own, products={each.name: own.known(each, own.grid.look(each)) for each in seen})
-    weights = _weights_of(seen, own, grid)
+    weights = _weights_of(seen, own, grid, look or _unheard)
     if not weights.total:
         raise NoneFitsError("all numbers that could be quantised are zero: leave out the target, and they take nothing")
     if target.bits is not None:
@@ -81,15 +83,24 @@ def aimed(
 
 
 class _Weights(NamedTuple):
-    """What is to be quantised. deviation: log2, the mean over weights. beside: bytes that no step changes."""
+    """What is to be quantised. deviation: log2, the mean over weights. beside: bytes that no step changes. look: as for
+    `aimed`.
+    """
 
     tensors: list[tuple[Input, Seen]]
     total: int
     deviation: float
     beside: int
+    look: Callable[[int], object]
 
 
-def _weights_of(tensors: Sequence[Input], own: Quantiser, grid: Grid) -> _Weights:
+def _unheard(_count: int) -> None:
+    """For nobody who looks on."""
+
+
+def _weights_of(
+    tensors: Sequence[Input], own: Quantiser, grid: Grid, look: Callable[[int], object]
+) -> _Weights:
     """Without tensors of zeros, which take nothing. Raises UsageError for floats that are not finite."""
     known = own.products if isinstance(own, LQER) else {}
     products = {name: product for name, product in known.items() if product is not None}
@@ -99,7 +110,7 @@ def _weights_of(tensors: Sequence[Input], own: Quantiser, grid: Grid) -> _Weight
     total = sum(unit_count(tensor) for tensor, _ in found)
     logs = sum(unit_count(tensor) * math.log2(each.power / unit_count(tensor)) / 2 for tensor, each in found)
     beside = sum(product.size() for product in products.values())
-    return _Weights(found, total, logs / max(total, 1), beside)
+    return _Weights(found, total, logs / max(total, 1), beside, look)
 
 
 def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, length_with: Measure) -> Quantise:
@@ -190,10 +201,10 @@ def _check_outliers(weights: _Weights, grid: Grid) -> None:
 def _bytes(weights: _Weights, grid: Grid) -> float:
     """What quantised tensors take, by some of their chunks if there are many."""
     share = min(1.0, MOST_LOOKED_AT / weights.total)
-    return weights.beside + sum(_bytes_of(tensor, seen, grid, share) for tensor, seen in weights.tensors)
+    return weights.beside + sum(_bytes_of(tensor, seen, grid, share, weights.look) for tensor, seen in weights.tensors)
 
 
-def _bytes_of(tensor: Input, seen: Seen, grid: Grid, share: float) -> float:
+def _bytes_of(tensor: Input, seen: Seen, grid: Grid, share: float, look: Callable[[int], object]) -> float:
     structure, units = grid.laid_over(tensor, seen), unit_count(tensor)
     if structure is None:
         return tensor.dtype.bytes_of(tensor.shape)
@@ -215,4 +226,5 @@ def _bytes_of(tensor: Input, seen: Seen, grid: Grid, share: float) -> float:
         part = quantised_part(structure.expression, tensor, first, min(chunk, units - first), sides)
         made += len(encode_chunk(part, structure.expression, Place(units, first, sides, tensor.dtype)))
         looked_at += part.size
+        look(part.nbytes)
     return size + made * units / looked_at

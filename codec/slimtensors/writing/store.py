@@ -11,6 +11,7 @@ from slimtensors.container.system import file_identity
 from slimtensors.container.writer import MemoryOutput, Output
 from slimtensors.errors import FormatError, SelfCheckError, UsageError
 from slimtensors.planning.differing import MatchedBase
+from slimtensors.planning.plan import Plan
 from slimtensors.planning.planner import make_plan
 from slimtensors.reading.tensors import open_file
 from slimtensors.sources.inputs import Input
@@ -47,11 +48,7 @@ def store(
         "and the old one would be gone. Write to another path, or leave the base out",
     )  # fmt: skip
     count = thread_count(threads)
-    segments, source = (None, "") if image is None else (image.segments, image.kind)
-    plan = make_plan(
-        inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress,
-        source=source, near=near,
-    )  # fmt: skip
+    plan = _plan(inputs, preset, metadata, bases, image, near, progress)
 
     def write(output: Output) -> None:
         write_plan(plan, inputs, output, threads=count, image=image, progress=progress)
@@ -60,6 +57,22 @@ def store(
         check_written(written, count, progress, bases)
 
     write_to(target, write, check if self_check else None, durable=durable, like=like)
+
+
+def _plan(
+    inputs: Sequence[Input],
+    preset: str,
+    metadata: Mapping[str, str] | None,
+    bases: Sequence[MatchedBase | None],
+    image: SourceImage | None,
+    near: bytes | None,
+    progress: Progress | None,
+) -> Plan:
+    segments, source = (None, "") if image is None else (image.segments, image.kind)
+    return make_plan(
+        inputs, preset=preset, metadata=dict(metadata or {}), segments=segments, bases=bases, progress=progress,
+        source=source, near=near,
+    )  # fmt: skip
 
 
 def refuse_own_base(path: Any, bases: Sequence[MatchedBase | None], why: str) -> None:
@@ -93,12 +106,14 @@ def stored_length(
     threads: int | None,
     *,
     bases: Sequence[MatchedBase | None] = (),
+    image: SourceImage | None = None,
     near: bytes | None = None,
+    progress: Progress | None = None,
 ) -> int:
     """The length of the file that `store` would write. Takes as long as to write it."""
-    plan = make_plan(inputs, preset=preset, metadata=dict(metadata or {}), bases=bases, near=near)
     output = _Nowhere()
-    write_plan(plan, inputs, output, threads=thread_count(threads))
+    plan = _plan(inputs, preset, metadata, bases, image, near, progress)
+    write_plan(plan, inputs, output, threads=thread_count(threads), image=image, progress=progress)
     return output.length
 
 
