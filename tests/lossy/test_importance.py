@@ -256,7 +256,7 @@ def test_modules_that_are_refused() -> None:
         with pytest.raises(UsageError, match=words):
             slimtensors.torch.importance(model, batches, wrong)
     assert model.weight.grad is None
-    with pytest.raises(UsageError, match="no parameter of two dimensions"):
+    with pytest.raises(UsageError, match="no parameter of two or three dimensions"):
         slimtensors.torch.importance(torch.nn.LayerNorm(3), [1], lambda *_: 1.0)
 
 
