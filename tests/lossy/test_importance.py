@@ -116,6 +116,15 @@ def test_the_unit_does_not_count(source: Path, fisher: Arrays, tmp_path: Path) -
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
+def test_importance_of_a_tie_is_that_of_both(tensors: Arrays, fisher: Arrays, tmp_path: Path) -> None:
+    plain_save(tensors | {"a.first": tensors["b.weight"]}, tmp_path / "tied.safetensors")
+    some = {name: each for name, each in fisher.items() if name != "b.weight"}
+    for name, known in (("one", fisher), ("other", some | {"a.first": fisher["b.weight"]}), ("none", some)):
+        slimtensors.compress(tmp_path / "tied.safetensors", tmp_path / name, target_bpw=3, importance=known)
+    made = [(tmp_path / name).read_bytes() for name in ("one", "other", "none")]
+    assert made[0] == made[1] != made[2]
+
+
 def test_what_is_not_told_counts_as_the_mean(source: Path, fisher: Arrays, tmp_path: Path) -> None:
     some = {name: each for name, each in fisher.items() if name != "b.weight"}
     zeros = some | {"b.weight": np.zeros((192, 256), np.float32), "of another shard": np.ones((3, 3), np.float32)}

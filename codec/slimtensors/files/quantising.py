@@ -97,18 +97,15 @@ def settled(
 
     importance, look: as for `compress`. Raises UsageError if it cannot be had.
     """
-    inputs, bases = list[Input](), list[MatchedBase | None]()
-    for _, found, matched in files:
-        again = find_duplicates(found.inputs)  # which take nothing
-        for i, (tensor, base) in enumerate(zip(found.inputs, matched, strict=True)):
-            if i not in again:
-                inputs.append(tensor)
-                bases.append(base)
-    if preset == "small" and not any(bases):
+    every = [tensor for file in files for tensor in file.found.inputs]
+    chosen(every, asked)  # which raises for what is wrong with it, before anything is read
+    if preset == "small" and not any(base for file in files for base in file.bases):
         asked = replace(asked, recipe=smaller(asked.recipe))
-    chosen([tensor for file in files for tensor in file.found.inputs], asked)
+    if importance is None and not target.asked:
+        return asked
+    again = [find_duplicates(file.found.inputs) for file in files]
     if importance is not None:
-        asked = _weighed(asked, inputs, importance)
+        asked = _weighed(asked, every, importance, _ties(files, again))
     if not target.asked:
         return asked
     exact: dict[int, int] = {}  # lengths of the files in which nothing is quantised
@@ -128,8 +125,30 @@ def settled(
             return exact[k]
         return stored_length(made, found.metadata, preset, threads, bases=bases, near=NO_DIGEST, progress=look)
 
+    inputs, bases = _once(files, again)
     recipe = aimed(inputs, _fitting(asked, inputs), target, length_with, bases, look).recipe
     return replace(asked, recipe=recipe, aimed=True)
+
+
+def _ties(files: Sequence[OpenFile], again: Sequence[Mapping[int, int]]) -> dict[str, str]:
+    """By name."""
+    found = {}
+    for (_, file, _), pairs in zip(files, again, strict=True):
+        found |= {file.inputs[i].name: file.inputs[first].name for i, first in pairs.items()}
+    return found
+
+
+def _once(
+    files: Sequence[OpenFile], again: Sequence[Mapping[int, int]]
+) -> tuple[list[Input], list[MatchedBase | None]]:
+    """Tensors and their bases, without those that are there already, and take nothing."""
+    inputs, bases = list[Input](), list[MatchedBase | None]()
+    for (_, found, matched), pairs in zip(files, again, strict=True):
+        for i, (tensor, base) in enumerate(zip(found.inputs, matched, strict=True)):
+            if i not in pairs:
+                inputs.append(tensor)
+                bases.append(base)
+    return inputs, bases
 
 
 def _fitting(asked: Quantise, inputs: Sequence[Input]) -> Quantise:
@@ -138,8 +157,9 @@ def _fitting(asked: Quantise, inputs: Sequence[Input]) -> Quantise:
     return replace(asked, keep=keep)
 
 
-def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any) -> Quantise:
+def _weighed(asked: Quantise, inputs: Sequence[Input], importance: Any, ties: Mapping[str, str]) -> Quantise:
     if isinstance(importance, Mapping):
-        return weighed(asked, inputs, [ArrayInput(str(name), np.asarray(each)) for name, each in importance.items()])
+        told = [ArrayInput(str(name), np.asarray(each)) for name, each in importance.items()]
+        return weighed(asked, inputs, told, ties)
     with closing(open_source(importance)) as source:
-        return weighed(asked, inputs, open_weights(source).inputs)
+        return weighed(asked, inputs, open_weights(source).inputs, ties)

@@ -50,8 +50,11 @@ class Importance(NamedTuple):
     absolute: bool
 
 
-def weighed(asked: Quantise, inputs: Sequence[Input], told: Sequence[Input]) -> Quantise:
-    """Steps that follow importances. told: what a file, or a mapping, of importances holds.
+def weighed(
+    asked: Quantise, inputs: Sequence[Input], told: Sequence[Input], ties: Mapping[str, str] | None = None
+) -> Quantise:
+    """Steps that follow importances. told: what a file, or a mapping, of importances holds. ties: of names of tensors
+    that are there already under another, that one, to which importance of either is importance.
 
     Raises UsageError for other quantisers than ours, and for importances that cannot be meant.
     """
@@ -67,6 +70,9 @@ def weighed(asked: Quantise, inputs: Sequence[Input], told: Sequence[Input]) -> 
             f"quantised are {_some(each.name for each in weights)}"
         )
     sizes = {each.name: unit_count(each) for each in weights}
+    for name, first in (ties or {}).items():
+        if name in found and first in sizes:
+            found.setdefault(first, found.pop(name))
     return replace(asked, recipe=with_grid(own, replace(grid, steps=_steps(found, sizes))))
 
 
