@@ -132,7 +132,7 @@ def settled(
 
 def _ties(files: Sequence[OpenFile], again: Sequence[Mapping[int, int]]) -> dict[str, str]:
     """By name."""
-    found = {}
+    found: dict[str, str] = {}
     for (_, file, _), pairs in zip(files, again, strict=True):
         found |= {file.inputs[i].name: file.inputs[first].name for i, first in pairs.items()}
     return found
