@@ -150,7 +150,8 @@ def apply_delta(
 ) -> None:
     """Bring arrays in memory to the state that a file holds; they are the file's bases as well as its destination.
 
-    target: a path, bytes, a file object. arrays: writable, in any byte order and with any strides; those that the file
+    target: a path, bytes, a file object; a folder (whose index is used if it has one), an index of shards, or a list of
+    these: all files count as one. arrays: writable, in any byte order and with any strides; those that the file
     does not have are left alone, whatever they are. Several may share memory if the file gives it one content. The
     whole result is decoded beside them and every identity checked before the first is written to, so that an error
     leaves all of them as they were; who reads them meanwhile may see some of the old and some of the new. Raises

@@ -55,7 +55,7 @@ class MatchReport(NamedTuple):
 
     base: str | None  # where it is; None if no base was found
     matches: list[Match]
-    note: str = ""  # how a base was found by hints, or why none was
+    note: str = ""  # how a base was found by hints, or why none was; whether files of it have names in common
 
     @property
     def matched(self) -> int:
@@ -158,7 +158,7 @@ def _auto(
             for name, tensor in model.tensors.items():
                 model.tensors[name] = tensor._replace(hints={"repository": found.name, **tensor.hints})
             pairs = [None if pair is None else model.tensors[pair.name] for pair in pairs]
-            return model, (pairs, report._replace(note=note))
+            return model, (pairs, report._replace(note="; ".join(filter(None, [note, report.note]))))
         model.close()
         notes.append(f"{found.path}, named by {found.where}, is not what this model was made from")
     none = [Match(tensor.name, None, "no base") for tensor in inputs]
@@ -177,7 +177,26 @@ def match(
         pair, how = _match(tensor, model, mapped, prefix)
         pairs.append(pair)
         matches.append(Match(tensor.name, None if pair is None else pair.name, how))
-    return pairs, MatchReport(model.label, matches)
+    return pairs, MatchReport(model.label, matches, _several(pairs, model))
+
+
+def _several(pairs: Pairs, model: BaseModel) -> str:
+    """That other files of the base have other tensors of these names; passed over as in reading: what is compressed
+    beside a plain one.
+    """
+    others = {
+        each.name: each
+        for each in model.namesakes
+        if each.stored is None or model.tensors[each.name].stored not in (None, each.stored)
+    }
+    taken = [pair for pair in pairs if pair is not None and pair.name in others]
+    if not taken:
+        return ""
+    first = taken[0]
+    return (
+        f"names in several of its files: {len(taken)}, such as {first.name!r}, taken from {first.where}, not from "
+        f"{others[first.name].where}; to choose, name the file, or a folder that has each name once"
+    )
 
 
 def _match(

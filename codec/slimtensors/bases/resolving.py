@@ -23,6 +23,7 @@ __all__ = [
     "Found",
     "LastResort",
     "Resolver",
+    "also",
     "folders_of",
     "is_function",
     "open_with",
@@ -81,6 +82,11 @@ def folders_of(base_dirs: Any) -> list[BaseDir]:
             raise UsageError(f"base_dirs holds {each!r:.60}; paths of folders, or BaseDirs, are needed")
         found.append(each if isinstance(each, BaseDir) else BaseDir(each))
     return found
+
+
+def also(base: Any, folders: list[BaseDir]) -> list[Any]:
+    """What a caller gives as base, if anything, and folders to search."""
+    return [*(base if isinstance(base, list) else [] if base is None else [base]), *folders]
 
 
 def open_with(

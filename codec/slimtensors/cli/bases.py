@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimtensors.bases.resolving import LastResort
+from slimtensors.bases.tensors import SUFFIXES
 from slimtensors.container.hints import pinned_name
 from slimtensors.container.remote import last_part
 from slimtensors.errors import SlimtensorsError, UsageError
 from slimtensors.sources.shards import RANK_FILE
 
 if TYPE_CHECKING:
+    from slimtensors.bases.matching import MatchReport
+    from slimtensors.cli.targets import Conversion
     from slimtensors.container.header import Base
 
-__all__ = ["bases_of"]
+__all__ = ["bases_of", "bases_of_each"]
 
 
 def bases_of(base: str | None, base_dirs: list[Any], file: object = None) -> list[Any]:
@@ -30,6 +33,45 @@ def bases_of(base: str | None, base_dirs: list[Any], file: object = None) -> lis
     if base and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?", base) and not Path(base).exists():
         raise UsageError(f"there is no file or folder {base}; if a repository is meant, it is --base hf://{base}")
     return [*([base] if base else []), *_of_checkpoint(file), *base_dirs, LastResort(_cached)]
+
+
+def bases_of_each(
+    conversions: Sequence[Conversion],
+    base: str | None,
+    base_map: Mapping[str, str],
+    base_dirs: Sequence[Any],
+    match: Callable[..., MatchReport],
+) -> dict[Any, dict[str, Any]]:
+    """What each file is to be stored as the difference from: `base` and `base_map` of `compress` and `rebase`.
+
+    match: what matches a file and a base, with a map. Raises UsageError for rules that fit nothing, and if files of a
+    base would be replaced.
+    """
+    from slimtensors.files.converting import maps_of_each
+    from slimtensors.files.folders import check_base_stays
+
+    roots = [each.source for each in conversions if each.plan is not None]
+    found = {source: _inner(base, source, roots) for each in conversions for source, _ in each.files}
+    maps = maps_of_each(list(found), found.__getitem__, base_map, match)
+    going = [target for each in conversions if each.plan is not None for _, target in each.files]
+    named: dict[str | None, None] = {}
+    for source, own in found.items() if any(path.is_file() for path in going) else ():
+        named[match(source, own, base_map=maps[source]).base if own == "auto" else own] = None
+    for each in named:
+        check_base_stays(each, going, base_dirs)
+    return {source: {"base": found[source], "base_map": maps[source]} for source in found}
+
+
+def _inner(base: str | None, source: Any, roots: list[Path]) -> str | None:
+    """The base's folder of the same name, for a file in a folder within the folder given; else the base itself."""
+    if base is None or base == "auto":
+        return base
+    for root in roots:
+        if root in source.parents and source.parent != root:
+            inner = Path(base) / source.parent.relative_to(root)
+            if inner.is_dir() and any(each.suffix in SUFFIXES for each in inner.iterdir()):
+                return str(inner)
+    return base
 
 
 def _of_checkpoint(file: object) -> list[Any]:

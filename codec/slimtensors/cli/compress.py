@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,15 @@ def command(
     With both, each matrix's difference from its base is what is quantised, to bitdelta (its sign, and one scale) or any
     other; sizes and errors asked for are the difference's. Tensors that are not quantised stay exact.
     """
+    from slimtensors.cli.bases import bases_of_each
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.output import lossy_summary, say, under_target
     from slimtensors.cli.progress import bar
     from slimtensors.cli.targets import settle
     from slimtensors.errors import UsageError
-    from slimtensors.files.converting import compress, maps_of_each, match_base
-    from slimtensors.files.folders import COMPRESS, check_base_stays
+    from slimtensors.files.converting import compress, match_base
+    from slimtensors.files.folders import COMPRESS
     from slimtensors.files.inspecting import inspect
     from slimtensors.planning.planner import check_preset
     from slimtensors.quantise.asking import NO_BASE, NoneFitsError, Target
@@ -128,7 +130,7 @@ def command(
     def store(source: Path, target: Path, advance: Callable[[int], object] | None, how: Mapping[str, Any]) -> None:
         compress(
             source, target, preset=preset, threads=threads, progress=advance,
-            base=_base_of(base, source, roots), base_map=maps[source], base_dirs=base_dirs,
+            **against[source], base_dirs=base_dirs,
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)), **how,
         )  # fmt: skip
 
@@ -162,23 +164,14 @@ def command(
     if target_size is not None and len(conversions) > 1:
         raise UsageError("--target-size is for one file or folder; for several, --target-bpw gives each its share")
     importances = _importances(importance, sources, quiet=quiet)
-    roots = [each.source for each in conversions if each.plan is not None]
-    going = [target for each in conversions if each.plan is not None for _, target in each.files]
-    maps = maps_of_each(sources, lambda source: _base_of(base, source, roots), base_map, base_dirs)
-    named: dict[str | None, None] = {}
-    for source in sources if any(path.is_file() for path in going) else ():
-        found = _base_of(base, source, roots)
-        if found == "auto":
-            found = match_base(source, found, base_map=maps[source], base_dirs=base_dirs).base
-        named[found] = None
-    for each in named:
-        check_base_stays(each, going, base_dirs)
+    match = partial(match_base, base_dirs=base_dirs)
+    against = bases_of_each(conversions, base, base_map, base_dirs, match)
     if target_size is not None and len(sources) > 1 and not dry_run:
         from slimtensors.files.quantising import Shard, quantiser_for
         from slimtensors.quantise.choosing import Quantise
 
         assert quantise is not None
-        shards = [Shard(source, _base_of(base, source, roots), maps[source]) for source in sources]
+        shards = [Shard(source, **against[source]) for source in sources]
         with bar(None, "choosing a step for all", quiet=quiet, asked=progress) as look:
             recipe = quantiser_for(
                 shards, target_size, Quantise(quantise, keep, embeddings), importance=importance, preset=preset,
@@ -191,22 +184,7 @@ def command(
         say(f"{one.target}: {under_target(sum(made.stat().st_size for _, made in one.files), target_size)}")
     if dry_run and base is not None:
         for source in sources:
-            found = _base_of(base, source, roots)
-            say_matches(source, match_base(source, found, base_map=maps[source], base_dirs=base_dirs), whole=True)
-
-
-def _base_of(base: str | None, source: Path, roots: list[Path]) -> str | None:
-    """The base's folder of the same name, for a file in a folder within the folder given; else the base itself."""
-    from slimtensors.bases.tensors import SUFFIXES
-
-    if base is None or base == "auto":
-        return base
-    for root in roots:
-        if root in source.parents and source.parent != root:
-            inner = Path(base) / source.parent.relative_to(root)
-            if inner.is_dir() and any(each.suffix in SUFFIXES for each in inner.iterdir()):
-                return str(inner)
-    return base
+            say_matches(source, match(source, **against[source]), whole=True)
 
 
 def _fitting(keep: Sequence[str], sources: Sequence[Path]) -> dict[Path, set[str]]:

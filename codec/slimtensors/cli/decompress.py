@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slimtensors.cli import options
+
+if TYPE_CHECKING:
+    from slimtensors.cli.conversions import Advance
 
 __all__ = ["command"]
 
@@ -46,26 +48,20 @@ def command(
     """
     from slimtensors.bases.resolving import open_with
     from slimtensors.cli.bases import bases_of
-    from slimtensors.cli.conversions import Settings, run, run_remote
-    from slimtensors.cli.targets import settle, settle_remote
-    from slimtensors.container.remote import is_remote
+    from slimtensors.cli.conversions import Settings, run
+    from slimtensors.cli.targets import settle
     from slimtensors.files.converting import decompress
     from slimtensors.files.folders import DECOMPRESS
-
-    settings = Settings(force, dry_run, quiet, verbose, progress)
 
     def needed(source: Path | str) -> list[Any]:
         return bases_of(base, base_dirs, source)
 
-    def work(source: Path | str, target: Path, advance: Callable[[int], object] | None) -> None:
+    def work(source: Path | str, target: Path, advance: Advance) -> None:
         decompress(source, target, threads=threads, max_bytes=max_bytes, progress=advance, base=needed(source))
 
     def amount(path: Path | str) -> int:
         with open_with(path, needed(path), max_bytes=max_bytes) as file:
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
-    if any(map(is_remote, paths)):
-        source, target = settle_remote(paths, out, DECOMPRESS, force=force)
-        run_remote(source, target, lambda advance: work(source, target, advance), amount, settings)
-        return
+    settings = Settings(force, dry_run, quiet, verbose, progress)
     run(settle(paths, out, DECOMPRESS, force=force), work, amount, settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def command(
     from slimtensors.cli.progress import bar
     from slimtensors.container.remote import is_remote
     from slimtensors.errors import UsageError
-    from slimtensors.files.converting import maps_of_each
+    from slimtensors.files.converting import maps_of_each, match_base
     from slimtensors.files.estimating import estimate
 
     if base is None and (base_map or base_dirs):
@@ -58,7 +59,7 @@ def command(
         found, other = _remote(path, preset, threads, quiet=quiet, asked=progress), 0
     else:
         sources, other = _sources(path)
-        maps = maps_of_each(sources, lambda _: base, base_map, base_dirs)
+        maps = maps_of_each(sources, lambda _: base, base_map, partial(match_base, base_dirs=base_dirs))
         with bar(sum(map(_size, sources)), "estimate", quiet=quiet, asked=progress) as advance:
             extra: dict[str, Any] = {"base": base, "base_dirs": base_dirs}
             kept: dict[str, Any] = {"preset": preset, "threads": threads, "progress": advance}

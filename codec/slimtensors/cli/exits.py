@@ -108,7 +108,7 @@ def in_options(error: Exception, command: click.Command | None) -> str:
     if _has(command, "--max-bytes"):
         words = words.replace("pass max_bytes", "pass --max-bytes")
     if _has(command, "-o"):
-        words = re.sub(r"\bname (it|another file)\b", r"name \1 with -o", words)
+        words = re.sub(r"\bname (it|another (?:file|folder))\b", r"name \1 with -o", words)
     if isinstance(error, BaseError) and _has(command, "--old-base"):  # there --base is another one
         words = re.sub(r"--base(?= hf://| or base=)", "--old-base", words)
     elif isinstance(error, BaseError) and not _has(command, "--base"):

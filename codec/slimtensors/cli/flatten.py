@@ -2,51 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from slimtensors.cli import options
 
+if TYPE_CHECKING:
+    from slimtensors.cli.conversions import Advance
+
 __all__ = ["command"]
 
 
-@click.command("flatten", short_help="Make a file that needs no base of one that does.")
-@options.path("file")
+@click.command("flatten", short_help="Make files that need no base of those that do.")
+@options.path("path")
 @options.path("out")
 @options.base
 @options.base_dirs
 @options.preset
 @options.threads
 @options.force
+@options.dry_run
 @options.max_bytes
 @options.progress
 @options.quiet
 @options.verbose
 def command(
-    file: str,
+    path: str,
     out: str,
     base: str | None,
     base_dirs: list[Any],
     preset: str,
     threads: int | None,
     force: bool,
+    dry_run: bool,
     max_bytes: int | None,
     progress: bool | None,
     quiet: bool,
     verbose: int,
 ) -> None:
-    """Write to OUT the tensors of FILE without bases. OUT gives back the same source file."""
-    del verbose  # has done its work when it was parsed
-    from slimtensors.cli.bases import bases_of
-    from slimtensors.cli.conversions import rewrite
-    from slimtensors.files.flattening import flatten
+    """Write to OUT the tensors of PATH without bases. OUT gives back the same source file.
 
-    bases = bases_of(base, base_dirs, file)
-    rewrite(
-        file, out, bases, force, max_bytes, quiet, progress,
-        lambda advance: flatten(
-            file, out, base=bases, preset=preset, threads=threads,
-            max_bytes=max_bytes, progress=advance,
-        ),
-    )  # fmt: skip
+    Of a folder, or the index of its shards, OUT is the folder to make, with all other files copied.
+    """
+    from slimtensors.cli.bases import bases_of
+    from slimtensors.cli.conversions import Settings, decoded_twice, run
+    from slimtensors.cli.targets import settle
+    from slimtensors.files.flattening import flatten
+    from slimtensors.files.folders import REWRITE
+
+    def work(source: Any, target: Path, advance: Advance) -> None:
+        bases = bases_of(base, base_dirs, source)
+        flatten(
+            source, target, base=bases, preset=preset, threads=threads, max_bytes=max_bytes, progress=advance
+        )
+
+    def amount(source: Any) -> int:
+        return decoded_twice(source, bases_of(base, base_dirs, source), max_bytes)
+
+    settings = Settings(force, dry_run, quiet, verbose, progress)
+    run(settle([path], out, REWRITE, force=force), work, amount, settings)

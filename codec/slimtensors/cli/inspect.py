@@ -19,20 +19,32 @@ WIDE = [0, 0, 0, 0, 140, 110, 0, 0, 0]  # shown where so many characters fit
 TEXTS = 6  # columns, before those of numbers
 
 
-@click.command("inspect", short_help="Show what is in a file or folder, and why.")
-@options.path("path")
+@click.command("inspect", short_help="Show what is in files or folders, and why.")
+@options.path("paths", many=True)
 @click.option("--why", is_flag=True, help="Say why each tensor is stored as it is; of like ones together, unless -v.")
 @options.as_json
 @options.max_bytes
 @options.verbose
-def command(path: str, why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
-    """Show what is in a .slimtensors file, or in all files of a folder, tensor by tensor, without decoding it.
+def command(paths: tuple[str, ...], why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
+    """Show what is in .slimtensors files, or in all files of folders, tensor by tensor, without decoding them.
 
-    The index of a folder's shards stands for the folder.
+    The index of a folder's shards stands for the folder. Of several PATHS --json prints a list.
     """
+    from slimtensors.cli.output import print_json
+
+    found = [_look(path, why, max_bytes) for path in paths]
+    if as_json:
+        each = [_json_of(path, *looked) for path, looked in zip(paths, found, strict=True)]
+        print_json(each[0] if len(each) == 1 else each)
+        return
+    for path, looked in zip(paths, found, strict=True):
+        _print(path, *looked, verbose)
+
+
+def _look(path: str, why: bool, max_bytes: int | None) -> tuple[dict[str, FileReport], dict[str, dict[str, Reason]]]:
+    """What is in each file, and if asked for why."""
     from slimtensors.cli.exits import naming
     from slimtensors.cli.files import stored_files
-    from slimtensors.cli.output import print_json
     from slimtensors.files.inspecting import inspect
 
     stored = stored_files(path)
@@ -42,11 +54,12 @@ def command(path: str, why: bool, as_json: bool, max_bytes: int | None, verbose:
         with naming(file):
             reports[name] = inspect(file, max_bytes=max_bytes)
             reasons[name] = _reasons(file, max_bytes) if why else {}
-    if not as_json:
-        _print(path, reports, reasons, verbose)
-        return
+    return reports, reasons
+
+
+def _json_of(path: str, reports: dict[str, FileReport], reasons: dict[str, dict[str, Reason]]) -> dict[str, Any]:
     each = [_as_json(report, reasons[name]) for name, report in reports.items()]
-    print_json(each[0] if len(each) == 1 else {"folder": path, **_totals(reports), "files": each})
+    return each[0] if len(each) == 1 else {"folder": path, **_totals(reports), "files": each}
 
 
 def _reasons(file: Any, max_bytes: int | None) -> dict[str, Reason]:

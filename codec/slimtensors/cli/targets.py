@@ -6,15 +6,15 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part
 from slimtensors.errors import UsageError
-from slimtensors.files.folders import Direction, FolderPlan, check_target, plan_folder
+from slimtensors.files.folders import PLAIN, Direction, FolderPlan, check_target, plan_folder
 from slimtensors.sources.shards import is_index
 from slimtensors.writing.destinations import check_destination
 
-__all__ = ["Conversion", "check_file", "settle", "settle_remote"]
+__all__ = ["Conversion", "settle"]
 
 
 OPENED = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(\w+)/fd/\d+")  # names of files that a process has open
@@ -23,12 +23,12 @@ OPENED = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(\w+)/fd/\d+")  # names of files
 class Conversion(NamedTuple):
     """A file or a folder, and what it becomes. A folder has a plan."""
 
-    source: Path
+    source: Any  # a path; a name, if it lies elsewhere
     target: Path
     plan: FolderPlan | None = None
 
     @property
-    def files(self) -> list[tuple[Path, Path]]:
+    def files(self) -> list[tuple[Any, Path]]:
         """The weight files, and what they become."""
         if self.plan is None:
             return [(self.source, self.target)]
@@ -38,6 +38,8 @@ class Conversion(NamedTuple):
 def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> list[Conversion]:
     """Raises UsageError for what would overwrite something, OSError for what is not there."""
     _check_out(out)
+    if direction.before not in PLAIN and any(map(is_remote, paths)):
+        return [_elsewhere(paths, out, direction, force=force)]
     into = out is not None and (len(paths) > 1 or out.endswith(("/", os.sep)) or _is_folder(out, paths[0]))
     made = [_conversion(path, out, into, direction) for path in paths]
     seen: dict[Path, Path] = {}
@@ -48,13 +50,11 @@ def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force
         if plan is not None:
             check_target(source, target, force=force)
         else:
-            check_file(source, target, direction.made, force=force, make_parent=into)
+            _check_file(source, target, direction.made, force=force, make_parent=into)
     return made
 
 
-def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> tuple[str, Path]:
-    """A file elsewhere, and where what is made from it goes. Raises UsageError for what would overwrite something."""
-    _check_out(out)
+def _elsewhere(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> Conversion:
     if len(paths) > 1:
         raise UsageError("files elsewhere are converted one at a time")
     (name,) = paths
@@ -62,15 +62,15 @@ def settle_remote(paths: Sequence[str], out: str | None, direction: Direction, *
         raise UsageError(f"{name} is not a file that ends in {direction.before}: name one")
     made = direction.renamed(last_part(name))
     target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
-    check_file(name, target, direction.made, force=force)
-    return name, target
+    _check_file(name, target, direction.made, force=force)
+    return Conversion(name, target)
 
 
 def _check_out(out: str | None) -> None:
     if out == "-":
-        raise UsageError("-o -: files are read back before they count, so none is written to a pipe; name a file")
+        raise UsageError("-: files are read back before they count, so none is written to a pipe; name a file")
     if is_remote(out):
-        raise UsageError(f"-o {out}: nothing can be saved there; name a local file, then `slimtensors push` its folder")
+        raise UsageError(f"{out}: nothing can be saved there; name a local file, then `slimtensors push` its folder")
 
 
 def _is_folder(out: str, path: str) -> bool:
@@ -105,7 +105,7 @@ def _target(beside: Path, out: str | None, into: bool) -> Path:
     return Path(out) / beside.name if into else Path(out)
 
 
-def check_file(
+def _check_file(
     source: Path | str, target: Path, suffix: str | None, *, force: bool, make_parent: bool = False
 ) -> None:
     """Raises UsageError for what would overwrite something. source: a name if it lies elsewhere. suffix: of files of

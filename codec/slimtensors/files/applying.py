@@ -1,8 +1,9 @@
-"""A file put over weights that are in memory, which are its bases and its destination: all of it, or nothing."""
+"""Files put over weights that are in memory, which are its bases and its destination: all of them, or nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import BaseError, ChecksumError, UsageError
 from slimtensors.reading.scheduling import Piece
-from slimtensors.reading.tensors import TensorFile, all_pieces, open_file
+from slimtensors.reading.tensors import TensorFile, all_pieces, open_each, open_file
 from slimtensors.sources.inputs import ArrayInput, Input, unit_count
 from slimtensors.threads import run_all, thread_count
 
@@ -35,34 +36,38 @@ def decode_over(
     verify: Verify,
     max_bytes: int | None,
 ) -> dict[str, tuple[Tensor, Units]]:
-    """What the tensors of a file become, in fresh memory, with every identity checked; nothing is changed.
+    """What the tensors of a model's files become, in fresh memory, with every identity checked; nothing is changed.
 
-    inputs: the arrays at hand. refused: why others are no such arrays, which matters if the file has them. Raises
-    UsageError for one that the file has and that is not at hand or is another dtype or shape, BaseError if one is not
+    inputs: the arrays at hand. refused: why others are no such arrays, which matters if a file has them. Raises
+    UsageError for one that a file has and that is not at hand or is another dtype or shape, BaseError if one is not
     the base needed, FormatError for a damaged file.
     """
     count = thread_count(threads)
-    with open_file(target, verify=verify, max_bytes=max_bytes) as opened:
-        header = opened.header
-        for tensor in header.tensors:
+    with ExitStack() as stack:
+        files = open_each(target, stack, lambda one: open_file(one, verify=verify, max_bytes=max_bytes))
+        for tensor in (tensor for file in files for tensor in file.header.tensors):
             if tensor.name in refused:
                 raise UsageError(f"{refused[tensor.name]}; nothing was changed")
             _check_destination(tensor, inputs.get(tensor.name))
-        known = _identified(opened, inputs, count)
-    with open_file(target, verify=verify, max_bytes=max_bytes, bases=KnownBases(known)) as file:
-        found = all_pieces(file, file.index)
-        file.fill([Piece(index, 0, units) for index, units in found.values()], count)
+        for file in files:  # before the first is decoded
+            file.bases = KnownBases(_identified(file, inputs, count))
+        return {name: made for file in files for name, made in _decoded(file, count).items()}
 
-        def check(item: tuple[int, Units]) -> None:
-            index, units = item
-            if new_identity(bytes_of(units)).digest() != file.reader.identities[index]:
-                raise ChecksumError(
-                    f"tensor {file.header.tensors[index].name!r}: its decoded bytes do not have the identity that the "
-                    "file gives; nothing was changed"
-                )
 
-        run_all(check, list(found.values()), min(count, max(1, len(found))))
-        return {name: (file.header.tensors[index], units) for name, (index, units) in found.items()}
+def _decoded(file: TensorFile, threads: int) -> dict[str, tuple[Tensor, Units]]:
+    found = all_pieces(file, file.index)
+    file.fill([Piece(index, 0, units) for index, units in found.values()], threads)
+
+    def check(item: tuple[int, Units]) -> None:
+        index, units = item
+        if new_identity(bytes_of(units)).digest() != file.reader.identities[index]:
+            raise ChecksumError(
+                f"tensor {file.header.tensors[index].name!r}: its decoded bytes do not have the identity that the "
+                "file gives; nothing was changed"
+            )
+
+    run_all(check, list(found.values()), min(threads, max(1, len(found))))
+    return {name: (file.header.tensors[index], units) for name, (index, units) in found.items()}
 
 
 def sort_out(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slimtensors.bases.matching import MatchReport, StrayRuleError, check_map, matched_bases
-from slimtensors.bases.resolving import BaseDir, folders_of, open_with
+from slimtensors.bases.resolving import BaseDir, also, folders_of, open_with
+from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import open_source
 from slimtensors.container.writer import Output
@@ -20,6 +22,7 @@ from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.verifying import checked, source_pieces
 from slimtensors.reading.walking import walk
 from slimtensors.sources.inputs import Input, sha256_of
+from slimtensors.sources.recognise import what_is
 from slimtensors.sources.safetensors_file import plain_header
 from slimtensors.threads import pool_of, thread_count
 from slimtensors.writing.destinations import check_destination, write_to
@@ -133,26 +136,48 @@ def match_base(
     *,
     base_map: Mapping[str, str] | None = None,
     base_dirs: Sequence[BaseDir | str | os.PathLike[str]] = (),
+    old_base: Any = None,
+    max_bytes: int | None = None,
 ) -> MatchReport:
-    """What `compress` would compare with what, without compressing anything. Arguments as there."""
+    """What `compress` would compare with what, or `rebase` of a slimtensors file. Nothing is written. Arguments as
+    there.
+    """
     folders = folders_of(base_dirs)
+    with (
+        _laid_open(src, also(old_base, folders), max_bytes) as (inputs, metadata),
+        matched_bases(
+            inputs, base, base_map, source=src, metadata=metadata, base_dirs=folders, identify=False
+        ) as matched,
+    ):
+        if matched.report is None:
+            raise UsageError("no base to compare with")
+        return matched.report
+
+
+@contextmanager
+def _laid_open(
+    src: Any, bases: list[Any], max_bytes: int | None
+) -> Iterator[tuple[Sequence[Input], Mapping[str, str]]]:
+    """Tensors and metadata of a file of any kind. bases: where those of a slimtensors file are."""
     source = open_source(src)
     try:
-        found = open_weights(source)
-        with matched_bases(
-            found.inputs, base, base_map, source=src, metadata=found.metadata, base_dirs=folders, identify=False
-        ) as matched:
-            if matched.report is None:
-                raise UsageError("no base to compare with")
-            return matched.report
+        if what_is(source)[0] == "slimtensors":
+            with open_with(src, bases, max_bytes=max_bytes) as file:
+                yield [StoredInput(file, i) for i in range(len(file.header.tensors))], file.header.metadata
+        else:
+            found = open_weights(source)
+            yield found.inputs, found.metadata
     finally:
         source.close()
 
 
 def maps_of_each(
-    sources: Sequence[Path], base_of: Callable[[Path], Any], base_map: Mapping[str, str], base_dirs: Sequence[Any] = ()
+    sources: Sequence[Path],
+    base_of: Callable[[Path], Any],
+    base_map: Mapping[str, str],
+    match: Callable[..., object] = match_base,
 ) -> dict[Path, Mapping[str, str]]:
-    """The rules of a map that fit each file of a model. base_of: the base of a file.
+    """The rules of a map that fit each file of a model. base_of: the base of a file. match: what matches these.
 
     Raises UsageError for a rule that fits none of any, before any of them is compressed.
     """
@@ -165,7 +190,7 @@ def maps_of_each(
         rules = dict(base_map)
         while rules:
             try:
-                match_base(source, base_of(source), base_map=rules, base_dirs=base_dirs)
+                match(source, base_of(source), base_map=rules)
                 break
             except StrayRuleError as error:
                 strays[error.old] = error

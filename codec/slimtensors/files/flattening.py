@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from slimtensors.bases.matching import MatchReport, matched_bases
-from slimtensors.bases.resolving import BaseDir, folders_of, open_with
+from slimtensors.bases.resolving import BaseDir, also, folders_of, open_with
 from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
@@ -92,8 +92,7 @@ def _convert(
 ) -> None:
     check_destination(dst, src, ".slimtensors")
     folders = folders_of(base_dirs)
-    given = [*(old_base if isinstance(old_base, list) else [old_base] if old_base is not None else []), *folders]
-    with open_with(src, given, max_bytes=max_bytes) as file:
+    with open_with(src, also(old_base, folders), max_bytes=max_bytes) as file:
         header = file.header
         inputs = [_input(file, i) for i in range(len(header.tensors))]
         image = None

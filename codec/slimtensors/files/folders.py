@@ -6,11 +6,12 @@ gives every file byte for byte.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,12 +20,14 @@ from typing import Any
 from slimtensors import stopping
 from slimtensors.container.system import file_identity, naming_of, remove_abandoned, temporary_place
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
-from slimtensors.sources.shards import is_index, read_index, weight_map
+from slimtensors.sources.shards import RANK_FILE, is_index, read_index, weight_map
 
 __all__ = [
     "COMPRESS",
     "DECOMPRESS",
     "PLAIN",
+    "REWRITE",
+    "SALVAGE",
     "Direction",
     "FolderPlan",
     "carry_out",
@@ -47,11 +50,12 @@ Skip = Callable[[str, "os.DirEntry[str]"], bool]  # of the path within the folde
 
 @dataclass(frozen=True)
 class Direction:
-    """From one kind of weight file to the other."""
+    """From one kind of weight file to the other, or to the same."""
 
     before: str
     after: str
-    suffix: str  # of the folder made, where no name is given
+    suffix: str = ""  # of the folder made, where no name is given
+    made: str | None = None  # the suffix of what is made, where that does not hang on what is in a file
 
     def takes(self, name: str) -> bool:
         """Whether this is the name of a weight file."""
@@ -61,23 +65,22 @@ class Direction:
         """The name of what a weight file becomes: model.safetensors and model.slimtensors, and back; where that would
         not lead back, as of model.gguf, the whole name is kept: model.gguf.slimtensors.
         """
+        if self.before == self.after:
+            return name
         stem = name[: -len(self.before)] if name.endswith(self.before) else name
         if self.before in PLAIN:
             return (name if name.endswith(".gguf") or stem.endswith(PLAIN) else stem) + self.after
-        return stem if stem.endswith(PLAIN) and stem != name else stem + self.after
-
-    @property
-    def made(self) -> str | None:
-        """The suffix of what is made, where that does not hang on what is in a file: what is given back may be GGUF."""
-        return self.after if self.before in PLAIN else None
+        return stem if stem.endswith(self.made or PLAIN) and stem != name else stem + self.after
 
     @property
     def back(self) -> Direction:
-        return Direction(self.after, self.before, "")
+        return Direction(self.after, self.before)
 
 
-COMPRESS = Direction(".safetensors", ".slimtensors", "-slim")
-DECOMPRESS = Direction(".slimtensors", ".safetensors", "-restored")
+COMPRESS = Direction(".safetensors", ".slimtensors", "-slim", ".slimtensors")
+DECOMPRESS = Direction(".slimtensors", ".safetensors", "-restored")  # of a file that may have been GGUF
+REWRITE = Direction(".slimtensors", ".slimtensors", made=".slimtensors")
+SALVAGE = Direction(".slimtensors", ".safetensors", made=".safetensors")
 
 
 @dataclass
@@ -90,6 +93,20 @@ class FolderPlan:
     copies: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
 
+    def leave_out(self, name: str, tensors: Container[str] | None = None) -> None:
+        """Tensors of a weight file, or all of it, will not be had: no index names them then."""
+        made = Path(dict(self.weights)[name])
+        if tensors is None:
+            self.weights = [each for each in self.weights if each[0] != name]
+        for i, (index, to, content) in enumerate(self.indexes):
+            held = json.loads(content) if Path(to).parent == made.parent else {"weight_map": {}}
+            places = held["weight_map"]
+            lost = [each for each in places if places[each] == made.name and (tensors is None or each in tensors)]
+            if lost:
+                for each in lost:
+                    del places[each]
+                self.indexes[i] = index, to, (json.dumps(held, indent=2) + "\n").encode()
+
 
 def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) -> FolderPlan:
     """Look through a folder, but for what is skipped, and read the indexes.
@@ -99,6 +116,11 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
     plan = FolderPlan(folder)
     for name in walk_folder(folder, plan.folders, skip=skip):
         if direction.takes(name):
+            if direction is REWRITE and RANK_FILE.fullmatch(Path(name).name):
+                raise UsageError(
+                    f"{folder / name} is of a checkpoint, whose manifest is of these very files: make a model's files "
+                    "of it with `slimtensors convert`, or name the one file"
+                )
             to = direction.renamed(name)
             if to.endswith(".gguf") and direction.before not in PLAIN and not _is_of_gguf(folder / name):
                 to = to.removesuffix(".gguf") + direction.after  # quantised weights, which GGUF's readers do not take
@@ -211,7 +233,7 @@ def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
 
 
 def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
-    """Make the converted folder. `convert(source, target)` makes a weight file.
+    """Make the converted folder. `convert(source, target)` makes a weight file, or has the plan leave it out.
 
     force: into a folder that is not empty, whose files of the same names are replaced; the others stay. What a run that
     was killed has left beside the target is removed.
@@ -226,10 +248,10 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
             (made / name).mkdir()
         for name in plan.copies:
             _copy(plan.source / name, made / name)
+        for name, to in list(plan.weights):
+            convert(plan.source / name, made / to)
         for _, name, content in plan.indexes:
             (made / name).write_bytes(content)
-        for name, to in plan.weights:
-            convert(plan.source / name, made / to)
         _put_in_place(plan, made, target)
     except OSError as error:
         if isinstance(error.filename, str):  # what is made has a name of its own only until it is whole
@@ -243,12 +265,12 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
     """Raises UsageError if the converted folder cannot or should not be put there."""
     here, there = Path(os.path.realpath(source)), Path(os.path.realpath(target))
     if here == there or here in there.parents or there in here.parents:
-        raise UsageError(f"{target} and {source} contain each other; name another folder with -o")
+        raise UsageError(f"{target} and {source} contain each other; name another folder")
     if there.exists() and not there.is_dir():
-        raise UsageError(f"{target} is not a folder; name another one with -o")
+        raise UsageError(f"{target} is not a folder; name another folder")
     if there.is_dir() and any(there.iterdir()) and not force:
         raise UsageError(
-            f"{target} is there already and not empty; --force replaces files in it, -o names another folder"
+            f"{target} is there already and not empty; --force replaces files in it, or name another folder"
         )
     if not there.parent.is_dir():
         raise UsageError(f"there is no folder {there.parent}; make it first")

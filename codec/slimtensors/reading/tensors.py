@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -26,13 +26,15 @@ from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
 from slimtensors.reading.base_units import base_units
 from slimtensors.reading.scheduling import Destination, Job, Piece, Places, schedule
 from slimtensors.reading.side_contents import check_contents
+from slimtensors.sources.shards import weight_files
 from slimtensors.threads import Pipeline
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
-    "BaseSource", "Load", "TensorFile", "all_pieces", "first_threads", "load_all", "most_threads", "open_file",
+    "BaseSource", "Load", "TensorFile", "all_pieces", "first_threads", "load_all", "most_threads", "open_each",
+    "open_file",
 ]  # fmt: skip
 
 Units = npt.NDArray[Any]
@@ -115,6 +117,26 @@ def open_from(
     except BaseException:
         source.close()
         raise
+
+
+def open_each(target: Any, stack: ExitStack, open_one: Callable[[Any], TensorFile]) -> list[TensorFile]:
+    """Open the files of a model (see `shards.weight_files`), until the stack is closed.
+
+    Raises FormatError if an index and its shards do not agree, or two files have a tensor of the same name.
+    """
+    files, seen = [], dict[str, str]()
+    for one, expected in weight_files(target):
+        file = stack.enter_context(open_one(one))
+        label = file.reader.source.label
+        missing = sorted(expected - file.index.keys())
+        if missing:
+            raise FormatError(f"{label} lacks {len(missing)} tensors that its index names, such as {missing[0]!r}")
+        for name in file.index:
+            if name in seen:
+                raise FormatError(f"both {seen[name]} and {label} have a tensor {name!r}: name the files of one model")
+            seen[name] = label
+        files.append(file)
+    return files
 
 
 class TensorFile:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
-from slimtensors.errors import FormatError, TensorNotFoundError
-from slimtensors.reading.tensors import TensorFile
-from slimtensors.sources.shards import weight_files
+from slimtensors.errors import TensorNotFoundError
+from slimtensors.reading.tensors import TensorFile, open_each
 from slimtensors.stream.ordered import AHEAD_BYTES, Ordered
 from slimtensors.stream.plan import Plan, Wanted, plan_items, want
 
@@ -125,23 +124,10 @@ def stream_files(
 def open_all(
     target: Any, stack: ExitStack, *, verify: Verify, max_bytes: int | None, base: Any, mmap: bool = False
 ) -> list[TensorFile]:
-    """Open the files of a model (see `shards.weight_files`), until the stack is closed.
-
-    Raises FormatError if an index and its shards do not agree, or two files have a tensor of the same name.
-    """
-    files, seen = [], dict[str, str]()
-    for one, expected in weight_files(target):
-        file = stack.enter_context(open_with(one, base, verify=verify, mmap=mmap, max_bytes=max_bytes))
-        label = file.reader.source.label
-        missing = sorted(expected - file.index.keys())
-        if missing:
-            raise FormatError(f"{label} lacks {len(missing)} tensors that its index names, such as {missing[0]!r}")
-        for name in file.index:
-            if name in seen:
-                raise FormatError(f"both {seen[name]} and {label} have a tensor {name!r}: name the files of one model")
-            seen[name] = label
-        files.append(file)
-    return files
+    """Open the files of a model, until the stack is closed: see `open_each`."""
+    return open_each(
+        target, stack, lambda one: open_with(one, base, verify=verify, mmap=mmap, max_bytes=max_bytes)
+    )
 
 
 def files_of(files: Sequence[TensorFile]) -> dict[str, TensorFile]:
