@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ import pytest
 import slimtensors
 from api.tuned import equal, model, tuned
 from slimtensors import BaseError, UsageError
-from slimtensors.numpy import apply_delta, save
+from slimtensors.numpy import apply_delta, save, save_file
 
 
 def test_apply() -> None:
@@ -44,6 +46,39 @@ def test_apply() -> None:
     with pytest.raises(slimtensors.FormatError):
         apply_delta(bytes(damaged), intact)
     assert equal(intact, base)
+
+
+@pytest.mark.parametrize("named", ["", "model.slimtensors.index.json", "list"])
+def test_apply_a_folder(tmp_path: Path, named: str) -> None:
+    """All shards count as one: what is wrong with the last one changes nothing of the first."""
+    base = model()
+    result = tuned(base)
+    shards = {"1.slimtensors": sorted(result)[:2], "2.slimtensors": sorted(result)[2:]}
+    for shard, names in shards.items():
+        save_file({name: result[name] for name in names}, tmp_path / shard, base=base)
+    places = {name: shard for shard, names in shards.items() for name in names}
+    (tmp_path / "model.slimtensors.index.json").write_text(json.dumps({"weight_map": places}))
+    target: Any = [tmp_path / shard for shard in shards] if named == "list" else tmp_path / named
+    live = {name: array.copy() for name, array in base.items()}
+    apply_delta(target, live)
+    assert equal({name: live[name] for name in result}, result)
+
+    live = {name: array.copy() for name, array in base.items()}
+    sound = (tmp_path / "2.slimtensors").read_bytes()
+    for wrong, error in (
+        (sound[:-100] + bytes([sound[-100] ^ 1]) + sound[-99:], slimtensors.FormatError),
+        (save({name: result[name] for name in shards["2.slimtensors"]}, base=result), BaseError),
+        (save(result, base=base), slimtensors.FormatError),  # names twice
+        (None, slimtensors.FormatError if named != "list" else OSError),
+    ):
+        if wrong is None:
+            (tmp_path / "2.slimtensors").unlink()
+            (tmp_path / "model.slimtensors.index.json").write_text(json.dumps({"weight_map": places}))
+        else:
+            (tmp_path / "2.slimtensors").write_bytes(wrong)
+        with pytest.raises(error):
+            apply_delta(target, live)
+        assert equal(live, base)
 
 
 def test_what_the_file_does_not_have_may_be_anything() -> None:

@@ -144,6 +144,124 @@ def test_flatten_and_rebase(invoke: Invoke, model: Path, tuned: Path, tmp_path: 
     assert (tmp_path / "again.safetensors").read_bytes() == tuned.read_bytes()
 
 
+@pytest.fixture
+def differing(invoke: Invoke, sharded: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """(base, a folder of differences from it): two shards, their index, a folder within it, and other files."""
+    base = tmp_path / "base.safetensors"
+    save_file(weights(0) | weights(1) | weights(7), base)
+    for path in (*(sharded / shard for shard in SHARDS), sharded / "1_Pooling" / "extra.safetensors"):
+        moved(path, path)
+    assert invoke("compress", sharded, "--base", base, "-q").exit_code == 0
+    return base, sharded.with_name("sharded-slim")
+
+
+@pytest.mark.parametrize("verb", ["flatten", "rebase"])
+@pytest.mark.parametrize("named", ["", "model.slimtensors.index.json"])
+def test_folders_are_flattened_and_rebased(
+    invoke: Invoke, verb: str, named: str, differing: tuple[Path, Path], sharded: Path, tmp_path: Path
+) -> None:
+    """Every file keeps its name, and what is no weight file its bytes; all or nothing."""
+    base, slim = differing
+    out, newer, before = tmp_path / "out", moved(base, tmp_path / "newer.safetensors"), contents(slim)
+    more = ["--base", base] if verb == "flatten" else ["--base", newer, "--old-base", base]
+    without = more[:-2]  # the base that it needs
+    assert invoke(verb, slim / named, out, *without).exit_code == 1
+    dry = invoke(verb, slim / named, out, *more, "--dry-run")
+    assert dry.exit_code == 0, dry.output
+    assert "would write" in dry.output
+    assert "would copy 3 other files" in dry.output
+    assert (f"match the base {newer}" in dry.output) == (verb == "rebase")
+    assert not out.exists()
+    result = invoke(verb, slim / named, out, *more)
+    assert result.exit_code == 0, result.output
+    assert f"{slim} -> {out} (3 weight files): " in result.output
+    after = contents(out)
+    assert after.keys() == before.keys()
+    assert [name for name in after if after[name] != before[name]] == [
+        name for name in after if name.endswith(".slimtensors")
+    ]
+    needed = [] if verb == "flatten" else ["--base", newer]
+    assert invoke("verify", out, *needed).exit_code == 0
+    assert invoke("decompress", out, "-o", tmp_path / "back", *needed).exit_code == 0
+    assert contents(tmp_path / "back") == contents(sharded)
+
+    again = invoke(verb, slim / named, out, *more)
+    assert again.exit_code == 2
+    assert "--force replaces files in it, or name another folder" in again.output
+    assert " -o" not in again.output  # which these have not
+    assert invoke(verb, slim / named, out, *more, "--force", "-q").output == ""
+    assert contents(out) == after
+    assert "contain each other" in invoke(verb, slim / named, slim / "in", *more).output
+
+
+def test_a_failing_shard_leaves_nothing(invoke: Invoke, differing: tuple[Path, Path], tmp_path: Path) -> None:
+    base, slim = differing
+    path = slim / "model-00002-of-00002.slimtensors"
+    data = bytearray(path.read_bytes())
+    data[-200] ^= 1
+    path.write_bytes(data)
+    before = sorted(tmp_path.iterdir())
+    result = invoke("flatten", slim, tmp_path / "out", "--base", base)
+    assert result.exit_code == 1
+    assert f"{path}: " in result.output
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_folder_is_rebased_by_rules(invoke: Invoke, differing: tuple[Path, Path], tmp_path: Path) -> None:
+    """A rule has to fit some shard; a base is not replaced by what needs it."""
+    base, slim = differing
+    newer, out = tmp_path / "newer", tmp_path / "out"
+    newer.mkdir()
+    save_file({f"net.{name}": array for name, array in weights(1).items()}, newer / "model.safetensors")
+    how = ["--base", newer, "--old-base", base]
+    stray = invoke("rebase", slim, out, *how, "--map", "x.=layer9.")
+    assert stray.exit_code == 2
+    assert "the map x.=layer9. fits nothing" in stray.output
+    result = invoke("rebase", slim, out, *how, "--map", "net.layer1.=layer1.")
+    assert result.exit_code == 0, result.output
+    assert "by the map" in result.output
+    assert invoke("verify", out, "--base", newer).exit_code == 0
+    assert invoke("compress", newer).exit_code == 0
+    made = tmp_path / "newer-slim"
+    (made / "model.slimtensors").rename(made / "model-00001-of-00002.slimtensors")
+    refused = invoke("rebase", slim, made, "--base", made, "--old-base", base, "--force")
+    assert refused.exit_code == 2
+    assert "is of the base" in refused.output
+
+
+def test_checkpoints_are_not_flattened_as_folders(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    """Their manifest says which files it is of."""
+    assert invoke("compress", model).exit_code == 0
+    (tmp_path / "step").mkdir()
+    name = f"rank-00000.{'0' * 32}.slimtensors"
+    model.with_suffix(".slimtensors").rename(tmp_path / "step" / name)
+    result = invoke("flatten", tmp_path / "step", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "make a model's files of it with `slimtensors convert`" in result.output
+    assert invoke("flatten", tmp_path / "step" / name, tmp_path).exit_code == 0  # into the folder
+    assert (tmp_path / name).is_file()
+
+
+def test_names_that_are_in_several_files_of_a_base(
+    invoke: Invoke, model: Path, tuned: Path, tmp_path: Path
+) -> None:
+    """The first is taken, and that is said; what is compressed beside it is passed over, as in reading."""
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "b.safetensors").write_bytes(model.read_bytes())
+    assert invoke("compress", base / "b.safetensors").exit_code == 0
+    once = invoke("compress", tuned, "--base", base, "--dry-run")
+    assert once.exit_code == 0, once.output
+    assert "taken from" not in once.output
+    moved(model, base / "a.safetensors")
+    twice = invoke("compress", tuned, "--base", base)
+    assert twice.exit_code == 0, twice.output
+    words = f"taken from {base}/a.safetensors, not from {base}/b.safetensors; to choose, name the file"
+    assert words in twice.output
+    assert "names in several of its files: 7, such as" in twice.output
+    assert invoke("verify", tuned.with_suffix(".slimtensors"), "--base", base).exit_code == 0
+
+
 def test_folders(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
     """A sharded folder against a base of one file, with a folder within."""
     base = tmp_path / "base"

@@ -131,6 +131,10 @@ def test_folders_are_shown(named: str, invoke: Invoke, sharded: Path) -> None:
     assert report["files"] == alone
     assert report["file_bytes"] == sum((slim / name).stat().st_size for name in names)
     assert "layer{0-1,7}.positions (3)" in invoke("inspect", slim / named, "--why").output
+    several = json.loads(invoke("inspect", slim / named, slim / names[0], "--json", "--why").output)
+    assert several == [report, alone[0]]
+    both = invoke("inspect", slim / names[0], slim / named).output
+    assert both == invoke("inspect", slim / names[0]).output + shown.output
 
     needed = invoke("deps", slim / named)
     assert needed.exit_code == 1

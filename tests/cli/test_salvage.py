@@ -12,6 +12,7 @@ from click.testing import Result
 from safetensors.numpy import load_file
 
 import slimtensors.numpy as ours
+from cli.conftest import SHARDS
 from slimtensors.reading.tensors import open_file
 
 Invoke = Callable[..., Result]
@@ -79,3 +80,60 @@ def test_what_is_none(invoke: Invoke, model: Path, tmp_path: Path) -> None:
     assert "is not compressed" in done.output
     assert not (tmp_path / "out.safetensors").exists()
     assert invoke("salvage", tmp_path / "absent", tmp_path / "out.safetensors").exit_code == 3
+
+
+def damage(path: Path, number: int) -> None:
+    """The first chunk of a stream."""
+    data = bytearray(path.read_bytes())
+    with open_file(path) as file:
+        data[file.reader.records(number)[1][0] + 64] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("named", ["", "model.slimtensors.index.json"])
+def test_a_folder(invoke: Invoke, sharded: Path, tmp_path: Path, named: str) -> None:
+    """Of the first shard a tensor is lost, the second cannot be opened: no index names these."""
+    assert invoke("compress", sharded).exit_code == 0
+    slim, out = tmp_path / "sharded-slim", tmp_path / "out"
+    first, second = (slim / name.replace("safetensors", "slimtensors") for name in SHARDS)
+    sound = invoke("salvage", slim / named, tmp_path / "sound")
+    assert sound.exit_code == 0, sound.output
+    index, places = (slim / "model.slimtensors.index.json").read_text(), json.loads
+    assert (tmp_path / "sound" / "model.safetensors.index.json").read_text() == index.replace(
+        ".slimtensors", ".safetensors"
+    )
+    damage(first, 0)
+    with open_file(first) as file:
+        lost = next(each.name for i, each in enumerate(file.header.tensors) if file.header.tensor_stream[i] == 0)
+    second.write_bytes(b"x" * 1000)
+    assert invoke("salvage", slim / named, out, "--dry-run").exit_code == 0
+    assert not out.exists()
+    done = invoke("salvage", slim / named, out)
+    assert done.exit_code == 1
+    rows = [line.split() for line in done.stdout.splitlines()]
+    assert [first.name, lost] in [row[:2] for row in rows]
+    assert [second.name, "all"] in [row[:2] for row in rows]
+    assert f"{slim} -> {out} (2 weight files): " in done.stdout
+    held = load_file(out / SHARDS[0])
+    assert held.keys() < {name for name, place in places(index)["weight_map"].items() if place == first.name}
+    assert lost not in held
+    assert not (out / SHARDS[1]).exists()
+    assert (out / "1_Pooling" / "extra.safetensors").is_file()
+    assert (out / "config.json").read_bytes() == (sharded / "config.json").read_bytes()
+    made = places((out / "model.safetensors.index.json").read_text())
+    assert made["weight_map"] == dict.fromkeys(held, SHARDS[0])
+    assert made["metadata"] == places(index)["metadata"]
+    quiet = invoke("salvage", slim / named, out, "--force", "-q")
+    assert quiet.exit_code == 1
+    assert " -> " not in quiet.stdout
+
+
+def test_a_folder_of_which_nothing_is_whole(invoke: Invoke, sharded: Path, tmp_path: Path) -> None:
+    assert invoke("compress", sharded).exit_code == 0
+    slim = tmp_path / "sharded-slim"
+    for path in slim.rglob("*.slimtensors"):
+        path.write_bytes(b"x" * 1000)
+    done = invoke("salvage", slim, tmp_path / "out")
+    assert done.exit_code == 1
+    assert "model-00002-of-00002.slimtensors" in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -19,10 +19,10 @@ import slimtensors
 from api.made import weights
 from cli import processes
 from hub.web import Odd, Web, serving
-from slimtensors.cli.targets import settle_remote
+from slimtensors.cli.targets import settle
 from slimtensors.container.source import RangedSource
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
-from slimtensors.files.folders import DECOMPRESS
+from slimtensors.files.folders import DECOMPRESS, REWRITE
 from slimtensors.numpy import load_file, save, save_file, stream_tensors
 from slimtensors.reading.tensors import open_file
 from slimtensors.stream import ordered
@@ -567,14 +567,15 @@ def test_servers_say_how_long_to_wait(web: Web, address: str, monkeypatch: pytes
 def test_where_a_decompressed_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     name = "hf://a/b@v/sub/model.slimtensors"
-    assert settle_remote([name], None, DECOMPRESS, force=False) == (name, Path("model.safetensors"))
-    assert settle_remote([name], str(tmp_path), DECOMPRESS, force=False)[1] == tmp_path / "model.safetensors"
+    for direction, made in ((DECOMPRESS, "model.safetensors"), (REWRITE, "model.slimtensors")):
+        assert settle([name], None, direction, force=False) == [(name, Path(made), None)]
+        assert settle([name], str(tmp_path), direction, force=False)[0].target == tmp_path / made
     Path("model.safetensors").touch()
     with pytest.raises(UsageError, match="is there already; --force replaces it"):
-        settle_remote([name], None, DECOMPRESS, force=False)
+        settle([name], None, DECOMPRESS, force=False)
     for wrong in ([name, name], ["hf://a/b"], ["https://example.org/model.bin"]):
         with pytest.raises(UsageError, match=r"one at a time|is not a file that ends in \.slimtensors"):
-            settle_remote(wrong, None, DECOMPRESS, force=False)
+            settle(wrong, None, DECOMPRESS, force=False)
 
 
 def test_what_is_not_opened() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from slimtensors.cli import options
-from slimtensors.cli.exits import WRONG_FILE
+from slimtensors.cli.exits import WRONG_FILE, in_options
 from slimtensors.errors import FormatError
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def command(
             if plan is None or len(plan.weights) == 1 or not is_damage(error):
                 raise
             plan.leave_out(name)
-            rows.append([name, "", "", "", "all", str(error)])
+            rows.append([name, "", "", "", "all", in_options(error, click.get_current_context().command)])
             return
         absent = {each.name for each in found.lost if not each.zeros}
         if plan is not None:

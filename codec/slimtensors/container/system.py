@@ -66,8 +66,8 @@ class RandomAccessFile:
             status = os.fstat(self.descriptor)
             if stat.S_ISDIR(status.st_mode):
                 advice = (
-                    "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands do "
-                    "(compress, decompress, flatten, rebase, salvage, verify), others one file after the other"
+                    "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands "
+                    "(but bench) do, others one file after the other"
                 )
                 raise IsADirectoryError(errno.EISDIR, advice, self.path)
             if not stat.S_ISREG(status.st_mode):

@@ -170,7 +170,7 @@ def apply_delta(
     threads: int | None = None,
     max_bytes: int | None = None,
 ) -> None:
-    """Bring tensors, or a module's state, to what a file, or a folder of shards, holds: see `slimtensors.numpy.apply_delta`.
+    """Bring tensors, or a module's state, to what a file or a folder holds: see `slimtensors.numpy.apply_delta`.
 
     Tensors may be on any device, where they are written to in place. A module whose state dict gives copies is refused.
     """
