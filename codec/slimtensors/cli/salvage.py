@@ -88,7 +88,7 @@ def command(
             rows.append([name, "", "", "", "all", in_options(error, click.get_current_context().command)])
             return
         absent = {each.name for each in found.lost if not each.zeros}
-        if plan is not None:
+        if plan is not None and absent:
             plan.leave_out(name, absent)
         for each in found.lost:
             shape = "x".join(map(str, each.shape)) or "scalar"

@@ -67,7 +67,8 @@ class RandomAccessFile:
             if stat.S_ISDIR(status.st_mode):
                 advice = (
                     "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands "
-                    "(but bench) do, others one file after the other"
+                    "compress, decompress, flatten, rebase, salvage, inspect, verify, estimate, deps and push do, "
+                    "others take one file after the other"
                 )
                 raise IsADirectoryError(errno.EISDIR, advice, self.path)
             if not stat.S_ISREG(status.st_mode):

@@ -94,7 +94,7 @@ class FolderPlan:
     folders: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, tensors: Container[str] | None = None) -> None:
-        """Tensors of a weight file, or all of it, will not be had: no index names them then."""
+        """Make nothing of a weight file, or not these tensors: no index names them then."""
         made = Path(dict(self.weights)[name])
         if tensors is None:
             self.weights = [each for each in self.weights if each[0] != name]
@@ -267,7 +267,7 @@ def check_target(source: Path, target: Path, *, force: bool) -> None:
     if here == there or here in there.parents or there in here.parents:
         raise UsageError(f"{target} and {source} contain each other; name another folder")
     if there.exists() and not there.is_dir():
-        raise UsageError(f"{target} is not a folder; name another folder")
+        raise UsageError(f"{target} is there already and is no folder; name another folder")
     if there.is_dir() and any(there.iterdir()) and not force:
         raise UsageError(
             f"{target} is there already and not empty; --force replaces files in it, or name another folder"

@@ -77,8 +77,8 @@ def explain(source: ByteSource, error: FormatError) -> SlimtensorsError:
         return TruncatedError(f"{source.label}: {error}")
     if kind == JSON:
         advice = (
-            "an index of shards? stream_tensors, load_model and `slimtensors verify`, `inspect`, `deps` and "
-            "`decompress` take it, load_file and safe_open one shard after the other"
+            "an index of shards? stream_tensors, load_model, apply_delta and `slimtensors verify`, `inspect`, `deps`, "
+            "`decompress`, `flatten`, `rebase` and `salvage` take it, load_file and safe_open one shard after the other"
         )
     rest = f"; {advice}" if advice else ""
     return NotSlimtensorsError(f"{source.label} is not a slimtensors file but {kind}{rest}")
