@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from slimtensors.codecs.environment import as_usual
 from slimtensors.dtypes import DTYPES, DType
 
 __all__ = ["cast_units"]
@@ -23,8 +24,11 @@ def cast_units(units: Units, source: DType, target: DType) -> Units:
     A NaN keeps its sign and the upper bits of its mantissa, and becomes quiet. units: of dtype `source`, one of
     CASTABLE as `target` is; another array is returned unless the dtypes are the same.
     """
-    if source == target:
-        return units
+    return units if source == target else _cast(units, source, target)
+
+
+@as_usual
+def _cast(units: Units, source: DType, target: DType) -> Units:
     with np.errstate(all="ignore"):  # overflow is meant, and so is what NaNs do before they are put right
         out = _convert(units, source.name, target.name)
     nan = _is_nan(units, source)

@@ -25,6 +25,7 @@ from slimtensors.codecs import (
     trellis,
 )
 from slimtensors.codecs.contexts import Contexts, contexts_of
+from slimtensors.codecs.environment import as_usual
 from slimtensors.codecs.head import GROUP, Buffer, Bytes, Mode, Part, Plane
 from slimtensors.codecs.place import NOWHERE, Counted, Place
 from slimtensors.codecs.planes import Fields, decode_plane, encode_plane, field_dtype, plane_length
@@ -59,6 +60,7 @@ COUNTED = 1 << 16  # units at least, of planes that need not be counted whole
 _AFFINE = struct.Struct("<QQ")
 
 
+@as_usual
 def decode_chunk(data: Bytes, expression: Stored, out: Units, place: Place = NOWHERE) -> None:
     """Fill `out` from a chunk's stored bytes. Raises FormatError; `out` then holds noise.
 
@@ -267,6 +269,7 @@ def _fresh(length: int) -> Bytes:
     return np.empty(length, np.uint8)
 
 
+@as_usual
 def encode_chunk(
     units: Units,
     expression: Stored,

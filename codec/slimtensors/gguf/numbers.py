@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.environment import as_usual
 from slimtensors.codecs.records import cut
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
@@ -30,6 +31,7 @@ IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69,
 DELTA = np.float32(0.125)
 
 
+@as_usual
 def dequantised(packed: npt.NDArray[np.uint8], block: Block, dtype: DType) -> Array:
     """uint8[..., bytes of a row] to numbers[..., weights of a row] of the dtype. Raises UsageError."""
     rule = _RULES.get(block.name)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.environment import as_usual
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import LimitError, UsageError
 
@@ -73,6 +74,7 @@ class PackedWeight:
     parts: Mapping[str, str]  # what each is in the weight, and the tensor's name
     rule: Rule
 
+    @as_usual
     def numbers(self, parts: Parts, dtype: DType, room: Room) -> Array:
         """The weight in a dtype: F32, F16 or BF16. Raises UsageError, and LimitError where there is no room for it."""
         with np.errstate(all="ignore"):  # scales may be anything

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from itertools import zip_longest
 
+from slimtensors.codecs.environment import as_usual
 from slimtensors.errors import UsageError
 from slimtensors.planning.differing import MatchedBase
 from slimtensors.quantise.asking import NO_BASE, NoneFitsError
@@ -43,6 +44,7 @@ class Quantise:
     aimed: bool = False
 
 
+@as_usual
 def quantised(
     inputs: Sequence[Input],
     asked: Quantise,

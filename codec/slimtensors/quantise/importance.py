@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
+from slimtensors.codecs.environment import as_usual
 from slimtensors.dtypes import CASTABLE, DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.quantise.choosing import Quantise, chosen
@@ -50,6 +51,7 @@ class Importance(NamedTuple):
     absolute: bool
 
 
+@as_usual
 def weighed(
     asked: Quantise, inputs: Sequence[Input], told: Sequence[Input], ties: Mapping[str, str] | None = None
 ) -> Quantise:

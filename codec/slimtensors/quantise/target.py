@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from slimtensors.codecs import layouts
 from slimtensors.codecs.chunk import encode_chunk
+from slimtensors.codecs.environment import as_usual
 from slimtensors.codecs.place import Place
 from slimtensors.container.layout import ALIGNMENT
 from slimtensors.dtypes import DTYPES
@@ -39,6 +40,7 @@ COARSE_BITS, COARSE_ERROR = 1.5, 0.2  # from where on a trellis is worse than no
 Measure = Callable[[Quantise], int]
 
 
+@as_usual
 def aimed(
     inputs: Sequence[Input],
     asked: Quantise,

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from slimtensors.bases.resolving import KnownBases
+from slimtensors.codecs.environment import as_usual
 from slimtensors.container.system import file_identity
 from slimtensors.container.writer import MemoryOutput, Output
 from slimtensors.errors import FormatError, SelfCheckError, UsageError
@@ -22,6 +23,7 @@ from slimtensors.writing.saving import Progress, SourceImage, write_plan
 __all__ = ["refuse_own_base", "store", "store_bytes", "stored_length"]
 
 
+@as_usual
 def store(
     inputs: Sequence[Input],
     target: Any,
@@ -99,6 +101,7 @@ class _Nowhere:
         """The length was counted before."""
 
 
+@as_usual
 def stored_length(
     inputs: Sequence[Input],
     metadata: Mapping[str, str] | None,
@@ -117,6 +120,7 @@ def stored_length(
     return output.length
 
 
+@as_usual
 def store_bytes(
     inputs: Sequence[Input],
     metadata: Mapping[str, str] | None,
