@@ -16,6 +16,7 @@ from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from slimtensors.container.system import usable_processors
 from slimtensors.errors import UsageError
 
 __all__ = ["Pipeline", "Pool", "given_up", "in_order", "pool_of", "run_all", "run_in_order", "submit", "thread_count"]
@@ -38,8 +39,7 @@ def thread_count(threads: int | None) -> int:
     if threads is None:
         text = os.environ.get("SLIMTENSORS_NUM_THREADS", "")
         if not text:
-            usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-            return min(usable, MAX_DEFAULT_THREADS)
+            return min(usable_processors(), MAX_DEFAULT_THREADS)
         if not text.strip().isdecimal() or int(text) < 1:
             raise UsageError(f"SLIMTENSORS_NUM_THREADS is {text!r}; it can be a whole number, 1 or more")
         threads = int(text)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from slimtensors.container.system import lend
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.files.converting import decompress
 from slimtensors.files.folders import DECOMPRESS, plan_folder
@@ -70,7 +71,7 @@ def decompressed(
         for inner in ("", *plan.folders):
             (target / inner).mkdir()
         for copied in plan.copies:
-            (target / copied).symlink_to((folder / copied).resolve())
+            lend((folder / copied).resolve(), target / copied)
         for _, to, content in plan.indexes:
             (target / to).write_bytes(content)
         for weights, to in plan.weights:

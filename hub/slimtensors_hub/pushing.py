@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors.bases.matching import MatchReport
+from slimtensors.container.system import lend
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.files.converting import compress, maps_of_each
 from slimtensors.files.folders import COMPRESS, plan_folder, walk_folder
@@ -172,7 +173,7 @@ def _as_folder(given: Any, made: Path) -> Path:
         if not COMPRESS.takes(path.name) and path.suffix != COMPRESS.after:
             raise UsageError(f"{path} is neither a folder nor a weight file (.safetensors, .gguf or .slimtensors)")
         made.mkdir()
-        (made / path.name).symlink_to(path.resolve())
+        lend(path.resolve(), made / path.name)
         return made
     made.mkdir()
     if hasattr(given, "save_pretrained"):

@@ -84,9 +84,9 @@ main()
     ("number", "code", "name", "module", "function"),
     [
         (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "temporary_place"),  # before it writes
-        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "_flush"),  # before the file takes its name
-        (signal.SIGINT, 130, "compress", "slimtensors.container.system", "_flush"),
-        (signal.SIGHUP, 129, "compress", "slimtensors.container.system", "_flush"),
+        (signal.SIGTERM, 143, "compress", "slimtensors.container.system", "flush"),  # before the file takes its name
+        (signal.SIGINT, 130, "compress", "slimtensors.container.system", "flush"),
+        (signal.SIGHUP, 129, "compress", "slimtensors.container.system", "flush"),
         (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_copy"),
         (signal.SIGTERM, 143, "folder", "slimtensors.files.folders", "_put_in_place"),  # all is written
         (signal.SIGTERM, 143, "verify", "slimtensors.reading.verifying", "verify_opened"),

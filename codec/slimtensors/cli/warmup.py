@@ -57,6 +57,7 @@ def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
     import numpy as np
 
     from slimtensors.codecs.straight import look_up_at_once
+    from slimtensors.kernels.environment import flip_here
     from slimtensors.planning.planner import PRESETS
 
     look_up_at_once()
@@ -98,6 +99,7 @@ def jobs() -> Iterator[tuple[str, Callable[[], object]]]:
         yield f"blocks of {kind}", _blocks_job(kind, random)
     for name in ("float16", "float32", "uint8"):
         yield f"codes and their scales in {name}", _codes_job(random, name)
+    yield "floats as usual", partial(flip_here, 0)
     yield "booleans", _job("balanced", random.integers(0, 50, 1 << 18) == 0)
     yield from _gpu_jobs()
 

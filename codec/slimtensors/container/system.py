@@ -19,6 +19,7 @@ import socket
 import stat
 import sys
 import threading
+import time
 import weakref
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -28,9 +29,12 @@ from pathlib import Path
 from slimtensors import stopping
 
 __all__ = [
-    "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "huge_pages",
-    "naming_of", "remove_abandoned", "resolve_destination", "temporary_place",
+    "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "flush",
+    "flush_folder", "huge_pages", "lend", "make_private", "naming_of", "remove_abandoned", "resolve_destination",
+    "temporary_place", "usable_processors",
 ]  # fmt: skip
+
+_WINDOWS = os.name == "nt"
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # of Linux: which machine this is, since it was started
 _O_BINARY = getattr(os, "O_BINARY", 0)  # Windows would translate line ends
@@ -41,9 +45,17 @@ _READ = os.O_RDONLY | _O_BINARY | _O_CLOEXEC | getattr(os, "O_NONBLOCK", 0)
 
 _RWF_NOWAIT = getattr(os, "RWF_NOWAIT", 0)  # Linux: read only what is in memory
 
+# What file systems say that cannot flush so.
+_CANNOT = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENODEV)
+
 _MOST_AT_ONCE = 1 << 30  # bytes; macOS refuses 2 GiB and more in one call
 
 _MAPPINGS = "/proc/self/maps"  # Linux: a line for each, such as "7f12a4e00000-7f12a4e21000 rw-p ..."
+
+# Of Linux: how much of each period this container's processes may use, in all; of its two versions of control groups.
+_QUOTAS = (["/sys/fs/cgroup/cpu.max"], [f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us" for name in ("quota", "period")])
+
+_REPLACE_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8)  # seconds, on Windows
 
 _MOST_MAPPINGS = 16384  # at once; Linux gives a process some 65,000, of which others want some
 _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
@@ -61,16 +73,16 @@ class RandomAccessFile:
         self.path = os.fspath(path)
         self._can_tell = bool(_RWF_NOWAIT)
         self._lock = threading.Lock()
-        self._opened: _Descriptor | None = _Descriptor(os.open(self.path, _READ))
+        try:
+            self._opened: _Descriptor | None = _Descriptor(os.open(self.path, _READ))
+        except PermissionError:  # what Windows says of folders
+            if os.path.isdir(self.path):
+                raise _folder(self.path) from None
+            raise
         try:
             status = os.fstat(self.descriptor)
             if stat.S_ISDIR(status.st_mode):
-                advice = (
-                    "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands "
-                    "compress, decompress, flatten, rebase, salvage, inspect, verify, estimate, deps and push do, "
-                    "others take one file after the other"
-                )
-                raise IsADirectoryError(errno.EISDIR, advice, self.path)
+                raise _folder(self.path)
             if not stat.S_ISREG(status.st_mode):
                 raise OSError(errno.EINVAL, "not a regular file", self.path)
         except BaseException:
@@ -143,6 +155,15 @@ class RandomAccessFile:
         unread = object()
         if opened is not None and sys.getrefcount(opened) == sys.getrefcount(unread):
             opened.close()  # raises what went wrong, where there is somebody to hear of it
+
+
+def _folder(path: str) -> IsADirectoryError:
+    advice = (
+        "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands compress, "
+        "decompress, flatten, rebase, salvage, inspect, verify, estimate, deps and push do, others take one file after "
+        "the other"
+    )
+    return IsADirectoryError(errno.EISDIR, advice, path)
 
 
 class _Descriptor:
@@ -371,13 +392,13 @@ class TemporaryOutput:
         """
         if durable:
             with naming_of(self.destination):
-                _flush(self._descriptor)
+                flush(self._descriptor)
         self._copy_mode(like)
         self._close()
         stopping.end_if_asked()
-        os.replace(self.path, self.destination)
+        _replace(self.path, self.destination)
         if durable:
-            _flush_folder(self.destination.parent)
+            flush_folder(self.destination.parent)
 
     def discard(self) -> None:
         """Leave nothing behind, if that can be done; the error that led here matters more than one from this."""
@@ -387,7 +408,7 @@ class TemporaryOutput:
             os.unlink(self.path)
 
     def _copy_mode(self, like: str | os.PathLike[str] | None) -> None:
-        if not hasattr(os, "fchmod"):
+        if _WINDOWS or not hasattr(os, "fchmod"):  # what Windows takes for a mode would keep the file from moving
             return
         try:
             mode = stat.S_IMODE(os.stat(self.destination).st_mode)
@@ -417,29 +438,75 @@ def naming_of(destination: Path) -> Iterator[None]:
         raise
 
 
-def _flush(descriptor: int) -> None:
+def _replace(path: Path, destination: Path) -> None:
+    """Windows refuses it as long as anybody has the destination open; virus scanners do for a moment."""
+    for wait in _REPLACE_WAITS if _WINDOWS else ():
+        with contextlib.suppress(PermissionError):
+            return os.replace(path, destination)
+        time.sleep(wait)
+    try:
+        return os.replace(path, destination)
+    except PermissionError as error:
+        if not _WINDOWS:
+            raise
+        why = "it cannot be replaced as long as it is open, in this program or another: close it"
+        raise PermissionError(error.errno, why, str(destination)) from None
+
+
+def make_private(folder: Path) -> None:
+    """A new folder that nobody else sees into. On Windows that would last, wherever it is moved."""
+    folder.mkdir(mode=0o777 if _WINDOWS else 0o700)
+
+
+def lend(source: Path, place: Path) -> None:
+    """Have a file under another name for a while: by a symbolic link, or where that is not allowed, as on Windows, by a
+    second name, or else as a copy.
+    """
+    for link in (os.symlink, os.link):
+        with contextlib.suppress(OSError):
+            return link(source, place)
+    shutil.copyfile(source, place)
+    return None
+
+
+def usable_processors() -> int:
+    """How many this process may use: those it may run on, and no more than its container's share of time keeps busy."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for files in _QUOTAS:
+        with contextlib.suppress(OSError, ValueError):
+            quota, period = (int(word) for name in files for word in Path(name).read_text().split())
+            if quota > 0 and period > 0:
+                count = min(count, -(-quota // period))
+    return max(1, count)
+
+
+def flush(descriptor: int) -> None:
     """To the disk itself. On macOS fsync stops at the drive's cache; F_FULLFSYNC does not."""
     if sys.platform == "darwin":
         import fcntl
 
-        with contextlib.suppress(OSError):  # some file systems do not have it
+        try:
             fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                raise
+        else:
             return
     os.fsync(descriptor)
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Make the rename durable where that can be asked for: Windows cannot open folders and does not need it."""
-    if os.name == "nt":
+    if _WINDOWS:
         return
     try:
         descriptor = os.open(folder, os.O_RDONLY | _O_CLOEXEC)
     except PermissionError:  # a folder that may be written to but not read
         return
     try:
-        os.fsync(descriptor)
+        flush(descriptor)
     except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # what file systems say that cannot do it
+        if error.errno not in (errno.EBADF, *_CANNOT):
             raise
     finally:
         os.close(descriptor)

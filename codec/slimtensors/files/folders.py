@@ -18,7 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from slimtensors import stopping
-from slimtensors.container.system import file_identity, naming_of, remove_abandoned, temporary_place
+from slimtensors.container.system import (
+    file_identity,
+    flush,
+    flush_folder,
+    make_private,
+    naming_of,
+    remove_abandoned,
+    temporary_place,
+)
 from slimtensors.errors import BaseError, FormatError, NotSlimtensorsError, UsageError
 from slimtensors.sources.shards import RANK_FILE, is_index, read_index, weight_map
 
@@ -243,7 +251,7 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
     remove_abandoned(target)
     made = temporary_place(target)
     try:
-        made.mkdir(mode=0o700)
+        make_private(made)
         for name in plan.folders:
             (made / name).mkdir()
         for name in plan.copies:
@@ -251,7 +259,7 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
         for name, to in list(plan.weights):
             convert(plan.source / name, made / to)
         for _, name, content in plan.indexes:
-            (made / name).write_bytes(content)
+            _write(made / name, content)
         _put_in_place(plan, made, target)
     except OSError as error:
         if isinstance(error.filename, str):  # what is made has a name of its own only until it is whole
@@ -307,6 +315,13 @@ def check_base_stays(base: Any, going: Iterable[Path], base_dirs: Sequence[Any] 
                         raise UsageError(f"{gone[lost.pop()]} is what the base {path} is made from, {_LOST}")
 
 
+def _write(target: Path, content: bytes) -> None:
+    with naming_of(target), target.open("xb") as writer:
+        writer.write(content)
+        writer.flush()
+        flush(writer.fileno())
+
+
 def _copy(source: Path, target: Path) -> None:
     def read() -> bytes:
         with naming_of(source):
@@ -316,7 +331,7 @@ def _copy(source: Path, target: Path) -> None:
         for piece in iter(read, b""):
             writer.write(piece)
         writer.flush()
-        os.fsync(writer.fileno())
+        flush(writer.fileno())
     shutil.copymode(source, target)
 
 
@@ -329,7 +344,10 @@ def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
         for name in [*plan.copies, *(to for _, to, _ in plan.indexes), *(to for _, to in plan.weights)]:
             (made / name).replace(target / name)
         return
+    for name in (*plan.folders, ""):
+        flush_folder(made / name)
     made.chmod(stat.S_IMODE(plan.source.stat().st_mode) | stat.S_IRWXU)
     if target.is_dir():
         target.rmdir()
     made.rename(target)
+    flush_folder(target.parent)

@@ -29,6 +29,8 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from slimtensors.kernels import instruction_set
 
+if sys.byteorder != "little":
+    raise ImportError("slimtensors runs on little-endian machines only, and this one is big-endian")
 instruction_set.force()  # before Numba is imported: it reads its variables then
 
 # E402 below: instruction_set.force() has to come first.

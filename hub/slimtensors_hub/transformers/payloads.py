@@ -158,7 +158,7 @@ def save_payloads(
             if is_index(path.name, SUFFIX):
                 index = json.loads(path.read_bytes())
                 index["metadata"]["total_size"] = total
-                path.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+                path.write_bytes(json.dumps(index, indent=2, sort_keys=True).encode() + b"\n")
         told = json.loads(config.read_bytes()) | {"quantization_config": CONFIG}
-        config.write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+        config.write_bytes(json.dumps(told, indent=2, sort_keys=True).encode() + b"\n")
         put_in_place(plain, target)

@@ -21,7 +21,7 @@ from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.plain import check_named, check_value, dumps, parse_objects
 from slimtensors.checkpoint.writing import write_file
 from slimtensors.container.source import open_source
-from slimtensors.container.system import remove_abandoned, temporary_place
+from slimtensors.container.system import flush_folder, remove_abandoned, temporary_place
 from slimtensors.container.values import object_of
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
@@ -159,7 +159,9 @@ def _write_folder(
             _write_dcp(made, content, progress)
         else:
             _write_files(made, content, kind, preset, threads, most, progress)
+        flush_folder(made)
         made.rename(target)
+        flush_folder(target.parent)
     finally:
         shutil.rmtree(made, ignore_errors=True)
 
@@ -178,7 +180,7 @@ def _write_files(
         total += sum(tensor.dtype.bytes_of(tuple(tensor.shape)) for tensor in shard)
     if len(shards) > 1:
         index = {"metadata": {"total_size": total}, "weight_map": places}
-        (folder / f"model.{kind}.index.json").write_text(json.dumps(index, indent=2) + "\n")
+        (folder / f"model.{kind}.index.json").write_bytes(json.dumps(index, indent=2).encode() + b"\n")
     if content.objects or content.planner is not None:
         (folder / VALUES).write_bytes(dumps({"objects": content.objects, "planner": content.planner}))
 
