@@ -8,12 +8,19 @@ that: a product that is rounded otherwise is another number, and who reads it fi
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, TypeVar, cast
+
+import numpy as np
 
 __all__ = ["as_usual"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# F32, as bits: products that are subnormal, or of a subnormal number, and two that lie between two numbers.
+_LEFT = np.array([0x00800000, 0x00400000, 0x3F800800, 0x3F800800], "<u4").view("<f4")
+_RIGHT = np.array([0x3F000000, 0x40000000, 0x3F800800, 0x3F801800], "<u4").view("<f4")
+_PRODUCTS = np.array([0x00400000, 0x00800000, 0x3F801000, 0x3F802002], "<u4").tobytes()
 
 
 def as_usual(function: F) -> F:
@@ -21,21 +28,15 @@ def as_usual(function: F) -> F:
 
     @wraps(function)
     def usual(*arguments: Any, **named: Any) -> Any:
-        altered, flip = _register()
-        bits = altered()
-        if not bits:
+        if (_LEFT * _RIGHT).tobytes() == _PRODUCTS:
             return function(*arguments, **named)
-        flip(bits)
+        from slimtensors.kernels.environment import altered_here, flip_here  # compiles for a moment, so not before
+
+        bits = altered_here()
+        flip_here(bits)
         try:
             return function(*arguments, **named)
         finally:
-            flip(bits)
+            flip_here(bits)
 
     return cast(F, usual)
-
-
-@cache
-def _register() -> tuple[Callable[[], int], Callable[[int], None]]:
-    from slimtensors.kernels.environment import altered_here, flip_here  # loads Numba
-
-    return altered_here, flip_here
