@@ -236,7 +236,7 @@ def test_after_close_there_are_no_weights_until_they_are_put_back(tmp_path: Path
             gc.collect()
             assert buffers() is None
             assert "forward" not in vars(other)
-            with pytest.raises(slimtensors.UsageError, match=r"closed: call `offload` again, or model\."):
+            with pytest.raises(slimtensors.UsageError, match=r"closed: call that again, or model\."):
                 other(TOKENS)
             with pytest.raises(slimtensors.UsageError, match="closed"):
                 other.layers[2](torch.ones(1, 200))

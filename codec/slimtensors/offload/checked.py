@@ -5,21 +5,22 @@ one thread at a time, where layers share buffers.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial, wraps
 from types import MethodType
 from typing import Any
 
 import torch
 
-__all__ = ["Checked", "Run", "replace_forward"]
+__all__ = ["Checked", "Run", "replace_forward", "uncached"]
 
 Run = Callable[[], Any]
 
 
 def replace_forward(module: torch.nn.Module, around: Callable[[Run], Any]) -> Callable[[], None]:
-    """Put around(run) in the place of a module's forward, where run() is the one before; returns what undoes that.
+    """Put around(run) in the place of a module's forward, where run() is the one before; returns what undoes that. What
+    somebody has put around it since goes on.
 
     No hook: those that end something are not called after an interrupt.
     """
@@ -30,14 +31,32 @@ def replace_forward(module: torch.nn.Module, around: Callable[[Run], Any]) -> Ca
     def forward(self_: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         return around(partial(plain, self_, *args, **kwargs) if before is None else partial(before, *args, **kwargs))
 
-    module.forward = MethodType(forward, module)  # a copy's is the copy's
+    module.forward = ours = MethodType(forward, module)  # a copy's is the copy's
 
     def undo() -> None:
-        del module.forward
-        if before is not None:
-            module.forward = before
+        nonlocal around
+        around = _run
+        if vars(module).get("forward") is ours:
+            del module.forward
+            if before is not None:
+                module.forward = before
 
     return undo
+
+
+@contextmanager
+def uncached() -> Iterator[None]:
+    """Keep autocast from keeping a converted copy of each weight that is used."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)
+
+
+def _run(run: Run) -> Any:
+    return run()
 
 
 class Checked:

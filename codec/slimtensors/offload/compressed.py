@@ -12,13 +12,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.autograd.function import once_differentiable
 
 from slimtensors.container.reader import Verify
 from slimtensors.errors import UsageError
-from slimtensors.offload.checked import Checked
+from slimtensors.numpy import array_shape
+from slimtensors.offload.checked import Checked, Run, replace_forward, uncached
 from slimtensors.offload.frozen import FrozenWeight
-from slimtensors.offload.hooks import Host, check_fits, compressed_backend, holders, hosted, load_others
+from slimtensors.offload.hooks import (
+    Host,
+    Opened,
+    check_fits,
+    compressed_backend,
+    holders,
+    hosted,
+    load_others,
+    refuse_taken,
+    refuse_without_weights,
+)
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
 from slimtensors.on_torch.tensors import as_base
@@ -29,21 +39,19 @@ from slimtensors.threads import thread_count
 __all__ = ["CompressedEmbedding", "CompressedLayers", "CompressedLinear", "keep_compressed"]
 
 
-class CompressedLayers:
-    """What `keep_compressed` returns: it holds the files. After `close` the layers are of no use."""
+class CompressedLayers(Opened):
+    """What `keep_compressed` returns: it holds the files. After `close` the layers are plain ones without weights, and
+    raise UsageError until they are given some: by `model.load_state_dict(..., assign=True)`, or by another
+    `keep_compressed`.
+    """
 
-    def __init__(
-        self, stack: ExitStack, buffer: Buffer | DeviceBuffer, names: list[str], checked: Checked | None
-    ) -> None:
+    def __init__(self, stack: ExitStack, buffer: Buffer | DeviceBuffer, names: list[str]) -> None:
         self.names = names  # of the layers
         self.nbytes = buffer.nbytes
-        self._stack, self._checked = stack, checked
+        self._stack = stack  # undoes what was done to the model
 
     def close(self) -> None:
         """Close the files."""
-        if self._checked is not None:
-            self._checked.remove()
-            self._checked = None
         self._stack.close()
 
 
@@ -67,16 +75,17 @@ def keep_compressed(
     path, host: as for `offload`; compressed bytes are in "memory" unless told. verify: at every use.
 
     Outputs have the bits that they have with plain layers. Weights are frozen; gradients of inputs and biases are
-    computed, once (no gradients of gradients). `state_dict` decodes the weights; converting them is refused.
+    computed. `state_dict` decodes the weights; setting and converting them is refused.
     After an error the model is as after one of `offload`.
     """
+    refuse_taken(model)
     backend = compressed_backend(device)
     layers = _layers(model)
     path = hosted(path, host)
     stack = ExitStack()
     try:
         homes = files_of(open_all(path, stack, verify=verify, max_bytes=None, base=as_base(base)))
-        known = _names_in_files(layers, homes)
+        known = _names_in_files(model, layers, homes)
         linear = [known[name] for name, layer in layers.items() if type(layer) is torch.nn.Linear]
         most, count = max((homes[name].tensor(name).nbytes for name in linear), default=0), thread_count(threads)
         buffer: Buffer | DeviceBuffer
@@ -86,19 +95,49 @@ def keep_compressed(
         else:
             buffer = there = DeviceBuffer(most, count, backend)
             stored = {name: WeightThere(homes[name], name, there) for name in set(known.values())}
+        for name, layer in layers.items():
+            stored[known[name]].requires_grad = layer.weight.requires_grad
         _load_others(model, list(layers.values()), path, homes, verify, base, threads, device)
         checked = None if isinstance(buffer, Buffer) else Checked(model, buffer.check)
+        if checked is not None:
+            stack.callback(checked.remove)
         for name, layer in layers.items():
             layer.stored, layer.checked = stored[known[name]], checked
             layer.__class__ = CompressedLinear if type(layer) is torch.nn.Linear else CompressedEmbedding
+        for module in model.modules():
+            if isinstance(module, (torch.nn.TransformerEncoder, torch.nn.TransformerEncoderLayer)):
+                stack.callback(replace_forward(module, _as_tensors))
         for module in holders(model, {id(layer): ("weight",) for layer in layers.values()}):
             if not isinstance(module, _Compressed):
                 stack.callback(vars(module).pop, "_apply", None)
                 module._apply = partial(_apply_to_all, module)  # type: ignore[method-assign] # what .to() and .half() call
-        return CompressedLayers(stack, buffer, list(layers), checked)
+        stack.callback(_empty, list(layers.values()))
+        stack.callback(buffer.close)
+        return CompressedLayers(stack, buffer, list(layers))
     except BaseException:
         stack.close()
         raise
+
+
+def _as_tensors(run: Run) -> Any:
+    """With weights that are taken for plain tensors: torch has a fast path for these only, whose bits are others."""
+    with torch._C.DisableTorchFunctionSubclass():
+        return run()
+
+
+def _empty(layers: list[Any]) -> None:
+    """Make plain layers of them, whose weights are on the meta device."""
+    weights: dict[int, torch.nn.Parameter] = {}  # tied ones have one
+    for layer in layers:
+        stored = layer.stored
+        del layer.stored, layer.checked
+        layer.__class__ = torch.nn.Linear if isinstance(layer, torch.nn.Linear) else torch.nn.Embedding
+        if id(stored) not in weights:
+            shape = array_shape(stored.tensor)
+            room = torch.empty(shape, dtype=stored.dtype, device="meta")
+            weights[id(stored)] = torch.nn.Parameter(room, stored.requires_grad)
+        layer._parameters = {"weight": weights[id(stored)], **layer._parameters}
+        refuse_without_weights(layer)
 
 
 def _apply_to_all(module: torch.nn.Module, convert: Any, recurse: bool = True) -> Any:
@@ -151,7 +190,7 @@ def _layers(model: torch.nn.Module) -> dict[str, Any]:
     return found
 
 
-def _names_in_files(layers: Mapping[str, Any], homes: dict[str, Any]) -> dict[str, str]:
+def _names_in_files(model: torch.nn.Module, layers: Mapping[str, Any], homes: dict[str, Any]) -> dict[str, str]:
     """What the files call each layer's weight; of tied ones, which share a parameter, any name will do."""
     tied: dict[int, list[str]] = {}
     for name, layer in layers.items():
@@ -160,7 +199,7 @@ def _names_in_files(layers: Mapping[str, Any], homes: dict[str, Any]) -> dict[st
     for name, layer in layers.items():
         names = tied[id(layer.weight)]
         known[name] = next((each for each in names if each in homes), names[0])
-        check_fits(known[name], layer.weight, homes)
+        check_fits(known[name], layer.weight, model, homes)
     return known
 
 
@@ -175,6 +214,11 @@ class _Compressed:
     def weight(self) -> torch.Tensor:
         """A copy of the weight, decoded at each look-up. It cannot be changed."""
         return self.stored.fresh().as_subclass(FrozenWeight)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            raise UsageError("the weight of a layer that stays compressed is what its file holds, and cannot be set")
+        super().__setattr__(name, value)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)  # type: ignore[misc] # of the module beside it
@@ -225,6 +269,8 @@ class CompressedEmbedding(_Compressed, torch.nn.Embedding):  # type: ignore[over
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # as above
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # as above
+        if input.dtype not in (torch.int64, torch.int32):
+            raise UsageError(f"indices are {input.dtype}; an embedding takes torch.int64 or torch.int32")
         wanted, where = torch.unique(input, return_inverse=True)
         rows = wanted.tolist()
         if rows and not 0 <= rows[0] <= rows[-1] < self.num_embeddings:
@@ -238,23 +284,38 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, bias: torch.Tensor | None, stored: StoredWeight) -> torch.Tensor:
         ctx.stored, ctx.dtypes = stored, (x.dtype, None if bias is None else bias.dtype)
-        with stored.buffer.lock:
-            made = torch.nn.functional.linear(x, stored.shared(), bias)
+        with stored.buffer.lock, uncached():
+            # What torch computes, to the last bit, depends on whether weights require gradients, even without any.
+            weight = stored.shared().requires_grad_(stored.requires_grad)
+            made = torch.nn.functional.linear(x, weight, bias)
             stored.done()
             return made
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
-        stored, (x_dtype, bias_dtype) = ctx.stored, ctx.dtypes
         of_x = of_bias = None
         if ctx.needs_input_grad[0]:
-            with stored.buffer.lock:
-                weight = stored.shared()
-                # Under autocast the gradient has another dtype than the weight.
-                of_x = (gradient.to(weight.dtype) @ weight).to(x_dtype)
-                stored.done()
-                stored.settle()
+            # Under autocast the gradient has another dtype than the weight.
+            of_x = _Transposed.apply(gradient.to(ctx.stored.dtype), ctx.stored).to(ctx.dtypes[0])  # type: ignore[no-untyped-call] # torch's
         if ctx.needs_input_grad[1]:
-            of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0).to(bias_dtype)
+            of_bias = gradient.reshape(-1, gradient.shape[-1]).sum(0).to(ctx.dtypes[1])
         return of_x, of_bias, None
+
+
+class _Transposed(torch.autograd.Function):
+    """g W, the gradient of a product; its own is a product."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: torch.Tensor, stored: StoredWeight) -> torch.Tensor:
+        ctx.stored = stored
+        with stored.buffer.lock:
+            made = gradient @ stored.shared()
+            stored.done()
+            stored.settle()
+            return made
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        made: torch.Tensor = _Product.apply(gradient, None, ctx.stored)  # type: ignore[no-untyped-call] # as above
+        ctx.stored.settle()
+        return made, None

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import torch
 
@@ -15,25 +15,49 @@ from slimtensors.container.reader import Verify
 from slimtensors.container.remote import is_remote, open_remote
 from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for, why_cpu
-from slimtensors.errors import UsageError
-from slimtensors.offload.checked import Checked, Run, replace_forward
+from slimtensors.errors import TensorNotFoundError, UsageError
+from slimtensors.offload.checked import Checked, Run, replace_forward, uncached
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
 from slimtensors.offload.slots import Slots
-from slimtensors.on_torch.modules import load_model, missing_names
+from slimtensors.offload.stored import StoredWeight
+from slimtensors.on_torch.modules import check_module, load_model, missing_names, prefix_hint
 from slimtensors.on_torch.tensors import as_base, check_device, torch_dtype
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.sources.shards import Shard, weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
-__all__ = ["Host", "Offloaded", "check_fits", "compressed_backend", "holders", "hosted", "load_others", "offload"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = [
+    "Host", "Offloaded", "Opened", "check_fits", "compressed_backend", "holders", "hosted", "load_others", "offload",
+    "refuse_lacking", "refuse_taken", "refuse_without_weights",
+]  # fmt: skip
 
 Host = Literal["disk", "memory"]
 HOSTS: tuple[Host, ...] = ("disk", "memory")
 PINNED = "pinned"
 
 
-class Offloaded:
+class Opened:
+    """Holds files open, for as long as a `with` statement, or until `close`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError("it holds files open and can neither be copied nor pickled: open them in each process")
+
+    def close(self) -> None:
+        """Close the files; again, nothing more."""
+        raise NotImplementedError
+
+
+class Offloaded(Opened):
     """What `offload` returns: it holds the files open. After `close` the layers have no weights, and raise UsageError
     until they are given some: by `model.load_state_dict(..., assign=True)`, or by another `offload`.
     """
@@ -42,9 +66,6 @@ class Offloaded:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
         self.nbytes = slots.nbytes  # of the two buffers
         self._stack, self._slots = stack, slots  # the stack undoes what was done to the model
-
-    def __reduce__(self) -> NoReturn:
-        raise UsageError("it holds files open and can neither be copied nor pickled: call `offload` in each process")
 
     def close(self) -> None:
         """Wait for what is under way, close the files, and give the buffers' memory back."""
@@ -76,7 +97,8 @@ def offload(
     path: what `load_model` takes. host: where the compressed bytes are kept, on the "disk", read again each time,
     in "memory", or for a CUDA device in "pinned" memory, which is read and checked here and uploaded from as it is.
     layers: the name of the ModuleList, or Sequential, whose members are the layers, such as "model.layers"; the
-    longest ModuleList of the model if None. resident: layers that stay decoded, by name, or how many of the first ones.
+    longest ModuleList of the model if None, or the model itself if that is a Sequential without any. resident: layers
+    that stay decoded, by name, or how many of the first ones.
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
     Only inside of its own forward does a layer have its weights: at any other time `layer.weight`, `parameters()` and
     modules of the layer that are called by themselves, such as `model.layers[0].mlp(x)`, see what the buffer was last
@@ -90,13 +112,16 @@ def offload(
     with another module are refused. After an error the model is as it was, but for values of what stays where a file
     turns out to be damaged as that is loaded.
     """
+    refuse_taken(model)
     home = _home(device, host == PINNED)
     name, every = _layers(model, layers)
+    begin = f"{name}." if name else ""
     first = {id(layer): i for i, layer in reversed(list(enumerate(every)))}  # of one that is there again
-    turns = [i for i in _turns([f"{name}.{i}" for i in range(len(every))], resident) if first[id(every[i])] == i]
+    turns = [i for i in _turns([f"{begin}{i}" for i in range(len(every))], resident) if first[id(every[i])] == i]
     if len(turns) < 2:
-        raise UsageError(f"{name!r} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
-    found, prefixes = [every[i] for i in turns], [f"{name}.{i}." for i in turns]
+        what = repr(name) if name else "the model"
+        raise UsageError(f"{what} has {len(turns)} layers that are not resident; at least 2 are needed to take turns")
+    found, prefixes = [every[i] for i in turns], [f"{begin}{i}." for i in turns]
     path = path if host == PINNED else hosted(path, host)
     stack, before = ExitStack(), ExitStack()  # what ends with the files; what puts back the weights that were there
     try:
@@ -116,7 +141,8 @@ def offload(
         views: dict[int, torch.nn.Parameter] = {}
         for i, layer in enumerate(found):
             for name, tensor in slots.tensors(i).items():
-                parameter = torch.nn.Parameter(tensor, requires_grad=False)
+                # What torch computes, to the last bit, depends on whether weights require gradients, even without any.
+                parameter = torch.nn.Parameter(tensor, known[i][name].parameter.requires_grad)
                 views[id(parameter)] = parameter
                 for own in known[i][name].names:
                     before.callback(_put, layer, own, _put(layer, own, parameter))
@@ -130,12 +156,13 @@ def offload(
         for i, layer in enumerate(found):
             for inner, _, own in (name.rpartition(".") for each in known[i].values() for name in each.names):
                 owned.setdefault(id(layer.get_submodule(inner)), []).append(own)
+        kinds = {(each.dtype, each.device, each.ndim) for each in views.values()}
         for module, names in holders(model, owned).items():
             # Asked of whatever holds a layer, so that nothing beside it is changed before it refuses.
             hook = module._register_load_state_dict_pre_hook(partial(_refuse_load, names))  # type: ignore[no-untyped-call] # torch's
             stack.callback(hook.remove)
             stack.callback(vars(module).pop, "_apply", None)
-            module._apply = _refuse_apply  # type: ignore[method-assign] # what .to() and .half() call
+            module._apply = partial(_apply_unchanged, module, kinds)  # type: ignore[method-assign] # what .to() and .half() call
         for layer in found:
             stack.callback(_empty, layer, views)
         return Offloaded(stack, slots, [prefix[:-1] for prefix in prefixes])
@@ -211,7 +238,7 @@ def _run(slots: Slots, layer: int, checked: Checked, run: Run) -> Any:
     """A layer's forward. Outside of the model's another thread may have entered a layer since the hook, and the hook is
     not called by who calls `forward`.
     """
-    with slots.lock:
+    with slots.lock, uncached():
         if not slots.is_there(layer):
             _refuse_training(False)
             slots.enter(layer)
@@ -239,8 +266,13 @@ def _empty(layer: torch.nn.Module, views: dict[int, torch.nn.Parameter]) -> None
         if id(parameter) not in views:
             continue
         if id(parameter) not in gone:
-            gone[id(parameter)] = torch.nn.Parameter(parameter.to("meta"), requires_grad=False)
+            gone[id(parameter)] = torch.nn.Parameter(parameter.detach().to("meta"), parameter.requires_grad)
         _put(layer, name, gone[id(parameter)])
+    refuse_without_weights(layer)
+
+
+def refuse_without_weights(layer: torch.nn.Module) -> None:
+    """Have a layer say that it has been closed, for as long as its weights are on the meta device."""
     if _refuse_closed not in layer._forward_pre_hooks.values():  # of a time before
         layer.register_forward_pre_hook(_refuse_closed)
 
@@ -249,18 +281,23 @@ def _empty(layer: torch.nn.Module, views: dict[int, torch.nn.Parameter]) -> None
 def _refuse_closed(module: torch.nn.Module, _inputs: Any) -> None:
     if any(parameter.is_meta for parameter in module.parameters()):
         raise UsageError(
-            "the layer was offloaded, and has had no weights since that was closed: call `offload` again, or "
-            "model.load_state_dict(slimtensors.torch.load_file(path), strict=False, assign=True)"
+            "the layer has had no weights since what `offload` or `keep_compressed` returned was closed: call that "
+            "again, or model.load_state_dict(slimtensors.torch.load_file(path), strict=False, assign=True)"
         )
 
 
 def _refuse_training(training: bool) -> None:
     if training or torch.is_grad_enabled():
         raise UsageError("an offloaded layer does not keep its weights: call model.eval() and use torch.no_grad()")
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call] # torch's
+        raise UsageError("an offloaded layer cannot be traced: its weights are other layers' at other times")
 
 
 def _refuse_state(_module: torch.nn.Module, _prefix: str, _keep: bool) -> NoReturn:
-    raise UsageError("an offloaded layer has no state of its own: its file has it; load that instead")
+    raise UsageError(
+        "an offloaded layer has no state of its own: its file has it, slimtensors.torch.load_file gives it; to load "
+        "another file, close what `offload` returned"
+    )
 
 
 def _refuse_load(names: frozenset[str], state: Any, prefix: str, local: Any, *_: Any) -> None:
@@ -288,8 +325,33 @@ def holders(model: torch.nn.Module, own: Mapping[int, Sequence[str]]) -> dict[to
     return found
 
 
-def _refuse_apply(*_: Any, **__: Any) -> NoReturn:
-    raise UsageError("an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer")
+def _apply_unchanged(
+    module: torch.nn.Module, kinds: set[tuple[torch.dtype, torch.device, int]], convert: Any, recurse: bool = True
+) -> Any:
+    """Convert a module, unless offloaded layers would not stay what they are. kinds: of their parameters."""
+    for dtype, device, ndim in kinds:
+        like = torch.empty((2,) * ndim, dtype=dtype, device=device)
+        if convert(like) is not like or (like.is_cpu and like.is_shared()):
+            raise UsageError(
+                "an offloaded layer cannot be moved or converted: its parameters are views of a shared buffer"
+            )
+    return type(module)._apply(module, convert, recurse)  # type: ignore[no-untyped-call] # torch's
+
+
+def refuse_taken(model: torch.nn.Module) -> None:
+    """Raises UsageError for what is no module, and for one whose weights have been taken already."""
+    check_module(model)
+    for module in model.modules():
+        if getattr(vars(module).get("_apply"), "func", None) is _apply_unchanged:
+            raise UsageError(
+                "the model has offloaded layers already: close what `offload` returned for them first, or make another "
+                "model"
+            )
+        if isinstance(vars(module).get("stored"), StoredWeight):
+            raise UsageError(
+                "the model has layers that stay compressed already: close what `keep_compressed` returned for them "
+                "first, or make another model"
+            )
 
 
 def _refuse_copy(*_: Any) -> NoReturn:
@@ -303,15 +365,21 @@ def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.
     """The name of the list that is asked for, else of the longest ModuleList, and its members. Raises UsageError."""
     lists = {name: each for name, each in model.named_modules() if isinstance(each, torch.nn.ModuleList)}
     if asked is None:
+        if not lists and isinstance(model, torch.nn.Sequential):
+            return "", list(model)
         if not lists:
-            raise UsageError("the model has no ModuleList, so its layers are not known; name a Sequential with layers=")
+            others = [name for name, each in model.named_modules() if isinstance(each, torch.nn.Sequential)]
+            raise UsageError(
+                "the model has no ModuleList, so its layers are not known; name a Sequential with layers=, of which it "
+                f"has {', '.join(map(repr, others)) or 'none'}"
+            )
         name = max(lists, key=lambda name: len(lists[name]))
         return name, list(lists[name])
     try:
-        found = model.get_submodule(asked)
+        found: torch.nn.Module | None = model.get_submodule(asked)
     except AttributeError:
-        found = model
-    if found is model or not isinstance(found, (torch.nn.ModuleList, torch.nn.Sequential)):
+        found = None
+    if not isinstance(found, (torch.nn.ModuleList, torch.nn.Sequential)):
         known = ", ".join(map(repr, lists)) or "none"
         raise UsageError(f"layers is {asked!r}, which names no ModuleList or Sequential; ModuleLists are: {known}")
     return asked, list(found)
@@ -346,19 +414,27 @@ def _check(
             raise UsageError(f"{name!r} is shared with another layer, or with what stays resident; refused")
     for layer in known:
         for name, each in layer.items():
-            check_fits(name, each.parameter, homes)
+            check_fits(name, each.parameter, model, homes)
 
 
-def check_fits(name: str, parameter: torch.Tensor, homes: dict[str, TensorFile]) -> None:
+def check_fits(name: str, parameter: torch.Tensor, model: torch.nn.Module, homes: dict[str, TensorFile]) -> None:
     """Raises UsageError unless the files have such a tensor."""
     if name not in homes:
-        raise UsageError(f"the files have no tensor {name!r}")
+        refuse_lacking(name, model, homes)
     tensor = homes[name].tensor(name)
     if tensor.shape != tuple(parameter.shape) or torch_dtype(tensor.dtype) != parameter.dtype:
+        same = tensor.shape == tuple(parameter.shape)
         raise UsageError(
             f"{name!r} is {tensor.dtype.name}{list(tensor.shape)} in the file, "
             f"{parameter.dtype}{list(parameter.shape)} in the model"
+            f"{f': call model.to({torch_dtype(tensor.dtype)}) first, where all of it is that' if same else ''}"
         )
+
+
+def refuse_lacking(name: str, model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> NoReturn:
+    """Raises TensorNotFoundError."""
+    hint = prefix_hint([own for own, _ in model.named_parameters()], homes)
+    raise TensorNotFoundError(f"the files have no tensor {name!r}{f': {hint}' if hint else ''}")
 
 
 def _load_resident(
@@ -391,24 +467,52 @@ def load_others(
     threads: int | None,
     device: Any,
 ) -> None:
-    """Load what the model has at this moment, whatever else the files hold. After an error it is on the CPU again."""
-    unset = [name for name, tensor in (*model.named_parameters(), *model.named_buffers()) if tensor.is_meta]
-    if unset:
-        raise UsageError(f"{unset[0]!r} stays, and is on the meta device: make room for it with to_empty() first")
-    _refuse_missing(missing_names(model, homes))
-    try:
+    """Load what the model has at this moment, whatever else the files hold; what is on the meta device gets memory.
+    After an error it is on the CPU again, or there.
+    """
+    with ExitStack() as undo:
+        _make_room(model, homes, undo)
+        _refuse_missing(missing_names(model, homes), model, homes)
         if torch.device(device).type != "cpu":
+            undo.callback(model.to, "cpu")
             model.to(device)
-        _refuse_missing(load_model(model, path, strict=False, verify=verify, base=base, threads=threads)[0])
-    except BaseException:
-        if torch.device(device).type != "cpu":
-            model.to("cpu")
-        raise
+        given: dict[str, Any] = {"strict": False, "verify": verify, "base": base, "threads": threads}
+        _refuse_missing(load_model(model, path, **given)[0], model, homes)
+        undo.pop_all()
 
 
-def _refuse_missing(names: list[str]) -> None:
+def _make_room(model: torch.nn.Module, homes: Mapping[str, TensorFile], undo: ExitStack) -> None:
+    """Give memory to what is on the meta device."""
+    names: dict[int, list[str]] = {}  # of each tensor
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False))
+    for name, tensor in tensors:
+        if tensor.is_meta:
+            names.setdefault(id(tensor), []).append(name)
+    for each in names.values():
+        if not any(name in homes for name in each):
+            raise UsageError(
+                f"{each[0]!r} stays, is on the meta device, and is in no file: set it first, or make the model's "
+                "buffers in memory, as `with accelerate.init_empty_weights():` does"
+            )
+    made: dict[int, torch.Tensor] = {}
+    for module in model.modules():
+        places: list[dict[str, Any]] = [module._parameters, module._buffers]
+        for held in places:
+            for own, tensor in list(held.items()):
+                if tensor is not None and id(tensor) in names:
+                    if id(tensor) not in made:
+                        room = torch.empty_like(tensor, device="cpu")
+                        parameter = isinstance(tensor, torch.nn.Parameter)
+                        made[id(tensor)] = torch.nn.Parameter(room, tensor.requires_grad) if parameter else room
+                    undo.callback(held.__setitem__, own, tensor)
+                    held[own] = made[id(tensor)]
+
+
+def _refuse_missing(names: list[str], model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> None:
     if names:
-        raise UsageError(f"the files lack {len(names)} tensors of the model, such as {names[0]!r}")
+        hint = prefix_hint([own for own, _ in model.named_parameters()], homes)
+        more = f": {hint}" if hint else ""
+        raise UsageError(f"the files lack {len(names)} tensors of the model, such as {names[0]!r}{more}")
 
 
 def _put(layer: torch.nn.Module, name: str, parameter: torch.nn.Parameter) -> torch.nn.Parameter:

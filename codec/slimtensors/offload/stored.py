@@ -29,6 +29,12 @@ class Buffer:
         self.threads = threads
         self.lock = threading.Lock()
         self.holds: StoredWeight | None = None
+        self.closed = False
+
+    def close(self) -> None:
+        """The files are closed next; copies of the model have their weights still."""
+        with self.lock:
+            self.closed, self.holds = True, None
 
 
 class StoredWeight:
@@ -36,6 +42,7 @@ class StoredWeight:
 
     def __init__(self, file: TensorFile, name: str, buffer: Buffer) -> None:
         self._file, self._index, self.buffer = file, file.find(name), buffer
+        self.requires_grad = False  # in the plain layer
         self.tensor = file.tensor(name)
         self.dtype = torch_dtype(self.tensor.dtype)
         number = file.header.tensor_stream[self._index]
@@ -47,6 +54,15 @@ class StoredWeight:
     def __deepcopy__(self, _memo: object) -> StoredWeight:
         return self
 
+    @property
+    def file(self) -> TensorFile:
+        """Raises UsageError after it was closed."""
+        if self.buffer.closed:
+            raise UsageError(
+                "the file of this layer's weight was closed, by what `keep_compressed` returned: make another model"
+            )
+        return self._file
+
     def __reduce__(self) -> NoReturn:
         raise UsageError(
             "a compressed layer cannot be pickled: its weight is in a file; save model.state_dict() instead"
@@ -57,7 +73,7 @@ class StoredWeight:
         units = self.buffer.memory[: self.tensor.nbytes].view(self.tensor.dtype.unit)
         if self.buffer.holds is not self:
             self.buffer.holds = None  # noise, until all of it is there
-            self._file.fill([Piece(self._index, 0, units)], self._threads)
+            self.file.fill([Piece(self._index, 0, units)], self._threads)
             self.buffer.holds = self
         return from_array(as_array(units, self.tensor), self.tensor.dtype, "cpu")
 
@@ -69,7 +85,7 @@ class StoredWeight:
 
     def fresh(self) -> torch.Tensor:
         """The weight, in memory of its own."""
-        units = self._file.read(self._index, self._threads)
+        units = self.file.read(self._index, self._threads)
         return from_array(as_array(units, self.tensor), self.tensor.dtype, "cpu")
 
     def rows(self, wanted: Sequence[int]) -> torch.Tensor:
@@ -81,5 +97,5 @@ class StoredWeight:
             if i == len(wanted) or wanted[i] != wanted[i - 1] + 1:  # a run of rows ends
                 pieces.append(Piece(self._index, wanted[begin] * columns, units[begin * columns : i * columns]))
                 begin = i
-        self._file.fill(pieces, self._threads)
+        self.file.fill(pieces, self._threads)
         return from_array(as_array(units, self.tensor, (len(wanted), columns)), self.tensor.dtype, "cpu")

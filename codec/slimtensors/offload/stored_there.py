@@ -30,9 +30,15 @@ class DeviceBuffer:
         self.nbytes = nbytes
         self.lock = threading.Lock()
         self.holds: StoredWeight | None = None
+        self.closed = False
         self.filling: Filling | None = None  # of what it holds
         self.used: Any = None  # a mark behind what computes with it
         self._local = threading.local()
+
+    def close(self) -> None:
+        """As on the CPU."""
+        with self.lock:
+            self.closed, self.holds = True, None
 
     def use(self, filling: Filling) -> None:
         """This thread computes with what was decoded, unchecked; what it computed with before is checked."""
@@ -82,7 +88,7 @@ class WeightThere(StoredWeight):
         if buffer.holds is not self:
             buffer.holds = None
             targets = {self._index: room}
-            buffer.filling = begin_fill(self._file, targets, buffer.backend, self._threads, kept=self._kept)
+            buffer.filling = begin_fill(self.file, targets, buffer.backend, self._threads, kept=self._kept)
             buffer.holds = self
         assert buffer.filling is not None
         buffer.use(buffer.filling)
@@ -96,7 +102,7 @@ class WeightThere(StoredWeight):
 
     def fresh(self) -> torch.Tensor:
         """As on the CPU."""
-        return read_there(self._file, [self._index], self.buffer.backend, self._threads)[self._index]
+        return read_there(self.file, [self._index], self.buffer.backend, self._threads)[self._index]
 
     def rows(self, wanted: Sequence[int]) -> torch.Tensor:
         """As on the CPU; checked at once."""
@@ -106,7 +112,7 @@ class WeightThere(StoredWeight):
             if i == len(wanted) or (wanted[i] - wanted[i - 1]) * columns > self._gap:
                 some = wanted[begin:i]
                 low, high = some[0] * columns, (some[-1] + 1) * columns
-                flat, first = range_there(self._file, self._index, low, high, self.buffer.backend, self._threads)
+                flat, first = range_there(self.file, self._index, low, high, self.buffer.backend, self._threads)
                 matrix = flat.view(self.dtype)[low - first : high - first].reshape(-1, columns)
                 found.append(matrix[torch.tensor([row - some[0] for row in some], device=self.device)])
                 begin = i

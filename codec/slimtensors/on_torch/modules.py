@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,11 +35,12 @@ from slimtensors.stream.plan import want
 from slimtensors.threads import thread_count
 from slimtensors.writing.store import store
 
-__all__ = ["load_model", "load_state", "missing_names", "save_model"]
+__all__ = ["check_module", "load_model", "load_state", "missing_names", "prefix_hint", "save_model"]
 
 Tensors = Mapping[str, torch.Tensor]
 
 MAX_NAMED = 8  # tensors in a message
+COMPILED = "_orig_mod."  # in names of what torch.compile gives
 
 
 def save_model(
@@ -99,10 +100,7 @@ def load_model(
     is touched, but where a module loads its state in a way of its own: what that lacks is only known then. If the file
     turns out to be damaged on the way, the error says which parameters are not whole.
     """
-    if not isinstance(model, torch.nn.Module):
-        raise UsageError(
-            f"a {type(model).__name__} is no torch.nn.Module, which comes first, then the file: load_file gives a dict"
-        )
+    check_module(model)
     check_device(device)
     count = thread_count(threads)
     with ExitStack() as stack:
@@ -117,10 +115,46 @@ def load_model(
             return _by_state_dict(model, homes, strict, device, count)
         _check_apart(there)
         missing, unexpected = _names(model, held, homes)
-        _refuse(model, missing if strict else [], unexpected if strict else [], _mismatches(held, homes))
+        _refuse(model, missing if strict else [], unexpected if strict else [], _mismatches(held, homes), homes)
         names = {_storage(held[name]): name for name in homes if name in held}  # of tied ones the last, as in torch
         _load_into(names.values(), held, files, count, progress)
         return missing, unexpected
+
+
+def check_module(model: Any) -> None:
+    """Raises UsageError for what is none."""
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(
+            f"a {type(model).__name__} is no torch.nn.Module, which comes first, then the file: load_file gives a dict"
+        )
+
+
+def prefix_hint(names: Sequence[str], there: Collection[str]) -> str:
+    """What to do if most names of a model are in its files but for something before them, as if one of the two was
+    wrapped; empty if it is not that.
+    """
+    first = next((name for name in names if name not in there), "")
+    parts = first.split(".")
+    for prefix in (".".join(parts[:i]) + "." for i in range(1, len(parts))):
+        if first.removeprefix(prefix) in there and _most(
+            name.startswith(prefix) and name.removeprefix(prefix) in there for name in names
+        ):
+            inside = f"model.get_submodule({prefix[:-1]!r})"
+            return f"names in the model begin with {prefix!r}, those in the files do not; take what is inside, {inside}"
+    if _most(COMPILED in name and name.replace(COMPILED, "") in there for name in names):
+        return f"torch.compile has put {COMPILED!r} into the model's names; take the model before it is compiled"
+    for prefix in (name.removesuffix(first) for name in there if first and name.endswith(f".{first}")):
+        if _most(prefix + name in there for name in names):
+            outside = "model"
+            for part in reversed(prefix[:-1].split(".")):
+                outside = f"torch.nn.ModuleDict({{{part!r}: {outside}}})"
+            return f"names in the files begin with {prefix!r}, those in the model do not; take {outside}"
+    return ""
+
+
+def _most(said: Iterable[bool]) -> bool:
+    each = list(said)
+    return 2 * sum(each) > len(each)
 
 
 def missing_names(model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> list[str]:
@@ -330,10 +364,18 @@ def _mismatches(held: Tensors, homes: Mapping[str, TensorFile]) -> list[str]:
     return found
 
 
-def _refuse(model: torch.nn.Module, missing: list[str], unexpected: list[str], mismatches: list[str]) -> None:
+def _refuse(
+    model: torch.nn.Module,
+    missing: list[str],
+    unexpected: list[str],
+    mismatches: list[str],
+    there: Collection[str],
+) -> None:
     lines = [f"    missing in the file: {', '.join(missing)}"] if missing else []
     lines += [f"    not in the model: {', '.join(unexpected)}"] if unexpected else []
     lines += ["    of another shape:", *mismatches] if mismatches else []
+    hint = prefix_hint([name for name, _ in model.named_parameters()], there) if missing else ""
+    lines += [f"    {hint}"] if hint else []
     if lines:
         raise RuntimeError("\n".join([f"error in loading the weights of {type(model).__name__}:", *lines]))
 
@@ -359,7 +401,7 @@ def load_state(model: torch.nn.Module, state: Tensors, strict: bool) -> tuple[li
     ]  # fmt: skip
     unexpected = list(result.unexpected_keys)
     if strict:
-        _refuse(model, missing, unexpected, [])
+        _refuse(model, missing, unexpected, [], state)
     return missing, unexpected
 
 
