@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 from slimtensors.errors import UsageError  # noqa: E402 # after torch is known to be there
 from slimtensors.offload import CompressedEmbedding, CompressedLinear, keep_compressed  # noqa: E402
 from slimtensors.reading.tensors import TensorFile  # noqa: E402
-from slimtensors.torch import save_file, save_model  # noqa: E402
+from slimtensors.torch import load_file, save_file, save_model  # noqa: E402
 
 WORDS, WIDTH, INNER = 3000, 96, 160
 
@@ -181,6 +181,39 @@ def test_gradients_of_gradients(pair: tuple[Any, Path], dtype: Any) -> None:
     held.close()
 
 
+def test_gradients_after_close(pair: tuple[Any, Path], dtype: Any) -> None:
+    held = keep_compressed(model := Model(1, dtype), pair[1])
+    x = torch.ones(2, WIDTH, dtype=dtype, requires_grad=True)
+    loss = model.gate(x).sum()
+    held.close()
+    with pytest.raises(UsageError, match="was closed"):
+        loss.backward()
+
+
+def test_the_bits_of_inputs_that_are_not_contiguous(pair: tuple[Any, Path], dtype: Any) -> None:
+    model = Model(1, dtype)
+    torch.manual_seed(7)
+    x = torch.randn(5, WIDTH, 33, dtype=dtype).mT
+    with keep_compressed(model, pair[1]), torch.no_grad():
+        assert torch.equal(model.gate(x), pair[0].gate(x))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_the_fast_path_of_encoders(tmp_path: Path) -> None:
+    """Which torch takes with plain tensors only: what it gives for padding is something else."""
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+    plain = torch.nn.Sequential(torch.nn.TransformerEncoder(layer, 2)).eval()
+    save_model(plain, tmp_path / "x")
+    model, x = copy.deepcopy(plain), torch.randn(2, 10, 64)
+    padded = torch.arange(10) >= torch.tensor([[10], [6]])
+    with keep_compressed(model, tmp_path / "x"), torch.no_grad():
+        expected = plain[0](x, src_key_padding_mask=padded)
+        for each in (model[0], copy.deepcopy(model)[0]):
+            assert torch.equal(each(x, src_key_padding_mask=padded), expected)
+    assert "forward" not in vars(model[0])
+
+
 def test_threads_share_the_buffer(pair: tuple[Any, Path], dtype: Any) -> None:
     plain, path = pair
     held = keep_compressed(model := Model(1, dtype), path, verify="none")
@@ -203,6 +236,9 @@ def test_threads_share_the_buffer(pair: tuple[Any, Path], dtype: Any) -> None:
 def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
     plain, path = pair
     held = keep_compressed(model := Model(1, dtype), path)
+    for weight in (plain.up.weight, model.up.weight, None):
+        with pytest.raises(UsageError, match="cannot be set"):
+            model.up.weight = weight
     state = model.state_dict()
     assert set(state) == set(plain.state_dict())
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.state_dict().items())
@@ -223,9 +259,22 @@ def test_state_copies_and_pickles(pair: tuple[Any, Path], dtype: Any) -> None:
         with pytest.raises(UsageError, match="cannot become"):
             each.double()
         assert each.norm.weight.dtype == dtype  # nor was what comes before the layer that refuses
-    copied.to_empty(device="cpu")  # calls the same with a keyword
+    with pytest.raises(UsageError, match="has layers that stay compressed already"):
+        keep_compressed(copied, path)
+    expected = plain(TOKENS)
     held.close()
-    model.norm.double()
+    with pytest.raises(UsageError, match="was closed"):
+        copied(TOKENS)
+    with pytest.raises(UsageError, match="was closed"):
+        copied.up(torch.ones(1, WIDTH, dtype=dtype))
+    copied.to_empty(device="cpu")  # calls the same with a keyword
+    with keep_compressed(model, path):
+        assert torch.equal(model(TOKENS), expected)
+    model.load_state_dict(load_file(path), assign=True)
+    assert pickle.dumps(model)
+    assert torch.equal(model(TOKENS), expected)
+    assert (type(model.up), type(model.words)) == (torch.nn.Linear, torch.nn.Embedding)
+    model.double()
 
 
 def test_a_weight_cannot_be_changed(pair: tuple[Any, Path]) -> None:
@@ -324,6 +373,8 @@ def test_refused_before_anything_changes(tmp_path: Path, monkeypatch: pytest.Mon
     for wrong in (-1, WORDS):
         with pytest.raises(IndexError, match=f"index of {wrong} into {WORDS}"):
             model(torch.tensor([0, wrong, 5]))
+    with pytest.raises(UsageError, match=r"indices are torch\.float32"):
+        model(torch.ones(2))
     held.close()
 
 

@@ -13,7 +13,7 @@ import torch
 
 import slimtensors
 from faults import processes
-from slimtensors.offload import LazyState, offload
+from slimtensors.offload import LazyState, keep_compressed, offload
 from slimtensors.offload.slots import Slots
 from slimtensors.torch import load_file, save_file, save_model
 from stream.models import TOKENS, Chain, Model
@@ -256,3 +256,76 @@ def test_compiled(tmp_path: Path) -> None:
         for _ in range(2):
             assert torch.equal(compiled(TOKENS), model(TOKENS))
     held.close()
+
+
+@pytest.mark.parametrize("listed", [torch.nn.Sequential, torch.nn.ModuleList])
+def test_a_model_that_is_a_list_itself(tmp_path: Path, listed: Any) -> None:
+    model, other = (
+        (listed(layers) if listed is torch.nn.ModuleList else listed(*layers)).eval()
+        for layers in ([torch.nn.Linear(40, 40) for _ in range(4)] for _ in range(2))
+    )
+    save_model(model, tmp_path / "x")
+    x = torch.ones(2, 40)
+    for layers, resident, names in ((None, 0, "0123"), ("", 1, "123"), (None, ["2"], "013")):
+        with offload(other, tmp_path / "x", layers=layers, resident=resident) as held, torch.no_grad():  # type: ignore[arg-type] # of two kinds
+            assert held.names == list(names)
+            for mine, expected in zip(other, model, strict=True):
+                assert torch.equal(mine(x), expected(x))
+            if listed is torch.nn.Sequential:
+                assert torch.equal(other(x), model(x))
+    with pytest.raises(slimtensors.UsageError, match="the model has 0 layers"):
+        offload(other, tmp_path / "x", resident=4)
+    around = torch.nn.Module()
+    around.body = torch.nn.Sequential(torch.nn.Linear(40, 40))
+    with pytest.raises(slimtensors.UsageError, match="layers=, of which it has 'body'"):
+        offload(around, tmp_path / "x")
+
+
+@pytest.mark.parametrize("opened", [offload, keep_compressed])
+def test_the_bits_of_weights_that_require_gradients(tmp_path: Path, opened: Any) -> None:
+    """Torch multiplies otherwise with others, if it does not compute gradients, too."""
+    torch.manual_seed(0)
+    model = torch.nn.TransformerDecoder(torch.nn.TransformerDecoderLayer(64, 4, 128, batch_first=True), 3).eval()
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    x = torch.randn(2, 10, 64)
+    save_model(model, tmp_path / "x")
+    for plain in (model, frozen):
+        other = copy.deepcopy(plain)
+        with opened(other, tmp_path / "x"), torch.no_grad():
+            assert torch.equal(other(x, x), plain(x, x))
+
+
+@pytest.mark.parametrize("opened", [offload, keep_compressed])
+def test_autocast_keeps_no_copies(tmp_path: Path, opened: Any) -> None:
+    """It does of weights that require gradients, until it ends."""
+    model, other = (Chain(*(torch.nn.Linear(40, 40) for _ in range(3))) for _ in range(2))
+    save_model(model, tmp_path / "x")
+    seen: list[bool] = []
+    linear = torch.nn.functional.linear
+
+    def watched(*given: Any) -> torch.Tensor:
+        seen.append(torch.is_autocast_cache_enabled())
+        return linear(*given)
+
+    x = torch.ones(2, 40)
+    with opened(other, tmp_path / "x"), torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(x)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.functional, "linear", watched)
+            found = other(x)
+        assert torch.is_autocast_cache_enabled()
+    assert torch.equal(found, expected)
+    assert seen[:3] == [False] * 3
+
+
+def test_what_others_put_around_a_forward_stays(tmp_path: Path) -> None:
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    with torch.no_grad():
+        held = offload(other, tmp_path / "x")
+        ours = other.forward
+        other.forward = lambda tokens: ours(tokens) + 1  # type: ignore[method-assign, assignment] # as Accelerate does
+        assert torch.equal(other(TOKENS), model(TOKENS) + 1)
+        held.close()
+        with offload(other, tmp_path / "x"):
+            assert torch.equal(other(TOKENS), model(TOKENS) + 1)

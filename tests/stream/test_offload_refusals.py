@@ -15,7 +15,7 @@ import torch
 
 import slimtensors
 from slimtensors.offload import LazyState, keep_compressed, offload
-from slimtensors.torch import load_file, save_file, save_model
+from slimtensors.torch import load_file, load_model, save_file, save_model
 from stream.models import TOKENS, Chain, Model
 
 
@@ -209,3 +209,111 @@ def test_copies_are_refused(tmp_path: Path, part: str, take: Any) -> None:
     copied.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
     with torch.no_grad():
         assert torch.equal(copied(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("opened", [offload, keep_compressed])
+def test_a_model_whose_weights_have_been_taken(tmp_path: Path, opened: Any) -> None:
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    for one, match in ((offload, "offloaded layers already: close"), (keep_compressed, "compressed already: close")):
+        with one(other, tmp_path / "x"), torch.no_grad():
+            for part in (other, other.layers):
+                with pytest.raises(slimtensors.UsageError, match=match):
+                    opened(part, tmp_path / "x")
+            assert torch.equal(other(TOKENS), model(TOKENS))
+        with opened(other, tmp_path / "x"), torch.no_grad():
+            assert torch.equal(other(TOKENS), model(TOKENS))
+
+
+@pytest.mark.parametrize("opened", [offload, keep_compressed])
+def test_closed_by_a_with_statement(tmp_path: Path, opened: Any) -> None:
+    model, other = Model(3), Model(3, 1)
+    save_model(model, tmp_path / "x")
+    expected = model(TOKENS)
+    with opened(other, tmp_path / "x") as held:
+        assert held.names
+        with pytest.raises(slimtensors.UsageError, match="neither be copied nor pickled"):
+            copy.deepcopy(held)
+        with torch.no_grad():
+            assert torch.equal(other(TOKENS), expected)
+    held.close()  # nothing more
+    with torch.no_grad(), pytest.raises(slimtensors.UsageError, match="closed: call that again, or model"):
+        other(TOKENS)
+    other.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
+    assert torch.equal(other(TOKENS), expected)
+    assert [name for name, _ in other.named_parameters()] == [
+        name for name, _ in model.named_parameters(remove_duplicate=False)
+    ]
+    assert all(each.requires_grad for each in other.parameters())  # can be trained
+    pickle.dumps(other)
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = inner
+
+
+@pytest.mark.parametrize("opened", [offload, keep_compressed, load_model])
+def test_names_of_wrapped_models(tmp_path: Path, opened: Any) -> None:
+    save_model(Model(3), tmp_path / "x")
+    save_model(Wrapped(Wrapped(Model(3))), tmp_path / "wrapped")
+    by_layer = Model(3)
+    for i, layer in enumerate(by_layer.layers):
+        by_layer.layers[i] = torch.compile(layer, backend="eager")  # type: ignore[assignment] # a module, too
+    for model, inside in (
+        (Wrapped(Model(3)), "'module'"), (torch.compile(Model(3), backend="eager"), "'_orig_mod'"),
+        (Wrapped(Wrapped(Model(3))), "'module.module'"),
+    ):  # fmt: skip
+        with pytest.raises((slimtensors.UsageError, RuntimeError), match=r"take what is inside, (.*)$") as told:
+            opened(model, tmp_path / "x")
+        assert inside in str(told.value)
+        opened(eval(str(told.value).split("inside, ")[-1], {"model": model}), tmp_path / "x")  # noqa: S307 # as told
+    with pytest.raises((slimtensors.UsageError, RuntimeError), match="before it is compiled"):
+        opened(by_layer, tmp_path / "x")
+    with pytest.raises((slimtensors.UsageError, RuntimeError), match=r"begin with 'module\.module\.', .*; ") as told:
+        opened(Model(3, 1), tmp_path / "wrapped")
+    scope = {"model": Model(3, 1), "torch": torch}
+    opened(eval(str(told.value).split("; take ")[-1], scope), tmp_path / "wrapped")  # noqa: S307 # as told
+    with torch.no_grad():
+        assert torch.equal(scope["model"](TOKENS), Model(3)(TOKENS))
+    with pytest.raises((slimtensors.UsageError, RuntimeError)) as told:
+        opened(Model(7), tmp_path / "x")
+    assert "take" not in str(told.value)
+    with pytest.raises(slimtensors.UsageError, match=r"a dict is no torch\.nn\.Module"):
+        opened({}, tmp_path / "x")
+
+
+def test_conversions_that_change_nothing(tmp_path: Path) -> None:
+    model, other = (Chain(*(torch.nn.Conv2d(40, 40, 3, padding=1) for _ in range(3))) for _ in range(2))
+    model.last, other.last = torch.nn.Identity(), torch.nn.Identity()
+    save_model(model, tmp_path / "x")
+    x = torch.ones(1, 40, 3, 3)
+    with offload(other, tmp_path / "x"), torch.no_grad():
+        expected = model(x)
+        assert torch.equal(other(x), expected)
+        other.to("cpu").float().eval()
+        other.layers[1].to(torch.float32)
+        for change in (other.half, other.share_memory, lambda: other.to(memory_format=torch.channels_last),
+                       lambda: other.to("meta"), lambda: other.to_empty(device="cpu")):  # fmt: skip
+            with pytest.raises(slimtensors.UsageError, match="moved"):
+                change()
+        for _ in range(2):
+            assert torch.equal(other(x), expected)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_a_model_cannot_be_traced(tmp_path: Path) -> None:
+    """Its layers would all have the same weights."""
+    save_model(Model(3), tmp_path / "x")
+    with offload(other := Model(3, 1), tmp_path / "x"), torch.no_grad():
+        assert torch.equal(other(TOKENS), Model(3)(TOKENS))
+        with pytest.raises(slimtensors.UsageError, match="cannot be traced"):
+            torch.jit.trace(other, TOKENS)
+
+
+def test_another_dtype_says_what_to_do(tmp_path: Path) -> None:
+    save_model(Model(3), tmp_path / "x")
+    for opened in (offload, keep_compressed):
+        with pytest.raises(slimtensors.UsageError, match=r"call model\.to\(torch\.float32\) first"):
+            opened(Model(3).bfloat16(), tmp_path / "x")

@@ -258,9 +258,10 @@ class CompressedLinear(_Compressed, torch.nn.Linear):  # type: ignore[override] 
 
     @torch.compiler.disable  # type: ignore[untyped-decorator] # torch does not say what it returns
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 # the name that torch gives it
-        made: torch.Tensor = _Product.apply(input, self.bias, self.stored)  # type: ignore[no-untyped-call] # torch's
-        if self.checked is not None and not self.checked.runs:
-            self.checked.check()
+        stored, checked = self.stored, self.checked  # gone, if another thread closes the files meanwhile
+        made: torch.Tensor = _Product.apply(input, self.bias, stored)  # type: ignore[no-untyped-call] # torch's
+        if checked is not None and not checked.runs:
+            checked.check()
         return made
 
 

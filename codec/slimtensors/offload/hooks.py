@@ -38,6 +38,7 @@ __all__ = [
 Host = Literal["disk", "memory"]
 HOSTS: tuple[Host, ...] = ("disk", "memory")
 PINNED = "pinned"
+TIES = "if it is tied to another one, tie it again, as model.tie_weights() of transformers does"  # meta devices undo it
 
 
 class Opened:
@@ -434,6 +435,8 @@ def check_fits(name: str, parameter: torch.Tensor, model: torch.nn.Module, homes
 def refuse_lacking(name: str, model: torch.nn.Module, homes: Mapping[str, TensorFile]) -> NoReturn:
     """Raises TensorNotFoundError."""
     hint = prefix_hint([own for own, _ in model.named_parameters()], homes)
+    if not hint and model.get_parameter(name).is_meta:
+        hint = TIES
     raise TensorNotFoundError(f"the files have no tensor {name!r}{f': {hint}' if hint else ''}")
 
 
@@ -491,8 +494,8 @@ def _make_room(model: torch.nn.Module, homes: Mapping[str, TensorFile], undo: Ex
     for each in names.values():
         if not any(name in homes for name in each):
             raise UsageError(
-                f"{each[0]!r} stays, is on the meta device, and is in no file: set it first, or make the model's "
-                "buffers in memory, as `with accelerate.init_empty_weights():` does"
+                f"{each[0]!r} stays, is on the meta device, and is in no file: {TIES}; of a buffer, make it in memory, "
+                "as `with accelerate.init_empty_weights():` does"
             )
     made: dict[int, torch.Tensor] = {}
     for module in model.modules():
