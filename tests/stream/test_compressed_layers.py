@@ -325,6 +325,15 @@ def test_compiled_where_weights_are_looked_at(tmp_path: Path) -> None:
     held.close()
 
 
+@pytest.mark.parametrize("lacks", ["one.weight", "other.weight"])
+def test_a_layer_by_several_names(tmp_path: Path, lacks: str) -> None:
+    plain, model = (torch.nn.ModuleDict({"one": each, "other": each}) for each in (torch.nn.Linear(8, 8) for _ in "ab"))
+    save_file({name: each for name, each in plain.state_dict().items() if name != lacks}, tmp_path / "x")
+    with keep_compressed(model, tmp_path / "x") as held:
+        assert held.names == ["one"]
+        assert torch.equal(model["other"](torch.ones(8)), plain["one"](torch.ones(8)))
+
+
 def test_what_stays_as_it_is(tmp_path: Path) -> None:
     class Own(torch.nn.Linear):  # type: ignore[name-defined, misc] # as above
         pass

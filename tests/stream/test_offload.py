@@ -88,6 +88,8 @@ def test_layers_that_stay(tmp_path: Path, resident: Any) -> None:
     for named in ("nope", "layers.0", "layers.7", "head", ""):
         with pytest.raises(slimtensors.UsageError, match=r"no ModuleList or Sequential; .* are: 'layers'$"):
             offload(Model(6), tmp_path / "x", layers=named)
+    with pytest.raises(slimtensors.UsageError, match="layers is a ModuleList, which names"):
+        offload(other, tmp_path / "x", layers=other.layers)  # type: ignore[arg-type] # as tested
     with pytest.raises(slimtensors.UsageError, match="'disk' or 'memory'"):
         offload(Model(6), tmp_path / "x", host="tape")  # type: ignore[arg-type] # as tested
     with pytest.raises(slimtensors.UsageError, match="on the CPU use host='memory'"):

@@ -241,6 +241,7 @@ def test_closed_by_a_with_statement(tmp_path: Path, opened: Any) -> None:
         other(TOKENS)
     other.load_state_dict(load_file(tmp_path / "x"), strict=False, assign=True)
     assert torch.equal(other(TOKENS), expected)
+    assert not any(module._forward_pre_hooks for module in other.modules())
     assert [name for name, _ in other.named_parameters()] == [
         name for name, _ in model.named_parameters(remove_duplicate=False)
     ]

@@ -193,8 +193,10 @@ def _layers(model: torch.nn.Module) -> dict[str, Any]:
 def _names_in_files(model: torch.nn.Module, layers: Mapping[str, Any], homes: dict[str, Any]) -> dict[str, str]:
     """What the files call each layer's weight; of tied ones, which share a parameter, any name will do."""
     tied: dict[int, list[str]] = {}
-    for name, layer in layers.items():
-        tied.setdefault(id(layer.weight), []).append(f"{name}.weight" if name else "weight")
+    ours = {id(layer): layer for layer in layers.values()}
+    for name, module in model.named_modules(remove_duplicate=False):  # layers may be there by several names, too
+        if id(module) in ours:
+            tied.setdefault(id(module.weight), []).append(f"{name}.weight" if name else "weight")
     known = {}
     for name, layer in layers.items():
         names = tied[id(layer.weight)]

@@ -103,7 +103,8 @@ def offload(
     ahead: whether a layer is decoded while the one before it computes; None measures whether that is faster.
     Only inside of its own forward does a layer have its weights: at any other time `layer.weight`, `parameters()` and
     modules of the layer that are called by themselves, such as `model.layers[0].mlp(x)`, see what the buffer was last
-    filled with, another layer's perhaps. Call the layer, or read a weight from the files.
+    filled with, another layer's perhaps; what is written to them is lost. Call the layer, or read a weight from the
+    files.
     One thread computes at a time: a forward of the model waits until that of another thread ends, one of a layer that
     is called by itself as well.
     On a device, hooks only ask for things: the verdict on a layer is waited for when the next one begins, and at the
@@ -285,6 +286,8 @@ def _refuse_closed(module: torch.nn.Module, _inputs: Any) -> None:
             "the layer has had no weights since what `offload` or `keep_compressed` returned was closed: call that "
             "again, or model.load_state_dict(slimtensors.torch.load_file(path), strict=False, assign=True)"
         )
+    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _refuse_closed]:
+        del module._forward_pre_hooks[key]  # it has weights, and is a module like others
 
 
 def _refuse_training(training: bool) -> None:
@@ -382,7 +385,8 @@ def _layers(model: torch.nn.Module, asked: str | None) -> tuple[str, list[torch.
         found = None
     if not isinstance(found, (torch.nn.ModuleList, torch.nn.Sequential)):
         known = ", ".join(map(repr, lists)) or "none"
-        raise UsageError(f"layers is {asked!r}, which names no ModuleList or Sequential; ModuleLists are: {known}")
+        said = repr(asked) if isinstance(asked, str) else f"a {type(asked).__name__}"
+        raise UsageError(f"layers is {said}, which names no ModuleList or Sequential; ModuleLists are: {known}")
     return asked, list(found)
 
 
