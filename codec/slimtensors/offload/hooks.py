@@ -66,13 +66,15 @@ class Offloaded(Opened):
     def __init__(self, stack: ExitStack, slots: Slots, names: list[str]) -> None:
         self.names = names  # of the layers that take turns, in the order in which they are expected to run
         self.nbytes = slots.nbytes  # of the two buffers
-        self._stack, self._slots = stack, slots  # the stack undoes what was done to the model
+        self._stack, self._slots, self._lock = stack, slots, slots.lock  # the stack undoes what was done to the model
 
     def close(self) -> None:
         """Wait for what is under way, close the files, and give the buffers' memory back."""
-        with self._slots.lock:  # no forward is under way
+        with self._lock:  # no forward is under way
+            slots: Slots | None = vars(self).pop("_slots", None)  # so that nothing here holds memory
             try:
-                self._slots.close()
+                if slots is not None:
+                    slots.close()
             finally:
                 self._stack.close()
 
