@@ -11,16 +11,22 @@ __all__ = ["bar"]
 
 
 @contextmanager
-def bar(total: int, label: str, tqdm_class: Any = None) -> Iterator[Callable[[int], object]]:
-    """What to call with each number of bytes done, from any thread."""
+def bar(
+    total: int, label: str, tqdm_class: Any = None, *, passes: int = 1
+) -> Iterator[Callable[[int], object]]:
+    """What to call with each number of bytes done, from any thread. passes: how many times each is worked on; it is
+    shown once.
+    """
     from huggingface_hub.utils import tqdm
 
-    lock = threading.Lock()
+    lock, gone = threading.Lock(), 0
     with (tqdm_class or tqdm)(total=total, desc=label, unit="B", unit_scale=True) as shown:
 
         def advance(done: int) -> None:
+            nonlocal gone
             with lock:
-                shown.update(min(done, total - shown.n))
+                gone += done
+                shown.update(min(gone // passes, total) - shown.n)
 
         yield advance
-        advance(total)  # what is stored once is done once, so the sum may fall short
+        advance(passes * total)  # what is stored once is done once, so the sum may fall short

@@ -122,8 +122,8 @@ def push_folder(
     def make(pairs: Sequence[tuple[Path, Path]]) -> None:
         maps = maps_of_each([source for source, _ in pairs], lambda _: found, base_map or {})
         for source, target in pairs:
-            total = 2 * source.stat().st_size  # each file is encoded, then decoded to check it
-            with bar(total, f"Compressing {source.name}", tqdm_class) as advance:
+            # Each file is encoded, then decoded to check it.
+            with bar(source.stat().st_size, f"Compressing {source.name}", tqdm_class, passes=2) as advance:
                 try:
                     compress(
                         source, target, preset=preset, threads=threads, base=found, base_map=maps[source],

@@ -50,8 +50,8 @@ def save_pretrained(
     target.parent.mkdir(parents=True, exist_ok=True)
 
     def convert(source: Path, to: Path) -> None:
-        total = (1 + self_check) * source.stat().st_size  # each file is encoded, then decoded to check it
-        with bar(total, f"Compressing {source.name}") as advance:
+        # Each file is encoded, then decoded to check it.
+        with bar(source.stat().st_size, f"Compressing {source.name}", passes=1 + self_check) as advance:
             compress(source, to, preset=preset, base=found, threads=threads, self_check=self_check, progress=advance)
 
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as made:

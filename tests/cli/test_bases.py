@@ -69,6 +69,10 @@ def test_dry_run_and_maps(invoke: Invoke, model: Path, tuned: Path, tmp_path: Pa
     result = invoke("compress", renamed, "--base", model, "--map", "layer1.=net.1.", "--dry-run")
     assert result.exit_code == 0, result.output
     assert "by the map" in result.output
+    (tmp_path / "renamed.slimtensors").touch()
+    taken = invoke("compress", renamed, "--base", model, "--map", "layer1.=net.1.", "--dry-run").output
+    assert taken.replace(f"{tmp_path / 'renamed.slimtensors'} is there already: needs --force\n", "") == result.output
+    (tmp_path / "renamed.slimtensors").unlink()
     assert not (tmp_path / "renamed.slimtensors").exists()
     assert invoke("compress", renamed, "--base", model, "--map", "layer1", "--dry-run").exit_code == 2
     assert invoke("compress", renamed, "--base", model, "--map", "a=b").exit_code == 2

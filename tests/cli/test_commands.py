@@ -197,6 +197,7 @@ def test_demo() -> None:
     assert result.returncode == 0, result.stderr
     text = result.stdout.decode()
     assert text.count("given back byte for byte") == 2
+    assert max(map(len, text.split("as shipped, F32: ")[0].splitlines())) < 80  # as notebooks' cells are
     assert "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db" in text
     assert time.perf_counter() - begin < 60
 

@@ -44,6 +44,13 @@ def test_dry_run(invoke: Invoke, model: Path) -> None:
     assert result.exit_code == 0
     assert "would write" in result.output
     assert list(model.parent.iterdir()) == [model]
+    packed = model.with_suffix(".slimtensors")
+    packed.write_bytes(b"precious")
+    taken = invoke("compress", model, "--dry-run")
+    assert taken.exit_code == 0
+    assert taken.output == result.output + f"{packed} is there already: needs --force\n"
+    assert invoke("compress", model, "--dry-run", "--force").output == result.output
+    assert packed.read_bytes() == b"precious"
     model.write_bytes(b"GGUF")
     assert invoke("compress", model, "--dry-run").exit_code == 1
 

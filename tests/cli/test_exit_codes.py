@@ -159,7 +159,10 @@ def test_wrong_usage(invoke: Invoke, model: Path) -> None:
         (["verify", "--base", "a", model, "--base", "b"], "--base is given 2 times; it takes one value (see `slimten"),
         (["compress", model, "-o", model], "would be replaced by what is made from it; name another file with -o"),
         (["compress", model, "-o", model.with_name("y.gguf")], "is made is a slimtensors file: name it with -o y.sl"),
-        (["bench", model.parent], "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as"),
+        (["bench", model.parent], "a folder, not a file: name its files one by one, or use a command that takes it"),
+        (["ls", model], "No such command 'ls'. Did you mean 'inspect'?"),
+        (["compress", model, "no.slimtensors"], "no file no.slimtensors: name the output with -o no.slimtensors"),
+        (["decompress", model, "no.gguf"], "no file no.gguf: name the output with -o no.gguf"),
         (["--no-such"], "--no-such"),
     ]:
         result = invoke(*arguments)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -16,10 +17,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from tqdm import tqdm
 
 import slimtensors
 from cli.processes import command, environment, run, start
-from slimtensors.cli.output import percent, size
+from slimtensors.cli.output import percent, size, speed
 from slimtensors.numpy import save_file
 
 Invoke = Callable[..., Result]
@@ -59,6 +61,18 @@ def test_tables_are_whole_without_a_terminal(odd: Path) -> None:
     assert NAME in text
     assert "[red]name[/red] \\u202e" in text
     assert "\x1b" not in text
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120])
+def test_tables_on_a_narrow_terminal(odd: Path, width: int) -> None:
+    """Every cell is there, whole: names may go on in the next line, numbers may not."""
+    rows = json.loads(run("inspect", odd, "--json").stdout)["tensors"]
+    found = _on_a_terminal(command("inspect", odd), "stdout", width).decode()
+    assert NAME in "".join(re.sub(r"[ │─].*", "", line.removeprefix(" ")) for line in found.splitlines())
+    for row in rows:
+        assert size(row["stored_bytes"]) in found
+        assert f"{row['bits_per_weight']:.2f}" in found
+    assert "…" not in found
 
 
 def test_a_reader_that_leaves(odd: Path) -> None:
@@ -122,6 +136,8 @@ def test_progress(model: Path) -> None:
     assert shown in run("compress", model, *target, "--progress").stderr
     assert shown not in run("compress", model, *target, "--progress", "-q").stderr
     assert b"100%" in run("compress", model, *target, "--progress", PYTHONIOENCODING="ascii").stderr
+    whole = tqdm.format_sizeof(model.stat().st_size)  # though each byte is encoded, then decoded to check it
+    assert f"{whole}/{whole} ".encode() in run("compress", model, *target, "--progress").stderr
     for switch, expected in (("0", True), ("1", False)):
         found = _on_a_terminal(command("compress", model, *target), HF_HUB_DISABLE_PROGRESS_BARS=switch)
         assert (shown in found) is expected
@@ -154,12 +170,13 @@ def test_other_variables_of_tqdm() -> None:
     assert b"asked: 100%|#" in found
 
 
-def _on_a_terminal(arguments: list[str], **variables: str) -> bytes:
-    """What a process writes to a terminal that is its stderr."""
+def _on_a_terminal(arguments: list[str], stream: str = "stderr", width: int = 80, **variables: str) -> bytes:
+    """What a process writes to a terminal that is its stderr, or another stream."""
     ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
     made = environment(PYTHONIOENCODING="utf-8", **variables)
-    subprocess.run(arguments, stderr=theirs, stdout=subprocess.DEVNULL, env=made, check=True, timeout=60)
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: theirs}
+    subprocess.run(arguments, **streams, env=made, check=True, timeout=60)
     os.set_blocking(ours, False)
     os.close(theirs)
     try:
@@ -168,6 +185,12 @@ def _on_a_terminal(arguments: list[str], **variables: str) -> bytes:
         return b""
     finally:
         os.close(ours)
+
+
+def test_speeds_are_in_one_unit() -> None:
+    assert [speed(n, 1) for n in (0, 83_700_000, 99_960_000, 120e6, 32e9)] == [
+        "0.0 MB/s", "83.7 MB/s", "100 MB/s", "120 MB/s", "32000 MB/s",
+    ]  # fmt: skip
 
 
 def test_sizes() -> None:

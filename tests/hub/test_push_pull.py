@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file, save_file
+from tqdm import tqdm
 
 from hub import BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
@@ -221,10 +222,12 @@ def test_bars_as_of_the_other_commands(switch: str, client: Client, tmp_path: Pa
     options = {"-q": False, "--no-progress": False, "-v": False, "--progress": True}
     if switch:
         options = {"0": {"-q": False}, "1": {"--progress": True}}[switch]
+    whole = tqdm.format_sizeof((folder / "model.safetensors").stat().st_size)
     for option, bars in options.items():
         name = "alice/" + option.strip("-")
         pushed = slim(client, "push", folder, name, option, **variables)
         assert ("Compressing model.safetensors: 100%" in pushed.stderr) == bars, pushed.stderr
+        assert (f"{whole}/{whole} " in pushed.stderr) == bars, pushed.stderr
         pulled = slim(client, "pull", name, "--decompress", "-o", tmp_path / name, option, **variables)
         assert ("Decompressing model.slimtensors: 100%" in pulled.stderr) == bars, pulled.stderr
         assert bars or (pushed.stderr, pulled.stderr) == ("", "")

@@ -229,6 +229,9 @@ def test_commands(source: Path, tmp_path: Path) -> None:
     )
     said = run("inspect", target, "--why")
     assert "lossy: 4 of 9 tensors are quantised (q8_0)" in said
+    for tensor in slimtensors.inspect(target).tensors:  # each error, beside its tensor
+        (line,) = [each for each in said.splitlines() if each.startswith(f" {tensor.name} ")]
+        assert line.split()[-1] == (f"{tensor.lossy.nmse:.3g}" if tensor.lossy else f"{tensor.bits_per_weight:.2f}")
     assert "does not give back its source" in said
     assert "quantised (q8_0): NMSE" in said
     found = json.loads(run("inspect", target, "--json"))

@@ -153,7 +153,7 @@ def command(
             say(f"{source}: {lossy_summary(inspect(target))}")
         return None
 
-    conversions = settle(paths, out, COMPRESS, force=force)
+    conversions = settle(paths, out, COMPRESS, force=force or dry_run)
     sources = [source for each in conversions for source, _ in each.files]
     left, done = list(sources), list[Path]()
     patterns = _fitting(keep, sources)
@@ -232,13 +232,13 @@ def _names(path: Path | str) -> list[str]:
 
 
 def _amount(path: Path) -> int:
-    """The file is encoded, then decoded to check it."""
+    """The file's size; it is encoded, then decoded to check it."""
     from slimtensors.container.source import open_source
     from slimtensors.files.weights import open_weights
 
     source = open_source(path)
     try:
         open_weights(source)
-        return 2 * source.size()
+        return source.size()
     finally:
         source.close()

@@ -15,12 +15,12 @@ from slimtensors.bases.resolving import open_with
 from slimtensors.cli.exits import naming, printable
 from slimtensors.cli.output import percent, say, size, speed
 from slimtensors.cli.progress import bar
-from slimtensors.cli.targets import Conversion
+from slimtensors.cli.targets import Conversion, is_taken
 from slimtensors.container.remote import last_part
 from slimtensors.container.system import remove_abandoned
 from slimtensors.files.folders import carry_out
 
-__all__ = ["Advance", "Settings", "decoded_twice", "run"]
+__all__ = ["Advance", "Settings", "decoded_bytes", "run"]
 
 Advance = Callable[[int], object] | None
 Work = Callable[[Any, Path, Advance], object]
@@ -36,31 +36,36 @@ class Settings(NamedTuple):
     progress: bool | None
 
 
-def run(conversions: Sequence[Conversion], work: Work, amount: Callable[[Any], int], settings: Settings) -> None:
+def run(
+    conversions: Sequence[Conversion], work: Work, amount: Callable[[Any], int], settings: Settings, *, passes: int = 2
+) -> None:
     """Carry out all conversions.
 
-    amount: bytes of progress that a file will report; it also checks what the file is, before anything is written.
+    amount: bytes of a file, as its progress bar shows them; it also checks what the file is, before anything is
+    written. passes: how many times the work reports each.
     """
     totals = [sum(_amount(amount, source) for source, _ in each.files) for each in conversions]
     if settings.dry_run:
         for each in conversions:
-            _say_plan(each)
+            _say_plan(each, force=settings.force)
         return
     for number, (each, total) in enumerate(zip(conversions, totals, strict=True)):
         begin = time.perf_counter()
         with (
             _telling_of_the_rest(each, conversions[number + 1 :]),
-            bar(total, last_part(str(each.source)), quiet=settings.quiet, asked=settings.progress) as advance,
+            bar(
+                total, last_part(str(each.source)), quiet=settings.quiet, asked=settings.progress, passes=passes
+            ) as advance,
         ):
             _convert(each, work, advance, settings.force)
         if not settings.quiet:
             _say_result(each, time.perf_counter() - begin, settings.verbose)
 
 
-def decoded_twice(source: Any, bases: list[Any], max_bytes: int | None, *, partial: bool = False) -> int:
-    """Bytes that a slimtensors file holds, once to be read and once to be written or checked."""
+def decoded_bytes(source: Any, bases: list[Any], max_bytes: int | None, *, partial: bool = False) -> int:
+    """What a slimtensors file holds."""
     with open_with(source, bases, verify="none", max_bytes=max_bytes, partial=partial) as file:
-        return 2 * file.header.decoded_bytes
+        return file.header.decoded_bytes
 
 
 def _amount(amount: Callable[[Any], int], source: Any) -> int:
@@ -93,7 +98,7 @@ def _convert(each: Conversion, work: Work, advance: Advance, force: bool) -> Non
         carry_out(each.plan, each.target, one, force=force)
 
 
-def _say_plan(each: Conversion) -> None:
+def _say_plan(each: Conversion, *, force: bool) -> None:
     for source, target in each.files:
         known = f" ({size(source.stat().st_size)})" if isinstance(source, Path) else ""
         say(f"would write {target} from {source}{known}")
@@ -101,6 +106,8 @@ def _say_plan(each: Conversion) -> None:
         for name, to, _ in each.plan.indexes:
             say(f"would write {each.target / to} from {each.source / name}")
         say(f"would copy {len(each.plan.copies)} other files to {each.target}")
+    if not force and is_taken(each.target):
+        say(f"{each.target} is there already: needs --force")
 
 
 def _change(before: int, after: int) -> str:

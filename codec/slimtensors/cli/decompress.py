@@ -64,4 +64,4 @@ def command(
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
     settings = Settings(force, dry_run, quiet, verbose, progress)
-    run(settle(paths, out, DECOMPRESS, force=force), work, amount, settings)
+    run(settle(paths, out, DECOMPRESS, force=force or dry_run), work, amount, settings, passes=1)

@@ -39,13 +39,13 @@ def command(threads: int | None, quiet: bool, verbose: int) -> None:
         ]
     if quiet:
         return
-    rows = []
+    found = []
     for r in rounds:
         a, b = r.source_bytes, r.compressed_bytes
         times = [speed(a, r.compress), speed(a, r.verify), speed(a, r.decompress), f"{1000 * r.load_slice:.1f} ms"]
-        rows.append([r.name, size(a), size(b), percent(b, a), *times])
-    columns = ["all-MiniLM-L6-v2", "size", "compressed", "ratio", "compress", "verify", "decompress", "load 10 rows"]
-    table(columns, rows)
+        found.append([size(a), size(b), percent(b, a), *times])
+    said = ["size", "compressed", "ratio", "compress", "verify", "decompress", "load 10 rows"]
+    table(["all-MiniLM-L6-v2", *(r.name for r in rounds)], [list(row) for row in zip(said, *found, strict=True)])
     for r in rounds:
         say(f"{r.name}: given back byte for byte, SHA-256 {r.sha256}")
     say(

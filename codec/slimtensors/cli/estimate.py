@@ -95,7 +95,7 @@ def _remote(
     from slimtensors.files.sampling import SAMPLE_BYTES, sampled_sizes
     from slimtensors.threads import thread_count
 
-    with bar(2 * SAMPLE_BYTES, "estimate", quiet=quiet, asked=asked) as advance:
+    with bar(SAMPLE_BYTES, "estimate", quiet=quiet, asked=asked, passes=2) as advance:
         found = sampled_sizes(name, preset, thread_count(threads), advance)
     return [(each.name, Estimate(each.before, round(each.after))) for each in found]
 

@@ -47,7 +47,7 @@ def command(
     Of a folder, or the index of its shards, OUT is the folder to make, with all other files copied.
     """
     from slimtensors.cli.bases import bases_of
-    from slimtensors.cli.conversions import Settings, decoded_twice, run
+    from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.targets import settle
     from slimtensors.files.flattening import flatten
     from slimtensors.files.folders import REWRITE
@@ -59,7 +59,7 @@ def command(
         )
 
     def amount(source: Any) -> int:
-        return decoded_twice(source, bases_of(base, base_dirs, source), max_bytes)
+        return decoded_bytes(source, bases_of(base, base_dirs, source), max_bytes)
 
     settings = Settings(force, dry_run, quiet, verbose, progress)
-    run(settle([path], out, REWRITE, force=force), work, amount, settings)
+    run(settle([path], out, REWRITE, force=force or dry_run), work, amount, settings)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-COLUMNS = ["file", "tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight"]
-WIDE = [0, 0, 0, 0, 140, 110, 0, 0, 0]  # shown where so many characters fit
+COLUMNS = ["file", "tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight", "NMSE"]
+WIDE = {"planes": 140, "stored as": 110}  # shown where so many characters fit
 TEXTS = 6  # columns, before those of numbers
 
 
@@ -78,15 +78,20 @@ def _print(path: str, reports: dict[str, FileReport], reasons: dict[str, dict[st
     from slimtensors.cli.alike import grouped, names_together
     from slimtensors.cli.output import columns, percent, say, size, table
 
-    rows = []
+    rows, lossy = [], any(t.lossy for report in reports.values() for t in report.tensors)
     for file, report in reports.items():
         for t in report.tensors:
             shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
             kind = t.encoding or t.dtype
             row = [file, t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression]
-            rows.append([*row, t.storage or "?", size(t.decoded_bytes), size(t.stored_bytes), bits])
+            nmse = "" if t.lossy is None else f"{t.lossy.nmse:.3g}"
+            rows.append([*row, t.storage or "?", size(t.decoded_bytes), size(t.stored_bytes), bits, nmse])
     # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
-    shown = [i for i, wide in enumerate(WIDE) if columns() >= wide and (i or len(reports) > 1)]
+    wide = WIDE | {"size": 100 if lossy else 0}
+    left_out = {head for head, least in wide.items() if columns() < least}
+    left_out |= {"file"} if len(reports) == 1 else set()
+    left_out |= set() if lossy else {"NMSE"}
+    shown = [i for i, head in enumerate(COLUMNS) if head not in left_out]
     table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=sum(i < TEXTS for i in shown))
     said = [each for found in reasons.values() for each in found.items()]
     for names, reason in grouped(said) if not verbose else [([name], str(reason)) for name, reason in said]:

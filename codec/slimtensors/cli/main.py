@@ -26,6 +26,9 @@ NAMES = [
 ]  # fmt: skip
 
 
+ELSEWHERE = dict.fromkeys(["dir", "info", "list", "ls", "show"], "inspect")  # names that other tools have
+
+
 class Commands(click.Group):
     """Loads a subcommand's file when it is asked for."""
 
@@ -43,7 +46,7 @@ class Commands(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """With the name that was meant, as click has it for options. Refuses options of one value that have several."""
-        close = get_close_matches(args[0], NAMES, 1)
+        close = [ELSEWHERE[args[0]]] if args[0] in ELSEWHERE else get_close_matches(args[0], NAMES, 1)
         if close and args[0] not in NAMES:
             ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
         name, command, rest = super().resolve_command(ctx, args)

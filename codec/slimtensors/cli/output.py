@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -20,6 +20,7 @@ __all__ = [
 ]  # fmt: skip
 
 UNLIMITED = 100_000  # columns where there is no terminal, so that nothing is cut
+LEAST = 16  # columns of text that can be read
 
 
 def say(text: str) -> None:
@@ -55,22 +56,45 @@ def columns() -> int:
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> None:
-    """A table; the first `left` columns are text, the others numbers."""
+    """A table; the first `left` columns are text, which may go on in the next line, the others numbers, which may not.
+    Where it does not fit, each row is a list of its own, with a line for each value.
+    """
+    cells = [[printable(cell) for cell in row] for row in rows]
+    _print(_side_by_side(heads, cells, left) or _one_by_one(heads, cells))
+
+
+def _side_by_side(heads: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
+    """Nothing if there is too little room."""
     from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    wide = [max(map(cell_len, each)) for each in zip(heads, *rows, strict=True)]
+    least = [min(each, LEAST) if i < left else each for i, each in enumerate(wide)]
+    if sum(least) + 3 * len(least) - 1 > columns():  # with what is between them
+        return ""
     # Printed by click in the end: rich would end the process when nobody reads on.
     console = Console(file=sys.stdout, highlight=False, width=columns())
     made = Table(box=box.SIMPLE_HEAD, show_edge=False)
     for i, head in enumerate(heads):
-        made.add_column(Text(head), justify="left" if i < left else "right", overflow="fold", no_wrap=i >= left)
+        justify: Literal["left", "right"] = "left" if i < left else "right"
+        made.add_column(Text(head), justify=justify, overflow="fold", no_wrap=i >= left, min_width=least[i])
     for row in rows:
-        made.add_row(*[Text(printable(cell)) for cell in row])
+        made.add_row(*map(Text, row))
     with console.capture() as captured:
         console.print(made)
-    _print(captured.get())
+    return captured.get()
+
+
+def _one_by_one(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    wide = max(map(len, heads))
+    lists = []
+    for first, *rest in rows:
+        lines = [f"  {head:{wide}}  {cell}\n" for head, cell in zip(heads[1:], rest, strict=True) if cell]
+        lists.append(f"{first}\n" + "".join(lines))
+    return "\n".join(lists)
 
 
 def _print(text: str) -> None:
@@ -97,11 +121,11 @@ def percent(part: float, whole: float) -> str:
 
 
 def speed(count: float, elapsed: float) -> str:
-    """Bytes per second."""
+    """Bytes per second, in one unit, so that they can be compared at sight."""
     if elapsed <= 0:
         return "-"
-    rate = count / elapsed
-    return f"{rate / 1e9:.2f} GB/s" if rate >= 1e8 else f"{rate / 1e6:.1f} MB/s"
+    rate = count / elapsed / 1e6
+    return f"{rate:.{1 if rate < 99.95 else 0}f} MB/s"
 
 
 def seconds(elapsed: float) -> str:

@@ -28,17 +28,17 @@ def wanted(quiet: bool, asked: bool | None) -> bool:
 
 @contextmanager
 def bar(
-    total: int | None, label: str, *, quiet: bool, asked: bool | None, unit: str = "B"
+    total: int | None, label: str, *, quiet: bool, asked: bool | None, unit: str = "B", passes: int = 1
 ) -> Iterator[Callable[[int], object] | None]:
     """What to call with each amount done, from any thread; None if no bar is wanted. total: None where it is not known:
-    the amount is shown then, and goes with the work.
+    the amount is shown then, and goes with the work. passes: how many times each amount is worked on; it is shown once.
     """
     if not wanted(quiet, asked):
         yield None
         return
     from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore] # hints are a package of their own
 
-    lock = threading.Lock()
+    lock, gone = threading.Lock(), 0
     options: dict[str, Any] = {}  # what is not named here, tqdm's own variables may say
     if asked:
         options["disable"] = False
@@ -57,8 +57,11 @@ def bar(
     ) as shown:
 
         def advance(done: int) -> None:
+            nonlocal gone
             with lock:
-                shown.update(done if total is None else min(done, total - shown.n))
+                gone += done
+                now = gone // passes
+                shown.update((now if total is None else min(now, total)) - shown.n)
 
         yield advance
-        advance(total or 0)  # what is stored once is done once, so the sum may fall short
+        advance(passes * (total or 0))  # what is stored once is done once, so the sum may fall short

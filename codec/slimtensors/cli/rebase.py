@@ -61,7 +61,7 @@ def command(
     matched; --dry-run prints it and no more.
     """
     from slimtensors.cli.bases import bases_of, bases_of_each
-    from slimtensors.cli.conversions import Settings, decoded_twice, run
+    from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.targets import settle
     from slimtensors.files.converting import match_base
@@ -83,9 +83,9 @@ def command(
             on_match=None if quiet else lambda report: say_matches(source, report, whole=bool(verbose)),
         )  # fmt: skip
 
-    conversions = settle([path], out, REWRITE, force=force)
+    conversions = settle([path], out, REWRITE, force=force or dry_run)
     against = bases_of_each(conversions, base, base_map, base_dirs, match)
     settings = Settings(force, dry_run, quiet, verbose, progress)
-    run(conversions, work, lambda source: decoded_twice(source, old(source), max_bytes), settings)
+    run(conversions, work, lambda source: decoded_bytes(source, old(source), max_bytes), settings)
     for source in against if dry_run else ():
         say_matches(source, match(source, **against[source]), whole=True)

@@ -56,19 +56,19 @@ def command(
     part, the header, is damaged cannot be salvaged.
     """
     from slimtensors.cli.bases import bases_of
-    from slimtensors.cli.conversions import Settings, decoded_twice, run
+    from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.output import say, size, table
     from slimtensors.cli.targets import settle
     from slimtensors.files.folders import SALVAGE
     from slimtensors.files.salvaging import salvage
     from slimtensors.reading.verifying import is_damage
 
-    (conversion,) = conversions = settle([path], out, SALVAGE, force=force)
+    (conversion,) = conversions = settle([path], out, SALVAGE, force=force or dry_run)
     plan, rows = conversion.plan, list[list[str]]()
 
     def amount(source: Any) -> int:
         try:
-            return decoded_twice(source, [], max_bytes, partial=True)
+            return decoded_bytes(source, [], max_bytes, partial=True)
         except (FormatError, OSError) as error:
             if plan is None or not is_damage(error):
                 raise

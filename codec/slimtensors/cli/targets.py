@@ -14,7 +14,7 @@ from slimtensors.files.folders import PLAIN, Direction, FolderPlan, check_target
 from slimtensors.sources.shards import is_index
 from slimtensors.writing.destinations import check_destination
 
-__all__ = ["Conversion", "settle"]
+__all__ = ["Conversion", "is_taken", "settle"]
 
 
 OPENED = re.compile(r"/dev/(stdin|fd/\d+)|/proc/(\w+)/fd/\d+")  # names of files that a process has open
@@ -38,6 +38,7 @@ class Conversion(NamedTuple):
 def settle(paths: Sequence[str], out: str | None, direction: Direction, *, force: bool) -> list[Conversion]:
     """Raises UsageError for what would overwrite something, OSError for what is not there."""
     _check_out(out)
+    _check_last(paths, out, direction)
     if direction.before not in PLAIN and any(map(is_remote, paths)):
         return [_elsewhere(paths, out, direction, force=force)]
     into = out is not None and (len(paths) > 1 or out.endswith(("/", os.sep)) or _is_folder(out, paths[0]))
@@ -64,6 +65,18 @@ def _elsewhere(paths: Sequence[str], out: str | None, direction: Direction, *, f
     target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
     _check_file(name, target, direction.made, force=force)
     return Conversion(name, target)
+
+
+def is_taken(target: Path) -> bool:
+    """Whether something is there that only --force replaces."""
+    return any(target.iterdir()) if target.is_dir() else target.exists()
+
+
+def _check_last(paths: Sequence[str], out: str | None, direction: Direction) -> None:
+    """Raises UsageError for the name of an output among the paths, where many commands have it."""
+    made = PLAIN if direction.made is None else (direction.made,)
+    if out is None and len(paths) > 1 and paths[-1].endswith(made) and not os.path.lexists(paths[-1]):
+        raise UsageError(f"there is no file {paths[-1]}: name the output with -o {paths[-1]}")
 
 
 def _check_out(out: str | None) -> None:
@@ -116,7 +129,7 @@ def _check_file(
     if target.exists() and not target.is_file():  # /dev/stdout, say
         raise UsageError(f"{target} is not a regular file; name another one")
     check_destination(target, source, suffix)
-    if target.exists() and not force:
+    if is_taken(target) and not force:
         raise UsageError(f"{target} is there already; --force replaces it, or name another file")
     if not make_parent and not target.parent.is_dir():
         raise UsageError(f"there is no folder {target.parent}; make it first")

@@ -276,8 +276,8 @@ def _verify(
     from slimtensors.threads import thread_count
 
     with naming(file), open_with(file, bases, max_bytes=max_bytes) as opened:
-        total = opened.header.decoded_bytes * (1 if against is None else 2)
-        with bar(total, last_part(str(file)), quiet=quiet, asked=progress) as advance:
+        total, passes = opened.header.decoded_bytes, 1 if against is None else 2
+        with bar(total, last_part(str(file)), quiet=quiet, asked=progress, passes=passes) as advance:
             count = thread_count(threads)
             with telling_of_all(opened, count):
                 found = verify_opened(opened, count, advance)

@@ -159,9 +159,8 @@ class RandomAccessFile:
 
 def _folder(path: str) -> IsADirectoryError:
     advice = (
-        "a folder, not a file; stream_tensors, load_model and apply_delta take folders, as the commands compress, "
-        "decompress, flatten, rebase, salvage, inspect, verify, estimate, deps and push do, others take one file after "
-        "the other"
+        "a folder, not a file: name its files one by one, or use a command that takes it whole, such as `slimtensors "
+        "compress FOLDER`; in Python stream_tensors, load_model and apply_delta do"
     )
     return IsADirectoryError(errno.EISDIR, advice, path)
 

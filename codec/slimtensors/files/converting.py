@@ -60,7 +60,8 @@ def compress(
     """Compress a .safetensors or .gguf file; `decompress` gives the identical file back.
 
     src: a path, bytes, a binary file object, or an object with ranged reads. dst: a path, or a binary file object. An
-    existing file keeps its place, and its mode, until the new one is complete and checked; a symbolic link is followed.
+    existing file is replaced, without asking as the command does: it keeps its place, and its mode, until the new one
+    is complete and checked; a symbolic link is followed.
     `src` itself, by whatever path or link, is refused, and so are names of other kinds of file (model.safetensors). A
     new file can be read by those who can read `src`, as far as the umask allows.
 
@@ -212,7 +213,7 @@ def decompress(
     progress: Progress | None = None,
     base: Any = None,
 ) -> None:
-    """Give back the file that was compressed, byte for byte, its SHA-256 checked before `dst` changes.
+    """Give back the file that was compressed, byte for byte, its SHA-256 checked before `dst` is made, or replaced.
 
     A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file; so does
     a lossy one, and the metadata of what it becomes say so.
