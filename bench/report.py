@@ -210,9 +210,19 @@ def end_metric(result: Result) -> str:
     return f"{note}\n\n{table(columns, rows)}"
 
 
+def machine_of(result: Result, section: str) -> str:
+    """Which processor made a section."""
+    found: str = result["sections"][section]["machine"]
+    return found.split(", ")[0] + ")"
+
+
 def redundancy_speed(result: Result) -> str:
     """Ours beside ZipNN's plain decode of the same file."""
-    note = "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run)."
+    here, there = (machine_of(result, section) for section in ("redundancy_speed", "speed"))
+    note = (
+        "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run, on "
+        f"{here}; Speed has medians of another run, on {there})."
+    )
     found = list(records(result, "redundancy_speed"))
     plain = {record["beside"] + record["dataset"]: record for record in found if record["codec"] == "zipnn"}
     rows = [

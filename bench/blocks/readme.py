@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.blocks import DTYPES, gpu, show
 from bench.query import Record, Result, records, value
-from bench.report import table
+from bench.report import machine_of, table
 from bench.targets import TARGETS
 
 ALL = "bench/results/README.md"
@@ -50,7 +50,7 @@ def _machines(result: Result, *sections: str) -> str:
     named: dict[str, list[str]] = {}
     for section in sections:
         if section in result["sections"]:
-            named.setdefault(result["sections"][section]["machine"].split(", ")[0] + ")", []).append(f"`{section}`")
+            named.setdefault(machine_of(result, section), []).append(f"`{section}`")
     return "; ".join(f"{', '.join(names)} on {machine}" for machine, names in named.items())
 
 
@@ -139,11 +139,12 @@ def _fast(result: Result) -> list[Line]:
         operation = f"first load, {which} kernel cache"
         return show(value(result, "startup", "seconds", codec="slimtensors", operation=operation), "{:.1f} s")
 
-    small = of_zipnn("minilm-bf16", codec="slimtensors small")
+    decoded = f"whole files decoded in memory on {machine_of(result, 'redundancy_speed')}"
+    plain = [of_zipnn("minilm-bf16", codec=f"slimtensors {preset}") for preset in ("balanced", "small")]
     return [
         (
-            "decoded in memory, of ZipNN's speed: `small`, that fine-tune, half zeros",
-            ", ".join([small, of_zipnn(TUNED, **BASED), of_zipnn("minilm-pruned-each-50", **OURS)]),
+            f"{decoded}, of ZipNN's speed: `balanced`, `small`, that fine-tune, half zeros",
+            ", ".join([*plain, of_zipnn(TUNED, **BASED), of_zipnn("minilm-pruned-each-50", **OURS)]),
             "redundancy_speed",
         ),
         (

@@ -174,10 +174,10 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         threads: int | None = None,
         ahead: int = AHEAD_BYTES,
     ) -> PrefetchLoader:
-        """Start to decode tensors in the background, as safetensors 0.9 loads them; take them from what this returns.
+        """Start to decode tensors in the background; take them from what this returns.
 
         plan: which tensors, in which order: names with None for the whole tensor, a slice of the first dimension
-        (step 1), or, beyond safetensors, a tuple of slices of which one leaves something out. All tensors if None.
+        (step 1), or a tuple of slices of which one leaves something out. All tensors if None.
         device, threads: the handle's if None; what is for a CUDA device is decoded on it where `load_file` does so, on
         a stream of its own, and handed out for work on torch's current one. ahead: decoded bytes that may wait
         to be taken. The loader keeps to the plan's order, not to what becomes ready first. It ends with the handle.

@@ -1,7 +1,7 @@
 """How much errors in a model's weights count, from texts: a file for `slimtensors compress --importance`.
 
-    pip install "slimtensors[torch]" transformers
-    python importance.py FOLDER TEXTS.txt importance.safetensors
+    pip install ".[torch]" transformers                         # in a checkout
+    python hub/examples/importance.py FOLDER TEXTS.txt importance.safetensors
     slimtensors compress FOLDER --target-bpw 3.4 --importance importance.safetensors
 
 FOLDER has a model of transformers or sentence-transformers. TEXTS.txt has a text in each line, of the kind that the

