@@ -218,10 +218,9 @@ def machine_of(result: Result, section: str) -> str:
 
 def redundancy_speed(result: Result) -> str:
     """Ours beside ZipNN's plain decode of the same file."""
-    here, there = (machine_of(result, section) for section in ("redundancy_speed", "speed"))
     note = (
         "Decoding whole files from memory, one thread, GB/s (best sample over ZipNN's best in the same run, on "
-        f"{here}; Speed has medians of another run, on {there})."
+        f"{machine_of(result, 'redundancy_speed')}; Speed has medians, of a run of its own)."
     )
     found = list(records(result, "redundancy_speed"))
     plain = {record["beside"] + record["dataset"]: record for record in found if record["codec"] == "zipnn"}
