@@ -1,4 +1,4 @@
-"""Every limit, with its reason. Those of the format stand in format_spec/container.md, section 9."""
+"""Every limit, with its reason. Those of the format stand in format_spec/container.md, section 9, and checkpoint.md."""
 
 KIBIBYTE, MEBIBYTE = 1 << 10, 1 << 20
 
@@ -22,6 +22,7 @@ MAX_RECORD_CHUNK_BYTES = 4 * MEBIBYTE  # a chunk of records: fields of one bit t
 EXPANSION = 1024  # decoded bytes for each stored byte
 EXPANSION_SLACK = 256 * MEBIBYTE
 ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
+MAX_MANIFEST_BYTES = 64 * MEBIBYTE  # 2000 tensors on 1000 ranks take 50; parsed it takes up to 50 times as much
 
 # ---- of this implementation: free to change
 

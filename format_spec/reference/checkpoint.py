@@ -32,7 +32,7 @@ CHECKPOINT_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 MANIFEST, LATEST = "manifest.json", "latest.json"
 # sections 2 and 5
 BEFORE_DIGEST, BEFORE_VALUE = b'{"digest":"', b'","value":'
-MAX_MANIFEST = 1 << 28
+MAX_MANIFEST = 1 << 26
 MAX_LATEST = 1 << 24
 MAX_SIZE = (1 << 62) - 1
 MAX_BASES = 8

@@ -142,3 +142,49 @@ def test_advice(tmp_path: Path) -> None:
     dcp.save({"a": tensor}, checkpoint_id=tmp_path / "stock")
     with pytest.raises(CheckpointException, match=r"read it with FileSystemReader, or .*convert"):
         load(tmp_path / "stock", {"a": tensor})
+
+
+def _sealed(tensors: dict[str, Any], files: int = 1) -> bytes:
+    run = "0" * 32
+    each = [{"file_id": "0" * 64, "name": manifest.file_name(i, run), "size": 64} for i in range(files)]
+    value = {"bases": [], "files": each, "format": 0, "objects": {}, "planner": None, "run": run, "tensors": tensors}
+    return manifest.seal(value)
+
+
+def test_many_tensors_called_as_parts_of_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its parts are gone through once, not for each of them."""
+    named = []
+
+    def part_name(*given: Any) -> str:
+        named.append(given)
+        return plain(*given)
+
+    plain = manifest.part_name
+    monkeypatch.setattr(manifest, "part_name", part_name)
+    tensors: dict[str, Any] = {"x": ["U8", [100], [[0, i, 1] for i in range(100)]]}
+    manifest.Manifest.parse(_sealed(tensors | {f"x@{i}": ["U8", [1], 1] for i in range(100)}, 2), "it")
+    assert len(named) == 100
+    with pytest.raises(slimtensors.FormatError, match="'x@99' and a part of 'x' are called the same in file 0"):
+        manifest.Manifest.parse(_sealed(tensors | {f"x@{i}": ["U8", [1], 1 - i // 99] for i in range(100)}, 2), "it")
+
+
+def _wall(rows: int) -> list[list[int]]:
+    """Bricks of one row each, which are the cells of no grid."""
+    bricks = [[(0, 1), (1, 1), (2, 2)], [(0, 2), (2, 1), (3, 1)]]
+    return [[0, row, at, 1, length] for row in range(rows) for at, length in bricks[row % 2]]
+
+
+def test_many_parts_that_are_no_grid() -> None:
+    rows = 10_000
+    wall = _wall(rows)
+    manifest.Manifest.parse(_sealed({"w": ["U8", [rows, 4], wall]}), "it")
+    middle = len(wall) // 2
+    for moved in (-1, 1):  # over a neighbour, as much left out on the other side
+        wrong = [list(part) for part in wall]
+        wrong[middle + 1][2] += moved
+        with pytest.raises(slimtensors.FormatError, match="its parts overlap"):
+            manifest.Manifest.parse(_sealed({"w": ["U8", [rows, 4], wrong]}), "it")
+    wrong = [*wall]
+    wrong[middle] = wall[middle + 6 * 100]  # another one twice
+    with pytest.raises(slimtensors.FormatError, match="overlap"):
+        manifest.Manifest.parse(_sealed({"w": ["U8", [rows, 4], wrong]}), "it")

@@ -82,6 +82,17 @@ def test_length_of_latest(tmp_path: Path) -> None:
             assert isinstance(read(tmp_path), Held) == taken
 
 
+def test_length_of_a_manifest(tmp_path: Path) -> None:
+    shutil.copytree(VECTORS / "valid" / "checkpoints" / "least", tmp_path / "s1")
+    path = tmp_path / "s1" / "manifest.json"
+    value = json.loads(path.read_bytes())["value"]
+    room = (1 << 26) - len(seal({**value, "planner": ""}))
+    for length, taken in ((room, True), (room + 1, False)):
+        path.write_bytes(seal({**value, "planner": "x" * length}))
+        for read in (by_reference, by_library):
+            assert isinstance(read(path.parent), Held) == taken
+
+
 def places(value: Any) -> list[tuple[Any, Any]]:
     """Every place in a value: what holds it, and its key there."""
     keys = list(value) if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else []

@@ -10,7 +10,6 @@ from typing import NamedTuple
 from slimtensors.checkpoint.manifest import (
     BOTH_KINDS,
     MANIFEST,
-    MAX_BYTES,
     STOCK,
     Manifest,
     check_checkpoint,
@@ -25,6 +24,7 @@ from slimtensors.checkpoint.manifest import (
 )  # fmt: skip
 from slimtensors.checkpoint.places import StorePlace
 from slimtensors.errors import FormatError, NewerFormatError, UsageError
+from slimtensors.limits import MAX_MANIFEST_BYTES
 
 __all__ = [
     "LATEST",
@@ -124,7 +124,7 @@ def _known(value: object) -> Known:
 def read_manifest(place: StorePlace) -> Manifest | None:
     """None if no checkpoint was committed there. Raises FormatError for a damaged manifest."""
     try:
-        data = place.read(MANIFEST, MAX_BYTES)
+        data = place.read(MANIFEST, MAX_MANIFEST_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Manifest.parse(data, f"{place.label}/{MANIFEST}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,12 +18,11 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.values import check_name, shape_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
-from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS
+from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS, MAX_MANIFEST_BYTES
 from slimtensors.sources.shards import RANK_FILE
 
 __all__ = [
     "MANIFEST",
-    "MAX_BYTES",
     "NAME",
     "OBJECTS",
     "Entry",
@@ -45,8 +45,6 @@ MANIFEST = "manifest.json"
 STOCK = ".metadata"  # the manifest of checkpoints that torch writes itself
 BOTH_KINDS = "each kind of reader would take its own; remove one, or name another place"
 VERSION = 0
-MAX_BYTES = 1 << 28
-MAX_LOOSE_PARTS = 8192  # of one tensor, where they are no grid: compared pair by pair
 OBJECTS = "__objects__"  # the tensor of a file that holds what is no tensor
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")  # of a checkpoint beside others
 
@@ -125,8 +123,11 @@ class Manifest:
         }
         _manifest(value)
         data = seal(value)
-        if len(data) > MAX_BYTES:
-            raise LimitError(f"the manifest would take {len(data)} bytes; the limit is {MAX_BYTES}")
+        if len(data) > MAX_MANIFEST_BYTES:
+            raise LimitError(
+                f"the manifest would take {len(data)} bytes; the limit is {MAX_MANIFEST_BYTES}: save from fewer ranks, "
+                "or tensors in fewer parts"
+            )
         return data
 
     @classmethod
@@ -147,8 +148,8 @@ def seal(value: Any) -> bytes:
 
 def unseal(data: bytes) -> Any:
     """What was sealed. Raises FormatError."""
-    if len(data) > MAX_BYTES:
-        raise LimitError(f"{len(data)} bytes; the limit is {MAX_BYTES}")
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise LimitError(f"{len(data)} bytes; the limit is {MAX_MANIFEST_BYTES}")
     start = len(_HEAD) + 64 + len(_MIDDLE)
     whole = data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")
     if not whole:
@@ -278,15 +279,18 @@ def _check_names(tensors: Mapping[str, Entry]) -> None:
     """No two parts are called the same in a file. Of one tensor, `_check_parts` has seen to that; of two, one has to be
     called as a part of the other is.
     """
+    called: dict[str, set[tuple[int, str]]] = {}  # by tensor, once: many may be called as a part of one
     for name, entry in tensors.items():
         stem = name.rpartition("@")[0]
         if stem not in tensors:
             continue
-        other, whole = tensors[stem], [0] * len(entry.shape) + list(entry.shape)
-        here = {part[0] for part in entry.parts if part[1:] == whole}
-        for part in other.parts:
-            number, offsets, sizes = other.split(part)
-            clash = number in here and part_name(stem, other.shape, offsets, sizes) == name
+        if stem not in called:
+            other = tensors[stem]
+            split = map(other.split, other.parts)
+            called[stem] = {(number, part_name(stem, other.shape, *box)) for number, *box in split}
+        whole = [0] * len(entry.shape) + list(entry.shape)
+        for number, *box in entry.parts:
+            clash = box == whole and (number, name) in called[stem]
             need(not clash, f"tensor {name!r} and a part of {stem!r} are called the same in file {number}")
 
 
@@ -304,23 +308,23 @@ def _check_parts(parts: Any, shape: Any, files: int) -> None:
         whole = (high - low == shape).all(axis=1)
         begins = np.column_stack([parts[:, : 1 + n], whole])
         need(len(np.unique(begins, axis=0)) == len(parts), "two parts are called the same in a file")
-    low, high = low[some], high[some]
-    if len(low) < 2 or _is_grid(low, high):
-        return
-    if len(low) > MAX_LOOSE_PARTS:
-        raise LimitError(f"{len(low)} parts that are no grid; the limit is {MAX_LOOSE_PARTS}")
-    for i in range(len(low) - 1):
-        apart = ((low[i + 1 :] >= high[i]) | (high[i + 1 :] <= low[i])).any(axis=1)
-        need(apart.all(), "its parts overlap")
+    need(_fill(low[some], high[some], shape), "its parts overlap")
 
 
-def _is_grid(low: Any, high: Any) -> bool:
-    """Whether parts that fill a box are the cells of a grid, so that none overlap: rows, columns, blocks."""
-    cell = np.zeros(len(low), np.int64)
-    for axis in range(low.shape[1]):
-        starts, place = np.unique(low[:, axis], return_inverse=True)
-        ends = np.unique(high[:, axis])
-        if len(ends) != len(starts) or (starts[1:] != ends[:-1]).any() or (ends[place] != high[:, axis]).any():
-            return False
-        cell = cell * len(starts) + place
-    return len(np.unique(cell)) == len(low)
+def _fill(low: Any, high: Any, shape: Any) -> bool:
+    """Whether boxes within a shape are all of it, each element in one of them: no more than one in 2^54 answers "yes"
+    is wrong, whatever the boxes are.
+
+    Each axis is measured anew, each of the places where boxes begin and end put at a number drawn at random: boxes that
+    are the whole in such measures are the whole (Schwartz and Zippel: a polynomial is zero, or has few zeros).
+    """
+    if len(low) < 2:
+        return True  # as much as there is, and within it
+    prime, volumes = (1 << 31) - 1, np.ones((2, len(low) + 1), np.int64)  # two draws; the shape stands last
+    for axis, size in enumerate(shape.tolist()):
+        begins, ends = np.append(low[:, axis], 0), np.append(high[:, axis], size)
+        places, at = np.unique(np.concatenate([begins, ends]), return_inverse=True)
+        drawn = np.frombuffer(os.urandom(16 * len(places)), np.int64).reshape(2, -1) % prime
+        volumes = volumes * (drawn[:, at[len(begins) :]] - drawn[:, at[: len(begins)]]) % prime
+    difference = volumes[:, :-1].sum(axis=1) - volumes[:, -1]
+    return not (difference % prime).any()

@@ -9,12 +9,13 @@ from typing import Any
 
 from slimtensors.bases.resolving import LastResort, open_with
 from slimtensors.checkpoint.ledger import read_manifest
-from slimtensors.checkpoint.manifest import MANIFEST, MAX_BYTES, OBJECTS, Entry, Manifest, file_name, part_name
+from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, Entry, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import LocalPlace, StorePlace
 from slimtensors.checkpoint.plain import check_named, parse_objects
 from slimtensors.container.reader import Verify
 from slimtensors.container.remote import is_remote, last_part, open_remote, sibling
 from slimtensors.errors import BaseError, FormatError, LimitError, SlimtensorsError, TensorNotFoundError
+from slimtensors.limits import MAX_MANIFEST_BYTES
 from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["bases_beside", "check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
@@ -82,8 +83,8 @@ def _manifest_of(folder: str, _state: int) -> Manifest:
     if is_remote(folder):
         source = open_remote(folder + MANIFEST)
         try:
-            if source.size() > MAX_BYTES:
-                raise LimitError(f"{folder}{MANIFEST} has more than {MAX_BYTES} bytes")
+            if source.size() > MAX_MANIFEST_BYTES:
+                raise LimitError(f"{folder}{MANIFEST} has more than {MAX_MANIFEST_BYTES} bytes")
             return Manifest.parse(source.read(0, source.size()).tobytes(), folder + MANIFEST)
         finally:
             source.close()
