@@ -22,6 +22,7 @@ MAX_RECORD_CHUNK_BYTES = 4 * MEBIBYTE  # a chunk of records: fields of one bit t
 EXPANSION = 1024  # decoded bytes for each stored byte
 EXPANSION_SLACK = 256 * MEBIBYTE
 ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
+MAX_OBJECTS_BYTES = 16 * MEBIBYTE  # of what is no tensor in a file of a checkpoint: JSON, as the header is
 MAX_MANIFEST_BYTES = 64 * MEBIBYTE  # 2000 tensors on 1000 ranks take 50; parsed it takes up to 50 times as much
 
 # ---- of this implementation: free to change

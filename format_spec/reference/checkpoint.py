@@ -39,6 +39,7 @@ MAX_BASES = 8
 MAX_DIFFERENCES = 8
 # section 3
 OBJECTS = "__objects__"
+MAX_OBJECTS = 1 << 24
 MAX_NUMBER = 10**4300
 MAX_NESTING = 256
 ANY = sys.maxsize  # entries of an array: as many as there are
@@ -517,6 +518,7 @@ def read_held(file: OpenFile, names: Collection[str]) -> dict[str, object]:
     check(stated is not None, "objects: none in the file")
     dtype, shape = stated
     check(dtype == "U8" and len(shape) == 1, "objects: not U8 of one dimension")
+    check(shape[0] <= MAX_OBJECTS, "objects: too long")
     return read_objects(file.get(OBJECTS), names)
 
 

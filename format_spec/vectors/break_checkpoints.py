@@ -48,6 +48,7 @@ from make_checkpoints import (
 )
 
 from decode import canonical, digest, read_prefix
+from writer import BYTES, Place, Source, Writer, affine, literal
 
 BROKEN_CHECKPOINTS: dict[str, tuple[str, Callable[[], Folder]]] = {}
 
@@ -320,6 +321,18 @@ def in_one_file(held: dict[str, Stored]) -> Draft:
     return Draft([rank_file(held)], {"w": ["I16", [3, 4], [[0, 0, 0, 2, 4], [0, 2, 0, 1, 4]]]})
 
 
+def long_objects() -> Folder:
+    text = text_of({"x": ""}).replace(b'""', b'"' + b"x" * ((1 << 24) - 7) + b'"')
+    assert len(text) == (1 << 24) + 1
+
+    def code(place: Place) -> bytes:
+        return literal(place) if set(place.data) != set(b"x") else affine(ord("x"), 0)(place)
+
+    writer = Writer()
+    writer.tensor("__objects__", Source("U8", (len(text),), text, BYTES, code, 1 << 15))
+    return Draft([writer.parts().join()], {}, {"x": 0}).folder()
+
+
 def twice() -> Draft:
     made = parted([[0, 0, 2], [0, 2, 0]], [2])
     made.tensors["w"][2].append([0, 2, 0])
@@ -364,6 +377,7 @@ changed("objects_other_file", "a value that another file holds", (["objects", "s
 changed("objects_no_tensor", "values of a file that holds none", (["objects", "x"], 0), draft=small)
 changed("objects_dtype", "`__objects__` is of I8", draft=lambda: named_text(b"", ("I8", (7,), b'{"x":1}')))
 changed("objects_shape", "`__objects__` has two dimensions", draft=lambda: named_text(b"", ("U8", (1, 7), b'{"x":1}')))
+add("objects_long", "`__objects__` of 2^24 + 1 bytes", lambda: long_objects())
 for name, what, text in [
     ("array", "is an array", b'["x"]'),
     ("cut", "is cut", b'{"x":1'),

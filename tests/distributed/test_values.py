@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 
 import slimtensors
-from distributed.states import save
+from distributed.states import load, same, save
 from slimtensors.checkpoint import plain
 from slimtensors.torch.distributed import StorageWriter, values
 
@@ -128,3 +128,14 @@ def test_what_cannot_be_saved(tmp_path: Path) -> None:
             save(tmp_path / path, {})
     with pytest.raises(CheckpointException, match="no place to save to"):
         dcp.save({}, storage_writer=StorageWriter())
+
+
+def test_how_much_can_be_saved(tmp_path: Path) -> None:
+    for length, taken in ((1 << 24, True), ((1 << 24) + 1, False)):
+        made = {"a": torch.ones(3), "text": "x" * (length - len(b'{"text":""}'))}
+        if taken:
+            save(tmp_path / "a", made)
+            assert same(load(tmp_path / "a", made), made)
+        else:
+            with pytest.raises(CheckpointException, match=r"take 16777217 bytes .* save large ones, such as 'text'"):
+                save(tmp_path / "b", made)

@@ -15,7 +15,7 @@ from slimtensors.checkpoint.plain import check_named, parse_objects
 from slimtensors.container.reader import Verify
 from slimtensors.container.remote import is_remote, last_part, open_remote, sibling
 from slimtensors.errors import BaseError, FormatError, LimitError, SlimtensorsError, TensorNotFoundError
-from slimtensors.limits import MAX_MANIFEST_BYTES
+from slimtensors.limits import MAX_MANIFEST_BYTES, MAX_OBJECTS_BYTES
 from slimtensors.reading.tensors import TensorFile
 
 __all__ = ["bases_beside", "check_parts", "find_part", "open_rank", "parts_by_file", "read_objects"]
@@ -133,6 +133,8 @@ def read_objects(file: TensorFile, names: Iterable[str], threads: int) -> dict[s
         raise FormatError(f"{error}; the manifest says that it holds what is no tensor") from None
     if tensor.dtype.name != "U8" or len(tensor.shape) != 1:
         raise FormatError(f"tensor {OBJECTS!r} is {tensor.dtype.name}{list(tensor.shape)}; bytes in a row are expected")
+    if tensor.shape[0] > MAX_OBJECTS_BYTES:
+        raise LimitError(f"tensor {OBJECTS!r} has {tensor.shape[0]} bytes; the limit is {MAX_OBJECTS_BYTES}")
     held = parse_objects(file.read(file.find(OBJECTS), threads).tobytes())
     found = {}
     for name in names:

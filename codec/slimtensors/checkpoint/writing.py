@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from slimtensors.checkpoint.manifest import File
+import numpy as np
+
+from slimtensors.checkpoint.manifest import OBJECTS, File
 from slimtensors.checkpoint.places import Finishable, StorePlace
+from slimtensors.checkpoint.plain import dumps
 from slimtensors.container.writer import front_length
+from slimtensors.errors import UsageError
+from slimtensors.limits import MAX_OBJECTS_BYTES
 from slimtensors.planning.differing import MatchedBase
 from slimtensors.planning.planner import make_plan
-from slimtensors.sources.inputs import Input
+from slimtensors.sources.inputs import ArrayInput, Input
 from slimtensors.writing.saving import write_plan
 from slimtensors.writing.store import check_written
 
-__all__ = ["write_file"]
+__all__ = ["objects_input", "write_file"]
+
+
+def objects_input(objects: dict[str, Any]) -> Input:
+    """What is no tensor, encoded, as the tensor of a file. Raises UsageError for more than a reader takes."""
+    text = dumps(objects)
+    if len(text) > MAX_OBJECTS_BYTES:
+        largest = max(objects, key=lambda name: len(dumps({name: objects[name]})))
+        raise UsageError(
+            f"values that are no tensors take {len(text)} bytes of one file; the limit is {MAX_OBJECTS_BYTES}: save "
+            f"large ones, such as {largest!r:.200}, as tensors"
+        )
+    return ArrayInput(OBJECTS, np.frombuffer(text, np.uint8))
 
 
 def write_file(

@@ -19,7 +19,7 @@ from slimtensors.checkpoint.commit import check_place
 from slimtensors.checkpoint.manifest import MANIFEST, OBJECTS, STOCK, Entry, Manifest, file_name
 from slimtensors.checkpoint.places import LocalPlace
 from slimtensors.checkpoint.plain import check_named, check_value, dumps, parse_objects
-from slimtensors.checkpoint.writing import write_file
+from slimtensors.checkpoint.writing import objects_input, write_file
 from slimtensors.container.source import open_source
 from slimtensors.container.system import flush_folder, remove_abandoned, temporary_place
 from slimtensors.container.values import object_of
@@ -29,7 +29,7 @@ from slimtensors.errors import FormatError, UsageError
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.on_torch.tensors import from_array, torch_dtype
 from slimtensors.reading.tensors import open_file
-from slimtensors.sources.inputs import ArrayInput, Input, unit_count
+from slimtensors.sources.inputs import Input, unit_count
 from slimtensors.sources.safetensors_file import plain_header, read_safetensors
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
@@ -217,8 +217,7 @@ def _write_checkpoint(
         for number, shard in enumerate(shards):
             inputs = list(shard)
             if number == 0 and content.objects:
-                text = bytearray(dumps(content.objects))
-                inputs.append(ArrayInput(OBJECTS, torch.frombuffer(text, dtype=torch.uint8).numpy()))
+                inputs.append(objects_input(content.objects))
             metadata = {"rank": str(number), "ranks": str(len(shards)), "run": run}
             files.append(
                 write_file(

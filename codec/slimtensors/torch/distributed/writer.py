@@ -23,13 +23,12 @@ from slimtensors.bases.matching import matched_bases
 from slimtensors.checkpoint.commit import bases_for, check_free, commit, missing_ranks, withdraw
 from slimtensors.checkpoint.manifest import OBJECTS, Entry, File, Manifest, file_name, part_name
 from slimtensors.checkpoint.places import StorePlace, open_place
-from slimtensors.checkpoint.plain import dumps
-from slimtensors.checkpoint.writing import write_file
+from slimtensors.checkpoint.writing import objects_input, write_file
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError, note
 from slimtensors.limits import MAX_BASE_DEPTH
 from slimtensors.on_torch.tensors import our_dtype, tensor_inputs
 from slimtensors.planning.planner import check_preset
-from slimtensors.sources.inputs import ArrayInput, Input
+from slimtensors.sources.inputs import Input
 from slimtensors.threads import thread_count
 from slimtensors.torch.distributed import values
 from slimtensors.torch.distributed.ranks import Ranks, RanksMissingError
@@ -253,8 +252,7 @@ class StorageWriter(TorchStorageWriter, BlockingAsyncStager):
             numbers.extend((len(sizes), *offsets, *sizes))
         inputs: list[Input] = [*tensor_inputs(tensors, lazy=True)]
         if objects:
-            text = torch.frombuffer(bytearray(dumps(objects)), dtype=torch.uint8)
-            inputs.append(ArrayInput(OBJECTS, text.numpy()))
+            inputs.append(objects_input(objects))
         above, label = place.parent(), file_name(rank, run)
         assert above is not None
         chain = [above.child(name).source(file_name(rank, base)) for name, base in bases]
