@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ import slimtensors
 from cli.conftest import SHARDS
 from cli.processes import contents
 from slimtensors.expression import Trellis
+from slimtensors.files import folders
 from slimtensors.files.folders import COMPRESS, DECOMPRESS, renamed_index
 from slimtensors.reading.tensors import open_file
+from slimtensors.sources import shards
 from slimtensors.sources.shards import is_index
 
 Invoke = Callable[..., Result]
@@ -397,3 +400,85 @@ def test_indexes_keep_their_bytes(tmp_path: Path) -> None:
     assert made == text.replace(b'"a.safetensors"', b'"a.slimtensors"')
     index.write_bytes(made)
     assert renamed_index(index, DECOMPRESS) == text
+
+
+def test_names_with_escapes_are_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"")
+    text = b'{"weight_map": {"\\u00e9\\\\": "a.safetensors", "\\"": "a.safetensors"}}'
+    index = tmp_path / "a.safetensors.index.json"
+    index.write_bytes(text)
+    assert renamed_index(index, COMPRESS) == text.replace(b"a.safetensors", b"a.slimtensors")
+
+
+def test_many_shards_are_renamed_as_fast_as_few(tmp_path: Path) -> None:
+    taken = []
+    for count in (40, 4000):
+        folder = tmp_path / f"{count}"
+        folder.mkdir()
+        names = [f"{i}.safetensors" for i in range(count)]
+        for name in names:
+            (folder / name).touch()
+        index = folder / "a.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": {str(i): names[i % count] for i in range(100_000)}}))
+        begin = time.process_time()
+        assert renamed_index(index, COMPRESS).count(b".slimtensors") == 100_000
+        taken.append(time.process_time() - begin)
+    assert taken[1] < 4 * taken[0] + 0.2  # 12 times as long when each name was looked for by itself
+
+
+def test_names_are_compared_with_few_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compared = []
+
+    class Name(str):
+        __slots__ = ()
+        __hash__ = str.__hash__
+
+        def __eq__(self, other: object) -> bool:
+            compared.append(other)
+            return str.__eq__(self, other)
+
+    names = [Name(f"{i}.txt") for i in range(200)]
+    monkeypatch.setattr(folders, "walk_folder", lambda *_, **__: ["m.safetensors", *names])
+    assert folders.plan_folder(tmp_path, COMPRESS).copies == names
+    assert len(compared) < 10 * len(names)
+
+
+class Places(dict[str, str]):
+    """Counts how often all of it is gone through."""
+
+    passes = 0
+
+    def items(self) -> Any:
+        self.passes += 1
+        return super().items()
+
+
+def test_an_index_of_many_shards_is_gone_through_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = Places({f"{i}{part}": f"{i}.slimtensors" for i in range(20) for part in "ab"})
+    index = tmp_path / "model.slimtensors.index.json"
+    index.write_text("{}")
+    for shard in places.values():
+        (tmp_path / shard).touch()
+    monkeypatch.setattr(shards, "weight_map", lambda *_: places)
+    found = {each.file.name: each.names for each in shards.weight_files(index)}
+    assert found == {f"{i}.slimtensors": {f"{i}a", f"{i}b"} for i in range(20)}
+    assert places.passes == 1
+
+
+def test_names_that_are_one_where_they_are_made(tmp_path: Path) -> None:
+    """As W.slimtensors and w.slimtensors are where upper and lower case are the same."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in "ab":
+        (source / name).write_bytes(name.encode())
+
+    def convert(path: Path, made: Path) -> None:
+        made.with_suffix(".tmp").write_bytes(path.read_bytes())
+        made.with_suffix(".tmp").replace(made)
+
+    weights = folders.FolderPlan(source, weights=[("a", "one"), ("b", "one")])
+    indexes = folders.FolderPlan(source, weights=[("a", "a")], indexes=[("a", "one", b""), ("b", "one", b"")])
+    for plan in (weights, indexes):
+        with pytest.raises(slimtensors.UsageError, match=r"would become one here, where .* convert them apart"):
+            folders.carry_out(plan, tmp_path / "out", convert)
+        assert list(tmp_path.iterdir()) == [source]

@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import stat
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ _LOST = (
     "and would be replaced by differences from it, which nobody could read then: write to another folder, or leave the "
     "base out"
 )
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')  # of JSON
 PLAIN = (".safetensors", ".gguf")  # what can be compressed
 Skip = Callable[[str, "os.DirEntry[str]"], bool]  # of the path within the folder, and what is there
 
@@ -148,12 +150,13 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
         wanted = " or *".join(PLAIN if direction is COMPRESS else (direction.before,))
         raise NotSlimtensorsError(f"{folder} holds no *{wanted} file{_others(plan.copies)}")
     targets = [to for _, to in plan.weights] + [to for _, to, _ in plan.indexes] + plan.copies
+    counts = Counter(targets)
     for name in plan.copies:
-        if targets.count(name) > 1:
+        if counts[name] > 1:
             raise UsageError(f"{folder / name} has the name that a converted file would get; move it elsewhere")
-    if len(set(targets)) < len(targets):
-        name = next(name for name in targets if targets.count(name) > 1)
-        raise UsageError(f"two files of {folder} would become {name}; convert them apart")
+    for name, count in counts.items():
+        if count > 1:
+            raise UsageError(f"two files of {folder} would become {name}; convert them apart")
     return plan
 
 
@@ -234,10 +237,8 @@ def renamed_index(path: Path, direction: Direction) -> bytes:
 
 
 def _replaced(data: bytes, shards: set[str], direction: Direction) -> bytes:
-    if not shards:
-        return data
-    pattern = re.compile(b'"(' + b"|".join(re.escape(shard).encode() for shard in sorted(shards)) + b')"')
-    return pattern.sub(lambda found: b'"' + direction.renamed(found[1].decode()).encode() + b'"', data)
+    names = {b'"%b"' % shard.encode(): b'"%b"' % direction.renamed(shard).encode() for shard in shards}
+    return _STRING.sub(lambda found: names.get(found[0], found[0]), data)
 
 
 def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], object], *, force: bool = False) -> None:
@@ -257,8 +258,10 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
         for name in plan.copies:
             _copy(plan.source / name, made / name)
         for name, to in list(plan.weights):
+            _check_new(plan, made, to)
             convert(plan.source / name, made / to)
         for _, name, content in plan.indexes:
+            _check_new(plan, made, name)
             _write(made / name, content)
         _put_in_place(plan, made, target)
     except OSError as error:
@@ -267,6 +270,15 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
         raise
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _check_new(plan: FolderPlan, made: Path, name: str) -> None:
+    """Raises UsageError if what is made already has this name, as `plan_folder` cannot see."""
+    if (made / name).exists():
+        raise UsageError(
+            f"two files of {plan.source} would become {name} here, where upper and lower case are the same: convert "
+            "them apart, or on another file system"
+        )
 
 
 def check_target(source: Path, target: Path, *, force: bool) -> None:

@@ -118,11 +118,16 @@ def _refuse_ranks(label: str, names: list[str]) -> None:
 
 def _indexed(path: Path) -> list[Shard]:
     _, places = read_index(path, SUFFIX)
-    return [Shard(path.parent / shard, _held(places, shard)) for shard in _shards(places, SUFFIX, str(path))]
+    held = _by_shard(places)
+    return [Shard(path.parent / shard, held[shard]) for shard in _shards(places, SUFFIX, str(path))]
 
 
-def _held(places: dict[str, str], shard: str) -> frozenset[str]:
-    return frozenset(name for name, place in places.items() if place == shard)
+def _by_shard(places: dict[str, str]) -> dict[str, frozenset[str]]:
+    """The tensors of each shard, of a map from tensors to shards."""
+    found: dict[str, list[str]] = {}
+    for name, shard in places.items():
+        found.setdefault(shard, []).append(name)
+    return {shard: frozenset(names) for shard, names in found.items()}
 
 
 def _remote_files(name: str) -> list[Shard]:
@@ -158,4 +163,5 @@ def remote_shards(name: str, suffix: str) -> dict[str, frozenset[str]]:
     finally:
         source.close()
     places = weight_map(data, name)
-    return {sibling(pinned, shard): _held(places, shard) for shard in _shards(places, suffix, name)}
+    held = _by_shard(places)
+    return {sibling(pinned, shard): held[shard] for shard in _shards(places, suffix, name)}
