@@ -269,6 +269,16 @@ def test_salvaged_once_more(sound: bytes) -> None:
     assert report_names(report).isdisjoint(json.loads(metadata.get("slimtensors.zeros", "{}")))
 
 
+@pytest.mark.parametrize("zeros", ['{"few":[[1e999,2]]}', '{"few":[[NaN,2]]}', '{"few":[1]}', "[1]", "{", "1"])
+def test_what_others_wrote_in_the_place_of_zeros(zeros: str) -> None:
+    """It is left out, and stops nothing."""
+    data = bytearray(ours.save({"few": TENSORS["few"], "bias": TENSORS["bias"]}, {"slimtensors.zeros": zeros}))
+    data[{frozenset(needs): begin for needs, begin, _ in chunks(bytes(data))}[frozenset({"few"})] + 20] ^= 1
+    report, found, _ = salvaged(bytes(data))
+    assert report_names(report) == {"few"}
+    np.testing.assert_array_equal(found["bias"], TENSORS["bias"])
+
+
 def report_names(report: slimtensors.Salvaged) -> set[str]:
     return {each.name for each in report.lost}
 

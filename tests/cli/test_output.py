@@ -143,6 +143,13 @@ def test_progress(model: Path) -> None:
         assert (shown in found) is expected
 
 
+def test_names_steer_no_terminal_by_bars(model: Path) -> None:
+    odd = model.rename(model.with_name("e\x1b[31mvil.safetensors"))
+    shown = run("compress", odd, "--progress").stderr
+    assert b"vil.safetensors:" in shown
+    assert b"\x1b[31m" not in shown
+
+
 BARS = """
 from slimtensors.cli.progress import bar
 from huggingface_hub.utils import tqdm

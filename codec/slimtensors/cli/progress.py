@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from slimtensors.cli.exits import printable
+
 __all__ = ["HUB_SWITCH", "TQDM_SWITCH", "bar", "wanted"]
 
 HUB_SWITCH = "HF_HUB_DISABLE_PROGRESS_BARS"
@@ -47,7 +49,7 @@ def bar(
         options["ascii"] = True
     with tqdm(
         total=total,
-        desc=label,
+        desc=printable(label),
         unit=unit,
         unit_scale=unit == "B",
         unit_divisor=1000,

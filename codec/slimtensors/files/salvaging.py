@@ -189,7 +189,7 @@ def _read(text: str | None, kind: type[T]) -> T:
         found = json.loads(text or "null")
         if isinstance(found, dict):
             found = {name: [(int(first), int(end)) for first, end in spans] for name, spans in found.items()}
-    except (TypeError, ValueError, RecursionError):
+    except (TypeError, ValueError, OverflowError, RecursionError):
         return kind()
     return found if isinstance(found, kind) else kind()
 
