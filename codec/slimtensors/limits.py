@@ -16,6 +16,7 @@ MIN_RUN = 8  # units that share a scale; fewer would make the scales as large as
 MAX_DIMENSIONS = 16
 MAX_ELEMENTS = 1 << 48  # sizes in bytes stay below 2^53
 MAX_NAME_BYTES = 512
+MAX_HINT_BYTES = 512  # as of a name: one is told of every base that follows
 MAX_METADATA_BYTES = 8 * MEBIBYTE
 MAX_CHUNK_BYTES = 16 * MEBIBYTE
 MAX_RECORD_CHUNK_BYTES = 4 * MEBIBYTE  # a chunk of records: fields of one bit take eight times their room

@@ -365,6 +365,7 @@ class HeaderReader:
             entry = object_of(entry, "base", {"dtype", "hints", "identity", "shape"})
             hints, identity = entry["hints"], entry["identity"]
             check(isinstance(hints, dict) and all(isinstance(h, str) for h in hints.values()), "hints: not strings")
+            check(all(len(h.encode()) <= MAX_NAME for h in hints.values()), "hints: one over 512 bytes")
             check(isinstance(identity, str) and len(identity) == 64, "identity: not 64 digits")
             check(set(identity) <= set("0123456789abcdef"), "identity: not lower-case hexadecimal digits")
             dtype, shape, size = self.sizes(entry, "base")

@@ -1871,6 +1871,8 @@ header("base_key", "a base with a key too many", (["bases", 0, "path"], "/tmp"),
 header("base_hints_array", "hints that are an array", (["bases", 0, "hints"], []), base=delta)
 header("base_no_hints", "a base without hints", (["bases", 0, "hints"], DROP), base=delta)
 header("base_hint_number", "a hint that is no string", (["bases", 0, "hints", "tensor"], 1), base=delta)
+header("base_hint_long", "a hint of 513 bytes", (["bases", 0, "hints", "file"], "n" * 513), base=delta)
+header("base_hint_long_utf8", "a hint of 514 bytes", (["bases", 0, "hints", "revision"], "\u00e9" * 257), base=delta)
 header("base_identity_short", "an identity of 63 digits", (["bases", 0, "identity"], "0" * 63), base=delta)
 header("base_identity_upper", "an identity in capitals", (["bases", 0, "identity"], "A" * 64), base=delta)
 header("base_identity_number", "an identity that is a number", (["bases", 0, "identity"], 0), base=delta)

@@ -61,6 +61,20 @@ def test_a_cycle_by_way_of_a_shared_chunk(tmp_path: Path) -> None:
     assert equal(load_file(tmp_path / "three.slimtensors", base=BaseDir(tmp_path)), three)
 
 
+def test_hints_have_the_length_of_names() -> None:
+    """So that what is told of every base that follows cannot be much."""
+    made = small(40)
+    name = next(iter(made))
+    for length in (512, 513):
+        base, base_map = {"n" * length: made[name]}, {"n" * length: name}
+        if length == 512:
+            (found,) = slimtensors.dependencies(save(tuned(made), base=base, base_map=base_map))
+            assert found.hints == {"tensor": "n" * length}
+        else:
+            with pytest.raises(slimtensors.LimitError, match=r"a base's 'tensor', 'n+', has 513 bytes; 512"):
+                save(tuned(made), base=base, base_map=base_map)
+
+
 def test_hints_are_stated_once() -> None:
     base = {f"layer.{i}": array for i, array in enumerate(small(40).values())}
     data = save(tuned(base), base=base)

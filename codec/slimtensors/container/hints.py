@@ -11,9 +11,10 @@ from slimtensors.expression import Expression, bases_of
 if TYPE_CHECKING:
     from slimtensors.container.header import Base, Pack, Tensor
 
-__all__ = ["complete", "first_users", "pinned_name", "shorten"]
+__all__ = ["HINTS", "complete", "first_users", "pinned_name", "shorten"]
 
 INHERITED = ("file", "repository", "revision")  # absent: as of the base before
+HINTS = (*INHERITED, "tensor")  # others mean nothing
 _PINNED = re.compile(r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*@[0-9a-f]{40}")
 
 
@@ -58,7 +59,7 @@ def pinned_name(hints: Mapping[str, str]) -> str | None:
 
 def _wanted(base: Base) -> dict[str, str]:
     """With an empty text for each hint that would follow and is not so."""
-    return {**dict.fromkeys((*INHERITED, "tensor"), ""), **base.hints}
+    return {**dict.fromkeys(HINTS, ""), **base.hints}
 
 
 def _known(bases: Sequence[Base], users: dict[int, str]) -> Iterator[dict[str, str]]:

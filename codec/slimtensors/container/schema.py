@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from slimtensors import expression as expressions
 from slimtensors.container import canonical
 from slimtensors.container.header import Base, Header, Image, Pack, Side, Tensor
-from slimtensors.container.hints import complete, first_users
+from slimtensors.container.hints import HINTS, complete, first_users
 from slimtensors.container.lossy import Lossy, is_digest
 from slimtensors.container.side_planes import (
     check_classes,
@@ -55,6 +55,7 @@ from slimtensors.limits import (
     MAX_CHUNK_BYTES,
     MAX_ELEMENTS,
     MAX_EXPRESSIONS,
+    MAX_HINT_BYTES,
     MAX_RECORD_CHUNK_BYTES,
     MAX_SIDES,
     MAX_TENSORS,
@@ -342,8 +343,12 @@ def _base(value: Any) -> Base:
     if value.keys() != BASE:
         raise FormatError(f"a base has the keys {sorted(value)[:8]}")
     hints = object_of(value["hints"], "the hints of a base")
-    if hints and not all(isinstance(text, str) for text in hints.values()):
-        raise FormatError("a hint of a base is not a string")
+    for key, text in hints.items():
+        if not isinstance(text, str):
+            raise FormatError("a hint of a base is not a string")
+        length = len(text.encode("utf-8", "surrogatepass"))
+        if length > MAX_HINT_BYTES:
+            raise LimitError(f"a base's {key!r:.80}, {text[:40]!r}, has {length} bytes; {MAX_HINT_BYTES} are allowed")
     identity = value["identity"]
     if not is_digest(identity):
         raise FormatError("the identity of a base is not 64 hexadecimal digits")
@@ -353,7 +358,7 @@ def _base(value: Any) -> Base:
             raise FormatError("a base without elements")
     except UsageError as error:
         raise FormatError(f"a base: {error}") from None
-    return Base(dtype, shape, bytes.fromhex(identity), hints)
+    return Base(dtype, shape, bytes.fromhex(identity), {key: hints[key] for key in HINTS if key in hints})
 
 
 def _check_delta(
