@@ -8,6 +8,7 @@ MAX_HEADER_BYTES = 16 * MEBIBYTE  # parsed JSON takes up to 50 times its length 
 MAX_TENSORS = 1 << 17  # ten times the largest shard known
 MAX_EXPRESSIONS = 1 << 16
 MAX_SIDES = 6  # a palette, and two factors each for scales and offsets
+MAX_INDEX_BYTES = MAX_TENSORS * (40 * (MAX_SIDES + 1) + 32) + 40  # records of the most streams, an image's among them
 MAX_PLANES = 16
 MAX_PALETTE = 1 << 16  # entries: what codes of 16 bits can name
 MAX_RANK = 64  # of a matmul that moves a base

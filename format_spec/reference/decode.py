@@ -82,6 +82,7 @@ PIECE = 16384
 # section 9
 MAX_HEADER = 16 << 20
 MAX_EXPRESSIONS = 1 << 16
+MAX_INDEX = 312 * MAX_TENSORS + 40
 MAX_SEGMENTS = 2 * MAX_TENSORS + 1
 MAX_DIMENSIONS = 16
 MAX_ELEMENTS = 1 << 48
@@ -204,6 +205,7 @@ def read_prefix(data: bytes) -> tuple[int, int, bytes]:
         raise NeedsNewerReader(f"features {features:#x}")
     check(file_length == len(data), "file_length is not the file's length")
     check(header_length <= MAX_HEADER, "header_length over the limit")
+    check(index_length <= MAX_INDEX, "index_length over the limit")
     check(PREFIX.size + header_length + index_length <= file_length, "header and index leave the file")
     # "BLAKE3 of the prefix's first 32 bytes, the header and the index, one after another"
     check(digest(data[:32], data[64 : 64 + header_length + index_length]) == file_id, "file id")

@@ -224,6 +224,9 @@ parts_with(
 parts_with(
     "header_length_more", "`header_length` is 1 too large, file id over what it says", lambda p: shift_header(p, 1)
 )
+parts_with(
+    "index_length_over_limit", "`index_length` is 312 * 2^17 + 41", lambda p: put(p, index_length=312 * (1 << 17) + 41)
+)
 parts_with("index_length_beyond_file", "`index_length` is 2^32 - 1", lambda p: put(p, index_length=0xFFFFFFFF))
 parts_with(
     "index_length_more", "32 bytes more in the index than the header implies", lambda p: put(p, index_tail=bytes(32))

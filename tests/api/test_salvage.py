@@ -16,6 +16,7 @@ from safetensors.numpy import load
 import slimtensors
 import slimtensors.numpy as ours
 from gguf_files.made import packed, write
+from slimtensors.limits import MAX_INDEX_BYTES
 from slimtensors.reading.tensors import open_file
 
 RNG = np.random.default_rng(5)
@@ -105,10 +106,10 @@ def test_cut_off(sound: bytes) -> None:
 
 
 def test_lengths_beyond_the_file(sound: bytes) -> None:
-    """Nothing is allocated for a header and an index of terabytes."""
+    """Nothing is allocated for a header and an index that are not there."""
     claimed = bytearray(sound[:1000])
     claimed[16:24] = (1 << 50).to_bytes(8, "little")
-    claimed[28:32] = (0xFFFFFFFF).to_bytes(4, "little")
+    claimed[28:32] = MAX_INDEX_BYTES.to_bytes(4, "little")
     with pytest.raises(slimtensors.TruncatedError, match="inside its header"):
         salvaged(bytes(claimed))
 

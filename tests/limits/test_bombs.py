@@ -13,7 +13,8 @@ import decode
 import slimtensors
 from faults import files, processes
 from slimtensors import limits
-from slimtensors.container import reader
+from slimtensors.container import layout, reader
+from slimtensors.container.source import BufferSource
 from slimtensors.numpy import load, save
 
 VECTORS = Path(__file__).parents[2] / "format_spec" / "vectors" / "invalid"
@@ -138,6 +139,45 @@ def test_the_bombs_among_the_test_vectors(tmp_path):
         assert each["ended"] in ("FormatError", "LimitError"), each
         assert each["mebibytes"] < 128, each
         assert each["seconds"] < MOST_SECONDS, each
+
+
+def test_the_longest_index():
+    """It is read as a whole before the header says how long it is. A file may be mostly holes."""
+    tensor, image = 40 * (1 + limits.MAX_SIDES) + 32, 40
+    longest = limits.MAX_TENSORS * tensor + image
+    size = longest + 1024
+    start = files.sealed(b"{}", file_length=size, index_length=longest)[:64]
+    assert layout.read_prefix(start, size).index_length == longest
+    with pytest.raises(decode.Refused, match="file id"):
+        decode.read_prefix(start.ljust(size, b"\0"))
+    start = files.sealed(b"{}", file_length=size, index_length=longest + 1)[:64]
+    with pytest.raises(slimtensors.LimitError, match="the index is"):
+        layout.read_prefix(start, size)
+    with pytest.raises(decode.Refused, match="limit"):
+        decode.read_prefix(start.ljust(size, b"\0"))
+
+
+class Holes(BufferSource):
+    """What is given, and zeros behind it."""
+
+    taken = 0
+
+    def size(self):
+        return 1 << 44
+
+    def read(self, offset, length):
+        self.taken += length
+        found = np.zeros(length, np.uint8)
+        given = bytes(self._data[offset : offset + length])
+        found[: len(given)] = np.frombuffer(given, np.uint8)
+        return found
+
+
+def test_little_is_read_ahead_of_a_file_of_holes():
+    source = Holes(files.sealed(b"[" * MEBIBYTE, file_length=1 << 44))
+    with pytest.raises(slimtensors.FormatError, match="the header"):
+        reader.Reader(source)
+    assert MEBIBYTE < source.taken < 64 * MEBIBYTE
 
 
 def test_an_image_takes_each_tensor_once():

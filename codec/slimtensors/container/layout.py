@@ -6,7 +6,7 @@ import struct
 from typing import NamedTuple
 
 from slimtensors.errors import FormatError, LimitError, NewerFormatError, TruncatedError
-from slimtensors.limits import MAX_HEADER_BYTES
+from slimtensors.limits import MAX_HEADER_BYTES, MAX_INDEX_BYTES
 
 MAGIC = b"\x89SLM\r\n\x1a\n"
 FORMAT_VERSION = 0
@@ -76,6 +76,8 @@ def read_prefix(data: bytes, file_length: int | None) -> Prefix:
         raise TruncatedError(f"{stated}; copy or download it again{rest}")
     if header_length > MAX_HEADER_BYTES:
         raise LimitError(f"the header is {header_length} bytes long; the limit is {MAX_HEADER_BYTES}")
+    if index_length > MAX_INDEX_BYTES:
+        raise LimitError(f"the index is {index_length} bytes long; the limit is {MAX_INDEX_BYTES}")
     if PREFIX_BYTES + header_length + index_length > length:
         raise FormatError("header and index reach past the end of the file")
     return Prefix(length, header_length, index_length, file_id)

@@ -24,7 +24,7 @@ from slimtensors.container.layout import (
 )
 from slimtensors.container.source import Bytes, ByteSource
 from slimtensors.errors import ChecksumError, FormatError, LimitError, TruncatedError
-from slimtensors.limits import EXPANSION, EXPANSION_SLACK, MAX_CHUNK_BYTES
+from slimtensors.limits import EXPANSION, EXPANSION_SLACK, MAX_CHUNK_BYTES, MAX_INDEX_BYTES
 
 __all__ = ["Reader", "Verify"]
 
@@ -58,7 +58,7 @@ class Reader:
             raise TruncatedError(f"the file has {size} bytes and ends inside its header and index, which have {end}")
         if end > len(start):
             # Every stream has a record in the index and at least one, about as long, in the table.
-            table = 0 if partial else self.prefix.index_length + size // TABLE_SHARE
+            table = 0 if partial else min(self.prefix.index_length + size // TABLE_SHARE, MAX_INDEX_BYTES)
             start += source.read(len(start), max(end, min(size, end + table)) - len(start)).tobytes()
         self._start = start  # in most files it has the table too
         header_bytes, index = start[PREFIX_BYTES:index_at], start[index_at:end]
