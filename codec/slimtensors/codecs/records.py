@@ -123,9 +123,11 @@ def scale_classes(context: FieldScale, place: Place, unit: int, size: int, recor
     """
     units = place.sides[context.side]
     all_records = place.units * unit // size
+    counts, tables = np.array(context.runs).T
+    of_numbers = np.repeat(tables.astype(np.uint8), counts)  # not kept: a header may have 64 KiB of it in each field
     classes = work_space("scale classes", records, np.uint8)
     status = kernels.scale_classes(
-        units.reshape(-1), np.array(context.classes, np.uint8), all_records // units.size, place.first * unit // size,
+        units.reshape(-1), of_numbers, all_records // units.size, place.first * unit // size,
         context.shift, context.first, classes,
     )  # fmt: skip
     must(status)

@@ -115,7 +115,7 @@ def with_lines(
 
     scale, units: what adds to them, and the tensor that has it.
     """
-    most = int(classes.rows.max()) + int(classes.columns.max()) + (0 if scale is None else max(scale.classes))
+    most = int(classes.rows.max()) + int(classes.columns.max()) + (0 if scale is None else scale.tables - 1)
     tables = min(-(-(most + 1) // ROUND) * ROUND, MAX_TABLES)
     side = np.concatenate(classes)
     lines = FieldLines(0, classes.columns.size, tables)

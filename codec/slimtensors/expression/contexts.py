@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 from slimtensors.expression.limits import CLASS_TABLES
@@ -235,11 +234,6 @@ class FieldScale:
     @property
     def tables(self) -> int:
         return max(table for _, table in self.runs) + 1 if self.lines is None else self.lines.tables
-
-    @cached_property
-    def classes(self) -> tuple[int, ...]:
-        """Of each number."""
-        return tuple(table for count, table in self.runs for _ in range(count))
 
     def to_json(self) -> dict[str, Any]:
         scale = {"scale": [self.side, self.shift, self.first, [number for run in self.runs for number in run]]}
