@@ -6,6 +6,7 @@ import tracemalloc
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 import coder
 import encode
@@ -44,3 +45,35 @@ def test_classes_of_scales_are_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 4 << 20  # 32 MiB if they are
+
+
+def base_of(identity: bytes, size: int) -> dict[str, Any]:
+    return {"dtype": "U8", "hints": {}, "identity": identity.hex(), "shape": [size]}
+
+
+class Counting:
+    """A base that is read by range."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data, self.sent = data, 0
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        self.sent += length
+        return self.data[offset : offset + length]
+
+
+def test_a_base_is_hashed_once_for_all_that_it_might_be() -> None:
+    """Each of these bases has its dtype and its shape, and another identity."""
+    count, size = 20, 1 << 16
+    tensors = [{"dtype": "U8", "name": str(i), "pack": 0, "shape": [128]} for i in range(count)]
+    bases = [base_of(files.digest(b"%d" % i), size) for i in range(count)]
+    expression = {"add": [{"base": [*range(count)]}, files.BYTES]}
+    packs = [{"dtype": "U8", "expression": 0}]
+    head = files.header(tensors, bases=bases, packs=packs, expressions=[expression])
+    data = files.build(head, [[files.zeros(128 * count, 64)]], [files.digest(bytes(128))] * count)
+    base = Counting(safetensors.numpy.save({"w": np.zeros(size, np.uint8)}))
+    assert len(slimtensors.dependencies(data, base=base)) == count
+    assert base.sent < 3 * len(base.data)

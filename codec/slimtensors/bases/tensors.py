@@ -69,8 +69,8 @@ class StoredInput:
 
 class BaseTensor(NamedTuple):
     """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `bases`: what must be
-    had to read it. `key`: under which a computed identity is kept, if its bytes cannot change unseen. `file`: the local
-    file that it is read from, as `file_identity` tells it.
+    had to read it. `key`: under which a computed identity is kept. `file`: the local file that it is read from, as
+    `file_identity` tells it. `hashes`: where it is kept: for ever, if its bytes cannot change unseen, or by its model.
     """
 
     tensor: Input
@@ -80,6 +80,7 @@ class BaseTensor(NamedTuple):
     bases: tuple[Base, ...] = ()
     key: Hashable = None
     file: tuple[int, int] | None = None
+    hashes: dict[Hashable, bytes] = _hashes
 
     @property
     def name(self) -> str:
@@ -98,12 +99,11 @@ class BaseTensor(NamedTuple):
         if self.stored is not None:
             return self.stored
         with _hashes_lock:
-            found = _hashes.get(self.key) if self.key is not None else None
+            found = self.hashes.get(self.key)
         if found is None:
             found = _hash(self.tensor)
-            if self.key is not None:
-                with _hashes_lock:
-                    _hashes[self.key] = found
+            with _hashes_lock:
+                self.hashes[self.key] = found
         return found
 
     def as_base(self) -> Base:
@@ -120,9 +120,12 @@ class BaseModel:
         self.namesakes: list[BaseTensor] = []  # of other files, as where a folder has a model in two dtypes
         self.stating: dict[bytes, list[BaseTensor]] = {}  # those whose file states their identity, by it
         self._close: list[Callable[[], None]] = []
+        self._hashes: dict[Hashable, bytes] = {}
 
     def add(self, tensor: BaseTensor) -> None:
         """The first tensor of a name is the one of that name; the others are found by what they hold."""
+        if tensor.key is None:  # its bytes may change once it is closed; until then one look is enough
+            tensor = tensor._replace(key=id(tensor.tensor), hashes=self._hashes)
         if tensor.name in self.tensors:
             self.namesakes.append(tensor)
             return
