@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import safetensors.numpy
 
 import coder
 import encode
 import slimtensors
 from faults import files
+from slimtensors.codecs import chunk
+from slimtensors.reading import walking
 
 ZERO_CODES = [0] * 2048
 
@@ -77,3 +81,59 @@ def test_a_base_is_hashed_once_for_all_that_it_might_be() -> None:
     base = Counting(safetensors.numpy.save({"w": np.zeros(size, np.uint8)}))
     assert len(slimtensors.dependencies(data, base=base)) == count
     assert base.sent < 3 * len(base.data)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of each chunk that is decoded."""
+    found: list[int] = []
+    decode = chunk.decode_chunk
+
+    def counting(data: Any, expression: Any, out: Any, place: Any) -> None:
+        found.append(out.nbytes)
+        decode(data, expression, out, place)
+
+    monkeypatch.setattr(chunk, "decode_chunk", counting)
+    return found
+
+
+def interleaved(packs: int, tensors: int, length: int) -> bytes:
+    """Tensors that lie in these packs by turns."""
+    listed = [{"dtype": "U8", "name": f"{i:04}", "pack": i % packs, "shape": [length]} for i in range(tensors)]
+    head = files.header(listed, packs=[{"dtype": "U8", "expression": 0}] * packs)
+    pack = files.zeros(tensors // packs * length, 64)
+    return files.build(head, [[pack]] * packs, [files.digest(bytes(length))] * tensors)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_tensors_that_lie_in_packs_by_turns(threads: int, tmp_path: Path, decoded: list[int]) -> None:
+    data = interleaved(3, 300, 64)
+    slimtensors.verify(data, threads=threads)
+    assert len(decoded) == 3
+    slimtensors.decompress(data, tmp_path / "plain.safetensors", threads=threads)
+    assert len(decoded) == 6
+    slimtensors.salvage(data, tmp_path / "saved.safetensors", threads=threads)
+    assert len(decoded) == 12
+    for name in ("plain", "saved"):
+        found = safetensors.numpy.load_file(tmp_path / f"{name}.safetensors")
+        assert len(found) == 300
+        assert not any(array.any() for array in found.values())
+
+
+def test_of_packs_by_turns_one_is_damaged(tmp_path: Path, decoded: list[int]) -> None:
+    data = bytearray(interleaved(3, 300, 64))
+    data[-1] ^= 1  # in the last pack
+    with pytest.raises(slimtensors.ChecksumError, match="Of 300 tensors 100 cannot be had: '0002', '0005'"):
+        slimtensors.verify(bytes(data))
+    result = slimtensors.salvage(bytes(data), tmp_path / "saved.safetensors", threads=1)
+    assert [lost.name for lost in result.lost] == [f"{i:04}" for i in range(2, 300, 3)]
+    assert len(decoded) < 10
+
+
+def test_no_more_packs_are_kept_than_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "KEPT_PACKS", 3 * 6400)
+    slimtensors.decompress(interleaved(3, 300, 64), tmp_path / "plain.safetensors")
+    data = interleaved(4, 400, 64)
+    slimtensors.verify(data)  # in the order of the packs
+    with pytest.raises(slimtensors.LimitError, match="so many packs"):
+        slimtensors.decompress(data, tmp_path / "refused.safetensors")

@@ -17,7 +17,7 @@ from slimtensors.dtypes import bytes_of
 from slimtensors.errors import FormatError
 from slimtensors.files.converting import plain_front
 from slimtensors.reading.tensors import TensorFile
-from slimtensors.reading.verifying import checked, damage, is_damage
+from slimtensors.reading.verifying import checked, damage, is_damage, take
 from slimtensors.reading.walking import walk
 from slimtensors.threads import pool_of, thread_count
 from slimtensors.writing.destinations import check_destination, write_to
@@ -90,12 +90,15 @@ def salvage(
 
         def write(output: Output) -> None:
             output.write(plain_front(file, kept, metadata))
+            runs = checked(file, walk(file, [index for index in kept if index not in faults], count, pool))
             for index in kept:
-                runs = checked(file, walk(file, [index], count, pool))
-                for piece in _filled(file, index, holes[index]) if index in faults else runs:
+                lost = index in faults
+                for piece in _filled(file, index, holes[index]) if lost else take(runs, tensors[index].nbytes):
                     output.write(piece)
                     if progress is not None:
                         progress(len(piece))
+            for _ in runs:  # lets the last tensor's identity be checked
+                raise AssertionError("bytes of tensors are left over")
 
         write_to(dst, write, durable=durable, like=src)
         return Salvaged(len(kept), sum(tensors[i].nbytes for i in kept), lost)

@@ -19,7 +19,7 @@ from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
 from slimtensors.threads import pool_of, thread_count
 
 __all__ = [
-    "Verified", "checked", "damage", "is_damage", "source_pieces", "telling_of_all", "verify", "verify_opened",
+    "Verified", "checked", "damage", "is_damage", "source_pieces", "take", "telling_of_all", "verify", "verify_opened",
 ]  # fmt: skip
 
 NAMED = 5  # tensors, in an error
@@ -79,19 +79,29 @@ def telling_of_all(file: TensorFile, count: int) -> Iterator[None]:
 def damage(
     file: TensorFile, threads: int, pool: ThreadPoolExecutor | None, progress: Progress | None = None
 ) -> dict[int, Exception]:
-    """Tensors that cannot be had whole, and why; each is decoded and checked by itself."""
+    """Tensors that cannot be had whole, and why; each stream is decoded by itself, and each tensor checked."""
     faults: dict[int, Exception] = {}
-    for index, tensor in enumerate(file.header.tensors):
+    tensors = file.header.tensors
+    for _, some in groupby(_by_stream(file, range(len(tensors))), lambda index: _stream(file, index)):
+        group, done = list(some), 0
         try:
-            for _ in checked(file, walk(file, [index], threads, pool)):
-                pass
+            for (visit, index), runs in groupby(walk(file, group, threads, pool), _visited):
+                hasher = new_identity()
+                for run in runs:
+                    hasher.update(run.data)
+                wrong = _wrong(file, index, hasher)
+                if wrong is not None:
+                    faults[index] = wrong
+                done = visit + 1
+                if progress is not None:
+                    progress(tensors[index].nbytes)
         except (FormatError, OSError) as error:
             if not is_damage(error):
                 raise
-            faults[index] = error
-        if progress is not None:
-            progress(tensor.nbytes)
-    return faults
+            faults |= dict.fromkeys(group[done:], error)
+            if progress is not None:
+                progress(sum(tensors[index].nbytes for index in group[done:]))
+    return dict(sorted(faults.items()))
 
 
 def is_damage(error: Exception) -> bool:
@@ -113,7 +123,7 @@ def verify_opened(file: TensorFile, count: int, progress: Progress | None = None
                 if progress is not None:
                     progress(len(piece))
         rest = [i for i in range(len(header.tensors)) if header.target(i) == i and i not in seen]
-        for data in checked(file, walk(file, rest, count, pool)):
+        for data in checked(file, walk(file, _by_stream(file, rest), count, pool)):
             if progress is not None:
                 progress(len(data))
         return Verified(file.reader.file_id.hex(), len(header.tensors), header.chunks, header.decoded_bytes, sha256)
@@ -121,16 +131,39 @@ def verify_opened(file: TensorFile, count: int, progress: Progress | None = None
 
 def checked(file: TensorFile, runs: Iterable[Run]) -> Iterator[memoryview]:
     """The runs' bytes; after a tensor's last one its identity has been checked. Raises ChecksumError."""
-    for (_visit, index), group in groupby(runs, key=lambda run: (run.visit, run.tensor)):
+    for (_visit, index), group in groupby(runs, _visited):
         hasher = new_identity()
         for run in group:
             hasher.update(run.data)
             yield run.data
-        if hasher.digest() != file.reader.identities[index]:
-            raise ChecksumError(
-                f"tensor {file.header.tensors[index].name!r}: its decoded bytes have BLAKE3 {hasher.hexdigest()}, "
-                f"the file says {file.reader.identities[index].hex()}"
-            )
+        wrong = _wrong(file, index, hasher)
+        if wrong is not None:
+            raise wrong
+
+
+def _visited(run: Run) -> tuple[int, int]:
+    return run.visit, run.tensor
+
+
+def _wrong(file: TensorFile, index: int, hasher: Any) -> ChecksumError | None:
+    """What is wrong with a tensor whose bytes were hashed."""
+    if hasher.digest() == file.reader.identities[index]:
+        return None
+    return ChecksumError(
+        f"tensor {file.header.tensors[index].name!r}: its decoded bytes have BLAKE3 {hasher.hexdigest()}, "
+        f"the file says {file.reader.identities[index].hex()}"
+    )
+
+
+def _by_stream(file: TensorFile, tensors: Iterable[int]) -> list[int]:
+    """Tensors in the order of what they are decoded from: those of a pack one after another."""
+    return sorted(tensors, key=lambda index: _stream(file, index))
+
+
+def _stream(file: TensorFile, index: int) -> int:
+    """What a tensor is decoded from; -1 if it has no elements."""
+    number = file.header.tensor_stream[file.header.holder(index)]
+    return -1 if number is None else number
 
 
 def source_pieces(
@@ -148,7 +181,7 @@ def source_pieces(
             pieces: Iterable[memoryview] = literal.take(segment)
         else:
             tensors = file.header.tensors[segment[0] : segment[0] + segment[1]]
-            pieces = _take(runs, sum(tensor.nbytes for tensor in tensors))
+            pieces = take(runs, sum(tensor.nbytes for tensor in tensors))
         for piece in pieces:
             hasher.update(piece)
             yield piece
@@ -161,7 +194,7 @@ def source_pieces(
         )
 
 
-def _take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
+def take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:
     """Pieces of this many bytes in all; pieces end where tensors end, so none is cut."""
     while length:
         piece = next(pieces)

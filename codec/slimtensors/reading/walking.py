@@ -13,10 +13,14 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.container.header import Image
 from slimtensors.container.layout import DIGEST_BYTES
 from slimtensors.dtypes import bytes_of
+from slimtensors.errors import LimitError
+from slimtensors.limits import KEPT_PACKS
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.threads import in_order
 
 __all__ = ["LiteralBytes", "Run", "walk"]
+
+Units = npt.NDArray[Any]
 
 
 class Run(NamedTuple):
@@ -30,47 +34,68 @@ class Run(NamedTuple):
 class _Job(NamedTuple):
     visit: int
     tensor: int
-    stream: int | None  # None for a tensor in a pack
-    chunk: int
+    stream: int
+    chunk: int | None  # None for a tensor in a pack that is decoded for an earlier one
 
 
 def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[Run]:
-    """The tensors' decoded bytes, tensor by tensor, chunk by chunk; those without elements are passed over."""
+    """The tensors' decoded bytes, tensor by tensor, chunk by chunk; those without elements are passed over.
 
-    tensors = list(tensors)
+    A pack is decoded once and kept until its last tensor. Raises LimitError if too many are kept at once.
+    """
+    header, tensors = file.header, list(tensors)
+    streams = [header.tensor_stream[header.holder(tensor)] for tensor in tensors]
     if file.reader.source.remote:
-        file.expect(_chunks(file, tensors))
+        file.expect(_chunks(file, streams))
+    last = {number: visit for visit, number in enumerate(streams)}
+    packs: dict[int, Units] = {}
+    kept = 0  # bytes of these
 
     def jobs() -> Iterator[_Job]:
-        for visit, tensor in enumerate(tensors):
-            target = file.header.holder(tensor)
-            number = file.header.tensor_stream[target]
+        begun = set()
+        for visit, (tensor, number) in enumerate(zip(tensors, streams, strict=True)):
+            holder = header.holder(tensor)
             if number is None:
                 continue
-            if file.header.tensors[target].pack is not None:
-                yield _Job(visit, tensor, None, 0)
+            if holder in header.pack_offset:
+                yield _Job(visit, tensor, number, None if number in begun else 0)
+                begun.add(number)
                 continue
-            file.sides_of(target)
-            for chunk in range(file.header.streams[number].chunks):
+            file.sides_of(holder)
+            for chunk in range(header.streams[number].chunks):
                 yield _Job(visit, tensor, number, chunk)
 
-    def decode(job: _Job) -> Run:
-        out: npt.NDArray[Any]
-        if job.stream is None:
-            out = file.read(job.tensor, 1)
-        else:
-            stream = file.header.streams[job.stream]
-            out = np.empty(stream.chunk_units(job.chunk), stream.dtype.unit)
+    def decode(job: _Job) -> tuple[_Job, Units]:
+        stream = header.streams[job.stream]
+        out: Units = np.empty(0 if job.chunk is None else stream.chunk_units(job.chunk), stream.dtype.unit)
+        if job.chunk is not None:
             file.decode_chunk(job.stream, job.chunk, out)
-            out = cast_units(out, stream.dtype, file.header.tensors[job.tensor].dtype)
-        return Run(job.visit, job.tensor, bytes_of(out))
+        return job, out if stream.members else cast_units(out, stream.dtype, header.tensors[job.tensor].dtype)
 
-    return in_order(decode, jobs(), threads, pool)
+    def cut(job: _Job, out: Units) -> Units:
+        """A tensor, of its pack."""
+        nonlocal kept
+        if job.chunk is not None:
+            packs[job.stream] = out
+            kept += out.nbytes
+            if kept > KEPT_PACKS:
+                raise LimitError(
+                    f"{file.reader.source.label}: its tensors take turns in so many packs that more than {KEPT_PACKS} "
+                    "bytes of these would have to be kept at once; `load_file` reads it"
+                )
+        begin, pack = header.pack_offset[header.holder(job.tensor)], packs[job.stream]
+        if last[job.stream] == job.visit:
+            kept -= packs.pop(job.stream).nbytes
+        tensor = header.tensors[job.tensor]
+        return cast_units(pack[begin : begin + tensor.units], header.streams[job.stream].dtype, tensor.dtype)
+
+    for job, out in in_order(decode, jobs(), threads, pool):
+        found = cut(job, out) if header.streams[job.stream].members else out
+        yield Run(job.visit, job.tensor, bytes_of(found))
 
 
-def _chunks(file: TensorFile, tensors: list[int]) -> Iterator[tuple[int, int]]:
-    """Streams and chunks that hold these tensors, in order, each once."""
-    streams = (file.header.tensor_stream[file.header.holder(tensor)] for tensor in tensors)
+def _chunks(file: TensorFile, streams: list[int | None]) -> Iterator[tuple[int, int]]:
+    """Chunks of these streams, in order, each once."""
     for number in dict.fromkeys(streams):
         if number is not None:
             yield from ((number, chunk) for chunk in range(file.header.streams[number].chunks))
