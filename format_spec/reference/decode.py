@@ -1152,7 +1152,13 @@ def check_total(header: Header, given: int, most: int | None = None) -> None:
     """What the file decodes to, of `given` bytes: it and the bases that were had. `most`: what the caller allows."""
     # "tensors (ties each time), side planes, literal bytes of the image"
     total = sum(tensor.bytes + sum(side.bytes() for side in tensor.sides) for tensor in header.tensors)
-    total += sum(header.tensors[tensor.scale].bytes for tensor in header.tensors if tensor.scale is not None)
+    in_packs: dict[int, int] = {}
+    for tensor in header.tensors:
+        if tensor.pack is not None:
+            in_packs[tensor.pack] = in_packs.get(tensor.pack, 0) + tensor.bytes
+    # "those that are tensors, too; of one in a pack, the pack"
+    scales = [header.tensors[tensor.scale] for tensor in header.tensors if tensor.scale is not None]
+    total += sum(scale.bytes if scale.pack is None else in_packs[scale.pack] for scale in scales)
     total += header.image.literal_bytes if header.image else 0
     limit = MAX_RATIO * given + FREE_BYTES if most is None else most
     check(total <= limit, "decoded bytes of the file over the limit")

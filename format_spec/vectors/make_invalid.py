@@ -2609,6 +2609,20 @@ def bomb_image() -> bytes:
     return data
 
 
+@invalid("24 tensors of records given a unit of a pack of 16 MiB: each time all of the pack counts")
+def bomb_scales() -> bytes:
+    size = 16 << 20
+    writer = Writer()
+    pack = writer.pack("U8", BYTES, affine(0, 0))
+    for name, n in (("scale", 1), ("other", size - 1)):
+        writer.pack_member(name, pack, (n,), bytes(n))
+    plane = {"context": {"scale": [0, 0, 0, [1, 0, 1, 1]]}, "plane": 8, "spans": [[2, 0, 8, 8]]}
+    for i in range(24):
+        scale = Scale(0, bytes(1), 1)
+        writer.tensor(f"{i}", Source("U8", (2,), bytes(2), {"record": [2, plane]}, literal, scale=scale))
+    return writer.parts().join()
+
+
 @invalid("a chunk of 16 MiB in 64 stored bytes")
 def bomb_affine() -> bytes:
     parts = one(Source("U8", (100,), RAMP, BYTES, affine(0, 1)))

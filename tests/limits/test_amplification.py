@@ -15,8 +15,10 @@ import encode
 import slimtensors
 from faults import files
 from slimtensors.codecs import chunk
+from slimtensors.numpy import load_file
 from slimtensors.reading import walking
 
+VECTORS = Path(__file__).parents[2] / "format_spec" / "vectors"
 ZERO_CODES = [0] * 2048
 
 
@@ -103,6 +105,16 @@ def interleaved(packs: int, tensors: int, length: int) -> bytes:
     head = files.header(listed, packs=[{"dtype": "U8", "expression": 0}] * packs)
     pack = files.zeros(tensors // packs * length, 64)
     return files.build(head, [[pack]] * packs, [files.digest(bytes(length))] * tensors)
+
+
+def test_scales_count_all_of_their_pack(decoded: list[int]) -> None:
+    """Two packs that tensors have their scales of by turns are decoded for each."""
+    size, vector = 16 << 20, VECTORS / "invalid" / "bomb_scales.slimtensors"
+    for read in (slimtensors.verify, load_file, slimtensors.safe_open):
+        with pytest.raises(slimtensors.LimitError, match=f"the file takes {25 * size + 48} bytes decoded"):
+            read(vector)
+    assert not decoded
+    assert slimtensors.verify(vector, max_bytes=26 * size).tensors == 26
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -292,9 +292,14 @@ class Header:
 
     @property
     def limited_bytes(self) -> int:
-        """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes."""
+        """What the limit of decoded bytes counts: tensors, side planes and the image's literal bytes; of a side plane
+        that is a tensor in a pack, all of the pack, which has to be decoded for it.
+        """
         sides = sum(side.dtype.bytes_of(side.shape) for tensor in self.tensors for side in tensor.sides)
-        sides += sum(self.nbytes[tensor.scale] for tensor in self.tensors if tensor.scale is not None)
+        for tensor in self.tensors:
+            number = None if tensor.scale is None else self.tensor_stream[tensor.scale]
+            if number is not None:
+                sides += self.streams[number].units * self.streams[number].dtype.unit_bytes
         return self.decoded_bytes + sides + (self.image.literal_bytes if self.image is not None else 0)
 
     def to_bytes(self) -> bytes:
