@@ -1047,9 +1047,9 @@ def read_layout(data: bytes) -> tuple[Header, list[StoredStream], list[bytes], b
 
 
 def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> int:
-    """Gives the streams their bases, as far as they are had; returns how many bytes these are.
+    """Gives the streams their bases, as far as they are had; returns how many bytes these are, each identity once.
 
-    `bases` gives the decoded bytes of the tensor of an identity.
+    `bases` gives the decoded bytes of the tensor of an identity, which is checked.
     """
     found: list[bytes | None] = []
     for base in header.bases:
@@ -1073,7 +1073,8 @@ def put_bases(header: Header, bases: Callable[[bytes], bytes | None] | None) -> 
                 # "those of each tensor from its base, one after another", cut or filled with zeros
                 pairs = zip(each, stream.members, strict=True)
                 stream.base = b"".join(data[: tensor.bytes].ljust(tensor.bytes, b"\0") for data, tensor in pairs)
-    return sum(len(data) for data in found if data is not None)
+    each = {base.identity: len(data) for base, data in zip(header.bases, found, strict=True) if data is not None}
+    return sum(each.values())
 
 
 def decode_streams(header: Header, streams: list[StoredStream]) -> list[bytes]:

@@ -15,6 +15,7 @@ import encode
 import slimtensors
 from faults import files
 from slimtensors.codecs import chunk
+from slimtensors.container import reader
 from slimtensors.numpy import load_file
 from slimtensors.reading import walking
 
@@ -83,6 +84,29 @@ def test_a_base_is_hashed_once_for_all_that_it_might_be() -> None:
     base = Counting(safetensors.numpy.save({"w": np.zeros(size, np.uint8)}))
     assert len(slimtensors.dependencies(data, base=base)) == count
     assert base.sent < 3 * len(base.data)
+
+
+def test_a_compressed_base_counts_what_is_stored_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not what it says that it is, which nothing has checked yet: its chunks may decode to anything, or to nothing."""
+    size, ties = 1 << 20, 300
+    stated = {"chunk": size, "dtype": "U8", "expression": 0, "shape": [size]}
+    zeros, identity = [files.zeros(size, 1024)], files.digest(bytes(size))
+    names = [f"b{i}" for i in range(3)]
+    base = files.build(files.header([{**stated, "name": name} for name in names]), [zeros] * 3, [identity] * 3)
+    tied = [{"dtype": "U8", "expression": 1, "name": f"t{i}", "shape": [size]} for i in range(ties)]
+    head = files.header(
+        [{**stated, "name": "w"}, *tied],
+        bases=[base_of(identity, size)],
+        expressions=[{"add": [{"base": 0}, files.BYTES]}, {"ref": 0}],
+    )
+    data = files.build(head, [zeros], [identity] * (ties + 1))
+    monkeypatch.setattr(reader, "EXPANSION_SLACK", 0)
+    length = 1024 * (len(data) + len(base))
+    with pytest.raises(slimtensors.LimitError, match=f"{(ties + 1) * size} bytes decoded; {length} are allowed"):
+        slimtensors.safe_open(data, base=base)
+    plain = safetensors.numpy.save({"w": np.zeros(size, np.uint8)})
+    with slimtensors.safe_open(data, base=plain) as file:
+        assert not file.get_tensor("t299").any()
 
 
 @pytest.fixture

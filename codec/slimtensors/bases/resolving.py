@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -141,12 +141,16 @@ class Resolver:
         found = self.find(base).tensor.tensor
         return found.where if isinstance(found, StoredInput) else None
 
-    def checked(self, base: Base) -> bool:
-        """Whether a base is to be had, and has the identity stated."""
+    def counted(self, base: Base) -> tuple[Hashable, int] | None:
+        """As `BaseSource`. What a slimtensors file says of a tensor's identity was not checked."""
         try:
-            return self.find(base).tensor.identity() == base.identity
+            tensor = self.find(base).tensor
         except BaseError:
-            return False
+            return None
+        if isinstance(tensor.tensor, StoredInput):
+            file, _ = tensor.tensor.where
+            return id(file), file.reader.prefix.file_length
+        return (base.identity, base.nbytes) if tensor.identity() == base.identity else None
 
     def close(self) -> None:
         """Close what was opened in the search; the resolver can be used again."""
@@ -303,9 +307,9 @@ class KnownBases:
     def stored(self, _base: Base) -> None:
         """They are in memory."""
 
-    def checked(self, base: Base) -> bool:
+    def counted(self, base: Base) -> tuple[Hashable, int] | None:
         """Whether it is among them; whoever gave them has checked that."""
-        return base.identity in self._reads
+        return (base.identity, base.nbytes) if base.identity in self._reads else None
 
     def close(self) -> None:
         """Nothing was opened."""

@@ -260,9 +260,8 @@ class _Borrowed:
     def __init__(self, bases: BaseSource) -> None:
         self.read, self.stored = bases.read, bases.stored
 
-    def checked(self, _base: Base) -> bool:
-        """False: it is asked of a candidate that is being opened, and looking for bases of that would have no end."""
-        return False
+    def counted(self, _base: Base) -> None:
+        """It is asked of a candidate that is being opened, and looking for bases of that would have no end."""
 
     def close(self) -> None:
         """Its owner closes it."""

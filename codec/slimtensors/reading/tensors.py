@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -57,8 +57,10 @@ class BaseSource(Protocol):
     def stored(self, base: Base) -> tuple[TensorFile, int] | None:
         """The slimtensors file that has a base, and its position there; None if it is elsewhere. Raises BaseError."""
 
-    def checked(self, base: Base) -> bool:
-        """Whether a base is to be had, and has the identity stated."""
+    def counted(self, base: Base) -> tuple[Hashable, int] | None:
+        """Bytes that a base counts towards what a file may decode to, and under what, once: of a slimtensors file its
+        length, of others those whose identity is as stated. None if it is not to be had.
+        """
 
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
@@ -169,9 +171,10 @@ class TensorFile:
             self.bases.close()
 
     def _base_bytes(self) -> int:
-        """Of the bases that are to be had, each read and hashed."""
-        each = {base.identity: base for base in self.header.bases}  # counted once, however often it is listed
-        return 0 if self.bases is None else sum(base.nbytes for base in filter(self.bases.checked, each.values()))
+        """Of the bases that are to be had, or of the slimtensors files that have them."""
+        each = {base.identity: base for base in self.header.bases}
+        counted = [] if self.bases is None else map(self.bases.counted, each.values())
+        return sum(dict(each for each in counted if each is not None).values())
 
     def find(self, name: str) -> int:
         """The tensor's position. Raises TensorNotFoundError."""
