@@ -38,7 +38,9 @@ MIN_BASED_BYTES = 512  # smaller tensors are not worth the naming
 KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor; ours lie one after another
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
-MAX_BASE_DEPTH = 8  # deltas of deltas; each level decodes the one below for every chunk
+# Deltas of deltas; each level decodes the one below for every chunk. All that bases take is bounded, as what files
+# decode to is, by EXPANSION times their length (reading/base_units.py).
+MAX_BASE_DEPTH = 8
 MAX_SEARCHED_FILES = 10_000  # weight files of one folder that are looked at for a base
 MAX_FETCHERS = 8  # threads that only wait for a slow source; a network needs several requests under way
 FETCHED_BYTES = 64 * MEBIBYTE  # chunks that such threads may hold

@@ -50,6 +50,9 @@ class One:
     def read(self, _index: int, _base: Base, start: int, count: int) -> np.ndarray:
         return self.base.read(start, count)
 
+    def stored(self, _base: Base) -> None:
+        """It is in memory."""
+
     def close(self) -> None:
         """Nothing was opened."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import coder
 import encode
 import slimtensors
 from faults import files
+from slimtensors.bases.resolving import open_with
 from slimtensors.codecs import chunk
 from slimtensors.container import reader
-from slimtensors.numpy import load_file
-from slimtensors.reading import walking
+from slimtensors.expression import bases_of
+from slimtensors.numpy import load_file, save_file
+from slimtensors.reading import base_units, tensors, walking
 
 VECTORS = Path(__file__).parents[2] / "format_spec" / "vectors"
 ZERO_CODES = [0] * 2048
@@ -173,3 +176,72 @@ def test_no_more_packs_are_kept_than_is_said(tmp_path: Path, monkeypatch: pytest
     slimtensors.verify(data)  # in the order of the packs
     with pytest.raises(slimtensors.LimitError, match="so many packs"):
         slimtensors.decompress(data, tmp_path / "refused.safetensors")
+
+
+def difference(units: int) -> files.Chunk:
+    """Of nothing, from a base of zeros: a constant plane."""
+    head = struct.pack("<BBHIQ", 2, 1, 0, units, files.decoded_digest(bytes(units)))
+    plane = struct.pack("<BBHIII", 0, 0, 0, 0, 0, 0)
+    stored = head + plane + bytes(units % 128) + bytes(64)
+    return stored + files.padding(len(stored)), bytes(units)
+
+
+def chain(folder: Path, packs: int, members: int, depth: int) -> list[Path]:
+    """Files of packs: each member of a pack of differences has its base in another pack of the file below, by turns."""
+    lengths = [[128 + packs * level + pack for pack in range(packs)] for level in range(depth + 1)]
+    paths = []
+    for level, own in enumerate(lengths):
+        tensors = [
+            {"dtype": "U8", "name": f"{pack:02}.{i:03}", "pack": pack, "shape": [own[pack]]}
+            for pack in range(packs)
+            for i in range(members)
+        ]
+        more: dict[str, Any] = {"packs": [{"dtype": "U8", "expression": 0}] * packs}
+        made = [files.zeros(members * n, 64) for n in own]
+        if level < depth:
+            more["bases"] = [base_of(files.digest(bytes(n)), n) for n in lengths[level + 1]]
+            more["expressions"] = [{"add": [{"base": [i % packs for i in range(members)]}, files.BYTES]}]
+            made = [difference(members * n) for n in own]
+        identities = [files.digest(bytes(own[pack])) for pack in range(packs) for _ in range(members)]
+        paths.append(folder / f"{level}.slimtensors")
+        paths[-1].write_bytes(files.build(files.header(tensors, **more), [[each] for each in made], identities))
+    return paths
+
+
+def test_packs_of_differences_from_packs_of_differences(tmp_path: Path, decoded: list[int]) -> None:
+    """Each pack that one needs is decoded once for it, not once for each member."""
+    top, *below = chain(tmp_path, packs=2, members=8, depth=4)
+    found = load_file(top, base=below, threads=1)
+    assert len(found) == 16
+    assert not any(array.any() for array in found.values())
+    assert len(decoded) <= 2 + 4 + 8 + 16 + 32
+
+
+def test_a_chain_that_would_take_for_ever(tmp_path: Path, decoded: list[int]) -> None:
+    """What it would take is told from headers alone."""
+    top, *below = chain(tmp_path, packs=16, members=16, depth=8)
+    with pytest.raises(slimtensors.LimitError, match=r"bytes would be decoded of bases and theirs.*`flatten` a base"):
+        load_file(top, base=below)
+    assert not decoded
+
+
+def test_long_chains_without_branches_take_a_little_for_each_level(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensors, "EXPANSION_SLACK", 0)
+    rng, path = np.random.default_rng(1), tmp_path / "0.slimtensors"
+    state = {f"{i}": rng.normal(size=1000 + i).astype(np.float32) for i in range(100)}
+    state["large"] = rng.normal(size=1_000_000).astype(np.float32)
+    save_file(state, path)
+    for level in range(1, 9):
+        state = {name: array * np.where(rng.random(array.shape) < 0.1, 1.001, 1) for name, array in state.items()}
+        state = {name: array.astype(np.float32) for name, array in state.items()}
+        base, path = path, tmp_path / f"{level}.slimtensors"
+        save_file(state, path, base=[base, slimtensors.BaseDir(tmp_path)], preset=("small", "fast")[level % 2])
+    found = load_file(path, base=slimtensors.BaseDir(tmp_path))
+    assert all(np.array_equal(found[name], array) for name, array in state.items())
+    with open_with(path, slimtensors.BaseDir(tmp_path)) as file:
+        streams = [i for i, stream in enumerate(file.header.streams) if bases_of(stream.expression)]
+        taken = sum(base_units.chunk_work(file, i).decoded * file.header.streams[i].chunks for i in streams)
+    size = sum(array.nbytes for array in state.values())
+    assert 7 * size < taken < 12 * size

@@ -1,21 +1,37 @@
-"""A base's units as a tensor needs them: in its dtype, 0 beyond the base's end (expressions.md, section 8)."""
+"""A base's units as a tensor needs them: in its dtype, 0 beyond the base's end (expressions.md, section 8); and what it
+takes to decode them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from slimtensors.codecs.casts import cast_units
-from slimtensors.container.header import Base
+from slimtensors.container.header import Base, Stream
 from slimtensors.dtypes import DType
 from slimtensors.errors import BaseError
+from slimtensors.expression import bases_of
+from slimtensors.reading.scheduling import Piece
 
-__all__ = ["base_units"]
+__all__ = ["Work", "base_units", "chunk_work", "decoded_there"]
 
 Units = npt.NDArray[Any]
+TensorFile = Any  # of reading/tensors.py, which imports this
+BaseSource = Any  # likewise
+
+
+class Work(NamedTuple):
+    """What is decoded for one chunk of a stream of its bases, and of theirs, each time that it is: bytes; and in which
+    slimtensors files.
+    """
+
+    decoded: int
+    files: frozenset[TensorFile]
+
 
 
 def base_units(base: Base, read: Callable[[int, int], Units], dtype: DType, start: int, count: int) -> Units:
@@ -30,3 +46,57 @@ def base_units(base: Base, read: Callable[[int, int], Units], dtype: DType, star
     if held < count:
         units = np.concatenate([units, np.zeros(count - held, dtype.unit)])
     return units
+
+
+def decoded_there(source: BaseSource, bases: Sequence[Base], held: Iterable[tuple[int, int]]) -> dict[int, Units]:
+    """Of those that slimtensors files have, by number: as many units as are needed, and each chunk there decoded once.
+
+    held: a base's number, and how many of its first units; some more than once.
+    """
+    counts: dict[int, int] = {}
+    for number, count in held:
+        counts[number] = max(counts.get(number, 0), count)
+    found: dict[int, Units] = {}
+    pieces: dict[TensorFile, list[Piece]] = {}
+    for number, count in counts.items():
+        where = source.stored(bases[number])
+        if where is not None:
+            file, index = where
+            tensor = file.header.tensors[index]
+            found[number] = np.empty(min(count, tensor.units), tensor.dtype.unit)
+            pieces.setdefault(file, []).append(Piece(index, 0, found[number]))
+    for file, wanted in pieces.items():
+        file.fill(wanted, 1)
+    return found
+
+
+def chunk_work(file: TensorFile, number: int) -> Work:
+    """Of a stream's chunk, if none that its bases need is kept from one to the next."""
+    known: Work | None = file.work.get(number)
+    if known is not None:
+        return known
+    stream, chunks = file.header.streams[number], dict[tuple[TensorFile, int], int]()
+    lengths = stream.members or [min(stream.chunk, stream.units)]
+    bases = () if file.bases is None else bases_of(stream.expression)
+    for base, units in zip(bases, lengths, strict=bool(bases)):
+        where = file.bases.stored(file.header.bases[base])
+        held = None if where is None else where[0].header.tensor_stream[where[0].header.holder(where[1])]
+        if where is not None and held is not None:
+            needed = _chunks_of(where[0].header.streams[held], units, first=bool(stream.members))
+            chunks[where[0], held] = max(chunks.get((where[0], held), 0), needed)
+    decoded, files = 0, frozenset(there for there, _ in chunks)
+    for (there, held), count in chunks.items():
+        below, chunk = chunk_work(there, held), there.header.streams[held]
+        decoded += count * (chunk.chunk_units(0) * chunk.dtype.unit_bytes + below.decoded)
+        files |= below.files
+    found = file.work[number] = Work(decoded, files)
+    return found
+
+
+def _chunks_of(stream: Stream, units: int, *, first: bool) -> int:
+    """How many of its chunks have the units of a chunk of so many, wherever that is or at the beginning."""
+    if first or units % stream.chunk == 0 or stream.chunk % units == 0:
+        needed = -(-units // stream.chunk)
+    else:
+        needed = units // stream.chunk + 2
+    return min(needed, stream.chunks)

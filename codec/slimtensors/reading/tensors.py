@@ -20,10 +20,18 @@ from slimtensors.container.hints import pinned_name
 from slimtensors.container.reader import Reader, Verify
 from slimtensors.container.source import Bytes, ByteSource, aligned_empty, lasting_empty, open_source
 from slimtensors.dtypes import DType, bytes_of
-from slimtensors.errors import BaseError, ChecksumError, FormatError, TensorNotFoundError, UsageError, note
+from slimtensors.errors import (
+    BaseError,
+    ChecksumError,
+    FormatError,
+    LimitError,
+    TensorNotFoundError,
+    UsageError,
+    note,
+)
 from slimtensors.expression import bases_of
-from slimtensors.limits import FETCHED_BYTES, MAX_FETCHERS
-from slimtensors.reading.base_units import base_units
+from slimtensors.limits import EXPANSION, EXPANSION_SLACK, FETCHED_BYTES, MAX_FETCHERS
+from slimtensors.reading.base_units import Work, base_units, chunk_work, decoded_there
 from slimtensors.reading.scheduling import Destination, Job, Piece, Places, schedule
 from slimtensors.reading.side_contents import check_contents
 from slimtensors.sources.shards import weight_files
@@ -154,6 +162,10 @@ class TensorFile:
         self._sides_bytes = 0
         self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
         self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
+        self.work: dict[int, Work] = {}  # by stream: as `chunk_work` keeps it
+        self._worked: set[int] = set()  # streams whose bases are counted
+        self._worked_files: frozenset[TensorFile] = frozenset()
+        self._work_bytes = 0
         if reader.header.bases:
             reader.check_budget(self._base_bytes)
 
@@ -312,7 +324,7 @@ class TensorFile:
         first = chunk * stream.chunk
         try:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
-            base = self._base(stream, first, out.size) if data[0] == PLANES else None
+            base = self._base(number, first, out.size) if data[0] == PLANES else None
             if sides is None:
                 sides = self._sides_for(number, fetched=True) if number in self.header.steered else ()
             place = Place(stream.units, first, sides, stream.dtype, base)
@@ -344,33 +356,65 @@ class TensorFile:
         there = "" if place is None else f"--base {place}, or base={place!r}, reads it from the hub; or "
         return f"{named}; {there}{BASE_ADVICE}"
 
-    def _base(self, stream: Stream, first: int, count: int) -> Units | None:
-        """The base's units in the range of a chunk, if its tensor has a base."""
+    def _base(self, number: int, first: int, count: int) -> Units | None:
+        """The base's units in the range of a stream's chunk, if its tensor has a base. Raises BaseError, LimitError."""
+        stream, source = self.header.streams[number], self.bases
         bases = bases_of(stream.expression)
         if not bases:
             return None
-        if self.bases is None:
+        if source is None:
             raise BaseError("a difference from a base, which was not given")
-        with self._other_buffer():  # where this file is a base itself, a base of its own may be found in it
-            if not stream.members:
-                return self._base_units(bases[0], stream.dtype, first, count)
-            held = zip(bases, stream.members, strict=True)  # a pack is one chunk
-            return np.concatenate([self._base_units(number, stream.dtype, 0, units) for number, units in held])
-
-    def _base_units(self, number: int, dtype: DType, first: int, count: int) -> Units:
-        base, source = self.header.bases[number], self.bases
-        assert source is not None
+        self._check_work(number)
         try:
-            return base_units(base, lambda start, n: source.read(number, base, start, n), dtype, first, count)
+            with self._other_buffer():  # where this file is a base itself, a base of its own may be found in it
+                if not stream.members:
+                    return self._base_units(bases[0], stream.dtype, first, count)
+                held = list(zip(bases, stream.members, strict=True))  # a pack is one chunk
+                there = decoded_there(source, self.header.bases, held)
+                return np.concatenate([self._base_units(each, stream.dtype, 0, n, there.get(each)) for each, n in held])
         except BaseError:
             raise
         except FormatError as error:  # the base's file, not this one
             raise BaseError(f"its base cannot be read: {error}") from None
 
+    def _base_units(
+        self, number: int, dtype: DType, first: int, count: int, decoded: Units | None = None
+    ) -> Units:
+        """decoded: the base's first units, if they are at hand."""
+        base, source = self.header.bases[number], self.bases
+        assert source is not None
+
+        def read(start: int, n: int) -> Units:
+            return source.read(number, base, start, n) if decoded is None else decoded[start : start + n]
+
+        return base_units(base, read, dtype, first, count)
+
+    def _check_work(self, number: int) -> None:
+        """Raises LimitError if the bases of the streams that were read take more, each time, than files of this and
+        their length may decode to: a pack of differences from packs of differences, and so on, takes any time.
+        """
+        if number in self._worked:  # asked for at every chunk: without the lock
+            return
+        work = chunk_work(self, number)
+        with self._sides_lock:
+            if number in self._worked:
+                return
+            files = self._worked_files | work.files
+            length = self.reader.prefix.file_length + sum(file.reader.prefix.file_length for file in files)
+            allowed = max(EXPANSION * length + EXPANSION_SLACK, self.reader.allowed_bytes)
+            taken = self._work_bytes + work.decoded * self.header.streams[number].chunks
+            if taken > allowed:
+                raise LimitError(
+                    f"{taken} bytes would be decoded of bases and theirs; {allowed} are allowed for files of {length} "
+                    "bytes. `flatten` a base; or if you trust the files, pass max_bytes"
+                )
+            self._work_bytes, self._worked_files = taken, files
+            self._worked.add(number)
+
     def base_of(self, number: int, chunk: int) -> Units | None:
         """What a chunk of a stream is a difference from, if it is one. Raises BaseError."""
         stream = self.header.streams[number]
-        return self._base(stream, chunk * stream.chunk, stream.chunk_units(chunk))
+        return self._base(number, chunk * stream.chunk, stream.chunk_units(chunk))
 
     def sides_of(self, index: int) -> tuple[Units, ...]:
         """A tensor's side planes, checked."""
