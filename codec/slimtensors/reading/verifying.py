@@ -47,7 +47,7 @@ def verify(
 ) -> Verified:
     """Decode everything and check it against every digest. Raises FormatError, naming all tensors that are damaged.
 
-    target, base: as for `safe_open`. Memory: a few chunks per thread.
+    target, base: as for `safe_open`. Memory: a few chunks per thread, and packs whose tensors take turns.
     """
     with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
         count = thread_count(threads)
