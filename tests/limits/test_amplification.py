@@ -222,6 +222,9 @@ def test_a_chain_that_would_take_for_ever(tmp_path: Path, decoded: list[int]) ->
     top, *below = chain(tmp_path, packs=16, members=16, depth=8)
     with pytest.raises(slimtensors.LimitError, match=r"bytes would be decoded of bases and theirs.*`flatten` a base"):
         load_file(top, base=below)
+    with pytest.raises(slimtensors.LimitError) as told:
+        slimtensors.verify(top, base=below)
+    assert "cannot be had" not in str(told.value)
     assert not decoded
 
 

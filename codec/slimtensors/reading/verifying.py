@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Image
-from slimtensors.errors import BaseError, ChecksumError, FormatError
+from slimtensors.errors import BaseError, ChecksumError, FormatError, LimitError
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
 from slimtensors.threads import pool_of, thread_count
@@ -60,7 +60,7 @@ def telling_of_all(file: TensorFile, count: int) -> Iterator[None]:
     """To an error about the first damaged chunk, add which tensors cannot be had and how to save the others."""
     try:
         yield
-    except BaseError:
+    except (BaseError, LimitError):
         raise  # the file may be sound
     except FormatError as error:
         if file.reader.source.remote:
