@@ -37,7 +37,7 @@ def test_what_is_wrong_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("right", [True, False])
 def test_quantisers(tmp_path, monkeypatch, right):
     monkeypatch.setattr(gpu_files, "QUANTISED", (("slim", "balanced"),))
-    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    monkeypatch.setattr("slimtensors.quantise.stacks.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr(gpu_files, "DIFFERENCES", (("bitdelta", "balanced"),))
     monkeypatch.setattr(gpu_files, "DTYPES", ("bfloat16",))

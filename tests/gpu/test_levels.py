@@ -183,7 +183,7 @@ def test_not_of_more_units_than_32_bits_count():
 def test_a_file(tmp_path, monkeypatch, states, preset):
     """What the quantiser makes, through the loader, against the CPU's decoder."""
     monkeypatch.setattr(telling, "_told", set())
-    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    monkeypatch.setattr("slimtensors.quantise.stacks.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     rng, path = np.random.default_rng(3), tmp_path / "a.slimtensors"
     n = 128 if preset == "small" else 64  # below, tables for classes do not pay

@@ -119,7 +119,7 @@ def test_a_merged_adapter(tmp_path):
 
 def test_a_quantised_difference(tmp_path, monkeypatch):
     """From a base by name, and from one in a slimtensors file, which the device decodes."""
-    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    monkeypatch.setattr("slimtensors.quantise.stacks.MIN_ELEMENTS", 1024)
     rng, backend = np.random.default_rng(8), Runner(1 << 22)
     base = (rng.standard_normal((64, 64)) * 0.02).astype(np.float16)
     tuned = (base + (rng.standard_t(4, base.shape) * 0.001)).astype(np.float16)

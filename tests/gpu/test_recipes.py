@@ -42,7 +42,7 @@ def test_every_recipe(dtype, recipe):
 def test_files(tmp_path, monkeypatch, recipe):
     """Through the loader, against the CPU's decoder."""
     monkeypatch.setattr(telling, "_told", set())
-    monkeypatch.setattr("slimtensors.quantise.choosing.MIN_ELEMENTS", 1024)
+    monkeypatch.setattr("slimtensors.quantise.stacks.MIN_ELEMENTS", 1024)
     monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 6 * 1024)
     path, w = tmp_path / "a.slimtensors", (np.random.default_rng(3).standard_t(4, (16, 256)) * 0.02).astype(np.float16)
