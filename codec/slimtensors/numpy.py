@@ -49,9 +49,10 @@ def save_file(
 ) -> None:
     """Save arrays to a file.
 
-    filename: a path, or a binary file object. The path holds the old file until the new one is complete. preset:
-    "fast", "balanced" or "small". self_check: decode what was written and compare, before the path changes. durable:
-    flush to the disk. base, base_map: as for `slimtensors.compress`.
+    filename: a path, or a binary file object. The path holds the old file until the new one is complete; names of other
+    kinds of file (model.safetensors) are refused. preset: "fast", "balanced" or "small". self_check: decode what was
+    written and compare, before the path changes. durable: flush to the disk. base, base_map: as for
+    `slimtensors.compress`.
     """
     from slimtensors.bases.matching import (
         matched_bases,  # a quarter of our modules: nobody waits for these who only loads

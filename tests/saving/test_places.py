@@ -12,11 +12,14 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file as save_safetensors
 
 import slimtensors
 from slimtensors import NotSlimtensorsError, UsageError
 from slimtensors.numpy import load_file, save_file, stream_tensors
+from slimtensors.torch import save_file as torch_save_file
+from slimtensors.torch import save_model
 
 ARRAYS = {"a": np.arange(1000.0), "b": np.ones((3, 4), np.float16)}
 posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices of POSIX")
@@ -336,3 +339,17 @@ def test_names_of_other_kinds_are_refused(name, wrong, path, tmp_path):
     with pytest.raises(UsageError, match=f"what is made is a {right[1:]} file: name it made{right}"):
         verb(name, path, os.fspath(target))
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("save", [save_file, torch_save_file, save_model], ids=["numpy", "torch", "save_model"])
+def test_a_save_does_not_replace_a_file_of_another_kind_by_its_name(save, tmp_path):
+    what = {torch_save_file: {"w": torch.ones(3)}, save_model: torch.nn.Linear(2, 2)}.get(save, ARRAYS)
+    plain = tmp_path / "mine.safetensors"
+    save_safetensors(ARRAYS, plain)
+    before = plain.read_bytes()
+    with pytest.raises(UsageError, match="what is made is a slimtensors file: name it mine.slimtensors"):
+        save(what, plain)
+    assert plain.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [plain]
+    save(what, tmp_path / "mine")
+    save(what, tmp_path / "mine.bin")  # which says nothing

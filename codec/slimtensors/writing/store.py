@@ -42,7 +42,7 @@ def store(
     """Write a file to a path or file object. bases: of each input, or none at all. near: the SHA-256 of the source file
     whose tensors some inputs are only near to. like: as for `write_to`.
     """
-    check_destination(target, like)
+    check_destination(target, like, ".slimtensors")
     _check_metadata(metadata)
     refuse_own_base(
         target, bases,
