@@ -16,7 +16,7 @@ from slimtensors.dtypes import DTYPES
 from slimtensors.errors import UsageError
 from slimtensors.packings.weight import Room
 from slimtensors.reading.quantised import Numbers, Wanted, wanted_numbers
-from slimtensors.reading.slicing import Axis, axes_of, read_slice
+from slimtensors.reading.slicing import items_of, read_slice
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.stream.loader import PrefetchLoader, Source
 from slimtensors.stream.ordered import AHEAD_BYTES
@@ -219,7 +219,9 @@ def _backend(device: Any) -> Backend | None:
 
 
 class TensorSlice:
-    """What `get_slice` returns: index it to read."""
+    """What `get_slice` returns: index it to read, with integers, slices and `...`, and of the first dimension also with
+    a list, an array or a tensor of integers. Only the chunks that are touched are read.
+    """
 
     def __init__(
         self,
@@ -272,17 +274,7 @@ class NumberSlice(TensorSlice):
 
     def __getitem__(self, index: Any) -> Any:
         shown = self._tensor._replace(dtype=self._numbers.dtype, shape=self._numbers.shape_of(self._tensor))
-        *rows, last = (_item(axis) for axis in axes_of(shown, index, self._name))
+        *rows, last = items_of(shown, index, self._name)
         packed = read_slice(self._file, self._name, tuple(rows), self._threads)
         found = self._numbers.array(packed, self._tensor, Room(self._file.reader.allowed_bytes))[..., last]
         return self._convert(np.ascontiguousarray(found).reshape(found.shape), self._tensor)
-
-
-def _item(axis: Axis) -> int | slice:
-    """What takes this of a dimension."""
-    if axis.drop:
-        return axis.start
-    if not axis.length:
-        return slice(0, 0)
-    stop = axis.start + axis.length * axis.step
-    return slice(axis.start, stop, axis.step) if stop >= 0 else slice(axis.start, None, axis.step)

@@ -73,6 +73,14 @@ INDICES: list[Any] = [
     np.s_[4999, 11, 49:50],
     (slice(None), np.int64(2)),
     (np.array(7), slice(None)),
+    [4999, 3, -1, 3, 4],
+    [[0, 1], [2, 0]],
+    [],
+    np.arange(2000, 4000, dtype=np.uint16),
+    (np.array([40, 41, 7]), -1),
+    ([4000, 1, 4001], ..., slice(40, 2, -3)),
+    (np.array([[8], [9]]), slice(2, 5)),
+    ([5, 6], slice(3, 3)),
 ]
 
 
@@ -196,11 +204,13 @@ def test_wrong_indices(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
     path, _ = saved
     with slimtensors.safe_open(path) as file:
         part = file.get_slice("tall")
-        for index in (5000, np.s_[0, 12], np.s_[0, 0, 0, 0]):
+        rows = [0, 5000], np.array([-5001]), np.array([2**64 - 1], np.uint64), ([0], 12), ([0], 0, 0, 0)
+        for index in (5000, np.s_[0, 12], np.s_[0, 0, 0, 0], *rows):
             with pytest.raises(IndexError, match="'tall'"):
                 part[index]
         masks = True, np.bool_(True), np.array(True), np.array([True, False])
-        for index in ("a", 1.5, None, [1, 2], np.array([1]), np.array(1.0), np.s_[..., ...], *masks):
+        lists = [True, False], ["a"], [[1], [2, 3]], [slice(1)], np.array([1.0]), (slice(1), [1]), ([1], [1])
+        for index in ("a", 1.5, None, np.array(1.0), np.s_[..., ...], *masks, *lists):
             with pytest.raises(slimtensors.UsageError, match="'tall'"):
                 part[index]
         with pytest.raises(slimtensors.TensorNotFoundError, match="did you mean 'tall'"):
@@ -239,6 +249,9 @@ def test_a_slice_reads_only_its_chunks() -> None:
         before = len(source.reads)
         file.get_slice("x")[:, 0][::512]
         assert len(source.reads) - before <= 16
+        before, rows = len(source.reads), [1001, 4, 1009, 5, 1001]
+        assert same(file.get_slice("x")[rows], array[rows])
+        assert len([read for read in source.reads[before:] if read[1] > 4096]) == 2
 
 
 @pytest.mark.parametrize("verify", ["none", "stored", "full"])

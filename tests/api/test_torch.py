@@ -49,6 +49,11 @@ def test_round_trip(tmp_path: Path) -> None:
         assert file.metadata() == {"format": "pt"}
         assert same(file.get_tensor("BF16"), made["BF16"])
         assert same(file.get_slice("strided")[3:7, 5], made["strided"][3:7, 5].contiguous())
+        for name, tensor in made.items():
+            if tensor.dim() and len(tensor) and name != "F4":  # whose elements are smaller than bytes
+                wanted = torch.tensor([len(tensor) - 1, 0, 0, -1], dtype=torch.int32)
+                for index in (wanted, wanted.tolist(), wanted.numpy(), (wanted.reshape(2, 2), ...)):
+                    assert same(file.get_slice(name)[index], tensor[index]), (name, index)
 
 
 def test_as_safetensors_does(minilm: Path, tmp_path: Path) -> None:

@@ -88,6 +88,24 @@ def test_safe_open(tmp_path, backend, index):
         assert any(each.startswith("decode") for each in backend.launched)
 
 
+@pytest.mark.parametrize(
+    "index", [[69, 2, 3, -1], torch.tensor([[5], [60]]), ([1, 40], slice(60, 2, -7)), [], ([3], 5)]
+)
+def test_rows_by_their_numbers(tmp_path, backend, index):
+    w = matrix()
+    slimtensors.torch.save_file({"w": w, "tie": w}, tmp_path / "a.slimtensors")
+    numpy_index = index.numpy() if isinstance(index, torch.Tensor) else index
+    expected = torch.from_numpy(w.numpy()[numpy_index].copy()) if index != [] else w[:0]
+    with slimtensors.safe_open(tmp_path / "a.slimtensors", "pt") as file:
+        for name in ("w", "tie"):
+            found = file.get_slice(name)[index]
+            assert found.is_contiguous()
+            assert torch.equal(found, expected), name
+        assert bool(backend.launched) == (index != [])
+        with pytest.raises(IndexError, match="index 70 is out of range for dimension 0 of size 70"):
+            file.get_slice("w")[[0, 70]]
+
+
 @pytest.mark.parametrize("wrong", [False, True])
 def test_a_base_on_the_device(tmp_path, monkeypatch, backend, wrong):
     """It is read where it is, and checked there."""

@@ -347,7 +347,7 @@ def test_a_save_does_not_replace_a_file_of_another_kind_by_its_name(save, tmp_pa
     plain = tmp_path / "mine.safetensors"
     save_safetensors(ARRAYS, plain)
     before = plain.read_bytes()
-    with pytest.raises(UsageError, match="what is made is a slimtensors file: name it mine.slimtensors"):
+    with pytest.raises(UsageError, match=r"what is made is a slimtensors file: name it mine\.slimtensors"):
         save(what, plain)
     assert plain.read_bytes() == before
     assert list(tmp_path.iterdir()) == [plain]

@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from slimtensors.container.header import Tensor
 from slimtensors.device.backend import Backend
 from slimtensors.numpy import array_shape
 from slimtensors.on_torch.tensors import our_dtype, torch_dtype
-from slimtensors.reading.slicing import Axis, axes_of, strides_of
+from slimtensors.reading.slicing import Axis, axes_of, rows_of, span_of, strides_of
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.stream.plan import Wanted
 
@@ -82,19 +83,48 @@ def read_slice_there(
     """`tensor[index]` as `slicing.read_slice` has it, of the chunks that it touches."""
     position = file.find(name)
     tensor = file.header.tensors[position]
+    rows = rows_of(tensor, index, name)
+    if rows is not None:
+        return _read_rows_there(file, position, *rows, backend, device, threads, base)
     axes = axes_of(tensor, index, name)
     shape, strides = tuple(axis.length for axis in axes), strides_of(tensor.shape)
     kept = tuple(axis.length for axis in axes if not axis.drop)
     dtype = torch_dtype(tensor.dtype)
     if math.prod(shape) == 0:
         return torch.empty(kept, dtype=dtype, device=device)
-    low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
-    high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
+    low, high = span_of(axes, strides)
     elements, first = range_there(file, position, low, high, backend, threads, base)
     flat = elements.view(dtype)
     steps = tuple(abs(axis.step) * stride for axis, stride in zip(axes, strides, strict=True))
     part = flat.as_strided(shape, steps, flat.storage_offset() + low - first)
     return _turned(part, axes).contiguous().reshape(kept)
+
+
+def _read_rows_there(
+    file: TensorFile, position: int, numbers: Any, axes: Sequence[Axis], backend: Backend, device: Any, threads: int,
+    base: Any,
+) -> torch.Tensor:  # fmt: skip
+    tensor = file.header.tensors[position]
+    number = file.header.tensor_stream[position]
+    dtype, row = torch_dtype(tensor.dtype), math.prod(tensor.shape[1:])
+    rows, places = np.unique(numbers, return_inverse=True)
+    kept = (*numbers.shape, *(axis.length for axis in axes if not axis.drop))
+    if math.prod(kept) == 0:
+        return torch.empty(kept, dtype=dtype, device=device)
+    units = tensor.dtype.bits // tensor.dtype.unit_bits
+    near = math.inf if number is None else file.header.streams[number].chunk
+    far = (np.diff(rows) - 1) * (row * units) > near  # from the row before
+    found = []
+    for some in np.split(rows, np.flatnonzero(far) + 1):
+        low, high = int(some[0]) * row, (int(some[-1]) + 1) * row
+        elements, first = range_there(file, position, low, high, backend, threads, base)
+        lines = elements.view(dtype)[low - first : high - first].reshape(-1, row)
+        found.append(lines[torch.from_numpy(some - some[0]).to(elements.device)])
+    whole = torch.cat(found)
+    whole = whole[torch.from_numpy(places.reshape(-1)).to(whole.device)].reshape(-1, *tensor.shape[1:])
+    # torch takes no steps below zero.
+    taken = (slice(None), *(slice(axis.low, axis.high, abs(axis.step)) for axis in axes))
+    return whole[taken].flip([i for i, axis in enumerate(axes, 1) if axis.step < 0]).contiguous().reshape(kept)
 
 
 def _turned(part: torch.Tensor, axes: Sequence[Axis]) -> torch.Tensor:

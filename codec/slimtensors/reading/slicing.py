@@ -1,4 +1,4 @@
-"""A part of a tensor by NumPy's basic indexing, reading only the chunks that it touches."""
+"""A part of a tensor by NumPy's basic indexing, or rows by their numbers, reading only the chunks that it touches."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from slimtensors.container.header import Tensor
 from slimtensors.container.source import aligned_empty
+from slimtensors.dtypes import DType
 from slimtensors.errors import UsageError
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile
 
-__all__ = ["Axis", "axes_of", "read_slice", "strides_of"]
+__all__ = ["Axis", "axes_of", "items_of", "read_slice", "rows_of", "span_of", "strides_of"]
 
 Array = npt.NDArray[Any]
 
@@ -38,14 +39,27 @@ class Axis(NamedTuple):
     def high(self) -> int:
         return self.low + (self.length - 1) * abs(self.step) + 1
 
+    @property
+    def item(self) -> int | slice:
+        """What takes this of a dimension."""
+        if self.drop:
+            return self.start
+        if not self.length:
+            return slice(0, 0)
+        stop = self.start + self.length * self.step
+        return slice(self.start, stop if stop >= 0 else None, self.step)
+
 
 def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
-    """`tensor[index]` for integers, slices and an ellipsis; raises UsageError for anything else, IndexError as NumPy
-    does.
+    """`tensor[index]` for integers, slices and an ellipsis, and of the first dimension a list, an array or a tensor of
+    integers; raises UsageError for anything else, IndexError as NumPy does.
     """
     position = file.find(name)
     tensor = file.header.tensors[position]
     dtype = tensor.dtype
+    rows = rows_of(tensor, index, name)
+    if rows is not None:
+        return _read_rows(file, position, *rows, threads)
     axes = axes_of(tensor, index, name)
     shape = tuple(axis.length for axis in axes)
     if math.prod(shape) == 0:
@@ -53,8 +67,7 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
     units_each = dtype.bits // dtype.unit_bits
     strides = strides_of(tensor.shape)
     # The elements wanted lie between these two; only the parts of chunks that are wanted are read.
-    low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
-    high = sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
+    low, high = span_of(axes, strides)
     span = aligned_empty((high - low) * dtype.bits // 8)
     units = span.view(dtype.unit)
     pieces = [
@@ -62,11 +75,48 @@ def read_slice(file: TensorFile, name: str, index: Any, threads: int) -> Array:
         for a, b in _runs(axes, strides, low, high, _chunk_elements(file, position, units_each))
     ]
     file.fill(pieces, threads)
+    view = _views(span, dtype, 1, axes, strides)[0]
+    return _drop(np.ascontiguousarray(view).reshape(shape), axes)
+
+
+def _read_rows(file: TensorFile, position: int, numbers: Array, axes: list[Axis], threads: int) -> Array:
+    """Rows, each read once, in the order and as often as they are asked for."""
+    dtype = file.header.tensors[position].dtype
+    row, *strides = strides_of(file.header.tensors[position].shape)
+    kept = tuple(axis.length for axis in axes if not axis.drop)
+    rows, places = np.unique(numbers, return_inverse=True)
+    if rows.size * math.prod(axis.length for axis in axes) == 0:
+        return np.empty((*numbers.shape, *kept), dtype.numpy())
+    low, high = span_of(axes, strides)
+    units_each, width = dtype.bits // dtype.unit_bits, high - low
+    span = aligned_empty(rows.size * width * dtype.bits // 8)
+    lines = span.view(dtype.unit).reshape(rows.size, -1)
+    # Whole rows that lie side by side make one piece.
+    ends = [*(np.flatnonzero((np.diff(rows) > 1) | (width < row)) + 1), rows.size]
+    pieces = [
+        Piece(position, (int(rows[a]) * row + low) * units_each, lines[a:b].reshape(-1))
+        for a, b in zip([0, *ends], ends, strict=False)
+    ]
+    file.fill(pieces, threads)
+    found = _views(span, dtype, rows.size, axes, strides)[places.reshape(-1)]
+    return np.ascontiguousarray(found).reshape((*numbers.shape, *kept))
+
+
+def _views(span: Array, dtype: DType, count: int, axes: list[Axis], strides: list[int]) -> Array:
+    """What is taken of each of `count` spans of elements, one behind the other."""
+    low, high = span_of(axes, strides)
     itemsize = dtype.numpy().itemsize
     offset = sum(axis.start * stride for axis, stride in zip(axes, strides, strict=True)) - low
-    steps = tuple(axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True))
-    view: Array = np.ndarray(shape, dtype.numpy(), span, offset * itemsize, steps)
-    return _drop(np.ascontiguousarray(view).reshape(shape), axes)
+    steps = (axis.step * stride * itemsize for axis, stride in zip(axes, strides, strict=True))
+    shape = (count, *(axis.length for axis in axes))
+    made: Array = np.ndarray(shape, dtype.numpy(), span, offset * itemsize, ((high - low) * itemsize, *steps))
+    return made
+
+
+def span_of(axes: list[Axis], strides: list[int]) -> tuple[int, int]:
+    """Between which elements those wanted lie, if there are any."""
+    low = sum(axis.low * stride for axis, stride in zip(axes, strides, strict=True))
+    return low, sum((axis.high - 1) * stride for axis, stride in zip(axes, strides, strict=True)) + 1
 
 
 def _drop(array: Array, axes: list[Axis]) -> Array:
@@ -76,6 +126,39 @@ def _drop(array: Array, axes: list[Axis]) -> Array:
 def strides_of(shape: tuple[int, ...]) -> list[int]:
     """Elements from one index to the next, for each dimension."""
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+
+
+def rows_of(tensor: Tensor, index: Any, name: str) -> tuple[Array, list[Axis]] | None:
+    """Numbers of rows, and what is taken of each of a row's dimensions, where an index begins with a list, an array or
+    a tensor.
+    """
+    items = list(index) if isinstance(index, tuple) else [index]
+    if not items or not (isinstance(items[0], list) or getattr(items[0], "ndim", 0) > 0):
+        return None
+    axes = axes_of(tensor, (slice(None), *items[1:]), name)[1:]
+    numbers, size = _numbers(items[0], name), tensor.shape[0]
+    wrong = numbers[(numbers < -size) | (numbers >= size)]
+    if wrong.size:
+        raise IndexError(f"tensor {name!r}: index {wrong[0]} is out of range for dimension 0 of size {size}")
+    return numbers.astype(np.int64) % max(size, 1), axes
+
+
+def _numbers(item: Any, name: str) -> Array:
+    try:
+        found = np.asarray(item.cpu() if hasattr(item, "cpu") else item)
+    except (TypeError, ValueError):  # of a tensor with a dtype that NumPy lacks; of lists of unlike lengths
+        raise _no_index(item, name) from None
+    if isinstance(item, list) and not found.size:
+        return found.astype(np.int64)
+    if found.dtype.kind not in "iu" or str(getattr(item, "dtype", "")) == "torch.uint8":  # to torch that is a mask
+        raise _no_index(item, name)
+    return found
+
+
+def items_of(tensor: Tensor, index: Any, name: str) -> list[Any]:
+    """For each dimension an integer, a slice, or an array of integers."""
+    numbers, axes = rows_of(tensor, index, name) or (None, axes_of(tensor, index, name))
+    return ([] if numbers is None else [numbers]) + [axis.item for axis in axes]
 
 
 def axes_of(tensor: Tensor, index: Any, name: str) -> list[Axis]:
@@ -104,10 +187,17 @@ def _axis(item: Any, size: int, name: str, dimension: int) -> Axis:
         return Axis(start, step, len(range(start, stop, step)), False)
     number = _integer(item)
     if number is None:
-        raise UsageError(f"tensor {name!r}: {item!r} is no index; integers, slices and ... are understood")
+        raise _no_index(item, name)
     if not -size <= number < size:
         raise IndexError(f"tensor {name!r}: index {number} is out of range for dimension {dimension} of size {size}")
     return Axis(number % size, 1, 1, True)
+
+
+def _no_index(item: Any, name: str) -> UsageError:
+    return UsageError(
+        f"tensor {name!r}: {' '.join(repr(item).split()):.60} is no index here: integers, slices, ... and, of the "
+        f"first dimension, lists and arrays of integers are understood; get_tensor({name!r})[index] takes others"
+    )
 
 
 def _integer(item: Any) -> int | None:
