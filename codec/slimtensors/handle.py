@@ -38,8 +38,8 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     """Open a slimtensors file for reading tensors one by one. Use it in a `with` statement, or close it.
 
     filename: a path, bytes, a binary file object, or an object with `size()` and `read_range(offset, length)`.
-    framework: "np" or "pt". device: of torch tensors; anything that torch takes; tensors and slices for a CUDA device
-    are decoded on it where `slimtensors.torch.load_file` does so. verify: "full" checks stored and decoded bytes,
+    framework: "np" or "pt". device: of torch tensors; anything that torch takes, None for the CPU; what is for a CUDA
+    device is decoded on it where `slimtensors.torch.load_file` does so. verify: "full" checks stored and decoded bytes,
     "stored" only the stored, "none" neither. threads: for one tensor; all processors if None. mmap: map the file
     instead of reading it; only for local files that nobody truncates. backend: the same in safetensors' words, "mmap"
     or "pread"; None leaves it to `mmap`. max_bytes: decoded bytes to allow, if the file is small and holds very much.
@@ -74,7 +74,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         if _FRAMEWORKS[framework] == "torch":
             from slimtensors.on_torch import tensors as torch_tensors
 
-            torch_tensors.check_device(device)
+            device = torch_tensors.device_of(device)
             base = torch_tensors.as_base(base)
             dequantise = torch_tensors.numbers_wanted(dequantise)
             self._there = _backend(device)
@@ -84,7 +84,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
             self._convert_numbers: Callable[[Any], Any] = lambda array: torch_tensors.from_array(
                 array, DTYPES[str(dequantise)], device
             )
-        elif str(device) != "cpu":
+        elif str(device) not in ("cpu", "None"):
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             self._convert = lambda array, _tensor: array
@@ -190,7 +190,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         if self._torch:
             from slimtensors.on_torch import tensors as torch_tensors
 
-            torch_tensors.check_device(device)
+            device = torch_tensors.device_of(device)
             backend = _backend(device)
             if backend is None:
                 convert = torch_tensors.converter(device)
@@ -199,7 +199,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
                 from slimtensors.on_torch.ahead import source_there
 
                 source = source_there(backend, count, ahead, self._given_base)
-        elif str(device) != "cpu":
+        elif str(device) not in ("cpu", "None"):
             raise UsageError(f"NumPy arrays cannot be put on device {device!r}; use framework='pt'")
         else:
             from slimtensors.numpy import as_array as convert
@@ -208,13 +208,11 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         return loader
 
 
-def _backend(device: Any) -> Backend | None:
+def _backend(device: torch.device) -> Backend | None:
     """What decodes on a torch device, if anything does."""
-    import torch
-
     from slimtensors.device.choice import backend_for
 
-    found: Backend | None = backend_for(torch.device(device))
+    found: Backend | None = backend_for(device)
     return found
 
 

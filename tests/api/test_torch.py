@@ -67,11 +67,23 @@ def test_as_safetensors_does(minilm: Path, tmp_path: Path) -> None:
 def test_devices(tmp_path: Path) -> None:
     path = tmp_path / "x.slimtensors"
     st.save_file({"x": torch.randn(10, 10)}, path)
-    for device in ("cpu", torch.device("cpu"), "meta", torch.device("meta", 0)):
-        assert st.load_file(path, device)["x"].device.type == torch.device(device).type
-    for device in ("nonsense", {}):
-        with pytest.raises(slimtensors.UsageError, match="device"):
-            st.load_file(path, device)
+    for device in ("cpu", torch.device("cpu"), "meta", torch.device("meta", 0), None):
+        found = st.load_file(path, device)["x"].device.type
+        assert found == ("cpu" if device is None else torch.device(device).type)
+        with slimtensors.safe_open(path, "pt", device) as file:
+            assert file.get_tensor("x").device.type == file.get_slice("x")[2:].device.type == found
+    assert slimtensors.safe_open(path, device=None).get_tensor("x").shape == (10, 10)  # type: ignore[arg-type]
+    absent = () if torch.cuda.is_available() else ("cuda", 0, "cuda:1")
+    for device in ("nonsense", {}, 1.5, "xpu", *absent):
+        for call in (
+            lambda d: st.load_file(path, d), lambda d: next(st.stream_tensors(path, d)),
+            lambda d: slimtensors.safe_open(path, "pt", d),
+            lambda d: slimtensors.safe_open(path, "pt").prefetch(device=d),
+            lambda d: st.load_model(torch.nn.Linear(1, 1), path, device=d),
+        ):  # fmt: skip
+            with pytest.raises(slimtensors.UsageError, match=r"^device ") as raised:
+                call(device)
+            assert "\n" not in str(raised.value)
 
 
 class Tied(torch.nn.Module):

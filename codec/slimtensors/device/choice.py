@@ -10,7 +10,7 @@ from slimtensors.device.telling import tell_unusable
 from slimtensors.errors import UsageError
 from slimtensors.switches import AUTO, CPU, CUDA, DECODE, decoder_asked_for
 
-__all__ = ["backend_for", "why_cpu", "why_not"]
+__all__ = ["backend_for", "is_there", "why_cpu", "why_not"]
 
 @cache
 def why_not(index: int | None = None) -> str | None:
@@ -65,13 +65,13 @@ def backend_for(device: Any) -> Any:
         return TorchCuda(device)
     if asked == CUDA:
         raise UsageError(f"{DECODE}=cuda, but {reason}; {DECODE}=cpu decodes on the CPU and copies")
-    if asked == AUTO and _is_there(device):
+    if asked == AUTO and is_there(device):
         tell_unusable(reason, f"{DECODE}={CPU}")
     return None
 
 
-def _is_there(device: Any) -> bool:
-    """Whether torch has the CUDA device. If it has not, torch's own error follows, when something is copied there."""
+def is_there(device: Any) -> bool:
+    """Whether torch has the CUDA device."""
     import torch
 
     return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()

@@ -22,9 +22,9 @@ from slimtensors.on_torch.device import read_into
 from slimtensors.on_torch.kinds import why_not_plain
 from slimtensors.on_torch.tensors import (
     as_base,
-    check_device,
     check_writable_tensors,
     converter,
+    device_of,
     tensor_inputs,
     torch_dtype,
 )
@@ -101,7 +101,7 @@ def load_model(
     turns out to be damaged on the way, the error says which parameters are not whole.
     """
     check_module(model)
-    check_device(device)
+    device = device_of(device)
     count = thread_count(threads)
     with ExitStack() as stack:
         mmap = to_map(False, backend)

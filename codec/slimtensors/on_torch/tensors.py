@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 
 from slimtensors.container.header import Tensor
+from slimtensors.device.choice import is_there
 from slimtensors.dtypes import DTYPES, DType
 from slimtensors.errors import UsageError
 from slimtensors.files.overlaps import check_writable
@@ -20,8 +21,8 @@ from slimtensors.sources.inputs import ArrayInput
 from slimtensors.stream.loader import Convert
 
 __all__ = [
-    "as_base", "check_device", "check_writable_tensors", "converter", "from_array", "numbers_wanted", "our_dtype",
-    "tensor_inputs", "torch_dtype",
+    "as_base", "check_device", "check_writable_tensors", "converter", "device_of", "from_array", "numbers_wanted",
+    "our_dtype", "tensor_inputs", "torch_dtype",
 ]  # fmt: skip
 
 # Names as torch has them; those that this torch lacks are left out.
@@ -39,8 +40,30 @@ def check_device(device: Any) -> None:
     """Raise early for what torch does not know as a device."""
     try:
         torch.device(device)
-    except (RuntimeError, TypeError) as error:
+    except TypeError:  # whose message lists what torch's own functions take
+        raise UsageError(f"device {device!r} is none: 'cpu', 'cuda:1', a number and a torch.device are") from None
+    except RuntimeError as error:
         raise UsageError(f"device {device!r}: {error}") from None
+
+
+def device_of(device: Any) -> torch.device:
+    """The device to load to, of which None is the CPU, as in safetensors. Raises UsageError for one that torch does not
+    know or cannot use here.
+    """
+    device = "cpu" if device is None else device
+    check_device(device)
+    found, why = torch.device(device), None
+    if found.type != "cuda":
+        try:
+            torch.empty(0, device=found)
+        except (RuntimeError, AssertionError) as error:
+            why = str(error).partition("\n")[0].partition(". ")[0]
+    elif not is_there(found):  # asked without initialising CUDA, after which a process cannot fork
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        why = f"torch {torch.__version__} sees {f'only {count}' if count else 'no CUDA device'}"
+    if why is not None:
+        raise UsageError(f"device {device!r} cannot be used: {why}")
+    return found
 
 
 def torch_dtype(dtype: DType) -> torch.dtype:

@@ -26,7 +26,7 @@ from slimtensors.on_torch.ahead import as_decoded, source_there
 from slimtensors.on_torch.device import read_there
 from slimtensors.on_torch.importance import importance
 from slimtensors.on_torch.modules import load_model, save_model
-from slimtensors.on_torch.tensors import as_base, check_device, converter, from_array, numbers_wanted, tensor_inputs
+from slimtensors.on_torch.tensors import as_base, converter, device_of, from_array, numbers_wanted, tensor_inputs
 from slimtensors.reading.quantised import Wanted, wanted_numbers
 from slimtensors.stream.loader import Convert, Progress, Source, stream_files
 from slimtensors.stream.ordered import AHEAD_BYTES
@@ -91,7 +91,8 @@ def load_file(
     base: Any = None,
     dequantise: Wanted | torch.dtype = False,
 ) -> Tensors:
-    """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device.
+    """Load all tensors of a file onto a device: whatever torch takes, "cuda:1", 0, "mps", a torch.device; None is the
+    CPU.
 
     What is for a CUDA device is decoded on it if its kernels can be used (`slimtensors env` says whether), otherwise on
     the CPU and copied, with a `DecodedOnCpuWarning` once; so are tensors that no kernel is for, with one for each kind
@@ -100,9 +101,9 @@ def load_file(
     tensors on that device is used where it is; it may be a module, too. dequantise: also torch.float32, torch.float16
     or torch.bfloat16. Raises FormatError if the file is damaged; see `slimtensors.safe_open` for the other arguments.
     """
-    check_device(device)
+    device = device_of(device)
     numbers = wanted_numbers(numbers_wanted(dequantise), filename)
-    there = backend_for(torch.device(device))
+    there = backend_for(device)
     with open_with(filename, as_base(base), verify=verify, mmap=to_map(mmap, backend), max_bytes=max_bytes) as file:
         if there is not None and numbers is None:
             found = read_there(file, range(len(file.header.tensors)), there, thread_count(threads), base)
@@ -150,8 +151,8 @@ def stream_tensors(
     a CUDA device is decoded on it where `load_file` does so, a batch of tensors while the caller works on the one
     before it; what is handed out is for work on torch's current stream.
     """
-    check_device(device)
-    backend, count = backend_for(torch.device(device)), thread_count(threads)
+    device = device_of(device)
+    backend, count = backend_for(device), thread_count(threads)
     convert: Convert = converter(device)
     source: Source | None = None
     if backend is not None:
