@@ -69,6 +69,13 @@ class SelfCheckError(SlimtensorsError):
     """
 
 
+def check_callable(what: str, **given: object) -> None:
+    """Raises UsageError for what is not None and cannot be called. what: what it would be called with."""
+    for name, value in given.items():
+        if value is not None and not callable(value):
+            raise UsageError(f"{name} is {value!r:.60}; a function is needed, which is called with {what}")
+
+
 def note(error: BaseException, text: str) -> None:
     """Say more about an error that stays what it is. Shown by Python 3.11 and later."""
     if hasattr(error, "add_note"):

@@ -20,7 +20,7 @@ import safetensors.numpy
 import slimtensors
 from api.made import same, structured, weights
 from slimtensors.limits import CHUNK_BYTES
-from slimtensors.numpy import apply_delta, load, load_file, save, save_file
+from slimtensors.numpy import apply_delta, load, load_file, save, save_file, stream_tensors
 
 DESCRIPTORS = Path("/proc/self/fd")
 
@@ -278,6 +278,17 @@ def test_file_objects_as_destinations() -> None:
 def test_wrong_arguments(tmp_path: Path) -> None:
     array = np.zeros(3, np.float32)
     data, plain = save({"x": array}), safetensors.numpy.save({"x": array})
+    with_progress: list[Any] = [
+        lambda: slimtensors.compress(plain, tmp_path / "x", progress=True),
+        lambda: slimtensors.decompress(data, tmp_path / "x", progress=True),
+        lambda: slimtensors.flatten(data, tmp_path / "x", progress=True),
+        lambda: slimtensors.rebase(data, tmp_path / "x", data, progress=True),
+        lambda: slimtensors.salvage(data, tmp_path / "x", progress=True),
+        lambda: slimtensors.estimate(plain, progress=True),
+        lambda: slimtensors.verify(data, progress=True),
+        lambda: slimtensors.compare(data, plain, progress=True),
+        lambda: next(stream_tensors(data, progress=True)),
+    ]
     cases: list[tuple[Any, str]] = [
         (lambda: save({"x": [1, 2]}), "tensor 'x' is a list"),
         (lambda: save([array]), "a dict from names"),
@@ -303,6 +314,11 @@ def test_wrong_arguments(tmp_path: Path) -> None:
         (lambda: slimtensors.match_base(plain, "auto", base_dirs=3), "base_dirs is 3; a list of folders"),
         (lambda: slimtensors.estimate(plain, base="auto", base_dirs=[None]), "base_dirs holds None; paths"),
         (lambda: slimtensors.rebase(data, tmp_path / "x", data, base_dirs=[3]), "base_dirs holds 3; paths of folders"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", quantise="q4_0", keep=3), "keep is 3; a name of a tensor"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", quantise="q4_0", keep=[3]), "keep is .3.; a name of a"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", look=3), "look is 3; a function is needed"),
+        (lambda: slimtensors.compress(plain, tmp_path / "x", on_match=True), "on_match is True; .* with a MatchReport"),
+        *((call, "progress is True; a function is needed, which is called with numbers") for call in with_progress),
         (lambda: load_file(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
         (lambda: slimtensors.inspect(data, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),
         (lambda: apply_delta(data, {"x": array}, max_bytes="1GB"), "max_bytes is '1GB'; a whole number of bytes"),

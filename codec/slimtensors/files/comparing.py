@@ -9,7 +9,7 @@ import numpy as np
 
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.source import aligned_empty, open_source
-from slimtensors.errors import ChecksumError, UsageError
+from slimtensors.errors import ChecksumError, UsageError, check_callable
 from slimtensors.files.weights import open_weights
 from slimtensors.quantise.errors import Errors, nmse_of
 from slimtensors.reading.scheduling import Piece
@@ -40,7 +40,9 @@ def compare(
 
     Lossy tensors' errors are computed again and must be those stated, bit for bit; all others must be equal. Raises
     UsageError if the source is another file than the one stated, ChecksumError for a tensor that is not what is said.
+    progress: called with decoded bytes compared since the last call.
     """
+    check_callable("numbers of bytes", progress=progress)
     with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
         return compare_opened(file, source, progress)
 

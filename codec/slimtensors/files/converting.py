@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +15,7 @@ from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.reader import Verify
 from slimtensors.container.source import open_source
 from slimtensors.container.writer import Output
-from slimtensors.errors import UsageError
+from slimtensors.errors import UsageError, check_callable
 from slimtensors.files.weights import open_weights
 from slimtensors.quantise.asking import Target
 from slimtensors.reading.tensors import TensorFile
@@ -65,6 +65,11 @@ def compress(
     `src` itself, by whatever path or link, is refused, and so are names of other kinds of file (model.safetensors). A
     new file can be read by those who can read `src`, as far as the umask allows.
 
+    preset: "fast", "balanced" or "small". threads: the processors that this process may use, at most 16, if None.
+    self_check: decode what was written and compare, before `dst` changes. durable: flush to the disk. progress: called
+    with decoded bytes done since the last call, from several threads; with self_check every byte counts twice, encoded
+    and decoded.
+
     base: store tensors as differences from those of this file, folder or mapping, which readers then need too; or
     "auto", for what the model itself names, found in `base_dirs`, paths of folders, or in those of
     SLIMTENSORS_BASE_DIR. base_map: name in the base -> name in the source, for tensors (or prefixes that end in a dot)
@@ -95,7 +100,11 @@ def compress(
     library is faulty.
     """
     check_destination(dst, src, ".slimtensors")
+    check_callable("numbers of bytes", progress=progress, look=look)
+    check_callable("a MatchReport", on_match=on_match)
     folders, keep = folders_of(base_dirs), [keep] if isinstance(keep, str) else keep
+    if not isinstance(keep, Collection) or not all(isinstance(each, str) for each in keep):
+        raise UsageError(f"keep is {keep!r:.60}; a name of a tensor or a pattern, or a list of these, is needed")
     target = Target(target_size, target_bpw, target_error)
     target.check()
     if quantise is None and target.asked:
@@ -217,8 +226,10 @@ def decompress(
 
     A slimtensors file that was saved from arrays, and so has no source file, becomes a plain .safetensors file; so does
     a lossy one, and the metadata of what it becomes say so.
-    base: as for `safe_open`.
+    base, max_bytes: as for `safe_open`. threads, durable: as for `compress`. progress: called with bytes written since
+    the last call.
     """
+    check_callable("numbers of bytes", progress=progress)
     count = thread_count(threads)
     verify: Verify = "full"
     with open_with(src, base, verify=verify, max_bytes=max_bytes) as file:

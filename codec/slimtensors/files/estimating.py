@@ -17,7 +17,7 @@ from slimtensors.container.header import Stream
 from slimtensors.container.layout import PREFIX_BYTES
 from slimtensors.container.remote import is_remote
 from slimtensors.container.source import ByteSource, open_source
-from slimtensors.errors import UsageError
+from slimtensors.errors import UsageError, check_callable
 from slimtensors.files.sampling import sampled_sizes, stream_size
 from slimtensors.files.weights import open_weights
 from slimtensors.planning.differing import MatchedBase
@@ -62,6 +62,7 @@ def estimate(
 
     base, base_map, base_dirs: as for `compress`; without the base's own bytes.
     """
+    check_callable("numbers of bytes", progress=progress)
     if is_remote(src):
         if base is not None:
             raise UsageError(f"{src}: differences from a base can be estimated of local files only; download it first")

@@ -16,6 +16,7 @@ from slimtensors.bases.tensors import StoredInput
 from slimtensors.container.header import Image
 from slimtensors.container.source import Bytes, LocalSource, aligned_empty
 from slimtensors.dtypes import bytes_of
+from slimtensors.errors import check_callable
 from slimtensors.expression import bases_of
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile
@@ -43,7 +44,8 @@ def flatten(
     """Write a file of the same tensors that needs no base; it gives back the same source file.
 
     base: where the bases of `src` are, as for `safe_open`. Quantised tensors that need no base stay as they are stored;
-    all others are compressed anew, with this preset. Raises BaseError if a base is not to be had.
+    all others are compressed anew, with this preset. threads, self_check, durable, progress: as for `compress`. Raises
+    BaseError if a base is not to be had.
     """
     _convert(src, dst, base, None, None, (), preset, threads, self_check, durable, max_bytes, progress, None)
 
@@ -67,7 +69,7 @@ def rebase(
     """Write a file of the same tensors as differences from `base`.
 
     old_base: where the bases of `src` are, if it has any, as for `safe_open`. Quantised tensors that need no base stay
-    as they are stored. The rest: as for `compress`.
+    as they are stored. The rest, progress too: as for `compress`.
     """
     _convert(
         src, dst, old_base, base, base_map, base_dirs, preset, threads, self_check, durable, max_bytes, progress,
@@ -91,6 +93,8 @@ def _convert(
     on_match: Callable[[MatchReport], object] | None,
 ) -> None:
     check_destination(dst, src, ".slimtensors")
+    check_callable("numbers of bytes", progress=progress)
+    check_callable("a MatchReport", on_match=on_match)
     folders = folders_of(base_dirs)
     with open_with(src, also(old_base, folders), max_bytes=max_bytes) as file:
         header = file.header

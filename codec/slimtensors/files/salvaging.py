@@ -14,7 +14,7 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.container.header import Tensor
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
-from slimtensors.errors import FormatError
+from slimtensors.errors import FormatError, check_callable
 from slimtensors.files.converting import plain_front
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.verifying import checked, damage, is_damage, take
@@ -74,6 +74,7 @@ def salvage(
     src, base, threads, max_bytes, progress: as for `decompress`; each decoded byte is reported twice. Raises
     the first tensor's error if nothing is whole; then, and on every other error, `dst` stays as it was.
     """
+    check_callable("numbers of bytes", progress=progress)
     check_destination(dst, src, ".safetensors")
     count = thread_count(threads)
     with open_with(src, base, max_bytes=max_bytes, partial=True) as file, pool_of(count) as pool:

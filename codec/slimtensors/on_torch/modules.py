@@ -16,7 +16,7 @@ from slimtensors.container.reader import Verify
 from slimtensors.container.source import to_map
 from slimtensors.device.backend import Backend
 from slimtensors.device.choice import backend_for
-from slimtensors.errors import SlimtensorsError, UsageError, note
+from slimtensors.errors import SlimtensorsError, UsageError, check_callable, note
 from slimtensors.numpy import array_shape
 from slimtensors.on_torch.device import read_into
 from slimtensors.on_torch.kinds import why_not_plain
@@ -101,6 +101,7 @@ def load_model(
     turns out to be damaged on the way, the error says which parameters are not whole.
     """
     check_module(model)
+    check_callable("numbers of bytes", progress=progress)
     device = device_of(device)
     count = thread_count(threads)
     with ExitStack() as stack:

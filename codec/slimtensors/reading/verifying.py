@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.digest import new_identity
 from slimtensors.container.header import Image
-from slimtensors.errors import BaseError, ChecksumError, FormatError, LimitError
+from slimtensors.errors import BaseError, ChecksumError, FormatError, LimitError, check_callable
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
 from slimtensors.threads import pool_of, thread_count
@@ -47,8 +47,10 @@ def verify(
 ) -> Verified:
     """Decode everything and check it against every digest. Raises FormatError, naming all tensors that are damaged.
 
-    target, base: as for `safe_open`. Memory: a few chunks per thread, and packs whose tensors take turns.
+    target, base, max_bytes: as for `safe_open`. progress: called with decoded bytes checked since the last call.
+    Memory: a few chunks per thread, and packs whose tensors take turns.
     """
+    check_callable("numbers of bytes", progress=progress)
     with open_with(target, base, verify="full", max_bytes=max_bytes) as file:
         count = thread_count(threads)
         with telling_of_all(file, count):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.header import Tensor
 from slimtensors.container.reader import Verify
-from slimtensors.errors import TensorNotFoundError
+from slimtensors.errors import TensorNotFoundError, check_callable
 from slimtensors.reading.tensors import TensorFile, open_each
 from slimtensors.stream.ordered import AHEAD_BYTES, Ordered
 from slimtensors.stream.plan import Plan, Wanted, plan_items, want
@@ -111,6 +111,7 @@ def stream_files(
 
     source: what decodes them, if it is not `Ordered`; what it gives is what `convert` takes.
     """
+    check_callable("numbers of bytes", progress=progress)
     with ExitStack() as stack:
         files = open_all(target, stack, verify=verify, max_bytes=max_bytes, base=base)
         wanted = _planned(files, plan)

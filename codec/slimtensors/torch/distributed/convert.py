@@ -25,7 +25,7 @@ from slimtensors.container.system import flush_folder, remove_abandoned, tempora
 from slimtensors.container.values import object_of
 from slimtensors.container.writer import Output
 from slimtensors.dtypes import bytes_of
-from slimtensors.errors import FormatError, UsageError
+from slimtensors.errors import FormatError, UsageError, check_callable
 from slimtensors.limits import CHUNK_BYTES
 from slimtensors.on_torch.tensors import from_array, torch_dtype
 from slimtensors.reading.tensors import open_file
@@ -77,6 +77,7 @@ def convert_checkpoint(
     values.json beside weight files, and are taken from there. Raises UsageError for what the target cannot hold,
     FormatError for a damaged source.
     """
+    check_callable("numbers of bytes", progress=progress)
     if kind not in KINDS:
         raise UsageError(f"kind is {kind!r}; it can be {', '.join(KINDS)}")
     target = Path(os.path.abspath(dst))  # noqa: PTH100 # not through links
