@@ -20,7 +20,9 @@ from slimtensors.container.layout import FORMAT_VERSION
 from slimtensors.errors import (
     BaseError,
     ChecksumError,
+    DecodedOnCpuWarning,
     FormatError,
+    KernelCacheWarning,
     LimitError,
     NewerFormatError,
     NotSlimtensorsError,
@@ -33,6 +35,8 @@ from slimtensors.errors import (
 )
 
 if TYPE_CHECKING:
+    from slimtensors import numpy as numpy
+    from slimtensors import torch as torch
     from slimtensors.bases.matching import Match, MatchReport
     from slimtensors.bases.resolving import BaseDir
     from slimtensors.container.header import Base
@@ -55,10 +59,12 @@ __all__ = [
     "BaseError",
     "ChecksumError",
     "Compared",
+    "DecodedOnCpuWarning",
     "Dependency",
     "Estimate",
     "FileReport",
     "FormatError",
+    "KernelCacheWarning",
     "LimitError",
     "Lost",
     "Match",
@@ -125,13 +131,15 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        globals()[name] = getattr(importlib.import_module(f"slimtensors.{_HOME[name]}"), name)
-        return globals()[name]
-    if name in ("numpy", "torch"):
-        return importlib.import_module(f"slimtensors.{name}")
-    raise AttributeError(f"module 'slimtensors' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would say that any name is here
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            globals()[name] = getattr(importlib.import_module(f"slimtensors.{_HOME[name]}"), name)
+            return globals()[name]
+        if name in ("numpy", "torch"):
+            return importlib.import_module(f"slimtensors.{name}")
+        raise AttributeError(f"module 'slimtensors' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

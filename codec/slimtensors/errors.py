@@ -1,9 +1,11 @@
-"""Everything this library raises on purpose, by whose fault it is."""
+"""Everything this library raises on purpose, by whose fault it is, and what it warns of."""
 
 __all__ = [
     "BaseError",
     "ChecksumError",
+    "DecodedOnCpuWarning",
     "FormatError",
+    "KernelCacheWarning",
     "LimitError",
     "NewerFormatError",
     "NotSlimtensorsError",
@@ -67,6 +69,16 @@ class SelfCheckError(SlimtensorsError):
 
     The destination has not been touched.
     """
+
+
+class DecodedOnCpuWarning(RuntimeWarning):
+    """What is for a GPU is decoded on the CPU and copied: part of a file that no kernel is for, or all, where kernels
+    cannot be used.
+    """
+
+
+class KernelCacheWarning(RuntimeWarning):
+    """Compiled kernels cannot be kept on disk; each process compiles its own."""
 
 
 def check_callable(what: str, **given: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 from weakref import WeakSet
 
 import numpy as np
@@ -55,7 +55,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     def __init__(
         self,
         filename: Any,
-        framework: str = "np",
+        framework: Literal["np", "numpy", "pt", "torch", "pytorch"] = "np",
         device: Any = "cpu",
         *,
         verify: Verify = "full",

@@ -35,6 +35,10 @@ __all__ = ["apply_delta", "load", "load_file", "save", "save_file", "stream_tens
 Array = npt.NDArray[Any]
 
 
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
 def save_file(
     tensor_dict: Mapping[str, Array],
     filename: str | os.PathLike[str] | Any,

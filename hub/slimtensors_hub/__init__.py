@@ -36,11 +36,13 @@ _HOME = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        globals()[name] = getattr(importlib.import_module(f"slimtensors_hub.{_HOME[name]}"), name)
-        return globals()[name]
-    raise AttributeError(f"module 'slimtensors_hub' has no attribute {name!r}")
+if not TYPE_CHECKING:  # to a type checker it would say that any name is here
+
+    def __getattr__(name: str) -> Any:
+        if name in _HOME:
+            globals()[name] = getattr(importlib.import_module(f"slimtensors_hub.{_HOME[name]}"), name)
+            return globals()[name]
+        raise AttributeError(f"module 'slimtensors_hub' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

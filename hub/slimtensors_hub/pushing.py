@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slimtensors.bases.matching import MatchReport
 from slimtensors.container.system import lend
@@ -26,6 +26,9 @@ from slimtensors_hub.listing import Listing, api, is_plain, list_repository, par
 from slimtensors_hub.marks import add_attributes
 from slimtensors_hub.progress import bar
 from slimtensors_hub.pulling import ATTRIBUTES
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 __all__ = ["check_destination", "push", "push_folder"]
 
@@ -59,7 +62,7 @@ def push(
     threads: int | None = None,
     tqdm_class: Any = None,
     on_match: Callable[[Path, MatchReport], object] | None = None,
-) -> Any:
+) -> CommitInfo:
     """Compress a model's weights and upload all of it in one commit; gives huggingface_hub's `CommitInfo`.
 
     folder_or_model: a folder, a weight file, or an object with `save_pretrained` or `state_dict`. `.safetensors` files
@@ -109,7 +112,7 @@ def push_folder(
     tqdm_class: Any,
     on_match: Callable[[Path, MatchReport], object] | None,
     converted_from: str | None = None,
-) -> Any:
+) -> CommitInfo:
     """`push` of a folder; `work` is an empty place on the disk for what is made."""
     client = api(token)
     with told(repo_id):
@@ -137,7 +140,7 @@ def push_folder(
         repo_id = client.create_repo(repo_id, private=private, exist_ok=True).repo_id
     there = list_repository(repo_id, revision, token)
     _dress(cargo, there, _needs(cargo, listing, token), converted_from, token)
-    info = _commit(client, cargo, there, revision, create_pr, commit_message)
+    info: CommitInfo = _commit(client, cargo, there, revision, create_pr, commit_message)
     if verify:
         _compare(cargo, repo_id, info.oid, token, work / "back")
     return info

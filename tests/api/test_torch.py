@@ -47,6 +47,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert all(same(again[name], tensor) for name, tensor in made.items())
     with slimtensors.safe_open(path, framework="pt", device=torch.device("cpu")) as file:
         assert file.metadata() == {"format": "pt"}
+        assert st.safe_open is slimtensors.safe_open  # safetensors.torch has it, too
         assert same(file.get_tensor("BF16"), made["BF16"])
         assert same(file.get_slice("strided")[3:7, 5], made["strided"][3:7, 5].contiguous())
         for name, tensor in made.items():

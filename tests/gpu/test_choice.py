@@ -15,9 +15,8 @@ from gpu.backend import Runner
 from slimtensors import switches
 from slimtensors.cli import env
 from slimtensors.device import choice, telling
-from slimtensors.device.telling import DecodedOnCpuWarning
 from slimtensors.device.torch_cuda import TorchCuda
-from slimtensors.errors import UsageError
+from slimtensors.errors import DecodedOnCpuWarning, UsageError
 from slimtensors.kernels.cuda import launching, machine_code
 from slimtensors.on_torch import tensors as torch_tensors
 
@@ -69,7 +68,7 @@ def load(path, device):
 
 
 @pytest.mark.parametrize("asked", [None, "", "auto", "cuda", "cpu"])
-@pytest.mark.filterwarnings("error::slimtensors.device.telling.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")
 def test_a_gpu_that_can(path, monkeypatch, asked):
     backend, devices = Runner(1 << 21), []
     unusable(monkeypatch)
@@ -100,7 +99,7 @@ def test_a_gpu_that_cannot_is_told_of_once(path, monkeypatch, asked):
     assert "SLIMTENSORS_DECODE=cpu" in str(only.message)
 
 
-@pytest.mark.filterwarnings("error::slimtensors.device.telling.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")
 def test_a_gpu_that_cannot_and_is_asked_for(path, monkeypatch):
     unusable(monkeypatch)
     ask(monkeypatch, "cpu")
@@ -117,7 +116,7 @@ def test_a_gpu_that_cannot_and_is_asked_for(path, monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "count"), [("cuda", 0), ("cuda:1", 1)])
-@pytest.mark.filterwarnings("error::slimtensors.device.telling.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")
 def test_torch_has_the_words_for_a_gpu_that_is_not_there(monkeypatch, device, count):
     unusable(monkeypatch, count)
     ask(monkeypatch, "auto")

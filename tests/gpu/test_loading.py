@@ -13,8 +13,8 @@ import slimtensors
 from gpu.backend import Runner
 from slimtensors.bases.resolving import open_with
 from slimtensors.device import loading, telling
-from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
-from slimtensors.errors import BaseError, ChecksumError, FormatError
+from slimtensors.device.loading import fill_device
+from slimtensors.errors import BaseError, ChecksumError, DecodedOnCpuWarning, FormatError
 from slimtensors.expression import Delta
 from slimtensors.kernels.cuda import rows
 from slimtensors.numpy import save_file

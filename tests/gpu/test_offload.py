@@ -182,7 +182,7 @@ def test_pinned_bytes_are_checked_as_they_are_read(tmp_path, monkeypatch):
         offload(Model(3, 1), tmp_path / "x", host="pinned")
 
 
-@pytest.mark.filterwarnings("error::slimtensors.device.telling.DecodedOnCpuWarning")  # nothing is
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")  # nothing is
 def test_a_device_that_cannot_decode(tmp_path, monkeypatch):
     """Layers cannot be copied there instead."""
     save_model(Model(2, 0), tmp_path / "x")

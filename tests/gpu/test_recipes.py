@@ -12,7 +12,8 @@ import slimtensors
 from gpu.backend import Runner
 from slimtensors.device import telling
 from slimtensors.device.layouts import planes_of
-from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
+from slimtensors.device.loading import fill_device
+from slimtensors.errors import DecodedOnCpuWarning
 from slimtensors.expression import LowRank, Sparse, Sum, values_of
 from slimtensors.quantise.recipes import RECIPES, quantisers_of, smaller
 from slimtensors.reading.tensors import open_file

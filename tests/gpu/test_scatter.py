@@ -11,9 +11,9 @@ from gpu.backend import Runner
 from gpu.chunks import read_only
 from gpu.lockstep import Cuda, Fresh, Types, device, launch
 from slimtensors.device import telling
-from slimtensors.device.loading import DecodedOnCpuWarning, fill_device
+from slimtensors.device.loading import fill_device
 from slimtensors.device.masks import values_of
-from slimtensors.errors import FormatError
+from slimtensors.errors import DecodedOnCpuWarning, FormatError
 from slimtensors.expression import Sparse
 from slimtensors.kernels.cuda import rows
 from slimtensors.kernels.cuda.scatter import make_scatter

@@ -15,13 +15,13 @@ from slimtensors.device.layouts import Planes, planes_of
 from slimtensors.device.loader import Loader
 from slimtensors.device.segments import layout_of
 from slimtensors.device.tasks import segments_of
-from slimtensors.device.telling import DecodedOnCpuWarning, tell
+from slimtensors.device.telling import tell
 from slimtensors.device.uploads import Uploads
 from slimtensors.kernels.cuda.decode import Layout
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import TensorFile
 
-__all__ = ["DecodedOnCpuWarning", "Filling", "Kept", "Resident", "begin_fill", "fill_device"]
+__all__ = ["Filling", "Kept", "Resident", "begin_fill", "fill_device"]
 
 Array = npt.NDArray[Any]
 

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import warnings
 
-__all__ = ["DecodedOnCpuWarning", "tell", "tell_unusable"]
+from slimtensors.errors import DecodedOnCpuWarning
+
+__all__ = ["tell", "tell_unusable"]
 
 _told: set[str] = set()
-
-
-class DecodedOnCpuWarning(RuntimeWarning):
-    """What is for a GPU is decoded on the CPU and copied: part of a file that no kernel is for, or all, where kernels
-    cannot be used.
-    """
 
 
 def tell(label: str, kind: str) -> None:

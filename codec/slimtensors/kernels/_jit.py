@@ -27,6 +27,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
+from slimtensors.errors import KernelCacheWarning
 from slimtensors.kernels import instruction_set
 
 if sys.byteorder != "little":
@@ -55,10 +56,6 @@ _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" on
 _ADVICE = "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own and only you can write to."
 _UNREADABLE = "cannot be read (chmod -R a+rX, of the folder of the cache, would let all users read it)"
 _follows = False  # whether another process compiled what this one lacked last
-
-
-class KernelCacheWarning(RuntimeWarning):
-    """Compiled kernels cannot be kept on disk; each process compiles its own."""
 
 
 def kernel(function: F) -> F:

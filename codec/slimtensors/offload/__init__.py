@@ -13,3 +13,7 @@ __all__ = [
     "keep_compressed",
     "offload",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -21,6 +21,7 @@ from slimtensors.device.choice import backend_for
 from slimtensors.errors import UsageError
 from slimtensors.files.applying import decode_over, sort_out
 from slimtensors.files.overlaps import Held, check_memory
+from slimtensors.handle import safe_open
 from slimtensors.numpy import as_array, load_arrays
 from slimtensors.on_torch.ahead import as_decoded, source_there
 from slimtensors.on_torch.device import read_there
@@ -35,11 +36,15 @@ from slimtensors.threads import thread_count
 from slimtensors.writing.store import store, store_bytes
 
 __all__ = [
-    "apply_delta", "importance", "load", "load_file", "load_model", "save", "save_file", "save_model",
+    "apply_delta", "importance", "load", "load_file", "load_model", "safe_open", "save", "save_file", "save_model",
     "stream_tensors",
 ]  # fmt: skip
 
 Tensors = dict[str, torch.Tensor]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def save_file(

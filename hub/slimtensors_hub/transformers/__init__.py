@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *(name for name in dir(transformers) if name.startswith("AutoModel"))})
+    return sorted({*__all__, *(name for name in dir(transformers) if name.startswith("Auto"))})

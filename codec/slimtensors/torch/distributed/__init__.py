@@ -28,3 +28,7 @@ __all__ = [
     "latest_checkpoint",
     "remove_checkpoint",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
