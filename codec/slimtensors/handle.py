@@ -108,6 +108,9 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __repr__(self) -> str:
+        return f"safe_open({self._file.reader.source.label!r}, {len(self._names)} tensors)"
+
     def __reduce__(self) -> NoReturn:
         raise TypeError("an open file can be neither copied nor pickled: keep its path, and open it in each worker")
 
@@ -235,6 +238,9 @@ class TensorSlice:
         self._convert = convert
         self._tensor: Tensor = file.tensor(name)
         self._read = read
+
+    def __repr__(self) -> str:
+        return f"TensorSlice({self._name!r}, {self.get_dtype()}{self.get_shape()})"
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(

@@ -267,6 +267,21 @@ def test_sources(saved: tuple[Path, dict[str, np.ndarray]], verify: Any) -> None
     assert all(same(again[name], array) for name, array in tensors.items())
 
 
+def test_what_a_shell_shows_is_a_short_line(saved: tuple[Path, dict[str, np.ndarray]]) -> None:
+    path, tensors = saved
+    with slimtensors.safe_open(path) as file, file.prefetch({"tall": None}) as loader:
+        assert repr(file) == f"safe_open({str(path)!r}, {len(tensors)} tensors)"
+        assert repr(file.get_slice("tall")) == "TensorSlice('tall', F32[5000, 12, 50])"
+        assert repr(loader) == "PrefetchLoader(1 tensors)"
+    report = slimtensors.inspect(path)
+    sizes = f"{report.file_bytes / 1e6:.1f} MB of {report.decoded_bytes / 1e6:.1f} MB"
+    assert repr(report) == f"FileReport({str(path)!r}, {len(tensors)} tensors, {sizes})"
+    array = np.zeros(1000, np.float32)
+    small, tuned = save({"x": array}), safetensors.numpy.save({"x": array, "y": array})
+    assert repr(slimtensors.inspect(small)).endswith("1 tensors, 512 bytes of 4000 bytes)")
+    assert repr(slimtensors.match_base(tuned, {"x": array})).endswith(", 1 of 2 tensors have a base)")
+
+
 def test_file_objects_as_destinations() -> None:
     tensors = {"x": np.arange(5000, dtype=np.float32)}
     buffer = io.BytesIO()

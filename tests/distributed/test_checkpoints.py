@@ -41,7 +41,8 @@ def test_into_another_dtype_and_scattered_memory(tmp_path: Path) -> None:
     made = {"w": torch.randn(40, 30)}
     save(tmp_path / "a", made)
     found = {"w": torch.zeros(30, 40, dtype=torch.float64).t()}
-    dcp.load(found, storage_reader=StorageReader(tmp_path / "a"))
+    dcp.load(found, storage_reader=(reader := StorageReader(tmp_path / "a")))
+    assert repr(reader) == f"StorageReader({tmp_path / 'a'!r})"
     assert torch.equal(found["w"], made["w"].double())
 
 

@@ -62,6 +62,9 @@ class MatchReport(NamedTuple):
         """Tensors that have a base."""
         return sum(each.base is not None for each in self.matches)
 
+    def __repr__(self) -> str:
+        return f"MatchReport({self.base!r}, {self.matched} of {len(self.matches)} tensors have a base)"
+
 
 @dataclass
 class Matched:

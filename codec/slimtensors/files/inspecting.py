@@ -62,6 +62,14 @@ class FileReport:
         """File bytes / decoded bytes."""
         return self.file_bytes / self.decoded_bytes if self.decoded_bytes else 1.0
 
+    def __repr__(self) -> str:
+        sizes = f"{_size(self.file_bytes)} of {_size(self.decoded_bytes)}"
+        return f"FileReport({self.label!r}, {len(self.tensors)} tensors, {sizes})"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count} bytes"
+
 
 def inspect(target: Any, *, max_bytes: int | None = None) -> FileReport:
     """Read header, table and the chunks' heads; of a file elsewhere header and table only, since every head would be a

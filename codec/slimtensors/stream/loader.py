@@ -69,6 +69,9 @@ class PrefetchLoader:
     def __len__(self) -> int:
         return len(self._wanted)
 
+    def __repr__(self) -> str:
+        return f"PrefetchLoader({len(self)} tensors)"
+
     def names(self) -> list[str]:
         """The names that this loader hands out, in the plan's order."""
         return [each.name for each in self._wanted]

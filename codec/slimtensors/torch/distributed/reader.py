@@ -96,6 +96,9 @@ class StorageReader(TorchStorageReader):
         self._manifest: Manifest | None = None
         self._alone = False
 
+    def __repr__(self) -> str:
+        return f"StorageReader({self._path!r})"
+
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: str | os.PathLike[str]) -> bool:
         """Whether it can name a place."""
