@@ -130,6 +130,8 @@ _HOME = {
     "verify": "reading.verifying",
 }
 
+_VERBS = ("apply_delta", "load", "load_file", "save", "save_file", "stream_tensors")  # of both modules
+
 
 if not TYPE_CHECKING:  # to a type checker it would say that any name is here
 
@@ -139,7 +141,8 @@ if not TYPE_CHECKING:  # to a type checker it would say that any name is here
             return globals()[name]
         if name in ("numpy", "torch"):
             return importlib.import_module(f"slimtensors.{name}")
-        raise AttributeError(f"module 'slimtensors' has no attribute {name!r}")
+        hint = "; slimtensors.numpy and slimtensors.torch have it" if name in _VERBS else ""
+        raise AttributeError(f"module 'slimtensors' has no attribute {name!r}{hint}")
 
 
 def __dir__() -> list[str]:

@@ -67,7 +67,7 @@ class safe_open:  # noqa: N801 # the name that safetensors has given it
         dequantise: Wanted | torch.dtype = False,
     ) -> None:
         if framework not in _FRAMEWORKS:
-            raise UsageError(f"framework is {framework!r}; it can be np or pt")
+            raise UsageError(f"framework is {framework!r}; it can be 'np' or 'pt'")
         self._threads = thread_count(threads)
         self._there: Backend | None = None  # decodes on the device
         self._given_base = base

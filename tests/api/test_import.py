@@ -54,6 +54,14 @@ def test_no_type_checker_is_told_that_any_name_is_there() -> None:
         assert package._HOME.keys() <= told
 
 
+def test_a_verb_of_the_modules_is_found_from_its_error() -> None:
+    for name in ("load_file", "save_file", "stream_tensors"):
+        with pytest.raises(AttributeError, match=f"'{name}'; slimtensors.numpy and slimtensors.torch have it"):
+            getattr(slimtensors, name)
+    with pytest.raises(AttributeError, match=r"'compres'$"):
+        slimtensors.compres  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_what_is_warned_of_is_public() -> None:
     assert issubclass(slimtensors.DecodedOnCpuWarning, RuntimeWarning)
     assert issubclass(slimtensors.KernelCacheWarning, RuntimeWarning)

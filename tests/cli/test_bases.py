@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from cli.conftest import SHARDS, weights
 from cli.processes import contents
+from slimtensors import BaseError
 from slimtensors.container import reader
+from slimtensors.numpy import load_file as load_compressed
 
 Invoke = Callable[..., Result]
 
@@ -53,6 +56,9 @@ def test_compress_and_decompress(invoke: Invoke, model: Path, tuned: Path, tmp_p
     missing = invoke("decompress", file, "-o", tmp_path / "out.safetensors")
     assert missing.exit_code == 1
     assert "was not found" in missing.stderr
+    assert missing.stderr.startswith(f"slimtensors: {file}: tensor ")  # of which nothing is wrong
+    with pytest.raises(BaseError, match=f"^{re.escape(str(file))}: tensor "):
+        load_compressed(file)
     assert "--base" in missing.stderr
     for options in (["--base", model], ["--base-dir", model.parent]):
         result = invoke("decompress", file, "-o", tmp_path / "out.safetensors", "--force", *options)
@@ -100,7 +106,7 @@ def test_rules_and_differences_of_some_shards(invoke: Invoke, sharded: Path, tmp
     result = invoke("compress", sharded, "--base", base, "--quantise", "bitdelta", "-o", tmp_path / "signs")
     assert result.exit_code == 0, result.output
     assert result.output.count("nothing in it can be quantised (bitdelta); stored exactly") == 2
-    alone = invoke("compress", sharded, "--quantise", "bitdelta", "-o", tmp_path / "alone")
+    alone = invoke("compress", sharded, "--quantise", "BitDelta", "-o", tmp_path / "alone")
     assert alone.exit_code == 2
     assert "name the model that this one was made from" in alone.output
 

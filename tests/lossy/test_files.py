@@ -192,6 +192,12 @@ def test_numbers_that_cannot_be_quantised(value: float, tmp_path: Path) -> None:
     slimtensors.compress(tmp_path / "m.safetensors", tmp_path / "m", quantise="q8_0", keep="w*")
 
 
+def test_names_of_formats_are_taken_in_any_case(source: Path, tmp_path: Path) -> None:
+    slimtensors.compress(source, tmp_path / "a", quantise="Q8_0")
+    slimtensors.compress(source, tmp_path / "b", quantise="q8_0")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
 def test_what_is_refused(source: Path, tmp_path: Path) -> None:
     for wrong, words in (
         ({"quantise": "q9"}, "unknown quantisation 'q9'; available: q8_0"),

@@ -129,6 +129,7 @@ def command(
     if quantise is not None:
         from slimtensors.quantise.recipes import quantisers_of
 
+        quantise = quantise.lower()
         quantisers_of(quantise)
         if quantise == "bitdelta" and base is None:
             raise UsageError(NO_BASE)

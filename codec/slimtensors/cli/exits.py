@@ -131,6 +131,8 @@ def judge(error: BaseException, command: click.Command | None) -> tuple[int, str
             return WRONG_USAGE, f"wrong usage: {error.format_message()}{hint}"
         case SelfCheckError():
             return FAULT, f"self-check failed: {error}"
+        case BaseError():  # the file may be right
+            return WRONG_FILE, in_options(error, command)
         case FormatError():
             return WRONG_FILE, f"wrong file: {in_options(error, command)}"
         case RemoteError():

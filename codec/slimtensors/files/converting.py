@@ -75,11 +75,11 @@ def compress(
     SLIMTENSORS_BASE_DIR. base_map: name in the base -> name in the source, for tensors (or prefixes that end in a dot)
     whose names changed. on_match is told what matched. Where a difference is not smaller the tensor is stored as it is.
 
-    quantise: the name of a format (`slimtensors.quantise.recipes`) to which matrices are quantised first. The file is
-    lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in the source's
-    dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay as they are; so
-    do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones. With a base, what is quantised
-    of a tensor is its difference from the base; "bitdelta" is for nothing else.
+    quantise: the name of a format (`slimtensors.quantise.recipes`), in any case, to which matrices are quantised first.
+    The file is lossy then: it states each tensor's error and the source's SHA-256, loads as the quantised weights in
+    the source's dtypes, and does not give the source back. keep: names or patterns (`*`, `?`) of tensors that stay
+    as they are; so do embeddings, unless `embeddings` is set, tensors of one dimension, and small ones. With a base,
+    what is quantised of a tensor is its difference from the base; "bitdelta" is for nothing else.
 
     importance: of slim and slim-fast, how much errors count: a .safetensors file, llama.cpp's imatrix as .gguf, or a
     mapping from names to arrays (`slimtensors.quantise.importance` has the names and shapes; `slimtensors.torch` has
@@ -107,6 +107,8 @@ def compress(
         raise UsageError(f"keep is {keep!r:.60}; a name of a tensor or a pattern, or a list of these, is needed")
     target = Target(target_size, target_bpw, target_error)
     target.check()
+    if isinstance(quantise, str):
+        quantise = quantise.lower()
     if quantise is None and target.asked:
         quantise = "slim"
     if quantise is None and (keep or embeddings or importance is not None):

@@ -75,9 +75,10 @@ def aimed(
         found, bits = _fit(weights, grid, target.bits * weights.total / 8)
         _check_outliers(weights, found)
         if abs(bits - target.bits) > MISSED * target.bits:
+            these = "these, or for " if LEAST_BITS <= bits <= MOST_BITS else ""
             raise UsageError(
                 f"{target.bits} bits for each weight cannot be had with one step for all; "
-                f"the nearest found are {bits:.2f}"
+                f"the nearest found are {bits:.2f}: ask for {these}an error (--target-error, target_error=)"
             )
         return replace(asked, recipe=with_grid(own, found), aimed=True)
     assert target.size is not None
@@ -136,15 +137,15 @@ def _with_length(weights: _Weights, asked: Quantise, grid: Grid, size: int, leng
         if not least <= aim <= most:
             if size - best <= FAR * size:
                 break
-            advice = (
-                "ask for less, or leave out the target, and all is stored exactly"
-                if aim > most
-                else "ask for more" + ("" if asked.embeddings else ", or quantise embeddings too")
-            )
+            if aim > most:
+                raise UsageError(
+                    f"a file of {size} bytes cannot be had: with {MOST_BITS} bits for each weight, the most that there "
+                    f"are, it has {most:.0f}; ask for less, or leave out the target, and all is stored exactly"
+                )
             raise UsageError(
                 f"a file of {size} bytes cannot be had: what is not quantised takes {rest:.0f}, and with "
                 f"{weights.total} weights of {LEAST_BITS} to {MOST_BITS} bits there are {least:.0f} to {most:.0f}; "
-                + advice
+                "ask for more" + ("" if asked.embeddings else ", or quantise embeddings too")
             )
         grid, _ = _fit(weights, grid, wanted)
     _check_outliers(weights, lengths[best] if best else grid)

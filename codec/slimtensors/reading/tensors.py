@@ -100,7 +100,7 @@ def open_file(
 ) -> TensorFile:
     """Open a slimtensors file: a path, bytes, a binary file object, or an object with ranged reads."""
     if verify not in VERIFY:
-        raise UsageError(f"verify is {verify!r}; it can be {', '.join(VERIFY)}")
+        raise UsageError(f"verify is {verify!r}; it can be {', '.join(map(repr, VERIFY))}")
     if max_bytes is not None and not isinstance(max_bytes, (int, np.integer)):
         raise UsageError(f"max_bytes is {max_bytes!r:.60}; a whole number of bytes is needed")
     source = open_source(target, use_mmap=mmap)
@@ -330,7 +330,8 @@ class TensorFile:
             place = Place(stream.units, first, sides, stream.dtype, base)
             decode_chunk(data, stream.expression, out, place)
         except BaseError as error:
-            raise BaseError(f"{stream.label}, chunk {chunk}: {error}{self._needed(stream, str(error))}") from None
+            where = f"{self.reader.source.label}: {stream.label}, chunk {chunk}"
+            raise BaseError(f"{where}: {error}{self._needed(stream, str(error))}") from None
         except FormatError as error:
             raise type(error)(f"{stream.label}, chunk {chunk}: {error}") from None
         if self.reader.verify == "full":

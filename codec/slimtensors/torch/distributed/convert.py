@@ -79,7 +79,7 @@ def convert_checkpoint(
     """
     check_callable("numbers of bytes", progress=progress)
     if kind not in KINDS:
-        raise UsageError(f"kind is {kind!r}; it can be {', '.join(KINDS)}")
+        raise UsageError(f"kind is {kind!r}; it can be {', '.join(map(repr, KINDS))}")
     target = Path(os.path.abspath(dst))  # noqa: PTH100 # not through links
     if target.exists():
         raise UsageError(f"{target} is there already; name a folder that is not")
