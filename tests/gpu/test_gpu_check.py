@@ -12,7 +12,7 @@ from gpu.backend import Runner
 from slimtensors.device import telling
 
 
-@pytest.mark.filterwarnings("ignore::slimtensors.device.loading.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("ignore::slimtensors.DecodedOnCpuWarning")
 def test_correctness(tmp_path, monkeypatch):
     monkeypatch.setattr(telling, "_told", set())
     monkeypatch.setattr("slimtensors.planning.building.PACK_TENSOR_BYTES", 2048)

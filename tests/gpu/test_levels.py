@@ -178,7 +178,7 @@ def test_not_of_more_units_than_32_bits_count():
     assert planes_of(grid, 1 << 31, 4, True, "F32") is None
 
 
-@pytest.mark.filterwarnings("error::slimtensors.device.loading.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")
 @pytest.mark.parametrize(("states", "preset"), [(1, "balanced"), (8, "small")])
 def test_a_file(tmp_path, monkeypatch, states, preset):
     """What the quantiser makes, through the loader, against the CPU's decoder."""

@@ -156,7 +156,7 @@ def one(path, **options):
     return w
 
 
-@pytest.mark.filterwarnings("error::slimtensors.device.loading.DecodedOnCpuWarning")
+@pytest.mark.filterwarnings("error::slimtensors.DecodedOnCpuWarning")
 def test_chunks_with_two_coded_planes_go_plane_by_plane(tmp_path, monkeypatch):
     """Weights of which half are -0.0 have two; the fused kernel decodes the chunks before them."""
     monkeypatch.setattr("slimtensors.planning.chunking.CHUNK_BYTES", 8 * 1024)
