@@ -100,6 +100,7 @@ def test_what_is_decoded_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """None, until it is known how long a layer computes; then where computing takes long, or the source is slow."""
     save_model(Model(4), tmp_path / "x")
     held, ran = offload(Model(4), tmp_path / "x"), []
+    assert repr(held) == f"Offloaded(4 layers, buffers of {held.nbytes} bytes)"
     monkeypatch.setattr(Slots, "_fill_quietly", lambda slots, layer: (ran.append(layer), slots._fill(layer)))
     slots = held._slots
     slots.enter(0, 7)

@@ -44,6 +44,12 @@ TIES = "if it is tied to another one, tie it again, as model.tie_weights() of tr
 class Opened:
     """Holds files open, for as long as a `with` statement, or until `close`."""
 
+    names: list[str]
+    nbytes: int
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({len(self.names)} layers, buffers of {self.nbytes} bytes)"
+
     def __enter__(self) -> Self:
         return self
 
