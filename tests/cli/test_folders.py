@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -482,3 +483,27 @@ def test_names_that_are_one_where_they_are_made(tmp_path: Path) -> None:
         with pytest.raises(slimtensors.UsageError, match=r"would become one here, where .* convert them apart"):
             folders.carry_out(plan, tmp_path / "out", convert)
         assert list(tmp_path.iterdir()) == [source]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of POSIX")
+@pytest.mark.parametrize("there", [False, True])
+def test_copies_and_folders_get_the_modes_that_cp_would_give(invoke: Invoke, sharded: Path, there: bool) -> None:
+    """None of the bits with which a program of the owner is run by others, and nothing that the umask keeps out."""
+    modes = {"run.sh": 0o6777, "notes.txt": 0o4640, "private": 0o3700, "private/key.txt": 0o644, ".": 0o2777}
+    (sharded / "private").mkdir()
+    for name, mode in modes.items():
+        if not (sharded / name).is_dir():
+            (sharded / name).write_text(name)
+        (sharded / name).chmod(mode)
+    made = sharded.with_name("sharded-slim")
+    if there:
+        made.mkdir(mode=0o750)
+        (made / "other").touch()
+    before = os.umask(0o022)
+    try:
+        assert invoke("compress", sharded, *(["--force"] if there else [])).exit_code == 0
+    finally:
+        os.umask(before)
+    found = {name: stat.S_IMODE((made / name).stat().st_mode) for name in modes}
+    expected = {"run.sh": 0o755, "notes.txt": 0o640, "private": 0o700, "private/key.txt": 0o644}
+    assert found == expected | {".": 0o750 if there else 0o755}

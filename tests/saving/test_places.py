@@ -103,6 +103,14 @@ def test_what_is_made_from_a_private_file_is_private(mode, new, path):
     assert mode_of(path) == 0o644
 
 
+@posix
+def test_no_set_uid_set_gid_or_sticky_bit_is_given_on(path):
+    path.touch()
+    path.chmod(0o6777)
+    save_file(ARRAYS, path)
+    assert mode_of(path) == 0o777
+
+
 # ---- links
 
 

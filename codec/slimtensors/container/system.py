@@ -30,8 +30,8 @@ from slimtensors import stopping
 
 __all__ = [
     "RandomAccessFile", "TemporaryOutput", "advise_huge_pages", "file_identity", "find_read_only", "flush",
-    "flush_folder", "huge_pages", "lend", "make_private", "naming_of", "remove_abandoned", "resolve_destination",
-    "temporary_place", "usable_processors",
+    "flush_folder", "huge_pages", "lend", "make_private", "naming_of", "permissions", "remove_abandoned",
+    "resolve_destination", "temporary_place", "usable_processors",
 ]  # fmt: skip
 
 _WINDOWS = os.name == "nt"
@@ -347,10 +347,10 @@ def _is_alive(process: int) -> bool:
 class TemporaryOutput:
     """A new file beside its destination, which takes the destination's place when it is whole.
 
-    Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its mode
-    to the new one; a new file gets what the umask leaves, of the mode of the file that it is made from if there is one.
-    The temporary file is readable by its owner only until then. Other hard links to a file that is replaced keep the
-    old one.
+    Readers of the destination see the old file or the new one, never a part. A file that is replaced gives its
+    permissions to the new one, but no set-uid, set-gid or sticky bit; a new file gets what the umask leaves, of the
+    mode of the file that it is made from if there is one. The temporary file is readable by its owner only until then.
+    Other hard links to a file that is replaced keep the old one.
     """
 
     def __init__(self, destination: str | os.PathLike[str]) -> None:
@@ -410,12 +410,12 @@ class TemporaryOutput:
         if _WINDOWS or not hasattr(os, "fchmod"):  # what Windows takes for a mode would keep the file from moving
             return
         try:
-            mode = stat.S_IMODE(os.stat(self.destination).st_mode)
+            mode = os.stat(self.destination).st_mode & 0o777
         except FileNotFoundError:
-            mode = 0o666 & ~_umask()
+            mode = permissions(0o666)
             if like is not None:  # what was private stays private
                 try:
-                    mode &= stat.S_IMODE(os.stat(like).st_mode) | stat.S_IWUSR
+                    mode &= os.stat(like).st_mode | stat.S_IWUSR
                 except FileNotFoundError:  # it was removed meanwhile
                     mode &= 0o600
         os.fchmod(self._descriptor, mode)
@@ -509,6 +509,11 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(descriptor)
+
+
+def permissions(mode: int) -> int:
+    """Those of a copy, as `cp` would give them: no set-uid, set-gid or sticky bit, and what the umask leaves."""
+    return mode & 0o777 & ~_umask()
 
 
 def _umask() -> int:

@@ -25,6 +25,7 @@ from slimtensors.container.system import (
     flush_folder,
     make_private,
     naming_of,
+    permissions,
     remove_abandoned,
     temporary_place,
 )
@@ -254,7 +255,7 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
     try:
         make_private(made)
         for name in plan.folders:
-            (made / name).mkdir()
+            (made / name).mkdir(mode=(plan.source / name).stat().st_mode & 0o777 | stat.S_IRWXU)
         for name in plan.copies:
             _copy(plan.source / name, made / name)
         for name, to in list(plan.weights):
@@ -344,7 +345,7 @@ def _copy(source: Path, target: Path) -> None:
             writer.write(piece)
         writer.flush()
         flush(writer.fileno())
-    shutil.copymode(source, target)
+    target.chmod(permissions(source.stat().st_mode))
 
 
 def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
@@ -352,13 +353,14 @@ def _put_in_place(plan: FolderPlan, made: Path, target: Path) -> None:
     stopping.end_if_asked()
     if target.is_dir() and any(target.iterdir()):
         for name in plan.folders:
-            (target / name).mkdir(exist_ok=True)
+            (target / name).mkdir(mode=(made / name).stat().st_mode & 0o777, exist_ok=True)
         for name in [*plan.copies, *(to for _, to, _ in plan.indexes), *(to for _, to in plan.weights)]:
             (made / name).replace(target / name)
         return
     for name in (*plan.folders, ""):
         flush_folder(made / name)
-    made.chmod(stat.S_IMODE(plan.source.stat().st_mode) | stat.S_IRWXU)
+    handed_on = made.stat().st_mode & stat.S_ISGID  # by the folder around it, so that a group's files stay its own
+    made.chmod(permissions(plan.source.stat().st_mode) | stat.S_IRWXU | handed_on)
     if target.is_dir():
         target.rmdir()
     made.rename(target)
