@@ -316,6 +316,31 @@ def test_a_subfolder_that_others_can_write_to_is_refused(here):
     assert (outcome["compiled"], outcome["loaded"]) == (SPECIALISATIONS, 0)
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("link", [False, True])
+def test_a_folder_that_others_can_replace_is_refused(here, link):
+    """Its own mode does not matter then: what they put in its place would be loaded, also later in this process."""
+    above = here / "open" / "inner"
+    above.mkdir(parents=True)
+    (here / "link").symlink_to(above, target_is_directory=True)
+    place = (here / "link" if link else above) / "cache"
+    assert run(USE_THEM, here, SLIMTENSORS_CACHE_DIR=str(place))["warnings"] == []
+    above.parent.chmod(0o777)
+    outcome = run(USE_THEM, here, SLIMTENSORS_CACHE_DIR=str(place))
+    assert_compiled_in_memory(outcome, because=f"others can write to {above.parent} (chmod go-w would keep them out)")
+    assert (outcome["compiled"], outcome["loaded"]) == (SPECIALISATIONS, 0)
+    above.parent.chmod(0o1777)
+    assert run(USE_THEM, here, SLIMTENSORS_CACHE_DIR=str(place))["loaded"] == SPECIALISATIONS
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_folders_made_on_the_way_are_for_nobody_else_to_write_to_whatever_the_umask(here):
+    place = here / "some" / "where" / "cache"
+    outcome = run("import os; os.umask(0)\n" + FOLDER, here, SLIMTENSORS_CACHE_DIR=str(place))
+    assert Path(outcome["folder"]).parent == place
+    assert place.parent.stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs a folder of another user")
 def test_a_folder_of_another_user_is_refused(here):
     folder = here / "cache"
@@ -384,6 +409,46 @@ def image(images: tuple[Path, Path]) -> Path:
     for each in (place, *place.rglob("*")):
         each.chmod(0o755 if each.is_dir() else 0o644)
     return place
+
+
+USER = """
+import grp, pwd
+from types import SimpleNamespace as As
+def nobody(_): raise KeyError
+USERS = [As(pw_name="me", pw_uid=12345, pw_gid=12345), As(pw_name="root", pw_uid=0, pw_gid=0)]
+pwd.getpwall, pwd.getpwuid, grp.getgrgid = lambda: USERS, nobody, nobody
+"""
+
+
+@pytest.mark.parametrize(
+    ("group", "members", "because"),
+    [
+        (READER, "", None),
+        (READER, "grp.getgrgid = lambda _: As(gr_mem=['me', 'root'])", None),
+        (READER, "grp.getgrgid = lambda _: As(gr_mem=['me', 'her'])", "others can write to {}"),
+        (READER, "USERS.append(As(pw_name='her', pw_uid=12346, pw_gid=12345))", "others can write to {}"),
+        (THIRD, "", "others can write to {}"),
+        (THIRD, "pwd.getpwuid = lambda _: As(pw_dir='{}')", "others can write to {}"),
+        (THIRD, "pwd.getpwuid = lambda _: As(pw_dir='{}/home')", None),
+    ],
+    ids=["own group", "listed in it", "with another", "another's too", "team", "team's home", "team's above the home"],
+)
+def test_the_group_may_write_above_where_nobody_else_is_in_it_and_anybody_above_the_home(
+    image: Path, group: int, members: str, because: str | None
+) -> None:
+    """With an umask of 002, which systems set that give each user a group of one's own, the home is such a folder."""
+    team = image / "team"
+    home = team / "home"
+    home.mkdir(parents=True)
+    for each, owned in ((team, group), (home, READER)):
+        os.chown(each, READER, owned)
+        each.chmod(0o775)
+    script = LOOK + USER + members.format(team) + FOLDER
+    outcome = run(script, image, SLIMTENSORS_CACHE_DIR=str(home / ".cache" / "slimtensors"))
+    if because is None:
+        assert outcome["warnings"] == []
+    else:
+        assert_compiled_in_memory(outcome, because.format(team))
 
 
 def kept(place: Path) -> set[Path]:

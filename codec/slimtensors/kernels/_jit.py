@@ -5,8 +5,9 @@ cache would not do: it lies beside the source, notices neither changes in import
 lets each of several starting processes compile the same kernel. Ours is a folder per user, with a subfolder named by a
 hash of everything that shapes the machine code; one process compiles, and the others wait for its result.
 
-The cache holds pickles, so it is used only where nobody else can write but the superuser. One that this user cannot
-write to either, such as what an image of a container brings, is loaded from if all of it, and the way there, belongs to
+The cache holds pickles, so it is used only where nobody else can write but the superuser: in it, and in the folders
+above it, up to this user's home (who can replace that can do anything), else another one could take its place. One that
+this user cannot write to either, such as what an image of a container brings, is loaded from if all of it belongs to
 the superuser or this user; what is not in it is compiled in memory. So is everything where there is no such folder,
 with one warning. After the first call nothing of this is in the way: `@kernel` returns Numba's own
 dispatcher. NUMBA_DISABLE_JIT=1 makes kernels plain functions.
@@ -29,6 +30,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from slimtensors.errors import KernelCacheWarning
 from slimtensors.kernels import instruction_set
+
+if sys.platform != "win32":
+    import grp
+    import pwd
 
 if sys.byteorder != "little":
     raise ImportError("slimtensors runs on little-endian machines only, and this one is big-endian")
@@ -53,7 +58,11 @@ _CONFIG: Any = numba.config
 # Nobody calls kernels from C; a wrapper for that would be a quarter of the time to compile them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
-_ADVICE = "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own and only you can write to."
+_ADVICE = (
+    "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own, where nobody else can write, nor in a folder "
+    "above it."
+)
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _UNREADABLE = "cannot be read (chmod -R a+rX, of the folder of the cache, would let all users read it)"
 _follows = False  # whether another process compiled what this one lacked last
 
@@ -122,20 +131,30 @@ def settled() -> Settled:
         return Settled(None, f"slimtensors is run from an archive ({_SOURCES})", advice)
     try:
         root = _root()
+        _make_with_parents(root)
         folder = root / _key()
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         _refuse_if_others_can_write(root)
         _make(folder)
         _refuse_if_others_can_write(folder)
         unwritable = None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
         if sys.platform == "win32":
             return Settled(None if unwritable else folder, unwritable)
-        if unwritable or any(each.stat().st_uid != os.geteuid() for each in (root, folder)):
-            folder = folder.resolve()  # as what is checked now is used later, whatever links lead elsewhere by then
+        foreign = any(each.stat().st_uid != os.geteuid() for each in (root, folder))
+        folder = folder.resolve()  # as what is checked now is used later, whatever links lead elsewhere by then
+        _refuse_if_others_can_move(folder)
+        if unwritable or foreign:
             _refuse_if_others_can_change(folder)
     except (OSError, RuntimeError) as error:
         return Settled(None, str(error))
     return Settled(folder, unwritable)
+
+
+def _make_with_parents(root: Path) -> None:
+    """As `mkdir` does, but that nobody else can write to what is made, whatever the umask."""
+    if not root.parent.exists():
+        for above in reversed(root.parents):
+            above.mkdir(mode=0o755, exist_ok=True)
+    root.mkdir(mode=0o700, exist_ok=True)
 
 
 def _make(folder: Path) -> None:
@@ -182,25 +201,56 @@ def _refuse_if_others_can_write(folder: Path) -> None:
     _refuse_status(folder, status)
 
 
-def _refuse_status(place: Path, status: os.stat_result) -> None:
+def _refuse_status(place: Path, status: os.stat_result, by_others: int = _BY_OTHERS) -> None:
     """What another user owns or can write to, but for the superuser, who can change everything."""
     if status.st_uid not in (os.geteuid(), 0):
         raise PermissionError(f"{place} belongs to another user")
-    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if status.st_mode & by_others:
         raise PermissionError(f"others can write to {place} (chmod go-w would keep them out)")
 
 
-def _refuse_if_others_can_change(folder: Path) -> None:
-    """As above, of all that is in a folder and of the folders above it, where others may write if they can move only
-    what is theirs (the sticky bit).
+def _refuse_if_others_can_move(folder: Path) -> None:
+    """As above, of a folder without links in its path, and of those above it up to this user's home. There others may
+    write if they can move only what is theirs (the sticky bit), and a group if nobody else is in it.
     """
     if not os.access(folder, os.R_OK | os.X_OK):
         raise PermissionError(f"{folder} {_UNREADABLE}")
     _refuse_status(folder, folder.lstat())
+    home = _home()
     for above in folder.parents:
-        status = above.stat()
-        if not status.st_mode & stat.S_ISVTX or status.st_uid not in (os.geteuid(), 0):
-            _refuse_status(above, status)
+        status = above.lstat()
+        sticky = status.st_mode & stat.S_ISVTX and status.st_uid in (os.geteuid(), 0)
+        by_others = stat.S_IWOTH if _is_ours_alone(status) else _BY_OTHERS
+        if not sticky:
+            _refuse_status(above, status, by_others)
+        if above == home:
+            break
+
+
+def _home() -> Path | None:
+    """That of the user whose rights this process has, whatever HOME says: sudo may leave it as it was."""
+    with suppress(KeyError):
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir).resolve()
+    return None
+
+
+def _is_ours_alone(status: os.stat_result) -> bool:
+    """Whether a group that can write there has no known member but this user, as where each user has a group of one's
+    own and the umask is 002.
+    """
+    if not status.st_mode & stat.S_IWGRP or status.st_gid != os.getegid():
+        return False
+    users = pwd.getpwall()
+    others = [each for each in users if each.pw_uid not in (os.geteuid(), 0)]
+    members = set[str]()
+    with suppress(KeyError):
+        members = set(grp.getgrgid(status.st_gid).gr_mem)
+    members -= {each.pw_name for each in users if each not in others}
+    return not members and all(each.pw_gid != status.st_gid for each in others)
+
+
+def _refuse_if_others_can_change(folder: Path) -> None:
+    """As above, of all that is in a folder."""
     for place, folders, files in os.walk(folder, onerror=_raise):
         for name in folders + files:
             path = Path(place, name)
