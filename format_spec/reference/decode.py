@@ -90,6 +90,8 @@ MAX_NAME = 512
 MAX_METADATA = 8 << 20
 MAX_CHUNK = 16 << 20
 MAX_RECORDS = 4 << 20
+MAX_SOURCE_HEADER = 100_000_000
+MAX_TOKENS = 1 << 24
 MAX_RATIO = 1024
 HEX = "0123456789abcdef"
 FREE_BYTES = 256 << 20
@@ -158,6 +160,7 @@ class Tensor:
 
 @dataclass
 class Image:
+    format: str
     segments: list[int | tuple[int, int]]
     literal_bytes: int
     bytes: int
@@ -556,13 +559,14 @@ class HeaderReader:
         value = object_of(value, "image", {"chunk", "expression", "format", "segments"})
         check(value["format"] in ("gguf", "safetensors"), "image: format")
         segments: list[int | tuple[int, int]] = []
-        literal_bytes = total = after = 0
+        literal_bytes = total = after = left_out = 0
         bytes_before = [0, *accumulate(tensor.bytes for tensor in self.tensors)]
         for segment in array_of(value["segments"], "segments", 0, MAX_SEGMENTS):
             if isinstance(segment, list):
                 check(len(segment) == 2, "segment: not a pair")
                 # "in the order of the source file", which is also that of the tensors: no tensor comes again
                 first = integer(segment[0], after, len(self.tensors) - 1, "segment")
+                left_out += bytes_before[first] - bytes_before[after]
                 count = integer(segment[1], 1, len(self.tensors) - first, "segment")
                 after = first + count
                 segments.append((first, count))
@@ -570,10 +574,12 @@ class HeaderReader:
             else:
                 segments.append(integer(segment, 1, MAX_ELEMENTS, "segment"))
                 literal_bytes += segment
+        # "Every tensor that has elements is in a segment."
+        check(left_out + bytes_before[-1] == bytes_before[after], "image: a tensor left out")
         check(literal_bytes <= MAX_ELEMENTS, "image: literal bytes over the limit")
         # "first the SHA-256 of the source file, then the literal bytes"
         self.streams.append(self.stream("image", 32 + literal_bytes, value))
-        return Image(segments, literal_bytes, total + literal_bytes)
+        return Image(value["format"], segments, literal_bytes, total + literal_bytes)
 
 
 # -- sections 4 and 5: index and table -------------------------------------------------------------------------------
@@ -1149,6 +1155,45 @@ def rebuild_image(image: Image, stream: bytes, tensors: list[bytes]) -> bytes:
     return source
 
 
+def check_source(header: Header, source: bytes) -> None:
+    """Section 8: "The file that is given back has to be the one whose tensors are loaded." """
+    image = header.image
+    at, places = 0, {}
+    for segment in image.segments:
+        if isinstance(segment, int):
+            at += segment
+            continue
+        for index in range(segment[0], sum(segment)):
+            places[index] = at
+            at += header.tensors[index].bytes
+    start = 8 + int.from_bytes(source[:8], "little")
+    check(start <= min(len(source), 8 + MAX_SOURCE_HEADER), "image: no such header")
+    tokens = sum(map(source[8:start].count, b",:[{"))
+    check(tokens <= MAX_TOKENS, "image: commas, colons and brackets over the limit")
+
+    def once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        check(len(dict(pairs)) == len(pairs), "image: a key twice")
+        return dict(pairs)
+
+    try:
+        entries = json.loads(source[8:start].decode(), object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise Refused(f"image: {error}") from None
+    check(isinstance(entries, dict), "image: not an object")
+    entries.pop("__metadata__", None)
+    # "all of them and no other"
+    check(entries.keys() == {tensor.name for tensor in header.tensors}, "image: other tensors")
+    for index, tensor in enumerate(header.tensors):
+        entry = entries[tensor.name]
+        check(isinstance(entry, dict) and entry.keys() >= {"dtype", "shape", "data_offsets"}, "image: keys of a tensor")
+        shape = [integer(n, 0, MAX_ELEMENTS, "image: shape") for n in array_of(entry["shape"], "image: shape", 0, 16)]
+        begin, end = array_of(entry["data_offsets"], "image: data_offsets", 2, 2)
+        check(all(type(n) is int and n >= 0 for n in (begin, end)), "image: data_offsets")
+        check(entry["dtype"] == tensor.dtype and shape == list(tensor.shape), f"image: another {tensor.name}")
+        check(end - begin == tensor.bytes, f"image: the length of {tensor.name}")
+        check(tensor.bytes == 0 or start + begin == places[index], f"image: the place of {tensor.name}")
+
+
 def check_total(header: Header, given: int, most: int | None = None) -> None:
     """What the file decodes to, of `given` bytes: it and the bases that were had. `most`: what the caller allows."""
     # "tensors (ties each time), side planes, literal bytes of the image"
@@ -1176,6 +1221,8 @@ def decode_file(
     for tensor, data_, identity in zip(header.tensors, tensors, identities, strict=True):
         check(digest(data_) == identity, f"identity of {tensor.name}")
     image = rebuild_image(header.image, decoded[-1], tensors) if header.image else None
+    if header.image and header.image.format == "safetensors":
+        check_source(header, image)
     named = {t.name: (t.dtype, t.shape, data_) for t, data_ in zip(header.tensors, tensors, strict=True)}
     lossy = {tensor.name: tensor.lossy for tensor in header.tensors if tensor.lossy}
     return File(named, header.metadata, image, file_id, header.source, lossy)

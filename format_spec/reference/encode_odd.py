@@ -304,13 +304,21 @@ class OddFile:
         while at < len(self.expected) and self.chance(0.9):
             if self.chance(0.6):
                 segments.append(self.rng.randbytes(self.rng.randrange(1, 300)))
-            at += self.rng.choice([0, 0, 1])  # a tensor the source does not have, or has otherwise
-            count = self.rng.randrange(1, 4)
-            if at + count <= len(self.expected):
-                segments.append((at, count))
+            count = min(self.rng.randrange(1, 4), len(self.expected) - at)
+            segments.append((at, count))
             at += count
+            while at < len(self.expected) and not self.writer.decoded[at] and self.chance(0.5):
+                at += 1  # one without elements need not be there
+        if at < len(self.expected):
+            segments.append((at, len(self.expected) - at))
+        kind = self.rng.choice(["gguf", "safetensors"])
+        if kind == "safetensors":
+            metadata = {"__metadata__": self.rng.choice([None, {"format": "pt"}, [1]])} if self.chance(0.5) else {}
+            front = self.writer.front(segments, metadata)
+            cut = self.rng.choice([0, 3, 8, len(front) - 1])
+            segments = [piece for piece in (front[:cut], front[cut:]) if piece] + segments
         literals = sum(len(s) for s in segments if isinstance(s, bytes))
-        self.writer.image(segments, self.expression("U8"), self.code, self.chunk(32 + literals))
+        self.writer.image(segments, self.expression("U8"), self.code, self.chunk(32 + literals), kind)
 
     def make(self) -> tuple[bytes, Expected]:
         for _ in range(self.rng.choice([0, 1, 2, 3, 6])):

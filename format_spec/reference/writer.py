@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -219,6 +220,11 @@ class Source:
         return StreamParts(chunks)
 
 
+def front(header: bytes) -> bytes:
+    """What a safetensors file of this header begins with."""
+    return len(header).to_bytes(8, "little") + header
+
+
 class Writer:
     def __init__(self, metadata: dict[str, str] | None = None) -> None:
         self.header: dict = {"expressions": [], "metadata": metadata or {}, "packs": [], "tensors": []}
@@ -296,6 +302,23 @@ class Writer:
         if base:
             self.pack_sources[pack].members.append((base, len(data)))
         return self._add(name, self.pack_sources[pack].dtype, shape, data, pack=pack)
+
+    def front(self, segments: list[bytes | tuple[int, int]], more: dict | None = None) -> bytes:
+        """What a safetensors file begins with, of which these segments are the rest. more: other or further entries."""
+        at, places = 0, {}
+        for segment in segments:
+            if isinstance(segment, bytes):
+                at += len(segment)
+                continue
+            for i in range(segment[0], sum(segment)):
+                places[i] = at
+                at += len(self.decoded[i])
+        entries = {}
+        for i, (tensor, data) in enumerate(zip(self.header["tensors"], self.decoded, strict=True)):
+            begin = places.get(i, 0)
+            offsets = [begin, begin + len(data)]
+            entries[tensor["name"]] = {"dtype": tensor["dtype"], "shape": tensor["shape"], "data_offsets": offsets}
+        return front(json.dumps(entries | (more or {})).encode())
 
     def image(
         self,

@@ -69,7 +69,7 @@ from encode import (
 from expressions import DTYPES, RESERVED, parse_expression
 from parts import Parts, StreamParts
 from parts import chunk_of as chunk_of_bytes
-from writer import BYTES, BaseTensor, Place, Scale, Source, Writer, affine, literal, planes
+from writer import BYTES, BaseTensor, Place, Scale, Source, Writer, affine, front, literal, planes
 
 INVALID: dict[str, tuple[str, Callable[[], bytes]]] = {}
 DROP = object()
@@ -102,7 +102,8 @@ def basic() -> Parts:
     writer.ref("c", own)
     writer.empty("d", "F32", (0,))
     writer.pack_member("e", pack, (2,), b"45")
-    writer.image([b"head", (0, 2), b"gap", (4, 1)], BYTES, literal)
+    rest = [(0, 3), b"gap", (4, 1)]
+    writer.image([writer.front(rest), *rest], BYTES, literal)
     return writer.parts()
 
 
@@ -1051,28 +1052,42 @@ add(
 
 header("image_format", "a format that is not known", (["image", "format"], "npz"))
 header("image_missing_format", "no format", (["image", "format"], DROP))
-header("image_literal_0", "a literal segment of 0 bytes", (["image", "segments"], [4, [0, 2], 3, 0, [4, 1]]))
-header("image_count_0", "a segment of 0 tensors", (["image", "segments"], [4, [0, 2], 3, [2, 0], [4, 1]]))
+FRONT: int = basic().json["image"]["segments"][0]
+header("image_literal_0", "a literal segment of 0 bytes", (["image", "segments"], [FRONT, [0, 3], 3, 0, [4, 1]]))
+header("image_count_0", "a segment of 0 tensors", (["image", "segments"], [FRONT, [0, 3], 3, [3, 0], [4, 1]]))
 header("image_count_beyond", "a segment of tensors that are not there", (["image", "segments", 3], [4, 2]))
 header(
     "image_first_beyond",
     "a segment that begins behind the tensors",
-    (["image", "segments"], [4, [0, 2], 3, [4, 1], [5, 1]]),
+    (["image", "segments"], [FRONT, [0, 3], 3, [4, 1], [5, 1]]),
 )
 header("image_single", "a segment with one number", (["image", "segments", 3], [4]))
 header("image_string", "a segment that is a string", (["image", "segments", 0], "head"))
 header(
     "image_gap_moved",
     "the literal bytes are cut at another place: wrong SHA-256",
-    (["image", "segments"], [5, [0, 2], 2, [4, 1]]),
+    (["image", "format"], "gguf"),
+    (["image", "segments"], [FRONT + 1, [0, 3], 2, [4, 1]]),
 )
 header("image_chunk_0", "an image of chunks of 0 bytes", (["image", "chunk"], 0))
 
 
-def image_of(segments: list, *, sha: bool = True) -> bytes:
+header("image_left_out", "an image without the last tensor", (["image", "segments"], [FRONT, [0, 3], 3]))
+header(
+    "image_left_out_between",
+    "an image without a tensor between others",
+    (["image", "segments"], [FRONT, [0, 1], 3, [2, 1], [4, 1]]),
+)
+header("image_left_out_all", "an image of literal bytes alone, beside tensors", (["image", "segments"], [FRONT + 3]))
+
+
+def image_of(segments: list, *, sha: bool = True, front: Callable[[Writer], bytes] | None = None) -> bytes:
     writer = Writer()
     for i in range(3):
         writer.tensor(f"t{i}", Source("U8", (5,), bytes([65 + i] * 5), BYTES))
+    writer.empty("none", "U8", (0, 2))
+    if front is not None:
+        segments = [front(writer), *segments]
     writer.image(segments, BYTES, literal if sha else lambda place: literal_chunk(flip(place.data, 0), 1))
     parts = writer.parts()
     if not sha:
@@ -1086,9 +1101,62 @@ add("image_tensor_twice", "an image that takes a tensor twice", lambda: image_of
 add(
     "image_tensor_order",
     "an image whose tensors are not in the header's order",
-    lambda: image_of([b"x", (1, 1), (0, 1)]),
+    lambda: image_of([b"x", (1, 2), (0, 1)]),
 )
-add("image_sha", "one bit of the SHA-256", lambda: image_of([b"x", (0, 3)], sha=False))
+WHOLE = [(0, 3)]  # after its front
+add(
+    "image_sha",
+    "one bit of the SHA-256",
+    lambda: image_of(WHOLE, sha=False, front=lambda writer: writer.front(WHOLE)),
+)
+
+
+def other_source(name: str, what: str, **changes: object) -> None:
+    """A sound image of a safetensors file, of whose first tensor the file says something else."""
+    entry = {"dtype": "U8", "shape": [5], "data_offsets": [0, 5]}
+    entry = {key: value for key, value in (entry | changes).items() if value is not DROP}
+    add(name, what, lambda: image_of(WHOLE, front=lambda writer: writer.front(WHOLE, {"t0": entry})))
+
+
+def other_text(name: str, what: str, change: Callable[[bytes], bytes]) -> None:
+    """The same with another header."""
+    add(name, what, lambda: image_of(WHOLE, front=lambda writer: front(change(writer.front(WHOLE)[8:]))))
+
+
+other_source("image_dtype", "a tensor that is I8 in the source file", dtype="I8")
+other_source("image_shape", "a tensor of another shape in the source file", shape=[1, 5])
+other_source("image_shape_float", "a tensor whose shape in the source file is no integer", shape=[5.0])
+other_source("image_shape_text", "a tensor whose shape in the source file is a string", shape="5")
+other_source("image_place", "a tensor that lies elsewhere in the source file", data_offsets=[5, 10])
+other_source("image_place_end", "a tensor that is longer in the source file", data_offsets=[0, 6])
+other_source("image_place_three", "a tensor with three places in the source file", data_offsets=[0, 5, 5])
+other_source("image_place_true", "a tensor whose place in the source file is false", data_offsets=[False, 5])
+other_source("image_place_missing", "a tensor without a place in the source file", data_offsets=DROP)
+for name, what, more in (
+    ("image_more", "a source file with a tensor more", {"t3": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}),
+    ("image_entry", "a tensor that is a number in the source file", {"t0": 1}),
+    ("image_none", "a tensor without elements that has some in the source file",
+     {"none": {"dtype": "U8", "shape": [0, 2], "data_offsets": [0, 5]}}),
+):  # fmt: skip
+    add(name, what, lambda more=more: image_of(WHOLE, front=lambda writer: writer.front(WHOLE, more)))
+other_text("image_name", "a tensor of another name in the source file", lambda text: text.replace(b'"t0"', b'"t9"'))
+other_text(
+    "image_fewer",
+    "a source file without the tensor that has no elements",
+    lambda text: text[: text.index(b', "none"')] + b"}",
+)
+other_text("image_twice", "a tensor that is twice in the source file", lambda text: text[:-1] + b"," + text[1:])
+other_text("image_cut", "a source file whose header is no JSON", lambda text: text[:-1])
+other_text("image_array", "a source file whose header is an array", lambda text: b"[" + text + b"]")
+other_text("image_utf16", "a source file whose header is not UTF-8", lambda text: text.decode().encode("utf-16-le"))
+other_text("image_bom", "a source file whose header begins with a byte order mark", lambda text: b"\xef\xbb\xbf" + text)
+add("image_short", "a source file of seven bytes before its tensors", lambda: image_of([bytes(7), (0, 3)]))
+add("image_no_literal", "a source file that begins with a tensor", lambda: image_of([(0, 3)]))
+add(
+    "image_two_faces",
+    "a source file that has other tensors among its literal bytes, behind which the file's are",
+    lambda: image_of([bytes(15), (0, 3)], front=lambda writer: writer.front(WHOLE)),
+)
 
 # -- sections 4 and 5: index and table -------------------------------------------------------------------------------
 
@@ -2597,7 +2665,7 @@ def bomb_image() -> bytes:
             writer.tensor(name, Source("U8", (n,), bytes(n), BYTES, affine(0, 0)))
         for i in range(ties):
             writer.ref(f"{i}", 0)
-        writer.image([bytes(8192), (0, 1)], BYTES, literal)
+        writer.image([bytes(8192), (0, 2 + ties)], BYTES, literal, kind="gguf")
         return writer.parts()
 
     ties, size, more, over = 34, 8 << 20, 20000, 0

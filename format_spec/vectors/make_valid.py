@@ -24,7 +24,7 @@ from encode import (
 from expressions import DTYPES, Mean, mean_sum, parse_expression
 from lookup import lookup
 from parts import Parts
-from writer import BYTES, BaseTensor, Coding, Place, Scale, Source, Writer, affine, literal, planes
+from writer import BYTES, BaseTensor, Coding, Place, Scale, Source, Writer, affine, front, literal, planes
 
 VALID: dict[str, tuple[str, Callable[[], Parts]]] = {}
 
@@ -1285,21 +1285,24 @@ def cast() -> Parts:
     return writer.parts()
 
 
-@valid("an image: literal bytes before, between and after the tensors, one tensor left out, one empty")
+@valid("an image: literal bytes before, between and after the tensors, one empty, one more left out")
 def image() -> Parts:
     writer = Writer({"source": "model.safetensors"})
     for i in range(4):
         writer.tensor(f"t{i}", Source("U8", (5,), bytes([65 + i] * 5), BYTES))
     writer.empty("none", "U8", (0,))
-    writer.image([b"head", (0, 2), b"gap", b"gap", (3, 2), b"end"], BYTES, literal)
+    writer.empty("nothing", "F32", (2, 0))
+    rest = [(0, 2), b"gap", b"gap", (2, 3), b"end"]
+    first = front(writer.front(rest, {"__metadata__": {"format": "pt"}})[8:] + b"  ")
+    writer.image([first[:3], first[3:], *rest], BYTES, literal)
     return writer.parts()
 
 
 @valid("an image that is all literal bytes, in two chunks of planes")
 def image_literal() -> Parts:
     writer = Writer()
-    text = b'{"__metadata__":{"format":"pt"}}' * 60
-    writer.image([text], BYTES, planes(Plane(CODED, 11)), 1024)
+    text = {"__metadata__": {"format": "pt" * 900}}
+    writer.image([writer.front([], text)], BYTES, planes(Plane(CODED, 11)), 1024)
     return writer.parts()
 
 
@@ -1307,7 +1310,7 @@ def image_literal() -> Parts:
 def image_tensors() -> Parts:
     writer = Writer()
     writer.tensor("t", Source("U8", (5,), b"hello", BYTES))
-    writer.image([(0, 1)], BYTES, literal)
+    writer.image([(0, 1)], BYTES, literal, kind="gguf")
     return writer.parts()
 
 
@@ -1335,7 +1338,8 @@ def places() -> Parts:
     rows = {"bits": [{"plane": 8}, {"scatter": [0, {"plane": 8}]}], "rotate": 0}
     mask = Source("U8", (256,), flags, sparse_of(1), planes(Plane(RAW), Plane(RAW)))
     writer.tensor("rows", Source("U16", (256, 2), data, rows, planes(Plane(RAW), Plane(RAW)), None, [mask]))
-    writer.image([b"first" + bytes(200), bytes(100) + b"second", (0, 2)], sparse_of(8), planes(Plane(RAW), Plane(RAW)))
+    literals = [b"first" + bytes(200), bytes(100) + b"second"]
+    writer.image([*literals, (0, 8)], sparse_of(8), planes(Plane(RAW), Plane(RAW)), kind="gguf")
     return writer.parts()
 
 

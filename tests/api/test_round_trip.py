@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import struct
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import slimtensors
 from api.made import ARRAY_DTYPES, of_dtype, same, structured, weights
 from slimtensors.numpy import load, load_file, save, save_file
 
+VECTORS = Path(__file__).resolve().parents[2] / "format_spec" / "vectors"
 PRESETS = ("fast", "balanced")
 
 
@@ -123,6 +126,57 @@ def test_metadata_of_null_are_none(tmp_path: Path) -> None:
     assert load_file(small)["x"].tolist() == [97, 98, 99]
     slimtensors.decompress(small, back)
     assert back.read_bytes() == plain.read_bytes()
+
+
+OFFSETS = {"a": [8, 16], "b": [0, 8], "none": [3, 3], "c": [20, 28]}  # out of order, with a gap
+ESCAPED = '\n  "none\\u00e9\u00e9":{"more":[{}],"shape":[2,0],"data_offsets":[0,0],"dtype":"BF16"},'
+
+
+@pytest.mark.parametrize(
+    "more",
+    ["", '"__metadata__":{"dtype":"F32"},', '"__metadata__":null,', ESCAPED],
+    ids=["plain", "metadata", "null", "escaped"],
+)
+@pytest.mark.parametrize("padding", ["", " " * 5, "\n" * 4096])
+def test_odd_headers_come_back_and_pass_their_own_check(more: str, padding: str, tmp_path: Path) -> None:
+    """What is given back says of its tensors what the compressed file says: the check of that refuses none of ours."""
+    entries = {
+        name: {"shape": [0 if begin == end else 8], "data_offsets": [begin, end], "dtype": "U8"}
+        for name, (begin, end) in OFFSETS.items()
+    }
+    entries["none"]["data_offsets"] = [16, 16]
+    header = ("{" + more + json.dumps(entries)[1:] + padding).encode()
+    source = len(header).to_bytes(8, "little") + header + b"A" * 8 + b"B" * 8 + b"gap." + b"A" * 8 + b"behind"
+    slimtensors.compress(source, tmp_path / "m.slimtensors")
+    slimtensors.verify(tmp_path / "m.slimtensors")
+    slimtensors.decompress(tmp_path / "m.slimtensors", tmp_path / "again.safetensors")
+    assert (tmp_path / "again.safetensors").read_bytes() == source
+    slimtensors.flatten(tmp_path / "m.slimtensors", tmp_path / "flat.slimtensors")
+    assert slimtensors.verify(tmp_path / "flat.slimtensors").source_sha256 == hashlib.sha256(source).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("header", "words"),
+    [
+        (b'{"a":{"shape":"","data_offsets":[0,1],"dtype":"U8"}}', "shape or data_offsets are no array"),
+        ('{"a":{"shape":[1],"data_offsets":[0,1],"dtype":"U8"}}'.encode("utf-16"), "its header is not JSON"),
+        (b'{"__metadata__":{"k":"%s"}}' % (b"," * (1 << 24)), "more than 16777216 commas"),
+    ],
+    ids=["shape", "utf-16", "commas"],
+)
+def test_headers_that_no_reader_of_safetensors_takes_are_refused(header: bytes, words: str) -> None:
+    with pytest.raises(slimtensors.FormatError, match=words):
+        slimtensors.compress(len(header).to_bytes(8, "little") + header + b"A", io.BytesIO())
+
+
+@pytest.mark.parametrize("ask", ["verify", "decompress"])
+def test_a_file_that_gives_back_other_tensors_than_it_loads_is_refused(ask: str, tmp_path: Path) -> None:
+    """Before any of it is written."""
+    path, target = VECTORS / "invalid" / "image_two_faces.slimtensors", tmp_path / "out.safetensors"
+    assert len(load_file(path)) == 4
+    with pytest.raises(slimtensors.FormatError, match=r"it has another tensor 't.' than what is loaded"):
+        slimtensors.verify(path) if ask == "verify" else slimtensors.decompress(path, target)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_encode_and_decode_one_array() -> None:

@@ -29,7 +29,7 @@ def with_metadata(length: int) -> bytes:
 
 def with_segments(count: int) -> bytes:
     writer = Writer()
-    writer.image([b"x"] * count, BYTES, literal)
+    writer.image([b"x"] * count, BYTES, literal, kind="gguf")
     return writer.parts().join()
 
 

@@ -129,7 +129,7 @@ def small_pack_and_tie() -> bytes:
 def small_image() -> bytes:
     writer = Writer()
     writer.tensor("a", Source("U8", (3,), b"abc", BYTES))
-    writer.image([b"head", (0, 1), b"end"], BYTES, literal)
+    writer.image([writer.front([(0, 1)]), (0, 1), b"end"], BYTES, literal)
     return writer.parts().join()
 
 

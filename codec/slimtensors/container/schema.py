@@ -447,6 +447,7 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
     if value["format"] not in SOURCES:
         raise FormatError(f"the image has the format {value['format']!r}")
     segments: list[int | tuple[int, int]] = []
+    left_out: list[Tensor] = []
     after = 0  # no tensor comes again
     for item in array_of(value["segments"], "segments", 2 * MAX_TENSORS + 1):
         if isinstance(item, list):
@@ -455,9 +456,13 @@ def _image(value: Any, table: list[Expression], tensors: list[Tensor]) -> Image:
             first = integer(item[0], after, len(tensors) - 1, "the first tensor of a segment")
             count = integer(item[1], 1, len(tensors) - first, "the tensors of a segment")
             segments.append((first, count))
+            left_out += tensors[after:first]
             after = first + count
         else:
             segments.append(integer(item, 1, MAX_ELEMENTS, "the literal bytes of a segment"))
+    for tensor in (*left_out, *tensors[after:]):
+        if tensor.nbytes:
+            raise FormatError(f"the image does not have tensor {tensor.name!r}")
     literal = sum(segment for segment in segments if isinstance(segment, int))
     if literal > MAX_ELEMENTS:
         raise LimitError("the image has too many literal bytes")

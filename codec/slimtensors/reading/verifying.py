@@ -7,8 +7,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from itertools import groupby
-from typing import Any, NamedTuple
+from itertools import groupby, takewhile
+from typing import Any, NamedTuple, cast
 
 from slimtensors.bases.resolving import open_with
 from slimtensors.container.digest import new_identity
@@ -16,6 +16,7 @@ from slimtensors.container.header import Image
 from slimtensors.errors import BaseError, ChecksumError, FormatError, LimitError, check_callable
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.reading.walking import LiteralBytes, Run, image_tensors, walk
+from slimtensors.sources.safetensors_file import LENGTH_BYTES, MAX_HEADER_BYTES, parse_header
 from slimtensors.threads import pool_of, thread_count
 
 __all__ = [
@@ -173,9 +174,11 @@ def source_pieces(
 ) -> Iterator[memoryview]:
     """The source file's bytes in order, every tensor checked; after the last one its SHA-256 has been checked.
 
-    Raises ChecksumError.
+    Raises ChecksumError; FormatError, before the first, if what the source file says of its tensors is something else.
     """
     literal = LiteralBytes(file)
+    if image.format == "safetensors":
+        _check_header(file, image, literal)
     hasher = hashlib.sha256()
     runs = checked(file, walk(file, image_tensors(image), threads, pool))
     for segment in image.segments:
@@ -194,6 +197,31 @@ def source_pieces(
             f"{file.reader.source.label}: the source file that it holds has SHA-256 {hasher.hexdigest()}, "
             f"the file says {literal.sha256.hex()}"
         )
+
+
+def _check_header(file: TensorFile, image: Image, literal: LiteralBytes) -> None:
+    """That the safetensors file that is given back has the tensors that are loaded (container.md, section 8)."""
+    label = f"{file.reader.source.label}, the source file that it gives back"
+    room = sum(cast(int, s) for s in takewhile(lambda segment: isinstance(segment, int), image.segments))
+    length = int.from_bytes(literal.look(LENGTH_BYTES), "little") if room >= LENGTH_BYTES else room
+    if length > min(room - LENGTH_BYTES, MAX_HEADER_BYTES):
+        raise FormatError(f"{label}: not a safetensors file (its header is not before its tensors)")
+    _, found = parse_header(literal.look(LENGTH_BYTES + length)[LENGTH_BYTES:], label)
+    places, at = dict[int, int](), 0
+    for segment in image.segments:
+        if isinstance(segment, int):
+            at += segment
+            continue
+        for index in range(segment[0], sum(segment)):
+            places[index] = at
+            at += file.header.tensors[index].nbytes
+    ours = {t.name: (t.dtype, t.shape, places[i] if t.nbytes else None) for i, t in enumerate(file.header.tensors)}
+    theirs = {t.name: (t.dtype, t.shape, t.at if t.at < t.end else None) for t in found}
+    for name in ours | theirs:
+        if ours.get(name) != theirs.get(name):
+            raise FormatError(
+                f"{label}: it has another tensor {name!r} than what is loaded; its writer is at fault: do not use it"
+            )
 
 
 def take(pieces: Iterator[memoryview], length: int) -> Iterator[memoryview]:

@@ -111,8 +111,14 @@ class LiteralBytes:
         self._left = memoryview(b"")
         self.sha256 = b"".join(self.take(DIGEST_BYTES))
 
+    def look(self, length: int) -> bytes:
+        """The next bytes, which are still to be taken."""
+        found = b"".join(self.take(length))
+        self._left = memoryview(found + self._left)
+        return found
+
     def take(self, length: int) -> Iterator[memoryview]:
-        """The next bytes, in pieces of at most a chunk."""
+        """The next bytes, in pieces of at most a chunk, or what was looked at."""
         assert self._number is not None
         stream = self._file.header.streams[self._number]
         while length:

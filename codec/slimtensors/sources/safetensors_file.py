@@ -12,12 +12,13 @@ from typing import Any
 
 from slimtensors.container.source import ByteSource
 from slimtensors.dtypes import DTYPES
-from slimtensors.errors import FormatError, TruncatedError, UsageError
+from slimtensors.errors import FormatError, LimitError, TruncatedError, UsageError
 from slimtensors.sources.inputs import Located, SourceFile, lay_open
 
-__all__ = ["plain_header", "read_safetensors"]
+__all__ = ["LENGTH_BYTES", "MAX_HEADER_BYTES", "parse_header", "plain_header", "read_safetensors"]
 
 MAX_HEADER_BYTES = 100_000_000  # safetensors' own limit
+MAX_TOKENS = 1 << 24  # commas, colons, brackets: a parsed JSON text takes up to 50 times their number in memory
 LENGTH_BYTES = 8
 
 
@@ -32,18 +33,25 @@ def read_safetensors(source: ByteSource) -> SourceFile:
     start = LENGTH_BYTES + length
     if start > size:
         raise TruncatedError(f"{source.label}: the file ends inside its header; it was cut off, download it again")
-    header = _parse(source.read(LENGTH_BYTES, length).tobytes(), source.label)
-    metadata = header.pop("__metadata__", None)
+    metadata, found = parse_header(source.read(LENGTH_BYTES, length).tobytes(), source.label)
     metadata = {} if metadata is None else metadata  # safetensors takes null for none
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise FormatError(f"{source.label}: its metadata are not strings")
-    found = [_entry(name, value, start, source.label) for name, value in header.items()]
     return lay_open(source, "safetensors", metadata, start, found)
 
 
+def parse_header(data: bytes, label: str) -> tuple[Any, list[Located]]:
+    """The metadata, as they stand there, and the tensors. `data`: from its ninth byte on to where the tensors begin."""
+    header = _parse(data, label)
+    metadata = header.pop("__metadata__", None)
+    return metadata, [_entry(name, value, LENGTH_BYTES + len(data), label) for name, value in header.items()]
+
+
 def _parse(data: bytes, label: str) -> dict[str, Any]:
+    if sum(map(data.count, b",:[{")) > MAX_TOKENS:
+        raise LimitError(f"{label}: its header has more than {MAX_TOKENS} commas, colons and brackets")
     try:
-        header = json.loads(data, object_pairs_hook=_no_duplicates)
+        header = json.loads(data.decode(), object_pairs_hook=_no_duplicates)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"{label}: not a safetensors file (its header is not JSON: {error})") from None
     if not isinstance(header, dict):
@@ -61,8 +69,10 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _entry(name: str, value: Any, start: int, label: str) -> Located:
     try:
         dtype = DTYPES.get(value["dtype"])
-        shape = tuple(value["shape"])
-        begin, stop = value["data_offsets"]
+        shape, offsets = value["shape"], value["data_offsets"]
+        if not isinstance(shape, list) or not isinstance(offsets, list):
+            raise ValueError("shape or data_offsets are no array")
+        begin, stop = offsets
         if any(type(n) is not int or n < 0 for n in (*shape, begin, stop)):
             raise ValueError("a negative or odd number")
     except (TypeError, KeyError, ValueError) as error:
@@ -71,12 +81,12 @@ def _entry(name: str, value: Any, start: int, label: str) -> Located:
         unknown = value["dtype"]
         raise FormatError(f"{label}: tensor {name!r} has the unknown dtype {unknown!r}; update slimtensors")
     try:
-        size = dtype.bytes_of(shape)
+        size = dtype.bytes_of(tuple(shape))
     except UsageError as error:
         raise FormatError(f"{label}: tensor {name!r}: {error}") from None
     if stop - begin != size:
         raise FormatError(f"{label}: tensor {name!r} has {stop - begin} bytes; dtype and shape say {size}")
-    return Located(start + begin, start + stop, name, dtype, shape)
+    return Located(start + begin, start + stop, name, dtype, tuple(shape))
 
 
 def plain_header(tensors: list[tuple[str, str, tuple[int, ...], int]], metadata: dict[str, str]) -> bytes:
