@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from api.tuned import deltas, equal, model, tuned
+from parts import Parts
 from slimtensors import BaseDir, BaseError, UsageError
 from slimtensors.numpy import load_file, save, save_file
 
@@ -110,3 +113,54 @@ def test_no_file_is_the_difference_from_itself(pair: tuple[Path, Path], tmp_path
     with pytest.raises(UsageError, match="is itself what it would be the difference from"):
         slimtensors.compress(pair[1], tmp_path / "tuned.slimtensors", base=pair[1])
     assert not (tmp_path / "tuned.slimtensors").exists()
+
+
+def _damaged(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _lying(path: Path) -> None:
+    """Sound but for the identities, which are those of another file."""
+    stated = Parts.split(path.read_bytes()).identities
+    other = Parts.split(save({name: np.zeros_like(array) for name, array in load_file(path).items()}))
+    other.identities = stated
+    path.write_bytes(other.join())
+
+
+@pytest.mark.parametrize("spoil", [_damaged, _lying])
+@pytest.mark.parametrize("chain", [False, True], ids=["base", "base's base"])
+def test_of_many_copies_of_a_base_a_sound_one_is_used(
+    tmp_path: Path, spoil: Callable[[Path], None], chain: bool
+) -> None:
+    """Also where another one, which comes first, is damaged or is not what it says."""
+    folder, other = tmp_path / "bases" / "disk1", tmp_path / "bases" / "disk2"
+    folder.mkdir(parents=True)
+    state = {"w": np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)}
+    save_file(state, folder / "base.slimtensors")
+    made = [tmp_path / "one.slimtensors", tmp_path / "two.slimtensors"]
+    base: Any = folder / "base.slimtensors"
+    for path in made[: 2 if chain else 1]:
+        state = {"w": state["w"] + np.float32(1e-6)}
+        save_file(state, path, base=[base, BaseDir(folder)])
+        base = path
+    if chain:
+        made[0].rename(folder / "one.slimtensors")
+    shutil.copytree(folder, other)
+    spoil(folder / "base.slimtensors")
+    fine, found = made[chain], BaseDir(folder.parent)
+    assert equal(load_file(fine, base=found), state)
+    slimtensors.verify(fine, base=found)
+    if chain:
+        (folder / "one.slimtensors").rename(made[0])
+        fine = made[0]
+    [needed] = slimtensors.dependencies(fine, base=found)
+    assert needed.found == f"{other / 'base.slimtensors'}, tensor 'w'"
+    (other / "base.slimtensors").unlink()
+    with pytest.raises(BaseError):
+        load_file(fine, base=found)
+    [needed] = slimtensors.dependencies(fine, base=found)
+    assert needed.found is None
+    words = "is damaged" if spoil is _damaged else "has other bytes, with identity"
+    assert f"base.slimtensors claims to hold it, but {words}" in needed.problem

@@ -55,6 +55,9 @@ class KnownBases:
             raise BaseError("no such base")
         return np.frombuffer(data, base.dtype.unit)[start : start + count]
 
+    def settle(self, _base: Base) -> bool:
+        return False
+
     def stored(self, _base: Base) -> None:
         """They are in memory."""
 

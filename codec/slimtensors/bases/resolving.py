@@ -13,7 +13,7 @@ import numpy.typing as npt
 from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
 from slimtensors.container.header import Base
 from slimtensors.container.reader import Verify
-from slimtensors.errors import BaseError, SlimtensorsError, UsageError
+from slimtensors.errors import BaseError, FormatError, SlimtensorsError, UsageError
 from slimtensors.limits import MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
 from slimtensors.reading.tensors import TensorFile, open_file
 
@@ -114,8 +114,8 @@ class Resolver:
     arrays, a `BaseDir`, a function from a `Base` to one of these or None, a `LastResort`; or a list of such, tried in
     order, folders after what was named and last resorts after these.
 
-    What is found by name in a base that was given is not hashed as a whole: every chunk of a delta states the digest
-    of what it needs.
+    What is found by name in a base that was given, or in a file that states its identity, is not hashed as a whole:
+    every chunk of a delta states the digest of what it needs. Where that is wrong, `settle` looks on.
     """
 
     def __init__(self, base: Any = None) -> None:
@@ -129,6 +129,7 @@ class Resolver:
         self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
         self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
         self._seen: dict[str, list[_Entry]] = {}  # by folder
+        self._settled: dict[bytes, bool] = {}
         self._lock = threading.RLock()
         self._tried = 0  # in this search, chains and all
 
@@ -156,6 +157,7 @@ class Resolver:
         """Close what was opened in the search; the resolver can be used again."""
         with self._lock:
             self._found.clear()
+            self._settled.clear()
             self._depths.clear()
             self._files.clear()
             for _, model in self._models.values():
@@ -185,6 +187,34 @@ class Resolver:
                 self._found[base.identity] = found
                 return found
             raise BaseError(f"{base} was not found{_join(notes)}")
+
+    def settle(self, base: Base) -> bool:
+        """Find it again, but only what has its bytes: a copy may be damaged, and a file may state what is not true.
+
+        Whether there is one; `find` gives it then, and what it gave before if not.
+        """
+        with self._lock:
+            if base.identity not in self._settled:
+                self._settled[base.identity] = False  # also meanwhile: a base of it may be made from it
+                proven = self._proven(base)
+                if proven is not None:
+                    self._found[base.identity] = proven
+                    self._settled[base.identity] = True
+            return self._settled[base.identity]
+
+    def _proven(self, base: Base) -> Found | None:
+        self._tried = 0
+        for tensor in self._candidates(base, []):
+            self._tried += 1
+            if self._tried > MAX_TRIED_BASES:
+                break
+            try:
+                found = self._accept(tensor, (base.identity,))
+                if tensor.taken() == base.identity:
+                    return found
+            except (FormatError, OSError):
+                continue
+        return None
 
     def check_depth(self, tensor: BaseTensor) -> None:
         """Raises BaseError unless a file that is made against this tensor could be read."""
@@ -306,6 +336,10 @@ class KnownBases:
 
     def stored(self, _base: Base) -> None:
         """They are in memory."""
+
+    def settle(self, _base: Base) -> bool:
+        """False: there is one of each."""
+        return False
 
     def counted(self, base: Base) -> tuple[Hashable, int] | None:
         """Whether it is among them; whoever gave them has checked that."""

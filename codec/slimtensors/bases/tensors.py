@@ -101,10 +101,14 @@ class BaseTensor(NamedTuple):
         with _hashes_lock:
             found = self.hashes.get(self.key)
         if found is None:
-            found = _hash(self.tensor)
+            found = self.taken()
             with _hashes_lock:
                 self.hashes[self.key] = found
         return found
+
+    def taken(self) -> bytes:
+        """BLAKE3 of its bytes, taken now. Raises FormatError where they cannot be read."""
+        return _hash(self.tensor)
 
     def as_base(self) -> Base:
         """What a header says of it."""
@@ -258,7 +262,7 @@ class _Borrowed:
     """A source of bases that does not end with the file that it is lent to."""
 
     def __init__(self, bases: BaseSource) -> None:
-        self.read, self.stored = bases.read, bases.stored
+        self.read, self.stored, self.settle = bases.read, bases.stored, bases.settle
 
     def counted(self, _base: Base) -> None:
         """It is asked of a candidate that is being opened, and looking for bases of that would have no end."""

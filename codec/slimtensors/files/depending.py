@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from slimtensors.bases.resolving import Resolver
-from slimtensors.bases.tensors import delta_base
+from slimtensors.bases.tensors import BaseTensor, delta_base
 from slimtensors.container.header import Base
-from slimtensors.errors import BaseError
+from slimtensors.errors import BaseError, FormatError
 from slimtensors.reading.tensors import open_file
 
 __all__ = ["Dependency", "dependencies"]
@@ -30,8 +30,8 @@ class Dependency:
 def dependencies(target: Any, *, base: Any = None, max_bytes: int | None = None) -> list[Dependency]:
     """Every base that a file needs, and whether it is to be had.
 
-    base: where to look, as for `safe_open`; folders of the environment are searched too. A base given by name is
-    hashed here, so that what is said to be found is the one needed. Raises FormatError for a damaged file.
+    base: where to look, as for `safe_open`; folders of the environment are searched too. What is found is read and
+    hashed here, so that what is said to be found is the one needed, and whole. Raises FormatError for a damaged file.
     """
     resolver = Resolver(base)
     try:
@@ -46,14 +46,30 @@ def dependencies(target: Any, *, base: Any = None, max_bytes: int | None = None)
         resolver.close()
 
 
+def _wrong(tensor: BaseTensor, base: Base) -> str:
+    """Why a tensor is not the base that it seems to be; empty if it is."""
+    try:
+        found = tensor.identity() if tensor.stored is None else tensor.taken()
+    except BaseError:
+        raise
+    except FormatError as error:
+        return f"{tensor.where} claims to hold it, but is damaged: {error}"
+    if found == base.identity:
+        return ""
+    if tensor.stored is not None:
+        return f"{tensor.where} claims to hold it, but has other bytes, with identity {found.hex()}"
+    return f"{tensor.where} holds another one of that name, with identity {found.hex()}"
+
+
 def _look(base: Base, users: list[str], resolver: Resolver) -> Dependency:
     known = Dependency(base.identity.hex(), base.dtype.name, base.shape, dict(base.hints), users)
     try:
         tensor = resolver.find(base).tensor
-        if tensor.identity() != base.identity:
-            raise BaseError(
-                f"{tensor.where} holds another one of that name, with identity {tensor.identity().hex()}"
-            )
+        wrong = _wrong(tensor, base)
+        if wrong:
+            if not resolver.settle(base):
+                raise BaseError(wrong)
+            tensor = resolver.find(base).tensor
     except BaseError as error:
         return Dependency(known.identity, known.dtype, known.shape, known.hints, users, None, str(error))
     return Dependency(

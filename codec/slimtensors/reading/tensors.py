@@ -65,6 +65,11 @@ class BaseSource(Protocol):
     def stored(self, base: Base) -> tuple[TensorFile, int] | None:
         """The slimtensors file that has a base, and its position there; None if it is elsewhere. Raises BaseError."""
 
+    def settle(self, base: Base) -> bool:
+        """Look again for a base, in all that claims to be it, since what was given did not do. Whether there is one
+        whose bytes have its identity, which is given from now on.
+        """
+
     def counted(self, base: Base) -> tuple[Hashable, int] | None:
         """Bytes that a base counts towards what a file may decode to, and under what, once: of a slimtensors file its
         length, of others those whose identity is as stated. None if it is not to be had.
@@ -322,13 +327,22 @@ class TensorFile:
         stream = self.header.streams[number]
         record = self.reader.check(number, chunk, data)
         first = chunk * stream.chunk
-        try:
+
+        def decode() -> None:
             # A chunk that is no difference states 0, and needs no base even where its tensor has one.
             base = self._base(number, first, out.size) if data[0] == PLANES else None
-            if sides is None:
-                sides = self._sides_for(number, fetched=True) if number in self.header.steered else ()
-            place = Place(stream.units, first, sides, stream.dtype, base)
-            decode_chunk(data, stream.expression, out, place)
+            found = sides
+            if found is None:
+                found = self._sides_for(number, fetched=True) if number in self.header.steered else ()
+            decode_chunk(data, stream.expression, out, Place(stream.units, first, found, stream.dtype, base))
+
+        try:
+            try:
+                decode()
+            except BaseError:
+                if not self._settled(stream):
+                    raise
+                decode()
         except BaseError as error:
             where = f"{self.reader.source.label}: {stream.label}, chunk {chunk}"
             raise BaseError(f"{where}: {error}{self._needed(stream, str(error))}") from None
@@ -411,6 +425,14 @@ class TensorFile:
                 )
             self._work_bytes, self._worked_files = taken, files
             self._worked.add(number)
+
+    def _settled(self, stream: Stream) -> bool:
+        """Whether all bases of a stream are to be had, each with the bytes that it should have."""
+        source = self.bases
+        if source is None:
+            return False
+        with self._other_buffer():
+            return all(source.settle(self.header.bases[number]) for number in bases_of(stream.expression))
 
     def base_of(self, number: int, chunk: int) -> Units | None:
         """What a chunk of a stream is a difference from, if it is one. Raises BaseError."""
