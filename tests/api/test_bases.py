@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
+import blake3
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file as load_plain
+from safetensors.numpy import save as save_plain_bytes
 from safetensors.numpy import save_file as save_plain
 
 import slimtensors
 from api.made import same
 from api.tuned import deltas, equal, model, tuned
 from slimtensors import BaseDir, BaseError, NotSlimtensorsError, UsageError
+from slimtensors.bases import tensors
 from slimtensors.bases.resolving import LastResort
+from slimtensors.bases.tensors import SETTLED
 from slimtensors.numpy import load_file, save, save_file
 
 
@@ -263,3 +268,49 @@ def test_a_last_resort(pair: tuple[Path, Path], tmp_path: Path) -> None:
         with pytest.raises(slimtensors.BaseError, match="was not found"):
             load_file(file, base=LastResort(ask))
     assert equal(load_file(file, base=LastResort(lambda _: base)), load_plain(source))
+
+
+class _Coarse:
+    """What a file system says whose clock stands still."""
+
+    def __init__(self, found: os.stat_result, stands: int) -> None:
+        self._found, self.st_mtime_ns, self.st_ctime_ns = found, stands, stands
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._found, name)
+
+
+@pytest.mark.parametrize("how", ["steps of the clock", "mtime put back"])
+def test_a_base_overwritten_in_place_is_hashed_again(tmp_path: Path, monkeypatch: Any, how: str) -> None:
+    """What a new file says of its base is true of the bytes that it was compared with."""
+    path, rng = tmp_path / "base.safetensors", np.random.default_rng(1)
+    stat, now = Path.stat, time.time_ns()
+    if how == "steps of the clock":
+        monkeypatch.setattr(Path, "stat", lambda self, **more: _Coarse(stat(self, **more), now))
+    else:  # long after both
+        monkeypatch.setattr(tensors.time, "time_ns", lambda: now + 3600 * 10**9)
+    stated = []
+    for _ in range(2):
+        base = rng.standard_normal((256, 256)).astype(np.float32)
+        time.sleep(0.05)
+        path.write_bytes(save_plain_bytes({"w": base}))
+        os.utime(path, ns=(now, now))
+        save_file({"w": base + np.float32(1e-6)}, tmp_path / "fine.slimtensors", base=path)
+        [needed] = slimtensors.dependencies(tmp_path / "fine.slimtensors")
+        assert needed.identity == blake3.blake3(base.tobytes()).hexdigest()
+        stated.append(needed.identity)
+    assert len(set(stated)) == 2
+
+
+def test_a_base_is_hashed_once_for_many_files(tmp_path: Path, monkeypatch: Any) -> None:
+    """If its times can tell that it has not changed."""
+    base = np.random.default_rng(1).standard_normal((256, 256)).astype(np.float32)
+    path, hashed, take = tmp_path / "base.safetensors", [], tensors._hash
+    save_plain({"w": base}, path)
+    monkeypatch.setattr(tensors, "_hash", lambda tensor: hashed.append(tensor.name) or take(tensor))
+    for later, times in ((0, 2), (SETTLED, 1)):
+        monkeypatch.setattr(tensors, "SETTLED", SETTLED - later)
+        hashed.clear()
+        for _ in range(2):
+            save({"w": base + np.float32(1e-6)}, base=path)
+        assert hashed == ["w"] * times

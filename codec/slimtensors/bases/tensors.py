@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ _CACHED = re.compile(r"models--([^/]+)/snapshots/([0-9a-f]{40})/(.+)$")
 
 _PINNED = re.compile(r"hf://([^/@]+/[^/@]+)@([0-9a-f]{40})/(.+)")
 
+SETTLED = 5_000_000_000  # nanoseconds since a file was written, from when on its times tell that it is as it was
 _hashes: dict[Hashable, bytes] = {}  # identities taken by this process, by file, its state and the range
 _hashes_lock = threading.Lock()
 
@@ -286,11 +288,15 @@ def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
 
 
 def _state(path: Path | str | None) -> tuple[Hashable, ...] | None:
-    """What changes when a file does."""
-    if path is None or isinstance(path, str):  # what lies elsewhere may change unseen
+    """What changes when a file does; None if it may change unseen, as what lies elsewhere, or was written just now: file
+    systems count time in steps, some of two seconds.
+    """
+    if path is None or isinstance(path, str):
         return None
     found = path.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) < SETTLED:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _hints(path: Path | str) -> dict[str, str]:
