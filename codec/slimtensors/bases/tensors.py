@@ -288,8 +288,8 @@ def _needed(file: TensorFile) -> list[tuple[Base, ...]]:
 
 
 def _state(path: Path | str | None) -> tuple[Hashable, ...] | None:
-    """What changes when a file does; None if it may change unseen, as what lies elsewhere, or was written just now: file
-    systems count time in steps, some of two seconds.
+    """What changes when a file does; None if it may change unseen, as what lies elsewhere, or what was written just
+    now: file systems count time in steps, some of two seconds.
     """
     if path is None or isinstance(path, str):
         return None
