@@ -9,6 +9,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -27,6 +28,7 @@ from slimtensors.numpy import load_file, save, save_file, stream_tensors
 from slimtensors.reading.tensors import open_file
 from slimtensors.stream import ordered
 from slimtensors_hub.remote import names, spans
+from slimtensors_hub.remote import web as web_files
 
 
 @pytest.fixture(scope="module")
@@ -542,6 +544,31 @@ def test_what_is_not_encrypted(web: Web, packed: bytes, monkeypatch: pytest.Monk
     monkeypatch.setenv("SLIMTENSORS_ALLOW_HTTP", "1")
     with pytest.raises(RemoteError, match=r"no answer from example.invalid"):
         load_file(address)
+
+
+INNER = [
+    "127.0.0.1", "127.9.9.9", "127.1", "2130706433", "0x7f.1", "0", "localhost", "LOCALHOST.", "x.localhost",
+    "169.254.169.254", "[::1]", "[::]", "[fe80::1]", "[fe80::1%25eth0]", "[::ffff:127.0.0.1]", "[::ffff:a9fe:a9fe]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+@pytest.mark.parametrize("host", INNER)
+def test_no_server_elsewhere_leads_to_this_machine(host: str, scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its services take who asks from here for one of their own."""
+    monkeypatch.setenv("SLIMTENSORS_ALLOW_HTTP", "1")
+    assert names.is_inner(f"{scheme}://{host}:81/x")
+    file, asked = web_files.WebFile("https://example.org/x.slimtensors"), []
+    leads = SimpleNamespace(status_code=302, headers={"location": f"{scheme}://{host}:81/x"}, close=lambda: None)
+    monkeypatch.setattr(file, "_ask", lambda address, *_: asked.append(address) or leads)
+    with pytest.raises(RemoteError, match=r"example.org/x.slimtensors leads to .*/x, which is this machine's own"):
+        file.open(0, None)
+    assert asked == ["https://example.org/x.slimtensors"]
+
+
+def test_what_is_elsewhere_is_not_this_machine() -> None:
+    for host in ("example.org", "10.0.0.1", "192.168.0.1", "[fc00::1]", "127.example.org", "localhost.example.org"):
+        assert not names.is_inner(f"https://{host}/x")
 
 
 def test_a_large_file_has_a_larger_front(web: Web, packed: bytes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from ipaddress import IPv4Address, IPv6Address
+from socket import inet_aton
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from slimtensors.errors import UsageError
 
-__all__ = ["HubName", "Origin", "hub_name", "is_file", "is_local", "origin", "shown"]
+__all__ = ["HubName", "Origin", "hub_name", "is_file", "is_inner", "is_local", "origin", "shown"]
 
 _HUB = re.compile(
     r"hf://(?:(models|datasets)/)?([A-Za-z0-9._-]+/[A-Za-z0-9._-]+)(?:@(refs/(?:pr|convert)/[^/@]+|[^/@]+))?(?:/(.*))?"
@@ -88,6 +90,19 @@ def origin(address: str) -> Origin:
 def is_local(address: str) -> bool:
     """Whether an address is this machine's own."""
     return _LOCAL.fullmatch(urlsplit(address).hostname or "") is not None
+
+
+def is_inner(address: str) -> bool:
+    """Whether an address, however it is spelled, is this machine's own, or one of the link that it is on, where clouds
+    have what tells a machine its credentials. A name that leads there is not looked up.
+    """
+    host = (urlsplit(address).hostname or "").rstrip(".").partition("%")[0]
+    try:
+        found: IPv4Address | IPv6Address = IPv6Address(host) if ":" in host else IPv4Address(inet_aton(host))
+    except (OSError, ValueError):
+        return host == "localhost" or host.endswith(".localhost")
+    found = getattr(found, "ipv4_mapped", None) or found
+    return found.is_loopback or found.is_link_local or found.is_unspecified
 
 
 def shown(address: str) -> str:

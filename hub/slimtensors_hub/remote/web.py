@@ -21,7 +21,7 @@ from slimtensors.errors import RemoteError, UsageError
 from slimtensors.switches import ALLOW_HTTP, allows_http
 from slimtensors.threads import given_up
 from slimtensors_hub.remote import spans
-from slimtensors_hub.remote.names import HubName, Origin, is_local, origin, shown
+from slimtensors_hub.remote.names import HubName, Origin, is_inner, is_local, origin, shown
 from slimtensors_hub.remote.refusals import LOGIN, explained
 from slimtensors_hub.remote.spans import PROGRESS, Interrupted, front_bytes
 
@@ -303,7 +303,11 @@ def _headers(hub: bool) -> dict[str, str]:
 
 
 def _check(address: str, via: str | None = None) -> None:
-    """Refuse what would travel in the open, unless it stays on this machine or the user says so."""
+    """Refuse what would travel in the open, unless it stays on this machine or the user says so; and of redirects those
+    that lead inside from outside.
+    """
+    if via is not None and is_inner(address) and not is_inner(via):
+        raise RemoteError(f"{shown(via)} leads to {shown(address)}, which is this machine's own; it is not followed")
     allowed = allows_http()
     scheme = urlsplit(address).scheme
     if scheme == "https":
