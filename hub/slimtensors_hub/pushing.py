@@ -14,7 +14,7 @@ from slimtensors.bases.matching import MatchReport
 from slimtensors.container.system import lend
 from slimtensors.errors import FormatError, SlimtensorsError, UsageError
 from slimtensors.files.converting import compress, maps_of_each
-from slimtensors.files.folders import COMPRESS, plan_folder, walk_folder
+from slimtensors.files.folders import COMPRESS, check_copies, plan_folder, walk_folder
 from slimtensors.planning.planner import check_preset
 from slimtensors.reading.tensors import open_file
 from slimtensors.reading.walking import image_tensors
@@ -220,6 +220,7 @@ def _load(
                 "it, or leave it out with ignore_patterns"
             )
     stored = sorted(name for name in names if name.endswith(COMPRESS.after))
+    check_copies(folder, (name for name in names if not (name.endswith(COMPRESS.after) or COMPRESS.takes(name))))
     if stored and not any(map(COMPRESS.takes, names)):
         cargo.files = {name: folder / name for name in names}
         cargo.weights = [_stored(folder, name) for name in stored]

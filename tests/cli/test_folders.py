@@ -223,6 +223,36 @@ def test_cache_of_the_hub(invoke: Invoke, sharded: Path, tmp_path: Path) -> None
     assert not any(path.is_symlink() for path in (tmp_path / "back").iterdir())
 
 
+@pytest.mark.skipif(os.name != "posix", reason="links")
+@pytest.mark.parametrize("verb", ["compress", "decompress"])
+def test_links_out_of_a_folder_are_followed_to_weights_only(
+    invoke: Invoke, sharded: Path, tmp_path: Path, verb: str
+) -> None:
+    """What is copied may be handed on: a folder of others could have any file of its reader handed on with it."""
+    folder, other, secret = sharded, tmp_path / "other", tmp_path / "secret.txt"
+    if verb == "decompress":
+        assert invoke("compress", sharded, "-o", tmp_path / "slim").exit_code == 0
+        folder = tmp_path / "slim"
+    other.mkdir()
+    weights = next(path for path in sorted(folder.iterdir()) if path.suffix == f".{folder_kind(verb)}")
+    weights.rename(other / weights.name)
+    weights.symlink_to(other / weights.name)
+    (folder / "inner.txt").symlink_to("notes.txt")
+    (folder / "notes.txt").write_text("inside")
+    assert invoke(verb, folder, "-o", tmp_path / "made").exit_code == 0
+    assert (tmp_path / "made" / "inner.txt").read_text() == "inside"
+    secret.write_text("secret")
+    (folder / "leads.txt").symlink_to("../secret.txt")
+    result = invoke(verb, folder, "-o", tmp_path / "again")
+    assert result.exit_code == 2
+    assert f"{folder / 'leads.txt'} leads to {secret}, out of the folder, and is not copied" in result.output
+    assert not (tmp_path / "again").exists()
+
+
+def folder_kind(verb: str) -> str:
+    return "safetensors" if verb == "compress" else "slimtensors"
+
+
 def test_dry_run(invoke: Invoke, sharded: Path) -> None:
     result = invoke("compress", sharded, "--dry-run")
     assert result.exit_code == 0

@@ -42,6 +42,7 @@ __all__ = [
     "FolderPlan",
     "carry_out",
     "check_base_stays",
+    "check_copies",
     "check_target",
     "plan_folder",
     "walk_folder",
@@ -182,7 +183,7 @@ def walk_folder(
     """Files by path within the folder, sorted; adds the folders that it meets to `folders`. skip: what is passed over.
     wrong: is told of what cannot be looked at, which is raised otherwise.
 
-    Links to files are followed, as the Hub's cache is made of them.
+    Links to files are followed, as the Hub's cache is made of them; see `check_copies`.
     """
     for entry in sorted(os.scandir(folder / under), key=lambda entry: entry.name):
         name = f"{under}/{entry.name}" if under else entry.name
@@ -249,6 +250,7 @@ def carry_out(plan: FolderPlan, target: Path, convert: Callable[[Path, Path], ob
     was killed has left beside the target is removed.
     """
     target = Path(os.path.realpath(target))
+    check_copies(plan.source, plan.copies)
     check_target(plan.source, target, force=force)
     remove_abandoned(target)
     made = temporary_place(target)
@@ -279,6 +281,24 @@ def _check_new(plan: FolderPlan, made: Path, name: str) -> None:
         raise UsageError(
             f"two files of {plan.source} would become {name} here, where upper and lower case are the same: convert "
             "them apart, or on another file system"
+        )
+
+
+def check_copies(folder: Path, names: Iterable[str]) -> None:
+    """Raises UsageError for files to copy that are links out of the folder: a folder of others could have anything that
+    its reader may read handed on. Links into the blobs of the Hub's cache, which make up its snapshots, are no such.
+
+    Weights are followed wherever they lie, as people keep them elsewhere: they are converted, and nothing else is.
+    """
+    inside = Path(os.path.realpath(folder))
+    for name in names:
+        found = Path(os.path.realpath(folder / name))
+        blobs = found.parent
+        if inside in found.parents or (blobs.name == "blobs" and (blobs.parent / "snapshots").is_dir()):
+            continue
+        raise UsageError(
+            f"{folder / name} leads to {found}, out of the folder, and is not copied: put a copy there if that is "
+            "meant, or take the link away"
         )
 
 
