@@ -7,14 +7,15 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from slimtensors.container.header import Base
-from slimtensors.errors import BaseError, UsageError
+from slimtensors.errors import BaseError, FormatError, RemoteError, UsageError
 from slimtensors.limits import MAX_BASE_DEPTH
 from slimtensors_hub.errors import HubError
-from slimtensors_hub.fetching import Place, fetch
+from slimtensors_hub.fetching import Place, cached, fetch
 from slimtensors_hub.listing import Listing, is_commit, list_repository, parse_name
 from slimtensors_hub.variables import check_variables
 
@@ -42,8 +43,9 @@ def hub_base(
 ) -> Callable[[Base], Path | None]:
     """What to pass as `base=` to whatever opens a slimtensors file: bases then come from the Hub, by way of its cache.
 
-    A file is fetched if the header names it with its repository and a commit, and it is not in the cache. What it
-    holds counts only if it has the digests that the file which needs it states.
+    A file is fetched if the header names it with its repository and a commit, it is not in the cache, and its own
+    header, which is read before, says that it has such a tensor: a header may name anything that its reader may read.
+    What it holds counts only if it has the digests that the file which needs it states.
     """
     check_variables()
     place = Place(cache_dir=cache_dir, token=token, local_files_only=local_files_only)
@@ -57,8 +59,9 @@ def hub_base(
         with lock:
             if origin not in known:
                 try:
+                    _look_ahead(origin, base, place)
                     known[origin] = fetch(origin.repo_id, origin.commit, [origin.file], place, None) / origin.file
-                except HubError as error:
+                except (BaseError, HubError) as error:
                     known[origin] = BaseError(str(error))
             found = known[origin]
         if isinstance(found, BaseError):
@@ -66,6 +69,31 @@ def hub_base(
         return found
 
     return find
+
+
+def _look_ahead(origin: Origin, base: Base, place: Place) -> None:
+    """Raises BaseError if a file that would have to be fetched has no such tensor, as its header says."""
+    from huggingface_hub import constants
+
+    from slimtensors.bases.tensors import open_base
+
+    asked = not (place.local_files_only or constants.HF_HUB_OFFLINE)
+    if not asked or cached(origin.repo_id, origin.commit, [origin.file], place):
+        return
+    name = f"hf://{origin.repo_id}@{origin.commit}/{origin.file}"
+    try:
+        with closing(open_base(name, None)) as model:
+            held = [*model.tensors.values(), *model.namesakes]
+            if any(
+                (each.dtype, each.shape) == (base.dtype, base.shape) and each.stored in (None, base.identity)
+                for each in held
+            ):
+                return
+    except (RemoteError, UsageError):  # it cannot be read by range; who fetches it has the words if there is more
+        return
+    except FormatError as error:
+        raise BaseError(f"{error}; it is not fetched") from None
+    raise BaseError(f"{name} has no {base.dtype.name}{list(base.shape)} with that digest, and is not fetched")
 
 
 def origin_of(base: Base) -> Origin | None:

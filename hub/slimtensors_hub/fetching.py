@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from slimtensors_hub.errors import HubError, retried, told
 from slimtensors_hub.listing import IDENTITY, Listing, RemoteFile
 
-__all__ = ["Place", "by_cache", "check_files", "fetch", "matches", "remember"]
+__all__ = ["Place", "by_cache", "cached", "check_files", "fetch", "matches", "remember"]
 
 
 class Place(NamedTuple):
@@ -48,9 +48,9 @@ def fetch(
     as long as to read it. Raises HubError; OSError if the disk refuses.
     """
     names = None if files is None else sorted(files)
-    cached = set() if check_cached or names is None else _cached(repo_id, revision, names, place)
+    there = set() if check_cached or names is None else cached(repo_id, revision, names, place)
     folder = _snapshot(repo_id, revision, names, place, patterns)
-    fresh = None if names is None else [name for name in names if name not in cached]
+    fresh = None if names is None else [name for name in names if name not in there]
     wrong = check_files(folder, fresh, listing)
     for name in wrong:
         _remove(folder / name)
@@ -67,7 +67,7 @@ def fetch(
     return folder
 
 
-def _cached(repo_id: str, revision: str | None, names: list[str], place: Place) -> set[str]:
+def cached(repo_id: str, revision: str | None, names: list[str], place: Place) -> set[str]:
     """Those that need not be downloaded."""
     from huggingface_hub import try_to_load_from_cache
 

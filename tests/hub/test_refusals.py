@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from hub import ALICE, BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
@@ -267,6 +269,28 @@ def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path
     base = str(tmp_path / "base")
     assert talk(pull + f", base={base!r})").error == ""
     assert contents(Path(out))["model.safetensors"] == contents(folder)["model.safetensors"]
+
+
+@pytest.mark.parametrize("what", ["other tensors", "no weights"])
+def test_a_file_that_has_no_such_base_is_not_fetched(hub: HubServer, talk: Talk, tmp_path: Path, what: str) -> None:
+    """A header may name anything that its reader may read, of any size: its own header is looked at first."""
+    commit = hub.store.add_folder("bob/base", plain_model(tmp_path / "base"))
+    folder = fine_tune(tmp_path / "in")
+    assert talk(f"push({str(folder)!r}, 'alice/tuned', base='bob/base')").error == ""
+    other = bytes(4 << 20)
+    if what == "other tensors":
+        other = save({"other": np.zeros((1024, 1024), np.float32)})
+    repository = hub.store.repository("bob/base")
+    entry = hub.store.keep(other, large=True)
+    repository.commits[commit] = {**repository.commits[commit], "model.safetensors": entry}
+    hub.requests.clear()
+    reader, out = Client(hub, tmp_path / "reader"), tmp_path / "out"  # with a cache that does not have the old one
+    done = reader.run("slimtensors", "pull", "alice/tuned", "--decompress", "-o", out, check=False)
+    assert done.returncode == 1
+    assert "is not fetched" in done.stderr
+    assert not out.exists()
+    assert not list(reader.home.rglob("models--bob--base"))
+    assert hub.requests.sent() < len(other) // 2
 
 
 def test_what_is_neither_a_folder_nor_a_model_is_named(tmp_path: Path) -> None:
