@@ -53,6 +53,9 @@ class One:
     def stored(self, _base: Base) -> None:
         """It is in memory."""
 
+    def settle(self, _base: Base) -> bool:
+        return False
+
     def close(self) -> None:
         """Nothing was opened."""
 
