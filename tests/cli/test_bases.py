@@ -317,6 +317,31 @@ def test_a_folder_is_not_its_own_base(invoke: Invoke, model: Path, tmp_path: Pat
     assert invoke("compress", tmp_path / "tuned", "-o", tmp_path / "new", "--base", base).exit_code == 0
 
 
+@pytest.mark.parametrize("named", ["--base", "--base-dir"])
+@pytest.mark.parametrize("verb", ["flatten", "rebase", "salvage", "decompress"])
+def test_bases_of_what_is_read_stay(verb: str, named: str, invoke: Invoke, model: Path, tmp_path: Path) -> None:
+    """What is made of a difference does not replace its base, by whatever option that is found."""
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    plain.mkdir()
+    other.mkdir()
+    (plain / model.name).write_bytes(model.read_bytes())
+    moved(model, other / model.name)
+    slim, needs = tmp_path / "plain-slim", tmp_path / "other-slim"
+    assert invoke("compress", plain).exit_code == 0
+    at = plain if verb in ("salvage", "decompress") else slim  # where what they make has the base's name
+    assert invoke("compress", other, "--base", at).exit_code == 0
+    where = [named.replace("--base", "--old-base") if (verb, named) == ("rebase", "--base") else named, at]
+    where += ["--base", other] if verb == "rebase" else []
+    before, (inner,) = contents(tmp_path), [each.name for each in at.iterdir()]
+    for source, target in ((needs, at), (needs / "model.slimtensors", at / inner)):
+        out = ["-o", target] if verb == "decompress" else [target]
+        for more in ([], ["--dry-run"]):
+            result = invoke(verb, source, *out, *where, "--force", *more)
+            assert result.exit_code == 2, result.output
+            assert f"{at / inner} is of a base of {needs / 'model.slimtensors'}, which nobody could" in result.output
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("named", ["middle", "auto"])
 def test_a_folder_is_not_its_bases_own_base(named: str, invoke: Invoke, model: Path, tmp_path: Path) -> None:
     """What the base is made from would be replaced by differences from the base."""

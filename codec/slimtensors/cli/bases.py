@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slimtensors.bases.resolving import LastResort
+from slimtensors.bases.resolving import LastResort, Resolver
 from slimtensors.bases.tensors import SUFFIXES
 from slimtensors.container.hints import pinned_name
 from slimtensors.container.remote import last_part
-from slimtensors.errors import SlimtensorsError, UsageError
+from slimtensors.container.system import file_identity
+from slimtensors.errors import BaseError, FormatError, SlimtensorsError, UsageError
+from slimtensors.reading.tensors import open_file
 from slimtensors.sources.shards import RANK_FILE
 
 if TYPE_CHECKING:
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from slimtensors.cli.targets import Conversion
     from slimtensors.container.header import Base
 
-__all__ = ["bases_of", "bases_of_each"]
+__all__ = ["bases_of", "bases_of_each", "check_bases_stay"]
 
 
 def bases_of(base: str | None, base_dirs: list[Any], file: object = None) -> list[Any]:
@@ -60,6 +63,29 @@ def bases_of_each(
     for each in named:
         check_base_stays(each, going, base_dirs)
     return {source: {"base": found[source], "base_map": maps[source]} for source in found}
+
+
+def check_bases_stay(
+    conversions: Sequence[Conversion], bases: Callable[[Any], list[Any]], max_bytes: int | None
+) -> None:
+    """Raises UsageError if a file that would be replaced is one that a source is read from: one of its bases, or of
+    theirs. bases: where those of a source are looked for. What is not found is told of where it is read.
+    """
+    going = [target for each in conversions for _, target in each.files if target.is_file()]
+    gone = {file_identity(target): target for target in going}
+    for source, _ in [pair for each in conversions for pair in each.files] if gone else ():
+        with (
+            suppress(FormatError, OSError),
+            closing(Resolver(bases(source))) as resolver,
+            open_file(source, verify="none", max_bytes=max_bytes, partial=True) as file,
+        ):
+            for base in file.header.bases:
+                with suppress(BaseError):
+                    for lost in gone.keys() & resolver.files_of(resolver.find(base).tensor):
+                        raise UsageError(
+                            f"{gone[lost]} is of a base of {source}, which nobody could read without it: write to "
+                            "another place"
+                        )
 
 
 def _inner(base: str | None, source: Any, roots: list[Path]) -> str | None:

@@ -47,7 +47,7 @@ def command(
     (hf://owner/name/file, https://, s3://) it is written into the current folder. Nothing is deleted.
     """
     from slimtensors.bases.resolving import open_with
-    from slimtensors.cli.bases import bases_of
+    from slimtensors.cli.bases import bases_of, check_bases_stay
     from slimtensors.cli.conversions import Settings, run
     from slimtensors.cli.targets import settle
     from slimtensors.files.converting import decompress
@@ -63,5 +63,6 @@ def command(
         with open_with(path, needed(path), max_bytes=max_bytes) as file:
             return file.header.decoded_bytes + (file.header.image.literal_bytes if file.header.image else 0)
 
-    settings = Settings(force, dry_run, quiet, verbose, progress)
-    run(settle(paths, out, DECOMPRESS, force=force or dry_run), work, amount, settings, passes=1)
+    conversions = settle(paths, out, DECOMPRESS, force=force or dry_run)
+    check_bases_stay(conversions, needed, max_bytes)
+    run(conversions, work, amount, Settings(force, dry_run, quiet, verbose, progress), passes=1)

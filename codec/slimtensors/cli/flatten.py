@@ -46,20 +46,23 @@ def command(
 
     Of a folder, or the index of its shards, OUT is the folder to make, with all other files copied.
     """
-    from slimtensors.cli.bases import bases_of
+    from slimtensors.cli.bases import bases_of, check_bases_stay
     from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.targets import settle
     from slimtensors.files.flattening import flatten
     from slimtensors.files.folders import REWRITE
 
+    def needed(source: Any) -> list[Any]:
+        return bases_of(base, base_dirs, source)
+
     def work(source: Any, target: Path, advance: Advance) -> None:
-        bases = bases_of(base, base_dirs, source)
         flatten(
-            source, target, base=bases, preset=preset, threads=threads, max_bytes=max_bytes, progress=advance
+            source, target, base=needed(source), preset=preset, threads=threads, max_bytes=max_bytes, progress=advance
         )
 
     def amount(source: Any) -> int:
-        return decoded_bytes(source, bases_of(base, base_dirs, source), max_bytes)
+        return decoded_bytes(source, needed(source), max_bytes)
 
-    settings = Settings(force, dry_run, quiet, verbose, progress)
-    run(settle([path], out, REWRITE, force=force or dry_run), work, amount, settings)
+    conversions = settle([path], out, REWRITE, force=force or dry_run)
+    check_bases_stay(conversions, needed, max_bytes)
+    run(conversions, work, amount, Settings(force, dry_run, quiet, verbose, progress))

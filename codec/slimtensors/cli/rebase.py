@@ -61,7 +61,7 @@ def command(
     match is said, with a table of those that do not by their own name (with -v of all); --dry-run says so of all, and
     writes nothing.
     """
-    from slimtensors.cli.bases import bases_of, bases_of_each
+    from slimtensors.cli.bases import bases_of, bases_of_each, check_bases_stay
     from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.matches import say_matches
     from slimtensors.cli.targets import settle
@@ -85,6 +85,7 @@ def command(
         )  # fmt: skip
 
     conversions = settle([path], out, REWRITE, force=force or dry_run)
+    check_bases_stay(conversions, old, max_bytes)
     against = bases_of_each(conversions, base, base_map, base_dirs, match)
     settings = Settings(force, dry_run, quiet, verbose, progress)
     run(conversions, work, lambda source: decoded_bytes(source, old(source), max_bytes), settings)

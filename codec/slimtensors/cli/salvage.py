@@ -55,7 +55,7 @@ def command(
     What is lost is listed, and named in the metadata of what is written; the exit code is 1 then. A file whose first
     part, the header, is damaged cannot be salvaged.
     """
-    from slimtensors.cli.bases import bases_of
+    from slimtensors.cli.bases import bases_of, check_bases_stay
     from slimtensors.cli.conversions import Settings, decoded_bytes, run
     from slimtensors.cli.output import say, size, table
     from slimtensors.cli.targets import settle
@@ -65,6 +65,9 @@ def command(
 
     (conversion,) = conversions = settle([path], out, SALVAGE, force=force or dry_run)
     plan, rows = conversion.plan, list[list[str]]()
+
+    def needed(source: Any) -> list[Any]:
+        return bases_of(base, base_dirs, source)
 
     def amount(source: Any) -> int:
         try:
@@ -78,7 +81,7 @@ def command(
         name = str(source) if plan is None else source.relative_to(plan.source).as_posix()
         try:
             found = salvage(
-                source, target, base=bases_of(base, base_dirs, source), zeros=zeros, threads=threads,
+                source, target, base=needed(source), zeros=zeros, threads=threads,
                 max_bytes=max_bytes, progress=advance,
             )  # fmt: skip
         except (FormatError, OSError) as error:
@@ -100,6 +103,7 @@ def command(
             sound = ", all that there are; if `slimtensors verify` finds no fault, decompress gives back the file"
             say(f"{source}: {found.tensors} tensors, {size(found.decoded_bytes)}{rest or sound}")
 
+    check_bases_stay(conversions, needed, max_bytes)
     run(conversions, work, amount, Settings(force, dry_run, quiet, verbose, progress))
     if rows:
         shown = slice(0 if plan is not None else 1, None)
