@@ -239,17 +239,25 @@ def test_a_folder_is_rebased_by_rules(invoke: Invoke, differing: tuple[Path, Pat
     assert "is of the base" in refused.output
 
 
-def test_checkpoints_are_not_flattened_as_folders(invoke: Invoke, model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["flatten", "salvage", "decompress"])
+def test_folders_of_checkpoints_stay_as_they_are(verb: str, invoke: Invoke, model: Path, tmp_path: Path) -> None:
     """Their manifest says which files it is of."""
     assert invoke("compress", model).exit_code == 0
-    (tmp_path / "step").mkdir()
+    step, out, single = (tmp_path / name for name in ("step", "out", "single"))
+    step.mkdir()
     name = f"rank-00000.{'0' * 32}.slimtensors"
-    model.with_suffix(".slimtensors").rename(tmp_path / "step" / name)
-    result = invoke("flatten", tmp_path / "step", tmp_path / "out")
+    model.with_suffix(".slimtensors").rename(step / name)
+    to = ["-o"] if verb == "decompress" else []
+    result = invoke(verb, step, *to, out)
     assert result.exit_code == 2
-    assert "make a model's files of it with `slimtensors convert`" in result.output
-    assert invoke("flatten", tmp_path / "step" / name, tmp_path).exit_code == 0  # into the folder
-    assert (tmp_path / name).is_file()
+    kind = "slimtensors" if verb == "flatten" else "safetensors"
+    advice = f"make a model's files of it with `slimtensors convert --as {kind}`, or name the one file"
+    assert (advice in result.output) == (verb != "salvage")
+    assert "name the one file" in result.output
+    assert not out.exists()
+    single.mkdir()
+    assert invoke(verb, step / name, *to, single).exit_code == 0  # into the folder
+    assert [each.suffix for each in single.iterdir()] == [f".{kind}"]
 
 
 def test_names_that_are_in_several_files_of_a_base(

@@ -128,10 +128,11 @@ def plan_folder(folder: Path, direction: Direction, skip: Skip | None = None) ->
     plan = FolderPlan(folder)
     for name in walk_folder(folder, plan.folders, skip=skip):
         if direction.takes(name):
-            if direction is REWRITE and RANK_FILE.fullmatch(Path(name).name):
+            if RANK_FILE.fullmatch(Path(name).name):
+                convert = f"make a model's files of it with `slimtensors convert --as {direction.after[1:]}`, or "
                 raise UsageError(
-                    f"{folder / name} is of a checkpoint, whose manifest is of these very files: make a model's files "
-                    "of it with `slimtensors convert`, or name the one file"
+                    f"{folder / name} is of a checkpoint, whose manifest is of these very files: "
+                    f"{'' if direction is SALVAGE else convert}name the one file"
                 )
             to = direction.renamed(name)
             if to.endswith(".gguf") and direction.before not in PLAIN and not _is_of_gguf(folder / name):
