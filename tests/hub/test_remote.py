@@ -23,7 +23,7 @@ from hub.web import Odd, Web, serving
 from slimtensors.cli.targets import settle
 from slimtensors.container.source import RangedSource
 from slimtensors.errors import ChecksumError, RemoteError, TensorNotFoundError, TruncatedError, UsageError
-from slimtensors.files.folders import DECOMPRESS, REWRITE
+from slimtensors.files.folders import DECOMPRESS, REWRITE, SALVAGE
 from slimtensors.numpy import load_file, save, save_file, stream_tensors
 from slimtensors.reading.tensors import open_file
 from slimtensors.stream import ordered
@@ -601,8 +601,13 @@ def test_where_a_decompressed_file_goes(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UsageError, match="is there already; --force replaces it"):
         settle([name], None, DECOMPRESS, force=False)
     for wrong in ([name, name], ["hf://a/b"], ["https://example.org/model.bin"]):
-        with pytest.raises(UsageError, match=r"one at a time|is not a file that ends in \.slimtensors"):
-            settle(wrong, None, DECOMPRESS, force=False)
+        for out in (None, str(tmp_path)):
+            with pytest.raises(UsageError, match=r"one at a time|does not end in \.slimtensors, so what is made"):
+                settle(wrong, out, DECOMPRESS, force=False)
+    link = "https://example.org/download/123"
+    for direction in (DECOMPRESS, SALVAGE, REWRITE):
+        target = tmp_path / f"123{direction.after}"
+        assert settle([link], str(target), direction, force=False) == [(link, target, None)]
 
 
 def test_what_is_not_opened() -> None:

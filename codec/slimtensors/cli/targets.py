@@ -59,10 +59,12 @@ def _elsewhere(paths: Sequence[str], out: str | None, direction: Direction, *, f
     if len(paths) > 1:
         raise UsageError("files elsewhere are converted one at a time")
     (name,) = paths
-    if not last_part(name).endswith(direction.before):
-        raise UsageError(f"{name} is not a file that ends in {direction.before}: name one")
-    made = direction.renamed(last_part(name))
-    target = Path(made) if out is None else Path(out) / made if out.endswith("/") or Path(out).is_dir() else Path(out)
+    if out is not None and not (out.endswith("/") or Path(out).is_dir()):
+        target = Path(out)
+    elif last_part(name).endswith(direction.before):
+        target = Path(out or "", direction.renamed(last_part(name)))
+    else:
+        raise UsageError(f"{name} does not end in {direction.before}, so what is made has no name: name it")
     _check_file(name, target, direction.made, force=force)
     return Conversion(name, target)
 
