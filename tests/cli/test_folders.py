@@ -243,9 +243,11 @@ def test_links_out_of_a_folder_are_followed_to_weights_only(
     assert (tmp_path / "made" / "inner.txt").read_text() == "inside"
     secret.write_text("secret")
     (folder / "leads.txt").symlink_to("../secret.txt")
-    result = invoke(verb, folder, "-o", tmp_path / "again")
-    assert result.exit_code == 2
-    assert f"{folder / 'leads.txt'} leads to {secret}, out of the folder, and is not copied" in result.output
+    for more in ([], ["--dry-run"]):
+        result = invoke(verb, folder, "-o", tmp_path / "again", *more, "--progress")
+        assert result.exit_code == 2
+        assert f"{folder / 'leads.txt'} leads to {secret}, out of the folder, and is not copied" in result.output
+        assert result.output.count("\n") == 1  # before there is anything to show
     assert not (tmp_path / "again").exists()
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from slimtensors.container.remote import is_remote, last_part
 from slimtensors.errors import UsageError
-from slimtensors.files.folders import PLAIN, Direction, FolderPlan, check_target, plan_folder
+from slimtensors.files.folders import PLAIN, Direction, FolderPlan, check_copies, check_target, plan_folder
 from slimtensors.sources.shards import is_index
 from slimtensors.writing.destinations import check_destination
 
@@ -111,7 +111,9 @@ def _conversion(path: str, out: str | None, into: bool, direction: Direction) ->
     if not whole.name:
         raise UsageError("the root folder cannot be converted")
     target = _target(whole.with_name(whole.name + direction.suffix), out, into and Path(path).is_dir())
-    return Conversion(source, target, plan_folder(source, direction))
+    plan = plan_folder(source, direction)
+    check_copies(source, plan.copies)
+    return Conversion(source, target, plan)
 
 
 def _target(beside: Path, out: str | None, into: bool) -> Path:
