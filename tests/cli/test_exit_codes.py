@@ -360,3 +360,24 @@ def test_verify_looks_at_every_path(invoke: Invoke, tmp_path: Path, sharded: Pat
     assert "No such file" in found[0]["problems"][0]
     assert invoke("verify", sound, folder, "--against", model).exit_code == 2
     assert invoke("verify").exit_code == 2
+
+
+def test_verify_calls_no_file_wrong_whose_base_is_missing(
+    invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a folder and of several paths, as of one file; nor one that cannot be read."""
+    monkeypatch.delenv("SLIMTENSORS_BASE_DIR", raising=False)
+    one, many, base = (tmp_path / name for name in ("one.slimtensors", "many", "base.slimtensors"))
+    values = np.random.default_rng(4).standard_normal(60_000).astype(np.float32)
+    save_file({"a": values}, base)
+    save_file({"a": values * np.float32(1 + 1e-6)}, one, base=base)
+    many.mkdir()
+    (many / "a.slimtensors").write_bytes(one.read_bytes())
+    (many / "b.slimtensors").symlink_to("nowhere")
+    alone = invoke("verify", one)
+    assert (alone.exit_code, "wrong file" in alone.stderr) == (1, False)
+    several = invoke("verify", one, many)
+    assert several.exit_code == 1
+    assert "wrong file" not in several.stderr
+    assert several.stderr.startswith(alone.stderr)
+    assert f"slimtensors: the system refused: {many / 'b.slimtensors'}: No such file" in several.stderr

@@ -390,8 +390,9 @@ def test_verify_goes_on_after_what_cannot_be_read(
     for arguments in ((), ("--json",)):
         result = invoke("verify", slim, *arguments)
         assert result.exit_code == 1
-        problems = [line for line in result.output.splitlines() if line.startswith("slimtensors: wrong file: ")]
-        assert len(problems) == 5
+        problems = [line for line in result.output.splitlines() if line.startswith("slimtensors: ")]
+        assert [line.split(": ")[1] for line in problems].count("the system refused") == 3
+        assert [line.split(": ")[1] for line in problems].count("wrong file") == 2
         for words in ("a.slimtensors: No such file", "b is a link to a folder", "c.slimtensors is neither a file"):
             assert any(words in line for line in problems), result.output
         assert any("e.slimtensors: Too many levels of symbolic links" in line for line in problems)

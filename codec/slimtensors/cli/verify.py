@@ -73,8 +73,8 @@ def command(
     every, worst = list[dict[str, Any]](), 0
     for path in paths:
         try:
-            found, removed = _check(path, against, base, base_dirs, settings, raising=alone and not as_json)
-            code, lines = int(not found["sound"]), [f"wrong file: {each}" for each in found["problems"]]
+            found, removed, lines = _check(path, against, base, base_dirs, settings, raising=alone and not as_json)
+            code = int(not found["sound"])
         except (SlimtensorsError, OSError) as error:
             if alone:
                 raise
@@ -96,17 +96,22 @@ def command(
 
 def _check(
     path: str, against: str | None, base: str | None, base_dirs: list[Any], settings: dict[str, Any], *, raising: bool
-) -> tuple[dict[str, Any], list[str]]:
-    """What --json prints of a file or folder; and folders of checkpoints that went, or came, meanwhile. raising: of a
-    file that is damaged, raise its error.
+) -> tuple[dict[str, Any], list[str], list[str]]:
+    """What --json prints of a file or folder; folders of checkpoints that went, or came, meanwhile; and what is wrong,
+    as lines to print. raising: of a file that is damaged, raise its error.
     """
     from slimtensors.checkpoint.checking import check_folder
     from slimtensors.cli.bases import bases_of
     from slimtensors.cli.files import stored_files
     from slimtensors.errors import FormatError, RemoteError
 
-    problems = list[str]()
-    stored = stored_files(path, lambda error: None if _is_gone(error) else problems.append(_words(error)))
+    problems, begins = list[str](), dict[str, str]()
+
+    def add(found: list[str], error: Exception, file: object = "") -> None:
+        found.append(_words(error, file))
+        begins[found[-1]] = _begin(error)
+
+    stored = stored_files(path, lambda error: None if _is_gone(error) else add(problems, error))
     seen: dict[Path | None, Seen] = {}
     of_checkpoints: dict[Path | None, list[str]] = {}
     if stored.folder is not None:
@@ -126,12 +131,13 @@ def _check(
             ends = alone if isinstance(error, FormatError) else stored.folder is None or isinstance(error, RemoteError)
             if ends and not (folder in seen and seen[folder].changed()):
                 raise
-            of_checkpoints.get(folder, problems).append(_words(error, file))
+            add(of_checkpoints.get(folder, problems), error, file)
     removed = [folder for folder, found in of_checkpoints.items() if found and seen[folder].changed()]
     problems += [each for folder, found in of_checkpoints.items() if folder not in removed for each in found]
     if stored.folder is not None:
         problems += _check_lists(stored.folder, stored.names, seen.values())
-    return {"sound": not problems, "files": results, "problems": problems}, [f"{folder}" for folder in removed]
+    lines = [begins.get(each, "wrong file: ") + each for each in problems]
+    return {"sound": not problems, "files": results, "problems": problems}, [f"{folder}" for folder in removed], lines
 
 
 def _say(found: dict[str, Any], removed: list[str], against: str | None, *, verbose: bool) -> None:
@@ -157,6 +163,15 @@ def _words(error: Exception, file: object = "") -> str:
     command = click.get_current_context().command
     words = system_error(error) if isinstance(error, OSError) else in_options(error, command)
     return words if str(file) in words else f"{file}: {words}"
+
+
+def _begin(error: Exception) -> str:
+    """Whose fault it is, as `judge` says it: the file may be right if a base is missing."""
+    from slimtensors.errors import BaseError, RemoteError
+
+    if isinstance(error, (BaseError, RemoteError)):
+        return ""
+    return "the system refused: " if isinstance(error, OSError) else "wrong file: "
 
 
 def _errors(found: dict[str, Any]) -> str:
