@@ -381,3 +381,17 @@ def test_verify_calls_no_file_wrong_whose_base_is_missing(
     assert "wrong file" not in several.stderr
     assert several.stderr.startswith(alone.stderr)
     assert f"slimtensors: the system refused: {many / 'b.slimtensors'}: No such file" in several.stderr
+
+
+def test_inspect_shows_what_it_can_of_several(invoke: Invoke, tmp_path: Path) -> None:
+    """The exit code is the highest; --json is whole or nothing."""
+    sound, damaged, absent = (tmp_path / f"{name}.slimtensors" for name in ("sound", "damaged", "absent"))
+    save_file({"a": np.arange(9)}, sound)
+    damaged.write_bytes(sound.read_bytes()[:90])
+    result = invoke("inspect", absent, damaged, sound)
+    assert result.exit_code == 3
+    assert result.stdout == invoke("inspect", sound).stdout
+    assert result.stderr == invoke("inspect", absent).stderr + invoke("inspect", damaged).stderr
+    assert invoke("inspect", sound, damaged).exit_code == 1
+    listed = invoke("inspect", sound, damaged, "--json")
+    assert (listed.exit_code, listed.stdout) == (1, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -28,17 +29,35 @@ TEXTS = 6  # columns, before those of numbers
 def command(paths: tuple[str, ...], why: bool, as_json: bool, max_bytes: int | None, verbose: int) -> None:
     """Show what is in .slimtensors files, or in all files of folders, tensor by tensor, without decoding them.
 
-    The index of a folder's shards stands for the folder. Of several PATHS --json prints a list.
+    The index of a folder's shards stands for the folder. Each of several PATHS is shown, whatever is wrong with others;
+    the exit code is the highest of theirs. --json prints a list of all, or nothing.
     """
     from slimtensors.cli.output import print_json
 
-    found = [_look(path, why, max_bytes) for path in paths]
     if as_json:
-        each = [_json_of(path, *looked) for path, looked in zip(paths, found, strict=True)]
+        each = [_json_of(path, *_look(path, why, max_bytes)) for path in paths]
         print_json(each[0] if len(each) == 1 else each)
         return
-    for path, looked in zip(paths, found, strict=True):
-        _print(path, *looked, verbose)
+    worst = max([_show(path, why, max_bytes, verbose, alone=len(paths) == 1) for path in paths])
+    if worst:
+        raise click.exceptions.Exit(worst)
+
+
+def _show(path: str, why: bool, max_bytes: int | None, verbose: int, *, alone: bool) -> int:
+    """Print what a path has, or what is wrong with it; gives the exit code. alone: raise what is wrong."""
+    from slimtensors.cli.exits import judge, printable
+    from slimtensors.errors import SlimtensorsError
+
+    try:
+        looked = _look(path, why, max_bytes)
+    except (SlimtensorsError, OSError) as error:
+        if alone:
+            raise
+        code, line = judge(error, click.get_current_context().command)
+        click.echo(f"slimtensors: {printable(line)}", file=sys.stderr)
+        return code
+    _print(path, *looked, verbose)
+    return 0
 
 
 def _look(path: str, why: bool, max_bytes: int | None) -> tuple[dict[str, FileReport], dict[str, dict[str, Reason]]]:
