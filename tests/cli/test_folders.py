@@ -125,9 +125,10 @@ def test_folders_are_shown(named: str, invoke: Invoke, sharded: Path) -> None:
     names = ["1_Pooling/extra.slimtensors", *(name.replace("safetensors", "slimtensors") for name in SHARDS)]
     shown = invoke("inspect", slim / named)
     assert shown.exit_code == 0, shown.output
-    rows = [line.split()[:2] for line in shown.output.splitlines()]
-    for name in names:
-        assert [name, f"layer{ {names[0]: 7, names[1]: 0, names[2]: 1}[name] }.weight"] in rows
+    tables = dict(part.split(":\n", 1) for part in shown.output.split("\n\n")[:3])
+    assert list(tables) == names
+    for layer, name in zip((7, 0, 1), names, strict=True):
+        assert f"layer{layer}.weight" in [line.split()[0] for line in tables[name].splitlines()]
     assert f"{slim / named}: 3 files, 24 tensors" in shown.output
     assert shown.output.count("format version") == 0 < invoke("inspect", slim / named, "-v").output.count("format")
     report = json.loads(invoke("inspect", slim / named, "--json", "--why").output)

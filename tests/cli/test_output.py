@@ -75,6 +75,18 @@ def test_tables_on_a_narrow_terminal(odd: Path, width: int) -> None:
     assert "…" not in found
 
 
+def test_tables_of_a_folder_on_a_narrow_terminal(tmp_path: Path) -> None:
+    """Files are named above their tables, which fit."""
+    names = ["model-00001-of-00002.slimtensors", "model-00002-of-00002.slimtensors"]
+    for k, name in enumerate(names):
+        save_file({f"layers.{k}.up.weight": np.ones((4096, 1024), np.uint8)}, tmp_path / name)
+    lines = _on_a_terminal(command("inspect", tmp_path), "stdout", 80).decode().splitlines()
+    for k, name in enumerate(names):
+        at = lines.index(f"{name}:")
+        assert "bits/weight" in lines[at + 1]
+        assert lines[at + 3].split()[:3] == [f"layers.{k}.up.weight", "U8", "4096x1024"]
+
+
 def test_a_reader_that_leaves(odd: Path) -> None:
     process = start("inspect", odd)
     assert process.stdout is not None

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-COLUMNS = ["file", "tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight", "NMSE"]
+COLUMNS = ["tensor", "dtype", "shape", "planes", "stored as", "size", "stored", "bits/weight", "NMSE"]
 WIDE = {"planes": 140, "stored as": 110}  # shown where so many characters fit
-TEXTS = 6  # columns, before those of numbers
+TEXTS = 5  # columns, before those of numbers
 
 
 @click.command("inspect", short_help="Show what is in files or folders, and why.")
@@ -97,21 +97,25 @@ def _print(path: str, reports: dict[str, FileReport], reasons: dict[str, dict[st
     from slimtensors.cli.alike import grouped, names_together
     from slimtensors.cli.output import columns, percent, say, size, table
 
-    rows, lossy = [], any(t.lossy for report in reports.values() for t in report.tensors)
+    lossy = any(t.lossy for report in reports.values() for t in report.tensors)
+    # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
+    wide = WIDE | {"size": 100 if lossy else 0}
+    left_out = {head for head, least in wide.items() if columns() < least} | (set() if lossy else {"NMSE"})
+    shown = [i for i, head in enumerate(COLUMNS) if head not in left_out]
     for file, report in reports.items():
+        rows = []
         for t in report.tensors:
             shape, bits = "x".join(map(str, t.shape)) or "scalar", f"{t.bits_per_weight:.2f}"
             kind = t.encoding or t.dtype
-            row = [file, t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression]
+            row = [t.name, kind if t.lossy is None else f"{kind} ~ {t.lossy.recipe}", shape, t.expression]
             nmse = "" if t.lossy is None else f"{t.lossy.nmse:.3g}"
             rows.append([*row, t.storage or "?", size(t.decoded_bytes), size(t.stored_bytes), bits, nmse])
-    # Names that are cut up are hard to read; how a tensor is stored is for those who look closely.
-    wide = WIDE | {"size": 100 if lossy else 0}
-    left_out = {head for head, least in wide.items() if columns() < least}
-    left_out |= {"file"} if len(reports) == 1 else set()
-    left_out |= set() if lossy else {"NMSE"}
-    shown = [i for i, head in enumerate(COLUMNS) if head not in left_out]
-    table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=sum(i < TEXTS for i in shown))
+        if len(reports) > 1:
+            say(f"{file}:")
+        texts = sum(i < TEXTS for i in shown)
+        table([COLUMNS[i] for i in shown], [[row[i] for i in shown] for row in rows], left=texts)
+        if len(reports) > 1:
+            say("")
     said = [each for found in reasons.values() for each in found.items()]
     for names, reason in grouped(said) if not verbose else [([name], str(reason)) for name, reason in said]:
         say(", ".join(names_together(names)))
