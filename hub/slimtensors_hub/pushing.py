@@ -220,13 +220,15 @@ def _load(
                 "it, or leave it out with ignore_patterns"
             )
     stored = sorted(name for name in names if name.endswith(COMPRESS.after))
-    check_copies(folder, (name for name in names if not (name.endswith(COMPRESS.after) or COMPRESS.takes(name))))
     if stored and not any(map(COMPRESS.takes, names)):
+        check_copies(folder, (name for name in names if name not in stored))
         cargo.files = {name: folder / name for name in names}
         cargo.weights = [_stored(folder, name) for name in stored]
         return cargo
     plan = plan_folder(folder, COMPRESS, skip)
-    cargo.files = {name: folder / name for name in wanted(plan.copies)}
+    copies = wanted(plan.copies)
+    check_copies(folder, copies)
+    cargo.files = {name: folder / name for name in copies}
     for name, to, content in plan.indexes:
         if wanted([name]):
             cargo.files[to] = content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from hub import ALICE, BOB, READER, Client, HubServer
 from hub.clients import Outcome, Talk
 from hub.models import contents, fine_tune, plain_model
 from slimtensors import UsageError
+from slimtensors.numpy import save as save_compressed
 from slimtensors_hub import decompressed, save_pretrained
 
 
@@ -247,6 +249,30 @@ def test_what_a_folder_may_hold(hub: HubServer, talk: Talk, tmp_path: Path) -> N
     out = tmp_path / "out"
     assert talk(f"pull('alice/tiny', decompress=True, local_dir={str(out)!r})").error == ""
     assert {**contents(out), ".gitattributes": b""} == {**before, ".gitattributes": b""}
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_links_out_of_a_pushed_folder(talk: Talk, tmp_path: Path, compressed: bool) -> None:
+    """Weights, and indexes that are written anew, may lie elsewhere; what goes as it is may not."""
+    folder, shards = tmp_path / "in", ("a", "b")
+    folder.mkdir()
+    kind = "slimtensors" if compressed else "safetensors"
+    for name in shards:
+        made = (save if not compressed else save_compressed)({name: np.arange(90_000)})
+        (tmp_path / f"{name}.{kind}").write_bytes(made)
+        (folder / f"{name}.{kind}").symlink_to(tmp_path / f"{name}.{kind}")
+    index = f"model.{kind}.index.json"
+    (tmp_path / index).write_text(json.dumps({"weight_map": {name: f"{name}.{kind}" for name in shards}}))
+    (folder / index).symlink_to(tmp_path / index)
+    push = f"push({str(folder)!r}, 'alice/tiny'"
+    if compressed:
+        refused(talk(push + ")"), index, "out of the folder, and is not copied", error="UsageError")
+        (folder / index).unlink()
+    assert talk(push + ")").error == ""
+    (tmp_path / "secret").write_bytes(b"secret")
+    (folder / "notes.txt").symlink_to(tmp_path / "secret")
+    refused(talk(push + ")"), "notes.txt", "out of the folder, and is not copied", error="UsageError")
+    assert talk(push + ", ignore_patterns='notes.txt')").error == ""
 
 
 def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path) -> None:
