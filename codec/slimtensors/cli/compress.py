@@ -148,7 +148,8 @@ def command(
         fitting = [pattern for pattern in keep if pattern in patterns[source]]
         how = asked | {"keep": fitting, "importance": importances[source]}
         try:
-            with bar(None, "choosing steps", quiet=quiet, asked=progress) as look:
+            chosen = not isinstance(asked["quantise"], str)  # one step for all
+            with bar(None, "choosing steps", quiet=quiet or chosen, asked=progress) as look:
                 store(source, target, advance, how | {"look": look})
         except NoneFitsError:  # such as the shard of the embeddings; an error if it is so of all
             if not left and not done:
