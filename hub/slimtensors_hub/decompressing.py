@@ -13,6 +13,7 @@ from slimtensors.container.system import lend
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.files.converting import decompress
 from slimtensors.files.folders import DECOMPRESS, plan_folder
+from slimtensors.sources.shards import RANK_FILE
 from slimtensors_hub.bases import hub_base, named_base
 from slimtensors_hub.fetching import Place
 from slimtensors_hub.listing import parse_name
@@ -40,10 +41,10 @@ def decompressed(
             pipeline = DiffusionPipeline.from_pretrained(folder)
 
     Weights are decompressed, their SHA-256 checked, into a folder within `tmpdir` (the system's for such, if None),
-    which takes their plain size; all other files are links. It is removed in the end: what reads its files later, such
-    as weights offloaded to the disk, needs `pull(..., decompress=True)` instead. A folder without compressed weights is
-    given as it is. base: what differences are from, a repository or as for `slimtensors.safe_open`. The other arguments
-    are those of `huggingface_hub.snapshot_download`.
+    which takes their plain size; all other files are links. Weights of checkpoints in folders within are left out. It
+    is removed in the end: what reads its files later, such as weights offloaded to the disk, needs `pull(...,
+    decompress=True)` instead. A folder without compressed weights is given as it is. base: what differences are from, a
+    repository or as for `slimtensors.safe_open`. The other arguments are those of `huggingface_hub.snapshot_download`.
 
     Raises FormatError for damaged weights, of these BaseError for a base that is missing; HubError; UsageError for a
     file.
@@ -59,7 +60,7 @@ def decompressed(
         repo_id, revision = parse_name(os.fspath(name), revision)
         folder = snapshot(repo_id, revision, place)
     try:
-        plan = plan_folder(folder, DECOMPRESS)
+        plan = plan_folder(folder, DECOMPRESS, lambda name, _: "/" in name and _is_of_checkpoint(name))
     except NotSlimtensorsError:
         yield folder
         return
@@ -77,3 +78,7 @@ def decompressed(
         for weights, to in plan.weights:
             decompress(folder / weights, target / to, threads=threads, durable=False, base=bases)
         yield target
+
+
+def _is_of_checkpoint(name: str) -> bool:
+    return RANK_FILE.fullmatch(name.rpartition("/")[2]) is not None

@@ -113,6 +113,19 @@ def test_plain_folders_are_given_as_they_are(tmp_path: Path) -> None:
         assert folder == tmp_path / "plain"
 
 
+def test_checkpoints_within_are_left_out(tmp_path: Path) -> None:
+    """As a training script leaves them beside the model; a checkpoint itself is refused."""
+    step, name = tmp_path / "slim" / "run" / "step-1", f"rank-00000.{'0' * 32}.slimtensors"
+    save_pretrained(llama(), tmp_path / "slim")
+    step.mkdir(parents=True)
+    shutil.copy(tmp_path / "slim" / "model.slimtensors", step / name)
+    with decompressed(tmp_path / "slim") as folder:
+        assert (folder / "model.safetensors").is_file()
+        assert list((folder / "run" / "step-1").iterdir()) == []
+    with pytest.raises(UsageError, match="is of a checkpoint"), decompressed(step):
+        pass
+
+
 def test_what_is_missing_or_wrong_leaves_nothing(tmp_path: Path) -> None:
     llama().save_pretrained(tmp_path / "base")
     tuned = llama()
