@@ -25,7 +25,8 @@ EXPANSION = 1024  # decoded bytes for each stored byte
 EXPANSION_SLACK = 256 * MEBIBYTE
 ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
 MAX_OBJECTS_BYTES = 16 * MEBIBYTE  # of what is no tensor in a file of a checkpoint: JSON, as the header is
-MAX_MANIFEST_BYTES = 64 * MEBIBYTE  # 2000 tensors on 1000 ranks take 50; parsed it takes up to 50 times as much
+MAX_MANIFEST_BYTES = 256 * MEBIBYTE  # 3400 tensors on 1024 ranks take 78 MB
+MAX_MANIFEST_TOKENS = 1 << 26  # commas, colons and brackets: parsed, it takes up to 50 times their number in memory
 
 # ---- of this implementation: free to change
 
