@@ -36,7 +36,7 @@ PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
 BASE_BYTES = 128  # what naming a base takes of the header
 MIN_BASED_BYTES = 512  # smaller tensors are not worth the naming
-KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor; ours lie one after another
+KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor, which may be a tie far on
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
 # Deltas of deltas; each level decodes the one below for every chunk. All that bases take is bounded, as what files
