@@ -134,7 +134,7 @@ def test_bytes_are_checked_too(monkeypatch):
 def test_a_limit_is_no_fault_of_the_machine(path, monkeypatch):
     for name in ("EXPANSION", "EXPANSION_SLACK"):
         monkeypatch.setattr(reader, name, 0)
-    with pytest.raises(slimtensors.SelfCheckError, match=r"fault of slimtensors, not of this machine.*as a bug") as told:
+    with pytest.raises(slimtensors.SelfCheckError, match="fault of slimtensors, not of this machine: please") as told:
         save_file(ARRAYS, path)
     assert "memory and processor" not in str(told.value)
     assert_untouched(path)

@@ -106,7 +106,7 @@ class FolderPlan:
     folders: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, tensors: Container[str] | None = None) -> None:
-        """Make nothing of a weight file, or not these tensors: no index names them then, or says how much there is in all."""
+        """Make nothing of a weight file, or not these tensors: no index names them then, or says how much is there."""
         made = Path(dict(self.weights)[name])
         if tensors is None:
             self.weights = [each for each in self.weights if each[0] != name]
