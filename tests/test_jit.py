@@ -349,6 +349,57 @@ def test_a_folder_of_another_user_is_refused(here):
     assert_compiled_in_memory(run(FOLDER, here), because="belongs to another user")
 
 
+@pytest.fixture
+def their_home(here: Path) -> Path:
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("needs a folder of another user")
+    home = here / "theirs"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    return home
+
+
+@pytest.mark.parametrize("place", ["theirs", "theirs/new", "theirs/new/cache", "link/cache"])
+def test_nothing_is_left_where_a_folder_is_refused(here: Path, their_home: Path, place: str) -> None:
+    """Its owner could not remove it."""
+    (here / "link").symlink_to(their_home, target_is_directory=True)
+    outcome = run(FOLDER, here, SLIMTENSORS_CACHE_DIR=str(here / place))
+    assert_compiled_in_memory(outcome, because=f"{their_home} belongs to another user")
+    assert not list(their_home.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the default is another elsewhere")
+def test_the_home_of_another_user_is_not_this_users(here: Path, their_home: Path) -> None:
+    """HOME is left as it was by `sudo -E`, and by containers that run as root."""
+    script = f"""
+import pwd
+from types import SimpleNamespace as As
+pwd.getpwuid = lambda user: As(pw_name="root", pw_gid=0, pw_dir={str(here / "own")!r} if user == 0 else None)
+"""
+    default = {"SLIMTENSORS_CACHE_DIR": "", "XDG_CACHE_HOME": "", "HOME": str(their_home)}
+    outcome = run(script + FOLDER, here, **default)
+    assert outcome["warnings"] == []
+    assert Path(outcome["folder"]).parent == here / "own" / ".cache" / "slimtensors"
+    named = run(script + FOLDER, here, **default | {"XDG_CACHE_HOME": str(their_home)})
+    assert_compiled_in_memory(named, because=f"{their_home} belongs to another user")
+    assert not list(their_home.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_folder_among_the_temporary_ones_is_advised_where_it_would_do(here: Path) -> None:
+    (here / "cache").mkdir()
+    (here / "cache").chmod(0o777)
+    temporary = here / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    advised = str(temporary / f"slimtensors-{os.geteuid()}")
+    outcome = run(FOLDER, here, TMPDIR=str(temporary))
+    assert_compiled_in_memory(outcome, because=f"on a local disk that you own, such as {advised}, where")
+    assert run(FOLDER, here, TMPDIR=str(temporary), SLIMTENSORS_CACHE_DIR=advised)["warnings"] == []
+    temporary.chmod(0o777)
+    assert_compiled_in_memory(run(FOLDER, here, TMPDIR=str(temporary)), because="on a local disk that you own, where")
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write everywhere")
 def test_a_read_only_folder_gives_one_warning(here):
     (here / "cache").mkdir(mode=0o500)
