@@ -249,18 +249,16 @@ def _refuse_if_others_can_move(folder: Path) -> None:
 
 
 def _is_ours_alone(status: os.stat_result) -> bool:
-    """Whether a group that can write there has no known member but this user, as where each user has a group of one's
-    own and the umask is 002.
+    """Whether the group that can write there is this user's own, as where each user has one and the umask is 002: it
+    has the user's name and lists nobody else. Whose main group it is, too, cannot be asked: directories list no users.
     """
-    if not status.st_mode & stat.S_IWGRP or status.st_gid != os.getegid():
+    if not status.st_mode & stat.S_IWGRP or os.geteuid() == 0:  # root's is also that of a container's nameless users
         return False
-    users = pwd.getpwall()
-    others = [each for each in users if each.pw_uid not in (os.geteuid(), 0)]
-    members = set[str]()
     with suppress(KeyError):
-        members = set(grp.getgrgid(status.st_gid).gr_mem)
-    members -= {each.pw_name for each in users if each not in others}
-    return not members and all(each.pw_gid != status.st_gid for each in others)
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(status.st_gid)
+        own = (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name)
+        return own and set(group.gr_mem) <= {user.pw_name}
+    return False
 
 
 def _refuse_if_others_can_change(folder: Path) -> None:
