@@ -349,6 +349,57 @@ def test_a_folder_of_another_user_is_refused(here):
     assert_compiled_in_memory(run(FOLDER, here), because="belongs to another user")
 
 
+@pytest.fixture
+def their_home(here: Path) -> Path:
+    if os.name != "posix" or os.geteuid() != 0:
+        pytest.skip("needs a folder of another user")
+    home = here / "theirs"
+    home.mkdir()
+    os.chown(home, 12345, 12345)
+    return home
+
+
+@pytest.mark.parametrize("place", ["theirs", "theirs/new", "theirs/new/cache", "link/cache"])
+def test_nothing_is_left_where_a_folder_is_refused(here: Path, their_home: Path, place: str) -> None:
+    """Its owner could not remove it."""
+    (here / "link").symlink_to(their_home, target_is_directory=True)
+    outcome = run(FOLDER, here, SLIMTENSORS_CACHE_DIR=str(here / place))
+    assert_compiled_in_memory(outcome, because=f"{their_home} belongs to another user")
+    assert not list(their_home.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the default is another elsewhere")
+def test_the_home_of_another_user_is_not_this_users(here: Path, their_home: Path) -> None:
+    """HOME is left as it was by `sudo -E`, and by containers that run as root."""
+    script = f"""
+import pwd
+from types import SimpleNamespace as As
+pwd.getpwuid = lambda user: As(pw_name="root", pw_gid=0, pw_dir={str(here / "own")!r} if user == 0 else None)
+"""
+    default = {"SLIMTENSORS_CACHE_DIR": "", "XDG_CACHE_HOME": "", "HOME": str(their_home)}
+    outcome = run(script + FOLDER, here, **default)
+    assert outcome["warnings"] == []
+    assert Path(outcome["folder"]).parent == here / "own" / ".cache" / "slimtensors"
+    named = run(script + FOLDER, here, **default | {"XDG_CACHE_HOME": str(their_home)})
+    assert_compiled_in_memory(named, because=f"{their_home} belongs to another user")
+    assert not list(their_home.iterdir())
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_folder_among_the_temporary_ones_is_advised_where_it_would_do(here: Path) -> None:
+    (here / "cache").mkdir()
+    (here / "cache").chmod(0o777)
+    temporary = here / "temporary"
+    temporary.mkdir()
+    temporary.chmod(0o1777)
+    advised = str(temporary / f"slimtensors-{os.geteuid()}")
+    outcome = run(FOLDER, here, TMPDIR=str(temporary))
+    assert_compiled_in_memory(outcome, because=f"on a local disk that you own, such as {advised}, where")
+    assert run(FOLDER, here, TMPDIR=str(temporary), SLIMTENSORS_CACHE_DIR=advised)["warnings"] == []
+    temporary.chmod(0o777)
+    assert_compiled_in_memory(run(FOLDER, here, TMPDIR=str(temporary)), because="on a local disk that you own, where")
+
+
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root can write everywhere")
 def test_a_read_only_folder_gives_one_warning(here):
     (here / "cache").mkdir(mode=0o500)
@@ -411,12 +462,15 @@ def image(images: tuple[Path, Path]) -> Path:
     return place
 
 
+# What the system knows of users, without a list of all of them, as most directories answer.
 USER = """
 import grp, pwd
 from types import SimpleNamespace as As
-def nobody(_): raise KeyError
-USERS = [As(pw_name="me", pw_uid=12345, pw_gid=12345), As(pw_name="root", pw_uid=0, pw_gid=0)]
-pwd.getpwall, pwd.getpwuid, grp.getgrgid = lambda: USERS, nobody, nobody
+def unknown(_): raise KeyError
+def refused(*_): raise AssertionError
+ME = As(pw_name="me", pw_uid=12345, pw_gid=12345, pw_dir="/nowhere")
+GROUPS = {12345: As(gr_name="me", gr_gid=12345, gr_mem=[]), 12346: As(gr_name="team", gr_gid=12346, gr_mem=[])}
+pwd.getpwuid, pwd.getpwall, grp.getgrgid, grp.getgrall = lambda _: ME, refused, GROUPS.__getitem__, refused
 """
 
 
@@ -424,16 +478,30 @@ pwd.getpwall, pwd.getpwuid, grp.getgrgid = lambda: USERS, nobody, nobody
     ("group", "members", "because"),
     [
         (READER, "", None),
-        (READER, "grp.getgrgid = lambda _: As(gr_mem=['me', 'root'])", None),
-        (READER, "grp.getgrgid = lambda _: As(gr_mem=['me', 'her'])", "others can write to {}"),
-        (READER, "USERS.append(As(pw_name='her', pw_uid=12346, pw_gid=12345))", "others can write to {}"),
+        (READER, "GROUPS[12345].gr_mem.append('me')", None),
+        (READER, "GROUPS[12345].gr_mem.append('her')", "others can write to {}"),
+        (READER, "GROUPS[12345].gr_name = 'users'", "others can write to {}"),
+        (READER, "GROUPS.clear()", "others can write to {}"),
+        (READER, "pwd.getpwuid = unknown", "others can write to {}"),
         (THIRD, "", "others can write to {}"),
-        (THIRD, "pwd.getpwuid = lambda _: As(pw_dir='{}')", "others can write to {}"),
-        (THIRD, "pwd.getpwuid = lambda _: As(pw_dir='{}/home')", None),
+        (THIRD, "GROUPS[12346].gr_name = 'me'", "others can write to {}"),
+        (THIRD, "ME.pw_dir = '{}'", "others can write to {}"),
+        (THIRD, "ME.pw_dir = '{}/home'", None),
     ],
-    ids=["own group", "listed in it", "with another", "another's too", "team", "team's home", "team's above the home"],
+    ids=[
+        "own group",
+        "listed in it",
+        "with another",
+        "main group of many",
+        "nameless group",
+        "nameless user",
+        "team",
+        "team of this name",
+        "team's home",
+        "team's above the home",
+    ],
 )
-def test_the_group_may_write_above_where_nobody_else_is_in_it_and_anybody_above_the_home(
+def test_ones_own_group_may_write_above_and_anybody_above_the_home(
     image: Path, group: int, members: str, because: str | None
 ) -> None:
     """With an umask of 002, which systems set that give each user a group of one's own, the home is such a folder."""
@@ -449,6 +517,12 @@ def test_the_group_may_write_above_where_nobody_else_is_in_it_and_anybody_above_
         assert outcome["warnings"] == []
     else:
         assert_compiled_in_memory(outcome, because.format(team))
+
+
+def test_roots_group_may_not_write_above(image: Path) -> None:
+    """Users of containers are in it whom the system does not know."""
+    image.chmod(0o775)
+    assert_compiled_in_memory(run(FOLDER, image), f"others can write to {image}")
 
 
 def kept(place: Path) -> set[Path]:
@@ -545,8 +619,11 @@ def test_nothing_is_loaded_from_a_cache_that_is_refused(image):
 
 
 def test_folders_above_may_be_shared_where_nobody_can_move_what_others_have(image):
+    """Whose group that is has not to be asked, which a directory may answer late."""
+    os.chown(image, OWNER, READER)
     image.chmod(0o1777)
-    assert run(AS_READER + USE_THEM, image)["loaded"] == SPECIALISATIONS
+    unasked = USER + "grp.getgrgid = refused\n"
+    assert run(AS_READER + unasked + USE_THEM, image)["loaded"] == SPECIALISATIONS
 
 
 def test_a_link_to_a_cache_is_followed_once(image):

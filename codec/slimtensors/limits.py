@@ -25,7 +25,8 @@ EXPANSION = 1024  # decoded bytes for each stored byte
 EXPANSION_SLACK = 256 * MEBIBYTE
 ESCAPE_SHARE = 16  # at most one unit in so many may be an escape
 MAX_OBJECTS_BYTES = 16 * MEBIBYTE  # of what is no tensor in a file of a checkpoint: JSON, as the header is
-MAX_MANIFEST_BYTES = 64 * MEBIBYTE  # 2000 tensors on 1000 ranks take 50; parsed it takes up to 50 times as much
+MAX_MANIFEST_BYTES = 256 * MEBIBYTE  # 3400 tensors on 1024 ranks take 78 MB
+MAX_MANIFEST_TOKENS = 1 << 26  # commas, colons and brackets: parsed, it takes up to 50 times their number in memory
 
 # ---- of this implementation: free to change
 
@@ -35,7 +36,7 @@ PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
 BASE_BYTES = 128  # what naming a base takes of the header
 MIN_BASED_BYTES = 512  # smaller tensors are not worth the naming
-KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor; ours lie one after another
+KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor, which may be a tie far on
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
 # Deltas of deltas; each level decodes the one below for every chunk. All that bases take is bounded, as what files

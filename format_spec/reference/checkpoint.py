@@ -32,7 +32,8 @@ CHECKPOINT_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._=+-]{0,199}")
 MANIFEST, LATEST = "manifest.json", "latest.json"
 # sections 2 and 5
 BEFORE_DIGEST, BEFORE_VALUE = b'{"digest":"', b'","value":'
-MAX_MANIFEST = 1 << 26
+MAX_MANIFEST = 1 << 28
+MAX_TOKENS = 1 << 26
 MAX_LATEST = 1 << 24
 MAX_SIZE = (1 << 62) - 1
 MAX_BASES = 8
@@ -136,6 +137,7 @@ def find(folder: Path) -> Path:
 def unseal(text: bytes, most: int, keys: set[str]) -> dict:
     """ "`{"digest":"D","value":V}` without white space"; `keys`: those of V """
     check(len(text) <= most, "seal: too long")
+    check(sum(map(text.count, b",:[{")) <= MAX_TOKENS, "seal: too many tokens")
     stated, value = len(BEFORE_DIGEST), len(BEFORE_DIGEST) + 64 + len(BEFORE_VALUE)
     check(text.startswith(BEFORE_DIGEST) and text.endswith(b"}"), "seal: form")
     check(text[stated + 64 : value] == BEFORE_VALUE, "seal: form")

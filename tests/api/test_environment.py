@@ -118,6 +118,13 @@ def test_threads_inherit_it(tmp_path: Path) -> None:
     assert same(slimtensors.torch.load_file(made, **how), plain_load(tmp_path / "source.safetensors"))
 
 
+def test_who_wants_to_hear_of_underflow_is_not_told_of_ours(tmp_path: Path) -> None:
+    how, made = lora(tmp_path), tmp_path / "made"
+    with flushing(), np.errstate(all="raise"):
+        slimtensors.compress(tmp_path / "source.safetensors", made, threads=1, **how)
+        assert same(slimtensors.torch.load_file(made, **how), plain_load(tmp_path / "source.safetensors"))
+
+
 def test_an_error_leaves_it_as_it_was() -> None:
     with flushing():
         before = altered_here()

@@ -86,9 +86,12 @@ def test_length_of_a_manifest(tmp_path: Path) -> None:
     shutil.copytree(VECTORS / "valid" / "checkpoints" / "least", tmp_path / "s1")
     path = tmp_path / "s1" / "manifest.json"
     value = json.loads(path.read_bytes())["value"]
-    room = (1 << 26) - len(seal({**value, "planner": ""}))
-    for length, taken in ((room, True), (room + 1, False)):
-        path.write_bytes(seal({**value, "planner": "x" * length}))
+    room = (1 << 28) - len(seal({**value, "planner": ""}))
+    whole = seal({**value, "planner": ""})
+    tokens = (1 << 26) - sum(map(whole.count, b",:[{"))
+    planners = [("x" * room, True), ("x" * (room + 1), False), (":" * tokens, True), (":" * (tokens + 1), False)]
+    for planner, taken in planners:
+        path.write_bytes(seal({**value, "planner": planner}))
         for read in (by_reference, by_library):
             assert isinstance(read(path.parent), Held) == taken
 

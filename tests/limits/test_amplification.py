@@ -169,13 +169,70 @@ def test_of_packs_by_turns_one_is_damaged(tmp_path: Path, decoded: list[int]) ->
     assert len(decoded) < 10
 
 
-def test_no_more_packs_are_kept_than_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("threads", [1, 2])
+def test_packs_that_are_not_kept_are_decoded_again(
+    threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    """Those that are needed last; how much, is bounded as all that the file decodes to is."""
     monkeypatch.setattr(walking, "KEPT_PACKS", 3 * 6400)
-    slimtensors.decompress(interleaved(3, 300, 64), tmp_path / "plain.safetensors")
+    path = tmp_path / "plain.safetensors"
+    slimtensors.decompress(interleaved(3, 300, 64), path, threads=threads)
+    assert len(decoded) == 3
     data = interleaved(4, 400, 64)
-    slimtensors.verify(data)  # in the order of the packs
-    with pytest.raises(slimtensors.LimitError, match="so many packs"):
-        slimtensors.decompress(data, tmp_path / "refused.safetensors")
+    slimtensors.verify(data, threads=threads, max_bytes=4 * 6400)  # in the order of the packs
+    assert len(decoded) == 7
+    slimtensors.decompress(data, path, threads=threads)
+    taken = len(decoded) - 7
+    assert 4 < taken < 200
+    assert not any(array.any() for array in safetensors.numpy.load_file(path).values())
+    decoded.clear()
+    again = (taken - 4) * 6400
+    with pytest.raises(slimtensors.LimitError, match=rf"decoded again; {again - 1} are allowed\. .*max_bytes={again}$"):
+        slimtensors.decompress(data, tmp_path / "refused.safetensors", max_bytes=again - 1)
+    assert not decoded
+    slimtensors.decompress(data, path, max_bytes=again)
+
+
+def test_work_for_bases_of_packs_counts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(walking, "KEPT_PACKS", 0)
+    top, *below = chain(tmp_path, packs=2, members=8, depth=2)
+    with open_with(top, below) as file:
+        numbers = file.header.pack_stream
+        work = [base_units.chunk_work(file, number).decoded for number in numbers]
+        own = [file.header.streams[number].units for number in numbers]
+        plan = walking._plan_packs(file, numbers * 2)
+        assert plan == ({0, 1, 2, 3}, {visit: [numbers[visit % 2]] for visit in range(4)})
+        assert min(work) > 0
+        file.reader.allowed_bytes = sum(work + own)
+        walking._plan_packs(file, numbers * 2)
+        file.reader.allowed_bytes -= 1
+        with pytest.raises(slimtensors.LimitError, match=f"{sum(work + own)} bytes would be decoded again"):
+            walking._plan_packs(file, numbers * 2)
+
+
+@pytest.mark.parametrize("order", ["as they were", "backwards", "mixed"])
+def test_ties_to_more_packs_than_are_kept(
+    order: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
+    """An average of the weights beside them, which is the same yet: its file is made, checked and given back."""
+    rng = np.random.default_rng(5)
+    places = {"as they were": np.arange(40), "backwards": np.arange(40)[::-1], "mixed": rng.permutation(40)}[order]
+    model = [rng.normal(size=8000).astype(np.float32) for _ in range(40)]
+    average = {f"average.{i:02}": model[place] for i, place in enumerate(places)}
+    model_and_average = {f"model.{i:02}": array for i, array in enumerate(model)} | average
+    source, stored, back = (tmp_path / name for name in ("a.safetensors", "b.slimtensors", "c.safetensors"))
+    safetensors.numpy.save_file(model_and_average, source)
+    monkeypatch.setattr(walking, "KEPT_PACKS", 512 << 10)
+    slimtensors.compress(source, stored)
+    with open_with(stored, None) as file:
+        packs = len(file.header.packs)
+        assert 4 < packs < 20
+        assert len(file.header.refs) == 40
+    decoded.clear()
+    slimtensors.decompress(stored, back, threads=1)
+    assert back.read_bytes() == source.read_bytes()
+    assert packs < len([size for size in decoded if size > 100_000]) <= (packs * 2 if order != "mixed" else 60)
+    assert slimtensors.verify(stored).tensors == 80
 
 
 def difference(units: int) -> files.Chunk:

@@ -92,6 +92,7 @@ def test_targets(tmp_path: Path) -> None:
         ((3, 128, 128), True),
         ((3, 512, 32), True),
         ((3, 127, 128), False),  # each is small
+        ((1, 197, 768), False),  # positions
         ((64, 512, 31), False),  # a convolution's taps
         ((512, 16, 1024), False),
         ((512, 64, 3, 3), False),

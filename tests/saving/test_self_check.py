@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save as save_safetensors
 
 import slimtensors
-from slimtensors.container import system
+from slimtensors.container import reader, system
 from slimtensors.numpy import load_file, save, save_file
 from slimtensors.sources.inputs import ArrayInput
 from slimtensors.writing import saving
@@ -129,6 +129,15 @@ def test_bytes_are_checked_too(monkeypatch):
     flip_in_chunk(monkeypatch, 1, chosen(4))
     with pytest.raises(slimtensors.SelfCheckError):
         save(ARRAYS)
+
+
+def test_a_limit_is_no_fault_of_the_machine(path, monkeypatch):
+    for name in ("EXPANSION", "EXPANSION_SLACK"):
+        monkeypatch.setattr(reader, name, 0)
+    with pytest.raises(slimtensors.SelfCheckError, match="fault of slimtensors, not of this machine: please") as told:
+        save_file(ARRAYS, path)
+    assert "memory and processor" not in str(told.value)
+    assert_untouched(path)
 
 
 def test_nothing_is_sent_on_if_the_check_fails(monkeypatch):

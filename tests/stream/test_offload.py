@@ -123,6 +123,7 @@ def test_a_state_that_is_decoded_when_asked(tmp_path: Path) -> None:
     model = Model(3)
     save_model(model, tmp_path / "x")
     with LazyState(tmp_path / "x", host="memory") as state:
+        assert repr(state) == f"LazyState({len(state)} tensors)"
         assert state.keys() == model.state_dict().keys()
         assert len(state) == len(model.state_dict())
         for name, tensor in model.state_dict().items():

@@ -21,7 +21,7 @@ from slimtensors.container.system import file_identity
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.expression import bases_of
-from slimtensors.limits import CHUNK_BYTES
+from slimtensors.limits import CHUNK_BYTES, MAX_HINT_BYTES
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import BaseSource, TensorFile, open_from
 from slimtensors.sources.inputs import ArrayInput, Input, unit_count
@@ -113,8 +113,10 @@ class BaseTensor(NamedTuple):
         return _hash(self.tensor)
 
     def as_base(self) -> Base:
-        """What a header says of it."""
-        return Base(self.dtype, self.shape, self.identity(), {"tensor": self.name, **self.hints})
+        """What a header says of it; not what is too long for that, as hints are for people."""
+        hints = {"tensor": self.name, **self.hints}
+        fitting = {key: text for key, text in hints.items() if len(text.encode("utf-8", "ignore")) <= MAX_HINT_BYTES}
+        return Base(self.dtype, self.shape, self.identity(), fitting)
 
 
 class BaseModel:

@@ -18,7 +18,7 @@ from slimtensors.container.digest import new_identity
 from slimtensors.container.values import check_name, shape_of
 from slimtensors.dtypes import DTYPES
 from slimtensors.errors import ChecksumError, FormatError, LimitError, NewerFormatError
-from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS, MAX_MANIFEST_BYTES
+from slimtensors.limits import MAX_BASE_DEPTH, MAX_ELEMENTS, MAX_MANIFEST_BYTES, MAX_MANIFEST_TOKENS
 from slimtensors.sources.shards import RANK_FILE
 
 __all__ = [
@@ -128,6 +128,7 @@ class Manifest:
                 f"the manifest would take {len(data)} bytes; the limit is {MAX_MANIFEST_BYTES}: save from fewer ranks, "
                 "or tensors in fewer parts"
             )
+        _check_tokens(data)
         return data
 
     @classmethod
@@ -146,10 +147,17 @@ def seal(value: Any) -> bytes:
     return b"".join((_HEAD, digest.encode(), _MIDDLE, body, b"}"))
 
 
+def _check_tokens(data: bytes) -> None:
+    count = sum(map(data.count, b",:[{"))
+    if count > MAX_MANIFEST_TOKENS:
+        raise LimitError(f"{count} commas, colons and brackets; the limit is {MAX_MANIFEST_TOKENS}")
+
+
 def unseal(data: bytes) -> Any:
     """What was sealed. Raises FormatError."""
     if len(data) > MAX_MANIFEST_BYTES:
         raise LimitError(f"{len(data)} bytes; the limit is {MAX_MANIFEST_BYTES}")
+    _check_tokens(data)
     start = len(_HEAD) + 64 + len(_MIDDLE)
     whole = data.startswith(_HEAD) and data[start - len(_MIDDLE) : start] == _MIDDLE and data.endswith(b"}")
     if not whole:

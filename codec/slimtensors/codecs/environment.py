@@ -28,7 +28,9 @@ def as_usual(function: F) -> F:
 
     @wraps(function)
     def usual(*arguments: Any, **named: Any) -> Any:
-        if (_LEFT * _RIGHT).tobytes() == _PRODUCTS:
+        with np.errstate(all="ignore"):  # what is flushed to zero, underflows
+            as_it_is = (_LEFT * _RIGHT).tobytes() == _PRODUCTS
+        if as_it_is:
             return function(*arguments, **named)
         from slimtensors.kernels.environment import altered_here, flip_here  # compiles for a moment, so not before
 

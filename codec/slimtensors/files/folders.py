@@ -106,7 +106,7 @@ class FolderPlan:
     folders: list[str] = field(default_factory=list)
 
     def leave_out(self, name: str, tensors: Container[str] | None = None) -> None:
-        """Make nothing of a weight file, or not these tensors: no index names them then."""
+        """Make nothing of a weight file, or not these tensors: no index names them then, or says how much is there."""
         made = Path(dict(self.weights)[name])
         if tensors is None:
             self.weights = [each for each in self.weights if each[0] != name]
@@ -117,6 +117,9 @@ class FolderPlan:
             if lost:
                 for each in lost:
                     del places[each]
+                if isinstance(held.get("metadata"), dict):  # it may be anything
+                    for key in ("total_parameters", "total_size"):
+                        held["metadata"].pop(key, None)
                 self.indexes[i] = index, to, (json.dumps(held, indent=2) + "\n").encode()
 
 

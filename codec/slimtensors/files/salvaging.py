@@ -93,8 +93,8 @@ def salvage(
             output.write(plain_front(file, kept, metadata))
             runs = checked(file, walk(file, [index for index in kept if index not in faults], count, pool))
             for index in kept:
-                lost = index in faults
-                for piece in _filled(file, index, holes[index]) if lost else take(runs, tensors[index].nbytes):
+                whole = index not in faults
+                for piece in take(runs, tensors[index].nbytes) if whole else _filled(file, index, holes[index]):
                     output.write(piece)
                     if progress is not None:
                         progress(len(piece))

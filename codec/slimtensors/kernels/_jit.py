@@ -20,6 +20,7 @@ import hashlib
 import os
 import stat
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -58,10 +59,6 @@ _CONFIG: Any = numba.config
 # Nobody calls kernels from C; a wrapper for that would be a quarter of the time to compile them.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "no_cfunc_wrapper": True}
 _given_up: set[str] = set()  # "cache" once warned that there is none, "lock" once a file lock could not be had
-_ADVICE = (
-    "Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own, where nobody else can write, nor in a folder "
-    "above it."
-)
 _BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
 _UNREADABLE = "cannot be read (chmod -R a+rX, of the folder of the cache, would let all users read it)"
 _follows = False  # whether another process compiled what this one lacked last
@@ -107,12 +104,12 @@ def spliced(function: F) -> F:
 
 class Settled(NamedTuple):
     """folder: from which kernels are loaded, if there is one; why_not: why none can be kept there, or None if they can;
-    advice: what helps.
+    advice: what helps then.
     """
 
     folder: Path | None
     why_not: str | None = None
-    advice: str = _ADVICE
+    advice: str = ""
 
 
 def cache_folder() -> Path | None:
@@ -131,22 +128,39 @@ def settled() -> Settled:
         return Settled(None, f"slimtensors is run from an archive ({_SOURCES})", advice)
     try:
         root = _root()
+        if sys.platform != "win32":  # no owners to see there; a profile is private unless someone opened it
+            root = root.resolve()  # as what is checked now is used later, whatever links lead elsewhere by then
+            _refuse_if_others_can_move(root)  # first, so that nothing is made, and left, where it is refused
         _make_with_parents(root)
         folder = root / _key()
-        _refuse_if_others_can_write(root)
         _make(folder)
-        _refuse_if_others_can_write(folder)
         unwritable = None if os.access(folder, os.W_OK | os.X_OK) else f"{folder} is not writable"
         if sys.platform == "win32":
-            return Settled(None if unwritable else folder, unwritable)
+            return Settled(None if unwritable else folder, unwritable, _advice() if unwritable else "")
         foreign = any(each.stat().st_uid != os.geteuid() for each in (root, folder))
-        folder = folder.resolve()  # as what is checked now is used later, whatever links lead elsewhere by then
+        folder = folder.resolve()
         _refuse_if_others_can_move(folder)
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise PermissionError(f"{folder} {_UNREADABLE}")
         if unwritable or foreign:
             _refuse_if_others_can_change(folder)
     except (OSError, RuntimeError) as error:
-        return Settled(None, str(error))
-    return Settled(folder, unwritable)
+        return Settled(None, str(error), _advice())
+    return Settled(folder, unwritable, _advice() if unwritable else "")
+
+
+def _advice() -> str:
+    """With a folder that would do, if there may be one among the temporary ones."""
+    such = ""
+    if sys.platform != "win32":
+        with suppress(OSError):
+            place = Path(tempfile.gettempdir()).resolve() / f"slimtensors-{os.geteuid()}"
+            _refuse_if_others_can_move(place)
+            such = f", such as {place}"
+    return (
+        f"Set SLIMTENSORS_CACHE_DIR to a folder on a local disk that you own{such}, where nobody else can write, nor "
+        "in a folder above it."
+    )
 
 
 def _make_with_parents(root: Path) -> None:
@@ -176,9 +190,24 @@ def _root() -> Path:
         local = os.environ.get("LOCALAPPDATA")
         return (Path(local) if local else Path.home() / "AppData" / "Local") / "slimtensors" / "Cache"
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "slimtensors"
+        return _home() / "Library" / "Caches" / "slimtensors"
     xdg = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(xdg) if Path(xdg).is_absolute() else Path.home() / ".cache") / "slimtensors"
+    return (Path(xdg) if Path(xdg).is_absolute() else _home() / ".cache") / "slimtensors"
+
+
+def _home() -> Path:
+    """What HOME says, if that is not another user's, as it may be where sudo or a container leaves it as it was."""
+    home = Path.home()
+    if home.exists() and home.stat().st_uid not in (os.geteuid(), 0):
+        return _registered_home() or home
+    return home
+
+
+def _registered_home() -> Path | None:
+    """That of the user whose rights this process has, whatever HOME says."""
+    with suppress(KeyError):
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir).resolve()
+    return None
 
 
 def _key() -> str:
@@ -194,13 +223,6 @@ def _key() -> str:
     return f"kernels-{digest.hexdigest()[:16]}{checked}"
 
 
-def _refuse_if_others_can_write(folder: Path) -> None:
-    if sys.platform == "win32":  # no owner to see here; a profile is private unless someone opened it
-        return
-    status = folder.stat()
-    _refuse_status(folder, status)
-
-
 def _refuse_status(place: Path, status: os.stat_result, by_others: int = _BY_OTHERS) -> None:
     """What another user owns or can write to, but for the superuser, who can change everything."""
     if status.st_uid not in (os.geteuid(), 0):
@@ -210,43 +232,33 @@ def _refuse_status(place: Path, status: os.stat_result, by_others: int = _BY_OTH
 
 
 def _refuse_if_others_can_move(folder: Path) -> None:
-    """As above, of a folder without links in its path, and of those above it up to this user's home. There others may
-    write if they can move only what is theirs (the sticky bit), and a group if nobody else is in it.
+    """As above, of a folder without links in its path, and of those above it up to this user's home, as far as they are
+    there. Above it others may write if they can move only what is theirs (the sticky bit), and a user's own group may.
     """
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise PermissionError(f"{folder} {_UNREADABLE}")
-    _refuse_status(folder, folder.lstat())
-    home = _home()
-    for above in folder.parents:
-        status = above.lstat()
-        sticky = status.st_mode & stat.S_ISVTX and status.st_uid in (os.geteuid(), 0)
-        by_others = stat.S_IWOTH if _is_ours_alone(status) else _BY_OTHERS
-        if not sticky:
-            _refuse_status(above, status, by_others)
-        if above == home:
+    home = _registered_home()
+    for place in (folder, *folder.parents):
+        try:
+            status = place.lstat()
+        except FileNotFoundError:
+            continue
+        above = place != folder
+        if not (above and status.st_mode & stat.S_ISVTX and status.st_uid in (os.geteuid(), 0)):
+            _refuse_status(place, status, stat.S_IWOTH if above and _is_ours_alone(status) else _BY_OTHERS)
+        if place == home:
             break
 
 
-def _home() -> Path | None:
-    """That of the user whose rights this process has, whatever HOME says: sudo may leave it as it was."""
-    with suppress(KeyError):
-        return Path(pwd.getpwuid(os.geteuid()).pw_dir).resolve()
-    return None
-
-
 def _is_ours_alone(status: os.stat_result) -> bool:
-    """Whether a group that can write there has no known member but this user, as where each user has a group of one's
-    own and the umask is 002.
+    """Whether the group that can write there is this user's own, as where each user has one and the umask is 002: it
+    has the user's name and lists nobody else. Whose main group it is, too, cannot be asked: directories list no users.
     """
-    if not status.st_mode & stat.S_IWGRP or status.st_gid != os.getegid():
+    if not status.st_mode & stat.S_IWGRP or os.geteuid() == 0:  # root's is also that of a container's nameless users
         return False
-    users = pwd.getpwall()
-    others = [each for each in users if each.pw_uid not in (os.geteuid(), 0)]
-    members = set[str]()
     with suppress(KeyError):
-        members = set(grp.getgrgid(status.st_gid).gr_mem)
-    members -= {each.pw_name for each in users if each not in others}
-    return not members and all(each.pw_gid != status.st_gid for each in others)
+        user, group = pwd.getpwuid(os.geteuid()), grp.getgrgid(status.st_gid)
+        own = (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name)
+        return own and set(group.gr_mem) <= {user.pw_name}
+    return False
 
 
 def _refuse_if_others_can_change(folder: Path) -> None:
@@ -267,14 +279,12 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _warn_once(why: str, advice: str = _ADVICE) -> None:
+def _warn_once(why: str, advice: str = "") -> None:
     if "cache" in _given_up:
         return
     _given_up.add("cache")
-    message = (
-        f"compiled kernels are not kept on disk: {why}. Every process compiles them anew, which takes seconds. {advice}"
-    )
-    warnings.warn(message, KernelCacheWarning, stacklevel=2)
+    message = f"compiled kernels are not kept on disk: {why}. Every process compiles them anew, which takes seconds."
+    warnings.warn(f"{message} {advice or _advice()}", KernelCacheWarning, stacklevel=2)
 
 
 def warned() -> bool:

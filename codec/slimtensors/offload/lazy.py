@@ -47,6 +47,9 @@ class LazyState(Opened, Mapping[str, torch.Tensor]):
                 self._add_ties(model)
             self._stack = stack.pop_all()
 
+    def __repr__(self) -> str:
+        return f"LazyState({len(self)} tensors)"
+
     def _add_ties(self, model: torch.nn.Module) -> None:
         check_module(model)
         tied: dict[int, list[str]] = {}

@@ -20,14 +20,15 @@ SHORTEST = 32  # row or column of a stack's matrices: what is shorter are a conv
 def matrix_of(tensor: Input) -> Input | None:
     """The tensor itself if it is a matrix, or the matrix that a stack of them makes; None of what is neither, or small.
 
-    Convolutions are none: weights [out, in, taps] have few taps, and those of images have four dimensions.
+    Convolutions are none: weights [out, in, taps] have few taps, and those of images have four dimensions. Nor is what
+    has one matrix, such as positions or tokens that are learned, [1, rows, columns].
     """
     if len(tensor.shape) == 2:
         return tensor if unit_count(tensor) >= MIN_ELEMENTS else None
     if len(tensor.shape) != 3:
         return None
-    _, rows, columns = tensor.shape
-    if min(rows, columns) < SHORTEST or rows * columns < MIN_ELEMENTS:
+    count, rows, columns = tensor.shape
+    if count < 2 or min(rows, columns) < SHORTEST or rows * columns < MIN_ELEMENTS:
         return None
     return Stack(tensor)
 

@@ -49,7 +49,7 @@ def verify(
     """Decode everything and check it against every digest. Raises FormatError, naming all tensors that are damaged.
 
     target, base, max_bytes: as for `safe_open`. progress: called with decoded bytes checked since the last call.
-    Memory: a few chunks per thread, and packs whose tensors take turns.
+    Memory: a few chunks per thread, and up to 256 MiB of packs whose tensors take turns.
     """
     check_callable("numbers of bytes", progress=progress)
     with open_with(target, base, verify="full", max_bytes=max_bytes) as file:

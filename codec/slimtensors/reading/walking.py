@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from heapq import heappop, heappush
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +15,9 @@ from slimtensors.codecs.casts import cast_units
 from slimtensors.container.header import Image
 from slimtensors.container.layout import DIGEST_BYTES
 from slimtensors.dtypes import bytes_of
-from slimtensors.errors import LimitError
+from slimtensors.errors import FormatError, LimitError
 from slimtensors.limits import KEPT_PACKS
+from slimtensors.reading.base_units import chunk_work
 from slimtensors.reading.tensors import TensorFile
 from slimtensors.threads import in_order
 
@@ -41,25 +44,23 @@ class _Job(NamedTuple):
 def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoolExecutor | None) -> Iterator[Run]:
     """The tensors' decoded bytes, tensor by tensor, chunk by chunk; those without elements are passed over.
 
-    A pack is decoded once and kept until its last tensor. Raises LimitError if too many are kept at once.
+    A pack is decoded once and kept until its last tensor, or if too many are kept, again for a later one. Raises
+    LimitError if that takes too much.
     """
     header, tensors = file.header, list(tensors)
     streams = [header.tensor_stream[header.holder(tensor)] for tensor in tensors]
     if file.reader.source.remote:
         file.expect(_chunks(file, streams))
-    last = {number: visit for visit, number in enumerate(streams)}
+    decoded, dropped = _plan_packs(file, streams)
     packs: dict[int, Units] = {}
-    kept = 0  # bytes of these
 
     def jobs() -> Iterator[_Job]:
-        begun = set()
         for visit, (tensor, number) in enumerate(zip(tensors, streams, strict=True)):
             holder = header.holder(tensor)
             if number is None:
                 continue
             if holder in header.pack_offset:
-                yield _Job(visit, tensor, number, None if number in begun else 0)
-                begun.add(number)
+                yield _Job(visit, tensor, number, 0 if visit in decoded else None)
                 continue
             file.sides_of(holder)
             for chunk in range(header.streams[number].chunks):
@@ -74,24 +75,61 @@ def walk(file: TensorFile, tensors: Iterable[int], threads: int, pool: ThreadPoo
 
     def cut(job: _Job, out: Units) -> Units:
         """A tensor, of its pack."""
-        nonlocal kept
         if job.chunk is not None:
             packs[job.stream] = out
-            kept += out.nbytes
-            if kept > KEPT_PACKS:
-                raise LimitError(
-                    f"{file.reader.source.label}: its tensors take turns in so many packs that more than {KEPT_PACKS} "
-                    "bytes of these would have to be kept at once; `load_file` reads it"
-                )
         begin, pack = header.pack_offset[header.holder(job.tensor)], packs[job.stream]
-        if last[job.stream] == job.visit:
-            kept -= packs.pop(job.stream).nbytes
+        for number in dropped.get(job.visit, ()):
+            del packs[number]
         tensor = header.tensors[job.tensor]
         return cast_units(pack[begin : begin + tensor.units], header.streams[job.stream].dtype, tensor.dtype)
 
     for job, out in in_order(decode, jobs(), threads, pool):
         found = cut(job, out) if header.streams[job.stream].members else out
         yield Run(job.visit, job.tensor, bytes_of(found))
+
+
+def _plan_packs(file: TensorFile, streams: list[int | None]) -> tuple[set[int], dict[int, list[int]]]:
+    """Visits that decode their pack; and by visit, the packs that are dropped after it: one whose last tensor it was,
+    and while there are more than KEPT_PACKS, the one that is needed last.
+    """
+    header, never = file.header, len(streams)
+    visits = {i: number for i, number in enumerate(streams) if number is not None and header.streams[number].members}
+    following, later = dict[int, int](), dict[int, int]()
+    for visit, number in reversed(visits.items()):
+        later[visit] = following.get(number, never)
+        following[number] = visit
+    decoded, dropped = set[int](), dict[int, list[int]]()
+    begun, held = set[int](), dict[int, int]()  # held: by pack, the visit that needs it next
+    needed: list[tuple[int, int]] = []  # the same from the last on: a heap, with some that are no longer so
+    kept = again = 0  # bytes
+    for visit, number in visits.items():
+        if number not in held:
+            decoded.add(visit)
+            kept += _pack_bytes(file, number)
+            if number in begun:
+                again += _pack_bytes(file, number)
+                with suppress(FormatError):  # told of where it is decoded
+                    again += chunk_work(file, number).decoded
+            begun.add(number)
+        held[number] = later[visit]
+        heappush(needed, (-later[visit], number))
+        while needed and (kept > KEPT_PACKS or needed[0][0] == -never):
+            when, pack = heappop(needed)
+            if held.get(pack) == -when:
+                del held[pack]
+                kept -= _pack_bytes(file, pack)
+                dropped.setdefault(visit, []).append(pack)
+    if again > file.reader.allowed_bytes:
+        raise LimitError(
+            f"{file.reader.source.label}: its tensors take turns in so many packs that {again} bytes would be decoded "
+            f"again; {file.reader.allowed_bytes} are allowed. If you trust the file, pass max_bytes={again}"
+        )
+    return decoded, dropped
+
+
+def _pack_bytes(file: TensorFile, number: int) -> int:
+    stream = file.header.streams[number]
+    return stream.units * stream.dtype.unit_bytes
 
 
 def _chunks(file: TensorFile, streams: list[int | None]) -> Iterator[tuple[int, int]]:

@@ -10,7 +10,7 @@ from slimtensors.bases.resolving import KnownBases
 from slimtensors.codecs.environment import as_usual
 from slimtensors.container.system import file_identity
 from slimtensors.container.writer import MemoryOutput, Output
-from slimtensors.errors import FormatError, SelfCheckError, UsageError
+from slimtensors.errors import FormatError, LimitError, SelfCheckError, UsageError
 from slimtensors.planning.differing import MatchedBase
 from slimtensors.planning.plan import Plan
 from slimtensors.planning.planner import make_plan
@@ -152,6 +152,11 @@ def check_written(
     try:
         with open_file(written, bases=known) as file:
             verify_opened(file, threads, progress)
+    except LimitError as error:
+        raise SelfCheckError(
+            f"what was written passes a limit of this library: {error}. That is a fault of slimtensors, not of this "
+            "machine: please report it as a bug. The destination was left as it was"
+        ) from error
     except FormatError as error:
         raise SelfCheckError(
             f"what was written does not decode to what was given: {error}. The destination was left as it was. "
