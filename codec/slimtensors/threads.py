@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
+from contextvars import copy_context
 from time import perf_counter, thread_time
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -175,7 +176,8 @@ class Pipeline(Generic[T, D]):
         """One thread more. Called under the lock. Raises RuntimeError if there is none to be had."""
         if sys.is_finalizing():  # none would run any more, and up to Python 3.11 its start is waited for, for ever
             raise RuntimeError("can't start new thread: the interpreter ends")
-        worker = threading.Thread(target=self._help, name=f"slimtensors-{len(self._workers)}", daemon=True)
+        name = f"slimtensors-{len(self._workers)}"
+        worker = threading.Thread(target=copy_context().run, args=(self._help,), name=name, daemon=True)
         worker.start()
         self._workers.append(worker)
         self._live += 1

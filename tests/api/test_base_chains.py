@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,10 @@ import slimtensors
 from api.tuned import deltas, equal, model, tuned
 from parts import Parts
 from slimtensors import BaseDir, BaseError, UsageError
-from slimtensors.numpy import load_file, save, save_file
+from slimtensors.bases.tensors import BaseTensor
+from slimtensors.container.source import RangedSource
+from slimtensors.numpy import load, load_file, save, save_file
+from slimtensors.sources.inputs import ArrayInput
 
 
 def test_chains_and_cycles(tmp_path: Path) -> None:
@@ -164,3 +168,64 @@ def test_of_many_copies_of_a_base_a_sound_one_is_used(
     assert needed.found is None
     words = "is damaged" if spoil is _damaged else "has other bytes, with identity"
     assert f"base.slimtensors claims to hold it, but {words}" in needed.problem
+
+
+class Elsewhere:
+    """Read by range, several at once."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+    def size(self) -> int:
+        return len(self.data)
+
+    def read_range(self, offset: int, length: int) -> bytes:
+        return self.data[offset : offset + length]
+
+
+@pytest.mark.parametrize("row", [0, 4000])
+def test_a_wrong_base_of_a_base_elsewhere_is_told(row: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads that read for the search for another copy search themselves."""
+    monkeypatch.setattr(RangedSource, "remote", True)
+    rng, shape = np.random.default_rng(0), (8192, 259)  # a table of rows, which are hashed in other parts than chunks
+    base = {"w": rng.integers(0, 15000, shape, dtype=np.uint16)}
+    one = {"w": base["w"] + (rng.random(shape) < 0.01).astype(np.uint16)}
+    two = {"w": one["w"] + (rng.random(shape) < 0.01).astype(np.uint16)}
+    below = Elsewhere(save({"w": one["w"].view(np.float16)}, base={"w": base["w"].view(np.float16)}, preset="fast"))
+    data = save({"w": two["w"].view(np.float16)}, base={"w": one["w"].view(np.float16)}, preset="fast")
+    right, wrong = {"w": base["w"].view(np.float16)}, {"w": base["w"].copy()}
+    wrong["w"][row:] += 1
+    wrong["w"] = wrong["w"].view(np.float16)
+    told: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            load(data, base=[below, wrong])
+        except BaseError as error:
+            told.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # one that hangs does not keep the tests
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    assert "the base has digest" in str(told[0])
+    assert equal(load(data, base=[below, wrong, right]), {"w": two["w"].view(np.float16)})
+
+
+@pytest.mark.parametrize("other", [b"\x10\0\0", "not there.safetensors", 5])
+def test_what_is_wrong_with_a_base_is_told_whatever_else_was_given(other: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    base = {"w": rng.standard_normal(300_000).astype(np.float32)}
+    data = save({"w": base["w"] + (rng.random(300_000) < 0.01).astype(np.float32)}, base=base)
+    given = [{"w": base["w"] + 1}, other]
+    with pytest.raises(BaseError, match="the base has digest"):
+        load(data, base=given)
+    with pytest.raises(BaseError, match="the base has digest"):
+        slimtensors.verify(data, base=given)
+    with pytest.raises(BaseError, match="the base has digest"):
+        slimtensors.salvage(data, tmp_path / "saved.safetensors", base=given)
+
+
+def test_an_identity_without_a_key_is_of_that_tensor_alone() -> None:
+    one, other = (BaseTensor(ArrayInput("w", np.full(9, i)), "here", {}) for i in range(2))
+    assert one.identity() != other.identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInput, open_base
 from slimtensors.container.header import Base
 from slimtensors.container.reader import Verify
-from slimtensors.errors import BaseError, FormatError, SlimtensorsError, UsageError
+from slimtensors.errors import BaseError, SlimtensorsError, UsageError
 from slimtensors.limits import MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
 from slimtensors.reading.tensors import TensorFile, open_file
 
@@ -33,6 +34,9 @@ __all__ = [
 Units = npt.NDArray[Any]
 
 BASE_DIR_VARIABLE = "SLIMTENSORS_BASE_DIR"
+
+# Resolvers and identities that this thread, or those that wait for it, search for: see `Resolver.settle`.
+_searches: ContextVar[frozenset[tuple[int, bytes]]] = ContextVar("searches", default=frozenset())
 
 
 class BaseDir(NamedTuple):
@@ -191,28 +195,45 @@ class Resolver:
     def settle(self, base: Base) -> bool:
         """Find it again, but only what has its bytes: a copy may be damaged, and a file may state what is not true.
 
-        Whether there is one; `find` gives it then, and what it gave before if not.
+        Whether there is one; `find` gives it then, and what it gave before if not. Nothing is decoded under the lock:
+        other threads need it for what that takes. Several may search at once; none waits for another.
         """
+        known, key = self._settled.get(base.identity), (id(self), base.identity)
+        if known is not None:
+            return known
+        if key in _searches.get():  # a base of it is made from it
+            return False
+        token = _searches.set(_searches.get() | {key})
+        try:
+            proven = self._proven(base)
+        finally:
+            _searches.reset(token)
         with self._lock:
-            if base.identity not in self._settled:
-                self._settled[base.identity] = False  # also meanwhile: a base of it may be made from it
-                proven = self._proven(base)
-                if proven is not None:
-                    self._found[base.identity] = proven
-                    self._settled[base.identity] = True
-            return self._settled[base.identity]
+            if proven is not None and not self._settled.get(base.identity):
+                self._found[base.identity] = proven
+                self._settled[base.identity] = True
+            return self._settled.setdefault(base.identity, False)
 
     def _proven(self, base: Base) -> Found | None:
-        self._tried = 0
-        for tensor in self._candidates(base, []):
-            self._tried += 1
-            if self._tried > MAX_TRIED_BASES:
-                break
+        candidates, tried = self._candidates(base, []), 0
+        while tried < MAX_TRIED_BASES:
             try:
-                found = self._accept(tensor, (base.identity,))
+                with self._lock:
+                    tensor = next(candidates, None)
+            except (SlimtensorsError, OSError):  # of what was given besides: what was wrong first is to be told
+                return None
+            if tensor is None:
+                return None
+            try:
+                with self._lock:
+                    self._tried = tried + 1
+                    try:
+                        found = self._accept(tensor, (base.identity,))
+                    finally:
+                        tried = self._tried
                 if tensor.taken() == base.identity:
                     return found
-            except (FormatError, OSError):
+            except (SlimtensorsError, OSError):
                 continue
         return None
 
@@ -342,7 +363,7 @@ class KnownBases:
         return False
 
     def counted(self, base: Base) -> tuple[Hashable, int] | None:
-        """Whether it is among them; whoever gave them has checked that."""
+        """Its bytes, if it is among them, whose identity whoever gave them has checked."""
         return (base.identity, base.nbytes) if base.identity in self._reads else None
 
     def close(self) -> None:

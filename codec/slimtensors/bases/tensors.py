@@ -71,8 +71,9 @@ class StoredInput:
 
 class BaseTensor(NamedTuple):
     """A tensor that a delta may be taken from. `stored`: its identity, where a file states it. `bases`: what must be
-    had to read it. `key`: under which a computed identity is kept. `file`: the local file that it is read from, as
-    `file_identity` tells it. `hashes`: where it is kept: for ever, if its bytes cannot change unseen, or by its model.
+    had to read it. `key`: under which a computed identity is kept; None if it is not. `file`: the local file that it is
+    read from, as `file_identity` tells it. `hashes`: where identities are kept: for ever, if the bytes cannot change
+    unseen, or by the model.
     """
 
     tensor: Input
@@ -100,6 +101,8 @@ class BaseTensor(NamedTuple):
         """BLAKE3 of its bytes: as stated, or taken now."""
         if self.stored is not None:
             return self.stored
+        if self.key is None:
+            return self.taken()
         with _hashes_lock:
             found = self.hashes.get(self.key)
         if found is None:
