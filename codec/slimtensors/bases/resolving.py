@@ -103,7 +103,7 @@ def open_with(
     partial: bool = False,
 ) -> TensorFile:
     """Open a slimtensors file whose bases come from `base` (see `Resolver`) and from the folders of the environment."""
-    resolver = Resolver(base)
+    resolver = Resolver(base, max_bytes)
     try:
         return open_file(target, verify=verify, mmap=mmap, max_bytes=max_bytes, bases=resolver, partial=partial)
     except BaseException:
@@ -120,9 +120,11 @@ class Resolver:
 
     What is found by name in a base that was given, or in a file that states its identity, is not hashed as a whole:
     every chunk of a delta states the digest of what it needs. Where that is wrong, `settle` looks on.
+
+    max_bytes: decoded bytes that are allowed of a file, and for what it needs, if more than without it.
     """
 
-    def __init__(self, base: Any = None) -> None:
+    def __init__(self, base: Any = None, max_bytes: int | None = None) -> None:
         given = base if isinstance(base, list) else [] if base is None else [base]
         self._given = [each for each in given if not isinstance(each, (BaseDir, LastResort))]
         self._last = [each.ask for each in given if isinstance(each, LastResort)]
@@ -134,6 +136,7 @@ class Resolver:
         self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
         self._seen: dict[str, list[_Entry]] = {}  # by folder
         self._settled: dict[bytes, bool] = {}
+        self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._tried = 0  # in this search, chains and all
 
@@ -309,7 +312,7 @@ class Resolver:
     def _open(self, target: Any) -> BaseModel:
         key: object = str(target) if isinstance(target, (str, os.PathLike)) else id(target)
         if key not in self._models:
-            self._models[key] = target, open_base(target, self)
+            self._models[key] = target, open_base(target, self, self._max_bytes)
         return self._models[key][1]
 
     def _in_folder(self, folder: BaseDir, base: Base) -> Iterator[BaseTensor]:
@@ -334,7 +337,7 @@ class Resolver:
             found: list[_Entry] = []
             for path in _walk(Path(key)):
                 try:
-                    model = open_base(path, self)
+                    model = open_base(path, self, self._max_bytes)
                 except (SlimtensorsError, OSError):
                     continue
                 found += [_Entry(path, tensor) for tensor in model.tensors.values()]

@@ -21,7 +21,7 @@ from slimtensors.container.system import file_identity
 from slimtensors.dtypes import DType, bytes_of
 from slimtensors.errors import NotSlimtensorsError, UsageError
 from slimtensors.expression import bases_of
-from slimtensors.limits import CHUNK_BYTES, MAX_HINT_BYTES
+from slimtensors.limits import CHUNK_BYTES, EXPANSION, EXPANSION_SLACK, MAX_HINT_BYTES
 from slimtensors.reading.scheduling import Piece
 from slimtensors.reading.tensors import BaseSource, TensorFile, open_from
 from slimtensors.sources.inputs import ArrayInput, Input, unit_count
@@ -153,9 +153,10 @@ class BaseModel:
             self._close.pop()()
 
 
-def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
+def open_base(target: Any, bases: BaseSource | None, max_bytes: int | None = None) -> BaseModel:
     """Open what a caller names as base: a file or folder (or the index of its shards), bytes, a file object, an object
-    with ranged reads, a mapping from names to arrays. bases: where the base's own bases come from.
+    with ranged reads, a mapping from names to arrays. bases: where the base's own bases come from. max_bytes: decoded
+    bytes that are allowed of a file, if more than without it.
 
     Raises UsageError for anything else, NotSlimtensorsError for a file of another kind.
     """
@@ -185,12 +186,12 @@ def open_base(target: Any, bases: BaseSource | None) -> BaseModel:
     try:
         if is_remote(target):
             for name in _remote_weights(target):
-                _add_file(model, name, name, bases)
+                _add_file(model, name, name, bases, max_bytes)
         elif isinstance(target, (str, os.PathLike)):
             for path in base_files(Path(target)):
-                _add_file(model, path, path, bases)
+                _add_file(model, path, path, bases, max_bytes)
         else:
-            _add_file(model, target, None, bases)
+            _add_file(model, target, None, bases, max_bytes)
     except BaseException:
         model.close()
         raise
@@ -229,7 +230,9 @@ def _remote_weights(name: str) -> list[str]:
     raise NotSlimtensorsError(f"{name} holds no *.safetensors or *.slimtensors file, so it is no base")
 
 
-def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None) -> None:
+def _add_file(
+    model: BaseModel, target: Any, path: Path | str | None, bases: BaseSource | None, max_bytes: int | None
+) -> None:
     source: ByteSource = open_source(target)
     try:
         kind, advice = what_is(source)
@@ -240,7 +243,9 @@ def _add_file(model: BaseModel, target: Any, path: Path | str | None, bases: Bas
     hints = {} if path is None else _hints(getattr(source, "name", path))
     local = file_identity(path) if isinstance(path, Path) else None
     if kind == "slimtensors":
-        file = open_from(source, bases=None if bases is None else _Borrowed(bases))
+        if max_bytes is not None:  # what is meant for the file that needs this one takes nothing from it
+            max_bytes = max(max_bytes, EXPANSION * source.size() + EXPANSION_SLACK)
+        file = open_from(source, max_bytes=max_bytes, bases=None if bases is None else _Borrowed(bases))
         model.on_close(file.close)
         needed = _needed(file)
         for i, tensor in enumerate(file.header.tensors):
