@@ -36,13 +36,15 @@ PACK_TENSOR_BYTES = 64 * KIBIBYTE  # smaller tensors share a chunk
 PACK_BYTES = 256 * KIBIBYTE  # so reading one bias never decodes more than this
 BASE_BYTES = 128  # what naming a base takes of the header
 MIN_BASED_BYTES = 512  # smaller tensors are not worth the naming
-KEPT_PACKS = 256 * MEBIBYTE  # decoded packs that a walk keeps, each for its next tensor, which may be a tie far on
+# Decoded packs that are kept: by a walk, each for its next tensor, which may be a tie far on; and of all that a file's
+# bases lie in, since tensors may be in another order at each level.
+KEPT_PACKS = 256 * MEBIBYTE
 # At least both: flushing 32 states costs 0.012 bit per symbol at 64 Ki, 0.047 at 16 Ki, and more of a smaller unit.
 BLOCK_UNITS, BLOCK_BYTES = 64 * KIBIBYTE, 128 * KIBIBYTE
-# Deltas of deltas; each level decodes the one below for every chunk. All that bases take is bounded, as what files
-# decode to is, by EXPANSION times their length (reading/base_units.py).
+# Deltas of deltas; each level decodes the one below for every chunk, unless that is a pack that is kept. All that bases
+# take is bounded, as what files decode to is, by EXPANSION times their length (reading/base_units.py).
 MAX_BASE_DEPTH = 8
 MAX_SEARCHED_FILES = 10_000  # weight files of one folder that are looked at for a base
 MAX_FETCHERS = 8  # threads that only wait for a slow source; a network needs several requests under way
 FETCHED_BYTES = 64 * MEBIBYTE  # chunks that such threads may hold
-MAX_TRIED_BASES = 4096  # tensors looked at for one base and for what it is made from, so that no chain takes for ever
+MAX_TRIED_BASES = 4096  # tensors that do not do for one base and for what it is made from: no chain takes for ever

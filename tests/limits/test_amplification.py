@@ -15,11 +15,13 @@ import coder
 import encode
 import slimtensors
 from faults import files
+from slimtensors.bases import resolving
+from slimtensors.bases import tensors as base_tensors
 from slimtensors.bases.resolving import open_with
 from slimtensors.codecs import chunk
 from slimtensors.container import reader
 from slimtensors.expression import bases_of
-from slimtensors.numpy import load_file, save_file
+from slimtensors.numpy import load, load_file, save, save_file
 from slimtensors.reading import base_units, tensors, walking
 
 VECTORS = Path(__file__).parents[2] / "format_spec" / "vectors"
@@ -265,6 +267,13 @@ def chain(folder: Path, packs: int, members: int, depth: int) -> list[Path]:
     return paths
 
 
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For packs of bases."""
+    monkeypatch.setattr(resolving, "KEPT_PACKS", 0)
+
+
+@pytest.mark.usefixtures("no_room")
 def test_packs_of_differences_from_packs_of_differences(tmp_path: Path, decoded: list[int]) -> None:
     """Each pack that one needs is decoded once for it, not once for each member."""
     top, *below = chain(tmp_path, packs=2, members=8, depth=4)
@@ -274,8 +283,21 @@ def test_packs_of_differences_from_packs_of_differences(tmp_path: Path, decoded:
     assert len(decoded) <= 2 + 4 + 8 + 16 + 32
 
 
-def test_a_chain_that_would_take_for_ever(tmp_path: Path, decoded: list[int]) -> None:
+def test_packs_of_bases_are_kept(tmp_path: Path, decoded: list[int]) -> None:
+    """While there is room each is decoded once for all."""
+    top, *below = chain(tmp_path, packs=16, members=16, depth=8)
+    found = load_file(top, base=below, threads=1)
+    assert len(found) == 256
+    assert not any(array.any() for array in found.values())
+    assert len(decoded) == 9 * 16
+
+
+@pytest.mark.parametrize("room", [0, 70_000])
+def test_a_chain_that_would_take_for_ever(
+    room: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decoded: list[int]
+) -> None:
     """What it would take is told from headers alone."""
+    monkeypatch.setattr(resolving, "KEPT_PACKS", room)
     top, *below = chain(tmp_path, packs=16, members=16, depth=8)
     with pytest.raises(slimtensors.LimitError, match=r"bytes would be decoded of bases and theirs.*`flatten` a base"):
         load_file(top, base=below)
@@ -283,6 +305,46 @@ def test_a_chain_that_would_take_for_ever(tmp_path: Path, decoded: list[int]) ->
         slimtensors.verify(top, base=below)
     assert "cannot be had" not in str(told.value)
     assert not decoded
+
+
+@pytest.mark.usefixtures("no_room")
+def test_max_bytes_reaches_bases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own bases may take more than is allowed of themselves, too."""
+    for module in (reader, tensors, base_tensors):
+        monkeypatch.setattr(module, "EXPANSION", 16)
+        monkeypatch.setattr(module, "EXPANSION_SLACK", 0)
+    top, *below = chain(tmp_path, packs=4, members=4, depth=5)
+    with pytest.raises(slimtensors.LimitError, match="pass max_bytes"):
+        load_file(top, base=below)
+    with pytest.raises(slimtensors.LimitError, match="pass max_bytes"):
+        load_file(below[0], base=below[1:])
+    found = load_file(top, base=below, max_bytes=10_000_000)
+    assert len(found) == 16
+    # Less than a base decodes to takes nothing from the base.
+    rng = np.random.default_rng(0)
+    state = {name: rng.standard_normal(units).astype(np.float32) for name, units in (("w", 100_000), ("x", 1000))}
+    base, state["x"] = save(state), state["x"] * np.float32(1.0001)
+    assert np.array_equal(load(save({"x": state["x"]}, base=base), base=base, max_bytes=4000)["x"], state["x"])
+
+
+def test_tensors_in_another_order_at_each_level(monkeypatch: pytest.MonkeyPatch, decoded: list[int]) -> None:
+    """Each pack of a level has tensors of all packs of the one below."""
+    monkeypatch.setattr(tensors, "EXPANSION_SLACK", 0)
+    monkeypatch.setattr(tensors, "EXPANSION", 8)
+    monkeypatch.setattr(resolving, "MAX_TRIED_BASES", 100)
+    rng, names = np.random.default_rng(0), [f"{i:03}" for i in range(512)]
+    state = {name: rng.standard_normal(512).astype(np.float32) for name in names}
+    files_of_levels = [save(state)]
+    for _ in range(3):
+        tuned = {name: state[name] * np.where(rng.random(512) < 0.1, 1.001, 1) for name in rng.permutation(names)}
+        tuned = {name: array.astype(np.float32) for name, array in tuned.items()}
+        files_of_levels.append(save(tuned, base=state))
+        state = tuned
+    *below, top = files_of_levels
+    decoded.clear()
+    found = load(top, base=below, threads=1)
+    assert all(np.array_equal(found[name], array) for name, array in state.items())
+    assert len(decoded) == 4 * 4
 
 
 def test_long_chains_without_branches_take_a_little_for_each_level(

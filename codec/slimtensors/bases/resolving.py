@@ -15,7 +15,7 @@ from slimtensors.bases.tensors import SUFFIXES, BaseModel, BaseTensor, StoredInp
 from slimtensors.container.header import Base
 from slimtensors.container.reader import Verify
 from slimtensors.errors import BaseError, SlimtensorsError, UsageError
-from slimtensors.limits import MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
+from slimtensors.limits import KEPT_PACKS, MAX_BASE_DEPTH, MAX_SEARCHED_FILES, MAX_TRIED_BASES
 from slimtensors.reading.tensors import TensorFile, open_file
 
 __all__ = [
@@ -134,11 +134,13 @@ class Resolver:
         self._models: dict[object, tuple[Any, BaseModel]] = {}
         self._depths: dict[int, tuple[tuple[Base, ...], int]] = {}  # of what shares its bases, by these
         self._files: dict[int, tuple[tuple[Base, ...], frozenset[tuple[int, int]]]] = {}  # likewise
-        self._seen: dict[str, list[_Entry]] = {}  # by folder
+        # By folder; there by identity, or of what does not state it, by dtype and shape.
+        self._seen: dict[str, dict[Hashable, list[_Entry]]] = {}
         self._settled: dict[bytes, bool] = {}
         self._max_bytes = max_bytes
         self._lock = threading.RLock()
-        self._tried = 0  # in this search, chains and all
+        self._tried = 0  # in vain, in this search, chains and all
+        self._kept_bytes = 0  # of decoded packs
 
     def read(self, _index: int, base: Base, start: int, count: int) -> Units:
         """Units [start, start + count) of a base. Raises BaseError if it is not to be had."""
@@ -160,9 +162,18 @@ class Resolver:
             return id(file), file.reader.prefix.file_length
         return (base.identity, base.nbytes) if tensor.identity() == base.identity else None
 
+    def keeps(self, nbytes: int) -> bool:
+        """As `BaseSource`."""
+        with self._lock:
+            if self._kept_bytes + nbytes > KEPT_PACKS:
+                return False
+            self._kept_bytes += nbytes
+            return True
+
     def close(self) -> None:
         """Close what was opened in the search; the resolver can be used again."""
         with self._lock:
+            self._kept_bytes = 0
             self._found.clear()
             self._settled.clear()
             self._depths.clear()
@@ -183,12 +194,12 @@ class Resolver:
             if not above:
                 self._tried = 0
             for tensor in self._candidates(base, notes):
-                self._tried += 1
-                if self._tried > MAX_TRIED_BASES:
-                    raise BaseError(f"{base}: too many tensors claim to be it")
                 try:
                     found = self._accept(tensor, (*above, base.identity))
                 except BaseError as error:
+                    self._tried += 1  # what does is kept, and not looked at again
+                    if self._tried > MAX_TRIED_BASES:
+                        raise BaseError(f"{base}: too many tensors claim to be it") from None
                     notes.append(str(error))
                     continue
                 self._found[base.identity] = found
@@ -318,10 +329,9 @@ class Resolver:
     def _in_folder(self, folder: BaseDir, base: Base) -> Iterator[BaseTensor]:
         """Stated identities first; then tensors of the right dtype and shape, hashed, the likeliest first."""
         entries = self._entries(folder)
-        known = [entry for entry in entries if entry.tensor.stored == base.identity]
-        for entry in sorted(known, key=lambda entry: bool(entry.tensor.bases)):
+        for entry in sorted(entries.get(base.identity, ()), key=lambda entry: bool(entry.tensor.bases)):
             yield self._open(entry.path).tensors[entry.tensor.name]
-        alike = [entry for entry in entries if entry.tensor.stored is None and _alike(entry.tensor, base)]
+        alike = entries.get((base.dtype, base.shape), ())
         for entry in sorted(alike, key=lambda entry: (*_unlikely(entry.tensor, base), str(entry.path))):
             fresh = str(entry.path) not in self._models
             tensor = self._open(entry.path).tensors[entry.tensor.name]
@@ -330,17 +340,18 @@ class Resolver:
             elif fresh:  # or a large folder would take all the files that a process may open
                 self._models.pop(str(entry.path))[1].close()
 
-    def _entries(self, folder: BaseDir) -> list[_Entry]:
+    def _entries(self, folder: BaseDir) -> dict[Hashable, list[_Entry]]:
         """What the weight files of a folder hold, from their headers. Files that cannot be read are passed over."""
         key = os.fspath(folder.path)
         if key not in self._seen:
-            found: list[_Entry] = []
+            found: dict[Hashable, list[_Entry]] = {}
             for path in _walk(Path(key)):
                 try:
                     model = open_base(path, self, self._max_bytes)
                 except (SlimtensorsError, OSError):
                     continue
-                found += [_Entry(path, tensor) for tensor in model.tensors.values()]
+                for tensor in model.tensors.values():
+                    found.setdefault(tensor.stored or (tensor.dtype, tensor.shape), []).append(_Entry(path, tensor))
                 model.close()
             self._seen[key] = found
         return self._seen[key]
@@ -369,6 +380,10 @@ class KnownBases:
         """Its bytes, if it is among them, whose identity whoever gave them has checked."""
         return (base.identity, base.nbytes) if base.identity in self._reads else None
 
+    def keeps(self, _nbytes: int) -> bool:
+        """False: nothing is decoded."""
+        return False
+
     def close(self) -> None:
         """Nothing was opened."""
 
@@ -378,13 +393,12 @@ def _in_model(model: BaseModel, base: Base, notes: list[str]) -> Iterator[BaseTe
     yield from model.stating.get(base.identity, ())
     name = base.hints.get("tensor", "")
     # A compressed file beside the plain one is of the same model, as a rule, and would have to be decoded.
-    plain = [each for each in model.namesakes if each.stored is None]
-    namesake, several = model.tensors.get(name), any(each.name == name for each in plain)
-    if namesake is not None and namesake.stored is None and _alike(namesake, base) and not several:
+    plain, namesake = model.plain.get((base.dtype, base.shape), ()), model.tensors.get(name)
+    if namesake is not None and [each for each in plain if each.name == name] == [namesake]:
         yield namesake
         return
-    for tensor in sorted((*model.tensors.values(), *plain), key=lambda each: each.name != name):
-        if tensor.stored is None and _alike(tensor, base) and tensor.identity() == base.identity:
+    for tensor in sorted(plain, key=lambda each: each.name != name):
+        if tensor.identity() == base.identity:
             yield tensor
     yield from (each for each in model.namesakes if each.stored == base.identity)
     if namesake is None:

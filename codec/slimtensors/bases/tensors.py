@@ -65,6 +65,9 @@ class StoredInput:
     def read(self, start: int, count: int) -> Units:
         """Units [start, start + count), decoded in the caller's thread."""
         out = aligned_empty(count * self.dtype.unit_bytes).view(self.dtype.unit)
+        held = self._file.header.tensor_stream[self._file.header.holder(self._index)]
+        if held is not None:
+            self._file.keeps(held)  # others of the pack are read from it, too
         self._file.fill([Piece(self._index, start, out)], 1)
         return out
 
@@ -130,6 +133,7 @@ class BaseModel:
         self.tensors: dict[str, BaseTensor] = {}
         self.namesakes: list[BaseTensor] = []  # of other files, as where a folder has a model in two dtypes
         self.stating: dict[bytes, list[BaseTensor]] = {}  # those whose file states their identity, by it
+        self.plain: dict[tuple[DType, tuple[int, ...]], list[BaseTensor]] = {}  # the others, namesakes too
         self._close: list[Callable[[], None]] = []
         self._hashes: dict[Hashable, bytes] = {}
 
@@ -137,6 +141,8 @@ class BaseModel:
         """The first tensor of a name is the one of that name; the others are found by what they hold."""
         if tensor.key is None:  # its bytes may change once it is closed; until then one look is enough
             tensor = tensor._replace(key=id(tensor.tensor), hashes=self._hashes)
+        if tensor.stored is None:
+            self.plain.setdefault((tensor.dtype, tensor.shape), []).append(tensor)
         if tensor.name in self.tensors:
             self.namesakes.append(tensor)
             return
@@ -274,7 +280,7 @@ class _Borrowed:
     """A source of bases that does not end with the file that it is lent to."""
 
     def __init__(self, bases: BaseSource) -> None:
-        self.read, self.stored, self.settle = bases.read, bases.stored, bases.settle
+        self.read, self.stored, self.settle, self.keeps = bases.read, bases.stored, bases.settle, bases.keeps
 
     def counted(self, _base: Base) -> None:
         """It is asked of a candidate that is being opened, and looking for bases of that would have no end."""

@@ -5,6 +5,7 @@ takes to decode them.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from slimtensors.errors import BaseError
 from slimtensors.expression import bases_of
 from slimtensors.reading.scheduling import Piece
 
-__all__ = ["Work", "base_units", "chunk_work", "decoded_there"]
+__all__ = ["Work", "base_units", "chunk_work", "decoded_there", "kept_work"]
 
 Units = npt.NDArray[Any]
 TensorFile = Any  # of reading/tensors.py, which imports this
@@ -25,13 +26,13 @@ BaseSource = Any  # likewise
 
 
 class Work(NamedTuple):
-    """What is decoded for one chunk of a stream of its bases, and of theirs, each time that it is: bytes; and in which
-    slimtensors files.
+    """What is decoded for one chunk of a stream of its bases, and of theirs, each time that it is: bytes; in which
+    slimtensors files; and which packs of these, by file and stream, are decoded once for all that need them.
     """
 
     decoded: int
     files: frozenset[TensorFile]
-
+    kept: frozenset[tuple[TensorFile, int]]
 
 
 def base_units(base: Base, read: Callable[[int, int], Units], dtype: DType, start: int, count: int) -> Units:
@@ -71,7 +72,7 @@ def decoded_there(source: BaseSource, bases: Sequence[Base], held: Iterable[tupl
 
 
 def chunk_work(file: TensorFile, number: int) -> Work:
-    """Of a stream's chunk, if none that its bases need is kept from one to the next."""
+    """Of a stream's chunk, if only packs, as far as there is room, are kept from one to the next."""
     known: Work | None = file.work.get(number)
     if known is not None:
         return known
@@ -84,13 +85,32 @@ def chunk_work(file: TensorFile, number: int) -> Work:
         if where is not None and held is not None:
             needed = _chunks_of(where[0].header.streams[held], units, first=bool(stream.members))
             chunks[where[0], held] = max(chunks.get((where[0], held), 0), needed)
-    decoded, files = 0, frozenset(there for there, _ in chunks)
+    decoded, files, kept = 0, frozenset(there for there, _ in chunks), set[tuple[TensorFile, int]]()
     for (there, held), count in chunks.items():
-        below, chunk = chunk_work(there, held), there.header.streams[held]
+        chunk = there.header.streams[held]
+        if there.keeps(held):
+            kept.add((there, held))
+            continue
+        below = chunk_work(there, held)
         decoded += count * (chunk.chunk_units(0) * chunk.dtype.unit_bytes + below.decoded)
         files |= below.files
-    found = file.work[number] = Work(decoded, files)
+        kept |= below.kept
+    found = file.work[number] = Work(decoded, files, frozenset(kept))
     return found
+
+
+def kept_work(kept: Iterable[tuple[TensorFile, int]], known: AbstractSet[tuple[TensorFile, int]]) -> Work:
+    """Of these packs and those that they need, each decoded once, but for what is known already."""
+    decoded, files, found = 0, frozenset[TensorFile](), set[tuple[TensorFile, int]]()
+    left = set(kept) - known
+    while left:
+        there, held = left.pop()
+        found.add((there, held))
+        below, pack = chunk_work(there, held), there.header.streams[held]
+        decoded += pack.units * pack.dtype.unit_bytes + below.decoded
+        files |= below.files
+        left |= below.kept - known - found
+    return Work(decoded, files, frozenset(found))
 
 
 def _chunks_of(stream: Stream, units: int, *, first: bool) -> int:

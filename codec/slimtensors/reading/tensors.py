@@ -31,7 +31,7 @@ from slimtensors.errors import (
 )
 from slimtensors.expression import bases_of
 from slimtensors.limits import EXPANSION, EXPANSION_SLACK, FETCHED_BYTES, MAX_FETCHERS
-from slimtensors.reading.base_units import Work, base_units, chunk_work, decoded_there
+from slimtensors.reading.base_units import Work, base_units, chunk_work, decoded_there, kept_work
 from slimtensors.reading.scheduling import Destination, Job, Piece, Places, schedule
 from slimtensors.reading.side_contents import check_contents
 from slimtensors.sources.shards import weight_files
@@ -74,6 +74,9 @@ class BaseSource(Protocol):
         """Bytes that a base counts towards what a file may decode to, and under what, once: of a slimtensors file its
         length, of others those whose identity is as stated. None if it is not to be had.
         """
+
+    def keeps(self, nbytes: int) -> bool:
+        """Whether so many bytes more of decoded packs may be kept, of all files that have bases."""
 
     def close(self) -> None:
         """Called when the file that needs the bases is closed."""
@@ -166,10 +169,12 @@ class TensorFile:
         self._sides: dict[int, tuple[Units, ...]] = {}  # by stream: its side planes; those that were read last
         self._sides_bytes = 0
         self._last_pack: tuple[int, Units] = (-1, np.empty(0, np.uint8))  # by stream
+        self._kept: dict[int, Units | None] = {}  # by stream: packs that tensors of others are made from, once decoded
         self._sides_lock = threading.RLock()  # the tensor that is a side plane may have some, too
         self.work: dict[int, Work] = {}  # by stream: as `chunk_work` keeps it
         self._worked: set[int] = set()  # streams whose bases are counted
         self._worked_files: frozenset[TensorFile] = frozenset()
+        self._worked_packs: set[tuple[TensorFile, int]] = set()
         self._work_bytes = 0
         if reader.header.bases:
             reader.check_budget(self._base_bytes)
@@ -184,6 +189,7 @@ class TensorFile:
         """Close what was opened for this file; an object that the caller gave stays open."""
         self.reader.close()
         self._own, self._last_pack = _Own(), (-1, np.empty(0, np.uint8))  # nothing is given from memory any more
+        self._kept = {}
         if self.bases is not None:
             self.bases.close()
 
@@ -232,7 +238,7 @@ class TensorFile:
             self.reader.read_table()
         if self.reader.source.remote:
             jobs = schedule(self.header, [place.wanted for place in places], self.reader.records)
-            self.expect((job.stream, job.chunk) for job in jobs)
+            self.expect((job.stream, job.chunk) for job in jobs if self._kept.get(job.stream) is None)
         for job in schedule(self.header, [place.wanted for place in places], self.reader.records):
             yield Load(self, job, places)
 
@@ -254,7 +260,7 @@ class TensorFile:
                 yield positions[i], records[i].stored_length
 
     def fetch(self, job: Job) -> Bytes | None:
-        """A chunk's stored bytes; None if this thread has it decoded still. Side planes are seen to on the way."""
+        """A chunk's stored bytes; None if it is decoded still. Side planes are seen to on the way."""
         if self._last(job) is not None:
             return None
         if job.stream in self.header.steered:
@@ -267,7 +273,7 @@ class TensorFile:
         if whole is None:
             assert data is not None
             for cut in job.cuts:
-                if cut.units == job.units and cut.tensor not in self.header.casts:
+                if cut.units == job.units and cut.tensor not in self.header.casts and job.stream not in self._kept:
                     direct, whole = cut, places[cut.wanted].memory(cut.start, cut.units)
                     break
             if whole is not None:  # the whole chunk, straight to its place
@@ -276,6 +282,8 @@ class TensorFile:
                 direct, whole = None, np.empty(job.units, self.header.streams[job.stream].dtype.unit)
                 self.decode_stored(job.stream, job.chunk, data, whole)
                 self._own.last = (job.stream, job.chunk, whole)  # the next part of it is often wanted next
+                if job.stream in self._kept:
+                    self._kept[job.stream] = whole
         for cut in job.cuts:
             if cut is not direct:
                 found = whole[cut.first : cut.first + cut.units]
@@ -285,9 +293,23 @@ class TensorFile:
                 places[cut.wanted].put(cut.start, found)
 
     def _last(self, job: Job) -> Units | None:
-        """The chunk, if it is what this thread decoded last and not straight to its place."""
-        last = self._own.last
+        """The chunk, if it is a pack that is kept, or what this thread decoded last and not straight to its place."""
+        kept, last = self._kept.get(job.stream), self._own.last
+        if kept is not None:
+            return kept
         return last[2] if last is not None and last[0] == job.stream and last[1] == job.chunk else None
+
+    def keeps(self, number: int) -> bool:
+        """Whether a stream is a pack that is kept once it is decoded, as of a base; asking makes it one, while there is
+        room.
+        """
+        stream = self.header.streams[number]
+        if number not in self._kept:
+            nbytes = stream.units * stream.dtype.unit_bytes
+            if not stream.members or self.bases is None or not self.bases.keeps(nbytes):
+                return False
+            self._kept.setdefault(number)
+        return True
 
     def decode_chunk(self, number: int, chunk: int, out: Units) -> None:
         """Read one chunk, decode it into `out` and check it."""
@@ -414,16 +436,18 @@ class TensorFile:
         with self._sides_lock:
             if number in self._worked:
                 return
-            files = self._worked_files | work.files
+            packs = kept_work(work.kept, self._worked_packs)
+            files = self._worked_files | work.files | packs.files
             length = self.reader.prefix.file_length + sum(file.reader.prefix.file_length for file in files)
             allowed = max(EXPANSION * length + EXPANSION_SLACK, self.reader.allowed_bytes)
-            taken = self._work_bytes + work.decoded * self.header.streams[number].chunks
+            taken = self._work_bytes + work.decoded * self.header.streams[number].chunks + packs.decoded
             if taken > allowed:
                 raise LimitError(
                     f"{taken} bytes would be decoded of bases and theirs; {allowed} are allowed for files of {length} "
                     "bytes. `flatten` a base; or if you trust the files, pass max_bytes"
                 )
             self._work_bytes, self._worked_files = taken, files
+            self._worked_packs.update(packs.kept)
             self._worked.add(number)
 
     def _settled(self, stream: Stream) -> bool:
