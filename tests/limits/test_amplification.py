@@ -347,6 +347,23 @@ def test_tensors_in_another_order_at_each_level(monkeypatch: pytest.MonkeyPatch,
     assert len(decoded) == 4 * 4
 
 
+def test_a_base_whose_tensors_are_in_another_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is made from it decodes each of its packs once."""
+    rng, names = np.random.default_rng(0), [f"{i:03}" for i in range(512)]
+    state = {name: rng.standard_normal(512).astype(np.float32) for name in names}
+    base, found = Counting(save(state)), dict[tuple[object, int], int]()
+    decode = tensors.TensorFile.decode_stored
+
+    def counting(self: Any, number: int, *given: Any, **more: Any) -> None:
+        if self.reader.source.label == "Counting":
+            found[self, number] = found.get((self, number), 0) + 1
+        decode(self, number, *given, **more)
+
+    monkeypatch.setattr(tensors.TensorFile, "decode_stored", counting)
+    save({name: state[name] * np.float32(1.0001) for name in rng.permutation(names)}, base=base, threads=1)
+    assert set(found.values()) == {1}
+
+
 def test_long_chains_without_branches_take_a_little_for_each_level(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
