@@ -197,6 +197,7 @@ def test_packs_that_are_not_kept_are_decoded_again(
 
 def test_work_for_bases_of_packs_counts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(walking, "KEPT_PACKS", 0)
+    monkeypatch.setattr(resolving, "KEPT_PACKS", 0)  # nor are those of bases kept
     top, *below = chain(tmp_path, packs=2, members=8, depth=2)
     with open_with(top, below) as file:
         numbers = file.header.pack_stream
