@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,9 @@ def test_a_base_that_is_gone_is_named(hub: HubServer, talk: Talk, tmp_path: Path
     assert contents(Path(out))["model.safetensors"] == contents(folder)["model.safetensors"]
 
 
+@pytest.mark.skipif(
+    int(version("huggingface_hub").partition(".")[0]) < 1, reason="files are read by range with huggingface_hub 1.0"
+)
 @pytest.mark.parametrize("what", ["other tensors", "no weights"])
 def test_a_file_that_has_no_such_base_is_not_fetched(hub: HubServer, talk: Talk, tmp_path: Path, what: str) -> None:
     """A header may name anything that its reader may read, of any size: its own header is looked at first."""
