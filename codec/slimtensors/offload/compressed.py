@@ -20,7 +20,6 @@ from slimtensors.offload.checked import Checked, Run, replace_forward, uncached
 from slimtensors.offload.frozen import FrozenWeight
 from slimtensors.offload.hooks import (
     Host,
-    Opened,
     check_fits,
     compressed_backend,
     holders,
@@ -29,6 +28,7 @@ from slimtensors.offload.hooks import (
     refuse_taken,
     refuse_without_weights,
 )
+from slimtensors.offload.opened import OpenedLayers
 from slimtensors.offload.stored import Buffer, StoredWeight
 from slimtensors.offload.stored_there import DeviceBuffer, WeightThere
 from slimtensors.on_torch.tensors import as_base
@@ -39,7 +39,7 @@ from slimtensors.threads import thread_count
 __all__ = ["CompressedEmbedding", "CompressedLayers", "CompressedLinear", "keep_compressed"]
 
 
-class CompressedLayers(Opened):
+class CompressedLayers(OpenedLayers):
     """What `keep_compressed` returns: it holds the files. After `close` the layers are plain ones without weights, and
     raise UsageError until they are given some: by `model.load_state_dict(..., assign=True)`, or by another
     `keep_compressed`.

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
+from typing import Any, Literal, NamedTuple, NoReturn
 
 import torch
 
@@ -18,6 +18,7 @@ from slimtensors.device.choice import backend_for, why_cpu
 from slimtensors.errors import TensorNotFoundError, UsageError
 from slimtensors.offload.checked import Checked, Run, replace_forward, uncached
 from slimtensors.offload.memory import DeviceMemory, HostMemory, Memory
+from slimtensors.offload.opened import OpenedLayers
 from slimtensors.offload.slots import Slots
 from slimtensors.offload.stored import StoredWeight
 from slimtensors.on_torch.modules import check_module, load_model, missing_names, prefix_hint
@@ -27,11 +28,8 @@ from slimtensors.sources.shards import Shard, weight_files
 from slimtensors.stream.loader import files_of, open_all
 from slimtensors.threads import thread_count
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
 __all__ = [
-    "Host", "Offloaded", "Opened", "check_fits", "compressed_backend", "holders", "hosted", "load_others", "offload",
+    "Host", "Offloaded", "check_fits", "compressed_backend", "holders", "hosted", "load_others", "offload",
     "refuse_lacking", "refuse_taken", "refuse_without_weights",
 ]  # fmt: skip
 
@@ -41,30 +39,7 @@ PINNED = "pinned"
 TIES = "if it is tied to another one, tie it again, as model.tie_weights() of transformers does"  # meta devices undo it
 
 
-class Opened:
-    """Holds files open, for as long as a `with` statement, or until `close`."""
-
-    names: list[str]
-    nbytes: int
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({len(self.names)} layers, buffers of {self.nbytes} bytes)"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise UsageError("it holds files open and can neither be copied nor pickled: open them in each process")
-
-    def close(self) -> None:
-        """Close the files; again, nothing more."""
-        raise NotImplementedError
-
-
-class Offloaded(Opened):
+class Offloaded(OpenedLayers):
     """What `offload` returns: it holds the files open. After `close` the layers have no weights, and raise UsageError
     until they are given some: by `model.load_state_dict(..., assign=True)`, or by another `offload`.
     """

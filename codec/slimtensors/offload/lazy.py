@@ -11,7 +11,8 @@ import torch
 from slimtensors.container.reader import Verify
 from slimtensors.errors import TensorNotFoundError
 from slimtensors.numpy import whole_array
-from slimtensors.offload.hooks import Host, Opened, hosted, refuse_lacking
+from slimtensors.offload.hooks import Host, hosted, refuse_lacking
+from slimtensors.offload.opened import Opened
 from slimtensors.on_torch.modules import check_module
 from slimtensors.on_torch.tensors import as_base, from_array
 from slimtensors.stream.loader import files_of, open_all
